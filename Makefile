@@ -1,0 +1,60 @@
+# The only prerequisites are make and Python 3.11 or newer: every target makes .venv by itself when it is missing.
+
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+PYTHONS := python3.11 python3.12 python3.13 python3.14 python3 python
+
+export OMP_NUM_THREADS ?= 2
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test test-all check style pretrain clean
+
+help:  ## show the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: $(INSTALLED)  ## set up .venv (done by every other target when needed)
+
+demo: $(INSTALLED)  ## personalize the toy base by four methods, print the table, write outputs/demo/report/index.html
+	$(BIN)/quantbooth experiment=demo
+
+test: $(INSTALLED)  ## run the fast tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+
+test-all: $(INSTALLED)  ## run all tests, the slow ones too
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m ""
+
+check: $(INSTALLED)  ## lint, format check, types, import contracts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+style: $(INSTALLED)  ## format the code and mend what the linter can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+pretrain: $(INSTALLED)  ## train the toy base and its judges anew (long)
+	$(BIN)/quantbooth-pretrain
+
+clean:  ## remove caches and builds; keeps .venv and outputs/
+	rm -rf build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(BIN)/python:
+	@for candidate in $(PYTHONS); do \
+		if "$$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then \
+			echo "making $(VENV) with $$candidate"; \
+			"$$candidate" -m venv $(VENV) && exit 0; \
+			rm -rf $(VENV); \
+			echo "quantbooth: $$candidate cannot make a virtual environment; install its venv module (Debian: python3-venv)" >&2; \
+			exit 1; \
+		fi; \
+	done; \
+	echo "quantbooth: needs Python 3.11 or newer, found none of: $(PYTHONS); install one and run make again" >&2; \
+	exit 1
+
+$(INSTALLED): pyproject.toml requirements.lock | $(BIN)/python
+	@echo "installing into $(VENV) what requirements.lock pins (about 6 GB, a few minutes)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock --editable '.[dev]'
+	@touch $@

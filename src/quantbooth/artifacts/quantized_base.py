@@ -1,0 +1,38 @@
+"""The quantized base on disk: packed codes, scales and zero points of a unet, beside its float norms and biases."""
+
+import json
+from pathlib import Path
+
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from quantbooth.diffusion.pretrained import empty_unet
+from quantbooth.errors import UserError
+from quantbooth.quant.surgery import Replaced, empty_like_, from_json, to_json
+
+__all__ = ["WEIGHTS", "read_quantized_unet", "write_quantized_unet"]
+
+WEIGHTS = "unet.safetensors"
+LAYERS = "layers.json"
+
+
+def write_quantized_unet(folder: Path, unet: nn.Module, replaced: list[Replaced]) -> None:
+    """The unet's tensors as they lie in memory, and which layers are quantized."""
+    save_file({name: tensor.contiguous() for name, tensor in unet.state_dict().items()}, folder / WEIGHTS)
+    (folder / LAYERS).write_text(json.dumps(to_json(replaced), indent=1))
+
+
+def read_quantized_unet(folder: Path, base_folder: Path) -> nn.Module:
+    """A quantized unet; its float weights are never made: the architecture comes from the base, the tensors from here.
+
+    Raises:
+        UserError: when the architecture is not the one that was quantized.
+    """
+    unet = empty_unet(base_folder)
+    empty_like_(unet, from_json(json.loads((folder / LAYERS).read_text())))
+    try:
+        unet.load_state_dict(load_file(folder / WEIGHTS), strict=True, assign=True)
+    except RuntimeError as error:
+        first = str(error).splitlines()[1].strip()
+        raise UserError(f"{folder} is not a quantization of the base in {base_folder}: {first}") from error
+    return unet.eval().requires_grad_(False)

@@ -1,0 +1,161 @@
+"""The store: finished artifacts under one root, in folders named by what they are, written whole or not at all."""
+
+import contextlib
+import errno
+import os
+import re
+import shutil
+import socket
+import uuid
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import psutil
+import yaml
+
+from quantbooth.artifacts.fingerprint import SHORT, fingerprint
+from quantbooth.artifacts.manifest import FORMAT_VERSION, KINDS, MANIFEST, Manifest, open_artifact
+from quantbooth.errors import UserError
+
+__all__ = ["CONFIG", "Draft", "Store"]
+
+CONFIG = "config.yaml"
+TAKEN = (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR)
+FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+@dataclass(frozen=True)
+class Draft:
+    """An artifact being written: files go into `path`, what it cost into `measured`; it will lie at `destination`."""
+
+    path: Path
+    destination: Path
+    fingerprint: str
+    measured: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Store:
+    """Artifacts at `<root>/<kind>/<label>-<first 12 digits of the fingerprint>`.
+
+    The identity is everything that decides the content: settings, seed, and the fingerprints of the parents.
+    """
+
+    root: Path
+
+    def find(self, kind: str, identity: Mapping[str, Any], label: str) -> Path | None:
+        """The finished artifact of this identity, or None.
+
+        Raises:
+            UserError: when its folder is taken by something else.
+        """
+        full, path = self._place(kind, identity, label)
+        if not path.exists():
+            return None
+        found = open_artifact(path, kind).fingerprint
+        if found != full:
+            raise UserError(f"{path} must have the fingerprint {full}, found {found}; move it away")
+        return path
+
+    @contextlib.contextmanager
+    def writing(
+        self,
+        kind: str,
+        label: str,
+        identity: Mapping[str, Any],
+        parents: Mapping[str, str],
+        config: Mapping[str, Any],
+    ) -> Iterator[Draft]:
+        """A draft to fill; when the block ends the artifact appears at once, when it raises nothing remains.
+
+        If another process finished the same artifact meanwhile, that one stays and this draft is dropped.
+
+        Raises:
+            UserError: for a full disk, or when the artifact's folder is taken by something else.
+        """
+        full, destination = self._place(kind, identity, label)
+        with _full_disk_in_one_line(self.root):
+            destination.parent.mkdir(parents=True, exist_ok=True)
+            _remove_abandoned(destination.parent)
+            draft = Draft(_temporary(destination), destination, full)
+            draft.path.mkdir()
+            try:
+                yield draft
+                _write(draft.path / CONFIG, yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True))
+                manifest = Manifest(
+                    kind, FORMAT_VERSION, destination.name, full, dict(parents), version("quantbooth"), draft.measured
+                )
+                _write(draft.path / MANIFEST, manifest.to_json())
+                _publish(draft, kind)
+            finally:
+                shutil.rmtree(draft.path, ignore_errors=True)
+
+    def _place(self, kind: str, identity: Mapping[str, Any], label: str) -> tuple[str, Path]:
+        if kind not in KINDS:
+            raise ValueError(f"the kind of an artifact must be one of {', '.join(KINDS)}, got {kind!r}")
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.+=,-]{0,99}", label):
+            raise UserError(
+                f"a name must be 1 to 100 letters, digits and _.+=,- and begin with one of the first two, got {label!r}"
+            )
+        full = fingerprint({"kind": kind, "format_version": FORMAT_VERSION, "identity": dict(identity)})
+        return full, self.root / kind / f"{label}-{full[:SHORT]}"
+
+
+def _publish(draft: Draft, kind: str) -> None:
+    """Put everything on the disk, then rename: a reader sees the whole artifact or none."""
+    for path in (*draft.path.rglob("*"), draft.path):
+        _sync(path)
+    try:
+        draft.path.rename(draft.destination)
+    except OSError as error:
+        if error.errno not in TAKEN:
+            raise
+        if open_artifact(draft.destination, kind).fingerprint != draft.fingerprint:
+            raise UserError(f"{draft.destination} is taken by another {kind}; move it away") from error
+    _sync(draft.destination.parent)
+
+
+def _temporary(destination: Path) -> Path:
+    """A hidden sibling that tells who is writing it: .<name>.<host>.<pid>.<unique>.partial"""
+    return destination.with_name(f".{destination.name}.{_host()}.{os.getpid()}.{uuid.uuid4().hex[:8]}.partial")
+
+
+def _remove_abandoned(folder: Path) -> None:
+    """Remove what processes of this machine were writing when they were killed."""
+    for path in folder.glob(f".*.{_host()}.*.*.partial"):
+        pid = path.name.split(".")[-3]
+        if pid.isdigit() and not psutil.pid_exists(int(pid)):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _host() -> str:
+    return re.sub(r"[^A-Za-z0-9-]", "-", socket.gethostname())
+
+
+def _write(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _full_disk_in_one_line(root: Path) -> Iterator[None]:
+    """Libraries wrap the system's error; its text survives in theirs."""
+    try:
+        yield
+    except Exception as error:
+        full = isinstance(error, OSError) and error.errno in FULL
+        if full or os.strerror(errno.ENOSPC) in str(error):
+            raise UserError(
+                f"the disk of {root} is full; free some space, or set paths.store to another disk"
+            ) from error
+        raise

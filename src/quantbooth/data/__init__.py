@@ -1,0 +1,1 @@
+"""Subjects, prompts and what a tuning run reads at each step."""

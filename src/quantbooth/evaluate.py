@@ -1,0 +1,78 @@
+"""quantbooth-evaluate: scores of the pictures, one row each.
+
+quantbooth-evaluate subject=toy_mug strategy=s2 scorer=toy
+"""
+
+from pathlib import Path
+
+from lightning.pytorch import Trainer
+from omegaconf import DictConfig
+
+from quantbooth.artifacts.image_set import read_requests
+from quantbooth.artifacts.scores import Record, write_scores
+from quantbooth.cli import command
+from quantbooth.config import build
+from quantbooth.data.draws import place_loader
+from quantbooth.plan import Plan
+from quantbooth.stages.evaluation import EvaluationStage
+
+__all__ = ["evaluate", "main"]
+
+
+def evaluate(cfg: DictConfig) -> list[Path]:
+    """Score the pictures of every step that is looked at; return the folders of scores."""
+    plan = Plan(cfg)
+    return [score(plan, step) for step in plan.steps]
+
+
+def score(plan: Plan, step: int) -> Path:
+    """The scores after one step."""
+    item = plan.scores(step)
+    if found := item.find():
+        return found
+    images = plan.images(step).require()
+    trainer = build(plan.cfg.trainer, Trainer, logger=False)
+    with item.writing(plan.settings) as draft:
+        requests = read_requests(images)
+        stage = EvaluationStage(plan.scorer, plan.subject, requests, images)
+        trainer.test(stage, place_loader(len(requests), plan.settings["protocol"]["batch"]), verbose=False)
+        write_scores(draft.path, record_of(plan, step, images), stage.rows)
+    return item.require()
+
+
+def record_of(plan: Plan, step: int, images: Path) -> Record:
+    """What the scores are about."""
+    tuned = plan.tuned.manifest() if step else None
+    quantized = plan.quantized_base.manifest() if plan.quantized_base else None
+    costs = dict(tuned.measured) if tuned else {}
+    costs["base_file_bytes"] = (
+        quantized.measured["file_bytes"]
+        if quantized
+        else _unet_bytes(plan.base_folder, plan.settings["base"]["unet_bits"])
+    )
+    protocol = plan.settings["protocol"]
+    return Record(
+        method=plan.method if step else "base",
+        subject=plan.subject.name,
+        quant=plan.quant_name,
+        seed=plan.settings["seed"] if step else 0,
+        step=step,
+        base=plan.settings["base"]["name"],
+        scorer=plan.scorer.name,
+        protocol=f"{protocol['name']}, {len(protocol['seeds'])} seeds a prompt",
+        costs=costs,
+        images=str(images.relative_to(plan.store.root)),
+        run=tuned.name if tuned else (quantized.name if quantized else "float base"),
+    )
+
+
+def _unet_bytes(base_folder: Path, bits: int) -> int:
+    """Size of the float unet at 32 bits, whatever precision its file is kept in."""
+    stored = sum(file.stat().st_size for file in (base_folder / "unet").glob("*.safetensors"))
+    return stored * 32 // bits
+
+
+main = command(evaluate, "quantbooth")
+
+if __name__ == "__main__":
+    main()

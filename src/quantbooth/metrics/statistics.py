@@ -1,0 +1,74 @@
+"""Statistics: means per subject, and how far a difference between two methods can be trusted."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.stats import bootstrap
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean over subjects with its confidence interval."""
+
+    mean: float
+    low: float
+    high: float
+    subjects: int
+
+    def excludes_zero(self) -> bool:
+        """Whether the sign of the mean is settled at the interval's confidence."""
+        return self.low > 0 or self.high < 0
+
+
+def subject_means(values: Sequence[float], subjects: Sequence[str]) -> dict[str, float]:
+    """Mean of one score over each subject's pictures, in order of first appearance.
+
+    Raises:
+        ValueError: lengths differ, or a value is not finite (from which subject).
+    """
+    rows: dict[str, list[float]] = {}
+    for value, subject in zip(values, subjects, strict=True):
+        if not np.isfinite(value):
+            raise ValueError(f"scores must be finite, got {value} from subject {subject!r}")
+        rows.setdefault(subject, []).append(float(value))
+    return {subject: float(np.mean(found)) for subject, found in rows.items()}
+
+
+def mean_interval(
+    means: dict[str, float], rng: np.random.Generator, confidence: float = 0.95, resamples: int = 9999
+) -> Interval:
+    """Bootstrap interval of the mean over subjects: subjects are drawn again with replacement, not pictures.
+
+    Bias-corrected and accelerated (Efron 1987). It is too narrow for few subjects (of normal data the nominal 95 %
+    covered 49 % of the time at 2 subjects, 79 % at 4, 89 % at 6 and 12, 95 % at 20): state their number beside it.
+
+    Raises:
+        ValueError: fewer than two subjects.
+    """
+    values = np.array(list(means.values()), dtype=np.float64)
+    if len(values) < 2:
+        raise ValueError(f"an interval over subjects needs at least two of them, got {len(values)}")
+    if np.ptp(values) == 0:
+        return Interval(float(values[0]), float(values[0]), float(values[0]), len(values))
+    found = bootstrap((values,), np.mean, confidence_level=confidence, n_resamples=resamples, method="BCa", rng=rng)
+    low, high = found.confidence_interval
+    return Interval(float(values.mean()), float(low), float(high), len(values))
+
+
+def paired_difference(
+    one: dict[str, float],
+    other: dict[str, float],
+    rng: np.random.Generator,
+    confidence: float = 0.95,
+    resamples: int = 9999,
+) -> Interval:
+    """Bootstrap interval of the mean difference one - other, paired by subject.
+
+    Raises:
+        ValueError: the two do not cover the same subjects, or fewer than two.
+    """
+    if one.keys() != other.keys():
+        unpaired = sorted(one.keys() ^ other.keys())
+        raise ValueError(f"a paired difference needs the same subjects on both sides, got unpaired {unpaired}")
+    return mean_interval({subject: one[subject] - other[subject] for subject in one}, rng, confidence, resamples)

@@ -1,0 +1,205 @@
+"""The plan of one setting: what each step's artifact is decided by, where it is, and how models are read from it."""
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from quantbooth.artifacts.fingerprint import file_fingerprint
+from quantbooth.artifacts.image_set import requests_for
+from quantbooth.artifacts.manifest import Manifest, open_artifact
+from quantbooth.artifacts.quantized_base import read_quantized_unet
+from quantbooth.artifacts.store import Draft, Store
+from quantbooth.artifacts.tuned import read_snapshot, read_strategy
+from quantbooth.config import build, plain
+from quantbooth.data.subjects import Subject
+from quantbooth.diffusion.base import Base
+from quantbooth.diffusion.pretrained import load_base
+from quantbooth.diffusion.router import route_unet_
+from quantbooth.errors import UserError
+from quantbooth.quant.selection import Selection
+from quantbooth.stages.evaluation import Scorer
+from quantbooth.stages.tuners import Tuner
+from quantbooth.timesteps.strategies import Strategy
+
+__all__ = ["Item", "Plan"]
+
+
+@dataclass(frozen=True)
+class Item:
+    """One artifact of the plan, finished or not."""
+
+    store: Store
+    kind: str
+    label: str
+    verb: str
+    identity: dict[str, Any]
+    parents: Mapping[str, "Item"] = field(default_factory=dict)
+
+    def find(self) -> Path | None:
+        return self.store.find(self.kind, self.identity, self.label)
+
+    def require(self) -> Path:
+        """Its folder.
+
+        Raises:
+            UserError: when it is not there yet, saying which command makes it.
+        """
+        found = self.find()
+        if found is None:
+            raise UserError(
+                f"no {self.kind} for these settings in {self.store.root}; make it with {self.verb} and the same options"
+            )
+        return found
+
+    def manifest(self) -> Manifest:
+        return open_artifact(self.require(), self.kind)
+
+    def writing(self, config: Mapping[str, Any]) -> AbstractContextManager[Draft]:
+        parents = {role: item.manifest().fingerprint for role, item in self.parents.items()}
+        return self.store.writing(self.kind, self.label, self.identity, parents, config)
+
+
+class Plan:
+    """Everything a verb needs to know of its configuration; cheap objects are built here, before heavy work starts."""
+
+    def __init__(self, cfg: DictConfig) -> None:
+        self.cfg = cfg
+        self.settings = plain(cfg)
+        self.store = Store(Path(self.settings["paths"]["store"]).expanduser())
+        self.base_folder = build(cfg.base.folder, Path)
+        self.strategy = build(cfg.strategy, Strategy)
+        self.tuner = build(cfg.tuner.learner, Tuner)
+        self.tuner.check(self.strategy, self.bits)
+
+    @property
+    def bits(self) -> int | None:
+        """Bits of a weight, None for float."""
+        bits = self.settings["quant"]["bits"]
+        return None if bits is None else int(bits)
+
+    @property
+    def quant_name(self) -> str:
+        return str(self.settings["quant"]["name"])
+
+    @property
+    def method(self) -> str:
+        """The name in tables: float for float DreamBooth, else the strategy."""
+        return "float" if self.bits is None else self.strategy.name
+
+    @cached_property
+    def subject(self) -> Subject:
+        return build(self.cfg.subject.pictures, Subject)
+
+    @cached_property
+    def scorer(self) -> Scorer:
+        return build(self.cfg.scorer, Scorer)
+
+    @cached_property
+    def base_fingerprint(self) -> str:
+        return file_fingerprint([self.base_folder])
+
+    @cached_property
+    def quantized_base(self) -> Item | None:
+        """None for quant=fp."""
+        if self.bits is None:
+            return None
+        identity = {"base": self.base_fingerprint, **self._part("quant", "calibration")}
+        label = f"{self._base_name}-{self.quant_name}"
+        return Item(self.store, "quantized_base", label, "quantbooth-calibrate", identity)
+
+    @cached_property
+    def prior(self) -> Item:
+        """The class's own pictures, drawn by the model that is to be tuned before it is."""
+        prior = {key: self.settings["prior"][key] for key in ("count", "seed")}
+        identity = {**self._untuned, "class": self.subject.class_text, "prior": prior, **self._part("sampler")}
+        label = f"prior-{self._base_name}-{self.quant_name}-{_word(self.subject.class_word)}"
+        return Item(self.store, "image_set", label, "quantbooth-tune", identity, self._bases)
+
+    @cached_property
+    def tuned(self) -> Item:
+        identity = {
+            **self._untuned,
+            "subject": self.subject.fingerprint,
+            "strategy": self.strategy.describe(),
+            "prior_pictures": self.prior.identity if self.settings["prior"]["batch"] else None,
+            **self._part("tuner", "optimizer", "prior", "seed"),
+        }
+        label = f"{_word(self.subject.name)}-{self.method}-{self.quant_name}-seed{self.settings['seed']}"
+        return Item(self.store, self.tuner.kind, label, "quantbooth-tune", identity, self._bases)
+
+    def images(self, step: int) -> Item:
+        """The pictures after a step; step 0 is the untuned base, the same for every strategy and seed."""
+        protocol = {key: self.settings["protocol"][key] for key in ("seeds", "every")}
+        shared = {"subject": self.subject.fingerprint, "protocol": protocol, **self._part("sampler")}
+        if step == 0:
+            label = f"{_word(self.subject.name)}-base-{self.quant_name}"
+            return Item(self.store, "image_set", label, "quantbooth-sample", self._untuned | shared, self._bases)
+        identity = {"tuned": self.tuned.identity, "step": step, **shared}
+        parents = {**self._bases, "tuned": self.tuned}
+        return Item(self.store, "image_set", f"{self.tuned.label}-step{step}", "quantbooth-sample", identity, parents)
+
+    def scores(self, step: int) -> Item:
+        images = self.images(step)
+        identity = {"images": images.identity, "subject": self.subject.fingerprint, "scorer": self.scorer.name}
+        return Item(self.store, "scores", images.label, "quantbooth-evaluate", identity, {"images": images})
+
+    @property
+    def steps(self) -> list[int]:
+        """Steps at which the run is looked at, in ascending order: 0, those of the protocol, and the last."""
+        last = int(self.settings["tuner"]["steps"])
+        asked = [int(step) for step in self.settings["protocol"]["at_steps"]]
+        if any(not 0 < step <= last for step in asked):
+            raise UserError(f"protocol.at_steps must be in (0, tuner.steps = {last}], got {asked}")
+        return sorted({0, *asked, last})
+
+    def requests(self) -> list[Any]:
+        protocol = self.settings["protocol"]
+        return requests_for(self.subject, protocol["seeds"], protocol["every"])
+
+    def untuned_base(self) -> Base:
+        """The base, its unet quantized unless quant=fp."""
+        unet = None
+        if self.quantized_base is not None:
+            unet = read_quantized_unet(self.quantized_base.require(), self.base_folder)
+        return load_base(self.base_folder, self._base_name, unet)
+
+    def tuned_base(self, step: int) -> Base:
+        """The base as tuned after a step, each timestep served by its set.
+
+        Raises:
+            UserError: when the step was not kept, or what was tuned belongs to another base.
+        """
+        base = self.untuned_base()
+        if step:
+            folder = self.tuned.require()
+            for role, item in self._bases.items():
+                self.tuned.manifest().require_parent(role, item.manifest().fingerprint)
+            selection = Selection()
+            self.tuner.load_(base.unet, read_snapshot(folder, step), selection)
+            route_unet_(base.unet, read_strategy(folder).route, selection)
+        return base
+
+    @property
+    def _base_name(self) -> str:
+        return str(self.settings["base"]["name"])
+
+    @property
+    def _bases(self) -> dict[str, Item]:
+        return {} if self.quantized_base is None else {"quantized_base": self.quantized_base}
+
+    @property
+    def _untuned(self) -> dict[str, Any]:
+        quantized = None if self.quantized_base is None else self.quantized_base.identity
+        return {"base": self.base_fingerprint, "quantized_base": quantized}
+
+    def _part(self, *groups: str) -> dict[str, Any]:
+        return {group: self.settings[group] for group in groups}
+
+
+def _word(name: str) -> str:
+    return "".join(c if c.isalnum() or c in "_-" else "-" for c in name)

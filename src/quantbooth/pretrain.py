@@ -1,0 +1,78 @@
+"""quantbooth-pretrain: the toy base and its judges from nothing; killed, it goes on from its newest checkpoint.
+
+quantbooth-pretrain                         # everything (hours on 2 cores)
+quantbooth-pretrain 'parts=[judges]'        # scorer, locator and oracle only
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig
+
+from quantbooth.artifacts.image_set import Request
+from quantbooth.cli import command
+from quantbooth.config import plain
+from quantbooth.diffusion.base import Base
+from quantbooth.diffusion.pretrained import save_base
+from quantbooth.diffusion.sampling import Sampler
+from quantbooth.errors import UserError
+from quantbooth.stages.callbacks import SampleGrids
+from quantbooth.stages.judging import train_judges
+from quantbooth.stages.pretraining import BaseTraining, DecoderTraining, Recipe
+from quantbooth.stages.training_runs import fit_resumably
+from quantbooth.toyworld.captions import words
+from quantbooth.toyworld.card import write_card
+from quantbooth.toyworld.fidelity import held_out_captions
+from quantbooth.toyworld.models import fit_encoder_, untrained_base
+from quantbooth.toyworld.pool import Pool, render_pool
+
+__all__ = ["main", "pretrain"]
+
+PARTS = ("base", "judges", "card")
+AVERAGE_FROM = 200
+WATCHED = 16
+
+
+def pretrain(cfg: DictConfig) -> Path:
+    """Train the parts asked for; return the folder that holds what the package ships."""
+    settings = plain(cfg)
+    unknown = set(settings["parts"]) - set(PARTS)
+    if unknown:
+        raise UserError(f"parts must be among {', '.join(PARTS)}, got {', '.join(sorted(unknown))}")
+    torch.set_flush_denormal(True)
+    work, assets = Path(settings["work"]), Path(settings["assets"])
+    if "judges" in settings["parts"]:
+        train_judges(assets / "judges", **settings["judges"])
+    if "base" in settings["parts"]:
+        pool = render_pool(settings["scenes"], settings["seed"], work / "pool.safetensors")
+        save_base(train_base(settings, pool, work), assets / "base", torch.float16)
+    if "card" in settings["parts"]:
+        write_card(assets, **settings["card"])
+    return assets
+
+
+def train_base(settings: dict[str, Any], pool: Pool, work: Path) -> Base:
+    """Encoder by principal components, decoder by gradient, then unet and text encoder together."""
+    base = untrained_base(words(), settings["seed"])
+    kept = fit_encoder_(base.autoencoder, pool.images[:4000].float() / 255)
+    (work / "variance_kept.txt").write_text(f"{kept:.4f}\n")
+    decoder = Recipe(seed=settings["seed"], **settings["decoder"])
+    fit_resumably(DecoderTraining(base, pool, decoder), decoder.steps, work / "decoder", AVERAGE_FROM)
+    latents = torch.cat([base.encode_images(part.float() / 255).half() for part in pool.images.split(1000)])
+    recipe = Recipe(seed=settings["seed"], **settings["base"])
+    grids = SampleGrids(base, Sampler("ddim", 25, 4.0), watched(), settings["sample_every"], work / "samples")
+    fit_resumably(BaseTraining(base, latents, pool, recipe), recipe.steps, work / "base", AVERAGE_FROM, [grids])
+    return base
+
+
+def watched() -> list[Request]:
+    """Held-out captions to look at while training."""
+    texts = [held.text for held in held_out_captions(WATCHED, seed=0)]
+    return [Request(f"{i}.png", text, text, text, "held out", 0) for i, text in enumerate(texts)]
+
+
+main = command(pretrain, "pretrain")
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Quantized layers whose only trainable part is a gain per output channel."""

@@ -1,0 +1,84 @@
+"""Codes of 2, 3, 4 or 8 bits in bytes, and back.
+
+A code is cut into parts whose width w divides a byte: 8 -> 8, 4 -> 4, 3 -> 2 + 1, 2 -> 2 (lowest bits first). A part
+of a row of n codes fills m = ceil(n w / 8) bytes: byte i holds the codes i, m + i, 2 m + i, ... in its bits [0, w),
+[w, 2 w), [2 w, 3 w), ... The parts of a row follow one another. So unpacking writes 8 / w contiguous runs per part,
+which on a CPU is ten times faster than writing every other byte.
+"""
+
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+
+from quantbooth.quant.grid import Grid
+
+PARTS = {2: (2,), 3: (2, 1), 4: (4,), 8: (8,)}
+
+
+def packed_width(bits: int, n: int) -> int:
+    """Bytes of a row of n codes: n * bits / 8, each part rounded up to a whole byte."""
+    return sum(_part_width(part, n) for part in PARTS[Grid(bits).bits])
+
+
+def pack(codes: UInt8[Tensor, "out n"], bits: int) -> UInt8[Tensor, "out width"]:
+    """Put codes into bytes.
+
+    Raises:
+        ValueError: when codes are not a uint8 matrix or a code does not fit.
+    """
+    top = Grid(bits).levels
+    if codes.dtype != torch.uint8 or codes.ndim != 2:
+        raise ValueError(f"codes must be a uint8 matrix [out, n], got {codes.dtype} of shape {tuple(codes.shape)}")
+    if codes.numel() and int(codes.max()) > top:
+        raise ValueError(f"codes of {bits} bits must be in [0, {top}], got {int(codes.max())}")
+    parts, start = [], 0
+    for part in PARTS[bits]:
+        parts.append(_pack_part(codes, start, part))
+        start += part
+    return torch.cat(parts, dim=1)
+
+
+def unpack(packed: UInt8[Tensor, "out width"], bits: int, n: int) -> UInt8[Tensor, "out n"]:
+    """Take the n codes of each row out of their bytes; the inverse of `pack`. Of 8 bits it is the same tensor.
+
+    Raises:
+        ValueError: when the bytes of a row are not those of n codes.
+    """
+    width = packed_width(bits, n)
+    if packed.dtype != torch.uint8 or packed.ndim != 2 or packed.shape[1] != width:
+        raise ValueError(
+            f"{n} codes of {bits} bits must fill uint8 [out, {width}], "
+            f"got {packed.dtype} of shape {tuple(packed.shape)}"
+        )
+    if bits == 8:
+        return packed
+    codes = packed.new_empty(packed.shape[0], n)
+    start = used = 0
+    for part in PARTS[bits]:
+        m = _part_width(part, n)
+        _unpack_part(packed[:, used : used + m], part, start, codes)
+        start, used = start + part, used + m
+    return codes
+
+
+def _part_width(part: int, n: int) -> int:
+    return -(-n * part // 8)
+
+
+def _pack_part(codes: UInt8[Tensor, "out n"], start: int, part: int) -> UInt8[Tensor, "out m"]:
+    m = _part_width(part, codes.shape[1])
+    held = codes.new_zeros(codes.shape[0], m)
+    for place, run in enumerate(torch.split(codes, max(m, 1), dim=1)):
+        held[:, : run.shape[1]] |= (run >> start & 2**part - 1) << place * part
+    return held
+
+
+def _unpack_part(held: UInt8[Tensor, "out m"], part: int, start: int, codes: UInt8[Tensor, "out n"]) -> None:
+    """Write the part that begins at bit `start` into codes; the first part overwrites what is there."""
+    for place, run in enumerate(torch.split(codes, max(held.shape[1], 1), dim=1)):
+        bits = held[:, : run.shape[1]]
+        if start == 0:
+            torch.bitwise_right_shift(bits, place * part, out=run)
+            run &= 2**part - 1
+        else:
+            run |= (bits >> place * part & 2**part - 1) << start

@@ -1,0 +1,139 @@
+"""Swap the float layers of a model for quantized ones, in place and one at a time.
+
+Names are those of `named_modules`; patterns are shell patterns (`fnmatch`) on the whole name, so a block is
+"down_blocks.0.*".
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from fnmatch import fnmatchcase
+from typing import Any
+
+import torch
+from torch import nn
+
+from quantbooth.errors import UserError
+from quantbooth.quant.layers import QuantizedConv2d, QuantizedLayer, QuantizedLinear
+from quantbooth.quant.scale_search import ScaleSearch
+
+KINDS: dict[type[nn.Module], type[QuantizedLayer]] = {nn.Linear: QuantizedLinear, nn.Conv2d: QuantizedConv2d}
+
+
+@dataclass(frozen=True)
+class Replaced:
+    """One layer swapped: its kind ("Linear", "Conv2d"), its weight's shape, and all bytes it holds, bias included."""
+
+    name: str
+    kind: str
+    shape: tuple[int, ...]
+    bits: int
+    bytes_before: int
+    bytes_after: int
+
+
+def quantize_(
+    model: nn.Module, search: ScaleSearch, include: Sequence[str] = ("*",), exclude: Sequence[str] = ()
+) -> list[Replaced]:
+    """Quantize the float Linear and Conv2d layers that match an include and no exclude pattern.
+
+    Each float weight is let go before the next layer is begun. Subclasses of the two stay float. Nothing is changed
+    when an error is raised about patterns or options.
+
+    Raises:
+        UserError: for a pattern that matches no float layer, a selection that leaves nothing, or a layer whose options
+            are not covered.
+    """
+    names = matching(model, include, exclude)
+    for name in names:
+        _like(model.get_submodule(name), name, search.grid.bits, "meta")
+    return [_quantize_one(model, name, search) for name in names]
+
+
+def empty_like_(model: nn.Module, replaced: Iterable[Replaced]) -> None:
+    """Swap in empty quantized layers where `replaced` says, so that a state dict can be assigned strictly.
+
+    Works on the meta device. Stride, padding and the like come from the float layers of `model`.
+
+    Raises:
+        UserError: naming the first layer that the model does not have in this kind and shape; nothing is changed then.
+    """
+    records, modules = list(replaced), dict(model.named_modules())
+    for record in records:
+        expected, found = f"{record.kind} with weight {record.shape}", _describe(modules.get(record.name))
+        if found != expected:
+            raise UserError(f"quantized layer {record.name!r} does not fit the model: must be {expected}, got {found}")
+    for record in records:
+        device = modules[record.name].get_parameter("weight").device
+        _swap(model, record.name, _like(modules[record.name], record.name, record.bits, device))
+
+
+def to_json(replaced: Iterable[Replaced]) -> list[dict[str, Any]]:
+    """Return records as plain data."""
+    return [asdict(record) for record in replaced]
+
+
+def from_json(records: Iterable[dict[str, Any]]) -> list[Replaced]:
+    """Return plain data as records; the inverse of `to_json`, also after a trip through JSON."""
+    return [Replaced(**{**record, "shape": tuple(record["shape"])}) for record in records]
+
+
+def _candidates(model: nn.Module) -> list[str]:
+    """Names of the float layers; a layer reachable under two names could be swapped under one only, and is refused."""
+    names: dict[int, str] = {}
+    for name, module in model.named_modules(remove_duplicate=False):
+        if type(module) in KINDS and name:
+            if id(module) in names:
+                raise ValueError(f"a layer must have one name, got {names[id(module)]!r} and {name!r} for the same one")
+            names[id(module)] = name
+    return list(names.values())
+
+
+def matching(model: nn.Module, include: Sequence[str], exclude: Sequence[str]) -> list[str]:
+    """Names of the float layers that match an include and no exclude pattern, in the order of the model.
+
+    Raises:
+        UserError: for a pattern that matches no float layer, or a selection that leaves nothing.
+    """
+    names = _candidates(model)
+    for kind, patterns in (("include", include), ("exclude", exclude)):
+        for pattern in patterns:
+            if not any(fnmatchcase(name, pattern) for name in names):
+                raise UserError(f"{kind} pattern {pattern!r} must match a float Linear or Conv2d layer, got none")
+    chosen = [name for name in names if _any(name, include) and not _any(name, exclude)]
+    if not chosen:
+        raise UserError(f"include {list(include)} without exclude {list(exclude)} must leave a layer, got none")
+    return chosen
+
+
+def _any(name: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def _quantize_one(model: nn.Module, name: str, search: ScaleSearch) -> Replaced:
+    layer = model.get_submodule(name)
+    made = KINDS[type(layer)].from_float(layer, search)
+    _swap(model, name, made)
+    return Replaced(name, type(layer).__name__, made.shape, made.bits, _bytes(layer), _bytes(made))
+
+
+def _like(layer: nn.Module, name: str, bits: int, device: torch.device | str) -> QuantizedLayer:
+    try:
+        return KINDS[type(layer)].like(layer, bits, device)
+    except UserError as error:
+        raise UserError(f"layer {name!r}: {error}") from error
+
+
+def _swap(model: nn.Module, name: str, made: QuantizedLayer) -> None:
+    parent, _, child = name.rpartition(".")
+    made.train(model.get_submodule(name).training)
+    setattr(model.get_submodule(parent), child, made)
+
+
+def _describe(layer: nn.Module | None) -> str:
+    if layer is None or type(layer) not in KINDS:
+        return "no such layer" if layer is None else type(layer).__name__
+    return f"{type(layer).__name__} with weight {tuple(layer.get_parameter('weight').shape)}"
+
+
+def _bytes(layer: nn.Module) -> int:
+    return sum(tensor.nbytes for tensor in (*layer.parameters(), *layer.buffers()))

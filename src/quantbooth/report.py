@@ -1,0 +1,72 @@
+"""quantbooth-report: scores as a table, plots and a page.
+
+quantbooth-report report.scores=[outputs/store/scores/A,outputs/store/scores/B] report.folder=outputs/report
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from quantbooth.artifacts.manifest import open_artifact
+from quantbooth.artifacts.scores import read_record, read_rows
+from quantbooth.cli import command
+from quantbooth.plan import Plan
+from quantbooth.reporting.page import write_page
+from quantbooth.reporting.results import Result
+from quantbooth.reporting.tables import print_table, table
+
+__all__ = ["main", "report"]
+
+
+def report(cfg: DictConfig, scores: Sequence[Path] = ()) -> Path:
+    """Write the report of some scores, those named in report.scores, or those of this very setting; print the table."""
+    named = [Path(path) for path in cfg.report.scores]
+    folders = list(scores) or named or _own(cfg)
+    results = [read_result(folder) for folder in folders]
+    folder = Path(cfg.report.folder)
+    write_page(results, folder, commands=_command(cfg), notes=list(cfg.report.notes))
+    print_table(table(results))
+    return folder
+
+
+def read_result(folder: Path) -> Result:
+    """Scores as the report wants them; the pictures are found beside them in the same store."""
+    open_artifact(folder, "scores")
+    record, store = read_record(folder), folder.parent.parent
+    images = store / record.images
+    return Result(
+        method=record.method,
+        subject=record.subject,
+        quant=record.quant,
+        seed=record.seed,
+        step=record.step,
+        base=record.base,
+        scorer=record.scorer,
+        rows=read_rows(folder),
+        costs=record.costs,
+        images=images,
+        references=images / "references",
+        run=record.run,
+        protocol=record.protocol,
+    )
+
+
+def _own(cfg: DictConfig) -> list[Path]:
+    plan = Plan(cfg)
+    return [plan.scores(step).require() for step in plan.steps]
+
+
+def _command(cfg: DictConfig) -> list[str]:
+    """What a person types to get this again, where Hydra tells."""
+    hydra = cfg.get("hydra") or HydraConfig.get()
+    flag = ["-m"] if hydra.mode == RunMode.MULTIRUN and hydra.runtime.choices.get("experiment") is None else []
+    return [" ".join(["quantbooth", *flag, *hydra.overrides.task])]
+
+
+main = command(report, "quantbooth")
+
+if __name__ == "__main__":
+    main()

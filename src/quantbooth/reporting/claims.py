@@ -1,0 +1,85 @@
+"""What may be claimed: differences between methods, paired by subject, and which method is best at a score."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from quantbooth.metrics.statistics import Interval, mean_interval, paired_difference
+from quantbooth.reporting.columns import Score
+from quantbooth.reporting.study import Arm, Study
+
+__all__ = ["Difference", "best", "difference", "interval", "last"]
+
+BOOTSTRAP_SEED = 0
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Mean over subjects of one method's score minus another's; an interval only where there are several subjects."""
+
+    score: Score
+    mean: float
+    interval: Interval | None
+
+    @property
+    def spread(self) -> float | None:
+        """The wider half of the interval."""
+        return None if self.interval is None else _wider_half(self.interval)
+
+    @property
+    def sign(self) -> int:
+        """1 or -1 where the sign is to be told, 0 where it is unsettled or too small to be written."""
+        if self.interval is not None and not self.interval.excludes_zero():
+            return 0
+        return 0 if _written(self.mean, self.score) == 0 else int(np.sign(self.mean))
+
+
+def last(study: Study, arm: Arm) -> int:
+    """The arm's last snapshot: the one that is reported (never one chosen by its scores)."""
+    return study.steps(arm)[-1]
+
+
+def interval(means: dict[str, float]) -> Interval | None:
+    """Bootstrap interval of a mean over subjects; None for a single one."""
+    return mean_interval(means, np.random.default_rng(BOOTSTRAP_SEED)) if len(means) > 1 else None
+
+
+def difference(study: Study, one: Arm, other: Arm, score: Score) -> Difference | None:
+    """one - other at their last snapshots; None unless both are complete and have the score."""
+    if any(study.missing(arm, last(study, arm)) for arm in (one, other)):
+        return None
+    here, there = (study.means(arm, last(study, arm), score.key) for arm in (one, other))
+    if not here or here.keys() != there.keys():
+        return None
+    mean = float(np.mean([here[subject] - there[subject] for subject in here]))
+    if len(here) == 1:
+        return Difference(score, mean, None)
+    return Difference(score, mean, paired_difference(here, there, np.random.default_rng(BOOTSTRAP_SEED)))
+
+
+def best(study: Study, score: Score) -> tuple[Arm, ...]:
+    """The tuned methods to mark at a score.
+
+    Several subjects: the highest, if its paired difference to every other has an interval above zero. One subject:
+    the highest as written, ties included, unless all are equal. Incomplete methods neither win nor compete.
+    """
+    arms = [arm for arm in study.arms if not arm.untuned and not study.missing(arm, last(study, arm))]
+    means = {arm: list(study.means(arm, last(study, arm), score.key).values()) for arm in arms}
+    heights = {arm: float(np.mean(values)) for arm, values in means.items() if values}
+    if len(heights) < 2:
+        return ()
+    top = max(heights, key=lambda arm: heights[arm])
+    if len(study.subjects) > 1:
+        rivals = [difference(study, top, arm, score) for arm in heights if arm != top]
+        return (top,) if all(rival is not None and rival.sign > 0 for rival in rivals) else ()
+    tied = tuple(arm for arm in heights if _written(heights[arm], score) == _written(heights[top], score))
+    return () if len(tied) == len(heights) else tied
+
+
+def _wider_half(found: Interval) -> float:
+    """The larger distance from the mean to an end of the interval: what is written after a plus-minus."""
+    return max(found.mean - found.low, found.high - found.mean)
+
+
+def _written(value: float, score: Score) -> float:
+    return round(value / score.unit.size, score.unit.decimals)

@@ -1,0 +1,136 @@
+"""What each column of a table is: its title, its meaning in a sentence, and how its numbers are written."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+__all__ = ["COSTS", "NOTHING", "SCORES", "CostColumn", "Score", "Unit", "score_named", "signed"]
+
+NOTHING = "–"
+
+
+@dataclass(frozen=True)
+class Unit:
+    """Numbers are divided by `size` and written with so many decimals."""
+
+    name: str
+    size: float
+    decimals: int
+
+    def text(self, value: float) -> str:
+        """The number in this unit, or a dash when there is none."""
+        return NOTHING if math.isnan(value) else f"{value / self.size:,.{self.decimals}f}"
+
+
+@dataclass(frozen=True)
+class Score:
+    """A score, the higher the better; `axis` says in a few words what more of it means."""
+
+    key: str
+    title: str
+    axis: str
+    meaning: str
+    unit: Unit = Unit("", 1, 3)
+
+    def header(self) -> str:
+        """The title with its unit."""
+        return f"{self.title} ({self.unit.name})" if self.unit.name else self.title
+
+
+@dataclass(frozen=True)
+class CostColumn:
+    """A cost; its unit is the largest in which no number of the column falls below 1."""
+
+    key: str
+    title: str
+    meaning: str
+    units: tuple[tuple[str, float], ...] = (("", 1),)
+
+    def unit(self, values: Iterable[float]) -> Unit:
+        """The unit for these numbers, with one decimal where the smallest is below 10 and not whole."""
+        known = [value for value in values if not math.isnan(value) and value > 0]
+        least = min(known, default=1.0)
+        name, size = max((u for u in self.units if u[1] <= least), key=lambda u: u[1], default=self.units[0])
+        whole = all(float(value / size).is_integer() for value in known)
+        return Unit(name, size, 0 if whole or least / size >= 10 else 1)
+
+    def header(self, unit: Unit) -> str:
+        """The title with its unit."""
+        return f"{self.title} ({unit.name})" if unit.name else self.title
+
+
+BYTES = (("B", 1), ("kB", 1e3), ("MB", 1e6), ("GB", 1e9))
+
+SCORES = (
+    Score(
+        "local_clip_i",
+        "local CLIP-I",
+        "resembles the subject",
+        "Cosine between the subject's region of an image and that of each of the subject's own photos, averaged. The "
+        "region is a square box with a 10 % margin that a locator draws; where it finds no subject the whole image "
+        "is compared. The paper does not publish its definition; this one is ours.",
+    ),
+    Score(
+        "clip_i",
+        "CLIP-I",
+        "resembles the photos",
+        "The same cosine between whole images. Backgrounds count, so copying a photo scores high.",
+    ),
+    Score(
+        "clip_t",
+        "CLIP-T",
+        "follows the prompt",
+        "Cosine between an image and its prompt, the identifier token left out.",
+    ),
+    Score(
+        "oracle_subject",
+        "subject (oracle)",
+        "is the subject",
+        "Mean probability a classifier of the toy world gives to the subject's own class, colours, pattern and emblem, "
+        "as far as the prompt leaves them alone. Trained apart from the scorer, it never sees text.",
+    ),
+    Score(
+        "oracle_prompt",
+        "prompt (oracle)",
+        "shows what was asked",
+        "Mean probability the same classifier gives to what the prompt asks for: context, accessory, colour or "
+        "pattern. Prompts that ask for nothing are left out.",
+    ),
+    Score(
+        "subject_found",
+        "found",
+        "subject found",
+        "Share of images in which the locator found the subject.",
+        Unit("%", 0.01, 0),
+    ),
+)
+
+COSTS = (
+    CostColumn("peak_memory_bytes", "peak memory", "Largest memory of the process while tuning.", BYTES),
+    CostColumn("seconds", "tuning", "Wall time of tuning on the machine that made it.", (("s", 1),)),
+    CostColumn("trainable", "trained", "How many numbers tuning may change."),
+    CostColumn("file_bytes", "file", "What has to be kept for the subject.", BYTES),
+    CostColumn("base_file_bytes", "base file", "The base it needs, shared by all subjects.", BYTES),
+    CostColumn("samples_seen", "samples seen", "Images shown while tuning, repeats counted."),
+    CostColumn("samples_per_expert", "per expert", "How many of these each scale set saw, in the order of the zones."),
+)
+
+
+def score_named(key: str) -> Score:
+    """The score of this key.
+
+    Raises:
+        ValueError: there is none.
+    """
+    for score in SCORES:
+        if score.key == key:
+            return score
+    raise ValueError(f"a score must be one of {', '.join(s.key for s in SCORES)}, got {key!r}")
+
+
+def signed(value: float, unit: Unit) -> str:
+    """A difference with its sign (a true minus); what rounds to zero has none."""
+    text = unit.text(abs(value))
+    if float(text.replace(",", "")) == 0:
+        return text
+    return ("+" if value > 0 else "−") + text

@@ -1,0 +1,85 @@
+"""The report: one page that opens anywhere without a network, and its tables, plot and pictures as files beside it."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from quantbooth.reporting import colours
+from quantbooth.reporting.grids import Grid, grid
+from quantbooth.reporting.headline import asked, headline, incomplete
+from quantbooth.reporting.layout import cost_sheet, footnotes, score_sheet
+from quantbooth.reporting.results import Result
+from quantbooth.reporting.sheets import grid_sheet, stacked
+from quantbooth.reporting.study import Study
+from quantbooth.reporting.tables import as_csv, as_markdown, caption, rows, table
+from quantbooth.reporting.views import Plot, definitions, facts, nowrap, plots, subject_view, view
+
+__all__ = ["write_page"]
+
+
+def write_page(results: Sequence[Result], folder: Path, commands: Sequence[str], notes: Sequence[str]) -> Path:
+    """Write index.html, table.md, table.csv, rows.csv, tradeoff.svg and grid.png into the folder; returns the page.
+
+    `commands` are what a reader types to get the same; `notes` are sentences on what the numbers do not show.
+    Everything is made before the first file is written. The plot is left out while no method is complete.
+
+    Raises:
+        UserError: the results do not compare, or a picture is missing or unreadable.
+    """
+    study = Study(tuple(results))
+    frame = table(results)
+    drawn = plots(study)
+    grids = [grid(study, subject) for subject in study.subjects]
+    texts = {
+        "table.md": as_markdown(frame, caption(results)),
+        "table.csv": as_csv(frame),
+        "rows.csv": rows(results).to_csv(index=False, lineterminator="\n"),
+    }
+    if drawn:
+        texts["tradeoff.svg"] = drawn[0].svg
+    about = {"commands": commands, "notes": notes, "files": [*texts, "grid.png"]}
+    texts["index.html"] = _html(study, frame, drawn, grids, about)
+    pictures = stacked([grid_sheet(found, title=found.subject if len(grids) > 1 else "") for found in grids])
+    folder.mkdir(parents=True, exist_ok=True)
+    pictures.save(folder / "grid.png")
+    for name, text in texts.items():
+        (folder / name).write_text(text, encoding="utf-8", newline="\n")
+    return folder / "index.html"
+
+
+def _html(
+    study: Study, frame: pd.DataFrame, drawn: list[Plot], grids: list[Grid], about: dict[str, Sequence[str]]
+) -> str:
+    environment = Environment(
+        loader=PackageLoader("quantbooth.reporting", "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("page.html.j2").render(
+        **about,
+        colours=colours,
+        title=_title(study),
+        asked=asked(study),
+        headline=nowrap(headline(study)),
+        incomplete=incomplete(study),
+        caption=caption(study.results),
+        several=len(study.subjects) > 1,
+        scores=view(study, score_sheet(frame)),
+        costs=view(study, cost_sheet(frame)),
+        footnotes=footnotes(frame),
+        plots=drawn,
+        subjects=[subject_view(study, found) for found in grids],
+        kinds=list(dict.fromkeys(kind for found in grids for kind in found.kinds)),
+        definitions=definitions(study, frame),
+        facts=facts(study),
+        runs=[(label, row["runs"].split(", ")) for label, row in frame.iterrows()],
+    )
+
+
+def _title(study: Study) -> str:
+    many = len(study.subjects)
+    return f"How each method learned {study.subjects[0] if many == 1 else f'{many} subjects'}"

@@ -1,0 +1,138 @@
+"""The trade-off plot: prompt fidelity across, subject fidelity up, one labelled line per method as it is tuned."""
+
+from collections.abc import Sequence
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from quantbooth.errors import UserError
+from quantbooth.metrics.statistics import Interval
+from quantbooth.reporting.colours import FAINT, GROUND, INK, MUTED, Look, look
+from quantbooth.reporting.columns import Score, score_named
+from quantbooth.reporting.curves import Curve, curves
+from quantbooth.reporting.labels import Box, place
+from quantbooth.reporting.results import Result
+from quantbooth.reporting.study import Study
+from quantbooth.reporting.svg import svg
+
+__all__ = ["oracle_tradeoff", "tradeoff"]
+
+RC = {"svg.fonttype": "none", "svg.hashsalt": "quantbooth", "font.family": "DejaVu Sans", "font.size": 9}
+INCHES = (4.7, 4.0)
+DASHES = ("-", "--", ":", "-.")
+ROUND = [1, 2, 2.5, 5, 10]
+LETTER = 5.7
+LINE = 11.0
+
+
+def tradeoff(results: Sequence[Result], x: str = "clip_t", y: str = "local_clip_i") -> str:
+    """The plot of two scores as an SVG string; it needs a complete snapshot of at least one method.
+
+    Raises:
+        UserError: the results do not compare, or no method is complete.
+    """
+    study = Study(tuple(results))
+    across, up = score_named(x), score_named(y)
+    lines = curves(study, x, y)
+    if not lines:
+        raise UserError("a trade-off plot needs one method with all subjects and seeds, got none; finish the sweep")
+    methods = tuple(dict.fromkeys(arm.method for arm in study.arms))
+    looks = [look(line.arm.method, methods) for line in lines]
+    with mpl.rc_context(RC):
+        figure = Figure(figsize=INCHES, dpi=72)
+        axes = figure.add_axes((0.14, 0.13, 0.825, 0.85))
+        _frame(axes, lines, across, up)
+        for line, style in zip(lines, looks, strict=True):
+            _draw(axes, line, style, DASHES[_rank(line, lines) % len(DASHES)])
+        _name(axes, lines, looks)
+        tones = (INK, MUTED, FAINT, GROUND, *(style.tone for style in looks))
+        name = f"plot-{x}-{y}".replace("_", "-")
+        return svg(figure, name, f"{up.title} against {across.title}", _told(lines, across, up), tones)
+
+
+def oracle_tradeoff(results: Sequence[Result]) -> str | None:
+    """The same with the toy world's oracle as the judge; None where there is no oracle."""
+    study = Study(tuple(results))
+    if not {"oracle_prompt", "oracle_subject"} <= {score.key for score in study.scores}:
+        return None
+    if not curves(study, "oracle_prompt", "oracle_subject"):
+        return None
+    return tradeoff(results, "oracle_prompt", "oracle_subject")
+
+
+def _rank(line: Curve, lines: Sequence[Curve]) -> int:
+    """Which of the arms of the same method this is: they share a colour and differ in dashes."""
+    return [other.arm for other in lines if other.arm.method == line.arm.method].index(line.arm)
+
+
+def _frame(axes: Axes, lines: Sequence[Curve], across: Score, up: Score) -> None:
+    for low_high, values, pad in (
+        (axes.set_xlim, [value for line in lines for value in _extent(line, 0)], 0.16),
+        (axes.set_ylim, [value for line in lines for value in _extent(line, 1)], 0.1),
+    ):
+        low, high = min(values), max(values)
+        room = max((high - low) * pad, 0.004)
+        low_high(low - room, high + room)
+    axes.set_xlabel(f"{across.title}: {across.axis} →", color=MUTED.light, labelpad=7)
+    axes.set_ylabel(f"{up.title}: {up.axis} →", color=MUTED.light, labelpad=7)
+    axes.grid(color=FAINT.light, linewidth=0.7)
+    axes.set_axisbelow(True)
+    axes.tick_params(length=0, labelcolor=MUTED.light, pad=5)
+    axes.xaxis.set_major_locator(MaxNLocator(5, steps=ROUND))
+    axes.yaxis.set_major_locator(MaxNLocator(6, steps=ROUND))
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+
+
+def _extent(line: Curve, axis: int) -> list[float]:
+    span = [line.spans[axis].low, line.spans[axis].high] if line.spans and not line.arm.untuned else []
+    return [*(line.x, line.y)[axis], *span]
+
+
+def _draw(axes: Axes, line: Curve, style: Look, dashes: str) -> None:
+    colour = style.tone.light
+    x, y = line.x[-1], line.y[-1]
+    if line.arm.untuned:
+        axes.plot([x], [y], "o", ms=9, mfc=GROUND.light, mec=colour, mew=1.8, zorder=5)
+        return
+    if line.spans:
+        across, up = line.spans
+        axes.plot([across.low, across.high], [y, y], color=colour, linewidth=0.9, alpha=0.45, zorder=2)
+        axes.plot([x, x], [up.low, up.high], color=colour, linewidth=0.9, alpha=0.45, zorder=2)
+    axes.plot(line.x, line.y, dashes, color=colour, linewidth=1.9, solid_capstyle="round", zorder=3)
+    inner = [k for k, step in enumerate(line.steps[:-1]) if step > 0]
+    axes.plot([line.x[k] for k in inner], [line.y[k] for k in inner], "o", ms=4, mec=colour, mfc=colour, zorder=4)
+    axes.plot([x], [y], style.marker, ms=9, mfc=colour, mec=GROUND.light, mew=1.2, zorder=6)
+
+
+def _name(axes: Axes, lines: Sequence[Curve], looks: Sequence[Look]) -> None:
+    """Labels at the lines' ends."""
+    paths = [_points(axes, c.x, c.y) for c in lines]
+    bars = [path for c in lines if c.spans for path in _bars(axes, c, c.spans)]
+    box = axes.get_window_extent()
+    frame = Box(box.x0, box.y0, box.x1, box.y1)
+    sizes = [(LETTER * len(line.label) + 2, LINE) for line in lines]
+    boxes = place([path[-1] for path in paths], sizes, paths, bars, frame)
+    for line, style, spot in zip(lines, looks, boxes, strict=True):
+        middle = ((spot.left + spot.right) / 2, (spot.bottom + spot.top) / 2)
+        x, y = axes.transData.inverted().transform(middle)
+        axes.text(x, y, line.label, color=style.tone.light, weight="bold", ha="center", va="center", zorder=7)
+
+
+def _points(axes: Axes, x: Sequence[float], y: Sequence[float]) -> list[tuple[float, float]]:
+    """Where these lie in the figure, in points."""
+    return [(float(a), float(b)) for a, b in axes.transData.transform([*zip(x, y, strict=True)])]
+
+
+def _bars(axes: Axes, line: Curve, spans: tuple[Interval, Interval]) -> list[list[tuple[float, float]]]:
+    x, y = line.x[-1], line.y[-1]
+    across, up = spans
+    return [_points(axes, (across.low, across.high), (y, y)), _points(axes, (x, x), (up.low, up.high))]
+
+
+def _told(lines: Sequence[Curve], across: Score, up: Score) -> str:
+    """The plot in words, for those who do not see it."""
+    ends = [f"{c.label}: {across.unit.text(c.x[-1])} and {up.unit.text(c.y[-1])}" for c in lines]
+    return f"Where each method ends, {across.title} and {up.title}: {'; '.join(ends)}."

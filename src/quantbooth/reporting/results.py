@@ -1,0 +1,100 @@
+"""One result: the scored images of one method on one subject at one snapshot, and what they cost."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from quantbooth.errors import UserError
+
+__all__ = ["REQUIRED", "Cost", "Result"]
+
+IDENTITY = ("prompt", "kind", "noise_seed")
+REQUIRED = (*IDENTITY, "file", "clip_t", "clip_i", "local_clip_i", "subject_found")
+UNDEFINED_ALLOWED = ("oracle_subject", "oracle_prompt", "oracle_class")
+SCORED = ("clip_t", "clip_i", "local_clip_i", "subject_found", *UNDEFINED_ALLOWED)
+
+Cost = float | Sequence[float]
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """What a report is made of; the verb reads it from artifact folders.
+
+    `method` is "float", "baseline", "s1", "s2", ...; `quant` names the weights ("fp", "w4", ...); `step` counts
+    optimizer steps and is 0 for the untuned base, whatever its method is called. `scorer` names encoder, locator and
+    oracle, and `protocol` how images were drawn: results that differ in either never meet in one number.
+    `rows` has one row per image, its `file` inside `images`; an oracle score is NaN where the prompt asks it nothing.
+    `costs` may hold samples_seen, samples_per_expert (one number, or one per zone), trainable, peak_memory_bytes,
+    seconds, file_bytes and base_file_bytes.
+
+    Raises:
+        UserError: no rows, a column missing, a score not finite, or the same prompt and noise twice.
+    """
+
+    method: str
+    subject: str
+    quant: str
+    seed: int
+    step: int
+    base: str
+    scorer: str
+    rows: pd.DataFrame
+    costs: Mapping[str, Cost]
+    images: Path
+    references: Path | None
+    run: str
+    protocol: str = ""
+
+    def __post_init__(self) -> None:
+        missing = [name for name in REQUIRED if name not in self.rows]
+        if missing:
+            raise UserError(f"rows of a result must have columns {', '.join(missing)}; {self.run} lacks them")
+        if self.rows.empty:
+            raise UserError(f"a result must have at least one scored image; {self.run} has none")
+        if self.step < 0:
+            raise UserError(f"a snapshot's step must be 0 or more, got {self.step} from {self.run}")
+        twice = self.rows.duplicated(["prompt", "noise_seed"])
+        if twice.any():
+            first = self.rows[twice].iloc[0]
+            raise UserError(
+                f"each prompt and noise seed must occur once, got {first.prompt!r} with noise seed {first.noise_seed} "
+                f"again from {self.run}"
+            )
+        self._check_scores()
+
+    def _check_scores(self) -> None:
+        for name in SCORED:
+            if name not in self.rows:
+                continue
+            values = self.rows[name].to_numpy(dtype=float)
+            wrong = np.isinf(values) if name in UNDEFINED_ALLOWED else ~np.isfinite(values)
+            if wrong.any():
+                file = self.rows["file"].iloc[int(wrong.argmax())]
+                raise UserError(f"{name} must be finite, got {values[wrong][0]} for {file} from {self.run}")
+
+    @property
+    def untuned(self) -> bool:
+        """Whether this is the base itself, before any step."""
+        return self.step == 0
+
+    @cached_property
+    def images_asked(self) -> frozenset[tuple[str, str, int]]:
+        """Prompt, kind and noise seed of every image: two results compare when these are equal."""
+        return frozenset(zip(*(self.rows[name].tolist() for name in IDENTITY), strict=True))
+
+    @cached_property
+    def files(self) -> dict[tuple[str, int], Path]:
+        """The picture of each prompt and noise seed."""
+        columns = (self.rows[name].tolist() for name in ("prompt", "noise_seed", "file"))
+        return {(prompt, noise): self.images / str(file) for prompt, noise, file in zip(*columns, strict=True)}
+
+    @cached_property
+    def means(self) -> dict[str, float]:
+        """Mean of every score over the images it is defined for; a score defined for none is left out."""
+        scores = [name for name in SCORED if name in self.rows]
+        found = {name: self.rows[name].mean() for name in scores}
+        return {name: float(mean) for name, mean in found.items() if np.isfinite(mean)}

@@ -1,0 +1,149 @@
+"""The results table: methods by scores and costs, as numbers, Markdown, CSV and on the terminal."""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from quantbooth.reporting.claims import best, interval, last
+from quantbooth.reporting.columns import COSTS
+from quantbooth.reporting.layout import Written, cost_sheet, footnotes, score_sheet, whole_sheet
+from quantbooth.reporting.results import Cost, Result
+from quantbooth.reporting.study import Arm, Study
+
+__all__ = ["as_csv", "as_markdown", "caption", "print_table", "rows", "table"]
+
+LABEL = "method"
+
+
+def table(results: Sequence[Result]) -> pd.DataFrame:
+    """One row per method at its last step, the untuned base first; indexed by the method's name.
+
+    Scores are means over subjects of subject means (over images, then seeds), with `_low` and `_high` of their 95 %
+    bootstrap interval, NaN for a single subject. Costs are means over runs, peak memory the largest. `best` names the
+    scores at which a method may be called best, `missing` what it lacks: compare no such row with a complete one.
+
+    Raises:
+        UserError: the results do not compare.
+    """
+    study = Study(tuple(results))
+    frame = pd.DataFrame([_row(study, arm) for arm in study.arms]).set_index(LABEL)
+    winners = {score.key: [study.label(arm) for arm in best(study, score)] for score in study.scores}
+    frame["best"] = [" ".join(key for key, labels in winners.items() if label in labels) for label in frame.index]
+    return frame
+
+
+def rows(results: Sequence[Result]) -> pd.DataFrame:
+    """Every image's row with the setting it was made under: what all means are views of."""
+    columns = ("method", "subject", "quant", "seed", "step", "base", "scorer", "protocol", "run")
+    parts = []
+    for result in Study(tuple(results)).results:
+        part = result.rows.copy()
+        for place, name in enumerate(columns):
+            part.insert(place, name, getattr(result, name))
+        parts.append(part)
+    return pd.concat(parts, ignore_index=True)
+
+
+def caption(results: Sequence[Result]) -> str:
+    """What a table of these results shows, by which base and scorer, and how far its numbers carry."""
+    study = Study(tuple(results))
+    first = study.results[0]
+    images = len(first.rows)
+    drawn = f"{images} images per subject, method and seed" + (f" ({first.protocol})" if first.protocol else "")
+    return (
+        f"Base {first.base}; scorer {first.scorer}; {drawn}; subjects: {', '.join(study.subjects)}. "
+        f"{_reliability(study)}"
+    )
+
+
+def as_markdown(frame: pd.DataFrame, caption: str) -> str:
+    """Caption, table, footnotes, and the runs behind each row."""
+    sheet = whole_sheet(frame)
+    lines = [caption, "", _line([LABEL, *sheet.titles]), _line(["---", *["---:"] * len(sheet.titles)])]
+    lines += [_line([label, *(_marked(cell.text, cell.best) for cell in row)]) for label, row in sheet.rows()]
+    for note in footnotes(frame):
+        lines += ["", note]
+    runs = [f"{label}: {row['runs']}" for label, row in frame.iterrows()]
+    return "\n".join([*lines, "", "Runs: " + "; ".join(runs) + ".", ""])
+
+
+def as_csv(frame: pd.DataFrame) -> str:
+    """The numbers unrounded, one line per method."""
+    return frame.to_csv(lineterminator="\n")
+
+
+def print_table(frame: pd.DataFrame, console: Console | None = None) -> None:
+    """Scores, then costs, on the terminal."""
+    console = console or Console()
+    console.print(_rich(score_sheet(frame)))
+    console.print(_rich(cost_sheet(frame)))
+    for note in footnotes(frame):
+        console.print(Text(note, style="yellow"))
+
+
+def _row(study: Study, arm: Arm) -> dict[str, object]:
+    step = last(study, arm)
+    found = study.at(arm, step)
+    row: dict[str, object] = {
+        LABEL: study.label(arm),
+        "weights": arm.quant,
+        "steps": step,
+        "subjects": len({result.subject for result in found}),
+        "seeds": len({result.seed for result in found}),
+    }
+    for score in study.scores:
+        means = study.means(arm, step, score.key)
+        spread = interval(means)
+        row[score.key] = float(np.mean(list(means.values()))) if means else float("nan")
+        row[f"{score.key}_low"], row[f"{score.key}_high"] = (
+            (spread.low, spread.high) if spread else (float("nan"), float("nan"))
+        )
+    row |= {column.key: _cost(column.key, [result.costs for result in found]) for column in COSTS}
+    row["missing"] = "; ".join(study.missing(arm, step))
+    row["runs"] = ", ".join(dict.fromkeys(result.run for result in found))
+    return row
+
+
+def _cost(key: str, costs: Iterable[Mapping[str, Cost]]) -> float | str:
+    known = [cost[key] for cost in costs if key in cost]
+    if key == "samples_per_expert":
+        shares = np.array([np.atleast_1d(np.asarray(value, dtype=float)) for value in known])
+        return " / ".join(f"{share:,.0f}" for share in shares.mean(axis=0)) if known else ""
+    if not known:
+        return float("nan")
+    values = np.asarray(known, dtype=float)
+    return float(values.max() if key == "peak_memory_bytes" else values.mean())
+
+
+def _reliability(study: Study) -> str:
+    subjects, seeds = len(study.subjects), len(study.seeds)
+    averaged = "" if seeds == 1 else f" {seeds} seeds averaged within a subject."
+    if subjects == 1:
+        return f"{'A single run' if seeds == 1 else 'One subject'}: no interval, and no proof.{averaged}"
+    return (
+        f"Means per subject, then over {subjects} subjects; ± is the wider half of the 95 % bootstrap interval over "
+        f"subjects{', too narrow for so few' if subjects < 20 else ''}.{averaged}"
+    )
+
+
+def _line(cells: Iterable[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def _marked(text: str, best: bool) -> str:
+    return f"**{text}**" if best else text
+
+
+def _rich(sheet: Written) -> Table:
+    """Headers wrap, numbers never do, but a spread may take the next line."""
+    made = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    made.add_column(LABEL, no_wrap=True)
+    for title, column in zip(sheet.titles, zip(*sheet.cells, strict=True), strict=True):
+        made.add_column(title, justify="right", min_width=max(len(part) for c in column for part in c.text.split(" ")))
+    for label, row in sheet.rows():
+        made.add_row(label, *(Text(cell.text, style="bold" if cell.best else "") for cell in row))
+    return made

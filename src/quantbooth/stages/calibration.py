@@ -1,0 +1,37 @@
+"""Calibration: the float unet becomes a quantized one, a layer at a step, under Lightning's loop and progress bar."""
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import nn
+from torch.utils.data import DataLoader
+
+from quantbooth.quant.layers import QuantizedLayer
+from quantbooth.quant.scale_search import ScaleSearch
+from quantbooth.quant.surgery import Replaced, quantize_
+
+__all__ = ["CalibrationStage"]
+
+
+class CalibrationStage(LightningModule):
+    """Quantizes the layers it is handed by name; each float weight is let go before the next layer is begun."""
+
+    def __init__(self, unet: nn.Module, search: ScaleSearch) -> None:
+        super().__init__()
+        self.unet = unet
+        self.search = search
+        self.replaced: list[Replaced] = []
+        self.errors: dict[str, float] = {}
+
+    def predict_step(self, name: str) -> float:
+        weight = self.unet.get_submodule(name).get_parameter("weight").detach()
+        self.replaced += quantize_(self.unet, self.search, include=(name,))
+        layer = self.unet.get_submodule(name)
+        if not isinstance(layer, QuantizedLayer):
+            raise TypeError(f"layer {name!r} must be quantized now, got {type(layer).__name__}")
+        self.errors[name] = float(torch.dist(layer.dequantized(), weight) / weight.norm())
+        return self.errors[name]
+
+    @staticmethod
+    def loader(names: list[str]) -> DataLoader[str]:
+        """One item per layer."""
+        return DataLoader(names, batch_size=None)  # type: ignore[arg-type]  # a list is a dataset

@@ -1,0 +1,55 @@
+"""What a stage costs: seconds and peak memory of one piece of work."""
+
+import resource
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+__all__ = ["Cost", "measured"]
+
+STATUS = Path("/proc/self/status")
+RESET = Path("/proc/self/clear_refs")
+
+
+@dataclass
+class Cost:
+    """Filled when the work is done: wall seconds, and the most memory that was in use at any moment of it."""
+
+    seconds: float = 0.0
+    peak_memory_bytes: int = 0
+
+
+@contextmanager
+def measured() -> Iterator[Cost]:
+    """Measure the block: on a GPU the peak of CUDA's allocator, else the peak resident memory of this process.
+
+    Linux lets a process reset its own peak, so that each job of a sweep in one process has a peak of its own; elsewhere
+    the peak is that of the process so far.
+    """
+    cost, start = Cost(), time.perf_counter()
+    _reset_peak()
+    try:
+        yield cost
+    finally:
+        cost.seconds = time.perf_counter() - start
+        cost.peak_memory_bytes = _peak()
+
+
+def _reset_peak() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    if RESET.exists():
+        RESET.write_text("5")
+
+
+def _peak() -> int:
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    if STATUS.exists():
+        line = next(line for line in STATUS.read_text().splitlines() if line.startswith("VmHWM"))
+        return int(line.split()[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -1,0 +1,123 @@
+"""Pre-training of the toy base: the autoencoder's decoder, then unet and text encoder together."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from lightning.pytorch import LightningModule
+from torch import Tensor
+
+from quantbooth.data.draws import generator_for, step_loader
+from quantbooth.diffusion.base import Base
+from quantbooth.diffusion.losses import denoising_error
+from quantbooth.diffusion.schedule import Schedule
+from quantbooth.toyworld.captions import caption
+from quantbooth.toyworld.pool import Pool
+
+__all__ = ["BaseTraining", "DecoderTraining", "Recipe"]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How long and how fast a network is trained; draws depend on (seed, step) only, so a resumed run is the same run.
+
+    Attributes:
+        steps: optimizer steps.
+        batch: pictures in each.
+        learning_rate: of AdamW, after ``warmup`` steps; constant to half of the run, then a cosine down to 3 %.
+        warmup: steps of linear rise.
+        seed: decides initial weights, pictures, captions, noise and timesteps.
+    """
+
+    steps: int
+    batch: int
+    learning_rate: float
+    warmup: int
+    seed: int
+
+    def rate_at(self, step: int) -> float:
+        """The fraction of the learning rate in force at a step."""
+        if step < self.warmup:
+            return (step + 1) / self.warmup
+        turn = min(1.0, max(0.0, (step / self.steps - 0.5) * 2))
+        return 0.03 + 0.97 * 0.5 * (1 + float(np.cos(np.pi * turn)))
+
+
+class _Training(LightningModule):
+    """What both trainings share: AdamW, the rate over time, a loader that counts steps."""
+
+    recipe: Recipe
+    trained: torch.nn.Module
+
+    def configure_optimizers(self) -> Any:
+        optimizer = torch.optim.AdamW(self.trained.parameters(), lr=self.recipe.learning_rate, weight_decay=1e-3)
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, self.recipe.rate_at)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def train_dataloader(self) -> object:
+        return step_loader(self.recipe.steps)
+
+    def draw(self, purpose: str) -> torch.Generator:
+        return generator_for(self.recipe.seed, self.global_step, purpose)
+
+
+class DecoderTraining(_Training):
+    """Trains an autoencoder's decoder to undo its fixed encoder: mean absolute plus mean squared error of pictures."""
+
+    def __init__(self, base: Base, pool: Pool, recipe: Recipe) -> None:
+        super().__init__()
+        self.recipe = recipe
+        self.autoencoder = base.autoencoder
+        self.trained = base.autoencoder.decoder
+        self.pictures = pool.images
+
+    def training_step(self, _step: int) -> Tensor:
+        rows = torch.randint(len(self.pictures), (self.recipe.batch,), generator=self.draw("decoder"))
+        images = self.pictures[rows].to(self.device).float() / 127.5 - 1
+        with torch.no_grad():
+            latents = self.autoencoder.encode(images).latents
+        difference = self.autoencoder.decode(latents).sample - images
+        self.log("pretrain/psnr_db", 10 * torch.log10(4 / difference.detach().square().mean()), prog_bar=True)
+        return difference.abs().mean() + difference.square().mean()
+
+
+class BaseTraining(_Training):
+    """Trains unet and text encoder on captioned latents with the noise-prediction loss (LDM, eq. 2).
+
+    Each sample's error is weighted by min(1 / alpha_bar, 8), and every tenth caption is emptied for guidance.
+    """
+
+    empty_share = 0.1
+    weight_bound = 8.0
+
+    def __init__(self, base: Base, latents: Float[Tensor, "n c h w"], pool: Pool, recipe: Recipe) -> None:
+        super().__init__()
+        self.recipe = recipe
+        self.trained = torch.nn.ModuleDict({"unet": base.unet, "text_encoder": base.text_encoder})
+        self.base = base
+        self.latents = latents
+        self.scenes = pool.scenes
+        self.schedule = Schedule(base.scheduler_config)
+
+    def on_train_start(self) -> None:
+        self.trained.requires_grad_(True).train()
+
+    def training_step(self, _step: int) -> Tensor:
+        draw, count = self.draw("base"), self.recipe.batch
+        rows = torch.randint(len(self.latents), (count,), generator=draw)
+        t = torch.randint(self.schedule.timesteps, (count,), generator=draw)
+        x_0 = self.latents[rows].to(self.device).float()
+        noise = torch.randn(x_0.shape, generator=draw).to(x_0)
+        text = self.base.encode_texts(self.captions(rows))
+        errors = denoising_error(self.base.unet, self.schedule, x_0, noise, t.to(self.device), text)
+        weight = self.schedule.bounded_inverse_weight(t, self.weight_bound).to(errors)
+        self.log("pretrain/error", errors.detach().mean(), prog_bar=True)
+        return (weight * errors).mean()
+
+    def captions(self, rows: Tensor) -> list[str]:
+        """A fresh sentence for each picture, decided by (seed, step)."""
+        rng = np.random.default_rng([self.recipe.seed, self.global_step])
+        texts = [caption(self.scenes[int(row)], rng) for row in rows]
+        return ["" if rng.random() < self.empty_share else text for text in texts]

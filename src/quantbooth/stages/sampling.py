@@ -1,0 +1,38 @@
+"""Sampling under Lightning's predict loop: requests in, one PNG each out."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from jaxtyping import Float
+from lightning.pytorch import LightningModule
+from torch import Tensor
+
+from quantbooth.artifacts.image_set import Request, write_image
+from quantbooth.diffusion.base import Base
+from quantbooth.diffusion.sampling import Sampler, initial_noise
+
+__all__ = ["SamplingStage"]
+
+
+class SamplingStage(LightningModule):
+    """Renders requests in batches; the noise of each comes from its template and seed alone, not from its batch."""
+
+    def __init__(self, base: Base, sampler: Sampler, requests: Sequence[Request], folder: Path) -> None:
+        super().__init__()
+        self.base = base
+        self.unet = base.unet
+        self.sampler = sampler
+        self.requests = tuple(requests)
+        self.folder = folder
+
+    def predict_step(self, places: list[int]) -> int:
+        chosen = [self.requests[place] for place in places]
+        for request, image in zip(chosen, self.render(chosen), strict=True):
+            write_image(self.folder / request.file, image)
+        return len(chosen)
+
+    def render(self, requests: Sequence[Request]) -> Float[Tensor, "b 3 h w"]:
+        """The pictures of some requests."""
+        side, channels = self.base.unet.config.sample_size, self.base.unet.config.in_channels
+        noise = initial_noise([r.prompt for r in requests], [r.seed for r in requests], (channels, side, side))
+        return self.sampler.sample(self.base, [r.text for r in requests], noise)

@@ -1,0 +1,138 @@
+"""Tuning: the DreamBooth objective on the timesteps of the strategy, whatever the tuner lets learn."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from quantbooth.data.draws import generator_for, step_loader
+from quantbooth.diffusion.losses import denoising_error, with_prior_preservation
+from quantbooth.diffusion.schedule import Schedule
+from quantbooth.errors import UserError
+from quantbooth.timesteps.zones import Zones
+
+__all__ = ["Examples", "Recipe", "TuningStage"]
+
+OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
+
+
+@dataclass(frozen=True)
+class Examples:
+    """What a run learns from, encoded once: the autoencoder and the text encoder are not needed any more.
+
+    Attributes:
+        subject: latents of the subject's photos.
+        subject_text: the encoded sentence beside them.
+        prior: latents of the class's own pictures.
+        prior_text: the encoded sentence beside those.
+    """
+
+    subject: Float[Tensor, "n c h w"]
+    subject_text: Float[Tensor, "length d"]
+    prior: Float[Tensor, "m c h w"]
+    prior_text: Float[Tensor, "length d"]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a run learns.
+
+    Attributes:
+        steps: optimizer steps.
+        subject_batch: photos of the subject in each.
+        prior_batch: class pictures in each; 0 is no prior preservation.
+        prior_weight: lambda of the DreamBooth loss.
+        weight_bound: weight each error by min(1 / alpha_bar, weight_bound), as the toy base was trained; None is even.
+        decay: the learning rate falls along half a cosine to 0 over the run; otherwise it stays.
+        seed: decides photos, noise and timesteps of every step.
+
+    Raises:
+        UserError: for a budget or batch below 1.
+    """
+
+    steps: int
+    subject_batch: int
+    prior_batch: int
+    prior_weight: float
+    weight_bound: float | None
+    decay: bool
+    seed: int
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.subject_batch < 1 or self.prior_batch < 0:
+            raise UserError(
+                "tuner.steps and tuner.subject_batch must be >= 1 and prior.batch >= 0, got "
+                f"{self.steps}, {self.subject_batch} and {self.prior_batch}"
+            )
+
+    @property
+    def batch(self) -> int:
+        return self.subject_batch + self.prior_batch
+
+    @property
+    def samples_seen(self) -> int:
+        return self.steps * self.batch
+
+    def rate_at(self, step: int) -> float:
+        """The fraction of the learning rate in force at a step."""
+        return 0.5 * (1 + float(torch.cos(torch.tensor(torch.pi * step / self.steps)))) if self.decay else 1.0
+
+
+class TuningStage(LightningModule):
+    """One run: every sample of a batch has its own timestep, and with it its own scale set."""
+
+    def __init__(
+        self,
+        unet: nn.Module,
+        parameters: list[nn.Parameter],
+        examples: Examples,
+        zones: Zones,
+        schedule: Schedule,
+        recipe: Recipe,
+        optimizer: OptimizerFactory,
+    ) -> None:
+        super().__init__()
+        self.unet = unet
+        self.learning = parameters
+        self.examples = examples
+        self.zones = zones
+        self.schedule = schedule
+        self.recipe = recipe
+        self.optimizer_factory = optimizer
+
+    def configure_optimizers(self) -> Any:
+        optimizer = self.optimizer_factory(self.learning)
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, self.recipe.rate_at)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def train_dataloader(self) -> object:
+        return step_loader(self.recipe.steps)
+
+    def training_step(self, _step: int) -> Tensor:
+        draw = generator_for(self.recipe.seed, self.global_step, "tune")
+        x_0, text, is_prior = self.batch(draw)
+        noise = torch.randn(x_0.shape, generator=draw).to(x_0)
+        t = self.zones.draw(len(x_0), draw).to(x_0.device)
+        errors = denoising_error(self.unet, self.schedule, x_0, noise, t, text)
+        if self.recipe.weight_bound is not None:
+            errors = errors * self.schedule.bounded_inverse_weight(t, self.recipe.weight_bound)
+        loss = with_prior_preservation(errors, is_prior, self.recipe.prior_weight)
+        self.log("tune/loss", loss.detach(), prog_bar=True)
+        return loss
+
+    def batch(self, draw: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """Latents, texts and which of them are class pictures, for one step."""
+        examples, recipe = self.examples, self.recipe
+        photos = torch.randint(len(examples.subject), (recipe.subject_batch,), generator=draw)
+        parts, texts = [examples.subject[photos]], [examples.subject_text.expand(recipe.subject_batch, -1, -1)]
+        if recipe.prior_batch:
+            others = torch.randint(len(examples.prior), (recipe.prior_batch,), generator=draw)
+            parts.append(examples.prior[others])
+            texts.append(examples.prior_text.expand(recipe.prior_batch, -1, -1))
+        is_prior = torch.arange(recipe.batch) >= recipe.subject_batch
+        return torch.cat(parts).to(self.device), torch.cat(texts).to(self.device), is_prior.float().to(self.device)

@@ -1,0 +1,1 @@
+"""Which timesteps learn, and which scale set serves a timestep."""

@@ -1,0 +1,85 @@
+"""Zones: named half-open intervals of training timesteps, and the one function from a timestep to its zone."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Int, Shaped
+from torch import Tensor
+
+from quantbooth.errors import UserError
+
+__all__ = ["Zone", "Zones", "equal_zones", "zones_from_borders"]
+
+
+@dataclass(frozen=True)
+class Zone:
+    """The training timesteps t with start <= t < stop."""
+
+    name: str
+    start: int
+    stop: int
+
+    def __str__(self) -> str:
+        return f"{self.name} [{self.start}, {self.stop})"
+
+
+@dataclass(frozen=True)
+class Zones:
+    """Zones that do not overlap, in ascending order, within [0, timesteps). They need not cover everything.
+
+    Raises:
+        UserError: for an empty zone, one outside [0, timesteps), or two that overlap.
+    """
+
+    zones: tuple[Zone, ...]
+    timesteps: int
+
+    def __post_init__(self) -> None:
+        for zone in self.zones:
+            if not (0 <= zone.start < zone.stop <= self.timesteps):
+                raise UserError(
+                    f"an interval of timesteps must satisfy 0 <= start < stop <= {self.timesteps}, got {zone}"
+                )
+        for left, right in zip(self.zones, self.zones[1:], strict=False):
+            if right.start < left.stop:
+                raise UserError(f"zones must be in ascending order and must not overlap, got {left} and {right}")
+
+    def __len__(self) -> int:
+        return len(self.zones)
+
+    def index(self, t: Shaped[Tensor, " b"]) -> Int[Tensor, " b"]:
+        """k for the k-th zone (from 1), 0 where no zone covers t. Works for fractional t as well.
+
+        Raises:
+            ValueError: when a timestep is outside [0, timesteps).
+        """
+        if bool(((t < 0) | (t >= self.timesteps)).any()):
+            raise ValueError(f"timesteps must be in [0, {self.timesteps}), got {t.tolist()}")
+        index = torch.zeros(t.shape, dtype=torch.long, device=t.device)
+        for k, zone in enumerate(self.zones, start=1):
+            index[(t >= zone.start) & (t < zone.stop)] = k
+        return index
+
+    def draw(self, count: int, generator: torch.Generator) -> Int[Tensor, " count"]:
+        """Timesteps drawn evenly from all that the zones cover."""
+        covered = torch.cat([torch.arange(zone.start, zone.stop) for zone in self.zones])
+        return covered[torch.randint(len(covered), (count,), generator=generator)]
+
+
+def zones_from_borders(borders: Mapping[str, Sequence[int]], timesteps: int) -> Zones:
+    """Zones from ``{name: [start, stop]}``, as base configs state them."""
+    pairs = {name: tuple(int(t) for t in interval) for name, interval in borders.items()}
+    for name, pair in pairs.items():
+        if len(pair) != 2:
+            raise UserError(f"an interval is [start, stop], got {list(pair)} for {name!r}")
+    return Zones(tuple(Zone(name, *pair) for name, pair in pairs.items()), timesteps)
+
+
+def equal_zones(count: int, timesteps: int) -> Zones:
+    """N zones such that zone i holds the t with floor(t * N / T) = i (timestep-aware scaling, TuneQDM)."""
+    if not 1 <= count <= timesteps:
+        raise UserError(f"the number of zones must be in [1, {timesteps}], got {count}")
+    starts = [-(-i * timesteps // count) for i in range(count + 1)]
+    zones = tuple(Zone(f"part{i + 1}", starts[i], starts[i + 1]) for i in range(count))
+    return Zones(zones, timesteps)

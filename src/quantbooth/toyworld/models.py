@@ -1,0 +1,137 @@
+"""The shipped base's sizes and its untrained parts: reduced CLIP vocabulary, text encoder, unet, autoencoder."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from open_clip.tokenizer import SimpleTokenizer
+from torch import Tensor
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from quantbooth.diffusion.base import Base
+from quantbooth.diffusion.pretrained import new_autoencoder, new_unet
+
+__all__ = ["SCHEDULE", "TEXT_LENGTH", "fit_encoder_", "reduced_tokenizer", "untrained_base"]
+
+TEXT_LENGTH = 26
+TEXT_WIDTH = 128
+LATENT_CHANNELS = 24
+PATCH_CHANNELS = 48  # a 4 x 4 patch of 3 colours, rearranged by two stride-2 convolutions
+
+SCHEDULE: dict[str, Any] = {
+    "num_train_timesteps": 1000,
+    "beta_schedule": "scaled_linear",
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "prediction_type": "epsilon",
+    "clip_sample": False,
+    "set_alpha_to_one": False,
+    "steps_offset": 1,
+    "timestep_spacing": "leading",
+    "skip_prk_steps": True,
+}
+
+UNET: dict[str, Any] = {
+    "sample_size": 8,
+    "in_channels": LATENT_CHANNELS,
+    "out_channels": LATENT_CHANNELS,
+    "block_out_channels": (64, 128),
+    "layers_per_block": 1,
+    "cross_attention_dim": TEXT_WIDTH,
+    "attention_head_dim": 4,
+    "norm_num_groups": 16,
+    "down_block_types": ("CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+    "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+}
+
+AUTOENCODER: dict[str, Any] = {
+    "latent_channels": LATENT_CHANNELS,
+    "encoder_block_out_channels": (PATCH_CHANNELS,) * 3,
+    "decoder_block_out_channels": (32, 32, 32),
+    "num_encoder_blocks": (0, 0, 0),  # no nonlinearity: the encoder is exactly a projection of patches
+    "num_decoder_blocks": (3, 2, 0),
+    "scaling_factor": 2.5,  # stored latents are small, so that the decoder's own tanh bound does not bend them
+}
+
+
+def reduced_tokenizer(words: Iterable[str]) -> CLIPTokenizer:
+    """CLIP's byte-pair tokenizer with only the merges that these words need; they split exactly as in CLIP itself."""
+    full = SimpleTokenizer()
+    ends = [f"{word.lower()}</w>" for word in words]
+    merges = [pair for pair in full.bpe_ranks if any("".join(pair) in word for word in ends)]
+    characters = "abcdefghijklmnopqrstuvwxyz0123456789,.-'"
+    tokens = [c + end for end in ("", "</w>") for c in characters] + ["".join(pair) for pair in merges]
+    special = ["<|startoftext|>", "<|endoftext|>"]
+    vocabulary = {token: i for i, token in enumerate([*dict.fromkeys(tokens), *special])}
+    return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=TEXT_LENGTH)
+
+
+def text_encoder_for(tokenizer: CLIPTokenizer) -> CLIPTextModel:
+    """A CLIP text encoder of two layers over the reduced vocabulary."""
+    return CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=TEXT_WIDTH,
+            projection_dim=TEXT_WIDTH,
+            intermediate_size=384,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            max_position_embeddings=TEXT_LENGTH,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+
+
+def untrained_base(words: Iterable[str], seed: int) -> Base:
+    """All parts of the toy base with random weights that the seed decides."""
+    torch.manual_seed(seed)
+    tokenizer = reduced_tokenizer(words)
+    return Base(
+        name="toy",
+        unet=new_unet(UNET),
+        autoencoder=new_autoencoder(AUTOENCODER),
+        text_encoder=text_encoder_for(tokenizer),
+        tokenizer=tokenizer,
+        scheduler_config=dict(SCHEDULE),
+    )
+
+
+@torch.no_grad()
+def fit_encoder_(autoencoder: Any, images: Float[Tensor, "n 3 h w"]) -> float:
+    """Set the encoder to the principal components of 4 x 4 x 3 patches, half-whitened; return the variance they keep.
+
+    With patches f, mean m, unit components v_i and standard deviations s_i along them, the scaled latents are
+    z_i = v_i . (f - m) / sqrt(s_i * mean(s)): strong components stay stronger, all together have variance 1.
+
+    Args:
+        autoencoder: an ``AutoencoderTiny`` without encoder blocks: two stride-2 convolutions between two plain ones.
+        images: in [0, 1].
+    """
+    first, half, quarter, project = autoencoder.encoder.layers
+    for convolution in (first, half, quarter, project):
+        convolution.weight.zero_()
+    first.bias.zero_()
+    for colour in range(3):
+        first.weight[colour, colour, 1, 1] = 1
+    _gather_quads_(half.weight, 3)
+    _gather_quads_(quarter.weight, 12)
+    patches = quarter(half(first(images))).permute(0, 2, 3, 1).reshape(-1, PATCH_CHANNELS)
+    mean = patches.mean(0)
+    variances, vectors = torch.linalg.eigh(torch.cov((patches - mean).T))
+    kept = variances.argsort(descending=True)[:LATENT_CHANNELS]
+    deviations, vectors = variances[kept].sqrt(), vectors[:, kept].T
+    rows = vectors / (deviations * deviations.mean()).sqrt()[:, None] / autoencoder.config.scaling_factor
+    project.weight[:, :, 1, 1] = rows
+    project.bias.copy_(-rows @ mean)
+    return float(variances[kept].sum() / variances.sum())
+
+
+def _gather_quads_(weight: Tensor, channels: int) -> None:
+    """Make a stride-2 3x3 convolution put the four pixels under each output into four channels of their own."""
+    for channel in range(channels):
+        for dy in range(2):
+            for dx in range(2):
+                weight[channel * 4 + dy * 2 + dx, channel, 1 + dy, 1 + dx] = 1

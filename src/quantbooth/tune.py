@@ -1,0 +1,135 @@
+"""quantbooth-tune: a base learns a subject.
+
+quantbooth-tune subject=toy_mug strategy=s2 tuner.steps=200
+"""
+
+from pathlib import Path
+
+import torch
+from lightning.pytorch import Trainer, seed_everything
+from lightning.pytorch.loggers import Logger
+from omegaconf import DictConfig
+
+from quantbooth.artifacts.image_set import Request, read_images, read_requests, requests_for, write_requests
+from quantbooth.artifacts.tuned import snapshot_path, write_snapshot, write_strategy
+from quantbooth.cli import command
+from quantbooth.config import build, factory
+from quantbooth.data.draws import place_loader
+from quantbooth.diffusion.base import Base
+from quantbooth.diffusion.router import route_unet_
+from quantbooth.diffusion.sampling import Sampler
+from quantbooth.diffusion.schedule import Schedule
+from quantbooth.plan import Plan
+from quantbooth.quant.selection import Selection
+from quantbooth.stages.callbacks import SampleGrids, Snapshots
+from quantbooth.stages.costs import measured
+from quantbooth.stages.loggers import close
+from quantbooth.stages.sampling import SamplingStage
+from quantbooth.stages.tuners import State
+from quantbooth.stages.tuning import Examples, Recipe, TuningStage
+from quantbooth.timesteps.zones import Zones
+
+__all__ = ["main", "tune"]
+
+
+def tune(cfg: DictConfig) -> Path:
+    """Tune on the subject's photos, every expert of the strategy; return the folder of what was learned."""
+    plan = Plan(cfg)
+    recipe = recipe_of(plan)
+    sampler = build(cfg.sampler, Sampler)
+    if found := plan.tuned.find():
+        return found
+    if recipe.prior_batch:
+        draw_prior(plan, sampler)
+    with plan.tuned.writing(plan.settings) as draft:
+        write_strategy(draft.path, plan.strategy)
+        with measured() as cost:
+            runs = [learn(plan, zones, recipe, sampler) for zones in plan.strategy.runs]
+        for step in runs[0]:
+            write_snapshot(draft.path, step, plan.tuner.join([run[step] for run in runs]))
+        draft.measured.update(
+            seconds=round(cost.seconds, 3),
+            peak_memory_bytes=cost.peak_memory_bytes,
+            trainable=sum(tensor.numel() for run in runs for tensor in run[recipe.steps].values()),
+            samples_seen=recipe.samples_seen * len(runs),
+            samples_per_expert=recipe.samples_seen * len(runs) / plan.strategy.sets,
+            file_bytes=snapshot_path(draft.path, recipe.steps).stat().st_size,
+        )
+    return plan.tuned.require()
+
+
+def recipe_of(plan: Plan) -> Recipe:
+    tuner, prior = plan.settings["tuner"], plan.settings["prior"]
+    return Recipe(
+        steps=tuner["steps"],
+        subject_batch=tuner["subject_batch"],
+        prior_batch=prior["batch"],
+        prior_weight=prior["weight"],
+        weight_bound=tuner["weight_bound"],
+        decay=tuner["decay"],
+        seed=plan.settings["seed"],
+    )
+
+
+def draw_prior(plan: Plan, sampler: Sampler) -> None:
+    """Make the class's own pictures, once per base and class word."""
+    if plan.prior.find():
+        return
+    first, count = plan.settings["prior"]["seed"], plan.settings["prior"]["count"]
+    text = plan.subject.class_text
+    requests = [
+        Request(f"{seed}.png", text, text, f"prior: {text}", "prior", seed) for seed in range(first, first + count)
+    ]
+    trainer = build(plan.cfg.trainer, Trainer, logger=False)
+    with plan.prior.writing(plan.settings) as draft:
+        stage = SamplingStage(plan.untuned_base(), sampler, requests, draft.path)
+        trainer.predict(stage, place_loader(count, plan.settings["protocol"]["batch"]), return_predictions=False)
+        write_requests(draft.path, requests)
+
+
+def learn(plan: Plan, zones: Zones, recipe: Recipe, sampler: Sampler) -> dict[int, State]:
+    """One run: what was learned after each step that is kept."""
+    seed_everything(recipe.seed, verbose=False)
+    base, selection = plan.untuned_base(), Selection()
+    examples = encode(plan, base)
+    parameters = plan.tuner.prepare_(base.unet, len(zones), selection)
+    route_unet_(base.unet, zones.index, selection)
+    optimizer = factory(plan.cfg.optimizer)
+    stage = TuningStage(base.unet, parameters, examples, zones, Schedule(base.scheduler_config), recipe, optimizer)
+    snapshots = Snapshots(plan.tuner, [step for step in plan.steps if step])
+    logger = build(plan.cfg.logger, Logger, run=f"{plan.tuned.label}-{zones.zones[0].name}")
+    grids = SampleGrids(base, sampler, watched(plan), plan.settings["tuner"]["sample_every"], grid_folder(plan, zones))
+    trainer = build(plan.cfg.trainer, Trainer, logger=logger, max_steps=recipe.steps, callbacks=[snapshots, grids])
+    try:
+        trainer.fit(stage)
+    finally:
+        close(logger)
+    return snapshots.states
+
+
+def encode(plan: Plan, base: Base) -> Examples:
+    """Latents and texts of everything a run sees."""
+    with torch.no_grad():
+        texts = base.encode_texts([plan.subject.tuning_text, plan.subject.class_text])
+        photos = base.encode_images(plan.subject.photos)
+        prior = photos[:0]
+        if plan.settings["prior"]["batch"]:
+            folder = plan.prior.require()
+            prior = base.encode_images(read_images([folder / request.file for request in read_requests(folder)]))
+    return Examples(photos, texts[0], prior, texts[1])
+
+
+def watched(plan: Plan) -> list[Request]:
+    """Eight prompts of all kinds to watch while tuning."""
+    prompts = len(plan.subject.prompts)
+    return requests_for(plan.subject, [0], max(1, prompts // 8))[:8]
+
+
+def grid_folder(plan: Plan, zones: Zones) -> Path:
+    return Path(plan.settings["paths"]["logs"]) / "samples" / f"{plan.tuned.label}-{zones.zones[0].name}"
+
+
+main = command(tune, "quantbooth")
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,49 @@
+"""What schedule must hold, against slow twins and by refusals."""
+
+import pytest
+import torch
+
+from quantbooth.diffusion.schedule import Schedule
+from quantbooth.errors import UserError
+from quantbooth.toyworld.models import SCHEDULE
+
+
+def slow_alpha_bar() -> torch.Tensor:
+    betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
+    return torch.cumprod(1 - betas, dim=0)
+
+
+def test_alpha_bar_equals_its_float64_twin() -> None:
+    torch.testing.assert_close(Schedule(SCHEDULE).alpha_bar.double(), slow_alpha_bar(), rtol=1e-4, atol=1e-6)
+
+
+def test_stable_diffusion_borders_are_the_published_ones() -> None:
+    schedule = Schedule(SCHEDULE)
+    assert [schedule.first_timestep_below(snr) for snr in (1.0, 0.1, 0.01)] == [354, 687, 934]
+    assert schedule.first_timestep_below(0.0) == 1000
+
+
+def test_noising_is_the_ddpm_formula() -> None:
+    x_0, noise = torch.randn(2, 4, 3, 3), torch.randn(2, 4, 3, 3)
+    t = torch.tensor([10, 900])
+    a = slow_alpha_bar()[t].view(2, 1, 1, 1)
+    expected = a.sqrt() * x_0 + (1 - a).sqrt() * noise
+    torch.testing.assert_close(Schedule(SCHEDULE).add_noise(x_0, noise, t).double(), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_velocity_target_is_orthogonal_rotation_of_noise_and_picture() -> None:
+    schedule = Schedule({**SCHEDULE, "prediction_type": "v_prediction"})
+    x_0, noise, t = torch.randn(1, 4, 3, 3), torch.randn(1, 4, 3, 3), torch.tensor([400])
+    a = slow_alpha_bar()[400]
+    expected = a.sqrt() * noise - (1 - a).sqrt() * x_0
+    torch.testing.assert_close(schedule.target(x_0, noise, t), expected.float(), rtol=1e-4, atol=1e-4)
+
+
+def test_weight_is_bounded() -> None:
+    weight = Schedule(SCHEDULE).bounded_inverse_weight(torch.tensor([0, 999]), 8.0)
+    torch.testing.assert_close(weight, torch.tensor([1 / float(slow_alpha_bar()[0]), 8.0]))
+
+
+def test_other_predictions_are_refused() -> None:
+    with pytest.raises(UserError, match="must predict epsilon or v_prediction, its scheduler says 'sample'"):
+        Schedule({**SCHEDULE, "prediction_type": "sample"})

@@ -1,0 +1,67 @@
+"""Means per subject and bootstrap intervals: hand-computed cases, pairing, coverage by simulation, refusals."""
+
+import numpy as np
+import pytest
+
+from quantbooth.metrics.statistics import Interval, mean_interval, paired_difference, subject_means
+
+
+def _named(values: list[float]) -> dict[str, float]:
+    return {f"subject {index}": value for index, value in enumerate(values)}
+
+
+def test_subject_means_by_hand_keep_the_order_of_first_appearance() -> None:
+    means = subject_means([1.0, 4.0, 3.0, 6.0], ["mug", "duck", "mug", "duck"])
+    assert list(means.items()) == [("mug", 2.0), ("duck", 5.0)]
+
+
+def test_subject_means_refuse_a_value_that_is_not_finite_and_name_its_subject() -> None:
+    with pytest.raises(ValueError, match="must be finite, got nan from subject 'duck'"):
+        subject_means([1.0, float("nan")], ["mug", "duck"])
+    with pytest.raises(ValueError, match="shorter"):
+        subject_means([1.0], ["mug", "duck"])
+
+
+def test_a_constant_difference_has_an_interval_of_no_width() -> None:
+    one, other = _named([0.5, 0.7, 0.6]), _named([0.25, 0.45, 0.35])
+    found = paired_difference(one, {key: other[key] for key in reversed(other)}, np.random.default_rng(0))
+    assert found.subjects == 3
+    np.testing.assert_allclose([found.mean, found.low, found.high], 0.25)
+
+
+def test_pairing_removes_what_subjects_differ_in() -> None:
+    rng = np.random.default_rng(1)
+    easy = rng.normal(0, 10, size=8)
+    one, other = _named(list(easy + 0.1 + rng.normal(0, 0.02, size=8))), _named(list(easy))
+    found = paired_difference(one, other, np.random.default_rng(0))
+    assert found.excludes_zero()
+    assert found.low < 0.1 < found.high and found.high - found.low < 0.1
+
+
+def test_interval_is_equal_for_equal_seeds_and_ordered() -> None:
+    means = _named([0.1, 0.4, 0.2, 0.9, 0.3])
+    first = mean_interval(means, np.random.default_rng(3), resamples=500)
+    assert first == mean_interval(means, np.random.default_rng(3), resamples=500)
+    assert first.low < first.mean < first.high
+    assert first.mean == pytest.approx(0.38)
+
+
+def test_coverage_is_near_nominal_with_twenty_subjects() -> None:
+    rng = np.random.default_rng(0)
+    covered = 0
+    for _ in range(150):
+        found = mean_interval(_named(list(rng.normal(0.3, 1.0, size=20))), rng, resamples=399)
+        covered += found.low <= 0.3 <= found.high
+    assert 0.87 <= covered / 150 <= 0.99
+
+
+def test_excludes_zero() -> None:
+    assert Interval(0.2, 0.1, 0.3, 5).excludes_zero() and Interval(-0.2, -0.3, -0.1, 5).excludes_zero()
+    assert not Interval(0.2, -0.1, 0.5, 5).excludes_zero()
+
+
+def test_too_few_and_unpaired_subjects_are_refused() -> None:
+    with pytest.raises(ValueError, match="at least two of them, got 1"):
+        mean_interval({"mug": 0.5}, np.random.default_rng(0))
+    with pytest.raises(ValueError, match=r"unpaired \['duck', 'fish'\]"):
+        paired_difference({"mug": 1.0, "duck": 2.0}, {"mug": 1.0, "fish": 2.0}, np.random.default_rng(0))

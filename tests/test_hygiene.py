@@ -1,0 +1,144 @@
+"""The repository's own rules, file by file: short, documented, portable, and as the documents say."""
+
+import ast
+import re
+import subprocess
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SOURCES = sorted((ROOT / "src").rglob("*.py"))
+PROGRAMS = SOURCES + sorted((ROOT / "tests").rglob("*.py"))
+LINES = 300
+FUNCTION_LINES = 50
+
+MACHINE_PATH = re.compile(r"(?<![\w./~$}])/(?:work|root|farm|home|Users)/\w")
+REGISTRY = re.compile(
+    "|".join(["py" + r"pi\.org", "python" + "hosted", "npm" + r"js\.", "--(?:extra-)?index" + "-url"])
+)
+
+
+def tracked() -> list[Path]:
+    """Files that git tracks or would track, as text."""
+    command = ["git", "-C", str(ROOT), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    listed = subprocess.run(command, capture_output=True, text=True, check=False)
+    if listed.returncode:
+        pytest.skip("not a git checkout")
+    files = (ROOT / name for name in listed.stdout.split("\0") if name)
+    return sorted(file for file in files if file.is_file() and b"\0" not in file.read_bytes()[:8000])
+
+
+def named(file: Path) -> str:
+    return file.relative_to(ROOT).as_posix()
+
+
+def trees() -> list[tuple[str, ast.Module]]:
+    return [(named(file), ast.parse(file.read_text(encoding="utf-8"))) for file in PROGRAMS]
+
+
+def test_no_file_is_long() -> None:
+    long = {named(file): count for file in PROGRAMS if (count := len(file.read_text().splitlines())) > LINES}
+    assert long == {}
+
+
+def test_no_function_is_long() -> None:
+    long = {
+        f"{name}:{node.name}": length
+        for name, tree in trees()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        and (length := (node.end_lineno or node.lineno) - node.lineno + 1) > FUNCTION_LINES
+    }
+    assert long == {}
+
+
+def test_every_file_says_its_idea_in_its_first_line() -> None:
+    first_lines = {name: (ast.get_docstring(tree) or "").split("\n")[0] for name, tree in trees()}
+    assert [name for name, line in first_lines.items() if len(line) < 15] == []
+
+
+def test_packages_hold_a_docstring_and_nothing_else() -> None:
+    packages = [(name, tree) for name, tree in trees() if name.endswith("__init__.py")]
+    assert [name for name, tree in packages if len(tree.body) != 1] == []
+
+
+def test_nothing_is_caught_blindly_left_undone_or_half_loaded() -> None:
+    wrong = [f"{name}:{node.lineno} {why}" for name, tree in trees() for node, why in offences(tree)]
+    assert wrong == []
+
+
+def offences(tree: ast.Module) -> list[tuple[ast.stmt | ast.expr | ast.excepthandler, str]]:
+    found: list[tuple[ast.stmt | ast.expr | ast.excepthandler, str]] = []
+    for node in ast.walk(tree):
+        match node:
+            case ast.ExceptHandler(type=None):
+                found.append((node, "bare except"))
+            case ast.ExceptHandler(body=[ast.Pass()]):
+                found.append((node, "an exception is swallowed"))
+            case ast.Name(id="NotImplementedError"):
+                found.append((node, "something is left undone"))
+            case ast.Import(names=[ast.alias(name="pickle")]) | ast.ImportFrom(module="pickle"):
+                found.append((node, "pickle"))
+            case ast.Call(func=ast.Attribute(attr="load_state_dict"), keywords=keywords) if _says(keywords, "strict"):
+                found.append((node, "strict=False"))
+            case ast.Call(keywords=keywords) if _says(keywords, "weights_only"):
+                found.append((node, "weights_only=False"))
+    return found
+
+
+def _says(keywords: list[ast.keyword], name: str) -> bool:
+    """True for `name=False` among the keywords of a call."""
+    return any(k.arg == name and isinstance(k.value, ast.Constant) and k.value.value is False for k in keywords)
+
+
+def test_no_source_file_is_unfinished() -> None:
+    marks = re.compile(r"\b(?:TODO|FIXME|XXX)\b")
+    assert [named(file) for file in SOURCES if marks.search(file.read_text(encoding="utf-8"))] == []
+
+
+def test_no_file_names_a_machine_or_a_registry() -> None:
+    found = [
+        f"{named(file)}:{number} {line.strip()[:80]}"
+        for file in tracked()
+        for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1)
+        if MACHINE_PATH.search(line) or REGISTRY.search(line)
+    ]
+    assert found == []
+
+
+def test_the_lock_file_is_plain_constraints_for_every_dependency() -> None:
+    lines = (ROOT / "requirements.lock").read_text().splitlines()
+    assert [line for line in lines if not re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.]+", line)] == []
+    locked = {re.sub(r"[-_.]+", "-", line.partition("==")[0]).lower() for line in lines}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = [*project["dependencies"], *project["optional-dependencies"]["dev"]]
+    names = {re.sub(r"[-_.]+", "-", re.split(r"[<>=!~; \[]", line)[0]).lower() for line in wanted}
+    assert names - locked == set()
+
+
+def test_commands_in_the_documents_exist() -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    scripts = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"])
+    for document in sorted(ROOT.glob("*.md")):
+        text = document.read_text(encoding="utf-8")
+        code = "\n".join(re.findall(r"```.*?```|`[^`\n]+`", text, re.DOTALL))
+        assert set(re.findall(r"\bmake ([a-z-]+)", code)) <= targets, document.name
+        assert set(re.findall(r"(?<![\w./-])(quantbooth-[a-z]+)\b", code)) <= scripts, document.name
+
+
+def test_commands_name_functions_that_exist() -> None:
+    scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
+    for target in scripts.values():
+        module, _, function = target.partition(":")
+        tree = ast.parse((ROOT / "src" / (module.replace(".", "/") + ".py")).read_text(encoding="utf-8"))
+        names = {
+            name.id
+            for node in tree.body
+            if isinstance(node, ast.Assign)
+            for name in node.targets
+            if isinstance(name, ast.Name)
+        }
+        names |= {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+        assert function in names, module
