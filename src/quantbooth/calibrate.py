@@ -18,6 +18,7 @@ from quantbooth.quant.scale_search import ScaleSearch
 from quantbooth.quant.surgery import matching
 from quantbooth.stages.calibration import CalibrationStage
 from quantbooth.stages.costs import measured
+from quantbooth.stages.progress import Bar
 
 __all__ = ["calibrate", "main"]
 
@@ -30,7 +31,7 @@ def calibrate(cfg: DictConfig) -> Path:
     search = build(cfg.calibration, ScaleSearch)
     if found := plan.quantized_base.find():
         return found
-    trainer = build(cfg.trainer, Trainer, logger=False)
+    trainer = build(cfg.trainer, Trainer, logger=False, callbacks=[Bar(f"quantizing {plan.quant_name}")])
     with plan.quantized_base.writing(plan.settings) as draft:
         with measured() as cost:
             unet = load_base(plan.base_folder, plan.settings["base"]["name"]).unet

@@ -11,6 +11,7 @@ import gc
 import os
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -55,6 +56,7 @@ def _run(verb: Verb, config_name: str) -> int:
     failures: list[Failure] = []
     try:
         _check_flags()
+        _quiet_libraries()
         with _hydra_raises():
             program = hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=config_name)
             program(_guarded(verb, failures))()
@@ -117,6 +119,13 @@ def _conclude(failures: list[Failure]) -> int:
 
 def _line(error: Exception) -> str:
     return explain(error) if is_mistake(error) else f"{type(error).__name__}: {flat(str(error))}"
+
+
+def _quiet_libraries() -> None:
+    """Lightning warns about what we mean: a frozen base, short runs, in-memory loaders. QUANTBOOTH_DEBUG=1 shows it."""
+    if os.environ.get("QUANTBOOTH_DEBUG") != "1":
+        warnings.filterwarnings("ignore", module=r"lightning(_utilities)?\..*")
+        warnings.filterwarnings("ignore", message=r".*LeafSpec.*")
 
 
 def _check_flags() -> None:

@@ -15,6 +15,7 @@ from quantbooth.config import build
 from quantbooth.data.draws import place_loader
 from quantbooth.plan import Plan
 from quantbooth.stages.evaluation import EvaluationStage
+from quantbooth.stages.progress import Bar
 
 __all__ = ["evaluate", "main"]
 
@@ -31,7 +32,7 @@ def score(plan: Plan, step: int) -> Path:
     if found := item.find():
         return found
     images = plan.images(step).require()
-    trainer = build(plan.cfg.trainer, Trainer, logger=False)
+    trainer = build(plan.cfg.trainer, Trainer, logger=False, callbacks=[Bar(f"scoring {item.label}")])
     with item.writing(plan.settings) as draft:
         requests = read_requests(images)
         stage = EvaluationStage(plan.scorer, plan.subject, requests, images)

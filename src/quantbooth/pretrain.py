@@ -4,11 +4,13 @@ quantbooth-pretrain                         # everything (hours on 2 cores)
 quantbooth-pretrain 'parts=[judges]'        # scorer, locator and oracle only
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from omegaconf import DictConfig
+from torch import nn
 
 from quantbooth.artifacts.image_set import Request
 from quantbooth.cli import command
@@ -18,18 +20,24 @@ from quantbooth.diffusion.pretrained import save_base
 from quantbooth.diffusion.sampling import Sampler
 from quantbooth.errors import UserError
 from quantbooth.stages.callbacks import SampleGrids
-from quantbooth.stages.judging import train_judges
+from quantbooth.stages.judge_recipes import train_locator, train_oracle, train_scorer
 from quantbooth.stages.pretraining import BaseTraining, DecoderTraining, Recipe
 from quantbooth.stages.training_runs import fit_resumably
 from quantbooth.toyworld.captions import words
 from quantbooth.toyworld.card import write_card
 from quantbooth.toyworld.fidelity import held_out_captions
+from quantbooth.toyworld.judge_files import save_judge
 from quantbooth.toyworld.models import fit_encoder_, untrained_base
 from quantbooth.toyworld.pool import Pool, render_pool
 
 __all__ = ["main", "pretrain"]
 
 PARTS = ("base", "judges", "card")
+JUDGES: dict[str, Callable[[int], tuple[nn.Module, dict[str, float]]]] = {
+    "scorer": train_scorer,
+    "locator": train_locator,
+    "oracle": train_oracle,
+}
 AVERAGE_FROM = 200
 WATCHED = 16
 
@@ -43,13 +51,21 @@ def pretrain(cfg: DictConfig) -> Path:
     torch.set_flush_denormal(True)
     work, assets = Path(settings["work"]), Path(settings["assets"])
     if "judges" in settings["parts"]:
-        train_judges(assets / "judges", **settings["judges"])
+        train_judges(assets / "judges", settings["judges"])
     if "base" in settings["parts"]:
         pool = render_pool(settings["scenes"], settings["seed"], work / "pool.safetensors")
         save_base(train_base(settings, pool, work), assets / "base", torch.float16)
     if "card" in settings["parts"]:
         write_card(assets, **settings["card"])
     return assets
+
+
+def train_judges(folder: Path, seeds: dict[str, int]) -> None:
+    """Each judge apart, from a seed of its own; one that is there already is kept."""
+    for kind, seed in seeds.items():
+        if not (folder / f"{kind}.safetensors").is_file():
+            judge, figures = JUDGES[kind](seed)
+            save_judge(judge, folder, figures)
 
 
 def train_base(settings: dict[str, Any], pool: Pool, work: Path) -> Base:

@@ -15,6 +15,7 @@ from quantbooth.data.draws import place_loader
 from quantbooth.diffusion.sampling import Sampler
 from quantbooth.plan import Plan
 from quantbooth.stages.costs import measured
+from quantbooth.stages.progress import Bar
 from quantbooth.stages.sampling import SamplingStage
 
 __all__ = ["main", "sample"]
@@ -33,7 +34,7 @@ def render(plan: Plan, sampler: Sampler, step: int) -> Path:
     if found := item.find():
         return found
     requests = plan.requests()
-    trainer = build(plan.cfg.trainer, Trainer, logger=False)
+    trainer = build(plan.cfg.trainer, Trainer, logger=False, callbacks=[Bar(f"drawing {item.label}")])
     with item.writing(plan.settings) as draft:
         with measured() as cost:
             stage = SamplingStage(plan.tuned_base(step), sampler, requests, draft.path)

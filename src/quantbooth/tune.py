@@ -24,6 +24,7 @@ from quantbooth.quant.selection import Selection
 from quantbooth.stages.callbacks import SampleGrids, Snapshots
 from quantbooth.stages.costs import measured
 from quantbooth.stages.loggers import close
+from quantbooth.stages.progress import Bar
 from quantbooth.stages.sampling import SamplingStage
 from quantbooth.stages.tuners import State
 from quantbooth.stages.tuning import Examples, Recipe, TuningStage
@@ -80,7 +81,8 @@ def draw_prior(plan: Plan, sampler: Sampler) -> None:
     requests = [
         Request(f"{seed}.png", text, text, f"prior: {text}", "prior", seed) for seed in range(first, first + count)
     ]
-    trainer = build(plan.cfg.trainer, Trainer, logger=False)
+    bar = Bar(f"drawing {plan.prior.label}")
+    trainer = build(plan.cfg.trainer, Trainer, logger=False, callbacks=[bar])
     with plan.prior.writing(plan.settings) as draft:
         stage = SamplingStage(plan.untuned_base(), sampler, requests, draft.path)
         trainer.predict(stage, place_loader(count, plan.settings["protocol"]["batch"]), return_predictions=False)
@@ -89,6 +91,7 @@ def draw_prior(plan: Plan, sampler: Sampler) -> None:
 
 def learn(plan: Plan, zones: Zones, recipe: Recipe, sampler: Sampler) -> dict[int, State]:
     """One run: what was learned after each step that is kept."""
+    run = run_name(plan, zones)
     seed_everything(recipe.seed, verbose=False)
     base, selection = plan.untuned_base(), Selection()
     examples = encode(plan, base)
@@ -96,10 +99,17 @@ def learn(plan: Plan, zones: Zones, recipe: Recipe, sampler: Sampler) -> dict[in
     route_unet_(base.unet, zones.index, selection)
     optimizer = factory(plan.cfg.optimizer)
     stage = TuningStage(base.unet, parameters, examples, zones, Schedule(base.scheduler_config), recipe, optimizer)
+    bar = Bar(f"tuning {run}")
     snapshots = Snapshots(plan.tuner, [step for step in plan.steps if step])
-    logger = build(plan.cfg.logger, Logger, run=f"{plan.tuned.label}-{zones.zones[0].name}")
-    grids = SampleGrids(base, sampler, watched(plan), plan.settings["tuner"]["sample_every"], grid_folder(plan, zones))
-    trainer = build(plan.cfg.trainer, Trainer, logger=logger, max_steps=recipe.steps, callbacks=[snapshots, grids])
+    logger = build(plan.cfg.logger, Logger, run=run)
+    grids = SampleGrids(
+        base,
+        sampler,
+        watched(plan),
+        plan.settings["tuner"]["sample_every"],
+        Path(plan.settings["paths"]["logs"]) / "samples" / run,
+    )
+    trainer = build(plan.cfg.trainer, Trainer, logger=logger, max_steps=recipe.steps, callbacks=[bar, snapshots, grids])
     try:
         trainer.fit(stage)
     finally:
@@ -125,8 +135,9 @@ def watched(plan: Plan) -> list[Request]:
     return requests_for(plan.subject, [0], max(1, prompts // 8))[:8]
 
 
-def grid_folder(plan: Plan, zones: Zones) -> Path:
-    return Path(plan.settings["paths"]["logs"]) / "samples" / f"{plan.tuned.label}-{zones.zones[0].name}"
+def run_name(plan: Plan, zones: Zones) -> str:
+    """What curves and grids of a run are filed under: an expert trained apart adds its zone."""
+    return f"{plan.tuned.label}-{zones.zones[0].name}" if plan.strategy.apart else plan.tuned.label
 
 
 main = command(tune, "quantbooth")

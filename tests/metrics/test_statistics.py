@@ -18,7 +18,7 @@ def test_subject_means_by_hand_keep_the_order_of_first_appearance() -> None:
 def test_subject_means_refuse_a_value_that_is_not_finite_and_name_its_subject() -> None:
     with pytest.raises(ValueError, match="must be finite, got nan from subject 'duck'"):
         subject_means([1.0, float("nan")], ["mug", "duck"])
-    with pytest.raises(ValueError, match="shorter"):
+    with pytest.raises(ValueError, match="argument 2 is longer"):
         subject_means([1.0], ["mug", "duck"])
 
 

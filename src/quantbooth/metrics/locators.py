@@ -15,7 +15,7 @@ MARGIN = 0.1
 
 @dataclass(frozen=True)
 class Boxes:
-    """One box per picture: left, top, right, bottom in pixels, the latter two exclusive; the whole picture if none found."""
+    """One box per picture: left, top, right, bottom in pixels, last two exclusive; the whole picture if not found."""
 
     xyxy: Float[Tensor, "b 4"]
     found: Bool[Tensor, "b"]

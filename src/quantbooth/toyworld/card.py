@@ -47,7 +47,6 @@ def write_card(assets: Path, pictures: int, seed: int, notes: tuple[str, ...] = 
     """Measure the shipped base and write ``README.md`` and ``figures.json`` beside it; return the figures."""
     figures = measure(assets, pictures, seed)
     base, names = load_base(assets / "base", "toy"), list(figures["rendered"])
-    judged = assets / "judges" / "figures.json"
     text = TEXT.format(
         unet=_size(base.unet),
         text=_size(base.text_encoder),
@@ -59,7 +58,7 @@ def write_card(assets: Path, pictures: int, seed: int, notes: tuple[str, ...] = 
         rule="---|" * (len(names) - 1) + "---",
         drawn=" | ".join(f"{figures['drawn'][name]:.3f}" for name in names),
         rendered=" | ".join(f"{figures['rendered'][name]:.3f}" for name in names),
-        judges=f"Judges, on renders they never saw:\n\n```json\n{judged.read_text()}```" if judged.is_file() else "",
+        judges=_judges(assets / "judges"),
     )
     (assets / "base" / "README.md").write_text(text)
     (assets / "base" / "figures.json").write_text(json.dumps(figures, indent=1))
@@ -94,6 +93,15 @@ def _drawn(assets: Path, held: list[HeldOut]) -> torch.Tensor:
 def _judged(oracle: Oracle, images: torch.Tensor, asked: list[Mapping[str, str]]) -> dict[str, float]:
     found = accuracies(oracle.probabilities(images), oracle.names, asked)
     return dict(sorted(found.items()))
+
+
+def _judges(folder: Path) -> str:
+    """What each judge reached on renders it never saw, as a list."""
+    lines = ["## Judges, on renders they never saw", ""]
+    for file in sorted(folder.glob("*.json")):
+        figures = json.loads(file.read_text())["figures"]
+        lines.append(f"- {file.stem}: " + ", ".join(f"{name} {value:.3f}" for name, value in figures.items()))
+    return "\n".join(lines)
 
 
 def _size(module: torch.nn.Module) -> int:

@@ -1,0 +1,139 @@
+"""The page: complete in itself, readable without sight, pictures or script, and holding every number of the table."""
+
+import re
+from collections.abc import Callable
+from html.parser import HTMLParser
+from itertools import pairwise
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from quantbooth.errors import UserError
+from quantbooth.reporting.layout import whole_sheet
+from quantbooth.reporting.page import write_page
+from quantbooth.reporting.results import Result
+from quantbooth.reporting.tables import table
+
+Make = Callable[..., Result]
+
+
+VOID = {"meta", "link", "img", "input", "br"}
+
+
+class Reader(HTMLParser):
+    """Elements with their attributes, the text of the page, and elements left open."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.cells: list[str] = []
+        self.open: list[str] = []
+        self.misnested: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+        if tag in ("td", "th"):
+            self.cells.append("")
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        if not self.open or self.open.pop() != tag:
+            self.misnested.append(tag)
+
+    def handle_data(self, data: str) -> None:
+        if {"td", "th"} & set(self.open):
+            self.cells[-1] += data
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.elements if name == tag]
+
+
+@pytest.fixture
+def page(four: list[Result], tmp_path: Path) -> str:
+    file = write_page(four, tmp_path / "report", ["quantbooth experiment=demo"], ["Few <steps> only."])
+    return file.read_text(encoding="utf-8")
+
+
+def test_nothing_is_fetched_from_anywhere(page: str) -> None:
+    assert not re.search(r"(?i)(?:https?:|//[a-z]+\.)", re.sub(r"base64,[A-Za-z0-9+/=]+", "", page))
+    reader = Reader(page)
+    addresses = [e.get("src") or e.get("href") for _, e in reader.elements if "src" in e or "href" in e]
+    assert addresses
+    beside = {"table.md", "table.csv", "rows.csv", "tradeoff.svg", "grid.png"}
+    assert all(a.startswith(("data:", "#")) or a in beside for a in addresses if a)
+
+
+def test_the_page_is_well_nested_and_every_image_has_words(page: str) -> None:
+    reader = Reader(page)
+    assert reader.misnested == [] and reader.open == []
+    images = reader.all("img")
+    assert len(images) == 3 + 5 * 5 + 1  # photos, five methods by five prompts, the enlarged one
+    assert all(image.get("alt") for image in images)
+    assert all(svg.get("role") == "img" and svg.get("aria-labelledby") for svg in reader.all("svg"))
+    identities = [e["id"] for _, e in reader.elements if "id" in e]
+    assert len(identities) == len(set(identities))
+
+
+def test_headings_descend_one_level_at_a_time(page: str) -> None:
+    levels = [int(tag[1]) for tag, _ in Reader(page).elements if re.fullmatch(r"h[1-6]", tag)]
+    assert levels[0] == 1 and levels.count(1) == 1
+    assert all(after - before <= 1 for before, after in pairwise(levels))
+
+
+def test_every_number_of_the_table_is_on_the_page(page: str, four: list[Result]) -> None:
+    cells = {" ".join(cell.replace("(best)", "").split()) for cell in Reader(page).cells}
+    for _, row in whole_sheet(table(four)).rows():
+        assert {" ".join(cell.text.split()) for cell in row} <= cells
+    assert page.count("(best)") == table(four)["best"].str.split().str.len().sum()
+
+
+def test_commands_notes_and_headline_are_there_and_escaped(page: str) -> None:
+    assert "<code>quantbooth experiment=demo</code>" in page
+    assert "Few &lt;steps&gt; only." in page
+    assert "one subject is no proof" in page
+    assert "pre-trained by this project" in page
+
+
+def test_files_lie_beside_the_page(page: str, tmp_path: Path, four: list[Result]) -> None:
+    folder = tmp_path / "report"
+    names = {file.name for file in folder.iterdir()}
+    assert names == {"index.html", "table.md", "table.csv", "rows.csv", "tradeoff.svg", "grid.png"}
+    assert len(pd.read_csv(folder / "rows.csv")) == sum(len(result.rows) for result in four)
+
+
+def test_the_same_results_give_the_same_page(page: str, four: list[Result], tmp_path: Path) -> None:
+    again = write_page(four, tmp_path / "again", ["quantbooth experiment=demo"], ["Few <steps> only."])
+    assert again.read_text(encoding="utf-8") == page
+
+
+def test_an_unfinished_sweep_says_what_is_missing(make: Make, tmp_path: Path) -> None:
+    results = [make(m, s) for m in ("baseline", "s1") for s in ("mug", "duck")] + [make("s2", "mug")]
+    text = write_page(results, tmp_path / "report", [], []).read_text(encoding="utf-8")
+    assert "This report is incomplete" in text and "<li>s2 lacks duck</li>" in text
+    assert text.count("not there yet") == 5
+    assert re.search(r's2<abbr title="incomplete">&nbsp;†</abbr>', text)
+    assert 'id="reproduce"' not in text
+
+
+def test_a_report_before_any_method_is_complete_has_no_plot(make: Make, tmp_path: Path) -> None:
+    file = write_page([make("baseline", "mug"), make("s1", "duck")], tmp_path / "report", [], [])
+    assert not (file.parent / "tradeoff.svg").exists()
+    assert "<svg" not in file.read_text(encoding="utf-8")
+
+
+def test_refusals_leave_no_folder_behind(make: Make, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="got none"):
+        write_page([], tmp_path / "report", [], [])
+    with pytest.raises(UserError, match="one report needs one scorer"):
+        write_page([make("s1"), make("s2", scorer="other")], tmp_path / "report", [], [])
+    broken = make("s2")
+    (broken.images / "1.png").write_bytes(b"")
+    with pytest.raises(UserError, match="cannot be read as a picture"):
+        write_page([broken], tmp_path / "report", [], [])
+    assert not (tmp_path / "report").exists()

@@ -1,0 +1,44 @@
+"""A result refuses rows that cannot be scored or shown, and knows its own means."""
+
+import dataclasses
+from collections.abc import Callable
+
+import pandas as pd
+import pytest
+
+from quantbooth.errors import UserError
+from quantbooth.reporting.results import Result
+
+Make = Callable[..., Result]
+
+
+def _with_rows(result: Result, rows: pd.DataFrame) -> Result:
+    return dataclasses.replace(result, rows=rows)
+
+
+def test_rows_must_have_every_column_and_at_least_one_image(make: Make) -> None:
+    result = make()
+    with pytest.raises(UserError, match="scores-s1-toy_mug-0-400 lacks them"):
+        _with_rows(result, result.rows.drop(columns="clip_i"))
+    with pytest.raises(UserError, match="at least one scored image"):
+        _with_rows(result, result.rows.iloc[:0])
+
+
+def test_the_same_prompt_and_noise_twice_is_refused(make: Make) -> None:
+    result = make()
+    with pytest.raises(UserError, match=r"'a sks mug' with noise seed 0 again"):
+        _with_rows(result, pd.concat([result.rows, result.rows.tail(1)]))
+
+
+def test_a_score_must_be_finite_but_an_oracle_may_have_nothing_to_say(make: Make) -> None:
+    with pytest.raises(UserError, match=r"clip_t must be finite, got nan for 1\.png"):
+        make(clip_t=[0.1, float("nan"), 0.1, 0.1, 0.1])
+    with pytest.raises(UserError, match="oracle_subject must be finite, got inf"):
+        make(oracle_subject=[0.1, float("inf"), 0.1, 0.1, 0.1])
+    found = make(oracle_prompt=[0.2, 0.4, 0.6, 0.8, 0.0])
+    assert found.means["oracle_prompt"] == pytest.approx(0.5)  # the plain prompt asks for nothing and does not count
+
+
+def test_a_step_cannot_be_negative(make: Make) -> None:
+    with pytest.raises(UserError, match="must be 0 or more, got -1"):
+        make(step=-1)

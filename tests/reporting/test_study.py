@@ -1,0 +1,91 @@
+"""A study refuses what does not compare, orders what does, and knows what is missing."""
+
+import dataclasses
+from collections.abc import Callable
+
+import pytest
+
+from quantbooth.errors import UserError
+from quantbooth.reporting.results import Result
+from quantbooth.reporting.study import Arm, Study
+
+Make = Callable[..., Result]
+
+
+def test_an_empty_report_is_refused() -> None:
+    with pytest.raises(UserError, match="at least one result, got none"):
+        Study(())
+
+
+@pytest.mark.parametrize(("field", "other"), [("base", "sd15"), ("scorer", "ViT-L-14"), ("protocol", "dreambooth")])
+def test_mixed_settings_are_refused_naming_both(make: Make, field: str, other: str) -> None:
+    with pytest.raises(UserError) as refused:
+        Study((make("s1"), make("s2", **{field: other})))
+    assert f"one report needs one {field}" in str(refused.value)
+    assert other in str(refused.value) and "scores-s1-" in str(refused.value) and "scores-s2-" in str(refused.value)
+
+
+def test_other_images_of_a_subject_are_another_protocol(make: Make) -> None:
+    one, two = make("s1"), make("s2")
+    fewer = dataclasses.replace(two, rows=two.rows.iloc[:-1])
+    with pytest.raises(UserError, match=r"only one has 'a sks mug' with noise seed 0"):
+        Study((one, fewer))
+    duck = make("s1", "toy_duck")
+    with pytest.raises(UserError, match="5 images of toy_mug over 1 noise seeds .* 3 images of toy_duck"):
+        Study((one, dataclasses.replace(duck, rows=duck.rows.iloc[:3])))
+
+
+def test_results_without_the_oracle_do_not_join_those_with_it(make: Make) -> None:
+    two = make("s2")
+    bare = dataclasses.replace(two, rows=two.rows.drop(columns=["oracle_subject", "oracle_prompt", "oracle_class"]))
+    with pytest.raises(UserError, match="has oracle_prompt, oracle_subject; evaluate both alike"):
+        Study((make("s1"), bare))
+    assert [score.key for score in Study((bare,)).scores] == ["local_clip_i", "clip_i", "clip_t", "subject_found"]
+
+
+def test_the_same_cell_twice_is_refused(make: Make) -> None:
+    with pytest.raises(UserError, match="must be given once, got s1 w4 on toy_mug, seed 0, step 400"):
+        Study((make("s1"), make("s1")))
+
+
+def test_arms_come_base_first_then_in_their_usual_order(four: list[Result], make: Make) -> None:
+    study = Study((make("mine"), *four))
+    assert [study.label(arm) for arm in study.arms] == ["untuned base", "float", "baseline", "s1", "s2", "mine"]
+    assert study.steps(Arm("s1", "w4")) == (200, 400)
+
+
+def test_weights_join_the_name_only_where_needed(make: Make) -> None:
+    study = Study((make("s1"), make("s1", quant="w3", run="other"), make("s2")))
+    assert [study.label(arm) for arm in study.arms] == ["s1 w4", "s1 w3", "s2"]
+
+
+def test_step_zero_is_the_base_whatever_its_method(make: Make) -> None:
+    study = Study((make("s1", step=0), make("s1")))
+    assert study.arms == (Arm("base", "w4"), Arm("s1", "w4"))
+
+
+def test_missing_subjects_and_seeds_are_named_and_the_base_needs_no_seed(make: Make) -> None:
+    study = Study(
+        (
+            make("base", step=0),
+            make("base", "toy_duck", step=0),
+            make("s1"),
+            make("s1", seed=1),
+            make("s1", "toy_duck"),
+            make("s2", seed=1),
+        )
+    )
+    assert study.missing(Arm("base", "w4"), 0) == ()
+    assert study.missing(Arm("s1", "w4"), 400) == ("toy_duck seed 1",)
+    assert study.missing(Arm("s2", "w4"), 400) == ("toy_mug seed 0", "toy_duck")
+
+
+def test_means_by_hand_over_images_then_seeds(make: Make) -> None:
+    study = Study(
+        (
+            make(seed=0, clip_t=[0.0, 0.1, 0.2, 0.3, 0.4]),
+            make(seed=1, clip_t=0.6),
+            make(subject="toy_duck", seed=0, clip_t=0.9),
+        )
+    )
+    assert study.means(Arm("s1", "w4"), 400, "clip_t") == pytest.approx({"toy_mug": 0.4, "toy_duck": 0.9})
