@@ -15,6 +15,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
+from typing import Any
 
 import hydra
 from hydra._internal.utils import get_args_parser
@@ -28,7 +29,9 @@ from quantbooth.explain import explain, flat, is_mistake
 
 __all__ = ["command"]
 
-Verb = Callable[[DictConfig], object]
+Verb = Callable[[DictConfig], Any]
+Job = tuple[DictConfig, Any]
+Conclusion = Callable[[list[Job]], object]
 
 
 @dataclass(frozen=True)
@@ -43,23 +46,30 @@ class Failure:
     defect: Exception | None = None
 
 
-def command(verb: Verb, config_name: str) -> Callable[[], None]:
-    """The program for a verb: composes conf/<config_name>.yaml with the command line, calls the verb per job, exits."""
+def command(verb: Verb, config_name: str, conclude: Conclusion | None = None) -> Callable[[], None]:
+    """The program for a verb: composes conf/<config_name>.yaml with the command line, calls the verb per job, exits.
+
+    `conclude` is handed every finished job of this process, its configuration and what the verb returned, at the end.
+    (Hydra's own callbacks would turn a failure there into a warning.)
+    """
 
     def main() -> None:
-        sys.exit(_run(verb, config_name))
+        sys.exit(_run(verb, config_name, conclude))
 
     return main
 
 
-def _run(verb: Verb, config_name: str) -> int:
+def _run(verb: Verb, config_name: str, conclude: Conclusion | None) -> int:
     failures: list[Failure] = []
+    finished: list[Job] = []
     try:
         _check_flags()
         _quiet_libraries()
         with _hydra_raises():
             program = hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=config_name)
-            program(_guarded(verb, failures))()
+            program(_guarded(verb, failures, finished))()
+        if conclude is not None and finished:
+            conclude(finished)
     except KeyboardInterrupt:
         return _interrupted()
     except SystemExit as stop:  # Lightning turns Ctrl-C into an exit with 1
@@ -75,14 +85,16 @@ def _run(verb: Verb, config_name: str) -> int:
     return _conclude(failures)
 
 
-def _guarded(verb: Verb, failures: list[Failure]) -> Verb:
+def _guarded(verb: Verb, failures: list[Failure], finished: list[Job]) -> Verb:
     """The verb, with its failure noted instead of raised, so that the other jobs of a sweep go on."""
     main_process = os.getpid()
 
     @functools.wraps(verb)
     def job(cfg: DictConfig) -> object:
         try:
-            return verb(cfg)
+            result = verb(cfg)
+            finished.append((cfg, result))
+            return result
         except Exception as error:
             if os.getpid() != main_process:  # a launcher's worker cannot reach the list; the launcher passes this on
                 raise UserError(_line(error)) from error

@@ -3,11 +3,11 @@
 quantbooth-report report.scores=[outputs/store/scores/A,outputs/store/scores/B] report.folder=outputs/report
 """
 
+import shlex
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from quantbooth.artifacts.manifest import open_artifact
@@ -27,8 +27,9 @@ def report(cfg: DictConfig, scores: Sequence[Path] = ()) -> Path:
     folders = list(scores) or named or _own(cfg)
     results = [read_result(folder) for folder in folders]
     folder = Path(cfg.report.folder)
-    write_page(results, folder, commands=_command(cfg), notes=list(cfg.report.notes))
+    write_page(results, folder, commands=[_typed()], notes=list(cfg.report.notes))
     print_table(table(results))
+    print(f"the page: {folder / 'index.html'}")  # noqa: T201  # what a person looks for next
     return folder
 
 
@@ -59,11 +60,9 @@ def _own(cfg: DictConfig) -> list[Path]:
     return [plan.scores(step).require() for step in plan.steps]
 
 
-def _command(cfg: DictConfig) -> list[str]:
-    """What a person types to get this again, where Hydra tells."""
-    hydra = cfg.get("hydra") or HydraConfig.get()
-    flag = ["-m"] if hydra.mode == RunMode.MULTIRUN and hydra.runtime.choices.get("experiment") is None else []
-    return [" ".join(["quantbooth", *flag, *hydra.overrides.task])]
+def _typed() -> str:
+    """What was typed to get this."""
+    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
 
 
 main = command(report, "quantbooth")

@@ -1,9 +1,12 @@
 """What schedule must hold, against slow twins and by refusals."""
 
+import json
+from pathlib import Path
+
 import pytest
 import torch
 
-from quantbooth.diffusion.schedule import Schedule
+from quantbooth.diffusion.schedule import Schedule, borders_by_snr
 from quantbooth.errors import UserError
 from quantbooth.toyworld.models import SCHEDULE
 
@@ -47,3 +50,14 @@ def test_weight_is_bounded() -> None:
 def test_other_predictions_are_refused() -> None:
     with pytest.raises(UserError, match="must predict epsilon or v_prediction, its scheduler says 'sample'"):
         Schedule({**SCHEDULE, "prediction_type": "sample"})
+
+
+def test_borders_by_signal_to_noise_are_those_of_the_paper(tmp_path: Path) -> None:
+    (tmp_path / "scheduler").mkdir()
+    (tmp_path / "scheduler" / "scheduler_config.json").write_text(json.dumps(SCHEDULE))
+    expected = {"clean_up": [0, 354], "content": [354, 934], "coarse": [934, 1000]}
+    assert borders_by_snr(tmp_path, clean_up=1.0, coarse=0.01) == expected
+    with pytest.raises(UserError, match="must leave three zones, got borders 934 and 354"):
+        borders_by_snr(tmp_path, clean_up=0.01, coarse=1.0)
+    with pytest.raises(UserError, match="has no scheduler"):
+        borders_by_snr(tmp_path / "elsewhere", clean_up=1.0, coarse=0.01)

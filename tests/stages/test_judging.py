@@ -37,7 +37,7 @@ def test_training_lowers_the_loss() -> None:
     before = training.loss(rows, torch.Generator().manual_seed(0)).item()
     fit(training, progress=False)
     training.judge.train()
-    assert training.loss(rows, torch.Generator().manual_seed(0)).item() < 0.8 * before
+    assert training.loss(rows, torch.Generator().manual_seed(0)).item() < 0.9 * before
 
 
 def test_the_abstract_training_cannot_be_made() -> None:

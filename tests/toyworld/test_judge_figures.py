@@ -10,7 +10,7 @@ from torch.nn.functional import one_hot
 
 from quantbooth.toyworld.judge_figures import distinct_groups, locator_figures, oracle_figures, scorer_figures
 from quantbooth.toyworld.judge_pools import ScenePool, random_scenes, render_pool, subject_scenes
-from quantbooth.toyworld.judge_training import ORACLE_NAMES, answers, scorer_words
+from quantbooth.toyworld.judge_truth import ORACLE_NAMES, answers, scorer_words
 from quantbooth.toyworld.judges import Oracle, ToyLocator, ToyScorer
 from quantbooth.toyworld.subjects import SUBJECTS
 

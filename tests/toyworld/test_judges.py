@@ -75,16 +75,19 @@ def test_oracle_gives_probabilities_in_the_order_of_its_names() -> None:
 
 
 def test_locator_boxes_are_those_of_its_masks() -> None:
-    locator = _locator()
-    with torch.no_grad():
-        locator.out.weight.zero_()
-        locator.out.bias.fill_(1)
-        everything = locator.boxes(_pictures(2), "mug")
-        locator.out.bias.fill_(-1)
-        nothing = locator.boxes(_pictures(2), "mug")
+    everything, nothing = (_decided(logit).boxes(_pictures(2), "mug") for logit in (1.0, -1.0))
     assert everything.found.all()
     assert not nothing.found.any()
     assert everything.xyxy.tolist() == nothing.xyxy.tolist() == [[0, 0, 32, 32]] * 2
+
+
+def _decided(logit: float) -> ToyLocator:
+    """A locator that gives every pixel the same log-odds."""
+    locator = _locator()
+    state = locator.state_dict()
+    state["out.weight"].zero_()
+    state["out.bias"].fill_(logit)
+    return locator
 
 
 def test_pictures_of_another_size_are_refused() -> None:

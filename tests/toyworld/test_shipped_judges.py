@@ -7,7 +7,7 @@ import torch
 from quantbooth.metrics.locators import box_overlap, boxes_of_masks
 from quantbooth.toyworld.judge_figures import locator_figures, oracle_figures, scorer_figures
 from quantbooth.toyworld.judge_pools import ScenePool, pictures, random_scenes, render_pool, subject_scenes
-from quantbooth.toyworld.judge_training import ORACLE_NAMES, scorer_words
+from quantbooth.toyworld.judge_truth import ORACLE_NAMES, scorer_words
 from quantbooth.toyworld.judges import load_locator, load_oracle, load_scorer
 from quantbooth.toyworld.shipped import judges_folder
 

@@ -33,7 +33,7 @@ def read_snapshot(folder: Path, step: int) -> dict[str, Shaped[Tensor, "..."]]:
     path = snapshot_path(folder, step)
     if not path.is_file():
         kept = ", ".join(str(int(p.stem.removeprefix("step-"))) for p in sorted(folder.glob("step-*.safetensors")))
-        raise UserError(f"{folder.name} keeps the steps {kept}, not {step}; see tuner.snapshots")
+        raise UserError(f"{folder.name} keeps the steps {kept}, not {step}; see protocol.at_steps")
     return load_file(path)
 
 

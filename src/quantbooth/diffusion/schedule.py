@@ -1,6 +1,8 @@
 """The noise schedule of a base: signal-to-noise by timestep, and the noised latents x_t."""
 
+import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,7 +12,7 @@ from torch import Tensor
 
 from quantbooth.errors import UserError
 
-__all__ = ["Schedule"]
+__all__ = ["Schedule", "borders_by_snr"]
 
 
 class Schedule:
@@ -58,3 +60,24 @@ class Schedule:
         """The first t whose signal-to-noise ratio is below the given one (354 and 934 for SD at 1 and 0.01)."""
         below = torch.nonzero(self.snr() < snr)
         return int(below[0]) if len(below) else self.timesteps
+
+
+def borders_by_snr(folder: Path, clean_up: float, coarse: float) -> dict[str, list[int]]:
+    """Clean-up, content and coarse zones of a base by its own schedule's signal-to-noise ratio (P2, Choi et al. 2022).
+
+    Args:
+        folder: a diffusers folder; only its scheduler's configuration is read.
+        clean_up: above this ratio is the clean-up zone (1 gives t < 354 for Stable Diffusion).
+        coarse: below this ratio is the coarse zone (0.01 gives t >= 934 for Stable Diffusion).
+
+    Raises:
+        UserError: when the folder has no scheduler, or a zone would be empty.
+    """
+    file = folder / "scheduler" / "scheduler_config.json"
+    if not file.is_file():
+        raise UserError(f"{folder} has no scheduler/scheduler_config.json; check base.path")
+    schedule = Schedule(json.loads(file.read_text()))
+    low, high, end = schedule.first_timestep_below(clean_up), schedule.first_timestep_below(coarse), schedule.timesteps
+    if not 0 < low < high < end:
+        raise UserError(f"signal-to-noise {clean_up} and {coarse} must leave three zones, got borders {low} and {high}")
+    return {"clean_up": [0, low], "content": [low, high], "coarse": [high, end]}

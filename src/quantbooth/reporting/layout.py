@@ -11,7 +11,6 @@ from quantbooth.reporting.columns import COSTS, NOTHING, SCORES, CostColumn, Sco
 __all__ = ["INCOMPLETE", "Cell", "Written", "cost_sheet", "footnotes", "score_sheet", "whole_sheet"]
 
 INCOMPLETE = "†"
-HOLD = "\u00a0"
 
 
 @dataclass(frozen=True)
@@ -25,7 +24,7 @@ class Cell:
     @property
     def text(self) -> str:
         """Value and spread in one line."""
-        return f"{self.value} ±{HOLD}{self.spread}" if self.spread else self.value
+        return f"{self.value} ±{self.spread}" if self.spread else self.value
 
 
 @dataclass(frozen=True)
@@ -48,7 +47,7 @@ def score_sheet(frame: pd.DataFrame) -> Written:
 
 def cost_sheet(frame: pd.DataFrame) -> Written:
     """The costs; a cost that no row has is left out."""
-    return _sheet(frame, _weights(frame) | _cost_columns(frame))
+    return _sheet(frame, _cost_columns(frame))
 
 
 def whole_sheet(frame: pd.DataFrame) -> Written:

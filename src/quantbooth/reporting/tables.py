@@ -10,7 +10,7 @@ from rich.text import Text
 
 from quantbooth.reporting.claims import best, interval, last
 from quantbooth.reporting.columns import COSTS
-from quantbooth.reporting.layout import Written, cost_sheet, footnotes, score_sheet, whole_sheet
+from quantbooth.reporting.layout import Cell, Written, cost_sheet, footnotes, score_sheet, whole_sheet
 from quantbooth.reporting.results import Cost, Result
 from quantbooth.reporting.study import Arm, Study
 
@@ -79,8 +79,8 @@ def as_csv(frame: pd.DataFrame) -> str:
 def print_table(frame: pd.DataFrame, console: Console | None = None) -> None:
     """Scores, then costs, on the terminal."""
     console = console or Console()
-    console.print(_rich(score_sheet(frame)))
-    console.print(_rich(cost_sheet(frame)))
+    for sheet in (score_sheet(frame), cost_sheet(frame)):
+        console.print(_rich(sheet, console.width))
     for note in footnotes(frame):
         console.print(Text(note, style="yellow"))
 
@@ -112,7 +112,7 @@ def _cost(key: str, costs: Iterable[Mapping[str, Cost]]) -> float | str:
     known = [cost[key] for cost in costs if key in cost]
     if key == "samples_per_expert":
         shares = np.array([np.atleast_1d(np.asarray(value, dtype=float)) for value in known])
-        return " / ".join(f"{share:,.0f}" for share in shares.mean(axis=0)) if known else ""
+        return "/".join(f"{share:,.0f}" for share in shares.mean(axis=0)) if known else ""
     if not known:
         return float("nan")
     values = np.asarray(known, dtype=float)
@@ -138,12 +138,21 @@ def _marked(text: str, best: bool) -> str:
     return f"**{text}**" if best else text
 
 
-def _rich(sheet: Written) -> Table:
-    """Headers wrap, numbers never do, but a spread may take the next line."""
+def _rich(sheet: Written, width: int) -> Table:
+    """Where the width is short headers wrap and a spread takes the next line; no number is ever cut."""
     made = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
     made.add_column(LABEL, no_wrap=True)
-    for title, column in zip(sheet.titles, zip(*sheet.cells, strict=True), strict=True):
-        made.add_column(title, justify="right", min_width=max(len(part) for c in column for part in c.text.split(" ")))
+    columns = [
+        [title, *(cell.text for cell in cells)] for title, cells in zip(sheet.titles, _turned(sheet), strict=True)
+    ]
+    wide = sum(1 + max(map(len, texts)) for texts in columns) + max(map(len, sheet.labels)) > width
+    for texts in columns:
+        made.add_column(texts[0], justify="right", width=max(map(len, " ".join(texts).split())) if wide else None)
     for label, row in sheet.rows():
         made.add_row(label, *(Text(cell.text, style="bold" if cell.best else "") for cell in row))
     return made
+
+
+def _turned(sheet: Written) -> Iterable[tuple[Cell, ...]]:
+    """The cells by column."""
+    return zip(*sheet.cells, strict=True)

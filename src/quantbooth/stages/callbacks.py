@@ -39,6 +39,9 @@ class SampleGrids(Callback):
         self.every = every
         self.folder = folder
 
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.stage.to(pl_module.device)
+
     def on_train_batch_end(self, trainer: Trainer, *_: object) -> None:
         if self.every and trainer.global_step % self.every == 0:
             images = self.stage.render(self.stage.requests)

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import torch
 from jaxtyping import Float
 from lightning.pytorch import LightningModule
-from torch import Tensor
+from torch import Tensor, nn
 
 from quantbooth.artifacts.image_set import Request, read_images
 from quantbooth.data.subjects import Subject
@@ -48,6 +48,8 @@ class EvaluationStage(LightningModule):
     def __init__(self, scorer: Scorer, subject: Subject, requests: Sequence[Request], folder: Path) -> None:
         super().__init__()
         self.scorer = scorer
+        judges = (scorer.encoder, scorer.locator, scorer.oracle)
+        self.judges = nn.ModuleList(judge for judge in judges if isinstance(judge, nn.Module))  # so that all move
         self.subject = subject
         self.requests = tuple(requests)
         self.folder = folder
@@ -55,14 +57,14 @@ class EvaluationStage(LightningModule):
 
     @torch.no_grad()
     def on_test_start(self) -> None:
-        scorer, references = self.scorer, self.subject.references
+        scorer, references = self.scorer, self.subject.references.to(self.device)
         self.references = scorer.encoder.images(references)
         self.reference_views = local_views(scorer.encoder, scorer.locator, references, self.subject.class_word)
 
     @torch.no_grad()
     def test_step(self, places: list[int]) -> None:
         requests = [self.requests[place] for place in places]
-        pictures = read_images([self.folder / request.file for request in requests])
+        pictures = read_images([self.folder / request.file for request in requests]).to(self.device)
         encoder, locator = self.scorer.encoder, self.scorer.locator
         features = encoder.images(pictures)
         texts = encoder.texts([request.judged_text for request in requests])

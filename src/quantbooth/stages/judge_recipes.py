@@ -9,8 +9,15 @@ from torch import nn
 
 from quantbooth.stages.judging import LocatorTraining, OracleTraining, Recipe, ScorerTraining, fit
 from quantbooth.toyworld.judge_figures import locator_figures, oracle_figures, scorer_figures
-from quantbooth.toyworld.judge_pools import ScenePool, independent_scenes, random_scenes, render_pool, subject_scenes
-from quantbooth.toyworld.judge_training import ORACLE_NAMES, scorer_words
+from quantbooth.toyworld.judge_pools import (
+    ScenePool,
+    independent_scenes,
+    random_scenes,
+    related_scenes,
+    render_pool,
+    subject_scenes,
+)
+from quantbooth.toyworld.judge_truth import ORACLE_NAMES, scorer_words
 from quantbooth.toyworld.judges import Oracle, ToyLocator, ToyScorer
 
 __all__ = ["LOCATOR", "ORACLE", "SCORER", "train_locator", "train_oracle", "train_scorer"]
@@ -20,7 +27,7 @@ LOCATOR_WIDTHS = (12, 24, 48, 64)
 HELD_OUT = 2_000
 SCORER = Recipe(scenes=32_000, steps=600, batch=128, rate=2e-3)
 LOCATOR = Recipe(scenes=16_000, steps=400, batch=64, rate=5e-3)
-ORACLE = Recipe(scenes=48_000, steps=2000, batch=128, rate=4e-3)
+ORACLE = Recipe(scenes=48_000, steps=1200, batch=128, rate=4e-3)
 
 Figures = dict[str, float]
 J = TypeVar("J", bound=nn.Module)
@@ -32,7 +39,7 @@ def train_scorer(
     """The scorer: taught on scenes and captions of the pre-training distribution, measured on others of it."""
     rng = _rng(seed, "scorer")
     scorer = _new(seed, lambda: ToyScorer(scorer_words(), WIDTHS, features=128, length=28))
-    fit(ScorerTraining(scorer, render_pool(random_scenes(recipe.scenes, rng)), recipe, seed), progress)
+    fit(ScorerTraining(scorer, render_pool(related_scenes(recipe.scenes, rng)), recipe, seed), progress)
     return scorer, scorer_figures(scorer, unseen(held_out, seed), rng)
 
 

@@ -12,21 +12,14 @@ from torch import Tensor, nn
 
 from quantbooth.data.draws import generator_for, step_loader
 from quantbooth.toyworld.judge_files import halve_
-from quantbooth.toyworld.judge_pools import ScenePool, pictures
-from quantbooth.toyworld.judge_training import (
-    answers,
-    attribute_loss,
-    contrastive_loss,
-    disturbed,
-    mask_loss,
-    moved,
-    scorer_caption,
-)
+from quantbooth.toyworld.judge_pools import FAMILY, ScenePool, pictures
+from quantbooth.toyworld.judge_training import attribute_loss, contrastive_loss, disturbed, mask_loss, moved
+from quantbooth.toyworld.judge_truth import answers, holds, scorer_caption
 from quantbooth.toyworld.judges import Oracle, ToyLocator, ToyScorer
 
 __all__ = ["JudgeTraining", "LocatorTraining", "OracleTraining", "Recipe", "ScorerTraining"]
 
-LARGEST_SCALE = 100.0
+LARGEST_SCALE = 20.0
 
 
 @dataclass(frozen=True)
@@ -47,14 +40,17 @@ class JudgeTraining(LightningModule, ABC):
         self.judge = judge.to(memory_format=torch.channels_last)
         self.pool, self.recipe, self.seed = pool, recipe, seed
 
+    def rows(self, generator: torch.Generator) -> Int64[Tensor, "b"]:
+        """Which rows of the pool make a batch."""
+        return torch.randint(len(self.pool.scenes), (self.recipe.batch,), generator=generator)
+
     @abstractmethod
     def loss(self, rows: Int64[Tensor, "b"], generator: torch.Generator) -> Float[Tensor, ""]:
         """The loss of these rows of the pool."""
 
     def training_step(self, step: int) -> Tensor:
         generator = generator_for(self.seed, step, type(self).__name__)
-        rows = torch.randint(len(self.pool.scenes), (self.recipe.batch,), generator=generator)
-        loss = self.loss(rows, generator)
+        loss = self.loss(self.rows(generator), generator)
         self.log("loss", loss, prog_bar=True)
         return loss
 
@@ -70,17 +66,22 @@ class JudgeTraining(LightningModule, ABC):
 
 
 class ScorerTraining(JudgeTraining):
-    """Pictures and their captions are to find each other."""
+    """Pictures and captions are to find each other; whole families are in a batch, so that details decide."""
 
     judge: ToyScorer
 
+    def rows(self, generator: torch.Generator) -> Int64[Tensor, "b"]:
+        heads = torch.randint(len(self.pool.scenes) // FAMILY, (self.recipe.batch // FAMILY,), generator=generator)
+        return (heads[:, None] * FAMILY + torch.arange(FAMILY)).flatten()
+
     def loss(self, rows: Int64[Tensor, "b"], generator: torch.Generator) -> Float[Tensor, ""]:
         rng = np.random.default_rng(int(torch.randint(2**62, (), generator=generator)))
-        sentences = [scorer_caption(self.pool.scenes[row], rng) for row in rows.tolist()]
-        same = torch.tensor([[one == other for other in sentences] for one in sentences])
+        scenes = [self.pool.scenes[row] for row in rows.tolist()]
+        captions = [scorer_caption(scene, rng) for scene in scenes]
         images, _ = disturbed(pictures(self.pool, rows), generator)
+        texts = self.judge.texts([caption.text for caption in captions])
         scale = self.judge.clip.logit_scale.exp().clamp(max=LARGEST_SCALE)
-        return contrastive_loss(self.judge.images(images), self.judge.texts(sentences), scale, same)
+        return contrastive_loss(self.judge.images(images), texts, scale, holds(captions, scenes))
 
 
 class LocatorTraining(JudgeTraining):

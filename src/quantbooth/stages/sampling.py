@@ -5,7 +5,7 @@ from pathlib import Path
 
 from jaxtyping import Float
 from lightning.pytorch import LightningModule
-from torch import Tensor
+from torch import Tensor, nn
 
 from quantbooth.artifacts.image_set import Request, write_image
 from quantbooth.diffusion.base import Base
@@ -20,7 +20,7 @@ class SamplingStage(LightningModule):
     def __init__(self, base: Base, sampler: Sampler, requests: Sequence[Request], folder: Path) -> None:
         super().__init__()
         self.base = base
-        self.unet = base.unet
+        self.parts = nn.ModuleList([base.unet, base.autoencoder, base.text_encoder])  # so that all move together
         self.sampler = sampler
         self.requests = tuple(requests)
         self.folder = folder

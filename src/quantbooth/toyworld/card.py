@@ -44,7 +44,7 @@ which the oracle's first guess is what the caption asked for. "Rendered" is the 
 
 
 def write_card(assets: Path, pictures: int, seed: int, notes: tuple[str, ...] = ()) -> dict[str, dict[str, float]]:
-    """Measure the shipped base and write ``README.md`` and ``figures.json`` beside it; return the figures."""
+    """Measure the shipped base and write ``README.md`` and ``figures.json`` beside its folder; return the figures."""
     figures = measure(assets, pictures, seed)
     base, names = load_base(assets / "base", "toy"), list(figures["rendered"])
     text = TEXT.format(
@@ -60,8 +60,8 @@ def write_card(assets: Path, pictures: int, seed: int, notes: tuple[str, ...] = 
         rendered=" | ".join(f"{figures['rendered'][name]:.3f}" for name in names),
         judges=_judges(assets / "judges"),
     )
-    (assets / "base" / "README.md").write_text(text)
-    (assets / "base" / "figures.json").write_text(json.dumps(figures, indent=1))
+    (assets / "README.md").write_text(text)
+    (assets / "figures.json").write_text(json.dumps(figures, indent=1))
     return figures
 
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from quantbooth.metrics.locators import box_overlap, boxes_of_masks, mask_overlap
 from quantbooth.toyworld.judge_pools import ScenePool, pictures
-from quantbooth.toyworld.judge_training import answers, full_caption
+from quantbooth.toyworld.judge_truth import answers, full_caption
 from quantbooth.toyworld.judges import Oracle, ToyLocator, ToyScorer
 from quantbooth.toyworld.world import PATTERNS, Scene
 
@@ -23,7 +23,7 @@ def scorer_figures(scorer: ToyScorer, pool: ScenePool, rng: np.random.Generator)
     found: dict[str, list[float]] = {"retrieval_top1_of_100": [], "cosine_matched": [], "cosine_mismatched": []}
     for rows in distinct_groups(pool.scenes):
         images = scorer.images(pictures(pool, rows))
-        texts = scorer.texts([full_caption(pool.scenes[row], rng) for row in rows.tolist()])
+        texts = scorer.texts([full_caption(pool.scenes[row], rng).text for row in rows.tolist()])
         cosines, own = images @ texts.T, torch.arange(GROUP)
         found["retrieval_top1_of_100"].append((cosines.argmax(1) == own).float().mean().item())
         found["cosine_matched"].append(cosines.diagonal().mean().item())

@@ -1,88 +1,17 @@
-"""What the judges are taught: captions, right answers, roughened pictures, losses. All of it is pure functions."""
+"""How the judges are taught, in pure functions: pictures disturbed as a diffusion model might, and the losses."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
-import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 from torch.nn.functional import affine_grid, binary_cross_entropy_with_logits, conv2d, cross_entropy, grid_sample, pad
 
-from quantbooth.toyworld.captions import describe, words
-from quantbooth.toyworld.world import ACCESSORIES, CLASSES, COLOURS, CONTEXTS, EMBLEMS, LAYOUTS, PATTERNS, Scene
+__all__ = ["attribute_loss", "contrastive_loss", "disturbed", "mask_loss", "moved", "roughened", "shaken"]
 
-__all__ = [
-    "NONE",
-    "ORACLE_NAMES",
-    "answers",
-    "attribute_loss",
-    "contrastive_loss",
-    "disturbed",
-    "full_caption",
-    "mask_loss",
-    "moved",
-    "roughened",
-    "scorer_caption",
-    "scorer_words",
-    "seen",
-    "shaken",
-]
-
-NONE = "none"
-ORACLE_NAMES: dict[str, tuple[str, ...]] = {
-    "class_word": CLASSES,
-    "context": CONTEXTS,
-    "accessory": (NONE, *ACCESSORIES),
-    "colour": COLOURS,
-    "second": (NONE, *COLOURS),
-    "pattern": PATTERNS + LAYOUTS,
-    "emblem": (NONE, *EMBLEMS),
-}
-HALF = 0.5
 CLEAN = 0.4
 SHIFT = 2 / 32
 ZOOM = 0.08
-
-
-def seen(scene: Scene) -> dict[str, str]:
-    """What can be seen of a scene, by the oracle's names: a plain body shows no second colour."""
-    found = {attribute: getattr(scene, attribute) or NONE for attribute in ORACLE_NAMES}
-    return found | {"second": NONE} if scene.pattern == "plain" else found
-
-
-def answers(scenes: Iterable[Scene]) -> dict[str, Int64[Tensor, "b"]]:
-    """The oracle's right answers, as places in its names."""
-    rows = [seen(scene) for scene in scenes]
-    return {name: torch.tensor([found.index(row[name]) for row in rows]) for name, found in ORACLE_NAMES.items()}
-
-
-def full_caption(scene: Scene, rng: np.random.Generator) -> str:
-    """A caption that names everything about the scene that captions can name."""
-    wanted = {"colour", "context"} | ({"pattern", "second"} if scene.pattern in PATTERNS[1:] else set())
-    wanted |= {"accessory"} if scene.accessory is not None else set()
-    while True:
-        found = describe(scene, rng)
-        if found.named >= wanted:
-            return found.text
-
-
-def scorer_caption(scene: Scene, rng: np.random.Generator) -> str:
-    """What the scorer reads: every second caption is full, and every second emblem and layout is named.
-
-    The base's captions never name the latter two. A published CLIP has read of hearts and halves although no prompt
-    about a subject mentions them; a scorer that had not would be blind to what makes a subject this one.
-    """
-    text = full_caption(scene, rng) if rng.random() < HALF else describe(scene, rng).text
-    if scene.pattern in LAYOUTS and rng.random() < HALF:
-        text += f" parted {scene.pattern} {scene.second}"
-    if scene.emblem is not None and rng.random() < HALF:
-        text += f" marked {scene.emblem}"
-    return text
-
-
-def scorer_words() -> tuple[str, ...]:
-    """Every word the scorer knows: those of captions and prompts, and of the marks."""
-    return tuple(sorted({*words(), "parted", "marked", *LAYOUTS, *EMBLEMS}))
 
 
 def disturbed(
@@ -127,17 +56,18 @@ def roughened(images: Float[Tensor, "b 3 32 32"], generator: torch.Generator) ->
 
 
 def contrastive_loss(
-    images: Float[Tensor, "b d"], texts: Float[Tensor, "b d"], scale: Float[Tensor, ""], same: Bool[Tensor, "b b"]
+    images: Float[Tensor, "b d"], texts: Float[Tensor, "b d"], scale: Float[Tensor, ""], true: Bool[Tensor, "b b"]
 ) -> Float[Tensor, ""]:
-    """Symmetric cross-entropy of scaled cosines; captions that say the same share their pictures' probability.
+    """Symmetric cross-entropy of scaled cosines; all captions true of a picture share its probability, and vice versa.
 
-        L = (CE(scale * images texts^T, P) + CE(scale * texts images^T, P)) / 2,  P = same / row sums
+        L = (CE(scale * images texts^T, P) + CE(scale * texts images^T, Q)) / 2
+        P = true / row sums,  Q = true^T / row sums
 
     Source: CLIP (Radford et al. 2021), figure 3, with the shared targets of UniCL (Yang et al. 2022).
     """
     logits = scale * images @ texts.T
-    goal = same.float() / same.sum(dim=1, keepdim=True)
-    return (cross_entropy(logits, goal) + cross_entropy(logits.T, goal)) / 2
+    goals = [table.float() / table.sum(dim=1, keepdim=True) for table in (true, true.T)]
+    return (cross_entropy(logits, goals[0]) + cross_entropy(logits.T, goals[1])) / 2
 
 
 def mask_loss(logits: Float[Tensor, "b h w"], goal: Float[Tensor, "b h w"]) -> Float[Tensor, ""]:

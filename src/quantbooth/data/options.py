@@ -1,0 +1,41 @@
+"""Numbers that people set: taken as they are or refused by the option's name."""
+
+from collections.abc import Sequence
+
+from quantbooth.errors import UserError
+
+__all__ = ["number", "whole", "wholes"]
+
+
+def whole(option: str, value: object, least: int, below: int | None = None) -> int:
+    """The value.
+
+    Raises:
+        UserError: when it is not a whole number in [least, below).
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or value < least or (below is not None and value >= below):
+        end = "" if below is None else f" and < {below}"
+        raise UserError(f"{option} must be a whole number >= {least}{end}, got {value!r}")
+    return value
+
+
+def wholes(option: str, values: object, least: int) -> list[int]:
+    """The values of a list.
+
+    Raises:
+        UserError: when it is no list, or one of them is not a whole number >= least.
+    """
+    if isinstance(values, str) or not isinstance(values, Sequence):
+        raise UserError(f"{option} must be a list of whole numbers such as [1,2], got {values!r}")
+    return [whole(option, value, least) for value in values]
+
+
+def number(option: str, value: object, least: float) -> float:
+    """The value.
+
+    Raises:
+        UserError: when it is not a number >= least (nan is none).
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float) or not value >= least:
+        raise UserError(f"{option} must be a number >= {least:g}, got {value!r}")
+    return float(value)

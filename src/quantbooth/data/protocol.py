@@ -1,0 +1,57 @@
+"""The protocol: which prompts are asked with which noise, and after which steps of a run."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from quantbooth.data.options import whole, wholes
+from quantbooth.errors import UserError
+
+__all__ = ["Protocol"]
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How a tuned model is looked at.
+
+    Attributes:
+        name: its name in tables.
+        seeds: noise seeds; every prompt is drawn once with each.
+        every: each n-th prompt of the subject is asked.
+        at_steps: optimizer steps to look at besides the last.
+        batch: pictures at a time.
+
+    Raises:
+        UserError: naming the option that is not such a number.
+    """
+
+    name: str
+    seeds: Sequence[int]
+    every: int
+    at_steps: Sequence[int]
+    batch: int
+
+    def __post_init__(self) -> None:
+        seeds = wholes("protocol.seeds", self.seeds, least=0)
+        if not seeds or len(set(seeds)) < len(seeds):
+            raise UserError(f"protocol.seeds must be one seed or several different ones, got {seeds}")
+        wholes("protocol.at_steps", self.at_steps, least=1)
+        whole("protocol.every", self.every, least=1)
+        whole("protocol.batch", self.batch, least=1)
+
+    def __str__(self) -> str:
+        return f"{self.name}, {len(self.seeds)} seeds a prompt"
+
+    @property
+    def choice(self) -> dict[str, object]:
+        """What decides the pictures."""
+        return {"seeds": list(self.seeds), "every": self.every}
+
+    def steps(self, last: int) -> list[int]:
+        """Steps at which a run is looked at, in ascending order: 0, those asked for, and the last.
+
+        Raises:
+            UserError: for a step after the last.
+        """
+        if any(step > last for step in self.at_steps):
+            raise UserError(f"protocol.at_steps must be in [1, tuner.steps = {last}], got {list(self.at_steps)}")
+        return sorted({0, *self.at_steps, last})
