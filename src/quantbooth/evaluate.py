@@ -36,7 +36,7 @@ def score(plan: Plan, step: int) -> Path:
     with item.writing(plan.settings) as draft:
         requests = read_requests(images)
         stage = EvaluationStage(plan.scorer, plan.subject, requests, images)
-        trainer.test(stage, place_loader(len(requests), plan.settings["protocol"]["batch"]), verbose=False)
+        trainer.test(stage, place_loader(len(requests), plan.protocol.batch), verbose=False)
         write_scores(draft.path, record_of(plan, step, images), stage.rows)
     return item.require()
 
@@ -51,7 +51,6 @@ def record_of(plan: Plan, step: int, images: Path) -> Record:
         if quantized
         else _unet_bytes(plan.base_folder, plan.settings["base"]["unet_bits"])
     )
-    protocol = plan.settings["protocol"]
     return Record(
         method=plan.method if step else "base",
         subject=plan.subject.name,
@@ -60,7 +59,7 @@ def record_of(plan: Plan, step: int, images: Path) -> Record:
         step=step,
         base=plan.settings["base"]["name"],
         scorer=plan.scorer.name,
-        protocol=f"{protocol['name']}, {len(protocol['seeds'])} seeds a prompt",
+        protocol=str(plan.protocol),
         costs=costs,
         images=str(images.relative_to(plan.store.root)),
         run=tuned.name if tuned else (quantized.name if quantized else "float base"),

@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 from quantbooth.calibrate import calibrate
 from quantbooth.cli import command
 from quantbooth.evaluate import evaluate
+from quantbooth.plan import Plan
 from quantbooth.report import report
 from quantbooth.sample import sample
 from quantbooth.tune import tune
@@ -20,6 +21,7 @@ __all__ = ["main", "report_all", "run"]
 
 def run(cfg: DictConfig) -> list[Path]:
     """Calibrate, tune, sample, evaluate one setting; return the folders of scores."""
+    Plan(cfg).requests()  # a mistake about the subject ends it here, before any work
     if cfg.quant.bits is not None:
         calibrate(cfg)
     tune(cfg)

@@ -1,5 +1,6 @@
 """The plan of one setting: what each step's artifact is decided by, where it is, and how models are read from it."""
 
+import re
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -10,20 +11,25 @@ from typing import Any
 from omegaconf import DictConfig
 
 from quantbooth.artifacts.fingerprint import file_fingerprint
-from quantbooth.artifacts.image_set import requests_for
+from quantbooth.artifacts.image_set import Request, requests_for
 from quantbooth.artifacts.manifest import Manifest, open_artifact
 from quantbooth.artifacts.quantized_base import read_quantized_unet
 from quantbooth.artifacts.store import Draft, Store
 from quantbooth.artifacts.tuned import read_snapshot, read_strategy
 from quantbooth.config import build, plain
+from quantbooth.data.options import whole
+from quantbooth.data.protocol import Protocol
 from quantbooth.data.subjects import Subject
 from quantbooth.diffusion.base import Base
 from quantbooth.diffusion.pretrained import load_base
 from quantbooth.diffusion.router import route_unet_
+from quantbooth.diffusion.sampling import Sampler
 from quantbooth.errors import UserError
+from quantbooth.quant.grid import Grid
 from quantbooth.quant.selection import Selection
 from quantbooth.stages.evaluation import Scorer
 from quantbooth.stages.tuners import Tuner
+from quantbooth.stages.tuning import Recipe
 from quantbooth.timesteps.strategies import Strategy
 
 __all__ = ["Item", "Plan"]
@@ -73,6 +79,10 @@ class Plan:
         self.store = Store(Path(self.settings["paths"]["store"]).expanduser())
         self.base_folder = build(cfg.base.folder, Path)
         self.strategy = build(cfg.strategy, Strategy)
+        self.protocol = build(cfg.protocol, Protocol)
+        self.sampler = build(cfg.sampler, Sampler)
+        self.recipe = _recipe(self.settings)
+        self.steps = self.protocol.steps(last=self.recipe.steps)
         self.tuner = build(cfg.tuner.learner, Tuner)
         self.tuner.check(self.strategy, self.bits)
 
@@ -80,7 +90,7 @@ class Plan:
     def bits(self) -> int | None:
         """Bits of a weight, None for float."""
         bits = self.settings["quant"]["bits"]
-        return None if bits is None else int(bits)
+        return None if bits is None else Grid(bits).bits
 
     @property
     def quant_name(self) -> str:
@@ -93,7 +103,11 @@ class Plan:
 
     @cached_property
     def subject(self) -> Subject:
-        return build(self.cfg.subject.pictures, Subject)
+        subject = build(self.cfg.subject.pictures, Subject)
+        side, expected = subject.photos.shape[-1], self.settings["base"]["resolution"]
+        if side != expected:
+            raise UserError(f"pictures of subject {subject.name} must be base.resolution = {expected} wide, got {side}")
+        return subject
 
     @cached_property
     def scorer(self) -> Scorer:
@@ -123,50 +137,45 @@ class Plan:
     @cached_property
     def tuned(self) -> Item:
         identity = {
-            **self._untuned,
-            "subject": self.subject.fingerprint,
-            "strategy": self.strategy.describe(),
-            "prior_pictures": self.prior.identity if self.settings["prior"]["batch"] else None,
-            **self._part("tuner", "optimizer", "prior", "seed"),
+            **self._learned,
+            "kept": self.steps[1:],
         }
         label = f"{_word(self.subject.name)}-{self.method}-{self.quant_name}-seed{self.settings['seed']}"
         return Item(self.store, self.tuner.kind, label, "quantbooth-tune", identity, self._bases)
 
     def images(self, step: int) -> Item:
         """The pictures after a step; step 0 is the untuned base, the same for every strategy and seed."""
-        protocol = {key: self.settings["protocol"][key] for key in ("seeds", "every")}
-        shared = {"subject": self.subject.fingerprint, "protocol": protocol, **self._part("sampler")}
+        shared = {
+            "subject": self.subject.fingerprint,
+            "protocol": self.protocol.choice,
+            **self._part("sampler"),
+        }
         if step == 0:
             label = f"{_word(self.subject.name)}-base-{self.quant_name}"
             return Item(self.store, "image_set", label, "quantbooth-sample", self._untuned | shared, self._bases)
-        identity = {"tuned": self.tuned.identity, "step": step, **shared}
+        identity = {"tuned": self._learned, "step": step, **shared}
         parents = {**self._bases, "tuned": self.tuned}
         return Item(self.store, "image_set", f"{self.tuned.label}-step{step}", "quantbooth-sample", identity, parents)
 
     def scores(self, step: int) -> Item:
         images = self.images(step)
-        identity = {"images": images.identity, "subject": self.subject.fingerprint, "scorer": self.scorer.name}
+        method = self.method if step else "base"
+        names = [self._base_name, self.quant_name, self.subject.name, method, str(self.protocol)]
+        identity = {"images": images.identity, "scorer": self.scorer.name, "names": names}
         return Item(self.store, "scores", images.label, "quantbooth-evaluate", identity, {"images": images})
 
-    @property
-    def steps(self) -> list[int]:
-        """Steps at which the run is looked at, in ascending order: 0, those of the protocol, and the last."""
-        last = int(self.settings["tuner"]["steps"])
-        asked = [int(step) for step in self.settings["protocol"]["at_steps"]]
-        if any(not 0 < step <= last for step in asked):
-            raise UserError(f"protocol.at_steps must be in (0, tuner.steps = {last}], got {asked}")
-        return sorted({0, *asked, last})
-
-    def requests(self) -> list[Any]:
-        protocol = self.settings["protocol"]
-        return requests_for(self.subject, protocol["seeds"], protocol["every"])
+    def requests(self) -> list[Request]:
+        return requests_for(self.subject, self.protocol.seeds, self.protocol.every)
 
     def untuned_base(self) -> Base:
         """The base, its unet quantized unless quant=fp."""
         unet = None
         if self.quantized_base is not None:
             unet = read_quantized_unet(self.quantized_base.require(), self.base_folder)
-        return load_base(self.base_folder, self._base_name, unet)
+        base = load_base(self.base_folder, self._base_name, unet)
+        if base.timesteps != self.strategy.trained.timesteps:
+            raise UserError(f"base.timesteps must be {base.timesteps}, got {self.strategy.trained.timesteps}")
+        return base
 
     def tuned_base(self, step: int) -> Base:
         """The base as tuned after a step, each timestep served by its set.
@@ -197,9 +206,39 @@ class Plan:
         quantized = None if self.quantized_base is None else self.quantized_base.identity
         return {"base": self.base_fingerprint, "quantized_base": quantized}
 
+    @property
+    def _learned(self) -> dict[str, Any]:
+        """What decides what is learned; neither what is watched meanwhile nor which steps are kept does."""
+        tuner = {key: value for key, value in self.settings["tuner"].items() if key != "sample_every"}
+        return {
+            **self._untuned,
+            "subject": self.subject.fingerprint,
+            "strategy": self.strategy.describe(),
+            "tuner": tuner,
+            "prior_pictures": self.prior.identity if self.recipe.prior_batch else None,
+            **self._part("optimizer", "prior", "seed"),
+        }
+
     def _part(self, *groups: str) -> dict[str, Any]:
         return {group: self.settings[group] for group in groups}
 
 
+def _recipe(settings: Mapping[str, Any]) -> Recipe:
+    tuner, prior = settings["tuner"], settings["prior"]
+    whole("tuner.sample_every", tuner["sample_every"], least=0)
+    whole("prior.seed", prior["seed"], least=0)
+    whole("prior.count", prior["count"], least=1 if prior["batch"] else 0)
+    return Recipe(
+        steps=tuner["steps"],
+        subject_batch=tuner["subject_batch"],
+        prior_batch=prior["batch"],
+        prior_weight=prior["weight"],
+        weight_bound=tuner["weight_bound"],
+        decay=tuner["decay"],
+        seed=settings["seed"],
+    )
+
+
 def _word(name: str) -> str:
-    return "".join(c if c.isalnum() or c in "_-" else "-" for c in name)
+    """The part of a name that may stand in a folder's name everywhere."""
+    return re.sub(r"[^A-Za-z0-9_]+", "-", name).strip("-_")[:40] or "subject"

@@ -12,7 +12,6 @@ from quantbooth.artifacts.image_set import write_image, write_requests
 from quantbooth.cli import command
 from quantbooth.config import build
 from quantbooth.data.draws import place_loader
-from quantbooth.diffusion.sampling import Sampler
 from quantbooth.plan import Plan
 from quantbooth.stages.costs import measured
 from quantbooth.stages.progress import Bar
@@ -24,11 +23,10 @@ __all__ = ["main", "sample"]
 def sample(cfg: DictConfig) -> list[Path]:
     """Render every request of the protocol at every step that is looked at; return the folders of pictures."""
     plan = Plan(cfg)
-    sampler = build(cfg.sampler, Sampler)
-    return [render(plan, sampler, step) for step in plan.steps]
+    return [render(plan, step) for step in plan.steps]
 
 
-def render(plan: Plan, sampler: Sampler, step: int) -> Path:
+def render(plan: Plan, step: int) -> Path:
     """The image set after one step."""
     item = plan.images(step)
     if found := item.find():
@@ -37,10 +35,8 @@ def render(plan: Plan, sampler: Sampler, step: int) -> Path:
     trainer = build(plan.cfg.trainer, Trainer, logger=False, callbacks=[Bar(f"drawing {item.label}")])
     with item.writing(plan.settings) as draft:
         with measured() as cost:
-            stage = SamplingStage(plan.tuned_base(step), sampler, requests, draft.path)
-            trainer.predict(
-                stage, place_loader(len(requests), plan.settings["protocol"]["batch"]), return_predictions=False
-            )
+            stage = SamplingStage(plan.tuned_base(step), plan.sampler, requests, draft.path)
+            trainer.predict(stage, place_loader(len(requests), plan.protocol.batch), return_predictions=False)
         write_requests(draft.path, requests)
         for number, picture in enumerate(plan.subject.photos):
             write_image(_references(draft.path) / f"{number}.png", picture)

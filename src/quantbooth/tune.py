@@ -9,6 +9,7 @@ import torch
 from lightning.pytorch import Trainer, seed_everything
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig
+from torch import nn
 
 from quantbooth.artifacts.image_set import Request, read_images, read_requests, requests_for, write_requests
 from quantbooth.artifacts.tuned import snapshot_path, write_snapshot, write_strategy
@@ -17,8 +18,8 @@ from quantbooth.config import build, factory
 from quantbooth.data.draws import place_loader
 from quantbooth.diffusion.base import Base
 from quantbooth.diffusion.router import route_unet_
-from quantbooth.diffusion.sampling import Sampler
 from quantbooth.diffusion.schedule import Schedule
+from quantbooth.errors import UserError
 from quantbooth.plan import Plan
 from quantbooth.quant.selection import Selection
 from quantbooth.stages.callbacks import SampleGrids, Snapshots
@@ -27,7 +28,7 @@ from quantbooth.stages.loggers import close
 from quantbooth.stages.progress import Bar
 from quantbooth.stages.sampling import SamplingStage
 from quantbooth.stages.tuners import State
-from quantbooth.stages.tuning import Examples, Recipe, TuningStage
+from quantbooth.stages.tuning import Examples, OptimizerFactory, TuningStage
 from quantbooth.timesteps.zones import Zones
 
 __all__ = ["main", "tune"]
@@ -35,17 +36,16 @@ __all__ = ["main", "tune"]
 
 def tune(cfg: DictConfig) -> Path:
     """Tune on the subject's photos, every expert of the strategy; return the folder of what was learned."""
-    plan = Plan(cfg)
-    recipe = recipe_of(plan)
-    sampler = build(cfg.sampler, Sampler)
+    plan, optimizer = Plan(cfg), optimizer_of(cfg)
     if found := plan.tuned.find():
         return found
+    recipe = plan.recipe
     if recipe.prior_batch:
-        draw_prior(plan, sampler)
+        draw_prior(plan)
     with plan.tuned.writing(plan.settings) as draft:
         write_strategy(draft.path, plan.strategy)
         with measured() as cost:
-            runs = [learn(plan, zones, recipe, sampler) for zones in plan.strategy.runs]
+            runs = [learn(plan, zones, optimizer, draft.destination.name) for zones in plan.strategy.runs]
         for step in runs[0]:
             write_snapshot(draft.path, step, plan.tuner.join([run[step] for run in runs]))
         draft.measured.update(
@@ -59,20 +59,21 @@ def tune(cfg: DictConfig) -> Path:
     return plan.tuned.require()
 
 
-def recipe_of(plan: Plan) -> Recipe:
-    tuner, prior = plan.settings["tuner"], plan.settings["prior"]
-    return Recipe(
-        steps=tuner["steps"],
-        subject_batch=tuner["subject_batch"],
-        prior_batch=prior["batch"],
-        prior_weight=prior["weight"],
-        weight_bound=tuner["weight_bound"],
-        decay=tuner["decay"],
-        seed=plan.settings["seed"],
-    )
+def optimizer_of(cfg: DictConfig) -> OptimizerFactory:
+    """The optimizer, tried on one number before any work starts.
+
+    Raises:
+        UserError: when it refuses its options.
+    """
+    optimizer = factory(cfg.optimizer)
+    try:
+        optimizer([nn.Parameter(torch.zeros(1))])
+    except (TypeError, ValueError) as error:
+        raise UserError(f"optimizer {cfg.optimizer._target_} refuses its options: {error}") from error
+    return optimizer
 
 
-def draw_prior(plan: Plan, sampler: Sampler) -> None:
+def draw_prior(plan: Plan) -> None:
     """Make the class's own pictures, once per base and class word."""
     if plan.prior.find():
         return
@@ -84,27 +85,26 @@ def draw_prior(plan: Plan, sampler: Sampler) -> None:
     bar = Bar(f"drawing {plan.prior.label}")
     trainer = build(plan.cfg.trainer, Trainer, logger=False, callbacks=[bar])
     with plan.prior.writing(plan.settings) as draft:
-        stage = SamplingStage(plan.untuned_base(), sampler, requests, draft.path)
-        trainer.predict(stage, place_loader(count, plan.settings["protocol"]["batch"]), return_predictions=False)
+        stage = SamplingStage(plan.untuned_base(), plan.sampler, requests, draft.path)
+        trainer.predict(stage, place_loader(count, plan.protocol.batch), return_predictions=False)
         write_requests(draft.path, requests)
 
 
-def learn(plan: Plan, zones: Zones, recipe: Recipe, sampler: Sampler) -> dict[int, State]:
-    """One run: what was learned after each step that is kept."""
-    run = run_name(plan, zones)
+def learn(plan: Plan, zones: Zones, optimizer: OptimizerFactory, name: str) -> dict[int, State]:
+    """One run: what was learned after each step that is kept; `name` is what curves and grids are filed under."""
+    recipe, run = plan.recipe, f"{name}-{zones.zones[0].name}" if plan.strategy.apart else name
     seed_everything(recipe.seed, verbose=False)
     base, selection = plan.untuned_base(), Selection()
     examples = encode(plan, base)
     parameters = plan.tuner.prepare_(base.unet, len(zones), selection)
     route_unet_(base.unet, zones.index, selection)
-    optimizer = factory(plan.cfg.optimizer)
     stage = TuningStage(base.unet, parameters, examples, zones, Schedule(base.scheduler_config), recipe, optimizer)
     bar = Bar(f"tuning {run}")
-    snapshots = Snapshots(plan.tuner, [step for step in plan.steps if step])
+    snapshots = Snapshots(plan.tuner, plan.steps[1:])
     logger = build(plan.cfg.logger, Logger, run=run)
     grids = SampleGrids(
         base,
-        sampler,
+        plan.sampler,
         watched(plan),
         plan.settings["tuner"]["sample_every"],
         Path(plan.settings["paths"]["logs"]) / "samples" / run,
@@ -123,7 +123,7 @@ def encode(plan: Plan, base: Base) -> Examples:
         texts = base.encode_texts([plan.subject.tuning_text, plan.subject.class_text])
         photos = base.encode_images(plan.subject.photos)
         prior = photos[:0]
-        if plan.settings["prior"]["batch"]:
+        if plan.recipe.prior_batch:
             folder = plan.prior.require()
             prior = base.encode_images(read_images([folder / request.file for request in read_requests(folder)]))
     return Examples(photos, texts[0], prior, texts[1])
@@ -133,11 +133,6 @@ def watched(plan: Plan) -> list[Request]:
     """Eight prompts of all kinds to watch while tuning."""
     prompts = len(plan.subject.prompts)
     return requests_for(plan.subject, [0], max(1, prompts // 8))[:8]
-
-
-def run_name(plan: Plan, zones: Zones) -> str:
-    """What curves and grids of a run are filed under: an expert trained apart adds its zone."""
-    return f"{plan.tuned.label}-{zones.zones[0].name}" if plan.strategy.apart else plan.tuned.label
 
 
 main = command(tune, "quantbooth")

@@ -44,7 +44,7 @@ def photo_subject(
     """
     if not class_word:
         raise UserError("subject.class_word must say what the subject is one of, for example subject.class_word=dog")
-    files = photo_files(Path(path))
+    files = photo_files(Path(path).expanduser())
     photos = torch.stack([read_photo(file, resolution) for file in files])
     chosen = tuple(Prompt(text, "own") for text in templates) if templates else prompts_for(live)
     digest = hashlib.sha256(repr((class_word, identifier, resolution, chosen)).encode())
@@ -62,10 +62,11 @@ def photo_subject(
 
 
 def photo_files(folder: Path) -> list[Path]:
-    """The photos of a folder, by name; masks left out."""
+    """The photos of a folder, by name; masks and hidden files left out."""
     if not folder.is_dir():
         raise UserError(f"subject.path must be a folder of photos, found no folder at {folder}")
-    files = sorted(f for f in folder.iterdir() if f.suffix.lower() in SUFFIXES and not f.stem.endswith("_mask"))
+    shown = (f for f in folder.iterdir() if f.suffix.lower() in SUFFIXES and not f.name.startswith("."))
+    files = sorted(f for f in shown if not f.stem.endswith("_mask"))
     if not files:
         raise UserError(f"no photos in {folder}; put 3 to 6 pictures ({', '.join(SUFFIXES)}) there")
     return files
@@ -77,7 +78,7 @@ def read_photo(file: Path, resolution: int) -> Float[Tensor, "3 h w"]:
         with Image.open(file) as opened:
             upright = ImageOps.exif_transpose(opened)
             picture = _on_white(upright)
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
+    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise UserError(f"cannot read the photo {file}: {error}; remove it or save it again") from error
     if min(picture.size) < SMALLEST:
         raise UserError(f"the photo {file} is {picture.width}x{picture.height} pixels; at least {SMALLEST} are needed")
@@ -88,9 +89,16 @@ def read_photo(file: Path, resolution: int) -> Float[Tensor, "3 h w"]:
 def _on_white(picture: Image.Image) -> Image.Image:
     if picture.mode.startswith("I;16") or picture.mode in ("I", "F"):
         values = np.asarray(picture, dtype=np.float32)
-        top = 65535 if values.max() > 255 else 255
-        return Image.fromarray((values / top * 255).clip(0, 255).astype(np.uint8)).convert("RGB")
-    if picture.mode == "P" or "A" in picture.getbands():
+        grey = (values / _white(picture.mode, values) * 255).clip(0, 255).round().astype(np.uint8)
+        return Image.fromarray(grey).convert("RGB")
+    if picture.mode == "P" or picture.has_transparency_data:
         rgba = picture.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
     return picture.convert("RGB")
+
+
+def _white(mode: str, values: np.ndarray) -> float:
+    """The value that is white: 16-bit files say so, the others show it by the range they use."""
+    if mode == "F" and values.max() <= 1:
+        return 1
+    return 255 if values.max() <= 255 and not mode.startswith("I;16") else 65535

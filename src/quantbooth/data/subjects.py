@@ -71,8 +71,8 @@ class Subject:
 
     def asked_text(self, prompt: Prompt) -> str:
         """The sentence that a tuned model is given."""
-        return prompt.template.format(f"{self.identifier} {self.class_word}")
+        return prompt.template.replace("{}", f"{self.identifier} {self.class_word}")
 
     def judged_text(self, prompt: Prompt) -> str:
         """The sentence that CLIP-T compares with: without the identifier, which no encoder knows."""
-        return prompt.template.format(self.class_word)
+        return prompt.template.replace("{}", self.class_word)

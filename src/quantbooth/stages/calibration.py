@@ -28,7 +28,7 @@ class CalibrationStage(LightningModule):
         layer = self.unet.get_submodule(name)
         if not isinstance(layer, QuantizedLayer):
             raise TypeError(f"layer {name!r} must be quantized now, got {type(layer).__name__}")
-        self.errors[name] = float(torch.dist(layer.dequantized(), weight) / weight.norm())
+        self.errors[name] = float(torch.dist(layer.dequantized(), weight) / (weight.norm() or 1))
         return self.errors[name]
 
     @staticmethod

@@ -14,6 +14,7 @@ from quantbooth.data.subjects import Subject
 from quantbooth.metrics.encoders import Encoder
 from quantbooth.metrics.locators import Locator
 from quantbooth.metrics.scores import clip_i, clip_t, local_clip_i, local_views, subject_score
+from quantbooth.toyworld.judge_files import fingerprint
 
 __all__ = ["EvaluationStage", "Oracle", "Scorer"]
 
@@ -38,8 +39,11 @@ class Scorer:
 
     @property
     def name(self) -> str:
+        """Encoder, locator and oracle, each by its weights: figures of scorers with different names never meet."""
         parts = [self.encoder.name, self.locator.name]
-        return " | ".join(parts + (["toy oracle"] if self.oracle is not None else []))
+        if isinstance(self.oracle, nn.Module):
+            parts.append(f"toy oracle {fingerprint(self.oracle)}")
+        return " | ".join(parts)
 
 
 class EvaluationStage(LightningModule):

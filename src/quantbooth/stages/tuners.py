@@ -74,7 +74,8 @@ class FullTuner(Tuner):
     def check(self, strategy: Strategy, bits: int | None) -> None:
         if bits is not None:
             raise UserError("tuner=full tunes float weights; choose quant=fp with it, or tuner=scales")
-        if strategy.sets != 1 or strategy.served.zones[0].start > 0:
+        served = sum(zone.stop - zone.start for zone in strategy.served.zones)
+        if strategy.sets != 1 or served < strategy.served.timesteps:
             raise UserError(f"tuner=full has one set of weights for all timesteps; strategy {strategy.name} needs more")
 
     def prepare_(self, unet: nn.Module, sets: int, selection: Selection) -> list[nn.Parameter]:

@@ -11,12 +11,13 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from quantbooth.data.draws import generator_for, step_loader
+from quantbooth.data.options import number, whole
 from quantbooth.diffusion.losses import denoising_error, with_prior_preservation
 from quantbooth.diffusion.schedule import Schedule
 from quantbooth.errors import UserError
 from quantbooth.timesteps.zones import Zones
 
-__all__ = ["Examples", "Recipe", "TuningStage"]
+__all__ = ["Examples", "OptimizerFactory", "Recipe", "TuningStage"]
 
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
 
@@ -52,7 +53,7 @@ class Recipe:
         seed: decides photos, noise and timesteps of every step.
 
     Raises:
-        UserError: for a budget or batch below 1.
+        UserError: naming the option that is not such a number.
     """
 
     steps: int
@@ -64,11 +65,13 @@ class Recipe:
     seed: int
 
     def __post_init__(self) -> None:
-        if self.steps < 1 or self.subject_batch < 1 or self.prior_batch < 0:
-            raise UserError(
-                "tuner.steps and tuner.subject_batch must be >= 1 and prior.batch >= 0, got "
-                f"{self.steps}, {self.subject_batch} and {self.prior_batch}"
-            )
+        whole("tuner.steps", self.steps, least=1)
+        whole("tuner.subject_batch", self.subject_batch, least=1)
+        whole("prior.batch", self.prior_batch, least=0)
+        number("prior.weight", self.prior_weight, least=0)
+        whole("seed", self.seed, least=0, below=2**32)
+        if self.weight_bound is not None:
+            number("tuner.weight_bound", self.weight_bound, least=1)
 
     @property
     def batch(self) -> int:
@@ -84,7 +87,11 @@ class Recipe:
 
 
 class TuningStage(LightningModule):
-    """One run: every sample of a batch has its own timestep, and with it its own scale set."""
+    """One run: every sample of a batch has its own timestep, and with it its own scale set.
+
+    Raises:
+        UserError: when the loss is no longer a finite number.
+    """
 
     def __init__(
         self,
@@ -122,6 +129,8 @@ class TuningStage(LightningModule):
         if self.recipe.weight_bound is not None:
             errors = errors * self.schedule.bounded_inverse_weight(t, self.recipe.weight_bound)
         loss = with_prior_preservation(errors, is_prior, self.recipe.prior_weight)
+        if not torch.isfinite(loss):
+            raise UserError(f"the loss became {loss.item()} in step {self.global_step + 1}; lower tuner.learning_rate")
         self.log("tune/loss", loss.detach(), prog_bar=True)
         return loss
 

@@ -8,7 +8,7 @@ from typing import Any, Protocol, TypeVar, cast
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from quantbooth.errors import UserError
@@ -34,7 +34,7 @@ def save_judge(judge: nn.Module, folder: str | Path, figures: Mapping[str, float
     path = Path(folder)
     path.mkdir(parents=True, exist_ok=True)
     about = {"format": FORMAT, "kind": described.kind, "config": described.config, "figures": dict(figures or {})}
-    save_file(_halved(judge), path / f"{described.kind}.safetensors")
+    (path / f"{described.kind}.safetensors").write_bytes(save(_halved(judge)))
     (path / f"{described.kind}.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
 
 
