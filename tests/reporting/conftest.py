@@ -32,13 +32,12 @@ COSTS = {
 Make = Callable[..., Result]
 
 
-@pytest.fixture
-def make(tmp_path: Path) -> Make:
-    """A result; scores are the same for every image unless given as a list (one per prompt)."""
+def maker(folder: Path) -> Make:
+    """Makes results; scores are the same for every image unless given as a list (one per prompt)."""
 
     def build(method: str = "s1", subject: str = "toy_mug", step: int = 400, seed: int = 0, **given: Any) -> Result:
         name = f"{method}-{subject}-{seed}-{step}"
-        images, references = tmp_path / name, tmp_path / f"{subject}-photos"
+        images, references = folder / name, folder / f"{subject}-photos"
         rng = np.random.default_rng(zlib.crc32(name.encode()))
         rows = pd.DataFrame(PROMPTS, columns=["prompt", "kind"])
         rows["noise_seed"] = 0
@@ -48,10 +47,10 @@ def make(tmp_path: Path) -> Make:
         for key, value in (scores | {k: v for k, v in given.items() if k in scores}).items():
             rows[key] = value
         rows.loc[rows["kind"] == "plain", "oracle_prompt"] = np.nan
-        for folder, count in ((images, len(PROMPTS)), (references, 3)):
-            folder.mkdir(exist_ok=True)
+        for pictures, count in ((images, len(PROMPTS)), (references, 3)):
+            pictures.mkdir(exist_ok=True)
             for k in range(count):
-                Image.fromarray(rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(folder / f"{k}.png")
+                Image.fromarray(rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(pictures / f"{k}.png")
         setting = {
             "quant": "fp" if method == "float" else "w4",
             "base": "toy",
@@ -68,8 +67,7 @@ def make(tmp_path: Path) -> Make:
     return build
 
 
-@pytest.fixture
-def four(make: Make) -> list[Result]:
+def base_and_four(make: Make) -> list[Result]:
     """Base, float, baseline and two strategies on one subject, in no order."""
     return [
         make("s2", clip_t=0.281, local_clip_i=0.752),
@@ -79,3 +77,19 @@ def four(make: Make) -> list[Result]:
         make("float", clip_t=0.270, local_clip_i=0.801, oracle_subject=0.9),
         make("baseline", clip_t=0.261, local_clip_i=0.752),
     ]
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Make:
+    return maker(tmp_path)
+
+
+@pytest.fixture
+def four(make: Make) -> list[Result]:
+    return base_and_four(make)
+
+
+@pytest.fixture(scope="module")
+def kept_four(tmp_path_factory: pytest.TempPathFactory) -> list[Result]:
+    """The same for all tests of a module, which must leave it as it is."""
+    return base_and_four(maker(tmp_path_factory.mktemp("four")))

@@ -43,6 +43,19 @@ def test_a_column_is_one_prompt_from_one_noise(four: list[Result]) -> None:
             assert (named["prompt"], named["noise_seed"]) == (prompt, found.noise_seed)
 
 
+def test_the_lowest_noise_seed_and_tuning_seed_are_shown(make: Make) -> None:
+    results = []
+    for seed in (1, 0):
+        result = make("s1", seed=seed)
+        other = result.rows.assign(noise_seed=7, file="4.png")
+        results.append(dataclasses.replace(result, rows=pd.concat([other, result.rows])))
+    found = grid(Study(tuple(results)), "toy_mug")
+    assert (found.noise_seed, found.seed) == (0, 0)
+    (row,) = found.rows
+    assert [file and file.name for file in row.files] == [f"{k}.png" for k in range(5)]
+    assert {file and file.parent for file in row.files} == {results[1].images}
+
+
 def test_a_method_without_the_subject_leaves_gaps(make: Make) -> None:
     study = Study((make("s1", "mug"), make("s1", "duck"), make("s2", "mug")))
     rows = {row.label: row for row in grid(study, "duck").rows}
@@ -59,6 +72,9 @@ def test_a_picture_that_is_gone_or_broken_is_refused(make: Make) -> None:
     (result.images / "0.png").unlink()
     with pytest.raises(UserError, match=r"picture 0\.png of scores-s1-toy_mug-0-400 is gone"):
         grid(Study((result,)), "toy_mug")
+    with pytest.raises(UserError, match="photos of toy_mug must lie in nowhere"):
+        grid(Study((dataclasses.replace(result, references=result.images / "nowhere"),)), "toy_mug")
+    assert grid(Study((dataclasses.replace(make("s2"), references=None),)), "toy_mug").photos == ()
 
 
 def test_a_png_is_embedded_byte_for_byte_and_shown_three_times_as_large(make: Make) -> None:

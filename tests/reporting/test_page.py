@@ -54,10 +54,16 @@ class Reader(HTMLParser):
         return [attributes for name, attributes in self.elements if name == tag]
 
 
-@pytest.fixture
-def page(four: list[Result], tmp_path: Path) -> str:
-    file = write_page(four, tmp_path / "report", ["quantbooth experiment=demo"], ["Few <steps> only."])
-    return file.read_text(encoding="utf-8")
+@pytest.fixture(scope="module")
+def report(kept_four: list[Result], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A report's folder."""
+    folder = tmp_path_factory.mktemp("page") / "report"
+    return write_page(kept_four, folder, ["quantbooth experiment=demo"], ["Few <steps> only."]).parent
+
+
+@pytest.fixture(scope="module")
+def page(report: Path) -> str:
+    return (report / "index.html").read_text(encoding="utf-8")
 
 
 def test_nothing_is_fetched_from_anywhere(page: str) -> None:
@@ -86,11 +92,11 @@ def test_headings_descend_one_level_at_a_time(page: str) -> None:
     assert all(after - before <= 1 for before, after in pairwise(levels))
 
 
-def test_every_number_of_the_table_is_on_the_page(page: str, four: list[Result]) -> None:
+def test_every_number_of_the_table_is_on_the_page(page: str, kept_four: list[Result]) -> None:
     cells = {" ".join(cell.replace("(best)", "").split()) for cell in Reader(page).cells}
-    for _, row in whole_sheet(table(four)).rows():
+    for _, row in whole_sheet(table(kept_four)).rows():
         assert {" ".join(cell.text.split()) for cell in row} <= cells
-    assert page.count("(best)") == table(four)["best"].str.split().str.len().sum()
+    assert page.count("(best)") == table(kept_four)["best"].str.split().str.len().sum()
 
 
 def test_commands_notes_and_headline_are_there_and_escaped(page: str) -> None:
@@ -100,15 +106,14 @@ def test_commands_notes_and_headline_are_there_and_escaped(page: str) -> None:
     assert "pre-trained by this project" in page
 
 
-def test_files_lie_beside_the_page(page: str, tmp_path: Path, four: list[Result]) -> None:
-    folder = tmp_path / "report"
-    names = {file.name for file in folder.iterdir()}
+def test_files_lie_beside_the_page(report: Path, kept_four: list[Result]) -> None:
+    names = {file.name for file in report.iterdir()}
     assert names == {"index.html", "table.md", "table.csv", "rows.csv", "tradeoff.svg", "grid.png"}
-    assert len(pd.read_csv(folder / "rows.csv")) == sum(len(result.rows) for result in four)
+    assert len(pd.read_csv(report / "rows.csv")) == sum(len(result.rows) for result in kept_four)
 
 
-def test_the_same_results_give_the_same_page(page: str, four: list[Result], tmp_path: Path) -> None:
-    again = write_page(four, tmp_path / "again", ["quantbooth experiment=demo"], ["Few <steps> only."])
+def test_the_same_results_give_the_same_page(page: str, kept_four: list[Result], tmp_path: Path) -> None:
+    again = write_page(kept_four, tmp_path / "again", ["quantbooth experiment=demo"], ["Few <steps> only."])
     assert again.read_text(encoding="utf-8") == page
 
 

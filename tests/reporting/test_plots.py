@@ -33,6 +33,20 @@ def test_a_snapshot_that_lacks_a_subject_is_left_out(make: Make) -> None:
     assert curve.steps == (200, 400) and curve.spans is None
 
 
+def test_a_snapshot_that_lacks_a_seed_is_left_out(make: Make) -> None:
+    results = [make("s1", step=step, seed=seed) for step in (200, 400) for seed in (0, 1)] + [make("s1", step=800)]
+    (curve,) = curves(Study(tuple(results)), "clip_t", "local_clip_i")
+    assert curve.steps == (200, 400)
+
+
+def test_an_interval_is_drawn_over_subjects(make: Make) -> None:
+    results = [make("s1", s, clip_t=t, local_clip_i=0.7) for s, t in (("mug", 0.2), ("duck", 0.3), ("car", 0.4))]
+    (curve,) = curves(Study(tuple(results)), "clip_t", "local_clip_i")
+    assert curve.spans is not None
+    across, up = curve.spans
+    assert across.low < 0.3 < across.high and up.low == up.high == pytest.approx(0.7)
+
+
 def test_the_plot_is_well_formed_and_names_every_method_on_the_line(four: list[Result]) -> None:
     text = tradeoff(four)
     ElementTree.fromstring(text)

@@ -58,7 +58,7 @@ def grid(study: Study, subject: str, count: int = 8) -> Grid:
     rows = found[0].rows
     prompts = choose_prompts(rows, count)
     kind_of = dict(zip(rows["prompt"], rows["kind"], strict=True))
-    noise, seed = int(rows["noise_seed"].min()), min(study.seeds)
+    noise, seed = int(rows["noise_seed"].max()), min(study.seeds)
     return Grid(
         subject,
         _photos(found),
@@ -90,6 +90,10 @@ def _photos(results: list[Result]) -> tuple[Path, ...]:
     folder = next((result.references for result in results if result.references is not None), None)
     if folder is None:
         return ()
+    if not folder.is_dir():
+        raise UserError(
+            f"the photos of {results[0].subject} must lie in {folder.name} of {folder.parent.name}, got none"
+        )
     return tuple(sorted(file for file in folder.iterdir() if file.suffix.lower() in PHOTO_ENDINGS))
 
 

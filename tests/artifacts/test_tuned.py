@@ -1,0 +1,47 @@
+"""What was learned, on disk: exact, at the steps that were kept, with the strategy it was learned with."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from quantbooth.artifacts.tuned import (
+    read_snapshot,
+    read_strategy,
+    snapshot_path,
+    write_snapshot,
+    write_strategy,
+)
+from quantbooth.errors import UserError
+from quantbooth.timesteps.strategies import Strategy, baseline, s1, s2
+
+ZONES = {"clean_up": [0, 200], "content": [200, 700], "coarse": [700, 1000]}
+
+
+def test_numbers_come_back_to_the_last_bit_also_those_lying_across(tmp_path: Path, generator: torch.Generator) -> None:
+    state = {"a.b": torch.randn(3, 5, generator=generator), "c": torch.randn(4, 6, generator=generator).T}
+    write_snapshot(tmp_path, 200, state)
+    again = read_snapshot(tmp_path, 200)
+    assert again.keys() == state.keys()
+    assert all(torch.equal(again[name], state[name]) for name in state)
+
+
+def test_a_step_that_was_not_kept_is_refused_naming_those_that_were(tmp_path: Path) -> None:
+    for step in (50, 1000, 200):
+        write_snapshot(tmp_path, step, {"a": torch.zeros(1)})
+    with pytest.raises(UserError, match=rf"^{tmp_path.name} keeps the steps 50, 200, 1000, not 100; see protocol"):
+        read_snapshot(tmp_path, 100)
+
+
+def test_files_sort_as_their_steps_do(tmp_path: Path) -> None:
+    names = [snapshot_path(tmp_path, step).name for step in (9, 80, 700, 6000)]
+    assert names == sorted(names)
+
+
+@pytest.mark.parametrize("strategy", [baseline(1000), s1([200, 700], "tuned", 1000), s2(ZONES, True, 1000)])
+def test_the_strategy_comes_back_and_routes_alike(tmp_path: Path, strategy: Strategy) -> None:
+    write_strategy(tmp_path, strategy)
+    again = read_strategy(tmp_path)
+    t = torch.arange(1000)
+    assert again == strategy
+    assert torch.equal(again.route(t), strategy.route(t))

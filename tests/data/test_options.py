@@ -1,0 +1,36 @@
+"""Numbers that people set: taken as they are, or refused by the option's name."""
+
+import pytest
+
+from quantbooth.data.options import number, whole, wholes
+from quantbooth.errors import UserError
+
+
+def test_what_fits_is_given_back_unchanged() -> None:
+    assert whole("seed", 0, least=0, below=1) == 0
+    assert wholes("protocol.seeds", [3, 1], least=0) == [3, 1]
+    assert number("prior.weight", 1, least=0) == 1.0
+
+
+@pytest.mark.parametrize("value", [-1, 8, 1.0, "1", True, None, [1]])
+def test_what_is_no_whole_number_in_range_is_refused_by_name(value: object) -> None:
+    with pytest.raises(UserError) as caught:
+        whole("seed", value, least=0, below=8)
+    assert str(caught.value) == f"seed must be a whole number >= 0 and < 8, got {value!r}"
+
+
+@pytest.mark.parametrize("values", [5, "12", None, {"a": 1}])
+def test_what_is_no_list_is_refused(values: object) -> None:
+    with pytest.raises(UserError, match=r"protocol\.seeds must be a list of whole numbers such as \[1,2\], got"):
+        wholes("protocol.seeds", values, least=0)
+
+
+def test_one_bad_entry_of_a_list_is_named() -> None:
+    with pytest.raises(UserError, match=r"protocol\.seeds must be a whole number >= 0, got 'x'"):
+        wholes("protocol.seeds", [0, "x"], least=0)
+
+
+@pytest.mark.parametrize("value", [-0.1, float("nan"), "1", True, None])
+def test_what_is_no_number_in_range_is_refused(value: object) -> None:
+    with pytest.raises(UserError, match=r"prior\.weight must be a number >= 0, got"):
+        number("prior.weight", value, least=0)

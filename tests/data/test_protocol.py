@@ -1,0 +1,42 @@
+"""The protocol: refuses what no run can do, and knows after which steps a run is looked at."""
+
+from dataclasses import replace
+
+import pytest
+
+from quantbooth.data.protocol import Protocol
+from quantbooth.errors import UserError
+
+QUICK = Protocol("quick", seeds=[0], every=1, at_steps=[], batch=25)
+
+
+def test_a_run_is_looked_at_before_it_at_the_steps_asked_and_at_its_end() -> None:
+    assert QUICK.steps(last=200) == [0, 200]
+    assert replace(QUICK, at_steps=[100, 50, 200]).steps(last=200) == [0, 50, 100, 200]
+
+
+def test_a_step_after_the_last_is_refused() -> None:
+    with pytest.raises(UserError, match=r"at_steps must be in \[1, tuner\.steps = 200\], got \[201\]"):
+        replace(QUICK, at_steps=[201]).steps(last=200)
+
+
+def test_only_seeds_and_every_decide_the_pictures() -> None:
+    assert replace(QUICK, name="other", batch=1, at_steps=[3]).choice == QUICK.choice
+    assert replace(QUICK, seeds=[1]).choice != QUICK.choice
+    assert replace(QUICK, every=2).choice != QUICK.choice
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"seeds": []}, r"protocol\.seeds must be one seed or several different ones, got \[\]"),
+        ({"seeds": [0, 0]}, r"protocol\.seeds must be one seed or several different ones, got \[0, 0\]"),
+        ({"seeds": 0}, r"protocol\.seeds must be a list"),
+        ({"every": 0}, r"protocol\.every must be a whole number >= 1, got 0"),
+        ({"batch": 0}, r"protocol\.batch must be a whole number >= 1, got 0"),
+        ({"at_steps": [0]}, r"protocol\.at_steps must be a whole number >= 1, got 0"),
+    ],
+)
+def test_impossible_protocols_are_refused(change: dict[str, object], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        replace(QUICK, **change)  # type: ignore[arg-type]

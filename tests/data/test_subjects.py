@@ -1,0 +1,37 @@
+"""A subject: its sentences with and without the identifier, and what it refuses."""
+
+import pytest
+import torch
+
+from quantbooth.data.subjects import Prompt, Subject
+from quantbooth.errors import UserError
+
+PHOTOS = torch.zeros(2, 3, 4, 4)
+
+
+def subject(*templates: str, photos: torch.Tensor = PHOTOS) -> Subject:
+    prompts = tuple(Prompt(template, "own") for template in templates)
+    return Subject("rex", "dog", "sks", photos, photos, prompts, "f" * 64)
+
+
+def test_the_model_reads_the_identifier_and_no_judge_does() -> None:
+    rex = subject("a {} in the snow")
+    assert rex.asked_text(rex.prompts[0]) == "a sks dog in the snow"
+    assert rex.judged_text(rex.prompts[0]) == "a dog in the snow"
+    assert (rex.tuning_text, rex.class_text) == ("a photo of a sks dog", "a photo of a dog")
+
+
+def test_other_braces_of_an_own_prompt_stay_as_they_are() -> None:
+    rex = subject("a {} {in} the {0} snow")
+    assert rex.asked_text(rex.prompts[0]) == "a sks dog {in} the {0} snow"
+
+
+@pytest.mark.parametrize("template", ["a dog", "a {} and a {}"])
+def test_a_prompt_holds_the_place_of_the_subject_once(template: str) -> None:
+    with pytest.raises(UserError, match=r"a prompt must hold \{\} once, where the subject goes, got"):
+        subject(template)
+
+
+def test_a_subject_without_photos_is_refused() -> None:
+    with pytest.raises(UserError, match="subject 'rex' has no photos; give 3 to 6 of them"):
+        subject("a {}", photos=PHOTOS[:0])
