@@ -1,22 +1,33 @@
-"""A toy base with a very small random unet, made once; fresh copies of it, float or quantized, to tune."""
+"""A toy base with a very small random unet, and tuning stages on fresh quantized copies of it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
 
 from quantbooth.diffusion.base import Base, frozen
 from quantbooth.diffusion.pretrained import new_unet
+from quantbooth.diffusion.router import route_unet_
+from quantbooth.diffusion.schedule import Schedule
+from quantbooth.quant import scale_sets
 from quantbooth.quant.grid import Grid
 from quantbooth.quant.scale_search import MinMax
+from quantbooth.quant.selection import Selection
 from quantbooth.quant.surgery import quantize_
-from quantbooth.stages.tuning import Examples
-from quantbooth.toyworld.models import UNET, untrained_base
+from quantbooth.stages.tuning import Examples, Recipe, TuningStage
+from quantbooth.timesteps.zones import Zones, zones_from_borders
+from quantbooth.toyworld.models import SCHEDULE, UNET, untrained_base
 
 SMALL = {**UNET, "block_out_channels": (8, 16), "norm_num_groups": 4, "attention_head_dim": 2}
+
+ZONES = zones_from_borders({"clean_up": [0, 200], "content": [200, 700], "coarse": [700, 1000]}, 1000)
+RECIPE = Recipe(steps=3, subject_batch=2, prior_batch=1, prior_weight=0.5, weight_bound=8.0, decay=True, seed=0)
+
+MakeStage = Callable[..., TuningStage]
 
 
 @pytest.fixture(scope="session")
@@ -41,3 +52,41 @@ def examples() -> Examples:
     subject, prior = torch.randn(5, 24, 8, 8, generator=draw), torch.randn(4, 24, 8, 8, generator=draw)
     texts = torch.randn(2, 26, 128, generator=draw)
     return Examples(subject, texts[0], prior, texts[1])
+
+
+@pytest.fixture(scope="session")
+def new_stage(quantized: Callable[[], Any], examples: Examples) -> MakeStage:
+    """Makes a stage as quantbooth-tune does: three zones, three steps, unless told otherwise."""
+
+    def make(zones: Zones = ZONES, seen: Examples = examples, **recipe: Any) -> TuningStage:
+        unet, selection = quantized(), Selection()
+        scale_sets.attach_(unet, len(zones), selection)
+        route_unet_(unet, zones.index, selection)
+        parameters, schedule = scale_sets.parameters(unet), Schedule(SCHEDULE)
+        return TuningStage(unet, parameters, seen, zones, schedule, replace(RECIPE, **recipe), adamw)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def fit() -> Callable[..., None]:
+    """Trains a stage for as many steps as its recipe says."""
+
+    def run(stage: LightningModule, callbacks: Sequence[Callback] = ()) -> None:
+        trainer = Trainer(
+            accelerator="cpu",
+            max_steps=stage.recipe.steps,
+            max_epochs=-1,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            callbacks=list(callbacks),
+        )
+        trainer.fit(stage)
+
+    return run
+
+
+def adamw(parameters: Any) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(parameters, lr=0.01, weight_decay=0.0)

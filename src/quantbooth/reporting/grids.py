@@ -58,7 +58,7 @@ def grid(study: Study, subject: str, count: int = 8) -> Grid:
     rows = found[0].rows
     prompts = choose_prompts(rows, count)
     kind_of = dict(zip(rows["prompt"], rows["kind"], strict=True))
-    noise, seed = int(rows["noise_seed"].max()), min(study.seeds)
+    noise, seed = int(rows["noise_seed"].min()), min(study.seeds)
     return Grid(
         subject,
         _photos(found),
