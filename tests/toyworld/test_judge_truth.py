@@ -4,12 +4,11 @@ import numpy as np
 import pytest
 
 from quantbooth.toyworld.captions import words
-from quantbooth.toyworld.judge_pools import FAMILY, independent_scenes, random_scenes, related_scenes
+from quantbooth.toyworld.judge_pools import independent_scenes, random_scenes
 from quantbooth.toyworld.judge_truth import (
     ORACLE_NAMES,
     answers,
     full_caption,
-    holds,
     scorer_caption,
     scorer_words,
     seen,
@@ -46,35 +45,6 @@ def test_independent_scenes_hold_every_pair_of_class_and_mark_but_no_subject() -
     subjects = {(s.class_word, s.colour, s.second, s.pattern, s.emblem) for s in SUBJECTS.values()}
     assert not subjects & {(s.class_word, s.colour, s.second, s.pattern, s.emblem) for s in scenes}
     assert np.mean([scene.emblem is not None for scene in scenes]) == pytest.approx(0.5, abs=0.05)
-
-
-def test_families_share_their_class_and_differ_in_marks_but_never_show_a_subjects() -> None:
-    scenes = related_scenes(400 * FAMILY, _rng())
-    families = [scenes[start : start + FAMILY] for start in range(0, len(scenes), FAMILY)]
-    assert all(len({scene.class_word for scene in family}) == 1 for family in families)
-    assert np.mean([len({(s.pattern, s.emblem) for s in family}) > 1 for family in families]) > 0.95
-    assert np.mean([len({s.colour for s in family}) < FAMILY for family in families]) > 0.8
-    for subject in SUBJECTS.values():
-        own = [scene for scene in scenes if scene.class_word == subject.class_word]
-        assert subject.emblem not in {scene.emblem for scene in own}
-        assert subject.pattern not in {scene.pattern for scene in own}
-
-
-def test_a_number_of_scenes_that_is_no_whole_number_of_families_is_refused() -> None:
-    with pytest.raises(ValueError, match="multiple of 4, got 6"):
-        related_scenes(6, _rng())
-
-
-def test_a_caption_holds_where_all_it_names_is_so() -> None:
-    rng = _rng()
-    scenes = related_scenes(40, rng)
-    captions = [scorer_caption(scene, rng) for scene in scenes]
-    found = holds(captions, scenes)
-    assert found.diagonal().all()
-    for i, scene in enumerate(scenes):
-        for j, caption in enumerate(captions):
-            so = all(getattr(scene, name) == getattr(scenes[j], name) for name in caption.named)
-            assert found[i, j] == so
 
 
 def test_full_captions_name_all_that_captions_can_name() -> None:

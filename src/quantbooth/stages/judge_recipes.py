@@ -13,7 +13,6 @@ from quantbooth.toyworld.judge_pools import (
     ScenePool,
     independent_scenes,
     random_scenes,
-    related_scenes,
     render_pool,
     subject_scenes,
 )
@@ -39,7 +38,7 @@ def train_scorer(
     """The scorer: taught on scenes and captions of the pre-training distribution, measured on others of it."""
     rng = _rng(seed, "scorer")
     scorer = _new(seed, lambda: ToyScorer(scorer_words(), WIDTHS, features=128, length=28))
-    fit(ScorerTraining(scorer, render_pool(related_scenes(recipe.scenes, rng)), recipe, seed), progress)
+    fit(ScorerTraining(scorer, render_pool(random_scenes(recipe.scenes, rng)), recipe, seed), progress)
     return scorer, scorer_figures(scorer, unseen(held_out, seed), rng)
 
 

@@ -12,14 +12,14 @@ from torch import Tensor, nn
 
 from quantbooth.data.draws import generator_for, step_loader
 from quantbooth.toyworld.judge_files import halve_
-from quantbooth.toyworld.judge_pools import FAMILY, ScenePool, pictures
+from quantbooth.toyworld.judge_pools import ScenePool, pictures
 from quantbooth.toyworld.judge_training import attribute_loss, contrastive_loss, disturbed, mask_loss, moved
-from quantbooth.toyworld.judge_truth import answers, holds, scorer_caption
+from quantbooth.toyworld.judge_truth import answers, scorer_caption
 from quantbooth.toyworld.judges import Oracle, ToyLocator, ToyScorer
 
 __all__ = ["JudgeTraining", "LocatorTraining", "OracleTraining", "Recipe", "ScorerTraining"]
 
-LARGEST_SCALE = 20.0
+LARGEST_SCALE = 100.0
 
 
 @dataclass(frozen=True)
@@ -66,22 +66,19 @@ class JudgeTraining(LightningModule, ABC):
 
 
 class ScorerTraining(JudgeTraining):
-    """Pictures and captions are to find each other; whole families are in a batch, so that details decide."""
+    """Pictures and their captions are to find each other; sentences that are equal share their pictures."""
 
     judge: ToyScorer
-
-    def rows(self, generator: torch.Generator) -> Int64[Tensor, "b"]:
-        heads = torch.randint(len(self.pool.scenes) // FAMILY, (self.recipe.batch // FAMILY,), generator=generator)
-        return (heads[:, None] * FAMILY + torch.arange(FAMILY)).flatten()
 
     def loss(self, rows: Int64[Tensor, "b"], generator: torch.Generator) -> Float[Tensor, ""]:
         rng = np.random.default_rng(int(torch.randint(2**62, (), generator=generator)))
         scenes = [self.pool.scenes[row] for row in rows.tolist()]
-        captions = [scorer_caption(scene, rng) for scene in scenes]
+        sentences = [scorer_caption(scene, rng).text for scene in scenes]
+        same = torch.tensor([[one == other for other in sentences] for one in sentences])
         images, _ = disturbed(pictures(self.pool, rows), generator)
-        texts = self.judge.texts([caption.text for caption in captions])
+        texts = self.judge.texts(sentences)
         scale = self.judge.clip.logit_scale.exp().clamp(max=LARGEST_SCALE)
-        return contrastive_loss(self.judge.images(images), texts, scale, holds(captions, scenes))
+        return contrastive_loss(self.judge.images(images), texts, scale, same)
 
 
 class LocatorTraining(JudgeTraining):

@@ -1,16 +1,16 @@
 """What is true of a scene, as the judges are taught it: the oracle's right answers, the scorer's captions."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Int64
+from jaxtyping import Int64
 from torch import Tensor
 
 from quantbooth.toyworld.captions import Caption, describe, words
 from quantbooth.toyworld.world import ACCESSORIES, CLASSES, COLOURS, CONTEXTS, EMBLEMS, LAYOUTS, PATTERNS, Scene
 
-__all__ = ["NONE", "ORACLE_NAMES", "answers", "full_caption", "holds", "scorer_caption", "scorer_words", "seen"]
+__all__ = ["NONE", "ORACLE_NAMES", "answers", "full_caption", "scorer_caption", "scorer_words", "seen"]
 
 NONE = "none"
 ORACLE_NAMES: dict[str, tuple[str, ...]] = {
@@ -60,15 +60,6 @@ def scorer_caption(scene: Scene, rng: np.random.Generator) -> Caption:
     if scene.emblem is not None and rng.random() < HALF:
         text, named = f"{text} marked {scene.emblem}", named | {"emblem"}
     return Caption(text, frozenset(named))
-
-
-def holds(captions: Sequence[Caption], scenes: Sequence[Scene]) -> Bool[Tensor, "b b"]:
-    """Whether what caption j names of its own scene j is so in scene i too: entry [i, j]."""
-    names = sorted({name for caption in captions for name in caption.named})
-    kinds = [{value: k for k, value in enumerate(sorted({str(getattr(s, name)) for s in scenes}))} for name in names]
-    seen_as = torch.tensor([[kind[str(getattr(s, n))] for n, kind in zip(names, kinds, strict=True)] for s in scenes])
-    asked = torch.tensor([[name in caption.named for name in names] for caption in captions])
-    return ((seen_as[:, None] == seen_as[None]) | ~asked[None]).all(dim=2)
 
 
 def scorer_words() -> tuple[str, ...]:

@@ -1,0 +1,77 @@
+"""Beside tuning: exactly the steps asked for are kept, and watching changes nothing."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from quantbooth.artifacts.image_set import Request
+from quantbooth.diffusion.base import Base
+from quantbooth.diffusion.sampling import Sampler
+from quantbooth.quant import scale_sets
+from quantbooth.stages.callbacks import SampleGrids, Snapshots
+from quantbooth.stages.tuners import ScaleTuner
+from quantbooth.stages.tuning import TuningStage
+
+MakeStage = Callable[..., TuningStage]
+Fit = Callable[..., None]
+WATCHED = [Request(f"{i}.png", text, text, text, "plain", 0) for i, text in enumerate(["a red mug", "a duck"])]
+
+
+def grids(base: Base, stage: TuningStage, every: int, folder: Path) -> SampleGrids:
+    return SampleGrids(base.with_unet(stage.unet), Sampler("ddim", 2, 4.0), WATCHED, every, folder)
+
+
+def test_exactly_the_steps_asked_for_are_kept(new_stage: MakeStage, fit: Fit) -> None:
+    stage, kept = new_stage(steps=4), Snapshots(ScaleTuner(), [4, 1])
+    fit(stage, [kept])
+    assert sorted(kept.states) == [1, 4]
+    final = scale_sets.gains(stage.unet)
+    assert all(torch.equal(kept.states[4][name], final[name]) for name in final)
+    assert not any(torch.equal(kept.states[1][name], final[name]) for name in final)
+
+
+def test_what_is_kept_after_a_step_is_what_a_run_of_that_length_learns(new_stage: MakeStage, fit: Fit) -> None:
+    long, short, kept = new_stage(steps=3, decay=False), new_stage(steps=2, decay=False), Snapshots(ScaleTuner(), [2])
+    fit(long, [kept])
+    fit(short)
+    learned = scale_sets.gains(short.unet)
+    assert all(torch.equal(kept.states[2][name], learned[name]) for name in learned)
+
+
+def test_watching_draws_a_grid_every_so_many_steps_and_changes_no_bit(
+    new_stage: MakeStage, small_base: Base, fit: Fit, tmp_path: Path
+) -> None:
+    watched, alone = new_stage(steps=4), new_stage(steps=4)
+    fit(watched, [grids(small_base, watched, 2, tmp_path / "run")])
+    fit(alone)
+    assert sorted(file.name for file in (tmp_path / "run").iterdir()) == ["step-000002.png", "step-000004.png"]
+    learned, expected = scale_sets.gains(watched.unet), scale_sets.gains(alone.unet)
+    assert all(torch.equal(learned[name], expected[name]) for name in expected)
+
+
+def test_a_grid_is_a_row_of_crisp_pictures_of_the_model_as_it_is(
+    new_stage: MakeStage, small_base: Base, fit: Fit, tmp_path: Path
+) -> None:
+    stage = new_stage(steps=1)
+    watching = grids(small_base, stage, 1, tmp_path)
+    fit(stage, [watching])
+    shown = np.asarray(Image.open(tmp_path / "step-000001.png"))
+    assert shown.shape == (4 * 32, 2 * 4 * 32, 3)
+    assert (shown == np.kron(shown[::4, ::4], np.ones((4, 4, 1), dtype=np.uint8))).all()
+    left, _ = watching.stage.render(WATCHED)
+    torch.testing.assert_close(
+        torch.from_numpy(shown[::4, :128:4].copy()) / 255, left.permute(1, 2, 0), rtol=0, atol=0.51 / 255
+    )
+
+
+@pytest.mark.parametrize("every", [0, 5])
+def test_nothing_is_drawn_when_nothing_is_asked_for(
+    new_stage: MakeStage, small_base: Base, fit: Fit, tmp_path: Path, every: int
+) -> None:
+    stage = new_stage(steps=1)
+    fit(stage, [grids(small_base, stage, every, tmp_path / "run")])
+    assert not (tmp_path / "run").exists()
