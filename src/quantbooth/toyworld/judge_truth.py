@@ -50,8 +50,8 @@ def full_caption(scene: Scene, rng: np.random.Generator) -> Caption:
 def scorer_caption(scene: Scene, rng: np.random.Generator) -> Caption:
     """What the scorer reads: every second caption is full, and every second emblem and layout is named.
 
-    The base's captions never name the latter two. A published CLIP has read of hearts and halves although no prompt
-    about a subject mentions them; a scorer that had not would be blind to what makes a subject this one.
+    The base's captions never name the latter two; a published CLIP has read of hearts and halves. Naming them is not
+    enough to make pictures differ by them, though: a removed emblem does not lower CLIP-I of the shipped scorer.
     """
     found = full_caption(scene, rng) if rng.random() < HALF else describe(scene, rng)
     text, named = found.text, set(found.named)

@@ -1,0 +1,226 @@
+"""The plan: an artifact's name changes with all that decides its content, and with nothing else."""
+
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
+
+import hydra
+import pytest
+import yaml
+from omegaconf import OmegaConf
+from PIL import Image
+
+from quantbooth.artifacts.fingerprint import fingerprint
+from quantbooth.config import conf_dir
+from quantbooth.errors import UserError
+from quantbooth.metrics.locators import WholeImage
+from quantbooth.plan import Plan
+from quantbooth.stages.evaluation import Scorer
+
+MakePlan = Callable[..., Plan]
+ROLES = ("quantized_base", "prior", "tuned", "before", "after", "scores")
+
+
+class Nameless:
+    """Stands for an encoder of which only the name is asked."""
+
+    name = "an encoder"
+
+
+@cache
+def composed(groups: tuple[str, ...]) -> str:
+    """The configuration for some group choices, as YAML: composing is slow."""
+    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        return OmegaConf.to_yaml(hydra.compose("quantbooth", list(groups)))
+
+
+@pytest.fixture
+def plan(tmp_path: Path) -> Iterator[MakePlan]:
+    """Makes the plan of some overrides on a base that is only a file, with a scorer that is only a name."""
+    (tmp_path / "base").mkdir()
+    (tmp_path / "base" / "weights").write_text("1")
+
+    def make(*overrides: str) -> Plan:
+        groups = tuple(word for word in overrides if (conf_dir() / word.partition("=")[0]).is_dir())
+        cfg = OmegaConf.create(composed(("base=folder", *groups)))
+        given = [word for word in overrides if word not in groups]
+        for word in [f"base.path={tmp_path}/base", f"paths.outputs={tmp_path}/out", "base.resolution=32", *given]:
+            key, _, value = word.partition("=")
+            OmegaConf.update(cfg, key, yaml.safe_load(value))
+        made = Plan(cfg)
+        made.scorer = Scorer(Nameless(), WholeImage())  # type: ignore[arg-type]
+        return made
+
+    yield make
+
+
+def names(plan: Plan) -> dict[str, str]:
+    """Label and fingerprint of each artifact."""
+    last = plan.steps[-1]
+    items = (plan.quantized_base, plan.prior, plan.tuned, plan.images(0), plan.images(last), plan.scores(last))
+    return {
+        role: f"{item.label} {fingerprint(item.identity)}" if item else "none"
+        for role, item in zip(ROLES, items, strict=True)
+    }
+
+
+@pytest.mark.parametrize(
+    ("override", "changed"),
+    [
+        ("seed=1", "tuned after scores"),
+        ("strategy=s1", "tuned after scores"),
+        ("strategy.timesteps=999", "tuned after scores"),
+        ("tuner.steps=100", "tuned after scores"),
+        ("tuner.learning_rate=0.02", "tuned after scores"),
+        ("tuner.subject_batch=4", "tuned after scores"),
+        ("tuner.decay=false", "tuned after scores"),
+        ("tuner.weight_bound=5.0", "tuned after scores"),
+        ("optimizer.weight_decay=0.1", "tuned after scores"),
+        ("prior.weight=0.5", "tuned after scores"),
+        ("prior.batch=1", "tuned after scores"),
+        ("prior.count=8", "prior tuned after scores"),
+        ("prior.seed=1", "prior tuned after scores"),
+        ("subject=toy_mug2", "tuned before after scores"),
+        ("subject=toy_duck", "prior tuned before after scores"),
+        ("base.identifier=zwx", "tuned before after scores"),
+        ("protocol.at_steps=[100]", "tuned"),
+        ("protocol.seeds=[1]", "before after scores"),
+        ("protocol.every=2", "before after scores"),
+        ("protocol.name=mine", "scores"),
+        ("sampler.steps=10", "prior tuned before after scores"),
+        ("sampler=euler", "prior tuned before after scores"),
+        ("sampler.guidance=1.5", "prior tuned before after scores"),
+        ("quant=w3", " ".join(ROLES)),
+        ("quant.bits=8", " ".join(ROLES)),
+        ("quant.exclude=[conv_in]", " ".join(ROLES)),
+        ("calibration=minmax", " ".join(ROLES)),
+        ("calibration.norm=2.0", " ".join(ROLES)),
+        ("trainer=gpu", ""),
+        ("trainer.devices=2", ""),
+        ("logger=wandb", ""),
+        ("logger.folder=elsewhere", ""),
+        ("paths.logs=elsewhere", ""),
+        ("paths.store=elsewhere", ""),
+        ("tuner.sample_every=7", ""),
+        ("protocol.batch=1", ""),
+        ("report.folder=elsewhere", ""),
+        ("report.notes=[hello]", ""),
+    ],
+)
+def test_what_a_setting_changes(plan: MakePlan, override: str, changed: str) -> None:
+    before, after = names(plan()), names(plan(override))
+    assert {role for role in ROLES if before[role] != after[role]} == set(changed.split())
+
+
+def test_an_interval_is_part_of_the_name(plan: MakePlan) -> None:
+    default, same, other = (
+        names(plan("strategy=s1", *words))["tuned"]
+        for words in ([], ["strategy.interval=[354,934]"], ["strategy.interval=[354,900]"])
+    )
+    assert default == same != other
+    assert names(plan("strategy=s1", "strategy.outside=tuned"))["tuned"] != default
+
+
+def test_without_prior_preservation_the_sampler_does_not_decide_what_is_learned(plan: MakePlan) -> None:
+    one, other = names(plan("prior=none")), names(plan("prior=none", "sampler.steps=10"))
+    assert one["tuned"] == other["tuned"] != names(plan())["tuned"]
+    assert one["after"] != other["after"]
+
+
+def test_another_scorer_scores_anew_and_draws_nothing_anew(plan: MakePlan) -> None:
+    one, other = plan(), plan()
+    other.scorer.encoder.name = "another encoder"  # type: ignore[misc]
+    assert {role for role in ROLES if names(one)[role] != names(other)[role]} == {"scores"}
+
+
+def test_other_weights_of_the_base_are_another_base(plan: MakePlan, tmp_path: Path) -> None:
+    before = names(plan())
+    (tmp_path / "base" / "weights").write_text("2")
+    after = names(plan())
+    assert not set(before.values()) & set(after.values())
+
+
+@pytest.mark.parametrize("override", ["strategy=s2", "seed=3", "tuner.steps=7", "prior=none", "optimizer.eps=1.0"])
+def test_pictures_and_scores_of_the_untuned_base_are_shared(plan: MakePlan, override: str) -> None:
+    one, other = plan(), plan(override) if "eps" not in override else plan("tuner.decay=false")
+    for made in ("images", "scores"):
+        first, second = getattr(one, made)(0), getattr(other, made)(0)
+        assert (first.label, first.identity) == (second.label, second.identity)
+
+
+def test_float_and_quantized_start_from_different_pictures(plan: MakePlan) -> None:
+    quantized, full = plan(), plan("method=float")
+    assert full.quantized_base is None
+    assert (quantized.method, full.method) == ("baseline", "float")
+    assert names(quantized)["before"] != names(full)["before"]
+    assert (quantized.tuned.kind, full.tuned.kind) == ("scale_sets", "tuned_unet")
+
+
+def test_a_name_that_says_the_bits_says_the_right_ones(plan: MakePlan) -> None:
+    overridden = plan("quant.bits=8")
+    assert overridden.quant_name == "w8"
+    assert "-w8-" in overridden.tuned.label
+
+
+def test_the_run_is_looked_at_before_it_and_at_its_end_at_least(plan: MakePlan) -> None:
+    assert plan("tuner.steps=30").steps == [0, 30]
+    assert plan("tuner.steps=30", "protocol.at_steps=[20,10]").steps == [0, 10, 20, 30]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["quant.bits=5"], "^bits must be one of 2, 3, 4, 8, got 5$"),
+        (["quant.bits=four"], "^bits must be one of 2, 3, 4, 8, got 'four'$"),
+        (["tuner.steps=30", "protocol.at_steps=[31]"], r"at_steps must be in \[1, tuner.steps = 30\], got \[31\]"),
+        (["protocol.batch=0"], "^protocol.batch must be a whole number >= 1, got 0, from protocol$"),
+        (["prior.count=0"], "^prior.count must be a whole number >= 1, got 0$"),
+        (["tuner.sample_every=-1"], "^tuner.sample_every must be a whole number >= 0, got -1$"),
+        (["sampler.steps=0"], "^sampler.steps must be >= 1"),
+        (["strategy=s1", "strategy.interval=[900,1200]"], r"0 <= start < stop <= 1000, got selected \[900, 1200\)"),
+        (["strategy=s2", "base.zones.content=[300,934]"], r"zones must be in ascending order and must not overlap"),
+        (["method=float", "quant=w4"], "^tuner=full tunes float weights; choose quant=fp with it"),
+        (["quant=fp"], "^tuner=scales tunes quantization scales; choose quant=w8, w4, w3 or w2, or tuner=full$"),
+        (["method=float", "strategy=s2"], "one set of weights for all timesteps; strategy s2 needs more$"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_before_anything_is_made(
+    plan: MakePlan, overrides: list[str], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=message):
+        plan(*overrides)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_subject_of_another_size_than_the_base_is_refused(plan: MakePlan) -> None:
+    with pytest.raises(UserError, match=r"^pictures of subject toy_mug must be base\.resolution = 512 wide, got 32$"):
+        plan("base.resolution=512").tuned  # noqa: B018
+
+
+def test_what_is_not_made_yet_names_the_command_that_makes_it(plan: MakePlan, tmp_path: Path) -> None:
+    made = plan()
+    items = [
+        (made.quantized_base, "calibrate"),
+        (made.tuned, "tune"),
+        (made.images(0), "sample"),
+        (made.scores(0), "evaluate"),
+    ]
+    for item, verb in items:
+        assert item is not None
+        assert item.find() is None
+        with pytest.raises(UserError) as caught:
+            item.require()
+        store = f"{tmp_path}/out/store"
+        expected = f"no {item.kind} for these settings in {store}; make it with quantbooth-{verb} and the same options"
+        assert str(caught.value) == expected
+
+
+@pytest.mark.parametrize("name", ["Übung 1", "子犬", "_rex", "a" * 200, "con.", "..."])
+def test_any_folder_name_makes_a_label_that_every_disk_takes(plan: MakePlan, tmp_path: Path, name: str) -> None:
+    folder = tmp_path / name
+    folder.mkdir()
+    Image.new("RGB", (32, 32)).save(folder / "1.png")
+    made = plan("subject=folder", f"subject.path={folder}", "subject.class_word=stuffed animal")
+    assert made.subject.name == name
+    for item in (made.tuned, made.prior, made.images(0)):
+        assert item.find() is None
