@@ -20,4 +20,6 @@ def trainer(**settings: Any) -> Trainer:
         return Trainer(**settings)
     except MisconfigurationException as error:
         reason = str(error).rstrip(".!")
-        raise UserError(f"the trainer cannot be had: {reason}; choose trainer=cpu, or mend trainer.* options") from error
+        raise UserError(
+            f"the trainer cannot be had: {reason}; choose trainer=cpu, or mend trainer.* options"
+        ) from error

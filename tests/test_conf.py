@@ -1,0 +1,193 @@
+"""The configuration: every option composes and builds what it promises, and borders of bases are legal zones."""
+
+from functools import cache
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any
+
+import hydra
+import pytest
+import torch
+import yaml
+from hydra.utils import get_object
+from lightning.pytorch import Trainer
+from lightning.pytorch.loggers import Logger
+from omegaconf import DictConfig, OmegaConf
+from PIL import Image
+
+from quantbooth.config import build, conf_dir, factory, plain
+from quantbooth.data.photos import photo_subject
+from quantbooth.data.protocol import Protocol
+from quantbooth.data.subjects import Subject
+from quantbooth.diffusion.sampling import Sampler
+from quantbooth.diffusion.schedule import Schedule
+from quantbooth.metrics.locators import Locator
+from quantbooth.plan import Plan
+from quantbooth.quant.scale_search import ScaleSearch
+from quantbooth.stages.evaluation import Scorer
+from quantbooth.stages.tuners import Tuner
+from quantbooth.timesteps.strategies import Strategy
+from quantbooth.timesteps.zones import zones_from_borders
+from quantbooth.toyworld.models import SCHEDULE
+
+FILES = sorted(conf_dir().rglob("*.yaml"))
+APART = ("method", "experiment")
+"""Groups that choose options of other groups."""
+OPTIONS = {
+    group.name: sorted(file.stem for file in group.glob("*.yaml"))
+    for group in sorted(conf_dir().iterdir())
+    if group.is_dir() and group.name not in APART
+}
+ROWS = [
+    tuple(f"{group}={option}" for group, option in zip(OPTIONS, row, strict=True) if option)
+    for row in zip_longest(*OPTIONS.values())
+]
+"""Few compositions in which every option of every group occurs once."""
+
+
+@cache
+def composed(*overrides: str) -> DictConfig:
+    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        return hydra.compose("quantbooth", list(overrides))
+
+
+def with_option(group: str, option: str) -> DictConfig:
+    """A copy of the composition in which the option occurs."""
+    row = next(row for row in ROWS if f"{group}={option}" in row)
+    return OmegaConf.create(OmegaConf.to_container(composed(*row)))  # type: ignore[arg-type, return-value]
+
+
+def options(group: str, *left_out: str) -> list[DictConfig]:
+    return [with_option(group, option) for option in OPTIONS[group] if option not in left_out]
+
+
+@pytest.mark.parametrize("row", ROWS, ids=str)
+def test_every_option_of_every_group_composes_and_resolves(row: tuple[str, ...]) -> None:
+    cfg = with_option(*row[0].split("="))
+    for missing in ("base.path", "subject.path", "subject.class_word"):
+        if OmegaConf.is_missing(cfg[missing.partition(".")[0]], missing.partition(".")[2]):
+            OmegaConf.update(cfg, missing, "given")
+    assert plain(cfg)["seed"] == 0
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.relative_to(conf_dir()).as_posix())
+def test_every_target_exists(file: Path) -> None:
+    for target in targets(yaml.safe_load(file.read_text())):
+        assert callable(get_object(target)), target
+
+
+def targets(node: Any) -> list[str]:
+    if isinstance(node, dict):
+        return [found for value in node.values() for found in targets(value)] + [
+            node[key] for key in ("_target_",) if key in node
+        ]
+    return [found for value in node for found in targets(value)] if isinstance(node, list) else []
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.relative_to(conf_dir()).as_posix())
+def test_keys_are_written_once(file: Path) -> None:
+    """YAML would take the last without a word."""
+
+    class Strict(yaml.SafeLoader):
+        def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+            keys = [self.construct_object(key) for key, _ in node.value]
+            assert len(keys) == len(set(keys)), keys
+            return super().construct_mapping(node, deep)
+
+    assert yaml.load(file.read_text(), Loader=Strict) is not None
+
+
+def test_groups_build_what_they_are_for(tmp_path: Path) -> None:
+    for group, kind in (("strategy", Strategy), ("sampler", Sampler), ("protocol", Protocol), ("locator", Locator)):
+        for cfg in options(group):
+            OmegaConf.update(cfg, "base", composed().base)
+            assert isinstance(build(cfg[group], kind), kind)
+    for cfg in options("tuner"):
+        assert isinstance(build(cfg.tuner.learner, Tuner), Tuner)
+    for cfg in options("optimizer"):
+        OmegaConf.update(cfg, "tuner", composed().tuner)
+        made = factory(cfg.optimizer)([torch.nn.Parameter(torch.zeros(1))])
+        assert isinstance(made, torch.optim.Optimizer)
+        assert made.param_groups[0]["lr"] == composed().tuner.learning_rate
+    for cfg in options("trainer", "gpu"):
+        assert isinstance(build(cfg.trainer, Trainer, max_steps=3, logger=False), Trainer)
+    for cfg in options("logger"):
+        OmegaConf.update(cfg, "paths.outputs", str(tmp_path))
+        assert isinstance(build(cfg.logger, Logger, run="a-run"), Logger)
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4, 8])
+def test_every_search_finds_scales_at_every_width(bits: int) -> None:
+    for cfg in options("calibration"):
+        OmegaConf.update(cfg, "quant", with_option("quant", f"w{bits}").quant)
+        assert build(cfg.calibration, ScaleSearch).grid.bits == bits
+        assert plain(cfg.quant)["name"] == f"w{bits}"
+
+
+def test_the_toy_scorer_is_encoder_locator_and_oracle() -> None:
+    scorer = build(composed().scorer, Scorer)
+    assert scorer.name.startswith("toy scorer ")
+    assert " | toy locator " in scorer.name
+    assert " | toy oracle " in scorer.name
+
+
+@pytest.mark.parametrize("name", [option for option in OPTIONS["subject"] if option != "folder"])
+def test_every_toy_subject_has_pictures_of_the_base_it_is_for(name: str) -> None:
+    cfg = with_option("subject", name)
+    OmegaConf.update(cfg, "base", composed().base)
+    subject = build(cfg.subject.pictures, Subject)
+    assert subject.name == name == cfg.subject.name
+    assert subject.photos.shape == (5, 3, cfg.base.resolution, cfg.base.resolution)
+    assert len(subject.prompts) == 25
+
+
+def test_a_folder_of_photos_is_a_subject_of_the_bases_size_and_identifier(tmp_path: Path) -> None:
+    Image.new("RGB", (80, 60), "red").save(tmp_path / "1.png")
+    cfg = with_option("subject", "folder")
+    OmegaConf.update(cfg, "base", composed().base)
+    OmegaConf.update(cfg, "subject.path", str(tmp_path))
+    OmegaConf.update(cfg, "subject.class_word", "dog")
+    subject = build(cfg.subject.pictures, Subject)
+    assert subject.fingerprint == photo_subject(str(tmp_path), "dog", "sks", False, 32).fingerprint
+
+
+@pytest.mark.parametrize("name", OPTIONS["base"])
+def test_borders_of_a_base_are_legal_zones_that_leave_no_timestep_out(name: str) -> None:
+    base = with_option("base", name).base
+    zones = zones_from_borders(OmegaConf.to_container(base.zones), base.timesteps)  # type: ignore[arg-type]
+    assert [zone.name for zone in zones.zones] == ["clean_up", "content", "coarse"]
+    assert (zones.index(torch.arange(base.timesteps)) > 0).all()
+
+
+@pytest.mark.parametrize("name", [option for option in OPTIONS["base"] if option != "toy"])
+def test_borders_of_stable_diffusion_lie_at_its_signal_to_noise_of_1_and_a_hundredth(name: str) -> None:
+    schedule, zones = Schedule(SCHEDULE), with_option("base", name).base.zones
+    borders = [schedule.first_timestep_below(snr) for snr in (1.0, 0.01)]
+    assert [list(zones[zone]) for zone in ("clean_up", "content", "coarse")] == [
+        [0, borders[0]],
+        borders,
+        [borders[1], schedule.timesteps],
+    ]
+
+
+@pytest.mark.parametrize("method", [file.stem for file in sorted((conf_dir() / "method").glob("*.yaml"))])
+def test_a_method_sets_bits_tuner_and_strategy_together(method: str) -> None:
+    plan = Plan(composed(f"method={method}"))
+    assert plan.method == method
+    assert (plan.bits is None) == (method == "float")
+
+
+@pytest.mark.parametrize("experiment", [file.stem for file in sorted((conf_dir() / "experiment").glob("*.yaml"))])
+def test_every_job_of_an_experiment_can_be_planned(experiment: str) -> None:
+    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        sweep = hydra.compose("quantbooth", [f"experiment={experiment}"], return_hydra_config=True).hydra.sweeper.params
+    for key, values in sweep.items():
+        for value in str(values).split(","):
+            assert Plan(composed(f"experiment={experiment}", f"{key}={value}")).steps[-1] > 0
+
+
+def test_keys_that_scripts_rely_on_are_there() -> None:
+    cfg = composed("base=folder", "subject=folder")
+    for key in ("seed", "tuner.steps", "paths.store", "subject.path", "subject.class_word", "base.path"):
+        assert OmegaConf.select(cfg, key, throw_on_missing=False, default="absent") != "absent", key
+    assert OmegaConf.select(composed("strategy=s1"), "strategy.interval") == [200, 700]
