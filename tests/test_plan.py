@@ -130,7 +130,8 @@ def test_what_a_setting_changes(plan: MakePlan, default: dict[str, str], overrid
 
 
 def test_an_interval_is_part_of_the_name(plan: MakePlan) -> None:
-    words = ([], ["strategy.interval=[354,934]"], ["strategy.interval=[354,900]"], ["strategy.outside=tuned"])
+    options = ("strategy.interval=[354,934]", "strategy.interval=[354,900]", "strategy.outside=tuned")
+    words: tuple[list[str], ...] = ([], *([option] for option in options))
     usual, same, *others = (names(plan("strategy=s1", *word))["tuned"] for word in words)
     assert usual == same
     assert len({usual, *others}) == 3

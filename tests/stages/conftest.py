@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import Callback, Trainer
 
 from quantbooth.diffusion.base import Base, frozen
 from quantbooth.diffusion.pretrained import new_unet
@@ -72,7 +72,7 @@ def new_stage(quantized: Callable[[], Any], examples: Examples) -> MakeStage:
 def fit() -> Callable[..., None]:
     """Trains a stage for as many steps as its recipe says."""
 
-    def run(stage: LightningModule, callbacks: Sequence[Callback] = ()) -> None:
+    def run(stage: Any, callbacks: Sequence[Callback] = ()) -> None:
         trainer = Trainer(
             accelerator="cpu",
             max_steps=stage.recipe.steps,

@@ -53,5 +53,5 @@ def test_more_bits_and_a_search_lose_less() -> None:
 
 def test_a_weight_of_zeros_is_exact_and_its_error_a_number() -> None:
     layer = nn.Sequential(nn.Linear(4, 3))
-    nn.init.zeros_(layer[0].weight)
+    nn.init.zeros_(layer[0].get_parameter("weight"))
     assert calibrate(layer, ["0"]).errors == {"0": 0.0}

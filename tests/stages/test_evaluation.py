@@ -52,7 +52,7 @@ class Truth(nn.Module):
 
     def __init__(self, bias: float = 0.0) -> None:
         super().__init__()
-        self.names = {"colour": ("red", "other"), "class_word": ("dog", "cat")}
+        self.names: dict[str, tuple[str, ...]] = {"colour": ("red", "other"), "class_word": ("dog", "cat")}
         self.bias = nn.Parameter(torch.tensor(bias))
 
     def probabilities(self, pictures: Tensor) -> dict[str, Tensor]:

@@ -51,7 +51,7 @@ def test_a_key_in_netrc_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     assert not loggers._has_wandb_key()
-    (tmp_path / ".netrc").write_text("machine api.wandb.ai login user password " + KEY)
+    (tmp_path / ".netrc").write_text("machine api.wandb.ai login user password " + "k" * 40)
     (tmp_path / ".netrc").chmod(0o600)
     assert loggers._has_wandb_key()
 

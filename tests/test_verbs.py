@@ -1,0 +1,267 @@
+"""The verbs one after another on a tiny untrained base: what they leave, what they never repeat, what they refuse."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import hydra
+import pytest
+import torch
+import yaml
+from omegaconf import DictConfig
+from safetensors.torch import load_file
+
+from quantbooth.artifacts.image_set import read_requests
+from quantbooth.artifacts.manifest import open_artifact
+from quantbooth.artifacts.scores import read_record, read_rows
+from quantbooth.calibrate import calibrate
+from quantbooth.config import conf_dir, plain
+from quantbooth.diffusion.pretrained import new_unet, save_base
+from quantbooth.errors import UserError
+from quantbooth.evaluate import evaluate
+from quantbooth.plan import Plan
+from quantbooth.sample import sample
+from quantbooth.stages import evaluation, sampling, tuning
+from quantbooth.toyworld.captions import words
+from quantbooth.toyworld.models import UNET, untrained_base
+from quantbooth.tune import tune
+
+Configure = Callable[..., DictConfig]
+TINY = {**UNET, "block_out_channels": (8, 16), "norm_num_groups": 4, "attention_head_dim": 2}
+QUICK = (
+    *("base=folder", "base.resolution=32", "calibration=minmax", "sampler.steps=2", "prior.count=2", "prior.batch=1"),
+    *("tuner.steps=2", "tuner.sample_every=0", "protocol.every=13", "protocol.at_steps=[1]"),
+)
+METHODS = {"s2": "strategy=s2", "float": "method=float"}
+
+
+@pytest.fixture(scope="module")
+def base_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    base = untrained_base(words(), seed=0)
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("base")
+    save_base(replace(base, unet=new_unet(TINY)), folder, torch.float32)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def configure(base_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Configure:
+    """Makes a configuration; all share one store unless told otherwise."""
+    outputs = tmp_path_factory.mktemp("outputs")
+
+    def make(*overrides: str) -> DictConfig:
+        with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+            given = [*QUICK, f"base.path={base_folder}", f"paths.outputs={outputs}", *overrides]
+            return hydra.compose("quantbooth", given)
+
+    return make
+
+
+def chain(cfg: DictConfig) -> list[Path]:
+    """Everything up to the scores; their folders."""
+    if cfg.quant.bits is not None:
+        calibrate(cfg)
+    tune(cfg)
+    sample(cfg)
+    return evaluate(cfg)
+
+
+def times(cfg: DictConfig) -> dict[str, int]:
+    """When each file of the store was written."""
+    store = Path(cfg.paths.store)
+    return {str(file.relative_to(store)): file.stat().st_mtime_ns for file in store.rglob("*")}
+
+
+def half_written(cfg: DictConfig) -> list[str]:
+    return [name for name in times(cfg) if any(part.startswith(".") for part in Path(name).parts)]
+
+
+def whole(cfg: DictConfig) -> dict[str, int]:
+    """When the files of finished artifacts were written."""
+    return {name: time for name, time in times(cfg).items() if len(Path(name).parts) > 2}
+
+
+def bytes_of(store: Path) -> dict[str, bytes]:
+    """Everything in a store but what tells time and memory."""
+    files = (file for file in store.rglob("*") if file.suffix in (".safetensors", ".png", ".csv"))
+    return {file.relative_to(store).as_posix(): file.read_bytes() for file in files}
+
+
+@pytest.fixture(scope="module")
+def scores(configure: Configure) -> dict[str, list[Path]]:
+    """Two methods run to their scores."""
+    return {name: chain(configure(word)) for name, word in METHODS.items()}
+
+
+@pytest.mark.parametrize("method", ["s2", "float"])
+def test_the_chain_leaves_whole_artifacts_with_their_settings(
+    configure: Configure, scores: dict[str, list[Path]], method: str
+) -> None:
+    cfg = configure(METHODS[method])
+    plan = Plan(cfg)
+    items = [plan.quantized_base, plan.prior, plan.tuned, *(plan.images(step) for step in (0, 1, 2))]
+    for item in [*filter(None, items), *(plan.scores(step) for step in (0, 1, 2))]:
+        folder, manifest = item.require(), item.manifest()
+        assert yaml.safe_load((folder / "config.yaml").read_text()).keys() == plain(cfg).keys()
+        assert manifest.parents == {role: parent.manifest().fingerprint for role, parent in item.parents.items()}
+        assert folder.name == manifest.name
+    assert yaml.safe_load((plan.tuned.require() / "config.yaml").read_text()) == plain(cfg)
+    assert scores[method] == [plan.scores(step).require() for step in (0, 1, 2)]
+    assert half_written(cfg) == []
+
+
+@pytest.mark.parametrize("method", ["s2", "float"])
+def test_scores_have_a_row_per_picture_and_say_what_they_are_about(scores: dict[str, list[Path]], method: str) -> None:
+    for step, folder in enumerate(scores[method]):
+        record, rows = read_record(folder), read_rows(folder)
+        requests = read_requests(folder.parent.parent / record.images)
+        assert rows["file"].tolist() == [request.file for request in requests] == ["000-0.png", "013-0.png"]
+        assert rows[["clip_t", "clip_i", "local_clip_i"]].abs().max().max() <= 1.0001
+        assert (record.method, record.step) == (method if step else "base", step)
+        assert (record.subject, record.base, record.seed) == ("toy_mug", "folder", 0)
+        assert record.quant == ("w4" if method == "s2" else "fp")
+        if step:
+            assert record.costs["samples_seen"] == 2 * (2 + 1)
+            assert record.run.startswith(f"toy_mug-{method}-")
+
+
+def test_costs_tell_the_numbers_trained_and_their_size(scores: dict[str, list[Path]], configure: Configure) -> None:
+    plan, full = Plan(configure("strategy=s2")), Plan(configure("method=float"))
+    gains = load_file(plan.tuned.require() / "step-000002.safetensors")
+    weights = load_file(full.tuned.require() / "step-000002.safetensors")
+    assert {len(gain) for gain in gains.values()} == {3}
+    for made, state in ((plan, gains), (full, weights)):
+        measured = made.tuned.manifest().measured
+        assert measured["trainable"] == sum(tensor.numel() for tensor in state.values())
+        assert measured["file_bytes"] == (made.tuned.require() / "step-000002.safetensors").stat().st_size
+        assert measured["samples_per_expert"] == 6 / made.strategy.sets
+    unet = read_record(scores["float"][0]).costs["base_file_bytes"]
+    assert unet > 4 * read_record(scores["s2"][0]).costs["base_file_bytes"] / 2
+
+
+def test_a_second_run_makes_nothing_anew(configure: Configure, scores: dict[str, list[Path]]) -> None:
+    for method, word in METHODS.items():
+        cfg = configure(word)
+        before = times(cfg)
+        assert chain(cfg) == scores[method]
+        assert times(cfg) == before
+
+
+def test_later_asked_steps_are_tuned_for_and_what_is_there_is_kept(
+    configure: Configure, scores: dict[str, list[Path]]
+) -> None:
+    cfg = configure("strategy=s2", "protocol.at_steps=[]")
+    before = times(cfg)
+    assert chain(cfg) == [scores["s2"][0], scores["s2"][2]]
+    made = {Path(name).parts[:2] for name in times(cfg).keys() - before.keys()}
+    assert [kind for kind, _ in made] == ["scale_sets"]
+
+
+class Dies:
+    """A function that works so many times and then raises."""
+
+    def __init__(self, work: Callable[..., object], times: int) -> None:
+        self.work, self.left = work, times
+
+    def __call__(self, *args: object, **options: object) -> object:
+        if not self.left:
+            raise RuntimeError("the process died")
+        self.left -= 1
+        return self.work(*args, **options)
+
+
+def test_a_run_that_died_four_times_repeats_nothing_and_ends_as_one_that_never_did(
+    configure: Configure, scores: dict[str, list[Path]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """In the prior, in tuning, in sampling, in evaluation: nothing half-written is left; in the end, equal bytes."""
+    deaths = [(sampling, "write_image", 1), (tuning, "denoising_error", 1)]
+    deaths += [(sampling, "write_image", 3), (evaluation, "local_views", 1)]
+    cfg, finished = configure("strategy=s2", f"paths.store={tmp_path}"), dict[str, int]()
+    for elsewhere, (module, name, count) in enumerate(deaths):
+        torch.manual_seed(elsewhere)
+        with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="the process died"):
+            patch.setattr(module, name, Dies(getattr(module, name), count))
+            chain(cfg)
+        assert half_written(cfg) == []
+        assert finished.items() < whole(cfg).items()
+        finished = whole(cfg)
+    chain(cfg)
+    assert finished.items() < whole(cfg).items()
+    made, expected = bytes_of(tmp_path), bytes_of(Path(configure().paths.store))
+    assert len(made) == 1 + 2 + 2 + 3 * (2 + 5) + 3  # base, prior, snapshots, pictures beside photos, rows
+    assert {name: data == expected[name] for name, data in made.items()} == dict.fromkeys(made, True)
+
+
+def test_experts_apart_see_the_full_budget_each_and_learn_what_s1_learns_there(configure: Configure) -> None:
+    """In one zone alone, with one seed, S2's expert and S1's only set are the same run."""
+    apart, alone = configure("strategy=s2", "strategy.apart=true"), configure("strategy=s1")
+    calibrate(apart)
+    states = [load_file(tune(cfg) / "step-000002.safetensors") for cfg in (apart, alone)]
+    for name, gain in states[0].items():
+        assert gain.shape[0] == 3
+        assert torch.equal(gain[1:2], states[1][name])
+    measured = Plan(apart).tuned.manifest().measured
+    assert (measured["samples_seen"], measured["samples_per_expert"]) == (18, 6.0)
+    assert measured["trainable"] == 3 * Plan(alone).tuned.manifest().measured["trainable"]
+
+
+@pytest.mark.parametrize(("outside", "untouched"), [("base", True), ("tuned", False)])
+def test_outside_its_interval_s1_is_served_as_asked(configure: Configure, outside: str, untouched: bool) -> None:
+    cfg = configure("strategy=s1", f"strategy.outside={outside}")
+    calibrate(cfg)
+    tune(cfg)
+    plan = Plan(cfg)
+    draw = torch.Generator().manual_seed(0)
+    x, text = torch.randn(3, 24, 8, 8, generator=draw), torch.randn(3, 26, 128, generator=draw)
+    t = torch.tensor([353, 354, 934])
+    with torch.no_grad():
+        before, after = (
+            base.unet(x, t, encoder_hidden_states=text).sample for base in (plan.untuned_base(), plan.tuned_base(2))
+        )
+    assert [torch.equal(before[i], after[i]) for i in range(3)] == [untouched, False, untouched]
+
+
+def test_what_was_tuned_on_another_base_is_refused(configure: Configure, tmp_path: Path) -> None:
+    cfg = configure(f"paths.store={tmp_path}", "prior=none")
+    calibrate(cfg)
+    plan = Plan(cfg)
+    manifest = tune(cfg) / "manifest.json"
+    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "parents": {"quantized_base": "0" * 64}}))
+    with pytest.raises(UserError, match=r"belongs to the quantized_base 000000000000, got .*; make it again for this"):
+        plan.tuned_base(2)
+
+
+def test_a_base_of_another_length_is_refused(configure: Configure) -> None:
+    cfg = configure("base.timesteps=500", "base.zones.content=[354,400]", "base.zones.coarse=[400,500]")
+    calibrate(cfg)
+    with pytest.raises(UserError, match=r"^base\.timesteps must be 1000, got 500$"):
+        Plan(cfg).untuned_base()
+
+
+def test_the_class_is_drawn_once_for_all_strategies(configure: Configure, scores: dict[str, list[Path]]) -> None:
+    plans = [Plan(configure(word)) for word in ("strategy=s1", "strategy=s2", "seed=5")]
+    assert len({plan.prior.require() for plan in plans}) == 1
+    requests = read_requests(plans[0].prior.require())
+    assert [request.text for request in requests] == ["a photo of a mug"] * 2
+    assert open_artifact(plans[0].prior.require(), "image_set").parents.keys() == {"quantized_base"}
+
+
+def test_curves_of_two_settings_do_not_overwrite_each_other(configure: Configure, tmp_path: Path) -> None:
+    for rate in (0.01, 0.02):
+        cfg = configure(f"paths.logs={tmp_path}", f"tuner.learning_rate={rate}", "prior=none", "tuner.sample_every=2")
+        calibrate(cfg)
+        tune(cfg)
+    assert len(list((tmp_path / "csv").iterdir())) == len(list((tmp_path / "samples").iterdir())) == 2
+
+
+def test_a_bad_optimizer_is_refused_before_any_work(configure: Configure, tmp_path: Path) -> None:
+    for word in ("tuner.learning_rate=-1", "+optimizer.momentum=2"):
+        with pytest.raises(UserError, match=r"^optimizer torch\.optim\.AdamW refuses its options: "):
+            tune(configure(word, f"paths.store={tmp_path}/store"))
+    assert not (tmp_path / "store").exists()
+
+
+def test_a_float_base_has_nothing_to_calibrate(configure: Configure) -> None:
+    with pytest.raises(UserError, match="^quant=fp keeps the base as it is: there is nothing to calibrate$"):
+        calibrate(configure("method=float"))
