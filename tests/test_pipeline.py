@@ -1,0 +1,207 @@
+"""Commands on a tiny untrained base: a sweep that was interrupted goes on, every mistake ends in one line and 2."""
+
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from quantbooth import calibrate, evaluate, pipeline, report, sample, tune
+from quantbooth.diffusion.pretrained import new_unet, save_base
+from quantbooth.stages import tuning
+from quantbooth.toyworld.captions import words
+from quantbooth.toyworld.models import UNET, untrained_base
+
+Command = Callable[..., tuple[int, str]]
+TINY = {**UNET, "block_out_channels": (8, 16), "norm_num_groups": 4, "attention_head_dim": 2}
+QUICK = (
+    *("base=folder", "base.resolution=32", "calibration=minmax", "sampler.steps=2", "prior.count=2", "prior.batch=1"),
+    *("tuner.steps=2", "tuner.sample_every=0", "protocol.every=13"),
+)
+
+
+@pytest.fixture(scope="module")
+def base_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    base = untrained_base(words(), seed=0)
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("base")
+    save_base(replace(base, unet=new_unet(TINY)), folder, torch.float32)
+    return folder
+
+
+@pytest.fixture
+def command(
+    base_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Command]:
+    """Runs a command as if typed, in this process; gives its exit code and what it wrote to stderr."""
+    handlers = logging.root.handlers[:]
+
+    def run(program: Callable[[], None], *given: str) -> tuple[int, str]:
+        settings = [*QUICK, f"base.path={base_folder}", f"paths.outputs={tmp_path}/out", *given]
+        monkeypatch.setattr(sys, "argv", ["quantbooth", *sorted(settings, key=lambda word: word != "-m")])
+        with pytest.raises(SystemExit) as ended:
+            program()
+        return int(str(ended.value.code)), capsys.readouterr().err
+
+    yield run
+    logging.root.handlers[:] = handlers
+
+
+def times(folder: Path) -> dict[str, int]:
+    """When each file of finished artifacts was written."""
+    files = (file for file in folder.glob("store/*/*/**/*") if file.is_file())
+    return {file.relative_to(folder).as_posix(): file.stat().st_mtime_ns for file in files}
+
+
+def test_an_interrupted_sweep_goes_on_where_it_was_and_then_reports(
+    command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    out, calls = tmp_path / "out", iter(range(100))
+    error_of = tuning.denoising_error
+
+    def interrupted(*given: torch.Tensor) -> torch.Tensor:
+        if next(calls) == 3:  # the second step of the second job
+            raise KeyboardInterrupt
+        return error_of(*given)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tuning, "denoising_error", interrupted)
+        code, said = command(pipeline.main, "-m", "strategy=baseline,s1")
+    assert code == 130
+    assert said.endswith("interrupted; finished work is kept, and the same command goes on from there\n")
+    before = times(out)
+    assert not any("/." in name for name in before)
+    assert len([name for name in before if name.endswith("scores/rows.csv")]) == 0
+    assert sum(name.endswith("rows.csv") for name in before) == 2
+
+    assert command(pipeline.main, "-m", "strategy=baseline,s1") == (0, "")
+    after = times(out)
+    assert before.items() <= after.items()
+    assert sum(name.endswith("rows.csv") for name in after) == 3  # the untuned base counts once
+    page = (out / "report" / "index.html").read_text()
+    assert "baseline" in page
+    assert "s1" in page
+
+    assert command(pipeline.main, "-m", "strategy=baseline,s1") == (0, "")
+    assert times(out) == after
+
+
+@pytest.mark.parametrize(
+    ("given", "line"),
+    [
+        ("tuner.stepz=3", "unknown option 'tuner.stepz' (did you mean 'tuner.steps'?); --cfg job shows all options"),
+        (
+            "strategy=s3",
+            "'strategy' has no option 's3' (did you mean 's2'?); choose from baseline, s1, s2, s2_snr, tas",
+        ),
+        ("quant=w5", "'quant' has no option 'w5' (did you mean 'w8'?); choose from fp, w2, w3, w4, w8"),
+        ("quant.bits=5", "bits must be one of 2, 3, 4, 8, got 5"),
+        (
+            "strategy=s1 strategy.interval=[900,1200]",
+            "an interval of timesteps must satisfy 0 <= start < stop <= 1000, got selected [900, 1200), from strategy",
+        ),
+        (
+            "strategy=s2 base.zones.content=[300,934]",
+            "zones must be in ascending order and must not overlap, got clean_up [0, 354) and content [300, 934), "
+            "from strategy",
+        ),
+        (
+            "base.path={here}/gone",
+            "base.path must be a folder in diffusers format, found none at {here}/gone, from base.folder",
+        ),
+        ("base.path={here}", "{here} is not a diffusers model folder: model_index.json is missing; check base.path"),
+        (
+            "subject=folder subject.path={here}",
+            "option 'subject.class_word' has no value; set it with subject.class_word=...",
+        ),
+        (
+            "subject=folder subject.class_word=dog subject.path={here}/gone",
+            "subject.path must be a folder of photos, found no folder at {here}/gone, from subject.pictures",
+        ),
+        (
+            "subject=folder subject.class_word=dog subject.path={here}/none",
+            "no photos in {here}/none; put 3 to 6 pictures (.jpg, .jpeg, .png, .webp, .bmp, .tif, .tiff) there, "
+            "from subject.pictures",
+        ),
+        ("trainer.devices=0", "the trainer cannot be had: "),
+        ("seed=-1", "seed must be a whole number >= 0 and < 4294967296, got -1"),
+        ("tuner.steps=many", "tuner.steps must be a whole number >= 1, got 'many'"),
+    ],
+)
+def test_a_mistake_ends_in_one_line_and_2_and_leaves_nothing(
+    command: Command, tmp_path: Path, given: str, line: str
+) -> None:
+    here = tmp_path / "here"
+    (here / "none").mkdir(parents=True)
+    code, said = command(pipeline.main, *given.format(here=here).split())
+    assert said.startswith(f"quantbooth: {line.format(here=here)}")
+    assert (code, said.count("\n")) == (2, 1)
+    assert times(tmp_path / "out") == {}
+    assert list((tmp_path / "out").glob("store/*/.*")) == []
+
+
+def test_an_unreadable_photo_is_named_before_any_work(command: Command, tmp_path: Path) -> None:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    Image.new("RGB", (40, 40)).save(folder / "1.png")
+    (folder / "2.jpg").write_text("no picture")
+    code, said = command(pipeline.main, "subject=folder", f"subject.path={folder}", "subject.class_word=dog")
+    assert said.startswith(f"quantbooth: cannot read the photo {folder}/2.jpg: ")
+    assert (code, said.count("\n")) == (2, 1)
+    assert not (tmp_path / "out" / "store").exists()
+
+
+def test_what_is_missing_names_the_command_that_makes_it(command: Command, tmp_path: Path) -> None:
+    store = tmp_path / "out" / "store"
+    for verb, kind, maker in (
+        (tune, "quantized_base", "quantbooth-calibrate"),
+        (sample, "quantized_base", "quantbooth-calibrate"),
+        (evaluate, "image_set", "quantbooth-sample"),
+        (report, "scores", "quantbooth-evaluate"),
+    ):
+        line = f"quantbooth: no {kind} for these settings in {store}; make it with {maker} and the same options\n"
+        assert command(verb.main) == (2, line)
+    assert command(calibrate.main, "quant=w8") == (0, "")
+    line = (
+        f"quantbooth: no scale_sets for these settings in {store}; make it with quantbooth-tune and the same options\n"
+    )
+    assert command(sample.main, "quant=w8") == (2, line)
+    assert sorted(path.name for path in store.iterdir()) == ["image_set", "quantized_base"]
+
+
+def test_scores_that_are_none_are_refused(command: Command, tmp_path: Path) -> None:
+    code, said = command(report.main, f"report.scores=[{tmp_path}/gone]")
+    assert said == f"quantbooth: {tmp_path}/gone must be a scores, found nothing; quantbooth-evaluate makes one\n"
+    assert code == 2
+
+
+def typed(*command_line: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    clean = {key: value for key, value in os.environ.items() if key not in ("HYDRA_FULL_ERROR", "QUANTBOOTH_DEBUG")}
+    return subprocess.run(
+        [sys.executable, "-m", *command_line], cwd=folder, env=clean, capture_output=True, text=True, timeout=300
+    )
+
+
+def test_a_mistake_typed_at_a_real_command_line_is_one_line_and_2(tmp_path: Path) -> None:
+    ended = typed("quantbooth.tune", "strategy=s1", "strategy.interval=[700,200]", folder=tmp_path)
+    line = "an interval of timesteps must satisfy 0 <= start < stop <= 1000, got selected [700, 200), from strategy"
+    assert (ended.returncode, ended.stdout, ended.stderr) == (2, "", f"quantbooth: {line}\n")
+    assert not list(tmp_path.glob("outputs/store"))
+
+
+@pytest.mark.slow
+def test_a_real_command_runs_the_chain_and_prints_the_table(base_folder: Path, tmp_path: Path) -> None:
+    given = [*QUICK, f"base.path={base_folder}", "strategy=s2"]
+    first, again = (typed("quantbooth.pipeline", *given, folder=tmp_path) for _ in range(2))
+    for ended in (first, again):
+        assert (ended.returncode, ended.stderr) == (0, "")
+        assert "CLIP-T" in ended.stdout
+        assert "the page: outputs/report/index.html" in ended.stdout
+    assert "tuning toy_mug-s2" in first.stdout
+    assert "tuning" not in again.stdout.replace("tuning (s)", "").split("method", maxsplit=1)[0]
