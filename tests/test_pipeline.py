@@ -63,7 +63,7 @@ def test_an_interrupted_sweep_goes_on_where_it_was_and_then_reports(
     command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     out, calls = tmp_path / "out", iter(range(100))
-    error_of = tuning.denoising_error
+    error_of = tuning.denoising_error  # type: ignore[attr-defined]
 
     def interrupted(*given: torch.Tensor) -> torch.Tensor:
         if next(calls) == 3:  # the second step of the second job
@@ -76,8 +76,7 @@ def test_an_interrupted_sweep_goes_on_where_it_was_and_then_reports(
     assert code == 130
     assert said.endswith("interrupted; finished work is kept, and the same command goes on from there\n")
     before = times(out)
-    assert not any("/." in name for name in before)
-    assert len([name for name in before if name.endswith("scores/rows.csv")]) == 0
+    assert list(out.glob("store/*/.*")) == []
     assert sum(name.endswith("rows.csv") for name in before) == 2
 
     assert command(pipeline.main, "-m", "strategy=baseline,s1") == (0, "")
@@ -98,9 +97,9 @@ def test_an_interrupted_sweep_goes_on_where_it_was_and_then_reports(
         ("tuner.stepz=3", "unknown option 'tuner.stepz' (did you mean 'tuner.steps'?); --cfg job shows all options"),
         (
             "strategy=s3",
-            "'strategy' has no option 's3' (did you mean 's2'?); choose from baseline, s1, s2, s2_snr, tas",
+            "'strategy' has no option 's3'; choose from baseline, s1, s2, s2_snr, tas",
         ),
-        ("quant=w5", "'quant' has no option 'w5' (did you mean 'w8'?); choose from fp, w2, w3, w4, w8"),
+        ("quant=w5", "'quant' has no option 'w5'; choose from fp, w2, w3, w4, w8"),
         ("quant.bits=5", "bits must be one of 2, 3, 4, 8, got 5"),
         (
             "strategy=s1 strategy.interval=[900,1200]",
