@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from quantbooth import calibrate, evaluate, pipeline, report, sample, tune
+from quantbooth.diffusion.losses import denoising_error
 from quantbooth.diffusion.pretrained import new_unet, save_base
 from quantbooth.stages import tuning
 from quantbooth.toyworld.captions import words
@@ -63,12 +64,11 @@ def test_an_interrupted_sweep_goes_on_where_it_was_and_then_reports(
     command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     out, calls = tmp_path / "out", iter(range(100))
-    error_of = tuning.denoising_error  # type: ignore[attr-defined]
 
     def interrupted(*given: torch.Tensor) -> torch.Tensor:
         if next(calls) == 3:  # the second step of the second job
             raise KeyboardInterrupt
-        return error_of(*given)  # type: ignore[arg-type]
+        return denoising_error(*given)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patch:
         patch.setattr(tuning, "denoising_error", interrupted)
