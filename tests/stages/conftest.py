@@ -22,7 +22,12 @@ from quantbooth.stages.tuning import Examples, Recipe, TuningStage
 from quantbooth.timesteps.zones import Zones, zones_from_borders
 from quantbooth.toyworld.models import SCHEDULE, UNET, untrained_base
 
-SMALL = {**UNET, "block_out_channels": (8, 16), "norm_num_groups": 4, "attention_head_dim": 2}
+SMALL = {
+    **UNET,
+    **{"block_out_channels": (8, 16), "norm_num_groups": 4, "attention_head_dim": 2, "mid_block_type": None},
+    **{"down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D")},
+    **{"up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D")},
+}
 
 ZONES = zones_from_borders({"clean_up": [0, 200], "content": [200, 700], "coarse": [700, 1000]}, 1000)
 RECIPE = Recipe(steps=3, subject_batch=2, prior_batch=1, prior_weight=0.5, weight_bound=8.0, decay=True, seed=0)

@@ -67,7 +67,7 @@ PROMPTS = (
     Prompt("a {} in the snow", "context", asked={"colour": "red"}, own={"class_word": "dog"}),
     Prompt("a green {}", "property", own={"colour": "other", "class_word": "dog"}),
 )
-REX = Subject("rex", "dog", "sks", PHOTOS[:1], PHOTOS, PROMPTS, "f" * 64)
+REX = Subject("rex", "dog", "rgb", PHOTOS[:1], PHOTOS, PROMPTS, "f" * 64)
 SCORER = Scorer(Colours(), Corner(), Truth())
 
 
