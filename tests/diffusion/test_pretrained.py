@@ -1,5 +1,6 @@
 """What pretrained must hold, against slow twins and by refusals."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -55,3 +56,13 @@ def test_a_folder_that_is_no_base_is_refused(tmp_path: Path) -> None:
     (tmp_path / "model_index.json").write_text('{"vae": ["diffusers", "AsymmetricAutoencoderKL"]}')
     with pytest.raises(UserError, match="AutoencoderKL, AutoencoderTiny, found 'AsymmetricAutoencoderKL'"):
         load_base(tmp_path, "x")
+
+
+@pytest.mark.parametrize("part", ["unet/diffusion_pytorch_model", "text_encoder/model"])
+def test_a_truncated_file_is_refused_in_one_line(folder: Path, tmp_path: Path, part: str) -> None:
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    file = copy / f"{part}.safetensors"
+    file.write_bytes(file.read_bytes()[:1000])
+    with pytest.raises(UserError, match="cannot be read as a base: ") as refused:
+        load_base(copy, "x")
+    assert "\n" not in str(refused.value)

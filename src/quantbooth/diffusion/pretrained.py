@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from diffusers.utils import logging as diffusers_logging
+from safetensors import SafetensorError
 from torch import nn
 from transformers import CLIPTextModel, CLIPTokenizer
 from transformers.utils import logging as transformers_logging
@@ -48,7 +49,7 @@ def load_base(folder: Path, name: str, unet: nn.Module | None = None) -> Base:
         unet: a unet to use in place of the folder's float one, which is then never read.
 
     Raises:
-        UserError: when a part is missing or is not of a text-to-image model of this kind.
+        UserError: when a part is missing, damaged, or not of a text-to-image model of this kind.
     """
     diffusers_logging.disable_progress_bar()
     diffusers_logging.set_verbosity_error()  # it warns of its own config keys
@@ -57,6 +58,15 @@ def load_base(folder: Path, name: str, unet: nn.Module | None = None) -> Base:
     kind = index.get("vae", [None, None])[1]
     if kind not in AUTOENCODERS:
         raise UserError(f"{folder}: the autoencoder must be one of {', '.join(AUTOENCODERS)}, found {kind!r}")
+    try:
+        return _assemble(folder, name, AUTOENCODERS[kind], unet)
+    except (SafetensorError, OSError, ValueError, RuntimeError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"{folder} cannot be read as a base: {str(error).strip().splitlines()[0]}") from error
+
+
+def _assemble(folder: Path, name: str, autoencoder: Any, unet: nn.Module | None) -> Base:
     local = {"local_files_only": True, "use_safetensors": True}
     if unet is None:
         unet = UNet2DConditionModel.from_pretrained(str(_part(folder, "unet")), **local).float()
@@ -64,7 +74,7 @@ def load_base(folder: Path, name: str, unet: nn.Module | None = None) -> Base:
         Base(
             name=name,
             unet=unet,
-            autoencoder=AUTOENCODERS[kind].from_pretrained(str(_part(folder, "vae")), **local).float(),
+            autoencoder=autoencoder.from_pretrained(str(_part(folder, "vae")), **local).float(),
             text_encoder=CLIPTextModel.from_pretrained(str(_part(folder, "text_encoder")), **local).float(),
             tokenizer=CLIPTokenizer.from_pretrained(str(_part(folder, "tokenizer")), local_files_only=True),
             scheduler_config=_read_json(_part(folder, "scheduler") / "scheduler_config.json"),

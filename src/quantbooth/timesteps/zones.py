@@ -69,10 +69,10 @@ class Zones:
 
 def zones_from_borders(borders: Mapping[str, Sequence[int]], timesteps: int) -> Zones:
     """Zones from ``{name: [start, stop]}``, as base configs state them."""
-    pairs = {name: tuple(int(t) for t in interval) for name, interval in borders.items()}
+    pairs = {name: tuple(interval) for name, interval in borders.items()}
     for name, pair in pairs.items():
-        if len(pair) != 2:
-            raise UserError(f"an interval is [start, stop], got {list(pair)} for {name!r}")
+        if len(pair) != 2 or not all(type(t) is int for t in pair):
+            raise UserError(f"an interval is [start, stop] in whole timesteps, got {list(pair)} for {name!r}")
     return Zones(tuple(Zone(name, *pair) for name, pair in pairs.items()), timesteps)
 
 
