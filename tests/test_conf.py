@@ -16,8 +16,10 @@ from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
 from quantbooth.config import build, conf_dir, factory, plain
+from quantbooth.damage_plan import DamagePlan
 from quantbooth.data.photos import photo_subject
 from quantbooth.data.protocol import Protocol
+from quantbooth.data.questions import Questions
 from quantbooth.data.subjects import Subject
 from quantbooth.diffusion.sampling import Sampler
 from quantbooth.diffusion.schedule import Schedule
@@ -191,10 +193,24 @@ def test_keys_that_scripts_rely_on_are_there() -> None:
     for key in ("seed", "tuner.steps", "paths.store", "subject.path", "subject.class_word", "base.path"):
         group, _, name = key.rpartition(".")
         assert name in (cfg[group] if group else cfg), key
-    assert composed("strategy=s1").strategy.interval == [200, 700]
+    assert composed("strategy=s1").strategy.interval == [200, 750]
 
 
 def test_pretraining_composes() -> None:
     with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
         settings = plain(hydra.compose("pretrain"))
     assert set(settings["parts"]) == {"judges", "base", "card"}
+
+
+@pytest.mark.parametrize("name", OPTIONS["base"])
+def test_every_base_has_questions_to_be_measured_on(name: str) -> None:
+    questions = build(with_option("base", name).base.held_out, Questions, count=3, seed=2)
+    assert len(questions.each) == 3
+    assert (questions.pictures is not None) == (name == "toy")
+
+
+def test_damage_is_measured_with_every_option_of_the_other_commands() -> None:
+    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        cfg = hydra.compose("damage", ["quant=fp"])
+    assert {key: value for key, value in plain(cfg).items() if key != "damage"} == plain(composed("quant=fp"))
+    assert DamagePlan(cfg).item.identity == DamagePlan(cfg).reference.identity

@@ -16,7 +16,9 @@ from quantbooth.config import conf_dir
 from quantbooth.errors import UserError
 from quantbooth.metrics.locators import WholeImage
 from quantbooth.plan import Plan
+from quantbooth.quant.scale_sets import Parts
 from quantbooth.stages.evaluation import Scorer
+from quantbooth.stages.tuners import IdentifierTuner, ScaleTuner
 
 MakePlan = Callable[..., Plan]
 ROLES = ("quantized_base", "prior", "tuned", "before", "after", "scores")
@@ -91,6 +93,13 @@ def differing(one: dict[str, str], other: dict[str, str]) -> set[str]:
         ("tuner.steps=100", "tuned after scores"),
         ("tuner.learning_rate=0.02", "tuned after scores"),
         ("tuner.subject_batch=4", "tuned after scores"),
+        ("tuner=scales_in_out", "tuned after scores"),
+        ("tuner.biases=true", "tuned after scores"),
+        ("tuner.norms=true", "tuned after scores"),
+        ("tuner.identifier=true", "tuned after scores"),
+        ("tuner.average=0.9", "tuned after scores"),
+        ("tuner.shift_learning_rate=0.1", "tuned after scores"),
+        ("tuner.identifier_learning_rate=0.1", "tuned after scores"),
         ("tuner.decay=false", "tuned after scores"),
         ("tuner.weight_bound=5.0", "tuned after scores"),
         ("optimizer.weight_decay=0.1", "tuned after scores"),
@@ -172,6 +181,30 @@ def test_float_and_quantized_start_from_different_pictures(plan: MakePlan) -> No
     assert (quantized.tuned.kind, full.tuned.kind) == ("scale_sets", "tuned_unet")
 
 
+def test_another_tuner_says_its_name_in_tables(plan: MakePlan) -> None:
+    named = {
+        "scales_in_out": "baseline-scales_in_out",
+        "scales": "baseline",
+        "in, out + norms": "baseline-in-out-norms",
+    }
+    for name, method in named.items():
+        assert plan(f"tuner.name={name}").method == method
+    assert plan("tuner=scales_in_out", "strategy=s1").method == "s1-scales_in_out"
+    assert plan("method=float", "tuner.name=full_word").method == "float-full_word"
+
+
+@pytest.mark.parametrize("tuner", ["tuner=scales", "tuner=scales_in_out", "tuner=full"])
+def test_options_of_a_tuner_reach_it(plan: MakePlan, tuner: str) -> None:
+    words = [tuner, "quant=fp"] if tuner == "tuner=full" else [tuner, "tuner.biases=true", "tuner.norms=true"]
+    made = plan(*words, "tuner.average=0.9", "tuner.identifier=true", "tuner.identifier_learning_rate=0.5")
+    assert made.recipe.average == 0.9
+    assert made.recipe.rates["identifier"] == 0.5
+    assert isinstance(made.tuner, IdentifierTuner)
+    assert made.tuner.sentence == "a photo of a sks mug"
+    if isinstance(made.tuner.inner, ScaleTuner):
+        assert made.tuner.inner.parts == Parts(inputs=tuner == "tuner=scales_in_out", biases=True, norms=True)
+
+
 def test_a_name_that_says_the_bits_says_the_right_ones(plan: MakePlan) -> None:
     overridden = plan("quant.bits=8")
     assert overridden.quant_name == "w8"
@@ -197,6 +230,11 @@ def test_the_run_is_looked_at_before_it_and_at_its_end_at_least(plan: MakePlan) 
         (["strategy=s2", "base.zones.content=[300,934]"], r"zones must be in ascending order and must not overlap"),
         (["method=float", "quant=w4"], "^tuner=full tunes float weights; choose quant=fp with it"),
         (["quant=fp"], "^tuner=scales tunes quantization scales; choose quant=w8, w4, w3 or w2, or tuner=full$"),
+        (["tuner.norms=3"], "^norms must be true or false, got 3, from tuner.learner$"),
+        (["tuner.identifier=3"], "^tuner.identifier must be true or false, got 3$"),
+        (["tuner.identifier=true", "strategy=s2", "strategy.apart=true"], "trains its 3 experts apart and each would"),
+        (["tuner.average=1"], "^tuner.average must be a number >= 0 and < 1, got 1$"),
+        (["tuner.shift_learning_rate=-1"], "^tuner.shift_learning_rate must be a number >= 0, got -1$"),
         (["method=float", "strategy=s2"], "one set of weights for all timesteps; strategy s2 needs more$"),
     ],
 )

@@ -17,7 +17,7 @@ from quantbooth.artifacts.quantized_base import read_quantized_unet
 from quantbooth.artifacts.store import Draft, Store
 from quantbooth.artifacts.tuned import read_snapshot, read_strategy
 from quantbooth.config import build, plain
-from quantbooth.data.options import whole
+from quantbooth.data.options import flag, number, whole
 from quantbooth.data.protocol import Protocol
 from quantbooth.data.subjects import Subject
 from quantbooth.diffusion.base import Base
@@ -28,11 +28,16 @@ from quantbooth.errors import UserError
 from quantbooth.quant.grid import Grid
 from quantbooth.quant.selection import Selection
 from quantbooth.stages.evaluation import Scorer
-from quantbooth.stages.tuners import Tuner
+from quantbooth.stages.tuners import IdentifierTuner, Tuner
 from quantbooth.stages.tuning import Recipe
 from quantbooth.timesteps.strategies import Strategy
 
 __all__ = ["Item", "Plan"]
+
+RATES = {"shifts": "shift_learning_rate", "identifier": "identifier_learning_rate"}
+"""Options of the tuner that are learning rates of one kind of numbers; the others learn at the optimizer's."""
+PLAIN = ("scales", "full")
+"""Names of tuners that go without saying."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +88,7 @@ class Plan:
         self.sampler = build(cfg.sampler, Sampler)
         self.recipe = _recipe(self.settings)
         self.steps = self.protocol.steps(last=self.recipe.steps)
-        self.tuner = build(cfg.tuner.learner, Tuner)
+        self.tuner = self._tuner()
         self.tuner.check(self.strategy, self.bits)
 
     @property
@@ -98,8 +103,9 @@ class Plan:
 
     @property
     def method(self) -> str:
-        """The name in tables: float for float DreamBooth, else the strategy."""
-        return "float" if self.bits is None else self.strategy.name
+        """The name in tables: float for float DreamBooth, else the strategy; and the tuner where it is another one."""
+        name, tuner = "float" if self.bits is None else self.strategy.name, str(self.settings["tuner"]["name"])
+        return name if tuner in PLAIN else f"{name}-{_word(tuner)}"
 
     @cached_property
     def subject(self) -> Subject:
@@ -188,9 +194,9 @@ class Plan:
             folder = self.tuned.require()
             for role, item in self._bases.items():
                 self.tuned.manifest().require_parent(role, item.manifest().fingerprint)
-            selection = Selection()
-            self.tuner.load_(base.unet, read_snapshot(folder, step), selection)
-            route_unet_(base.unet, read_strategy(folder).route, selection)
+            selection, strategy = Selection(), read_strategy(folder)
+            self.tuner.load_(base, read_snapshot(folder, step), strategy.sets, selection)
+            route_unet_(base.unet, strategy.route, selection)
         return base
 
     @property
@@ -219,6 +225,12 @@ class Plan:
             **self._part("optimizer", "prior", "seed"),
         }
 
+    def _tuner(self) -> Tuner:
+        tuner = build(self.cfg.tuner.learner, Tuner)
+        if not flag("tuner.identifier", self.settings["tuner"]["identifier"]):
+            return tuner
+        return IdentifierTuner(tuner, self.subject.tuning_text, self.subject.class_text)
+
     def _part(self, *groups: str) -> dict[str, Any]:
         return {group: self.settings[group] for group in groups}
 
@@ -226,6 +238,7 @@ class Plan:
 def _recipe(settings: Mapping[str, Any]) -> Recipe:
     tuner, prior = settings["tuner"], settings["prior"]
     whole("tuner.sample_every", tuner["sample_every"], least=0)
+    rates = {kind: number(f"tuner.{key}", tuner[key], least=0) for kind, key in RATES.items() if key in tuner}
     whole("prior.seed", prior["seed"], least=0)
     whole("prior.count", prior["count"], least=1 if prior["batch"] else 0)
     return Recipe(
@@ -236,6 +249,8 @@ def _recipe(settings: Mapping[str, Any]) -> Recipe:
         weight_bound=tuner["weight_bound"],
         decay=tuner["decay"],
         seed=settings["seed"],
+        average=tuner["average"],
+        rates=rates,
     )
 
 

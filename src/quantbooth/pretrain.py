@@ -39,6 +39,7 @@ JUDGES: dict[str, Callable[[int], tuple[nn.Module, dict[str, float]]]] = {
     "oracle": train_oracle,
 }
 AVERAGE_FROM = 200
+SAMPLER = Sampler("ddim", 25, 4.0)
 WATCHED = 16
 
 
@@ -69,16 +70,21 @@ def train_judges(folder: Path, seeds: dict[str, int]) -> None:
 
 
 def train_base(settings: dict[str, Any], pool: Pool, work: Path) -> Base:
-    """Encoder by principal components, decoder by gradient, then unet and text encoder together."""
+    """Encoder by principal components, decoder by gradient, then unet and text encoder together, round after round.
+
+    Each round starts from the averaged weights that the one before ended on, with draws of its own.
+    """
     base = untrained_base(words(), settings["seed"])
     kept = fit_encoder_(base.autoencoder, pool.images[:4000].float() / 255)
     (work / "variance_kept.txt").write_text(f"{kept:.4f}\n")
     decoder = Recipe(seed=settings["seed"], **settings["decoder"])
     fit_resumably(DecoderTraining(base, pool, decoder), decoder.steps, work / "decoder", AVERAGE_FROM)
     latents = torch.cat([base.encode_images(part.float() / 255).half() for part in pool.images.split(1000)])
-    recipe = Recipe(seed=settings["seed"], **settings["base"])
-    grids = SampleGrids(base, Sampler("ddim", 25, 4.0), watched(), settings["sample_every"], work / "samples")
-    fit_resumably(BaseTraining(base, latents, pool, recipe), recipe.steps, work / "base", AVERAGE_FROM, [grids])
+    for place, (name, values) in enumerate(settings["base"].items()):
+        focus, folder = values.pop("focus"), work / "base" / name
+        recipe = Recipe(seed=settings["seed"] + place, **values)
+        grids = SampleGrids(base, SAMPLER, watched(), settings["sample_every"], folder / "samples")
+        fit_resumably(BaseTraining(base, latents, pool, recipe, focus), recipe.steps, folder, AVERAGE_FROM, [grids])
     return base
 
 

@@ -27,6 +27,7 @@ from quantbooth.stages.costs import measured
 from quantbooth.stages.loggers import close
 from quantbooth.stages.progress import Bar
 from quantbooth.stages.sampling import SamplingStage
+from quantbooth.stages.sentences import EncodedAnew
 from quantbooth.stages.tuners import State
 from quantbooth.stages.tuning import Examples, OptimizerFactory, TuningStage
 from quantbooth.timesteps.zones import Zones
@@ -67,7 +68,7 @@ def optimizer_of(cfg: DictConfig) -> OptimizerFactory:
     """
     optimizer = factory(cfg.optimizer)
     try:
-        optimizer([nn.Parameter(torch.zeros(1))])
+        optimizer([{"params": [nn.Parameter(torch.zeros(1))]}])
     except (TypeError, ValueError) as error:
         raise UserError(f"optimizer {cfg.optimizer._target_} refuses its options: {error}") from error
     return optimizer
@@ -96,11 +97,13 @@ def learn(plan: Plan, zones: Zones, optimizer: OptimizerFactory, name: str) -> d
     seed_everything(recipe.seed, verbose=False)
     base, selection = plan.untuned_base(), Selection()
     examples = encode(plan, base)
-    parameters = plan.tuner.prepare_(base.unet, len(zones), selection)
+    learning = plan.tuner.prepare_(base, len(zones), selection)
     route_unet_(base.unet, zones.index, selection)
-    stage = TuningStage(base.unet, parameters, examples, zones, Schedule(base.scheduler_config), recipe, optimizer)
+    sentence = EncodedAnew(base, plan.subject.tuning_text) if "identifier" in learning else None
+    schedule = Schedule(base.scheduler_config)
+    stage = TuningStage(base.unet, learning, examples, zones, schedule, recipe, optimizer, sentence)
     bar = Bar(f"tuning {run}")
-    snapshots = Snapshots(plan.tuner, plan.steps[1:])
+    snapshots = Snapshots(plan.tuner, base, plan.steps[1:], stage.kept)
     logger = build(plan.cfg.logger, Logger, run=run)
     grids = SampleGrids(
         base,
@@ -108,6 +111,7 @@ def learn(plan: Plan, zones: Zones, optimizer: OptimizerFactory, name: str) -> d
         watched(plan),
         plan.settings["tuner"]["sample_every"],
         Path(plan.settings["paths"]["logs"]) / "samples" / run,
+        stage.kept,
     )
     trainer = build(plan.cfg.trainer, Trainer, logger=logger, max_steps=recipe.steps, callbacks=[bar, snapshots, grids])
     try:

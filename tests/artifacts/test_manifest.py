@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from quantbooth.artifacts.manifest import FORMAT_VERSION, Manifest, open_artifact
+from quantbooth.artifacts.manifest import FORMAT_VERSIONS, KINDS, Manifest, open_artifact
 from quantbooth.errors import UserError
 
 MANIFEST = Manifest(
     kind="scale_sets",
-    format_version=FORMAT_VERSION,
+    format_version=FORMAT_VERSIONS["scale_sets"],
     name="toy_mug-0123456789ab",
     fingerprint="0123456789ab" + "0" * 52,
     parents={"base": "f" * 64},
@@ -28,6 +28,11 @@ def written(folder: Path, **changes: Any) -> Path:
     return folder
 
 
+def test_each_kind_has_a_format_of_its_own() -> None:
+    assert set(FORMAT_VERSIONS) == set(KINDS)
+    assert FORMAT_VERSIONS["quantized_base"] == 1
+
+
 def test_a_manifest_comes_back_as_it_was(tmp_path: Path) -> None:
     (tmp_path / "manifest.json").write_text(MANIFEST.to_json())
     assert open_artifact(tmp_path, "scale_sets") == MANIFEST
@@ -36,10 +41,13 @@ def test_a_manifest_comes_back_as_it_was(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"kind": "scores"}, "{folder} must be a scale_sets, found a scores; quantbooth-tune makes one"),
+        (
+            {"kind": "scores", "format_version": 1},
+            "{folder} must be a scale_sets, found a scores; quantbooth-tune makes one",
+        ),
         ({"kind": "cake"}, "{file} has the unknown kind 'cake'; known are quantized_base, scale_sets, "),
-        ({"format_version": 2}, "{file} must have format_version 1, found 2; it needs another quantbooth"),
-        ({"format_version": ...}, "{file} must have format_version 1, found None; it needs another quantbooth"),
+        ({"format_version": 1}, "{file} must have format_version 2, found 1; it needs another quantbooth"),
+        ({"format_version": ...}, "{file} must have format_version 2, found None; it needs another quantbooth"),
         ({"parents": ..., "name": ...}, "{file} lacks name, parents"),
         ({"extra": 1}, "{file} has unknown keys: extra"),
         ({"name": 3}, "{file}: name must be a str, found 3"),

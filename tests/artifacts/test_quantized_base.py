@@ -81,7 +81,7 @@ def test_what_is_read_is_frozen_and_evaluates(quantized: tuple[Any, Path, Path])
     again = read_quantized_unet(folder, base)
     assert not again.training
     assert not any(parameter.requires_grad for parameter in again.parameters())
-    assert {layer.gain for _, layer in quantized_layers(again)} == {None}
+    assert {layer.gain_out for _, layer in quantized_layers(again)} == {None}
 
 
 def test_codes_are_packed_on_disk(quantized: tuple[Any, Path, Path]) -> None:

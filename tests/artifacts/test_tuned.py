@@ -33,6 +33,12 @@ def test_a_step_that_was_not_kept_is_refused_naming_those_that_were(tmp_path: Pa
         read_snapshot(tmp_path, 100)
 
 
+def test_a_damaged_file_is_refused_in_one_line(tmp_path: Path) -> None:
+    snapshot_path(tmp_path, 5).write_bytes(b"not safetensors at all")
+    with pytest.raises(UserError, match=r"step-000005\.safetensors cannot be read: "):
+        read_snapshot(tmp_path, 5)
+
+
 def test_files_sort_as_their_steps_do(tmp_path: Path) -> None:
     names = [snapshot_path(tmp_path, step).name for step in (9, 80, 700, 6000)]
     assert names == sorted(names)

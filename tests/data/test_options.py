@@ -2,7 +2,7 @@
 
 import pytest
 
-from quantbooth.data.options import number, whole, wholes
+from quantbooth.data.options import flag, number, whole, wholes
 from quantbooth.errors import UserError
 
 
@@ -10,6 +10,7 @@ def test_what_fits_is_given_back_unchanged() -> None:
     assert whole("seed", 0, least=0, below=1) == 0
     assert wholes("protocol.seeds", [3, 1], least=0) == [3, 1]
     assert number("prior.weight", 1, least=0) == 1.0
+    assert flag("tuner.norms", False) is False
 
 
 @pytest.mark.parametrize("value", [-1, 8, 1.0, "1", True, None, [1]])
@@ -17,6 +18,19 @@ def test_what_is_no_whole_number_in_range_is_refused_by_name(value: object) -> N
     with pytest.raises(UserError) as caught:
         whole("seed", value, least=0, below=8)
     assert str(caught.value) == f"seed must be a whole number >= 0 and < 8, got {value!r}"
+
+
+@pytest.mark.parametrize("value", ["true", 1, None, "yes"])
+def test_what_is_no_switch_is_refused_by_name(value: object) -> None:
+    with pytest.raises(UserError, match=rf"^tuner\.norms must be true or false, got {value!r}$"):
+        flag("tuner.norms", value)
+
+
+@pytest.mark.parametrize("value", [-0.1, 1, float("nan"), "0.5", True, None])
+def test_what_is_no_number_in_range_is_refused_by_name(value: object) -> None:
+    with pytest.raises(UserError) as caught:
+        number("tuner.average", value, least=0, below=1)
+    assert str(caught.value) == f"tuner.average must be a number >= 0 and < 1, got {value!r}"
 
 
 @pytest.mark.parametrize("values", [5, "12", None, {"a": 1}])

@@ -66,3 +66,11 @@ def test_a_truncated_file_is_refused_in_one_line(folder: Path, tmp_path: Path, p
     with pytest.raises(UserError, match="cannot be read as a base: ") as refused:
         load_base(copy, "x")
     assert "\n" not in str(refused.value)
+
+
+def test_a_saved_base_does_not_tell_where_it_was_loaded_from(base: Base, tmp_path: Path) -> None:
+    """A folder of a person's machine belongs into no file that travels."""
+    save_base(base, tmp_path / "first", torch.float32)
+    save_base(load_base(tmp_path / "first", "base"), tmp_path / "second", torch.float32)
+    files = [file for file in (tmp_path / "second").rglob("*") if file.is_file()]
+    assert [file.name for file in files if str(tmp_path).encode() in file.read_bytes()] == []

@@ -1,4 +1,4 @@
-"""Quantized layers: from float, from a state dict, per sample, under checkpointing."""
+"""Quantized layers: from float, from a state dict, per sample."""
 
 import copy
 from collections.abc import Callable
@@ -6,16 +6,14 @@ from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from quantbooth.errors import UserError
 from quantbooth.quant.grid import BITS, Grid
 from quantbooth.quant.layers import QuantizedConv2d, QuantizedLayer, QuantizedLinear, quantized_layers
 from quantbooth.quant.packing import packed_width
 from quantbooth.quant.scale_search import MSE, MinMax
-from quantbooth.quant.scale_sets import attach_
+from quantbooth.quant.scale_sets import OUTPUTS, Parts, attach_
 from quantbooth.quant.selection import Selection
 
 MAKERS: dict[str, Callable[[], tuple[nn.Module, Tensor]]] = {
@@ -40,14 +38,17 @@ def quantized(layer: nn.Module, bits: int = 4) -> QuantizedLayer:
     return kind.from_float(layer, MinMax(Grid(bits)))
 
 
-def with_sets(layer: QuantizedLayer, count: int = 2) -> Selection:
+def with_sets(layer: QuantizedLayer, count: int = 2, parts: Parts = OUTPUTS) -> Selection:
     """Attach random sets."""
-    selection = Selection()
-    attach_(layer, count, selection)
-    assert layer.gain is not None
+    selection, generator = Selection(), torch.Generator().manual_seed(1)
+    attach_(layer, count, selection, parts)
     with torch.no_grad():
-        layer.gain.uniform_(0.5, 1.5, generator=torch.Generator().manual_seed(1))
+        for numbers in layer.parameters():
+            numbers.uniform_(0.5, 1.5, generator=generator)
     return selection
+
+
+EVERY_PART = pytest.mark.parametrize("parts", [OUTPUTS, Parts(inputs=True), Parts(biases=True), Parts(True, True)])
 
 
 @every_kind
@@ -68,53 +69,84 @@ def test_computes_what_the_float_layer_does_with_the_rounded_weight(
 
 
 @every_kind
-def test_index_zero_is_the_base_layer_bit_for_bit(make: Callable[[], tuple[nn.Module, Tensor]]) -> None:
+@EVERY_PART
+def test_index_zero_is_the_base_layer_bit_for_bit(make: Callable[[], tuple[nn.Module, Tensor]], parts: Parts) -> None:
     layer, x = seeded(make)
     ours = quantized(layer)
     base = ours(x)
-    with_sets(ours).choose(torch.zeros(3, dtype=torch.int64))
+    selection = with_sets(ours, parts=parts)
+    selection.choose(torch.zeros(3, dtype=torch.int64))
     assert torch.equal(ours(x), base)
+    selection.choose(torch.tensor([1, 0, 2]))
+    torch.testing.assert_close(ours(x)[1], base[1], rtol=0, atol=0)
+    assert not torch.equal(ours(x)[0], base[0])
 
 
 @every_kind
-def test_a_mixed_batch_equals_separate_calls(make: Callable[[], tuple[nn.Module, Tensor]]) -> None:
+@EVERY_PART
+def test_a_mixed_batch_equals_separate_calls(make: Callable[[], tuple[nn.Module, Tensor]], parts: Parts) -> None:
     layer, x = seeded(make)
     ours = quantized(layer)
-    selection = with_sets(ours)
+    selection = with_sets(ours, parts=parts)
     index = torch.tensor([2, 0, 1])
-    assert ours.gain is not None
 
-    def value_and_gradients(x: Tensor, index: Tensor, dy: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def value_and_gradients(x: Tensor, index: Tensor, dy: Tensor) -> tuple[Tensor, ...]:
         selection.choose(index)
         x = x.clone().requires_grad_()
         y = ours(x)
-        dx, dgain = torch.autograd.grad(y, [x, *ours.parameters()], dy)
-        return y.detach(), dx, dgain
+        return y.detach(), *torch.autograd.grad(y, [x, *ours.parameters()], dy)
 
     selection.choose(index)
     dy = torch.randn(ours(x).shape, generator=torch.Generator().manual_seed(2))
-    y, dx, dgain = value_and_gradients(x, index, dy)
+    y, dx, *numbers = value_and_gradients(x, index, dy)
     singles = [value_and_gradients(x[i : i + 1], index[i : i + 1], dy[i : i + 1]) for i in range(3)]
     torch.testing.assert_close(y, torch.cat([single[0] for single in singles]))
     torch.testing.assert_close(dx, torch.cat([single[1] for single in singles]))
-    torch.testing.assert_close(dgain, torch.stack([single[2] for single in singles]).sum(0))
-    rows = torch.cat([torch.ones(1, ours.shape[0]), ours.gain.detach()])[index]
-    weights = ours.dequantized() * rows.view(3, -1, *[1] * (len(ours.shape) - 1))
-    for i, weight in enumerate(weights):
-        with torch.no_grad():
-            layer.get_parameter("weight").copy_(weight)
+    for number, gradient in enumerate(numbers):
+        torch.testing.assert_close(gradient, torch.stack([single[2 + number] for single in singles]).sum(0))
+
+
+@every_kind
+def test_a_set_is_a_float_layer_with_its_own_weight_and_bias(make: Callable[[], tuple[nn.Module, Tensor]]) -> None:
+    """w[o, i] = gain_out[o] w0[o, i] gain_in[i] and b = b0 + shift; sample i as its set says, the base among them."""
+    layer, x = seeded(make)
+    ours = quantized(layer)
+    index, groups = torch.tensor([2, 0, 1]), getattr(layer, "groups", 1)
+    with_sets(ours, parts=Parts(inputs=True, biases=True)).choose(index)
+    with torch.no_grad():
+        y = ours(x)
+        start = {"gain_in": torch.ones(1, ours.inputs), "gain_out": torch.ones(1, ours.shape[0])}
+        rows = {name: torch.cat([start[name], ours.get_parameter(name)])[index] for name in start}
+        tail = [1] * (len(ours.shape) - 2)
+        for i, k in enumerate(index.tolist()):
+            seen = rows["gain_in"][i].view(groups, 1, -1).expand(-1, ours.shape[0] // groups, -1)
+            weight = ours.dequantized() * seen.reshape(*ours.shape[:2], *tail)
+            layer.get_parameter("weight").copy_(weight * rows["gain_out"][i].view(-1, 1, *tail))
+            if ours.bias is not None:
+                shift = 0 if k == 0 else ours.get_parameter("shift")[k - 1]
+                layer.get_parameter("bias").copy_(ours.bias + shift)
             torch.testing.assert_close(y[i : i + 1], layer(x[i : i + 1]), rtol=1e-5, atol=1e-5)
+
+
+def test_what_a_set_holds_has_the_sizes_of_the_layer() -> None:
+    for make, shapes in (
+        ("conv grouped", {"gain_in": (2, 4), "gain_out": (2, 6), "shift": (2, 6)}),
+        ("linear without bias", {"gain_in": (2, 7), "gain_out": (2, 5)}),
+    ):
+        ours = quantized(seeded(MAKERS[make])[0])
+        with_sets(ours, parts=Parts(inputs=True, biases=True))
+        assert {name: tuple(numbers.shape) for name, numbers in ours.named_parameters()} == shapes
 
 
 def test_gradients_of_one_set_come_from_its_own_samples_only() -> None:
     layer, x = seeded(MAKERS["linear"])
     ours = quantized(layer)
-    with_sets(ours, 3).choose(torch.tensor([0, 3, 3]))
+    with_sets(ours, 3, Parts(inputs=True, biases=True)).choose(torch.tensor([0, 3, 3]))
     ours(x).square().sum().backward()
-    assert ours.gain is not None
-    assert ours.gain.grad is not None
-    assert (ours.gain.grad[:2] == 0).all()
-    assert (ours.gain.grad[2] != 0).any()
+    for numbers in ours.parameters():
+        assert numbers.grad is not None
+        assert (numbers.grad[:2] == 0).all()
+        assert (numbers.grad[2] != 0).any()
 
 
 def test_raises_while_the_selection_is_unset_or_of_another_batch() -> None:
@@ -159,59 +191,6 @@ def test_refuses_layers_of_another_kind_and_other_bits() -> None:
         QuantizedConv2d(4, 6, 3, 4, groups=3)
 
 
-class Blocks(nn.Module):
-    """Three blocks of both kinds that can be checkpointed; with relu, as silu's own backward depends on the layout."""
-
-    def __init__(self, mode: bool | None) -> None:
-        super().__init__()
-        with torch.random.fork_rng():
-            torch.manual_seed(0)
-            float_layers = [nn.Conv2d(4, 6, 3, padding=1), nn.Conv2d(6, 6, 3, padding=1), nn.Linear(6, 6)]
-        self.layers = nn.ModuleList(quantized(layer) for layer in float_layers)
-        self.mode = mode
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.block(0, x)
-        x = self.block(1, x)
-        return self.block(2, x.flatten(2).transpose(1, 2))
-
-    def block(self, number: int, x: Tensor) -> Tensor:
-        layer = self.layers[number]
-
-        def body(x: Tensor) -> Tensor:
-            y: Tensor = layer(x)
-            return F.relu(y)
-
-        if self.mode is None:
-            return body(x)
-        y: Tensor = checkpoint(body, x, use_reentrant=self.mode)
-        return y
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("reentrant", [False, True])
-@pytest.mark.parametrize("autocast", [False, True])
-@pytest.mark.parametrize("low", [0.5, 0.0])
-def test_checkpointing_changes_no_bit(reentrant: bool, dtype: torch.dtype, autocast: bool, low: float) -> None:
-    x = torch.randn(3, 4, 5, 5, generator=torch.Generator().manual_seed(3)).to(dtype)
-
-    def outcome(mode: bool | None) -> list[Tensor]:
-        model, selection, leaf = Blocks(mode), Selection(), x.clone().requires_grad_()
-        attach_(model, 2, selection)
-        for parameter in model.parameters():
-            nn.init.uniform_(parameter, low, 1.5, generator=torch.Generator().manual_seed(4))
-        selection.choose(torch.tensor([1, 0, 2]))
-        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-            y = model(leaf)
-        y.float().square().sum().backward()
-        return [y.detach(), *[tensor.grad for tensor in (leaf, *model.parameters()) if tensor.grad is not None]]
-
-    plain, checkpointed = outcome(None), outcome(reentrant)
-    assert len(plain) == len(checkpointed) == 5
-    for one, other in zip(plain, checkpointed, strict=True):
-        assert torch.equal(one, other)
-
-
 @every_kind
 @pytest.mark.parametrize("bits", BITS)
 @pytest.mark.parametrize("device", ["cpu", "meta"])
@@ -236,12 +215,11 @@ def test_a_state_dict_of_other_bits_is_refused() -> None:
 
 def test_gains_travel_in_the_state_dict() -> None:
     ours, twin = QuantizedLinear(7, 5, 4), QuantizedLinear(7, 5, 4)
-    with_sets(ours)
-    attach_(twin, 2, Selection())
+    with_sets(ours, parts=Parts(True, True))
+    attach_(twin, 2, Selection(), Parts(True, True))
     twin.load_state_dict(ours.state_dict())
-    assert ours.gain is not None
-    assert twin.gain is not None
-    assert torch.equal(ours.gain, twin.gain)
+    for one, other in zip(ours.parameters(), twin.parameters(), strict=True):
+        assert torch.equal(one, other)
 
 
 @every_kind
@@ -252,9 +230,8 @@ def test_a_deep_copy_computes_the_same_and_learns_apart(make: Callable[[], tuple
     other = copy.deepcopy(ours)
     before = ours(x)
     assert torch.equal(other(x), before)
-    assert other.gain is not None
     with torch.no_grad():
-        other.gain.mul_(2)
+        other.get_parameter("gain_out").mul_(2)
     assert torch.equal(ours(x), before)
     assert not torch.equal(other(x), before)
 

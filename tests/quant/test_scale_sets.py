@@ -9,7 +9,7 @@ from quantbooth.quant import scale_sets
 from quantbooth.quant.grid import Grid
 from quantbooth.quant.layers import QuantizedLinear
 from quantbooth.quant.scale_search import MinMax
-from quantbooth.quant.scale_sets import attach_, detach_, gains, load_, stack, trainable
+from quantbooth.quant.scale_sets import Parts, attach_, detach_, load_, read, stack, trainable
 from quantbooth.quant.selection import Selection
 
 
@@ -22,7 +22,9 @@ def make() -> nn.Sequential:
 
 def random_sets(count: int, seed: int = 0) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(seed)
-    return {name: torch.rand(count, out, generator=generator) + 0.5 for name, out in (("0", 4), ("2", 5))}
+    return {
+        name: torch.rand(count, out, generator=generator) + 0.5 for name, out in (("0.gain_out", 4), ("2.gain_out", 5))
+    }
 
 
 def test_attached_sets_start_as_the_base_and_detaching_leaves_it() -> None:
@@ -44,32 +46,80 @@ def test_counts_and_lists_the_gains_only() -> None:
     model = make()
     attach_(model, 3, Selection())
     assert trainable(model) == 3 * (4 + 5)
-    assert [tuple(gain.shape) for gain in scale_sets.parameters(model)] == [(3, 4), (3, 5)]
-    assert all(gain.requires_grad and gain.dtype == torch.float32 for gain in scale_sets.parameters(model))
+    kinds = scale_sets.parameters(model)
+    assert {kind: [tuple(gain.shape) for gain in numbers] for kind, numbers in kinds.items()} == {
+        "gains": [(3, 4), (3, 5)]
+    }
+    assert all(gain.requires_grad and gain.dtype == torch.float32 for gain in kinds["gains"])
+
+
+@pytest.mark.parametrize(
+    ("parts", "gains", "shifts"),
+    [
+        (Parts(inputs=True), ["0.gain_in 3", "0.gain_out 4", "2.gain_in 4", "2.gain_out 5"], []),
+        (Parts(biases=True), ["0.gain_out 4", "2.gain_out 5"], ["0.shift 4", "2.shift 5"]),
+        (Parts(norms=True), ["0.gain_out 4", "1.gain_out 4", "2.gain_out 5"], ["1.shift 4"]),
+        (
+            Parts(True, True, True),
+            ["0.gain_in 3", "0.gain_out 4", "1.gain_out 4", "2.gain_in 4", "2.gain_out 5"],
+            ["0.shift 4", "1.shift 4", "2.shift 5"],
+        ),
+    ],
+)
+def test_what_a_set_holds_is_named_starts_as_nothing_and_is_listed_by_kind(
+    parts: Parts, gains: list[str], shifts: list[str]
+) -> None:
+    model, selection, x = make(), Selection(), torch.randn(3, 3)
+    base = model(x)
+    attach_(model, 2, selection, parts)
+    selection.choose(torch.tensor([2, 0, 1]))
+    assert torch.equal(model(x), base)
+    held = read(model)
+    assert sorted(f"{name} {rows.shape[1]}" for name, rows in held.items()) == sorted([*gains, *shifts])
+    for kind, names, start in (("gains", gains, 1), ("shifts", shifts, 0)):
+        numbers = scale_sets.parameters(model).get(kind, [])
+        assert [len(rows) for rows in numbers] == [2] * len(names)
+        assert all((rows == start).all() for rows in numbers)
+    assert trainable(model) == sum(rows.numel() for rows in held.values())
+    detach_(model)
+    assert torch.equal(model(x), base)
+    assert list(model.state_dict()) == list(make().state_dict())
+    assert len(model[1]._forward_hooks) == 0
 
 
 def test_loading_is_the_inverse_of_reading_and_reading_copies() -> None:
-    model, values = make(), random_sets(2)
-    attach_(model, 2, Selection())
-    parameters = scale_sets.parameters(model)
-    load_(model, values)
-    read = gains(model)
-    assert read.keys() == values.keys()
-    assert all(torch.equal(read[name], values[name]) for name in values)
-    assert all(not gain.requires_grad for gain in read.values())
-    read["0"].zero_()
-    assert torch.equal(gains(model)["0"], values["0"])
-    assert all(one is other for one, other in zip(parameters, scale_sets.parameters(model), strict=True))
+    generator, parts = torch.Generator().manual_seed(0), Parts(True, True, True)
+    one, other = make(), make()
+    for model in (one, other):
+        attach_(model, 2, Selection(), parts)
+    with torch.no_grad():
+        for rows in (rows for kind in scale_sets.parameters(one).values() for rows in kind):
+            rows.uniform_(generator=generator)
+    parameters = scale_sets.parameters(other)
+    load_(other, read(one))
+    values = read(other)
+    assert list(values) == list(read(one))
+    assert all(torch.equal(values[name], rows) for name, rows in read(one).items())
+    assert all(not rows.requires_grad for rows in values.values())
+    values["0.gain_out"].zero_()
+    assert not (read(other)["0.gain_out"] == 0).any()
+    for kind, numbers in scale_sets.parameters(other).items():
+        assert all(one is two for one, two in zip(parameters[kind], numbers, strict=True))
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"0": None, "2": None}, "layer '0' is missing"),
-        ({"2": None}, "layer '2' is missing"),
-        ({"2": torch.ones(1, 5)}, r"layer '2' must have shape \(2, 5\), got \(1, 5\)"),
-        ({"0": torch.ones(2, 9), "2": None}, r"layer '0' must have shape \(2, 4\), got \(2, 9\)"),
-        ({"1": torch.ones(2, 4)}, "layer '1' is not in the model"),
+        ({"0.gain_out": None, "2.gain_out": None}, "'0.gain_out' is missing"),
+        ({"2.gain_out": None}, "'2.gain_out' is missing"),
+        ({"2.gain_out": torch.ones(1, 5)}, r"'2.gain_out' must have shape \(2, 5\), got \(1, 5\)"),
+        (
+            {"0.gain_out": torch.ones(2, 9), "2.gain_out": None},
+            r"'0.gain_out' must have shape \(2, 4\), got \(2, 9\)",
+        ),
+        ({"1.gain_out": torch.ones(2, 4)}, "'1.gain_out' is not in the model"),
+        ({"0.gain_in": torch.ones(2, 3)}, "'0.gain_in' is not in the model"),
+        ({"0": torch.ones(2, 4), "0.gain_out": None}, "'0.gain_out' is missing"),  # as format 1 named it
     ],
 )
 def test_loading_names_the_first_difference_and_changes_nothing(change: dict[str, Tensor], message: str) -> None:
@@ -78,7 +128,7 @@ def test_loading_names_the_first_difference_and_changes_nothing(change: dict[str
     values = {name: value for name, value in {**random_sets(2), **change}.items() if value is not None}
     with pytest.raises(UserError, match="the scale set does not fit the model: " + message):
         load_(model, values)
-    assert all((gain == 1).all() for gain in gains(model).values())
+    assert all((gain == 1).all() for gain in read(model).values())
 
 
 def test_refuses_to_attach_twice_or_to_nothing_or_no_set() -> None:
@@ -87,13 +137,15 @@ def test_refuses_to_attach_twice_or_to_nothing_or_no_set() -> None:
         attach_(model, 0, Selection())
     with pytest.raises(ValueError, match="must have quantized layers, got none in Linear"):
         attach_(nn.Linear(2, 2), 1, Selection())
+    with pytest.raises(ValueError, match="must have normalizations, got none in QuantizedLinear"):
+        attach_(QuantizedLinear(2, 2, 4), 1, Selection(), Parts(norms=True))
     attach_(model, 1, Selection())
-    with pytest.raises(RuntimeError, match="attached once, got a gain in '0' already"):
+    with pytest.raises(RuntimeError, match=r"attached once, got '0\.gain_out' already: call detach_ first"):
         attach_(model, 1, Selection())
 
 
 def test_refuses_to_read_what_is_not_attached() -> None:
-    for use in (gains, trainable, scale_sets.parameters, lambda model: load_(model, random_sets(2))):
+    for use in (read, trainable, scale_sets.parameters, lambda model: load_(model, random_sets(2))):
         with pytest.raises(RuntimeError, match="call attach_ first"):
             use(make())
 
@@ -103,7 +155,7 @@ def test_stacked_experts_serve_as_they_did_alone() -> None:
     outputs: list[Tensor] = []
     for part, row in ((0, 1), (1, 1), (1, 2)):
         model, selection = make(), Selection()
-        attach_(model, len(parts[part]["0"]), selection)
+        attach_(model, len(parts[part]["0.gain_out"]), selection)
         load_(model, parts[part])
         selection.choose(torch.full((1,), row))
         outputs.append(model(x[len(outputs)][None]))
@@ -116,11 +168,11 @@ def test_stacked_experts_serve_as_they_did_alone() -> None:
 
 def test_stacking_names_the_first_difference() -> None:
     one, other = random_sets(1), random_sets(1)
-    with pytest.raises(UserError, match="scale set 2 does not fit scale set 1: layer '2' is missing"):
-        stack([one, {"0": other["0"]}])
-    with pytest.raises(UserError, match=r"layer '2' must have shape \(1, 5\), got \(1, 6\)"):
-        stack([one, {"0": other["0"], "2": torch.ones(1, 6)}])
-    with pytest.raises(UserError, match="layer '9' is not in scale set 1"):
+    with pytest.raises(UserError, match="scale set 2 does not fit scale set 1: '2.gain_out' is missing"):
+        stack([one, {"0.gain_out": other["0.gain_out"]}])
+    with pytest.raises(UserError, match=r"'2.gain_out' must have shape \(1, 5\), got \(1, 6\)"):
+        stack([one, {**other, "2.gain_out": torch.ones(1, 6)}])
+    with pytest.raises(UserError, match="'9' is not in scale set 1"):
         stack([one, {**other, "9": torch.ones(1, 6)}])
     with pytest.raises(ValueError, match="at least one scale set"):
         stack([])
@@ -128,5 +180,5 @@ def test_stacking_names_the_first_difference() -> None:
 
 def test_attaches_on_the_meta_device() -> None:
     model = nn.Sequential(QuantizedLinear(3, 4, 4, device="meta"))
-    attach_(model, 2, Selection())
-    assert scale_sets.parameters(model)[0].device.type == "meta"
+    attach_(model, 2, Selection(), Parts(inputs=True, biases=True))
+    assert {numbers.device.type for numbers in model.parameters()} == {"meta"}

@@ -16,6 +16,7 @@ from quantbooth.diffusion.schedule import Schedule
 from quantbooth.quant import scale_sets
 from quantbooth.quant.grid import Grid
 from quantbooth.quant.scale_search import MinMax
+from quantbooth.quant.scale_sets import OUTPUTS, Parts
 from quantbooth.quant.selection import Selection
 from quantbooth.quant.surgery import quantize_
 from quantbooth.stages.tuning import Examples, Recipe, TuningStage
@@ -63,12 +64,12 @@ def examples() -> Examples:
 def new_stage(quantized: Callable[[], Any], examples: Examples) -> MakeStage:
     """Makes a stage as quantbooth-tune does: three zones, three steps, unless told otherwise."""
 
-    def make(zones: Zones = ZONES, seen: Examples = examples, **recipe: Any) -> TuningStage:
+    def make(zones: Zones = ZONES, seen: Examples = examples, parts: Parts = OUTPUTS, **recipe: Any) -> TuningStage:
         unet, selection = quantized(), Selection()
-        scale_sets.attach_(unet, len(zones), selection)
+        scale_sets.attach_(unet, len(zones), selection, parts)
         route_unet_(unet, zones.index, selection)
-        parameters, schedule = scale_sets.parameters(unet), Schedule(SCHEDULE)
-        return TuningStage(unet, parameters, seen, zones, schedule, replace(RECIPE, **recipe), adamw)
+        learning, schedule = scale_sets.parameters(unet), Schedule(SCHEDULE)
+        return TuningStage(unet, learning, seen, zones, schedule, replace(RECIPE, **recipe), adamw)
 
     return make
 

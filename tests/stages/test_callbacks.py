@@ -22,23 +22,31 @@ WATCHED = [Request(f"{i}.png", text, text, text, "plain", 0) for i, text in enum
 
 
 def grids(base: Base, stage: TuningStage, every: int, folder: Path) -> SampleGrids:
-    return SampleGrids(base.with_unet(stage.unet), Sampler("ddim", 2, 4.0), WATCHED, every, folder)
+    return SampleGrids(base.with_unet(stage.unet), Sampler("ddim", 2, 4.0), WATCHED, every, folder, stage.kept)
 
 
-def test_exactly_the_steps_asked_for_are_kept(new_stage: MakeStage, fit: Fit) -> None:
-    stage, kept = new_stage(steps=4), Snapshots(ScaleTuner(), [4, 1])
+def snapshots(base: Base, stage: TuningStage, steps: list[int]) -> Snapshots:
+    return Snapshots(ScaleTuner(), base.with_unet(stage.unet), steps, stage.kept)
+
+
+def test_exactly_the_steps_asked_for_are_kept(new_stage: MakeStage, small_base: Base, fit: Fit) -> None:
+    stage = new_stage(steps=4)
+    kept = snapshots(small_base, stage, [4, 1])
     fit(stage, [kept])
     assert sorted(kept.states) == [1, 4]
-    final = scale_sets.gains(stage.unet)
+    final = scale_sets.read(stage.unet)
     assert all(torch.equal(kept.states[4][name], final[name]) for name in final)
     assert not any(torch.equal(kept.states[1][name], final[name]) for name in final)
 
 
-def test_what_is_kept_after_a_step_is_what_a_run_of_that_length_learns(new_stage: MakeStage, fit: Fit) -> None:
-    long, short, kept = new_stage(steps=3, decay=False), new_stage(steps=2, decay=False), Snapshots(ScaleTuner(), [2])
+def test_what_is_kept_after_a_step_is_what_a_run_of_that_length_learns(
+    new_stage: MakeStage, small_base: Base, fit: Fit
+) -> None:
+    long, short = new_stage(steps=3, decay=False), new_stage(steps=2, decay=False)
+    kept = snapshots(small_base, long, [2])
     fit(long, [kept])
     fit(short)
-    learned = scale_sets.gains(short.unet)
+    learned = scale_sets.read(short.unet)
     assert all(torch.equal(kept.states[2][name], learned[name]) for name in learned)
 
 
@@ -49,7 +57,7 @@ def test_watching_draws_a_grid_every_so_many_steps_and_changes_no_bit(
     fit(watched, [grids(small_base, watched, 2, tmp_path / "run")])
     fit(alone)
     assert sorted(file.name for file in (tmp_path / "run").iterdir()) == ["step-000002.png", "step-000004.png"]
-    learned, expected = scale_sets.gains(watched.unet), scale_sets.gains(alone.unet)
+    learned, expected = scale_sets.read(watched.unet), scale_sets.read(alone.unet)
     assert all(torch.equal(learned[name], expected[name]) for name in expected)
 
 
@@ -66,6 +74,28 @@ def test_a_grid_is_a_row_of_crisp_pictures_of_the_model_as_it_is(
     torch.testing.assert_close(
         torch.from_numpy(shown[::4, :128:4].copy()) / 255, left.permute(1, 2, 0), rtol=0, atol=0.51 / 255
     )
+
+
+def test_averages_are_what_is_kept_and_shown_and_learning_goes_on_from_the_numbers_themselves(
+    new_stage: MakeStage, small_base: Base, fit: Fit, tmp_path: Path
+) -> None:
+    averaged, plain = new_stage(steps=4, average=0.5), new_stage(steps=4)
+    every_step = [snapshots(small_base, stage, [1, 2, 3, 4]) for stage in (averaged, plain)]
+    watching = grids(small_base, averaged, 4, tmp_path)
+    fit(averaged, [every_step[0], watching])
+    fit(plain, [every_step[1]])
+    kept, steps = (one.states for one in every_step)
+    for name, last in scale_sets.read(plain.unet).items():
+        assert torch.equal(scale_sets.read(averaged.unet)[name], last)
+        expected = steps[1][name].double()
+        for n in (1, 2, 3):
+            decay = min(0.5, (1 + n) / (10 + n))
+            expected = decay * expected + (1 - decay) * steps[n + 1][name].double()
+            torch.testing.assert_close(kept[n + 1][name].double(), expected, rtol=1e-6, atol=1e-7)
+    with averaged.kept():
+        left, _ = watching.stage.render(WATCHED)
+    shown = torch.from_numpy(np.asarray(Image.open(tmp_path / "step-000004.png"))[::4, :128:4].copy()) / 255
+    torch.testing.assert_close(shown, left.permute(1, 2, 0), rtol=0, atol=0.51 / 255)
 
 
 @pytest.mark.parametrize("every", [0, 5])

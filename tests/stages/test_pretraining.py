@@ -12,7 +12,7 @@ from quantbooth.diffusion.base import Base
 from quantbooth.stages.pretraining import BaseTraining, DecoderTraining, Recipe
 from quantbooth.toyworld.pool import Pool, render_pool
 
-RECIPE = Recipe(steps=100, batch=4, learning_rate=1e-3, warmup=10, seed=5)
+RECIPE = Recipe(steps=100, batch=4, learning_rate=1e-3, warmup=10, hold=0.5, seed=5)
 
 
 @pytest.fixture(scope="module")
@@ -99,3 +99,20 @@ def test_a_decoder_learns_to_undo_an_encoder_that_stays(
     optimizer = training.configure_optimizers()["optimizer"]
     learning = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
     assert learning == {id(parameter) for parameter in base.autoencoder.decoder.parameters()}
+
+
+def test_a_further_round_falls_from_its_hold_on() -> None:
+    rates = [replace(RECIPE, hold=0.2).rate_at(step) for step in range(101)]
+    assert set(rates[10:21]) == {1.0}
+    assert rates[60] == pytest.approx(0.03 + 0.97 / 2)
+    assert rates[100] == pytest.approx(0.03)
+
+
+def test_focus_draws_its_share_from_where_pictures_are_decided(small_base: Base, pool: Pool) -> None:
+    """With focus f the share inside [150, 750) is f + 0.6 (1 - f), and both ends are drawn still."""
+    for focus in (0.0, 0.5, 1.0):
+        stage = BaseTraining(small_base, torch.zeros(12, 24, 8, 8), pool, RECIPE, focus)
+        t = stage.timesteps(20_000, torch.Generator().manual_seed(1))
+        inside = ((t >= 150) & (t < 750)).float().mean()
+        assert float(inside) == pytest.approx(focus + 0.6 * (1 - focus), abs=0.015)
+        assert (int(t.min()), int(t.max())) == ((150, 749) if focus == 1.0 else (0, 999))

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from copy import deepcopy
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,12 +11,39 @@ import torch
 from quantbooth.diffusion.base import Base
 from quantbooth.errors import UserError
 from quantbooth.quant.layers import quantized_layers
+from quantbooth.quant.norms import normalizations
 from quantbooth.quant.selection import Selection
-from quantbooth.stages.tuners import FullTuner, ScaleTuner
+from quantbooth.stages.tuners import FullTuner, IdentifierTuner, ScaleTuner, Tuner
 from quantbooth.timesteps.strategies import Strategy, baseline, s1, s2, tas
 
 MakeUnet = Callable[[], Any]
+MakeBase = Callable[[Tuner], Base]
 ZONES = {"clean_up": [0, 200], "content": [200, 700], "coarse": [700, 1000]}
+SENTENCES = ("a photo of a sks mug", "a photo of a mug")
+EVERYTHING = ScaleTuner(inputs=True, biases=True, norms=True)
+TUNERS: dict[str, Tuner] = {
+    "scales": ScaleTuner(),
+    "everything": EVERYTHING,
+    "full": FullTuner(),
+    "scales, identifier": IdentifierTuner(ScaleTuner(), *SENTENCES),
+    "full, identifier": IdentifierTuner(FullTuner(), *SENTENCES),
+}
+
+
+@pytest.fixture(params=TUNERS)
+def tuner(request: pytest.FixtureRequest) -> Tuner:
+    return TUNERS[request.param]
+
+
+@pytest.fixture(scope="module")
+def fresh(quantized: MakeUnet, small_base: Base) -> MakeBase:
+    """Makes an untuned base of the kind a tuner needs."""
+
+    def make(tuner: Tuner) -> Base:
+        unet = quantized() if tuner.kind == "scale_sets" else deepcopy(small_base.unet)
+        return replace(small_base, unet=unet, text_encoder=deepcopy(small_base.text_encoder))
+
+    return make
 
 
 def test_scales_need_a_quantized_base() -> None:
@@ -51,71 +79,142 @@ def test_float_weights_may_learn_in_one_zone_when_they_serve_all(strategy: Strat
     FullTuner().check(strategy, None)
 
 
-def test_scales_learn_one_number_per_output_channel_and_set(quantized: MakeUnet) -> None:
-    unet = quantized()
-    parameters = ScaleTuner().prepare_(unet, 3, Selection())
-    channels = sum(layer.shape[0] for _, layer in quantized_layers(unet))
-    assert sum(parameter.numel() for parameter in parameters) == 3 * channels
-    assert [p for p in unet.parameters() if p.requires_grad] == parameters
+def test_an_identifier_is_one_for_all_experts() -> None:
+    tuner = IdentifierTuner(ScaleTuner(), *SENTENCES)
+    for strategy in (baseline(1000), s1([200, 700], "base", 1000), s2(ZONES, False, 1000), tas(4, 1000)):
+        tuner.check(strategy, 4)
+    tuner.check(s2({"content": [200, 700]}, True, 1000), 4)
+    expected = (
+        "^tuner.identifier=true learns one identifier for all timesteps, but strategy s2 trains its 3 experts apart "
+        "and each would learn its own; choose strategy.apart=false$"
+    )
+    with pytest.raises(UserError, match=expected):
+        tuner.check(s2(ZONES, True, 1000), 4)
+    with pytest.raises(UserError, match="^tuner=scales tunes quantization scales"):
+        tuner.check(baseline(1000), None)
 
 
-def test_full_learns_every_weight(small_base: Base) -> None:
-    unet = deepcopy(small_base.unet)
-    parameters = FullTuner().prepare_(unet, 1, Selection())
-    assert {id(p) for p in parameters} == {id(p) for p in unet.parameters()}
-    assert all(parameter.requires_grad for parameter in parameters)
+@pytest.mark.parametrize("option", ["inputs", "biases", "norms"])
+def test_switches_are_true_or_false(option: str) -> None:
+    with pytest.raises(UserError, match=f"^{option} must be true or false, got 'yes'$"):
+        ScaleTuner(**{option: "yes"})  # type: ignore[arg-type]
 
 
-def test_a_state_is_a_copy_that_later_steps_do_not_change(quantized: MakeUnet, small_base: Base) -> None:
-    for tuner, unet in ((ScaleTuner(), quantized()), (FullTuner(), deepcopy(small_base.unet))):
-        parameters = tuner.prepare_(unet, 1, Selection())
-        state = tuner.state(unet)
-        before = {name: tensor.clone() for name, tensor in state.items()}
-        with torch.no_grad():
-            for parameter in parameters:
-                parameter.add_(1)
-        assert all(torch.equal(state[name], before[name]) for name in before)
+def test_scales_learn_one_number_per_output_channel_and_set(fresh: MakeBase) -> None:
+    base = fresh(ScaleTuner())
+    learning = ScaleTuner().prepare_(base, 3, Selection())
+    channels = sum(layer.shape[0] for _, layer in quantized_layers(base.unet))
+    assert list(learning) == ["gains"]
+    assert sum(parameter.numel() for parameter in learning["gains"]) == 3 * channels
 
 
-def test_a_fresh_unet_with_a_loaded_state_is_the_tuned_one(quantized: MakeUnet, small_base: Base) -> None:
-    draw = torch.Generator().manual_seed(0)
-    x, text = torch.randn(2, 24, 8, 8, generator=draw), torch.randn(2, 26, 128, generator=draw)
-    makers: list[tuple[Any, MakeUnet]] = [
-        (ScaleTuner(), quantized),
-        (FullTuner(), lambda: deepcopy(small_base.unet)),
-    ]
-    for tuner, fresh in makers:
-        tuned, again, selection = fresh(), fresh(), Selection()
-        selection.choose(torch.tensor([1, 1]))
-        with torch.no_grad():
-            for parameter in tuner.prepare_(tuned, 1, selection):
+def test_more_of_the_scales_is_more_numbers_of_the_right_kind(fresh: MakeBase) -> None:
+    base = fresh(EVERYTHING)
+    learning = EVERYTHING.prepare_(base, 2, Selection())
+    layers = [layer for _, layer in quantized_layers(base.unet)]
+    norms = sum(len(norm.get_parameter("weight")) for _, norm in normalizations(base.unet))
+    gains = sum(layer.shape[0] + layer.inputs for layer in layers) + norms
+    shifts = sum(layer.shape[0] for layer in layers if layer.bias is not None) + norms
+    counts = {kind: sum(numbers.numel() for numbers in found) for kind, found in learning.items()}
+    assert counts == {"gains": 2 * gains, "shifts": 2 * shifts}
+
+
+def test_full_learns_every_weight(fresh: MakeBase) -> None:
+    base = fresh(FullTuner())
+    learning = FullTuner().prepare_(base, 1, Selection())
+    assert {id(p) for p in learning["weights"]} == {id(p) for p in base.unet.parameters()}
+
+
+def test_only_what_is_prepared_gets_a_gradient_and_nothing_changes_yet(fresh: MakeBase, tuner: Tuner) -> None:
+    base, before, selection = fresh(tuner), fresh(tuner), Selection()
+    learning = tuner.prepare_(base, 1, selection)
+    selection.choose(torch.tensor([1, 1]))
+    modules = (base.unet, base.text_encoder, base.autoencoder)
+    asking = [id(p) for module in modules for p in module.parameters() if p.requires_grad]
+    assert sorted(asking) == sorted(id(p) for numbers in learning.values() for p in numbers)
+    x, t = torch.randn(2, 24, 8, 8, generator=torch.Generator().manual_seed(0)), torch.tensor([3, 900])
+    with torch.no_grad():
+        one, other = (
+            made.unet(x, t, encoder_hidden_states=made.encode_texts(list(SENTENCES))).sample for made in (base, before)
+        )
+    assert torch.equal(one, other)
+
+
+def shaken(tuner: Tuner, base: Base, selection: Selection, sets: int = 1) -> None:
+    draw = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for numbers in tuner.prepare_(base, sets, selection).values():
+            for parameter in numbers:
                 parameter.add_(0.1 * torch.randn(parameter.shape, generator=draw))
-        tuner.load_(again, tuner.state(tuned), selection)
+
+
+def test_a_state_is_a_copy_that_later_steps_do_not_change(fresh: MakeBase, tuner: Tuner) -> None:
+    base = fresh(tuner)
+    learning = tuner.prepare_(base, 1, Selection())
+    state = tuner.state(base)
+    before = {name: tensor.clone() for name, tensor in state.items()}
+    assert sum(tensor.numel() for tensor in state.values()) == sum(p.numel() for n in learning.values() for p in n)
+    with torch.no_grad():
+        for numbers in learning.values():
+            for parameter in numbers:
+                parameter.add_(1)
+    assert all(torch.equal(state[name], before[name]) for name in before)
+
+
+def test_a_fresh_base_with_a_loaded_state_is_the_tuned_one(fresh: MakeBase, tuner: Tuner) -> None:
+    tuned, again, untuned, selection = fresh(tuner), fresh(tuner), fresh(tuner), Selection()
+    shaken(tuner, tuned, selection)
+    state = tuner.state(tuned)
+    tuner.load_(again, state, 1, selection)
+    selection.choose(torch.tensor([1, 1]))
+    x, t = torch.randn(2, 24, 8, 8, generator=torch.Generator().manual_seed(0)), torch.tensor([3, 900])
+    with torch.no_grad():
+        one, other, base = (
+            made.unet(x, t, encoder_hidden_states=made.encode_texts(list(SENTENCES))).sample
+            for made in (tuned, again, untuned)
+        )
+    assert torch.equal(one, other)
+    assert not torch.equal(one, base)
+    assert all(torch.equal(tensor, state[name]) for name, tensor in tuner.state(again).items())
+
+
+def test_what_was_tuned_on_something_else_is_refused_naming_the_first_difference(fresh: MakeBase, tuner: Tuner) -> None:
+    base = fresh(tuner)
+    shaken(tuner, base, Selection())
+    state = tuner.state(base)
+    names = [next(iter(state)), *(name for name in state if name.startswith("identifier."))]
+    for name in names:
+        for foreign, message in (
+            ({**state, name: torch.ones(1, 999)}, rf"'{name}' must have shape \(.*\), got \(1, 999\)$"),
+            ({other: tensor for other, tensor in state.items() if other != name}, f"'{name}' is missing$"),
+        ):
+            with pytest.raises(UserError, match=message):
+                tuner.load_(fresh(tuner), foreign, 1, Selection())
+    for extra in ("elsewhere.gain_out", "identifier.3"):
+        with pytest.raises(UserError, match=f"'{extra}' is not in the"):
+            tuner.load_(fresh(tuner), {**state, extra: torch.ones(1, 2)}, 1, Selection())
+
+
+def test_experts_trained_apart_become_one_state_in_the_order_of_their_zones(fresh: MakeBase) -> None:
+    bases = [fresh(EVERYTHING) for _ in range(3)]
+    for k, base in enumerate(bases):
         with torch.no_grad():
-            one, other, base = (
-                unet(x, torch.tensor([3, 900]), encoder_hidden_states=text).sample for unet in (tuned, again, fresh())
-            )
-        assert torch.equal(one, other)
-        assert not torch.equal(one, base)
+            for numbers in EVERYTHING.prepare_(base, 1, Selection()).values():
+                for parameter in numbers:
+                    parameter.fill_(k)
+    joined = EVERYTHING.join([EVERYTHING.state(base) for base in bases])
+    assert joined.keys() == EVERYTHING.state(bases[0]).keys()
+    assert all(rows.shape[0] == 3 and (rows == torch.arange(3.0)[:, None]).all() for rows in joined.values())
+    EVERYTHING.load_(fresh(EVERYTHING), joined, 3, Selection())
 
 
-def test_experts_trained_apart_become_one_state_in_the_order_of_their_zones() -> None:
-    parts = [{"a": torch.full((1, 2), float(k)), "b": torch.full((1, 3), float(k))} for k in range(3)]
-    joined = ScaleTuner().join(parts)
-    assert joined["a"].tolist() == [[0, 0], [1, 1], [2, 2]]
-    assert joined["b"].shape == (3, 3)
-    assert FullTuner().join(parts[:1]) is parts[0]
-    with pytest.raises(ValueError, match="float weights of one run were expected, got 3 runs"):
-        FullTuner().join(parts)
-
-
-def test_a_scale_set_of_another_unet_is_refused_naming_the_layer(quantized: MakeUnet) -> None:
-    state = {name: torch.ones(1, layer.shape[0]) for name, layer in quantized_layers(quantized())}
-    first = next(iter(state))
-    for foreign, message in (
-        ({**state, first: torch.ones(1, 999)}, f"layer '{first}' must have shape"),
-        ({name: gain for name, gain in state.items() if name != first}, f"layer '{first}' is missing"),
-        ({**state, "elsewhere": torch.ones(1, 2)}, "layer 'elsewhere' is not in the model"),
-    ):
-        with pytest.raises(UserError, match=message):
-            ScaleTuner().load_(quantized(), foreign, Selection())
+def test_one_run_joins_to_itself_and_more_only_where_there_are_experts(fresh: MakeBase, tuner: Tuner) -> None:
+    base = fresh(tuner)
+    shaken(tuner, base, Selection())
+    state = tuner.state(base)
+    joined = tuner.join([state])
+    assert joined.keys() == state.keys()
+    assert all(torch.equal(tensor, joined[name]) for name, tensor in state.items())
+    if not isinstance(tuner, ScaleTuner):
+        with pytest.raises(ValueError, match="of one run were expected, got 2 runs"):
+            tuner.join([state, state])

@@ -10,6 +10,7 @@ import torch
 from quantbooth.errors import UserError
 from quantbooth.quant import scale_sets
 from quantbooth.quant.layers import quantized_layers
+from quantbooth.quant.scale_sets import Parts
 from quantbooth.stages.tuning import Examples, Recipe, TuningStage
 from quantbooth.timesteps.strategies import s1
 from quantbooth.timesteps.zones import Zone, Zones, equal_zones
@@ -26,7 +27,7 @@ def test_equal_seeds_learn_equal_gains_bit_for_bit_and_others_do_not(new_stage: 
         torch.manual_seed(elsewhere)
         stage = new_stage(seed=seed)
         fit(stage)
-        learned.append(scale_sets.gains(stage.unet))
+        learned.append(scale_sets.read(stage.unet))
     one, again, other = learned
     assert all(torch.equal(one[name], again[name]) for name in one)
     assert not any(torch.equal(one[name], other[name]) for name in one)
@@ -49,7 +50,7 @@ def test_outside_its_interval_s1_is_the_untuned_base_bit_for_bit(
 def test_a_set_whose_zone_was_never_drawn_is_still_the_base(new_stage: MakeStage, fit: Fit) -> None:
     stage = new_stage(Zones((Zone("first", 0, 1), Zone("most", 1, 999), Zone("last", 999, 1000)), 1000))
     fit(stage)
-    for gain in scale_sets.gains(stage.unet).values():
+    for gain in scale_sets.read(stage.unet).values():
         assert (gain[[0, 2]] == 1).all()
         assert (gain[1] != 1).any()
 
@@ -59,7 +60,7 @@ def test_tuning_moves_gains_and_nothing_else(quantized: MakeUnet, new_stage: Mak
     fit(stage)
     after = stage.unet.state_dict()
     assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
-    assert set(after) - set(before) == {f"{name}.gain" for name, _ in quantized_layers(stage.unet)}
+    assert set(after) - set(before) == {f"{name}.gain_out" for name, _ in quantized_layers(stage.unet)}
 
 
 @pytest.mark.parametrize(("photos", "others"), [(2, 3), (1, 0), (6, 1)])
@@ -96,6 +97,28 @@ def test_the_rate_in_force_is_the_recipes(new_stage: MakeStage, fit: Fit) -> Non
     assert rates == pytest.approx([0.1 * stage.recipe.rate_at(step) for step in range(4)])
 
 
+def test_each_kind_of_numbers_has_its_rate_and_all_fall_together(new_stage: MakeStage, fit: Fit) -> None:
+    stage, seen = new_stage(parts=Parts(norms=True), steps=4, rates={"shifts": 0.01}), []
+
+    def noting(groups: Any) -> torch.optim.Optimizer:
+        optimizer = torch.optim.SGD(groups, lr=0.1)
+        optimizer.register_step_pre_hook(lambda made, *_: seen.append([group["lr"] for group in made.param_groups]))
+        return optimizer
+
+    stage.optimizer_factory = noting
+    fit(stage)
+    assert list(stage.learning) == ["gains", "shifts"]
+    for step, rates in enumerate(seen):
+        assert rates == pytest.approx([0.1 * stage.recipe.rate_at(step), 0.01 * stage.recipe.rate_at(step)])
+
+
+def test_a_rate_of_0_leaves_its_numbers_where_they_start(new_stage: MakeStage, fit: Fit) -> None:
+    stage = new_stage(parts=Parts(biases=True, norms=True), rates={"shifts": 0.0})
+    fit(stage)
+    assert all((shift == 0).all() for shift in stage.learning["shifts"])
+    assert all((gain != 1).any() for gain in stage.learning["gains"])
+
+
 def test_the_rate_falls_along_half_a_cosine_or_stays() -> None:
     rates = [RECIPE.rate_at(step) for step in range(101)]
     assert rates == sorted(rates, reverse=True)
@@ -123,6 +146,8 @@ def test_a_loss_that_is_no_number_ends_the_run(new_stage: MakeStage, examples: E
         ({"prior_batch": -1}, "prior.batch must be a whole number >= 0, got -1"),
         ({"prior_weight": -0.5}, "prior.weight must be a number >= 0, got -0.5"),
         ({"weight_bound": 0.5}, "tuner.weight_bound must be a number >= 1, got 0.5"),
+        ({"average": 1.0}, "tuner.average must be a number >= 0 and < 1, got 1.0"),
+        ({"average": "yes"}, "tuner.average must be a number >= 0 and < 1, got 'yes'"),
         ({"seed": -1}, "seed must be a whole number >= 0 and < 4294967296, got -1"),
     ],
 )

@@ -13,20 +13,26 @@ from quantbooth.diffusion.base import Base
 from quantbooth.diffusion.losses import denoising_error
 from quantbooth.quant import scale_sets
 from quantbooth.quant.layers import quantized_layers
+from quantbooth.quant.norms import normalizations
 from quantbooth.quant.packing import unpack
+from quantbooth.quant.scale_sets import OUTPUTS, Parts
 from quantbooth.stages.tuning import TuningStage
 from quantbooth.timesteps.zones import Zone, Zones
 
 MakeStage = Callable[..., TuningStage]
 CONTENT = Zones((Zone("content", 200, 700),), 1000)
+EVERYTHING = Parts(inputs=True, biases=True, norms=True)
+both = pytest.mark.parametrize("parts", [OUTPUTS, EVERYTHING], ids=["outputs", "everything"])
 
 
 def shaken(stage: TuningStage) -> TuningStage:
-    """The same stage, its gains no longer 1."""
+    """The same stage, its gains no longer 1 and its shifts no longer 0."""
     draw = torch.Generator().manual_seed(3)
     with torch.no_grad():
-        for gain in stage.learning:
+        for gain in stage.learning["gains"]:
             gain.mul_(1 + 0.3 * torch.randn(gain.shape, generator=draw))
+        for shift in stage.learning.get("shifts", []):
+            shift.add_(0.1 * torch.randn(shift.shape, generator=draw))
     return stage
 
 
@@ -44,26 +50,38 @@ def errors_of(stage: TuningStage, t: list[int]) -> Tensor:
 
 
 def gradients(stage: TuningStage, loss: Tensor) -> dict[str, Tensor]:
-    names = list(scale_sets.gains(stage.unet))
-    return dict(zip(names, torch.autograd.grad(loss, stage.learning), strict=True))
+    learning = {name: numbers for name, numbers in stage.unet.named_parameters() if numbers.requires_grad}
+    assert len(learning) == len(stage.numbers)
+    return dict(zip(learning, torch.autograd.grad(loss, list(learning.values())), strict=True))
 
 
 class Twin:
-    """The slow way in float64: a plain unet whose weights are (q - z) * s0 * gain, one set and one sample at a time."""
+    """The slow way in float64: a plain unet whose weights carry a set's numbers, one set and one sample at a time."""
 
     def __init__(self, stage: TuningStage, float_unet: Any) -> None:
         self.unet, self.zones = float_unet.double(), stage.zones
         self.layers = dict(quantized_layers(stage.unet))
-        self.gains = {name: gain.double().requires_grad_() for name, gain in scale_sets.gains(stage.unet).items()}
+        self.norms = dict(normalizations(stage.unet))
+        self.sets = {name: rows.double().requires_grad_() for name, rows in scale_sets.read(stage.unet).items()}
         self.others = {name: tensor.double() for name, tensor in stage.unet.state_dict().items()}
+
+    def row(self, name: str, k: int, start: float) -> Tensor | float:
+        return self.sets[name][k - 1] if name in self.sets else start
 
     def weights(self, k: int) -> dict[str, Tensor]:
         """All parameters as set k has them."""
         made = {name: self.others[name] for name, _ in self.unet.named_parameters() if name in self.others}
         for name, layer in self.layers.items():
             q = unpack(layer.codes, layer.bits, prod(layer.shape[1:])).double() - layer.zero[:, None]
-            scale = layer.scale.double() * self.gains[name][k - 1]
-            made[f"{name}.weight"] = (q * scale[:, None]).view(layer.shape)
+            scale = layer.scale.double() * self.row(f"{name}.gain_out", k, 1)
+            per_input = (q * scale[:, None]).view(layer.shape).movedim(1, -1) * self.row(f"{name}.gain_in", k, 1)
+            made[f"{name}.weight"] = per_input.movedim(-1, 1)
+            if layer.bias is not None:
+                made[f"{name}.bias"] = layer.bias.double() + self.row(f"{name}.shift", k, 0)
+        for name in self.norms:
+            gain, shift = self.row(f"{name}.gain_out", k, 1), self.row(f"{name}.shift", k, 0)
+            made[f"{name}.weight"] = made[f"{name}.weight"] * gain
+            made[f"{name}.bias"] = made[f"{name}.bias"] * gain + shift
         return made
 
     def error(self, x_0: Tensor, noise: Tensor, t: int, text: Tensor) -> Tensor:
@@ -77,11 +95,12 @@ class Twin:
         return (guess - noise.double()).square().mean() * min(1 / float(alpha_bar), 8.0)
 
 
+@both
 def test_loss_and_every_gains_gradient_equal_those_of_the_float64_twin(
-    new_stage: MakeStage, small_base: Base, monkeypatch: pytest.MonkeyPatch
+    new_stage: MakeStage, small_base: Base, monkeypatch: pytest.MonkeyPatch, parts: Parts
 ) -> None:
     """The whole objective: photos and class pictures, each at its own timestep and from its own set, in one batch."""
-    stage = shaken(new_stage(subject_batch=3, prior_batch=2))
+    stage = shaken(new_stage(subject_batch=3, prior_batch=2, parts=parts))
     monkeypatch.setattr(stage, "log", lambda *_, **__: None)  # there is no trainer
     loss = stage.training_step(0)
     draw = generator_for(stage.recipe.seed, 0, "tune")
@@ -93,61 +112,89 @@ def test_loss_and_every_gains_gradient_equal_those_of_the_float64_twin(
     errors = torch.stack([twin.error(x_0[i], noise[i], t[i], text[i]) for i in range(5)])
     expected = errors[is_prior == 0].mean() + 0.5 * errors[is_prior == 1].mean()
     torch.testing.assert_close(loss.double(), expected, rtol=1e-4, atol=0)
-    slow = dict(zip(twin.gains, torch.autograd.grad(expected, list(twin.gains.values())), strict=True))
-    for name, gradient in gradients(stage, loss).items():
+    slow = dict(zip(twin.sets, torch.autograd.grad(expected, list(twin.sets.values())), strict=True))
+    found = gradients(stage, loss)
+    assert found.keys() == slow.keys()
+    for name, gradient in found.items():
         limit = 1e-4 * float(slow[name].abs().max())
         torch.testing.assert_close(gradient.double(), slow[name], rtol=1e-3, atol=limit)
 
 
-def test_one_gains_gradient_is_what_finite_differences_say(new_stage: MakeStage) -> None:
-    stage, t = shaken(new_stage()), [100, 400, 800]
-    name, layer = next(iter(quantized_layers(stage.unet)))
-    gradient = gradients(stage, errors_of(stage, t).sum())[name][1]
+@pytest.mark.parametrize("name", ["gain_in", "gain_out", "shift"])
+def test_one_numbers_gradient_is_what_finite_differences_say(new_stage: MakeStage, name: str) -> None:
+    stage, t = shaken(new_stage(parts=EVERYTHING)), [100, 400, 800]
+    layer, holder = next(iter(quantized_layers(stage.unet)))
+    gradient = gradients(stage, errors_of(stage, t).sum())[f"{layer}.{name}"][1]
     channel, values = int(gradient.abs().argmax()), []
-    assert layer.gain is not None
     for step in (1e-2, -1e-2):
         with torch.no_grad():
-            layer.gain[1, channel] += step
+            holder.get_parameter(name)[1, channel] += step
             values.append(float(errors_of(stage, t).double().sum()))
-            layer.gain[1, channel] -= step
+            holder.get_parameter(name)[1, channel] -= step
     assert (values[0] - values[1]) / 2e-2 == pytest.approx(float(gradient[channel]), rel=0.02)
 
 
-def test_a_mixed_batch_equals_separate_calls(new_stage: MakeStage) -> None:
+@both
+def test_a_mixed_batch_equals_separate_calls(new_stage: MakeStage, parts: Parts) -> None:
     """Loss and gradients, the base (uncovered timesteps) among the sets."""
-    stage = shaken(new_stage(Zones((Zone("a", 0, 200), Zone("b", 300, 700)), 1000)))
+    stage = shaken(new_stage(Zones((Zone("a", 0, 200), Zone("b", 300, 700)), 1000), parts=parts))
     t = torch.tensor([100, 250, 500, 199, 900])
     x_0, noise, text = batch(5)
     together = errors_of(stage, t.tolist())
-    parts = zip(x_0.split(1), noise.split(1), t.split(1), text.split(1), strict=True)
-    alone = torch.cat([denoising_error(stage.unet, stage.schedule, *part) for part in parts])
+    parts_of_it = zip(x_0.split(1), noise.split(1), t.split(1), text.split(1), strict=True)
+    alone = torch.cat([denoising_error(stage.unet, stage.schedule, *part) for part in parts_of_it])
     torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-6)
     found, expected = gradients(stage, together.sum()), gradients(stage, alone.sum())
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-5)
 
 
+def test_uncovered_timesteps_are_the_base_bit_for_bit_whatever_learned(
+    new_stage: MakeStage, quantized: Callable[[], Any]
+) -> None:
+    x_0, _, text = batch(4)
+    t = torch.tensor([0, 199, 200, 999])
+    stage = shaken(new_stage(CONTENT, parts=EVERYTHING))
+    with torch.no_grad():
+        one, other = (unet(x_0, t, encoder_hidden_states=text).sample for unet in (stage.unet, quantized()))
+    assert [torch.equal(one[i], other[i]) for i in range(4)] == [True, True, False, True]
+
+
+def test_recomputed_activations_change_no_bit(new_stage: MakeStage) -> None:
+    found = []
+    for recompute in (False, True):
+        stage = shaken(new_stage(parts=EVERYTHING))
+        if recompute:
+            unet: Any = stage.unet.train()
+            unet.enable_gradient_checkpointing()
+            assert unet.is_gradient_checkpointing
+        found.append(gradients(stage, errors_of(stage, [100, 400, 800]).sum()))
+    assert all(torch.equal(gradient, found[1][name]) for name, gradient in found[0].items())
+
+
 @pytest.mark.parametrize(("t", "zone"), [([0, 150, 199], 0), ([200, 699], 1), ([700, 850, 999], 2)])
 def test_a_batch_of_one_zone_moves_no_other_set(new_stage: MakeStage, t: list[int], zone: int) -> None:
-    stage = new_stage()
+    stage = new_stage(parts=EVERYTHING)
     for name, gradient in gradients(stage, errors_of(stage, t).sum()).items():
         assert gradient[zone].abs().max() > 0, name
         assert gradient[[k for k in range(3) if k != zone]].abs().max() == 0, name
 
 
-def test_uncovered_timesteps_teach_nothing(new_stage: MakeStage) -> None:
-    stage = new_stage(CONTENT)
+@both
+def test_uncovered_timesteps_teach_nothing(new_stage: MakeStage, parts: Parts) -> None:
+    stage = new_stage(CONTENT, parts=parts)
     found = gradients(stage, errors_of(stage, [0, 199, 700, 999]).sum())
     assert all(gradient.abs().max() == 0 for gradient in found.values())
 
 
-def test_an_expert_feels_its_own_zones_samples_only(new_stage: MakeStage) -> None:
+@both
+def test_an_expert_feels_its_own_zones_samples_only(new_stage: MakeStage, parts: Parts) -> None:
     """The other samples of a mixed batch may be anything."""
-    stage, found = shaken(new_stage()), []
+    stage, found = shaken(new_stage(parts=parts)), []
     x_0, noise, text = batch(3)
     for other in (0.0, 5.0):
         x_0[[0, 2]], text[[0, 2]] = other, other
         errors = denoising_error(stage.unet, stage.schedule, x_0, noise, torch.tensor([100, 400, 800]), text)
         found.append(gradients(stage, errors.sum()))
     for name in found[0]:
-        torch.testing.assert_close(found[0][name][1], found[1][name][1], rtol=1e-5, atol=1e-8)
+        torch.testing.assert_close(found[0][name][1], found[1][name][1], rtol=1e-5, atol=1e-6)
         assert not torch.equal(found[0][name][0], found[1][name][0])

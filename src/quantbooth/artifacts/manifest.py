@@ -9,7 +9,7 @@ from typing import Any
 from quantbooth.artifacts.fingerprint import SHORT
 from quantbooth.errors import UserError
 
-__all__ = ["FORMAT_VERSION", "KINDS", "MANIFEST", "Manifest", "open_artifact"]
+__all__ = ["FORMAT_VERSIONS", "KINDS", "MANIFEST", "Manifest", "open_artifact"]
 
 MAKERS = {
     "quantized_base": "quantbooth-calibrate",
@@ -17,10 +17,13 @@ MAKERS = {
     "tuned_unet": "quantbooth-tune",
     "image_set": "quantbooth-sample",
     "scores": "quantbooth-evaluate",
+    "damage": "quantbooth-damage",
+    "probe": "quantbooth-probe",
     "report": "quantbooth-report",
 }
 KINDS = tuple(MAKERS)
-FORMAT_VERSION = 1
+FORMAT_VERSIONS = {**dict.fromkeys(MAKERS, 1), "scale_sets": 2}
+"""By kind; 2 of scale_sets: tensors are named `<module>.gain_out` and so on, where 1 had gains by layer."""
 MANIFEST = "manifest.json"
 
 TYPES: dict[str, type] = {
@@ -102,10 +105,12 @@ def _parse(file: Path) -> Manifest:
 
 
 def _check(values: Mapping[str, Any], file: Path) -> None:
-    version = values.get("format_version")
-    if version != FORMAT_VERSION:
+    kind, version = values.get("kind"), values.get("format_version")
+    if not isinstance(kind, str) or kind not in KINDS:
+        raise UserError(f"{file} has the unknown kind {kind!r}; known are {', '.join(KINDS)}")
+    if version != FORMAT_VERSIONS[kind]:
         raise UserError(
-            f"{file} must have format_version {FORMAT_VERSION}, found {version}; it needs another quantbooth"
+            f"{file} must have format_version {FORMAT_VERSIONS[kind]}, found {version}; it needs another quantbooth"
         )
     expected = {field.name for field in fields(Manifest)}
     if missing := sorted(expected - values.keys()):
@@ -117,5 +122,3 @@ def _check(values: Mapping[str, Any], file: Path) -> None:
             raise UserError(f"{file}: {key} must be a {TYPES[key].__name__}, found {value!r}")
     if strange := [role for role, parent in values["parents"].items() if not isinstance(parent, str)]:
         raise UserError(f"{file}: the parents must be fingerprints, found none for {', '.join(strange)}")
-    if values["kind"] not in KINDS:
-        raise UserError(f"{file} has the unknown kind {values['kind']!r}; known are {', '.join(KINDS)}")

@@ -17,7 +17,7 @@ import psutil
 import yaml
 
 from quantbooth.artifacts.fingerprint import SHORT, fingerprint
-from quantbooth.artifacts.manifest import FORMAT_VERSION, KINDS, MANIFEST, Manifest, open_artifact
+from quantbooth.artifacts.manifest import FORMAT_VERSIONS, KINDS, MANIFEST, Manifest, open_artifact
 from quantbooth.errors import UserError
 
 __all__ = ["CONFIG", "Draft", "Store"]
@@ -86,7 +86,13 @@ class Store:
                 yield draft
                 _write(draft.path / CONFIG, yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True))
                 manifest = Manifest(
-                    kind, FORMAT_VERSION, destination.name, full, dict(parents), version("quantbooth"), draft.measured
+                    kind,
+                    FORMAT_VERSIONS[kind],
+                    destination.name,
+                    full,
+                    dict(parents),
+                    version("quantbooth"),
+                    draft.measured,
                 )
                 _write(draft.path / MANIFEST, manifest.to_json())
                 _publish(draft, kind)
@@ -100,7 +106,7 @@ class Store:
             raise UserError(
                 f"a name must be 1 to 100 letters, digits and _.+=,- and begin with one of the first two, got {label!r}"
             )
-        full = fingerprint({"kind": kind, "format_version": FORMAT_VERSION, "identity": dict(identity)})
+        full = fingerprint({"kind": kind, "format_version": FORMAT_VERSIONS[kind], "identity": dict(identity)})
         return full, self.root / kind / f"{label}-{full[:SHORT]}"
 
 

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 from jaxtyping import Shaped
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -28,13 +29,16 @@ def read_snapshot(folder: Path, step: int) -> dict[str, Shaped[Tensor, "..."]]:
     """The numbers after a step.
 
     Raises:
-        UserError: when that step was not kept; the message tells which were.
+        UserError: when that step was not kept (the message tells which were), or its file is damaged.
     """
     path = snapshot_path(folder, step)
     if not path.is_file():
         kept = ", ".join(str(int(p.stem.removeprefix("step-"))) for p in sorted(folder.glob("step-*.safetensors")))
         raise UserError(f"{folder.name} keeps the steps {kept}, not {step}; see protocol.at_steps")
-    return load_file(path)
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise UserError(f"{path} cannot be read: {error}; remove {folder} and tune again") from error
 
 
 def write_strategy(folder: Path, strategy: Strategy) -> None:

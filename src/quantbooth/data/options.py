@@ -1,10 +1,21 @@
-"""Numbers that people set: taken as they are or refused by the option's name."""
+"""Numbers and switches that people set: taken as they are or refused by the option's name."""
 
 from collections.abc import Sequence
 
 from quantbooth.errors import UserError
 
-__all__ = ["number", "whole", "wholes"]
+__all__ = ["flag", "number", "whole", "wholes"]
+
+
+def flag(option: str, value: object) -> bool:
+    """The value.
+
+    Raises:
+        UserError: when it is neither true nor false.
+    """
+    if not isinstance(value, bool):
+        raise UserError(f"{option} must be true or false, got {value!r}")
+    return value
 
 
 def whole(option: str, value: object, least: int, below: int | None = None) -> int:
@@ -30,12 +41,18 @@ def wholes(option: str, values: object, least: int) -> list[int]:
     return [whole(option, value, least) for value in values]
 
 
-def number(option: str, value: object, least: float) -> float:
+def number(option: str, value: object, least: float, below: float | None = None) -> float:
     """The value.
 
     Raises:
-        UserError: when it is not a number >= least (nan is none).
+        UserError: when it is not a number in [least, below); nan is none.
     """
-    if isinstance(value, bool) or not isinstance(value, int | float) or not value >= least:
-        raise UserError(f"{option} must be a number >= {least:g}, got {value!r}")
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, int | float)
+        or not value >= least
+        or (below is not None and value >= below)
+    ):
+        end = "" if below is None else f" and < {below:g}"
+        raise UserError(f"{option} must be a number >= {least:g}{end}, got {value!r}")
     return float(value)

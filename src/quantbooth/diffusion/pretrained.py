@@ -99,6 +99,8 @@ def save_base(base: Base, folder: Path, dtype: torch.dtype) -> None:
     pipeline = as_pipeline(replace(base, **{part: deepcopy(getattr(base, part)) for part in PARTS}))
     for module in (pipeline.unet, pipeline.vae, pipeline.text_encoder):
         module.to(dtype)
+    for module in (pipeline.unet, pipeline.vae):
+        module.register_to_config(_name_or_path="")  # diffusers would write where it was loaded from
     pipeline.save_pretrained(str(folder), safe_serialization=True)
 
 

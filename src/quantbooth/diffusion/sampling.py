@@ -18,7 +18,11 @@ from torch import Tensor
 from quantbooth.diffusion.base import Base
 from quantbooth.errors import UserError
 
-__all__ = ["SCHEDULERS", "Sampler", "initial_noise"]
+__all__ = ["SCHEDULERS", "Sampler", "TextAt", "Watch", "initial_noise"]
+
+TextAt = Callable[[Tensor], Float[Tensor, "b length d"]]
+"""A timestep of the sampler -> the encoded sentence that conditions each sample there."""
+Watch = Callable[[Tensor, Tensor, Tensor], None]
 
 SCHEDULERS: dict[str, Any] = {
     "ddim": DDIMScheduler,
@@ -73,22 +77,29 @@ class Sampler:
         return scheduler
 
     @torch.no_grad()
-    def sample(
-        self,
-        base: Base,
-        texts: Sequence[str],
-        noise: Float[Tensor, "b c hl wl"],
-        on_step: Callable[[int], None] | None = None,
-    ) -> Float[Tensor, "b 3 h w"]:
+    def sample(self, base: Base, texts: Sequence[str], noise: Float[Tensor, "b c hl wl"]) -> Float[Tensor, "b 3 h w"]:
         """Images in [0, 1]; scale sets, when the base has some, are chosen by the router hooked to its unet."""
+        text = base.encode_texts(list(texts))
+        return base.decode_latents(self.denoise(base, lambda _t: text, noise))
+
+    @torch.no_grad()
+    def denoise(
+        self, base: Base, text_at: TextAt, noise: Float[Tensor, "b c hl wl"], watch: Watch | None = None
+    ) -> Float[Tensor, "b c hl wl"]:
+        """Latents of finished images, every step conditioned on what `text_at` says for its timestep.
+
+        `watch` is told at each step t, x_t at unit variance as the unet sees it, and the guided prediction.
+        """
         scheduler = self.new_scheduler(base)
-        text = base.encode_texts(["" for _ in texts] + list(texts))
-        x = noise.to(text.device, text.dtype) * scheduler.init_noise_sigma
-        for step, t in enumerate(scheduler.timesteps):
-            both = scheduler.scale_model_input(torch.cat([x, x]), t)
-            unconditional, conditional = base.unet(both, t, encoder_hidden_states=text).sample.chunk(2)
+        empty = base.encode_texts([""] * len(noise))
+        x = noise.to(empty.device, empty.dtype) * scheduler.init_noise_sigma
+        for t in scheduler.timesteps:
+            x_t = scheduler.scale_model_input(x, t)
+            text = torch.cat([empty, text_at(t)])
+            both = base.unet(torch.cat([x_t, x_t]), t, encoder_hidden_states=text).sample
+            unconditional, conditional = both.chunk(2)
             predicted = unconditional + self.guidance * (conditional - unconditional)
+            if watch is not None:
+                watch(t, x_t, predicted)
             x = scheduler.step(predicted, t, x).prev_sample
-            if on_step is not None:
-                on_step(step)
-        return base.decode_latents(x)
+        return x

@@ -52,6 +52,18 @@ class Schedule:
         """What the unet is asked to predict: the noise, or the velocity sqrt(a_t) e - sqrt(1 - a_t) x_0."""
         return noise if self.prediction == "epsilon" else self.scheduler.get_velocity(x_0, noise, t)
 
+    def origin(
+        self, x_t: Float[Tensor, "b ..."], predicted: Float[Tensor, "b ..."], t: Tensor
+    ) -> Float[Tensor, "b ..."]:
+        """The x_0 that a prediction stands for: (x_t - sqrt(1-a_t) e) / sqrt(a_t), or sqrt(a_t) x_t - sqrt(1-a_t) v.
+
+        `t` is one training timestep for the whole batch; a fractional one is rounded.
+        """
+        a = self.alpha_bar[int(t.round())].to(x_t)
+        if self.prediction == "epsilon":
+            return (x_t - (1 - a).sqrt() * predicted) / a.sqrt()
+        return a.sqrt() * x_t - (1 - a).sqrt() * predicted
+
     def bounded_inverse_weight(self, t: Int[Tensor, " b"], bound: float) -> Float[Tensor, " b"]:
         """min(1 / a_t, bound): without it the noisiest timesteps of a small model hardly learn."""
         return (1 / self.alpha_bar.to(t.device)[t]).clamp(max=bound)

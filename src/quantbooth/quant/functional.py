@@ -1,19 +1,24 @@
-"""A product with a frozen quantized weight and a trainable gain per output channel.
+"""A product with a frozen quantized weight and trainable gains on its input and output channels.
 
-    u = product(x, W),    W = (q - z) * s0        the base layer without its bias
-    y = g * u + b                                 equals a weight dequantized with s = s0 * g
+    y = g_out * (W (g_in * x)) + b,    W = (q - z) * s0
 
-Because g acts on the *output*,
+step by step, u being the base layer without its bias where g_in = 1:
 
-    dL/dg = sum(dL/dy * u)                        over all axes but the batch and the channel
-    dL/dx = product^T(g * dL/dy, W)
+    x' = g_in * x        u = product(x', W)        y = g_out * u + b
 
-so there is no weight gradient, x is not kept, and W is a transient: formed in forward, dropped, formed again in
-backward. What autograd keeps is one activation, y, and that only where g learns: u = (y - b) / g. The division is safe
-in float32 while |g| >= 0.1 (y carries an error of eps |y|, which it enlarges by 1 / |g|); below that, or in a half
-precision, u itself is kept instead. y is often kept by the next operation anyway, u never is.
+which equals a weight dequantized with s = g_out * s0 * g_in. Because gains act on *activations*,
 
-PEQA (Kim et al., NeurIPS 2023, arXiv 2305.14152) trains s = s0 + ds; g = 1 + ds / s0.
+    dL/db     = sum(dL/dy)                         over all axes but the batch and the channel
+    dL/dg_out = sum(dL/dy * u)
+    dL/dx'    = product^T(g_out * dL/dy, W)
+    dL/dg_in  = sum(dL/dx' * x)
+    dL/dx     = g_in * dL/dx'
+
+so there is no weight gradient and W is a transient: formed in forward, dropped, formed again in backward. What autograd
+keeps is y where g_out learns (or u, see `per_channel`), and x where g_in learns; b and a frozen gain cost nothing.
+
+PEQA (Kim et al., NeurIPS 2023, arXiv 2305.14152) trains s = s0 + ds; g_out = 1 + ds / s0. Gains of both sides are the
+multi-channel-wise scale update of TuneQDM (arXiv 2401.04339 v2), W = s_out (q - z) s_in with g_in = s_in.
 """
 
 from dataclasses import dataclass
@@ -27,10 +32,8 @@ from torch.autograd.function import once_differentiable
 
 from quantbooth.quant.grid import dequantize
 from quantbooth.quant.packing import unpack
+from quantbooth.quant.per_channel import affine, gain_gradient, in_layout, keeps_output, require_full, summed, times
 from quantbooth.quant.products import Product
-
-SAFE_GAIN = 0.1
-FULL = (torch.float32, torch.float64)
 
 
 @dataclass(frozen=True)
@@ -54,31 +57,29 @@ class Packed:
 
 def gained_product(
     x: Float[Tensor, "b ..."],
-    gain: Float[Tensor, "b out"] | None,
-    bias: Float[Tensor, " out"] | None,
+    gain_in: Float[Tensor, "b in"] | None,
+    gain_out: Float[Tensor, "b out"] | None,
+    bias: Float[Tensor, "#b out"] | None,
     codes: UInt8[Tensor, "out width"],
     scale: Float[Tensor, " out"],
     zero: UInt8[Tensor, " out"],
     packed: Packed,
     product: Product,
 ) -> Float[Tensor, "b ..."]:
-    """Return y = g * product(x, W) + b in x's dtype (under autocast: in autocast's), sample i with row i of g.
+    """Return y = g_out * product(g_in * x, W) + b in x's dtype (under autocast: in autocast's), sample i with row i.
 
-    No gain means g = 1. Gradients flow to x and g only. Changing y in place before
-    the backward may raise there.
+    No gain means 1; a bias may be one row for all samples. Gradients flow to x, the gains and b only. Changing x or y
+    in place before the backward may raise there.
 
     Raises:
-        RuntimeError: when gains of half precision are to be trained: near 1 they cannot follow small steps.
+        RuntimeError: when numbers of half precision are to be trained: near 1 they cannot follow small steps.
     """
+    require_full(gain_in, gain_out, bias)
     kind = x.device.type
     if torch.is_autocast_enabled(kind) and x.dtype != torch.float64:
         x = x.to(torch.get_autocast_dtype(kind))
-    keep_y = False
-    if gain is not None and gain.requires_grad:
-        if gain.dtype not in FULL:
-            raise RuntimeError(f"gains must be float32 to be trained, got {gain.dtype}: cast the activations instead")
-        keep_y = x.dtype in FULL and bool(gain.detach().abs().min() >= SAFE_GAIN)
-    y: Tensor = _GainedProduct.apply(x, gain, bias, codes, scale, zero, packed, product, keep_y)
+    keep_y = keeps_output(gain_out, x.dtype)
+    y: Tensor = _GainedProduct.apply(x, gain_in, gain_out, bias, codes, scale, zero, packed, product, keep_y)
     return y
 
 
@@ -89,8 +90,9 @@ class _GainedProduct(torch.autograd.Function):
     def forward(
         ctx: Any,
         x: Tensor,
-        gain: Tensor | None,
-        bias: Tensor | None,
+        g_in: Tensor | None,
+        g_out: Tensor | None,
+        b: Tensor | None,
         codes: Tensor,
         scale: Tensor,
         zero: Tensor,
@@ -98,62 +100,43 @@ class _GainedProduct(torch.autograd.Function):
         product: Product,
         keep_y: bool,
     ) -> Tensor:
-        need_x, need_gain, *_ = ctx.needs_input_grad
+        need_x, need_in, need_out, _, *_ = ctx.needs_input_grad
         with torch.autocast(x.device.type, enabled=False):
-            u = product.apply(x, packed.weight(codes, scale, zero, x.dtype))
-            y = _gained(u, gain, bias, product.channel)
+            scaled = x if g_in is None else times(g_in, x, product.channel).to(x.dtype)
+            u = product.apply(scaled, packed.weight(codes, scale, zero, x.dtype))
+            y = affine(u, g_out, b, product.channel)
         ctx.packed, ctx.product, ctx.keep_y = packed, product, keep_y
         ctx.x_shape, ctx.dtype, ctx.y_stride = x.shape, x.dtype, y.stride()
+        ctx.bias_rows = 0 if b is None else len(b)
+        need_dx = need_x or need_in
         ctx.save_for_backward(
-            gain if need_x or need_gain else None,
-            bias if keep_y else None,
-            (y if keep_y else u) if need_gain else None,
-            *((codes, scale, zero) if need_x else (None, None, None)),
+            x if need_in else None,
+            g_in if need_x else None,
+            g_out if need_dx or need_out else None,
+            b if keep_y else None,
+            (y if keep_y else u) if need_out else None,
+            *((codes, scale, zero) if need_dx else (None, None, None)),
         )
         return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-        gain, bias, kept, codes, scale, zero = ctx.saved_tensors
+        x, g_in, g_out, b, kept, codes, scale, zero = ctx.saved_tensors
+        need_x, need_in, need_out, need_b, *_ = ctx.needs_input_grad
         channel = ctx.product.channel
-        dx = dgain = None
-        if dy.stride() != ctx.y_stride:  # reentrant checkpointing changes the layout; sums must not change with it
-            dy = dy.new_empty_strided(dy.shape, ctx.y_stride).copy_(dy)
+        dx = dg_in = dg_out = db = None
+        dy = in_layout(dy, ctx.y_stride)
         with torch.autocast(dy.device.type, enabled=False):
-            if ctx.keep_y:
-                gain_times_u = kept if bias is None else kept - _along(bias[None], channel, kept.ndim)
-                dgain = _sum(dy, gain_times_u, channel) / gain
-            elif kept is not None:
-                dgain = _sum(dy, kept, channel)
+            if need_b:
+                db = summed(dy, None, channel, ctx.bias_rows)
+            if need_out:
+                dg_out = gain_gradient(dy, kept, ctx.keep_y, g_out, b, channel)
             if codes is not None:
-                du = dy if gain is None else (dy * _along(gain, channel, dy.ndim)).to(ctx.dtype)
-                dx = ctx.product.transpose(du, ctx.packed.weight(codes, scale, zero, ctx.dtype), ctx.x_shape)
-        return dx, dgain, *[None] * 7
-
-
-def _gained(u: Tensor, gain: Tensor | None, bias: Tensor | None, channel: int) -> Tensor:
-    """Return y = g * u + b in the widest of the dtypes, rounded once to u's; only without a gain may it be u itself."""
-    b = None if bias is None else _along(bias[None], channel, u.ndim)
-    if gain is None:
-        return u if b is None else u.add_(b)
-    g = _along(gain, channel, u.ndim)
-    return (g * u if b is None else torch.addcmul(b, g, u)).to(u.dtype)
-
-
-def _sum(dy: Tensor, u: Tensor, channel: int) -> Float[Tensor, "b out"]:
-    """Return sum(dy * u) over all axes but the batch and the channel, in at least float32."""
-    terms = dy * u.to(torch.promote_types(u.dtype, torch.float32))
-    batch, out = dy.shape[0], dy.shape[channel]
-    return terms.sum_to_size(_shape(batch, out, channel, dy.ndim)).reshape(batch, out)
-
-
-def _along(values: Float[Tensor, "b out"], channel: int, ndim: int) -> Float[Tensor, "b ..."]:
-    """View per-channel values so that they broadcast against y."""
-    return values.view(_shape(values.shape[0], values.shape[1], channel, ndim))
-
-
-def _shape(batch: int, out: int, channel: int, ndim: int) -> list[int]:
-    shape = [batch] + [1] * (ndim - 1)
-    shape[channel] = out
-    return shape
+                du = dy if g_out is None else times(g_out, dy, channel).to(ctx.dtype)
+                dscaled = ctx.product.transpose(du, ctx.packed.weight(codes, scale, zero, ctx.dtype), ctx.x_shape)
+                if need_in:
+                    dg_in = summed(dscaled, x, channel)
+                if need_x:
+                    dx = dscaled if g_in is None else times(g_in, dscaled, channel).to(ctx.dtype)
+        return dx, dg_in, dg_out, db, *[None] * 6

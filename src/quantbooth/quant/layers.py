@@ -1,7 +1,7 @@
-"""Linear and Conv2d layers with a packed, frozen weight and one gain per output channel and scale set.
+"""Linear and Conv2d layers with a packed, frozen weight that hold scale sets: gains of channels, shifts of the bias.
 
-The weight is three buffers: `codes` (packed), `scale` s0 and `zero` z; the bias is a buffer too. Gains are absent
-until `scale_sets.attach_` puts them in; without them a layer is the base layer.
+The weight is three buffers: `codes` (packed), `scale` s0 and `zero` z; the bias is a buffer too. Numbers that learn are
+absent until `scale_sets.attach_` puts them in; without them a layer is the base layer.
 """
 
 from abc import ABC, abstractmethod
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from quantbooth.errors import UserError
 from quantbooth.quant.functional import Packed, gained_product
 from quantbooth.quant.grid import quantize
+from quantbooth.quant.holders import chosen, held, let_go_
 from quantbooth.quant.packing import pack, packed_width
 from quantbooth.quant.products import Conv2dProduct, LinearProduct, Product
 from quantbooth.quant.scale_search import ScaleSearch
@@ -25,32 +26,39 @@ Pair = int | tuple[int, ...]
 
 
 class QuantizedLayer(nn.Module, ABC):
-    """What both kinds share: y = g * product(x, (q - z) * s0) + b, with g of the set that serves the sample.
+    """What both kinds share: y = g_out * product(g_in * x, (q - z) * s0) + b + shift, by the set that serves a sample.
 
-    `gain` is [K, out]; row k - 1 is set k, and set 0 is the base, g = 1, which is not stored. The leading axis of x is
-    the batch. As built, every weight is 0 and waits for a state dict.
+    What is held of g_in, g_out and shift, and how a set is chosen, is said in `holders`. The leading axis of x is the
+    batch. As built, every weight is 0 and waits for a state dict.
     """
 
     codes: UInt8[Tensor, "out width"]
     scale: Float[Tensor, " out"]
     zero: UInt8[Tensor, " out"]
     bias: Float[Tensor, " out"] | None
-    gain: nn.Parameter | None
+    gain_in: nn.Parameter | None
+    gain_out: nn.Parameter | None
+    shift: nn.Parameter | None
     selection: Selection | None
 
     def __init__(
-        self, shape: tuple[int, ...], bits: int, product: Product, bias: bool, device: torch.device | str | None
+        self,
+        shape: tuple[int, ...],
+        inputs: int,
+        bits: int,
+        product: Product,
+        bias: bool,
+        device: torch.device | str | None,
     ) -> None:
         super().__init__()
         out, width = shape[0], packed_width(bits, prod(shape[1:]))
-        self.shape, self.bits = shape, bits
+        self.shape, self.inputs, self.bits = shape, inputs, bits
         self._packed, self._product = Packed(bits, shape), product
         self.register_buffer("codes", torch.zeros(out, width, dtype=torch.uint8, device=device))
         self.register_buffer("scale", torch.ones(out, device=device))
         self.register_buffer("zero", torch.zeros(out, dtype=torch.uint8, device=device))
         self.register_buffer("bias", torch.zeros(out, device=device) if bias else None)
-        self.register_parameter("gain", None)
-        self.selection = None
+        let_go_(self)
 
     @classmethod
     @abstractmethod
@@ -84,12 +92,13 @@ class QuantizedLayer(nn.Module, ABC):
         """Return y.
 
         Raises:
-            RuntimeError: when gains are attached and the selection is unset or does not fit the batch.
+            RuntimeError: when sets are attached and the selection is unset or does not fit the batch.
             ValueError: when x has no batch axis.
         """
         self.check(x)
-        gain, bias, packed, product = self._gains(x.shape[0]), self.bias, self._packed, self._product
-        return gained_product(x, gain, bias, self.codes, self.scale, self.zero, packed, product)
+        batch = x.shape[0]
+        g_in, g_out, b = chosen(self, "gain_in", batch), chosen(self, "gain_out", batch), self._bias(batch)
+        return gained_product(x, g_in, g_out, b, self.codes, self.scale, self.zero, self._packed, self._product)
 
     @abstractmethod
     def check(self, x: Tensor) -> None:
@@ -97,16 +106,15 @@ class QuantizedLayer(nn.Module, ABC):
 
     def extra_repr(self) -> str:
         """Return shape and bits."""
-        sets = 0 if self.gain is None else len(self.gain)
-        return f"shape={self.shape}, bits={self.bits}, bias={self.bias is not None}, sets={sets}"
+        sets = ", ".join(f"{name}={len(rows)}" for name, rows in held(self).items()) or "none"
+        return f"shape={self.shape}, bits={self.bits}, bias={self.bias is not None}, sets: {sets}"
 
-    def _gains(self, batch: int) -> Float[Tensor, "b out"] | None:
-        if self.gain is None:
-            return None
-        if self.selection is None:
-            raise RuntimeError("a layer with gains must have a selection: put both in with scale_sets.attach_")
-        index = self.selection.checked(batch, len(self.gain))
-        return torch.cat([self.gain.new_ones(1, self.shape[0]), self.gain])[index]
+    def _bias(self, batch: int) -> Float[Tensor, "#b out"] | None:
+        """The bias, shifted where shifts are held; one row serves all samples otherwise."""
+        shift = chosen(self, "shift", batch)
+        if self.bias is None or shift is None:
+            return shift if self.bias is None else self.bias[None]
+        return self.bias + shift
 
 
 class QuantizedLinear(QuantizedLayer):
@@ -115,7 +123,7 @@ class QuantizedLinear(QuantizedLayer):
     def __init__(
         self, inputs: int, outputs: int, bits: int, bias: bool = True, device: torch.device | str | None = None
     ) -> None:
-        super().__init__((outputs, inputs), bits, LinearProduct(), bias, device)
+        super().__init__((outputs, inputs), inputs, bits, LinearProduct(), bias, device)
         self.in_features, self.out_features = inputs, outputs
 
     @classmethod
@@ -150,7 +158,7 @@ class QuantizedConv2d(QuantizedLayer):
         if inputs % groups or outputs % groups:
             raise ValueError(f"groups must divide {inputs} inputs and {outputs} outputs, got {groups}")
         product = Conv2dProduct(_pair(stride), _pair(padding), _pair(dilation), groups)
-        super().__init__((outputs, inputs // groups, *_pair(kernel)), bits, product, bias, device)
+        super().__init__((outputs, inputs // groups, *_pair(kernel)), inputs, bits, product, bias, device)
         self.in_channels, self.out_channels, self.kernel_size = inputs, outputs, _pair(kernel)
 
     @classmethod

@@ -1,91 +1,123 @@
-"""Scale sets of a whole model: put gains in, take them out, read and load them.
+"""Scale sets of a whole model: put them in, take them out, read and load them.
 
-A scale set is one gain per output channel of every quantized layer. K sets live side by side: layer `name` holds
-[K, out], set k (k >= 1) in row k - 1. Set 0 is the base, gain 1, stored nowhere.
+A scale set is the personal part: one gain per output channel of every quantized layer, and what `Parts` adds to it. K
+sets live side by side: `<layer>.gain_out` is [K, out], set k (k >= 1) in row k - 1. Set 0 is the base, stored nowhere.
+Which numbers there can be, and where they start, is said in `holders`.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from quantbooth.errors import UserError
+from quantbooth.quant import norms
+from quantbooth.quant.holders import START, held, hold_, let_go_
 from quantbooth.quant.layers import QuantizedLayer, quantized_layers
+from quantbooth.quant.named import require_fit
 from quantbooth.quant.selection import Selection
 
-Gains = dict[str, Float[Tensor, "sets out"]]
+Sets = dict[str, Float[Tensor, "sets n"]]
 
 
-def attach_(model: nn.Module, count: int, selection: Selection) -> None:
-    """Give every quantized layer `count` sets of gain 1 (float32, trainable), chosen per sample by `selection`.
+@dataclass(frozen=True)
+class Parts:
+    """What a scale set holds beside the gains of output channels.
+
+    Attributes:
+        inputs: a gain per input channel of every quantized layer (MCSU, arXiv 2401.04339 v2).
+        biases: a shift on the bias of every quantized layer that has one.
+        norms: a gain and a shift per channel of every GroupNorm and LayerNorm, on top of its own weight and bias.
+    """
+
+    inputs: bool = False
+    biases: bool = False
+    norms: bool = False
+
+
+OUTPUTS = Parts()
+
+
+def attach_(model: nn.Module, count: int, selection: Selection, parts: Parts = OUTPUTS) -> None:
+    """Give a model `count` scale sets that change nothing yet (float32, trainable), chosen per sample by `selection`.
 
     Raises:
-        ValueError: when count is below 1 or the model has no quantized layer.
-        RuntimeError: when gains are attached already.
+        ValueError: when count is below 1, or the model has nothing of a kind that is to be held.
+        RuntimeError: when sets are attached already.
     """
     if count < 1:
         raise ValueError(f"count of scale sets must be at least 1, got {count}")
     layers = _layers(model)
-    taken = [name for name, layer in layers.items() if layer.gain is not None]
-    if taken:
-        raise RuntimeError(f"scale sets must be attached once, got a gain in {taken[0]!r} already: call detach_ first")
+    normalizations = dict(norms.normalizations(model)) if parts.norms else {}
+    if parts.norms and not normalizations:
+        raise ValueError(f"the model must have normalizations, got none in {type(model).__name__}")
+    for name in _numbers(model):
+        raise RuntimeError(f"scale sets must be attached once, got {name!r} already: call detach_ first")
     for layer in layers.values():
-        layer.gain = nn.Parameter(torch.ones(count, layer.shape[0], device=layer.codes.device))
-        layer.selection = selection
+        hold_(layer, _sizes(layer, parts), count, selection, layer.codes.device)
+    for norm in normalizations.values():
+        norms.attach_(norm, count, selection)
 
 
 def detach_(model: nn.Module) -> None:
-    """Take all gains and the selection out: the model is the base again."""
+    """Take all sets and the selection out: the model is the base again."""
+    for _, norm in norms.normalizations(model):
+        if held(norm):
+            norms.detach_(norm)
     for layer in _layers(model).values():
-        layer.gain, layer.selection = None, None
+        let_go_(layer)
 
 
-def parameters(model: nn.Module) -> list[nn.Parameter]:
-    """Return the gains themselves, for an optimizer, in the order of the model.
+def parameters(model: nn.Module) -> dict[str, list[nn.Parameter]]:
+    """The numbers themselves, for an optimizer: "gains" (relative, about 1), and "shifts" (additive) where held.
 
     Weight decay pulls gains to 0, not to the base: keep it 0.
     """
-    return list(_attached(model).values())
+    kinds: dict[str, list[nn.Parameter]] = {}
+    for name, numbers in _attached(model).items():
+        kind = "gains" if START[name.rpartition(".")[2]] else "shifts"
+        kinds.setdefault(kind, []).append(numbers)
+    return kinds
 
 
 def trainable(model: nn.Module) -> int:
     """How many numbers all sets have together."""
-    return sum(gain.numel() for gain in parameters(model))
+    return sum(numbers.numel() for numbers in _attached(model).values())
 
 
-def gains(model: nn.Module) -> Gains:
-    """Return a copy of the gains by layer name."""
-    return {name: gain.detach().clone() for name, gain in _attached(model).items()}
+def read(model: nn.Module) -> Sets:
+    """A copy of all sets by name (`<module>.gain_out` and so on), in the order of the model."""
+    return {name: numbers.detach().clone() for name, numbers in _attached(model).items()}
 
 
 @torch.no_grad()
-def load_(model: nn.Module, values: Mapping[str, Float[Tensor, "sets out"]]) -> None:
-    """Set the attached gains; names and shapes must be those of the model, all of them.
+def load_(model: nn.Module, values: Mapping[str, Float[Tensor, "sets n"]]) -> None:
+    """Set the attached numbers; names and shapes must be those of the model, all of them.
 
     Raises:
         UserError: naming the first difference; nothing is loaded then.
-        RuntimeError: when no gains are attached.
+        RuntimeError: when no sets are attached.
     """
-    held = _attached(model)
-    _compare(held, values, "the model", "the scale set")
-    for name, gain in held.items():
-        gain.copy_(values[name])
+    attached = _attached(model)
+    require_fit(attached, values, "the model", "the scale set")
+    for name, numbers in attached.items():
+        numbers.copy_(values[name])
 
 
-def stack(parts: Sequence[Mapping[str, Float[Tensor, "sets out"]]]) -> Gains:
-    """Join sets tuned apart: [K1, out], [K2, out], ... become [K1 + K2 + ..., out], in this order.
+def stack(parts: Sequence[Mapping[str, Float[Tensor, "sets n"]]]) -> Sets:
+    """Join sets tuned apart: [K1, n], [K2, n], ... become [K1 + K2 + ..., n], in this order.
 
     Raises:
         ValueError: when there is nothing to join.
-        UserError: naming the first difference in layers or channels.
+        UserError: naming the first difference in names or channels.
     """
     if not parts:
         raise ValueError("there must be at least one scale set to stack, got none")
     first = parts[0]
     for number, part in enumerate(parts[1:], start=2):
-        likeness = {name: gain.new_empty(len(part.get(name, gain)), *gain.shape[1:]) for name, gain in first.items()}
-        _compare(likeness, part, "scale set 1", f"scale set {number}")
+        likeness = {name: rows.new_empty(len(part.get(name, rows)), *rows.shape[1:]) for name, rows in first.items()}
+        require_fit(likeness, part, "scale set 1", f"scale set {number}")
     return {name: torch.cat([part[name] for part in parts]) for name in first}
 
 
@@ -96,20 +128,24 @@ def _layers(model: nn.Module) -> dict[str, QuantizedLayer]:
     return layers
 
 
+def _sizes(layer: QuantizedLayer, parts: Parts) -> dict[str, int]:
+    """How many numbers of each name a set has for a layer."""
+    sizes = {"gain_out": layer.shape[0]}
+    if parts.inputs:
+        sizes["gain_in"] = layer.inputs
+    if parts.biases and layer.bias is not None:
+        sizes["shift"] = layer.shape[0]
+    return sizes
+
+
+def _numbers(model: nn.Module) -> dict[str, nn.Parameter]:
+    holders = {**dict(quantized_layers(model)), **dict(norms.normalizations(model))}
+    order = [name for name, _ in model.named_modules() if name in holders]
+    return {f"{name}.{key}": numbers for name in order for key, numbers in held(holders[name]).items()}
+
+
 def _attached(model: nn.Module) -> dict[str, nn.Parameter]:
-    held = {name: layer.gain for name, layer in _layers(model).items() if layer.gain is not None}
-    if len(held) != len(_layers(model)):
+    numbers = _numbers(model)
+    if not all(f"{name}.gain_out" in numbers for name in _layers(model)):
         raise RuntimeError("scale sets must be attached to every quantized layer: call attach_ first")
-    return held
-
-
-def _compare(expected: Mapping[str, Tensor], got: Mapping[str, Tensor], of: str, other: str) -> None:
-    for name, gain in expected.items():
-        if name not in got:
-            raise UserError(f"{other} does not fit {of}: layer {name!r} is missing")
-        if got[name].shape != gain.shape:
-            shapes = f"must have shape {tuple(gain.shape)}, got {tuple(got[name].shape)}"
-            raise UserError(f"{other} does not fit {of}: layer {name!r} {shapes}")
-    for name in got:
-        if name not in expected:
-            raise UserError(f"{other} does not fit {of}: layer {name!r} is not in {of}")
+    return numbers

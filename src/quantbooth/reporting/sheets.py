@@ -1,6 +1,7 @@
 """A contact sheet: labelled rows of pictures on one canvas, small ones enlarged crisply; for documents and trackers."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -24,11 +25,12 @@ def contact_sheet(
     cell: int = 96,
     title: str = "",
     above: Mapping[str, Sequence[Picture]] | None = None,
+    label_width: int | None = None,
 ) -> Image.Image:
     """Rows of pictures by label, under column headers when given; `above` are rows the headers do not concern.
 
     A picture smaller than a cell is enlarged by the largest whole factor, pixel by pixel; a larger one is reduced.
-    None leaves a grey cell.
+    None leaves a grey cell. With `label_width` long labels are written small, in lines no wider.
 
     Raises:
         UserError: there is nothing to show.
@@ -39,7 +41,8 @@ def contact_sheet(
         raise UserError("a contact sheet needs at least one picture, got none")
     font, small = _font(LABEL_SIZE), _font(HEAD_SIZE)
     heads = [_wrapped(text, small, cell) for text in columns]
-    left = EDGE + max((int(font.getlength(label)) for label in (*free, *rows)), default=0) + 2 * GAP
+    names = _Labels(font) if label_width is None else _Labels(small, label_width)
+    left = EDGE + max((names.width(label) for label in (*free, *rows)), default=0) + 2 * GAP
     step = cell + GAP
     tall = max((len(lines) for lines in heads), default=0) * LEADING + (GAP if heads else 0)
     top = EDGE + (LABEL_SIZE + 2 * GAP if title else 0)
@@ -47,8 +50,8 @@ def contact_sheet(
     sheet = Image.new("RGB", (left + width * step - GAP + EDGE, body + len(rows) * step - GAP + EDGE), PAPER)
     draw = ImageDraw.Draw(sheet)
     draw.text((EDGE, EDGE), title, TEXT, font=font)
-    _put_rows(sheet, free, left, top, cell)
-    _put_rows(sheet, rows, left, body, cell)
+    _put_rows(sheet, free, left, top, cell, names)
+    _put_rows(sheet, rows, left, body, cell, names)
     for k, lines in enumerate(heads):
         for up, line in enumerate(reversed(lines)):
             draw.text((left + k * step, body - GAP - up * LEADING), line, QUIET, font=small, anchor="ls")
@@ -71,12 +74,28 @@ def stacked(sheets: Sequence[Image.Image]) -> Image.Image:
     return canvas
 
 
-def _put_rows(sheet: Image.Image, rows: Mapping[str, Sequence[Picture]], left: int, top: int, cell: int) -> None:
+@dataclass(frozen=True)
+class _Labels:
+    """How labels of rows are written: in one line, or in lines no wider than `limit` pixels."""
+
+    font: ImageFont.FreeTypeFont
+    limit: int | None = None
+
+    def lines(self, label: str) -> list[str]:
+        return [label] if self.limit is None else _wrapped(label, self.font, self.limit)
+
+    def width(self, label: str) -> int:
+        return max((int(self.font.getlength(line)) for line in self.lines(label)), default=0)
+
+
+def _put_rows(
+    sheet: Image.Image, rows: Mapping[str, Sequence[Picture]], left: int, top: int, cell: int, names: _Labels
+) -> None:
     """Rows with their labels, from `top` down."""
-    draw, font = ImageDraw.Draw(sheet), _font(LABEL_SIZE)
+    draw = ImageDraw.Draw(sheet)
     for k, (label, pictures) in enumerate(rows.items()):
         y = top + k * (cell + GAP)
-        draw.text((EDGE, y + cell / 2), label, TEXT, font=font, anchor="lm")
+        draw.text((EDGE, y + cell / 2), "\n".join(names.lines(label)), TEXT, font=names.font, anchor="lm")
         for j, picture in enumerate(pictures):
             _put(sheet, picture, left + j * (cell + GAP), y, cell)
 

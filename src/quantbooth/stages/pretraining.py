@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from lightning.pytorch import LightningModule
 from torch import Tensor
 
@@ -26,8 +26,10 @@ class Recipe:
     Attributes:
         steps: optimizer steps.
         batch: pictures in each.
-        learning_rate: of AdamW, after ``warmup`` steps; constant to half of the run, then a cosine down to 3 %.
+        learning_rate: of AdamW, after ``warmup`` steps; constant to the share ``hold`` of the run, then a cosine down
+            to 3 %.
         warmup: steps of linear rise.
+        hold: 0.5 for a run from nothing; 0 for a further round on weights that have learned already.
         seed: decides initial weights, pictures, captions, noise and timesteps.
     """
 
@@ -35,13 +37,14 @@ class Recipe:
     batch: int
     learning_rate: float
     warmup: int
+    hold: float
     seed: int
 
     def rate_at(self, step: int) -> float:
         """The fraction of the learning rate in force at a step."""
         if step < self.warmup:
             return (step + 1) / self.warmup
-        turn = min(1.0, max(0.0, (step / self.steps - 0.5) * 2))
+        turn = min(1.0, max(0.0, (step / self.steps - self.hold) / (1 - self.hold)))
         return 0.03 + 0.97 * 0.5 * (1 + float(np.cos(np.pi * turn)))
 
 
@@ -87,13 +90,21 @@ class BaseTraining(_Training):
     """Trains unet and text encoder on captioned latents with the noise-prediction loss (LDM, eq. 2).
 
     Each sample's error is weighted by min(1 / alpha_bar, 8), and every tenth caption is emptied for guidance.
+
+    Args:
+        focus: share of the timesteps drawn evenly from [150, 750), where pictures are decided; the others come evenly
+            from everywhere.
     """
 
     empty_share = 0.1
     weight_bound = 8.0
+    decisive = (150, 750)
 
-    def __init__(self, base: Base, latents: Float[Tensor, "n c h w"], pool: Pool, recipe: Recipe) -> None:
+    def __init__(
+        self, base: Base, latents: Float[Tensor, "n c h w"], pool: Pool, recipe: Recipe, focus: float = 0.0
+    ) -> None:
         super().__init__()
+        self.focus = focus
         self.recipe = recipe
         self.trained = torch.nn.ModuleDict({"unet": base.unet, "text_encoder": base.text_encoder})
         self.base = base
@@ -107,7 +118,7 @@ class BaseTraining(_Training):
     def training_step(self, _step: int) -> Tensor:
         draw, count = self.draw("base"), self.recipe.batch
         rows = torch.randint(len(self.latents), (count,), generator=draw)
-        t = torch.randint(self.schedule.timesteps, (count,), generator=draw)
+        t = self.timesteps(count, draw)
         x_0 = self.latents[rows].to(self.device).float()
         noise = torch.randn(x_0.shape, generator=draw).to(x_0)
         text = self.base.encode_texts(self.captions(rows))
@@ -115,6 +126,13 @@ class BaseTraining(_Training):
         weight = self.schedule.bounded_inverse_weight(t, self.weight_bound).to(errors)
         self.log("pretrain/error", errors.detach().mean(), prog_bar=True)
         return (weight * errors).mean()
+
+    def timesteps(self, count: int, draw: torch.Generator) -> Int[Tensor, " count"]:
+        anywhere = torch.randint(self.schedule.timesteps, (count,), generator=draw)
+        if not self.focus:
+            return anywhere
+        decisive = torch.randint(*self.decisive, (count,), generator=draw)
+        return torch.where(torch.rand(count, generator=draw) < self.focus, decisive, anywhere)
 
     def captions(self, rows: Tensor) -> list[str]:
         """A fresh sentence for each picture, decided by (seed, step)."""

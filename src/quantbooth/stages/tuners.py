@@ -1,23 +1,34 @@
-"""Tuners: which numbers of a unet learn the subject, and how they are read out and put back."""
+"""Tuners: which numbers of a base learn the subject, and how they are read out and put back."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
+import torch
 from jaxtyping import Shaped
 from torch import Tensor, nn
 
+from quantbooth.data.options import flag
+from quantbooth.diffusion.base import Base
+from quantbooth.diffusion.identifier import added_tokens, attach_rows_, learned_rows
 from quantbooth.errors import UserError
 from quantbooth.quant import scale_sets
+from quantbooth.quant.named import require_fit
+from quantbooth.quant.scale_sets import Parts
 from quantbooth.quant.selection import Selection
 from quantbooth.timesteps.strategies import Strategy
 
-__all__ = ["FullTuner", "ScaleTuner", "State", "Tuner"]
+__all__ = ["FullTuner", "IdentifierTuner", "Learning", "ScaleTuner", "State", "Tuner"]
 
 State = dict[str, Shaped[Tensor, "..."]]
+"""What was learned, by name."""
+Learning = dict[str, list[nn.Parameter]]
+"""What learns, by kind: "gains", "shifts", "weights", "identifier"; each kind may have a learning rate of its own."""
+
+ROWS = "identifier."
 
 
 class Tuner(ABC):
-    """One way to personalize a unet."""
+    """One way to personalize a base."""
 
     kind: str
 
@@ -26,16 +37,20 @@ class Tuner(ABC):
         """Raise UserError when this tuner cannot do what the strategy or the bit-width asks."""
 
     @abstractmethod
-    def prepare_(self, unet: nn.Module, sets: int, selection: Selection) -> list[nn.Parameter]:
-        """Put what will learn into the unet, and return it."""
+    def prepare_(self, base: Base, sets: int, selection: Selection) -> Learning:
+        """Put what will learn into the base, and return it."""
 
     @abstractmethod
-    def state(self, unet: nn.Module) -> State:
+    def state(self, base: Base) -> State:
         """A copy of what was learned."""
 
     @abstractmethod
-    def load_(self, unet: nn.Module, state: State, selection: Selection) -> None:
-        """Make a fresh unet the tuned one."""
+    def load_(self, base: Base, state: State, sets: int, selection: Selection) -> None:
+        """Make a fresh base the tuned one.
+
+        Raises:
+            UserError: when names or shapes are not the base's, naming the first difference.
+        """
 
     @abstractmethod
     def join(self, states: Sequence[State]) -> State:
@@ -43,24 +58,31 @@ class Tuner(ABC):
 
 
 class ScaleTuner(Tuner):
-    """Gains on the scales of a quantized unet (PEQA, as relative gains): everything else stays frozen integers."""
+    """Gains on the scales of a quantized unet (PEQA, as relative gains): its integers, and all else, stay frozen.
+
+    Raises:
+        UserError: when an option is not true or false.
+    """
 
     kind = "scale_sets"
+
+    def __init__(self, inputs: bool = False, biases: bool = False, norms: bool = False) -> None:
+        self.parts = Parts(flag("inputs", inputs), flag("biases", biases), flag("norms", norms))
 
     def check(self, strategy: Strategy, bits: int | None) -> None:
         if bits is None:
             raise UserError("tuner=scales tunes quantization scales; choose quant=w8, w4, w3 or w2, or tuner=full")
 
-    def prepare_(self, unet: nn.Module, sets: int, selection: Selection) -> list[nn.Parameter]:
-        scale_sets.attach_(unet, sets, selection)
-        return scale_sets.parameters(unet)
+    def prepare_(self, base: Base, sets: int, selection: Selection) -> Learning:
+        scale_sets.attach_(base.unet, sets, selection, self.parts)
+        return scale_sets.parameters(base.unet)
 
-    def state(self, unet: nn.Module) -> State:
-        return scale_sets.gains(unet)
+    def state(self, base: Base) -> State:
+        return scale_sets.read(base.unet)
 
-    def load_(self, unet: nn.Module, state: State, selection: Selection) -> None:
-        scale_sets.attach_(unet, len(next(iter(state.values()))), selection)
-        scale_sets.load_(unet, state)
+    def load_(self, base: Base, state: State, sets: int, selection: Selection) -> None:
+        scale_sets.attach_(base.unet, sets, selection, self.parts)
+        scale_sets.load_(base.unet, state)
 
     def join(self, states: Sequence[State]) -> State:
         return scale_sets.stack(states)
@@ -78,16 +100,78 @@ class FullTuner(Tuner):
         if strategy.sets != 1 or served < strategy.served.timesteps:
             raise UserError(f"tuner=full has one set of weights for all timesteps; strategy {strategy.name} needs more")
 
-    def prepare_(self, unet: nn.Module, sets: int, selection: Selection) -> list[nn.Parameter]:
-        return list(unet.requires_grad_(True).parameters())
+    def prepare_(self, base: Base, sets: int, selection: Selection) -> Learning:
+        return {"weights": list(base.unet.requires_grad_(True).parameters())}
 
-    def state(self, unet: nn.Module) -> State:
-        return {name: tensor.detach().clone() for name, tensor in unet.state_dict().items()}
+    def state(self, base: Base) -> State:
+        return {name: tensor.detach().clone() for name, tensor in base.unet.state_dict().items()}
 
-    def load_(self, unet: nn.Module, state: State, selection: Selection) -> None:
-        unet.load_state_dict(state, strict=True)
+    def load_(self, base: Base, state: State, sets: int, selection: Selection) -> None:
+        require_fit(base.unet.state_dict(), state, "the unet", "what was tuned")
+        base.unet.load_state_dict(state, strict=True)
 
     def join(self, states: Sequence[State]) -> State:
-        if len(states) != 1:
-            raise ValueError(f"float weights of one run were expected, got {len(states)} runs")
-        return states[0]
+        return _only(states, "float weights")
+
+
+class IdentifierTuner(Tuner):
+    """Any tuner, and beside it the identifier's own rows of the token embedding (see `diffusion.identifier`).
+
+    The rows stand in the state as `identifier.<token>`. There is one for each token, whatever the strategy: they are
+    read before any timestep is known.
+
+    Args:
+        inner: what else learns.
+        sentence: the subject's sentence, with the identifier.
+        without: the same without the identifier.
+    """
+
+    def __init__(self, inner: Tuner, sentence: str, without: str) -> None:
+        self.inner, self.sentence, self.without = inner, sentence, without
+        self.kind = inner.kind
+
+    def check(self, strategy: Strategy, bits: int | None) -> None:
+        self.inner.check(strategy, bits)
+        if len(strategy.runs) > 1:
+            raise UserError(
+                f"tuner.identifier=true learns one identifier for all timesteps, but strategy {strategy.name} trains "
+                f"its {strategy.sets} experts apart and each would learn its own; choose strategy.apart=false"
+            )
+
+    def prepare_(self, base: Base, sets: int, selection: Selection) -> Learning:
+        rows = attach_rows_(base, self._tokens(base)).rows
+        return {**self.inner.prepare_(base, sets, selection), "identifier": [rows]}
+
+    def state(self, base: Base) -> State:
+        return {**self.inner.state(base), **self._named(base, learned_rows(base).rows)}
+
+    def load_(self, base: Base, state: State, sets: int, selection: Selection) -> None:
+        own, others = _parted(state)
+        module = attach_rows_(base, self._tokens(base))
+        expected = self._named(base, module.rows)
+        require_fit(expected, own, "the identifier", "what was tuned")
+        with torch.no_grad():
+            module.rows.copy_(torch.stack([own[name] for name in expected]))
+        self.inner.load_(base, others, sets, selection)
+
+    def join(self, states: Sequence[State]) -> State:
+        own, others = _parted(_only(states, "an identifier"))
+        return {**self.inner.join([others]), **own}
+
+    def _tokens(self, base: Base) -> tuple[int, ...]:
+        return added_tokens(base.tokenizer, self.sentence, self.without)
+
+    def _named(self, base: Base, rows: Tensor) -> State:
+        return {f"{ROWS}{token}": row.detach().clone() for token, row in zip(self._tokens(base), rows, strict=True)}
+
+
+def _parted(state: State) -> tuple[State, State]:
+    """The identifier's rows, and the rest."""
+    own = {name: tensor for name, tensor in state.items() if name.startswith(ROWS)}
+    return own, {name: tensor for name, tensor in state.items() if name not in own}
+
+
+def _only(states: Sequence[State], what: str) -> State:
+    if len(states) != 1:
+        raise ValueError(f"{what} of one run were expected, got {len(states)} runs")
+    return states[0]

@@ -1,7 +1,8 @@
 """Tuning: the DreamBooth objective on the timesteps of the strategy, whatever the tuner lets learn."""
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -15,11 +16,14 @@ from quantbooth.data.options import number, whole
 from quantbooth.diffusion.losses import denoising_error, with_prior_preservation
 from quantbooth.diffusion.schedule import Schedule
 from quantbooth.errors import UserError
+from quantbooth.stages.averaging import Average
+from quantbooth.stages.sentences import EncodedOnce
 from quantbooth.timesteps.zones import Zones
 
 __all__ = ["Examples", "OptimizerFactory", "Recipe", "TuningStage"]
 
-OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
+OptimizerFactory = Callable[[Iterable[dict[str, Any]]], Optimizer]
+"""Parameter groups -> an optimizer; a group without `lr` takes the optimizer's own."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,8 @@ class Recipe:
         weight_bound: weight each error by min(1 / alpha_bar, weight_bound), as the toy base was trained; None is even.
         decay: the learning rate falls along half a cosine to 0 over the run; otherwise it stays.
         seed: decides photos, noise and timesteps of every step.
+        average: decay of the average over steps that is kept of the learned numbers; None keeps them as they are.
+        rates: learning rates of kinds of numbers that have one of their own; the others take the optimizer's.
 
     Raises:
         UserError: naming the option that is not such a number.
@@ -63,6 +69,8 @@ class Recipe:
     weight_bound: float | None
     decay: bool
     seed: int
+    average: float | None = None
+    rates: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         whole("tuner.steps", self.steps, least=1)
@@ -72,6 +80,8 @@ class Recipe:
         whole("seed", self.seed, least=0, below=2**32)
         if self.weight_bound is not None:
             number("tuner.weight_bound", self.weight_bound, least=1)
+        if self.average is not None:
+            number("tuner.average", self.average, least=0, below=1)
 
     @property
     def batch(self) -> int:
@@ -85,9 +95,26 @@ class Recipe:
         """The fraction of the learning rate in force at a step."""
         return 0.5 * (1 + float(torch.cos(torch.tensor(torch.pi * step / self.steps)))) if self.decay else 1.0
 
+    def groups(self, learning: Mapping[str, list[nn.Parameter]]) -> list[dict[str, Any]]:
+        """What learns as parameter groups of an optimizer, one for each kind."""
+        return [
+            {"params": numbers, **({"lr": self.rates[kind]} if kind in self.rates else {})}
+            for kind, numbers in learning.items()
+        ]
+
 
 class TuningStage(LightningModule):
     """One run: every sample of a batch has its own timestep, and with it its own scale set.
+
+    Args:
+        unet: holds what learns, and is routed by timestep already.
+        learning: what learns, by kind.
+        examples: pictures and sentences.
+        zones: where timesteps are drawn from.
+        schedule: the base's noise schedule.
+        recipe: how it learns.
+        optimizer: makes the optimizer.
+        sentence: gives the subject's sentence in each step; None is the one of the examples.
 
     Raises:
         UserError: when the loss is no longer a finite number.
@@ -96,26 +123,41 @@ class TuningStage(LightningModule):
     def __init__(
         self,
         unet: nn.Module,
-        parameters: list[nn.Parameter],
+        learning: Mapping[str, list[nn.Parameter]],
         examples: Examples,
         zones: Zones,
         schedule: Schedule,
         recipe: Recipe,
         optimizer: OptimizerFactory,
+        sentence: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.unet = unet
-        self.learning = parameters
+        self.learning = learning
         self.examples = examples
         self.zones = zones
         self.schedule = schedule
         self.recipe = recipe
         self.optimizer_factory = optimizer
+        self.sentence = EncodedOnce(examples.subject_text) if sentence is None else sentence
+        self.average: Average | None = None
 
     def configure_optimizers(self) -> Any:
-        optimizer = self.optimizer_factory(self.learning)
+        optimizer = self.optimizer_factory(self.recipe.groups(self.learning))
+        if self.recipe.average is not None:
+            average = self.average = Average(self.numbers, self.recipe.average)
+            optimizer.register_step_post_hook(lambda *_: average.update_())
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, self.recipe.rate_at)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    @property
+    def numbers(self) -> list[nn.Parameter]:
+        """Everything that learns."""
+        return [numbers for kind in self.learning.values() for numbers in kind]
+
+    def kept(self) -> AbstractContextManager[None]:
+        """While open, the numbers in the model are those that are kept: their average where one is asked for."""
+        return nullcontext() if self.average is None else self.average.in_place()
 
     def train_dataloader(self) -> object:
         return step_loader(self.recipe.steps)
@@ -138,10 +180,11 @@ class TuningStage(LightningModule):
         """Latents, texts and which of them are class pictures, for one step."""
         examples, recipe = self.examples, self.recipe
         photos = torch.randint(len(examples.subject), (recipe.subject_batch,), generator=draw)
-        parts, texts = [examples.subject[photos]], [examples.subject_text.expand(recipe.subject_batch, -1, -1)]
+        parts, texts = [examples.subject[photos]], [self.sentence().expand(recipe.subject_batch, -1, -1)]
         if recipe.prior_batch:
             others = torch.randint(len(examples.prior), (recipe.prior_batch,), generator=draw)
             parts.append(examples.prior[others])
             texts.append(examples.prior_text.expand(recipe.prior_batch, -1, -1))
         is_prior = torch.arange(recipe.batch) >= recipe.subject_batch
-        return torch.cat(parts).to(self.device), torch.cat(texts).to(self.device), is_prior.float().to(self.device)
+        texts = [text.to(self.device) for text in texts]
+        return torch.cat(parts).to(self.device), torch.cat(texts), is_prior.float().to(self.device)

@@ -1,7 +1,7 @@
 """The model card of the toy base: how it was made, and what the oracle sees in its pictures of held-out captions."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -43,7 +43,7 @@ which the oracle's first guess is what the caption asked for. "Rendered" is the 
 """
 
 
-def write_card(assets: Path, pictures: int, seed: int, notes: tuple[str, ...] = ()) -> dict[str, dict[str, float]]:
+def write_card(assets: Path, pictures: int, seed: int, notes: Sequence[str] = ()) -> dict[str, dict[str, float]]:
     """Measure the shipped base and write ``README.md`` and ``figures.json`` beside its folder; return the figures."""
     figures = measure(assets, pictures, seed)
     base, names = load_base(assets / "base", "toy"), list(figures["rendered"])

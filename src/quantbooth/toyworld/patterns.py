@@ -4,9 +4,9 @@ from functools import cache
 
 from quantbooth.toyworld.geometry import Polygon, box, ellipse
 
-STRIPE = 1 / 6
-CHECK = 0.215
-DOT = 0.115
+STRIPE = 1 / 5
+CHECK = 0.29
+DOT = 0.12
 
 
 @cache
@@ -18,7 +18,7 @@ def second_colour(pattern: str) -> tuple[Polygon, ...]:
     """
     return {
         "plain": (),
-        "striped": tuple(box(x * STRIPE, -0.1, (x + 1) * STRIPE, 1.1) for x in range(0, 6, 2)),
+        "striped": tuple(box(x * STRIPE, -0.1, (x + 1) * STRIPE, 1.1) for x in range(1, 5, 2)),
         "dotted": _dots(),
         "checked": _checks(),
         "half": (box(0.5, -0.1, 1.1, 1.1),),
@@ -28,7 +28,7 @@ def second_colour(pattern: str) -> tuple[Polygon, ...]:
 
 
 def _dots() -> tuple[Polygon, ...]:
-    step = 0.30
+    step = 0.37
     return tuple(
         ellipse(0.5 + step * (column + 0.5 * (row % 2)), 0.55 + 0.9 * step * row, DOT, DOT, 16)
         for row in range(-2, 3)

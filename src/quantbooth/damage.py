@@ -1,0 +1,96 @@
+"""quantbooth-damage: what quantization alone does to a base, setting by setting, before anything is tuned.
+
+quantbooth-damage quant=w4
+quantbooth-damage -m quant=fp,w8,w4,w3,w2 calibration=minmax,mse 'quant.exclude=[conv_in,conv_out],[]'
+
+Each setting is calibrated if it is not yet, and becomes an artifact; what is finished is never measured again. A comma
+between lists sweeps over lists, and quotes keep them from the shell: `[conv_in,conv_out]` leaves the first and the last
+convolution float, `[]` quantizes all. At the end a document over all settings of the command lies at damage.document.
+"""
+
+import shlex
+import sys
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from quantbooth.artifacts.damage import (
+    PICTURES,
+    TRUTH,
+    Reference,
+    read_damage,
+    read_reference,
+    write_damage,
+    write_reference,
+    write_truth,
+)
+from quantbooth.artifacts.quantized_base import WEIGHTS
+from quantbooth.calibrate import calibrate
+from quantbooth.cli import command
+from quantbooth.config import plain
+from quantbooth.damage_plan import DamagePlan
+from quantbooth.reporting.damage import write_document
+from quantbooth.stages.costs import measured
+
+__all__ = ["damage", "document", "main"]
+
+
+def damage(cfg: DictConfig) -> list[Path]:
+    """Measure one setting and the float base it is compared with; return the folders of both."""
+    plan = DamagePlan(cfg)
+    if plan.reference.find() is None:
+        measure_float(plan)
+    if plan.item.find() is None:
+        measure_quantized(plan, calibrate(cfg))
+    return list(dict.fromkeys((plan.reference.require(), plan.item.require())))
+
+
+def measure_float(plan: DamagePlan) -> None:
+    """The float base: its pictures, its predictions, and what judges say of the true pictures where they are known."""
+    measurement = plan.measurement
+    measurement.rehearse(plan.base_settings["resolution"])
+    with plan.reference.writing(plan.settings) as draft:
+        with measured() as cost:
+            base, pictures = plan.base(None), draft.path / PICTURES
+            x_0 = measurement.encode(base, measurement.draw_reference(base, pictures))
+            errors, predicted = measurement.predict(base, x_0, None, "float")
+            write_reference(draft.path, Reference(x_0, predicted))
+            file_bytes = sum(tensor.nbytes for tensor in base.unet.state_dict().values())
+            record = plan.record(base, file_bytes, draft.fingerprint, None)
+            write_damage(draft.path, record, errors, measurement.judge(pictures, pictures, "float"))
+            if measurement.questions.pictures is not None:
+                truth = measurement.write_truth(draft.path / TRUTH)
+                write_truth(draft.path, measurement.judge(truth, truth, "true pictures"))
+        draft.measured.update(seconds=round(cost.seconds, 3), peak_memory_bytes=cost.peak_memory_bytes)
+
+
+def measure_quantized(plan: DamagePlan, quantized: Path) -> None:
+    """The quantized base of this setting, from the same noise and on the same triples as the float one."""
+    measurement, compared = plan.measurement, plan.reference.require()
+    with plan.item.writing(plan.settings) as draft:
+        with measured() as cost:
+            base, pictures = plan.base(quantized), draft.path / PICTURES
+            reference, what = read_reference(compared), plan.item.label
+            measurement.draw(base, pictures, measurement.pictures, what)
+            errors, _ = measurement.predict(base, reference.latents, reference, what)
+            rows = measurement.judge(pictures, compared / PICTURES, what)
+            file_bytes = (quantized / WEIGHTS).stat().st_size
+            record = plan.record(base, file_bytes, plan.reference.manifest().fingerprint, quantized)
+            write_damage(draft.path, record, errors, rows)
+        draft.measured.update(seconds=round(cost.seconds, 3), peak_memory_bytes=cost.peak_memory_bytes)
+
+
+def document(jobs: list[tuple[DictConfig, list[Path]]]) -> None:
+    """One document over every setting that finished."""
+    options = plain(jobs[-1][0])["damage"]
+    found = [read_damage(folder) for folder in dict.fromkeys(path for _, paths in jobs for path in paths)]
+    typed = shlex.join(["quantbooth-damage", *sys.argv[1:]])
+    page = Path(options["document"])
+    write_document(found, page, Path(options["folder"]), options["shown"], [*options["notes"], f"Made by `{typed}`."])
+    print(f"the document: {page}")  # noqa: T201  # what a person looks for next
+
+
+main = command(damage, "damage", conclude=document)
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,107 @@
+"""Questions to measure a base by: sentences, what each asks for, and where they are known the true pictures."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+
+from jaxtyping import Float
+from torch import Tensor
+
+from quantbooth.errors import UserError
+
+__all__ = ["GENERAL", "Question", "Questions", "general_questions", "questions_of"]
+
+GENERAL = (
+    "a photo of a dog running on the beach",
+    "a red bicycle leaning against a brick wall",
+    "a bowl of fruit on a wooden table",
+    "a lighthouse at sunset",
+    "an old man with a white beard reading a newspaper",
+    "a city street in the rain at night",
+    "a close-up of a yellow flower with a bee on it",
+    "two children building a sandcastle",
+    "a steaming cup of coffee beside an open book",
+    "a snowy mountain reflected in a lake",
+    "a watercolour painting of a village in spring",
+    "a black cat sleeping on a blue sofa",
+    "a vintage car parked in front of a diner",
+    "an astronaut riding a horse",
+    "a kitchen with green cupboards and a large window",
+    "a plate of spaghetti with tomato sauce and basil",
+    "a portrait of a woman wearing a straw hat",
+    "a wooden boat on a calm river in fog",
+    "a robot watering plants in a greenhouse",
+    "a stack of colourful books on a white shelf",
+)
+"""Sentences of everyday scenes, for any text-to-image model; written for this project."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """One picture to ask a base for.
+
+    Attributes:
+        text: the sentence.
+        seed: with the sentence decides the noise it is drawn from.
+        asked: attributes it asks for by name, where the world can tell.
+    """
+
+    text: str
+    seed: int
+    asked: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Questions:
+    """What one base is measured on.
+
+    Attributes:
+        name: what they are, in a few words.
+        each: the questions, no two with both text and seed alike.
+        pictures: the true picture of each, in [0, 1]; None where nobody knows it.
+
+    Raises:
+        ValueError: there are none, two are alike, or the pictures are not as many.
+    """
+
+    name: str
+    each: tuple[Question, ...]
+    pictures: Float[Tensor, "n 3 h w"] | None = None
+
+    def __post_init__(self) -> None:
+        if not self.each:
+            raise ValueError(f"there must be at least one question, got none from {self.name}")
+        if len({(question.text, question.seed) for question in self.each}) < len(self.each):
+            raise ValueError(f"no two questions may have text and seed alike, got such from {self.name}")
+        if self.pictures is not None and len(self.pictures) != len(self.each):
+            raise ValueError(f"every question needs its picture, got {len(self.pictures)} for {len(self.each)}")
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes when any sentence, seed, attribute or pixel does."""
+        told = hashlib.sha256(json.dumps([asdict(question) for question in self.each], sort_keys=True).encode())
+        if self.pictures is not None:
+            told.update(self.pictures.float().numpy().tobytes())
+        return told.hexdigest()
+
+
+def questions_of(
+    texts: Sequence[str], count: int, seed: int, name: str = "given prompts", option: str = "prompts"
+) -> Questions:
+    """`count` questions: all sentences with noise seed `seed`, then all with the next one, and so on.
+
+    Raises:
+        UserError: naming the option, when there are no sentences, one is empty, or one is given twice.
+    """
+    if isinstance(texts, str) or not texts or not all(isinstance(text, str) and text.strip() for text in texts):
+        raise UserError(f"{option} must be a list of sentences such as [a dog,a red car], got {texts!r}")
+    if twice := [text for text in texts if list(texts).count(text) > 1]:
+        raise UserError(f"each of {option} must be given once, got {twice[0]!r} again")
+    each = tuple(Question(texts[place % len(texts)], seed + place // len(texts)) for place in range(count))
+    return Questions(f"{min(count, len(texts))} {name}", each)
+
+
+def general_questions(count: int, seed: int) -> Questions:
+    """The sentences in GENERAL; nobody knows their true pictures."""
+    return questions_of(GENERAL, count, seed, "general prompts")

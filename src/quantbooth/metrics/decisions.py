@@ -1,0 +1,64 @@
+"""When a picture is decided: falling curves over the timestep of a swap, and the zone borders they give."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+from scipy.optimize import isotonic_regression
+
+__all__ = ["Border", "borders", "decided"]
+
+FALLEN = (0.05, 0.95)
+RESAMPLES = 500
+
+Answers = Mapping[str, tuple[Bool[np.ndarray, "pairs switches"], Bool[np.ndarray, "pairs switches"]]]
+"""Attribute -> whether the picture of each pair, swapped at each t, is as the first sentence asked, and the second."""
+
+
+@dataclass(frozen=True)
+class Border:
+    """A timestep with its 95 % bootstrap interval over pairs."""
+
+    t: float
+    low: float
+    high: float
+
+
+def decided(
+    first: Bool[np.ndarray, "pairs switches"], second: Bool[np.ndarray, "pairs switches"]
+) -> Float[np.ndarray, " switches"]:
+    """d(t) = share of the pictures that are as the first sentence asked, among those that are as either did.
+
+    Fitted to fall with rising t (isotonic regression): what was decided before a later swap cannot be undone by it.
+    A swap after which no picture is either has no weight, and none at all gives nan.
+    """
+    kept, changed = first.sum(0).astype(float), second.sum(0).astype(float)
+    weight = kept + changed
+    if not weight.any():
+        return np.full(weight.shape, np.nan)
+    share = kept / np.maximum(weight, 1)
+    return isotonic_regression(share, weights=np.maximum(weight, 1e-9), increasing=False).x
+
+
+def borders(answers: Answers, switches: Int[np.ndarray, " switches"], seed: int) -> tuple[Border, Border]:
+    """Lower and upper border of the content zone: where the mean d(t) of all attributes has fallen by 5 % and by 95 %.
+
+    Of its own fall from t = 0 to T, that is: a picture never swapped may still show by mistake what the second asked.
+    `switches` are rising timesteps: below one the second sentence conditions. `seed` is that of the resampling.
+    """
+    pairs, rng = len(next(iter(answers.values()))[0]), np.random.default_rng(seed)
+    drawn = [_crossings(answers, switches, rng.integers(pairs, size=pairs)) for _ in range(RESAMPLES)]
+    low, high = np.nanpercentile(np.array(drawn), [2.5, 97.5], axis=0)
+    found = _crossings(answers, switches, np.arange(pairs))
+    lower, upper = (Border(float(t), float(a), float(b)) for t, a, b in zip(found, low, high, strict=True))
+    return lower, upper
+
+
+def _crossings(
+    answers: Answers, switches: Int[np.ndarray, " switches"], rows: Int[np.ndarray, " n"]
+) -> Sequence[float]:
+    curves = np.array([decided(first[rows], second[rows]) for first, second in answers.values()])
+    mean = np.nanmean(curves, axis=0)
+    fallen = (mean[0] - mean) / (mean[0] - mean[-1]) if mean[0] > mean[-1] else np.full(len(mean), np.nan)
+    return [float(np.interp(share, fallen, switches)) for share in FALLEN]

@@ -1,0 +1,140 @@
+"""A gain and a shift per channel and sample, y = g * u + b, with the gradients of both.
+
+    dL/db = sum(dL/dy)          over all axes but the batch and the channel
+    dL/dg = sum(dL/dy * u)
+    dL/du = g * dL/dy
+
+What autograd keeps for dL/dg is one activation, y, and that only where g learns: u = (y - b) / g. The division is safe
+in float32 while |g| >= 0.1 (y carries an error of eps |y|, which it enlarges by 1 / |g|); below that, or in a half
+precision, u itself is kept instead. y is often kept by the next operation anyway, u never is.
+"""
+
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+__all__ = ["affine", "gain_gradient", "gained", "in_layout", "keeps_output", "require_full", "summed", "times"]
+
+SAFE_GAIN = 0.1
+FULL = (torch.float32, torch.float64)
+
+
+def gained(
+    u: Float[Tensor, "b ..."], gain: Float[Tensor, "b c"], shift: Float[Tensor, "#b c"] | None, channel: int
+) -> Float[Tensor, "b ..."]:
+    """Return y = g * u + b in u's dtype, sample i with row i; g = 1 and b = 0 give u bit for bit.
+
+    Raises:
+        RuntimeError: when numbers of half precision are to be trained: near 1 they cannot follow small steps.
+    """
+    require_full(gain, shift)
+    y: Tensor = _Gained.apply(u, gain, shift, channel, keeps_output(gain, u.dtype))
+    return y
+
+
+class _Gained(torch.autograd.Function):
+    """The formulas above on an activation that is there already."""
+
+    @staticmethod
+    def forward(ctx: Any, u: Tensor, gain: Tensor, shift: Tensor | None, channel: int, keep_y: bool) -> Tensor:
+        _, need_gain, _ = ctx.needs_input_grad[:3]
+        y = affine(u, gain, shift, channel)
+        ctx.channel, ctx.keep_y, ctx.dtype, ctx.y_stride = channel, keep_y, u.dtype, y.stride()
+        ctx.shift_rows = 0 if shift is None else len(shift)
+        ctx.save_for_backward(gain, shift if keep_y else None, (y if keep_y else u) if need_gain else None)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+        gain, shift, kept = ctx.saved_tensors
+        need_u, need_gain, need_shift = ctx.needs_input_grad[:3]
+        dy = in_layout(dy, ctx.y_stride)
+        du = times(gain, dy, ctx.channel).to(ctx.dtype) if need_u else None
+        dgain = gain_gradient(dy, kept, ctx.keep_y, gain, shift, ctx.channel) if need_gain else None
+        dshift = summed(dy, None, ctx.channel, ctx.shift_rows) if need_shift else None
+        return du, dgain, dshift, None, None
+
+
+def keeps_output(gain: Float[Tensor, "b c"] | None, dtype: torch.dtype) -> bool:
+    """Whether y is kept for dL/dg rather than u; False where g does not learn and neither is."""
+    return (
+        gain is not None
+        and gain.requires_grad
+        and dtype in FULL
+        and bool(gain.detach().abs().min() >= SAFE_GAIN)  # last: on a GPU it waits for the device
+    )
+
+
+def require_full(*numbers: Tensor | None) -> None:
+    """Raise RuntimeError unless what learns is of full precision."""
+    for tensor in numbers:
+        if tensor is not None and tensor.requires_grad and tensor.dtype not in FULL:
+            raise RuntimeError(f"gains must be float32 to be trained, got {tensor.dtype}: cast the activations instead")
+
+
+def times(gain: Float[Tensor, "b c"], u: Float[Tensor, "b ..."], channel: int) -> Float[Tensor, "b ..."]:
+    """Return g * u in the wider of the dtypes."""
+    return along(gain, channel, u.ndim) * u
+
+
+def affine(
+    u: Float[Tensor, "b ..."], gain: Float[Tensor, "b c"] | None, shift: Float[Tensor, "#b c"] | None, channel: int
+) -> Float[Tensor, "b ..."]:
+    """Return g * u + b in the widest of the dtypes, rounded once to u's; without a gain it may be u itself, changed."""
+    b = None if shift is None else along(shift, channel, u.ndim)
+    if gain is None:
+        return u if b is None else u.add_(b)
+    g = along(gain, channel, u.ndim)
+    return (g * u if b is None else torch.addcmul(b, g, u)).to(u.dtype)
+
+
+def gain_gradient(
+    dy: Float[Tensor, "b ..."],
+    kept: Float[Tensor, "b ..."],
+    kept_is_y: bool,
+    gain: Float[Tensor, "b c"],
+    shift: Float[Tensor, "#b c"] | None,
+    channel: int,
+) -> Float[Tensor, "b c"]:
+    """Return dL/dg = sum(dy * u) from what was kept: u, or y with u = (y - b) / g."""
+    if not kept_is_y:
+        return summed(dy, kept, channel)
+    gain_times_u = kept if shift is None else kept - along(shift, channel, kept.ndim)
+    return summed(dy, gain_times_u, channel) / gain
+
+
+def summed(
+    dy: Float[Tensor, "b ..."], u: Float[Tensor, "b ..."] | None, channel: int, rows: int | None = None
+) -> Float[Tensor, "b c"]:
+    """Return sum(dy * u) over all axes but the batch and the channel, in at least float32.
+
+    Args:
+        dy: what is summed.
+        u: as large; None is 1.
+        channel: the axis that counts channels.
+        rows: the batch, or 1 to sum over it too.
+    """
+    wide = torch.promote_types(dy.dtype, torch.float32)
+    terms = dy.to(wide) if u is None else dy * u.to(wide)
+    batch, channels = dy.shape[0] if rows is None else rows, dy.shape[channel]
+    return terms.sum_to_size(_shape(batch, channels, channel, dy.ndim)).reshape(batch, channels)
+
+
+def in_layout(dy: Tensor, stride: tuple[int, ...]) -> Tensor:
+    """The same tensor in the layout of y: reentrant checkpointing changes it, and sums must not change with it."""
+    return dy if dy.stride() == stride else dy.new_empty_strided(dy.shape, stride).copy_(dy)
+
+
+def along(values: Float[Tensor, "b c"], channel: int, ndim: int) -> Float[Tensor, "b ..."]:
+    """View per-channel values so that they broadcast against an activation."""
+    return values.view(_shape(values.shape[0], values.shape[1], channel, ndim))
+
+
+def _shape(batch: int, channels: int, channel: int, ndim: int) -> list[int]:
+    shape = [batch] + [1] * (ndim - 1)
+    shape[channel] = channels
+    return shape

@@ -1,0 +1,139 @@
+"""The damage document: two tables, a plot and a grid over every setting of a sweep, figures with their runs."""
+
+import math
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from quantbooth.artifacts.damage import RIGHT, Damage
+from quantbooth.reporting.columns import NOTHING
+from quantbooth.reporting.damage_grid import same_noise_grid
+from quantbooth.reporting.damage_numbers import TRUTH, attributes, numbers
+from quantbooth.reporting.damage_plot import error_plot
+from quantbooth.reporting.damage_study import DamageStudy
+
+__all__ = ["write_document"]
+
+TABLE, PLOT, GRID = "table.csv", "errors.svg", "grid.png"
+MB = 1e6
+
+
+def write_document(found: Sequence[Damage], page: Path, folder: Path, shown: int, notes: Sequence[str]) -> None:
+    """Write table, plot and grid into the folder, and the page that shows them.
+
+    Raises:
+        UserError: the measurements do not compare.
+    """
+    study = DamageStudy(tuple(found))
+    table = numbers(study)
+    for place in (folder, page.parent):
+        place.mkdir(parents=True, exist_ok=True)
+    (folder / TABLE).write_text(table.to_csv(lineterminator="\n"))
+    (folder / GRID).write_bytes(same_noise_grid(study, shown))
+    if study.settings:
+        (folder / PLOT).write_text(error_plot(study, table))
+    page.write_text(_page(study, table, Path(os.path.relpath(folder, page.parent)), notes))
+
+
+def _page(study: DamageStudy, table: pd.DataFrame, folder: Path, notes: Sequence[str]) -> str:
+    record = study.reference.record
+    parts = [f"# What quantization alone does to the base {record.base}", *notes]
+    parts += ["## Prediction error", _about_errors(study), _error_table(study, table)]
+    if study.settings:
+        parts += [f"![error added by quantization, by zone and bits]({(folder / PLOT).as_posix()})"]
+    parts += ["## Pictures from the same noise", _about_pictures(study), _picture_table(table)]
+    parts += [f"![pictures from the same noise]({(folder / GRID).as_posix()})"]
+    runs = [f"- {study.label(damage)}: {damage.run}" for damage in (study.reference, *study.settings)]
+    parts += [f"All numbers: [{TABLE}]({(folder / TABLE).as_posix()}). Runs:", "\n".join(runs)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _about_errors(study: DamageStudy) -> str:
+    reference = study.reference
+    record, zones = reference.record, [f"{name} [{a}, {b})" for name, (a, b) in reference.record.zones.items()]
+    return (
+        f"Base {record.base}; held out: {record.held_out} (seed {record.seed}); "
+        f"{len(reference.predictions) // len(zones)} triples (x_t, t, text) in each zone: {', '.join(zones)}. "
+        "The error is the mean squared difference of prediction and target; in brackets what quantization adds to that "
+        "of the float prediction of the same triples. Deviation is the mean squared difference of quantized and float "
+        f"prediction, over the float error. {_spread('triples')} The file is the unet's, its codes packed; float "
+        "counts 32 bits a weight."
+    )
+
+
+def _about_pictures(study: DamageStudy) -> str:
+    reference = study.reference
+    known = "" if reference.truth is None else " True pictures are what the questions describe."
+    asked = [name for name in reference.pictures if name.startswith(RIGHT)]
+    oracle = " The last columns: of the questions that ask for it, in how many the oracle sees it." if asked else ""
+    return (
+        f"{len(reference.pictures)} of the same questions, each drawn by every setting from the same noise "
+        f"({reference.record.sampler}). SSIM and PSNR compare with float's picture; PSNR is that of the mean squared "
+        f"error. Scorer: {reference.record.scorer}.{oracle}{known} {_spread('pictures')}"
+    )
+
+
+def _spread(of: str) -> str:
+    return f"± is the wider half of the 95 % interval over {of}."
+
+
+def _error_table(study: DamageStudy, table: pd.DataFrame) -> str:
+    zones = list(study.reference.record.zones)
+    head = ["setting", "quantized layers", "left float", "file (MB)", *zones, *(f"deviation, {zone}" for zone in zones)]
+    rows = []
+    for label, row in table.drop(index=TRUTH, errors="ignore").iterrows():
+        quantized = label != study.label(study.reference)
+        cells = [f"{row['layers']:.0f}", row["left_float"] if quantized else "all", f"{row['file_bytes'] / MB:,.2f}"]
+        cells += [_error(row, zone, quantized) for zone in zones]
+        cells += [_deviation(row, zone) if quantized else NOTHING for zone in zones]
+        rows.append([str(label), *cells])
+    return _markdown(head, rows)
+
+
+def _error(row: pd.Series, zone: str, quantized: bool) -> str:
+    error = f"{row[f'{zone}_error']:.4f}"
+    if not quantized:
+        return f"{error} ±{_half(row, f'{zone}_error'):.4f}"
+    relative, half = 100 * row[f"{zone}_relative"], 100 * _half(row, f"{zone}_relative")
+    decimals = 0 if half >= 1 else 1 if half >= 0.1 else 2
+    return f"{error} ({relative:+,.{decimals}f} ±{half:,.{decimals}f} %)"
+
+
+def _deviation(row: pd.Series, zone: str) -> str:
+    deviation = 100 * row[f"{zone}_deviation"] / row[f"{zone}_float_error"]
+    return f"{deviation:,.{0 if deviation >= 10 else 2}f} %"
+
+
+def _picture_table(table: pd.DataFrame) -> str:
+    seen = attributes(table)
+    head = ["setting", "SSIM", "PSNR (dB)", "CLIP-T", "CLIP-T, change", *(name.replace("_word", "") for name in seen)]
+    rows = []
+    for label, row in table.iterrows():
+        compared = not math.isnan(row["ssim"]) and row["quant"] != "fp"
+        cells = [_number(row, "ssim"), _psnr(row)] if compared else [NOTHING, NOTHING]
+        cells += [_number(row, "clip_t"), _number(row, "clip_t_change", "+") if compared else NOTHING]
+        rows.append([str(label), *cells, *(_number(row, RIGHT + name) for name in seen)])
+    return _markdown(head, rows)
+
+
+def _number(row: pd.Series, key: str, sign: str = "") -> str:
+    return f"{row[key]:{sign}.3f} ±{_half(row, key):.3f}"
+
+
+def _psnr(row: pd.Series) -> str:
+    """Pictures that are all equal have no finite one."""
+    if math.isinf(row["psnr"]):
+        return "∞"
+    half = _half(row, "psnr")
+    return f"{row['psnr']:.1f}" + ("" if math.isinf(half) else f" ±{half:.1f}")
+
+
+def _half(row: pd.Series, key: str) -> float:
+    return max(row[key] - row[f"{key}_low"], row[f"{key}_high"] - row[key])
+
+
+def _markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)

@@ -1,0 +1,115 @@
+"""What is measured on a base, float or quantized alike: pictures, prediction errors, and what judges say of both."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from lightning.pytorch import LightningModule, Trainer
+from rich.progress import track
+from torch import Tensor
+
+from quantbooth.artifacts.damage import Reference
+from quantbooth.artifacts.image_set import Request, read_images, write_image
+from quantbooth.data.draws import place_loader
+from quantbooth.data.questions import Questions
+from quantbooth.diffusion.base import Base
+from quantbooth.diffusion.sampling import Sampler
+from quantbooth.stages.evaluation import Scorer
+from quantbooth.stages.prediction_errors import PredictionErrors, draw_triples
+from quantbooth.stages.same_noise import SameNoise
+from quantbooth.stages.sampling import SamplingStage
+from quantbooth.timesteps.zones import Zones
+
+__all__ = ["Measurement"]
+
+Rows = list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """The questions of one measurement and how they are asked; the same for every setting of a sweep.
+
+    Attributes:
+        questions: as many as the larger of the two numbers below.
+        predictions: (x_t, t, c) in each zone.
+        pictures: how many of the questions are drawn and judged.
+        seed: of timesteps and noise of the predictions (a picture's noise is its question's).
+        batch: samples at a time.
+        trainer: makes the trainer whose progress bar says what it is told.
+    """
+
+    questions: Questions
+    predictions: int
+    pictures: int
+    zones: Zones
+    sampler: Sampler
+    scorer: Scorer
+    seed: int
+    batch: int
+    trainer: Callable[[str], Trainer]
+
+    def rehearse(self, side: int) -> None:
+        """Show the judges an empty picture and every sentence, so that what they refuse is refused before any work."""
+        blank = torch.zeros(1, 3, side, side)
+        self.scorer.encoder.images(blank)
+        self.scorer.encoder.texts([question.text for question in self.questions.each])
+        if self.scorer.oracle is not None:
+            self.scorer.oracle.probabilities(blank)
+
+    def draw(self, base: Base, folder: Path, count: int, what: str) -> None:
+        """Pictures of the first questions, one file each."""
+        folder.mkdir()
+        self._run(SamplingStage(base, self.sampler, self._requests(count), folder), count, f"drawing by {what}")
+
+    def draw_reference(self, base: Base, folder: Path) -> Float[Tensor, "n 3 h w"]:
+        """The float base's pictures, and what x_0 is made of: the true pictures, or its own where nobody knows them."""
+        own = self.questions.pictures is None
+        count = max(self.pictures, self.predictions) if own else self.pictures
+        self.draw(base, folder, count, "float")
+        if self.questions.pictures is not None:
+            return self.questions.pictures[: self.predictions]
+        return read_images([folder / request.file for request in self._requests(self.predictions)])
+
+    def encode(self, base: Base, pictures: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n c hl wl"]:
+        """x_0 of each."""
+        parts = track(pictures.split(self.batch), "encoding held-out pictures", transient=True)
+        return torch.cat([base.encode_images(part).cpu() for part in parts])
+
+    def predict(self, base: Base, x_0: Tensor, reference: Reference | None, what: str) -> tuple[Rows, Tensor]:
+        """Rows of errors, and the predictions themselves, in the order of the triples."""
+        triples = draw_triples(self.zones, self.predictions, self.seed)
+        texts = [question.text for question in self.questions.each]
+        stage = PredictionErrors(base, triples, texts, x_0, reference.predicted if reference else None)
+        self._run(stage, len(triples), f"prediction errors of {what}")
+        return stage.rows, torch.cat(stage.predicted)
+
+    def judge(self, folder: Path, against: Path, what: str) -> Rows:
+        """Rows of scores of the pictures in a folder, compared with those of the same noise in another."""
+        stage = SameNoise(self.scorer, self._requests(self.pictures), folder, against)
+        self._run(stage, self.pictures, f"judging {what}")
+        return stage.rows
+
+    def write_truth(self, folder: Path) -> Path:
+        """The true pictures by the names of the drawn ones; return the folder.
+
+        Raises:
+            ValueError: when nobody knows them.
+        """
+        if self.questions.pictures is None:
+            raise ValueError(f"the true pictures must be known, got none of {self.questions.name}")
+        folder.mkdir()
+        for place, request in enumerate(self._requests(self.pictures)):
+            write_image(folder / request.file, self.questions.pictures[place])
+        return folder
+
+    def _requests(self, count: int) -> list[Request]:
+        return [
+            Request(f"{place:04d}.png", q.text, q.text, q.text, "held out", q.seed, dict(q.asked))
+            for place, q in enumerate(self.questions.each[:count])
+        ]
+
+    def _run(self, stage: LightningModule, count: int, what: str) -> None:
+        self.trainer(what).predict(stage, place_loader(count, self.batch), return_predictions=False)

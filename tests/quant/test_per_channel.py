@@ -1,0 +1,88 @@
+"""y = g * u + b and its gradients against a float64 twin; what is kept for them, and when nothing changes."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from quantbooth.quant.per_channel import gained
+
+Run = Callable[..., list[Tensor]]
+Kept = Callable[..., tuple[list[Tensor], Tensor]]
+SHAPES = {"vectors": ((3, 5), -1), "tokens": ((3, 4, 5), -1), "pictures": ((3, 5, 2, 4), 1)}
+
+
+@pytest.fixture(params=SHAPES)
+def problem(request: pytest.FixtureRequest, generator: torch.Generator) -> dict[str, Any]:
+    shape, channel = SHAPES[request.param]
+    numbers = torch.rand(2, 3, 5, generator=generator)
+    u = torch.randn(shape, generator=generator)
+    return {"u": u, "gain": numbers[0] + 0.5, "shift": numbers[1] - 0.5, "channel": channel}
+
+
+def inputs(problem: dict[str, Any], shifted: bool = True) -> list[Tensor | None]:
+    return [problem["u"], problem["gain"], problem["shift"] if shifted else None]
+
+
+def twin(problem: dict[str, Any]) -> Callable[..., Tensor]:
+    """With the channel moved to the front and plain broadcasting, in float64."""
+    channel = problem["channel"]
+
+    def slow(u: Tensor, gain: Tensor, shift: Tensor | None) -> Tensor:
+        y = u.double().movedim((0, channel), (-2, -1)) * gain.double()
+        return (y if shift is None else y + shift.double()).movedim((-2, -1), (0, channel))
+
+    return slow
+
+
+def ours(problem: dict[str, Any]) -> Callable[..., Tensor]:
+    return lambda u, gain, shift: gained(u, gain, shift, problem["channel"])
+
+
+@pytest.mark.parametrize("shifted", [True, False])
+@pytest.mark.parametrize("smallest", [0.5, 0.05, 0.0])
+def test_equals_the_twin(problem: dict[str, Any], run: Run, shifted: bool, smallest: float) -> None:
+    problem["gain"][0, 0] = smallest
+    given = inputs(problem, shifted)
+    for mine, theirs in zip(run(ours(problem), *given), run(twin(problem), *given), strict=True):
+        torch.testing.assert_close(mine.double(), theirs.double(), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("smallest", [0.5, 0.05])
+def test_gradcheck(problem: dict[str, Any], smallest: float) -> None:
+    problem["gain"][0, 0] = smallest
+    leaves = tuple(tensor.double().requires_grad_() for tensor in inputs(problem) if tensor is not None)
+    assert torch.autograd.gradcheck(ours(problem), leaves)
+
+
+def test_nothing_changes_at_gain_1_and_shift_0(problem: dict[str, Any]) -> None:
+    ones, zeros = torch.ones(3, 5), torch.zeros(3, 5)
+    for dtype in (torch.float32, torch.float16, torch.bfloat16):
+        u = problem["u"].to(dtype)
+        for shift in (zeros, zeros[:1], None):
+            y = gained(u, ones, shift, problem["channel"])
+            assert y.dtype == dtype
+            assert torch.equal(y, u)
+
+
+@pytest.mark.parametrize(("smallest", "which"), [(0.5, "y"), (0.05, "u")])
+def test_one_activation_is_kept(problem: dict[str, Any], kept: Kept, smallest: float, which: str) -> None:
+    problem["gain"][0, 0] = smallest
+    u, gain, shift = (tensor.clone().requires_grad_() for tensor in inputs(problem) if tensor is not None)
+    saved, y = kept(ours(problem), u, gain, shift)
+    assert sum(torch.equal(tensor, {"y": y, "u": u}[which]) for tensor in saved) == 1
+    assert len(saved) == {"y": 3, "u": 2}[which]  # beside it the gain, and for y the shift
+
+
+def test_half_precision_is_summed_in_full_and_not_trained_in(problem: dict[str, Any], run: Run) -> None:
+    u, gain, shift = inputs(problem)
+    assert u is not None
+    assert gain is not None
+    found = run(ours(problem), u.bfloat16(), gain, shift)
+    assert [tensor.dtype for tensor in found] == [torch.bfloat16, torch.bfloat16, torch.float32, torch.float32]
+    for mine, theirs in zip(found, run(twin(problem), u.bfloat16(), gain, shift), strict=True):
+        assert (mine.double() - theirs.double()).norm() <= 0.02 * theirs.double().norm()
+    with pytest.raises(RuntimeError, match="gains must be float32 to be trained"):
+        gained(u, gain.bfloat16().requires_grad_(), None, problem["channel"])

@@ -1,0 +1,107 @@
+"""The damage document: tables, plot and grid hold what the measurements do, and links lead to files."""
+
+import io
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from quantbooth.artifacts.damage import Damage
+from quantbooth.reporting import damage_grid
+from quantbooth.reporting.damage import write_document
+from quantbooth.reporting.damage_grid import same_noise_grid
+from quantbooth.reporting.damage_numbers import numbers
+from quantbooth.reporting.damage_plot import error_plot
+from quantbooth.reporting.damage_study import DamageStudy
+
+MakeDamage = Callable[..., Damage]
+
+
+@pytest.fixture
+def found(make_damage: MakeDamage) -> list[Damage]:
+    settings = [
+        make_damage(quant, added, calibration=name, left_float=kept)
+        for quant, added in (("w8", 0.001), ("w4", 0.1), ("w2", 3.0))
+        for name in ("mse", "minmax")
+        for kept in (["conv_in", "conv_out"], [])
+    ]
+    return [make_damage("fp"), *settings]
+
+
+def test_tables_say_what_the_measurements_hold(found: list[Damage], tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    write_document(found, folder / "damage.md", folder, 4, ["A note.", "Made by `a command`."])
+    text = (folder / "damage.md").read_text()
+    for part in ("A note.", "`a command`", "Base toy", "20 captions", "toy scorer | toy oracle", "clean_up [0, 200)"):
+        assert part in text
+    assert "20 triples (x_t, t, text) in each zone" in text
+    assert "10 of the same questions" in text
+    for damage in found:
+        assert damage.run in text
+    row = next(line for line in text.splitlines() if line.startswith("| w4, mse, all quantized |"))
+    cells = [cell.strip() for cell in row.strip("|").split("|")]
+    error = found[0].predictions.query("zone == 'clean_up'")["float_error"].mean()
+    assert cells[1:4] == ["117", "none", "4.00"]
+    assert cells[4].startswith(f"{1.1 * error:.4f} (+10.0")
+    assert cells[6] == "5.00 %"
+    table = pd.read_csv(folder / "table.csv", index_col="label")
+    assert table.loc["w4, mse, all quantized", "content_relative"] == pytest.approx(0.1)
+    assert len(table) == 2 + 12
+
+
+def test_links_lead_to_files_wherever_the_document_lies(found: list[Damage], tmp_path: Path) -> None:
+    page = tmp_path / "documents" / "damage.md"
+    write_document(found[:3], page, tmp_path / "documents" / "damage", 2, [])
+    links = re.findall(r"\]\(([^)]+)\)", page.read_text())
+    assert links == ["damage/errors.svg", "damage/grid.png", "damage/table.csv"]
+    assert all((page.parent / link).is_file() for link in links)
+
+
+def test_float_alone_makes_a_document_without_a_plot(found: list[Damage], tmp_path: Path) -> None:
+    write_document(found[:1], tmp_path / "damage.md", tmp_path, 2, [])
+    assert "errors.svg" not in (tmp_path / "damage.md").read_text()
+    assert not (tmp_path / "errors.svg").exists()
+    assert (tmp_path / "grid.png").is_file()
+
+
+def test_the_plot_has_a_panel_for_each_zone_and_a_line_for_each_family(found: list[Damage]) -> None:
+    study = DamageStudy(tuple(found))
+    text = error_plot(study, numbers(study))
+    for part in ("clean_up [0, 200)", "content [200, 1000)", "mse, all quantized", "w8", "w2", "100 %"):
+        assert part in text
+    assert "w4, mse, all quantized: clean_up +10.0 %, content +10.0 %" in text
+    assert text == error_plot(study, numbers(study))
+
+
+def test_the_grid_has_a_column_for_each_setting(found: list[Damage]) -> None:
+    two, three = (_size(same_noise_grid(DamageStudy(tuple(found[:count])), 4)) for count in (2, 3))
+    assert three[0] - two[0] == damage_grid.CELL + 6
+    rows = _size(same_noise_grid(DamageStudy(tuple(found[:3])), 5))[1] - three[1]
+    assert rows == damage_grid.CELL + 6
+
+
+def test_the_grid_shows_fewer_prompts_rather_than_grow_large(
+    found: list[Damage], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = DamageStudy(tuple(found[:3]))
+    whole = same_noise_grid(study, 10)
+    monkeypatch.setattr(damage_grid, "BYTES", len(whole) // 2)
+    assert len(same_noise_grid(study, 10)) <= len(whole) // 2
+    monkeypatch.setattr(damage_grid, "BYTES", 10)
+    assert _size(same_noise_grid(study, 10)) == _size(same_noise_grid(study, 1))
+
+
+def test_a_sentence_that_comes_again_is_shown_with_its_noise_seed(found: list[Damage]) -> None:
+    found[0].pictures["text"] = "a mug"
+    assert np.prod(_size(same_noise_grid(DamageStudy((found[0],)), 3))) > 0
+    rows = damage_grid._labelled(DamageStudy((found[0],)), 3)
+    assert list(rows) == ["a mug, seed 0", "a mug, seed 1", "a mug, seed 2"]
+
+
+def _size(png: bytes) -> tuple[int, int]:
+    with Image.open(io.BytesIO(png)) as image:
+        return image.size

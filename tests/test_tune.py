@@ -1,0 +1,108 @@
+"""quantbooth-tune with richer scale sets: learned, kept, found again by name, served, and refused in an old format."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import hydra
+import pytest
+import torch
+from omegaconf import DictConfig
+from safetensors.torch import load_file
+
+from quantbooth.calibrate import calibrate
+from quantbooth.config import conf_dir
+from quantbooth.diffusion.pretrained import new_unet, save_base
+from quantbooth.errors import UserError
+from quantbooth.plan import Plan
+from quantbooth.sample import sample
+from quantbooth.toyworld.captions import words
+from quantbooth.toyworld.models import UNET, untrained_base
+from quantbooth.tune import tune
+
+Configure = Callable[..., DictConfig]
+TINY = {
+    **UNET,
+    **{"block_out_channels": (8,), "norm_num_groups": 4, "attention_head_dim": 2, "mid_block_type": None},
+    **{"down_block_types": ("CrossAttnDownBlock2D",), "up_block_types": ("UpBlock2D",)},
+}
+QUICK = (
+    *("base=folder", "base.resolution=32", "calibration=minmax", "sampler.steps=2", "prior=none"),
+    *("tuner.steps=3", "tuner.sample_every=3", "protocol.every=25"),
+)
+EVERYTHING = (
+    *("tuner=scales_in_out", "tuner.biases=true", "tuner.norms=true", "tuner.average=0.9", "tuner.identifier=true"),
+    *("strategy=s2", "protocol.at_steps=[1]"),
+)
+
+
+@pytest.fixture(scope="module")
+def configure(tmp_path_factory: pytest.TempPathFactory) -> Configure:
+    """Makes a configuration on a tiny untrained base that is quantized already; all share one store."""
+    place = tmp_path_factory.mktemp("tune")
+    base = untrained_base(words(), seed=0)
+    torch.manual_seed(0)
+    save_base(replace(base, unet=new_unet(TINY)), place / "base", torch.float32)
+
+    def make(*overrides: str) -> DictConfig:
+        with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+            given = [*QUICK, f"base.path={place}/base", f"paths.outputs={place}/out", *overrides]
+            return hydra.compose("quantbooth", given)
+
+    calibrate(make())
+    return make
+
+
+def test_everything_at_once_is_kept_by_name_and_served(configure: Configure) -> None:
+    cfg = configure(*EVERYTHING)
+    folder, plan = tune(cfg), Plan(cfg)
+    states = [load_file(folder / f"step-00000{step}.safetensors") for step in (1, 3)]
+    rows = [name for name in states[0] if name.startswith("identifier.")]
+    assert len(rows) == 1
+    assert {name.rpartition(".")[2] for name in states[0].keys() - set(rows)} == {"gain_in", "gain_out", "shift"}
+    assert {len(tensor) for name, tensor in states[0].items() if name not in rows} == {3}
+    assert plan.tuned.manifest().measured["trainable"] == sum(tensor.numel() for tensor in states[1].values())
+    assert not any(torch.equal(states[0][name], states[1][name]) for name in rows)
+    untuned, tuned = plan.untuned_base(), plan.tuned_base(3)
+    texts = [plan.subject.tuning_text, plan.subject.class_text]
+    with torch.no_grad():
+        before, after = (base.encode_texts(texts) for base in (untuned, tuned))
+    assert [torch.equal(before[i], after[i]) for i in range(2)] == [False, True]
+    assert all(torch.equal(tensor, states[1][name]) for name, tensor in plan.tuner.state(tuned).items())
+    pictures = [folder.name for folder in sample(cfg)]
+    assert pictures[-1].startswith("toy_mug-s2-scales_in_out-w4-seed0-step3")
+
+
+def test_float_weights_with_a_learned_identifier_come_back(configure: Configure) -> None:
+    cfg = configure("method=float", "tuner.identifier=true", "tuner.average=0.5")
+    state, plan = load_file(tune(cfg) / "step-000003.safetensors"), Plan(cfg)
+    again = plan.tuner.state(plan.tuned_base(3))
+    assert again.keys() == state.keys()
+    assert all(torch.equal(tensor, state[name]) for name, tensor in again.items())
+    assert any(name.startswith("identifier.") for name in state)
+
+
+def test_experts_apart_hold_what_each_learned_of_everything(configure: Configure) -> None:
+    rich = EVERYTHING[:4]
+    apart, alone = configure(*rich, "strategy=s2", "strategy.apart=true"), configure(*rich, "strategy=s1")
+    states = [load_file(tune(cfg) / "step-000003.safetensors") for cfg in (apart, alone)]
+    assert states[0].keys() == states[1].keys()
+    assert all(torch.equal(rows[1:2], states[1][name]) for name, rows in states[0].items())
+
+
+def test_scale_sets_of_an_older_format_are_refused_in_one_line(configure: Configure) -> None:
+    cfg = configure("strategy=baseline")
+    manifest = tune(cfg) / "manifest.json"
+    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "format_version": 1}))
+    with pytest.raises(UserError) as caught:
+        Plan(cfg).tuned_base(3)
+    assert str(caught.value) == f"{manifest} must have format_version 2, found 1; it needs another quantbooth"
+
+
+def test_a_snapshot_with_other_names_is_refused_naming_the_first(configure: Configure) -> None:
+    cfg, plain = configure("strategy=tas"), configure("strategy=tas", "tuner.norms=true")
+    few, many = (Path(tune(made)) / "step-000003.safetensors" for made in (cfg, plain))
+    few.write_bytes(many.read_bytes())
+    with pytest.raises(UserError, match=r"^the scale set does not fit the model: '[\w.]+' is not in the model$"):
+        Plan(cfg).tuned_base(3)
