@@ -3,6 +3,7 @@
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from quantbooth.diffusion.deviation import predict
 from quantbooth.diffusion.schedule import Schedule
 
 __all__ = ["denoising_error", "with_prior_preservation"]
@@ -17,8 +18,8 @@ def denoising_error(
     text: Float[Tensor, "b length d"],
 ) -> Float[Tensor, " b"]:
     """Per sample: mean over the latent of (target - unet(x_t, t, text))^2 (DDPM, eq. 14; LDM, eq. 2)."""
-    predicted = unet(schedule.add_noise(x_0, noise, t), t, encoder_hidden_states=text).sample
-    squares = (predicted.float() - schedule.target(x_0, noise, t).float()).square()
+    predicted = predict(unet, schedule, x_0, noise, t, text)
+    squares = (predicted - schedule.target(x_0, noise, t).float()).square()
     return squares.mean(dim=(1, 2, 3))
 
 

@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -13,6 +13,7 @@ from quantbooth.reporting.damage_grid import same_noise_grid
 from quantbooth.reporting.damage_numbers import TRUTH, attributes, numbers
 from quantbooth.reporting.damage_plot import error_plot
 from quantbooth.reporting.damage_study import DamageStudy
+from quantbooth.reporting.markdown import markdown
 
 __all__ = ["write_document"]
 
@@ -89,7 +90,7 @@ def _error_table(study: DamageStudy, table: pd.DataFrame) -> str:
         cells += [_error(row, zone, quantized) for zone in zones]
         cells += [_deviation(row, zone) if quantized else NOTHING for zone in zones]
         rows.append([str(label), *cells])
-    return _markdown(head, rows)
+    return markdown(head, rows)
 
 
 def _error(row: pd.Series, zone: str, quantized: bool) -> str:
@@ -115,7 +116,7 @@ def _picture_table(table: pd.DataFrame) -> str:
         cells = [_number(row, "ssim"), _psnr(row)] if compared else [NOTHING, NOTHING]
         cells += [_number(row, "clip_t"), _number(row, "clip_t_change", "+") if compared else NOTHING]
         rows.append([str(label), *cells, *(_number(row, RIGHT + name) for name in seen)])
-    return _markdown(head, rows)
+    return markdown(head, rows)
 
 
 def _number(row: pd.Series, key: str, sign: str = "") -> str:
@@ -132,8 +133,3 @@ def _psnr(row: pd.Series) -> str:
 
 def _half(row: pd.Series, key: str) -> float:
     return max(row[key] - row[f"{key}_low"], row[f"{key}_high"] - row[key])
-
-
-def _markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)

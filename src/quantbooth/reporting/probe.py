@@ -9,6 +9,7 @@ import pandas as pd
 from quantbooth.artifacts.probe import Probe
 from quantbooth.errors import UserError
 from quantbooth.metrics.decisions import Border, borders
+from quantbooth.reporting.markdown import markdown
 from quantbooth.reporting.probe_plot import probe_plot
 
 __all__ = ["answers", "suggested", "write_document"]
@@ -99,7 +100,7 @@ def _swap_table(probe: Probe) -> str:
     for t in sorted(shares["t"].unique(), reverse=True):
         row = shares[shares["t"] == t].set_index("attribute")
         lines.append([str(t), *(f"{row.loc[n, 'first']:.2f} / {row.loc[n, 'second']:.2f}" for n in names)])
-    return _markdown(lines)
+    return markdown(lines[0], lines[1:])
 
 
 def _course_table(probe: Probe, width: int = 100) -> str:
@@ -114,13 +115,8 @@ def _course_table(probe: Probe, width: int = 100) -> str:
         lines.append(
             [f"{bin_} to {bin_ + width}", f"{first:.3f}", f"{second:.3f}", f"{error:.4f}", f"{100 * share:.1f} %"]
         )
-    return _markdown(lines)
+    return markdown(lines[0], lines[1:])
 
 
 def _binned(rows: pd.DataFrame, width: int) -> pd.DataFrame:
     return rows.groupby((rows["t"] // width * width).astype(int)).mean()
-
-
-def _markdown(lines: list[list[str]]) -> str:
-    rule = ["---:"] * len(lines[0])
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in (lines[0], rule, *lines[1:]))
