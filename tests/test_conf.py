@@ -200,6 +200,7 @@ def test_pretraining_composes() -> None:
     with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
         settings = plain(hydra.compose("pretrain"))
     assert set(settings["parts"]) == {"judges", "base", "card"}
+    assert all(isinstance(note, str) for note in settings["card"]["notes"])
 
 
 @pytest.mark.parametrize("name", OPTIONS["base"])
