@@ -103,9 +103,10 @@ class Plan:
 
     @property
     def method(self) -> str:
-        """The name in tables: float for float DreamBooth, else the strategy; and the tuner where it is another one."""
-        name, tuner = "float" if self.bits is None else self.strategy.name, str(self.settings["tuner"]["name"])
-        return name if tuner in PLAIN else f"{name}-{_word(tuner)}"
+        """The name in tables: float for float DreamBooth, else the strategy; another tuner's name; the tuner's tag."""
+        name, tuner = "float" if self.bits is None else self.strategy.name, self.settings["tuner"]
+        parts = [None if tuner["name"] in PLAIN else tuner["name"], tuner["tag"]]
+        return "-".join([name, *(_word(str(part)) for part in parts if part is not None)])
 
     @cached_property
     def subject(self) -> Subject:
@@ -256,4 +257,4 @@ def _recipe(settings: Mapping[str, Any]) -> Recipe:
 
 def _word(name: str) -> str:
     """The part of a name that may stand in a folder's name everywhere."""
-    return re.sub(r"[^A-Za-z0-9_]+", "-", name).strip("-_")[:40] or "subject"
+    return re.sub(r"[^A-Za-z0-9_.]+", "-", name).strip("-_.")[:40] or "subject"

@@ -1,6 +1,7 @@
 """quantbooth-report: scores as a table, plots and a page.
 
 quantbooth-report report.scores=[outputs/store/scores/A,outputs/store/scores/B] report.folder=outputs/report
+quantbooth-report report.scores=[outputs/store/scores]
 """
 
 import shlex
@@ -23,7 +24,7 @@ __all__ = ["main", "report"]
 
 def report(cfg: DictConfig, scores: Sequence[Path] = ()) -> Path:
     """Write the report of some scores, those named in report.scores, or those of this very setting; print the table."""
-    named = [Path(path) for path in cfg.report.scores]
+    named = [folder for path in cfg.report.scores for folder in _finished(Path(path))]
     folders = list(scores) or named or _own(cfg)
     results = [read_result(folder) for folder in folders]
     folder = Path(cfg.report.folder)
@@ -53,6 +54,11 @@ def read_result(folder: Path) -> Result:
         run=record.run,
         protocol=record.protocol,
     )
+
+
+def _finished(path: Path) -> list[Path]:
+    """The folder itself, or the finished scores in it when it is the place where a store keeps them."""
+    return sorted(found.parent for found in path.glob("*/manifest.json")) or [path]
 
 
 def _own(cfg: DictConfig) -> list[Path]:

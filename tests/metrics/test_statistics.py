@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from quantbooth.metrics.statistics import Interval, mean_interval, paired_difference, subject_means
+from quantbooth.metrics.statistics import Interval, mean_interval, paired_difference, ratio_of_means, subject_means
 
 
 def _named(values: list[float]) -> dict[str, float]:
@@ -65,3 +65,18 @@ def test_too_few_and_unpaired_subjects_are_refused() -> None:
         mean_interval({"mug": 0.5}, np.random.default_rng(0))
     with pytest.raises(ValueError, match=r"unpaired \['duck', 'fish'\]"):
         paired_difference({"mug": 1.0, "duck": 2.0}, {"mug": 1.0, "fish": 2.0}, np.random.default_rng(0))
+
+
+def test_ratio_is_of_means_and_paired() -> None:
+    one, other = {"mug": 1.0, "duck": 2.0, "fish": 3.0}, {"mug": 2.0, "duck": 4.0, "fish": 6.0}
+    found = ratio_of_means(one, other, np.random.default_rng(0))
+    assert (found.mean, found.low, found.high) == pytest.approx((0.5, 0.5, 0.5))
+    uneven = ratio_of_means(one, {"mug": 6.0, "duck": 4.0, "fish": 2.0}, np.random.default_rng(0))
+    assert uneven.mean == pytest.approx(0.5) and uneven.low < 0.4 and uneven.high > 0.7
+
+
+def test_ratio_refuses_unpaired_subjects_and_no_mean_to_divide_by() -> None:
+    with pytest.raises(ValueError, match=r"got \['mug', 'duck'\] and \['mug', 'fish'\]"):
+        ratio_of_means({"mug": 1.0, "duck": 2.0}, {"mug": 1.0, "fish": 2.0}, np.random.default_rng(0))
+    with pytest.raises(ValueError, match="positive mean to divide by, got -1"):
+        ratio_of_means({"mug": 1.0, "duck": 2.0}, {"mug": -1.0, "duck": -1.0}, np.random.default_rng(0))

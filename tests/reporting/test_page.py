@@ -18,6 +18,7 @@ from quantbooth.reporting.tables import table
 Make = Callable[..., Result]
 
 
+BESIDE = {"table.md", "table.csv", "rows.csv", "differences.md", "tradeoff.svg", "tradeoff_oracle.svg"}
 VOID = {"meta", "link", "img", "input", "br"}
 
 
@@ -71,7 +72,7 @@ def test_nothing_is_fetched_from_anywhere(page: str) -> None:
     reader = Reader(page)
     addresses = [e.get("src") or e.get("href") for _, e in reader.elements if "src" in e or "href" in e]
     assert addresses
-    beside = {"table.md", "table.csv", "rows.csv", "tradeoff.svg", "grid.png"}
+    beside = {"grid.png", *BESIDE}
     assert all(a.startswith(("data:", "#")) or a in beside for a in addresses if a)
 
 
@@ -108,7 +109,7 @@ def test_commands_notes_and_headline_are_there_and_escaped(page: str) -> None:
 
 def test_files_lie_beside_the_page(report: Path, kept_four: list[Result]) -> None:
     names = {file.name for file in report.iterdir()}
-    assert names == {"index.html", "table.md", "table.csv", "rows.csv", "tradeoff.svg", "grid.png"}
+    assert names == {"index.html", "grid.png", *BESIDE}
     assert len(pd.read_csv(report / "rows.csv")) == sum(len(result.rows) for result in kept_four)
 
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from jaxtyping import Float
 from scipy.stats import bootstrap
 
 
@@ -72,3 +73,37 @@ def paired_difference(
         unpaired = sorted(one.keys() ^ other.keys())
         raise ValueError(f"a paired difference needs the same subjects on both sides, got unpaired {unpaired}")
     return mean_interval({subject: one[subject] - other[subject] for subject in one}, rng, confidence, resamples)
+
+
+def ratio_of_means(
+    one: dict[str, float],
+    other: dict[str, float],
+    rng: np.random.Generator,
+    confidence: float = 0.95,
+    resamples: int = 9999,
+) -> Interval:
+    """mean(one) / mean(other) with its percentile bootstrap interval, paired by subject.
+
+    Raises:
+        ValueError: the two do not cover the same subjects, fewer than two, or the mean of the other is not positive.
+    """
+    if one.keys() != other.keys() or len(one) < 2:
+        raise ValueError(f"a ratio needs the same two or more subjects on both sides, got {[*one]} and {[*other]}")
+    pairs = np.array([(one[subject], other[subject]) for subject in one], dtype=np.float64)
+    if pairs[:, 1].mean() <= 0:
+        raise ValueError(f"a ratio needs a positive mean to divide by, got {pairs[:, 1].mean():g}")
+
+    def ratio(a: Float[np.ndarray, "..."], b: Float[np.ndarray, "..."], axis: int = -1) -> Float[np.ndarray, "..."]:
+        return a.mean(axis=axis) / b.mean(axis=axis)
+
+    found = bootstrap(
+        (pairs[:, 0], pairs[:, 1]),
+        ratio,
+        paired=True,
+        n_resamples=resamples,
+        confidence_level=confidence,
+        method="percentile",
+        rng=rng,
+    )
+    low, high = found.confidence_interval
+    return Interval(float(pairs[:, 0].mean() / pairs[:, 1].mean()), float(low), float(high), len(pairs))

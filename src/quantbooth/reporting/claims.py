@@ -4,13 +4,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from quantbooth.metrics.statistics import Interval, mean_interval, paired_difference
+from quantbooth.metrics.statistics import Interval, mean_interval, paired_difference, ratio_of_means
 from quantbooth.reporting.columns import Score
-from quantbooth.reporting.study import Arm, Study
+from quantbooth.reporting.study import BASE, Arm, Study
 
-__all__ = ["Difference", "best", "difference", "interval", "last"]
+__all__ = ["Difference", "Snapshot", "best", "difference", "difference_between", "interval", "last", "share_of_gain"]
 
 BOOTSTRAP_SEED = 0
+Snapshot = tuple[Arm, int]
+"""A method after so many steps."""
 
 
 @dataclass(frozen=True)
@@ -46,15 +48,46 @@ def interval(means: dict[str, float]) -> Interval | None:
 
 def difference(study: Study, one: Arm, other: Arm, score: Score) -> Difference | None:
     """one - other at their last snapshots; None unless both are complete and have the score."""
-    if any(study.missing(arm, last(study, arm)) for arm in (one, other)):
+    return difference_between(study, (one, last(study, one)), (other, last(study, other)), score)
+
+
+def difference_between(study: Study, one: Snapshot, other: Snapshot, score: Score) -> Difference | None:
+    """one - other; None unless both are complete and have the score."""
+    pair = _paired(study, one, other, score.key)
+    if pair is None:
         return None
-    here, there = (study.means(arm, last(study, arm), score.key) for arm in (one, other))
-    if not here or here.keys() != there.keys():
-        return None
+    here, there = pair
     mean = float(np.mean([here[subject] - there[subject] for subject in here]))
     if len(here) == 1:
         return Difference(score, mean, None)
     return Difference(score, mean, paired_difference(here, there, np.random.default_rng(BOOTSTRAP_SEED)))
+
+
+def share_of_gain(study: Study, one: Arm, other: Arm, score: Score) -> Interval | None:
+    """What `one` gained over its own untuned base, as a share of what `other` gained over its own.
+
+    Both at their last snapshots; gains are means over subjects, and the interval draws subjects again. None where one
+    of the four is missing, there is a single subject, or `other` gained nothing that is clear of zero.
+    """
+    ours, theirs = (_gains(study, arm, score) for arm in (one, other))
+    if ours is None or theirs is None or len(ours) < 2 or ours.keys() != theirs.keys():
+        return None
+    rng = np.random.default_rng(BOOTSTRAP_SEED)
+    return ratio_of_means(ours, theirs, rng) if mean_interval(theirs, rng).low > 0 else None
+
+
+def _gains(study: Study, arm: Arm, score: Score) -> dict[str, float] | None:
+    """By subject: the score at the arm's last snapshot minus that of the untuned base of the same weights."""
+    start = Arm(BASE, arm.quant)
+    pair = _paired(study, (arm, last(study, arm)), (start, 0), score.key) if start in study.arms else None
+    return None if pair is None else {subject: value - pair[1][subject] for subject, value in pair[0].items()}
+
+
+def _paired(study: Study, one: Snapshot, other: Snapshot, key: str) -> tuple[dict[str, float], dict[str, float]] | None:
+    if any(study.missing(*snapshot) for snapshot in (one, other)):
+        return None
+    here, there = (study.means(*snapshot, key) for snapshot in (one, other))
+    return (here, there) if here and here.keys() == there.keys() else None
 
 
 def best(study: Study, score: Score) -> tuple[Arm, ...]:

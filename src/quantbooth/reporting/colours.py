@@ -33,9 +33,9 @@ LOOKS = {
     "baseline": Look(Tone("#0b69b0", "#5cb3f0"), "o", "●"),
     "s1": Look(Tone("#c8500a", "#ff9152"), "s", "■"),
     "s2": Look(Tone("#00805c", "#2fc596"), "^", "▲"),
+    "s2-apart": Look(Tone("#a8467f", "#e993c5"), "v", "▼"),
 }
 OTHERS = (
-    Look(Tone("#a8467f", "#e993c5"), "v", "▼"),
     Look(Tone("#8a6a00", "#e3b93c"), "P", "✚"),
     Look(Tone("#5b55c0", "#a8a3f5"), "X", "✖"),
 )

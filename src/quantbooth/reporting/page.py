@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from quantbooth.reporting import colours
+from quantbooth.reporting import colours, differences
 from quantbooth.reporting.grids import Grid, grid
 from quantbooth.reporting.headline import asked, headline, incomplete
 from quantbooth.reporting.layout import cost_sheet, footnotes, score_sheet
@@ -18,12 +18,14 @@ from quantbooth.reporting.views import Plot, definitions, facts, nowrap, plots, 
 
 __all__ = ["write_page"]
 
+PLOTS = ("tradeoff.svg", "tradeoff_oracle.svg")
+
 
 def write_page(results: Sequence[Result], folder: Path, commands: Sequence[str], notes: Sequence[str]) -> Path:
-    """Write index.html, table.md, table.csv, rows.csv, tradeoff.svg and grid.png into the folder; returns the page.
+    """Write index.html with its tables, plots and pictures as files of their own into the folder; returns the page.
 
     `commands` are what a reader types to get the same; `notes` are sentences on what the numbers do not show.
-    Everything is made before the first file is written. The plot is left out while no method is complete.
+    Everything is made before the first file is written. Plots are left out while no method is complete.
 
     Raises:
         UserError: the results do not compare, or a picture is missing or unreadable.
@@ -36,9 +38,9 @@ def write_page(results: Sequence[Result], folder: Path, commands: Sequence[str],
         "table.md": as_markdown(frame, caption(results)),
         "table.csv": as_csv(frame),
         "rows.csv": rows(results).to_csv(index=False, lineterminator="\n"),
+        "differences.md": differences.as_markdown(study),
     }
-    if drawn:
-        texts["tradeoff.svg"] = drawn[0].svg
+    texts |= dict(zip(PLOTS, (plot.svg for plot in drawn), strict=False))
     about = {"commands": commands, "notes": notes, "files": [*texts, "grid.png"]}
     texts["index.html"] = _html(study, frame, drawn, grids, about)
     pictures = stacked([grid_sheet(found, title=found.subject if len(grids) > 1 else "") for found in grids])
@@ -72,6 +74,9 @@ def _html(
         costs=view(study, cost_sheet(frame)),
         footnotes=footnotes(frame),
         plots=drawn,
+        differences=differences.difference_sheet(study),
+        paired=differences.paired(study),
+        shares=differences.share_sheet(study),
         subjects=[subject_view(study, found) for found in grids],
         kinds=list(dict.fromkeys(kind for found in grids for kind in found.kinds)),
         definitions=definitions(study, frame),

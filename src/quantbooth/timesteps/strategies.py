@@ -108,9 +108,9 @@ def s1(interval: Sequence[int], outside: str, timesteps: int) -> Strategy:
 
 
 def s2(zones: Mapping[str, Sequence[int]], apart: bool, timesteps: int) -> Strategy:
-    """One expert set per zone of the base (arXiv 2401.04339, S2)."""
+    """One expert set per zone of the base (arXiv 2401.04339, S2); trained apart it is another row of a table."""
     trained = zones_from_borders(zones, timesteps)
-    return Strategy("s2", trained, trained, apart)
+    return Strategy("s2-apart" if apart else "s2", trained, trained, apart)
 
 
 def tas(count: int, timesteps: int) -> Strategy:

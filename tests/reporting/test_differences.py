@@ -1,0 +1,85 @@
+"""Paired differences, shares of float's gain and scores by step, against figures worked out by hand."""
+
+from collections.abc import Callable
+
+import pytest
+
+from quantbooth.reporting.columns import score_named
+from quantbooth.reporting.differences import as_markdown, difference_sheet, share_sheet, steps_sheet
+from quantbooth.reporting.results import Result
+from quantbooth.reporting.study import Study
+
+Make = Callable[..., Result]
+SUBJECTS = ("mug", "duck", "fish")
+HEIGHTS = {"base": 0.10, "baseline": 0.30, "s2": 0.34}
+
+
+@pytest.fixture
+def study(make: Make) -> Study:
+    """Every method lies evenly above the base of its weights; float's gain is 0.4, the baseline's 0.2, S2's 0.24."""
+    results = [
+        make(method, subject, step=400 if method != "base" else 0, local_clip_i=height + k / 100)
+        for method, height in HEIGHTS.items()
+        for k, subject in enumerate(SUBJECTS)
+    ]
+    results += [make("baseline", subject, step=100, local_clip_i=0.2 + k / 100) for k, subject in enumerate(SUBJECTS)]
+    results += [make("base", subject, step=0, quant="fp", local_clip_i=0.2) for subject in SUBJECTS]
+    results += [make("float", subject, local_clip_i=0.6) for subject in SUBJECTS]
+    return Study(tuple(results))
+
+
+def _column(study: Study, label: str, title: str = "local CLIP-I") -> tuple[str, bool]:
+    sheet = difference_sheet(study)
+    cell = dict(sheet.rows())[label][sheet.titles.index(title)]
+    return cell.text, cell.best
+
+
+def test_differences_are_those_of_the_means_and_marked_where_settled(study: Study) -> None:
+    assert _column(study, "s2 − baseline") == ("+0.040 [+0.040, +0.040]", True)
+    assert _column(study, "baseline − untuned base w4") == ("+0.200 [+0.200, +0.200]", True)
+    assert _column(study, "s2 − baseline", "CLIP-T") == ("0.000 [0.000, 0.000]", False)
+    assert _column(study, "float − baseline")[0].startswith("+0.290")
+
+
+def test_each_pair_is_told_once(study: Study) -> None:
+    labels = difference_sheet(study).labels
+    assert len(labels) == len(set(labels))
+    assert "float − baseline" in labels and "baseline − float" not in labels
+
+
+def test_late_steps_are_held_against_early_ones(study: Study) -> None:
+    assert _column(study, "baseline at 400 steps − baseline at 100 steps")[0] == "+0.100 [+0.100, +0.100]"
+
+
+def test_share_is_of_the_gain_over_the_base_of_the_same_weights(study: Study) -> None:
+    sheet = share_sheet(study)
+    cells = dict(sheet.rows())
+    assert cells["baseline"][0].text == "50 [50, 50]" and cells["s2"][0].text == "60 [60, 60]"
+    assert "float" not in cells
+
+
+def test_no_share_of_a_gain_that_is_none(make: Make) -> None:
+    results = [make("base", s, step=0, quant=q) for s in SUBJECTS for q in ("w4", "fp")]
+    results += [make(m, s) for s in SUBJECTS for m in ("float", "baseline")]
+    assert share_sheet(Study(tuple(results))).labels == ()
+
+
+def test_one_subject_has_differences_and_no_interval(four: list[Result]) -> None:
+    assert _column(Study(tuple(four)), "s2 − baseline") == ("0.000", False)
+    assert share_sheet(Study(tuple(four))).labels == ()
+
+
+def test_steps_are_columns_and_unfinished_snapshots_empty(make: Make) -> None:
+    results = [make("base", s, step=0, clip_t=0.1) for s in SUBJECTS]
+    results += [make("s1", s, step=50, clip_t=0.2) for s in SUBJECTS[:2]]
+    results += [make("s1", s, step=100, clip_t=0.3) for s in SUBJECTS]
+    sheet = steps_sheet(Study(tuple(results)), score_named("clip_t"))
+    assert sheet.titles == ("0", "50", "100")
+    assert [cell.text for cell in dict(sheet.rows())["s1"]] == ["0.100", "–", "0.300"]
+
+
+def test_markdown_names_subjects_seeds_and_every_table(study: Study) -> None:
+    text = as_markdown(study)
+    assert text.startswith("Paired by subject over 3 of them; in brackets")
+    assert "| difference | local CLIP-I |" in text and "% of float's gain" in text
+    assert "| **+0.040 [+0.040, +0.040]** |" in text
