@@ -18,8 +18,6 @@ from quantbooth.reporting.views import Plot, definitions, facts, nowrap, plots, 
 
 __all__ = ["write_page"]
 
-PLOTS = ("tradeoff.svg", "tradeoff_oracle.svg")
-
 
 def write_page(results: Sequence[Result], folder: Path, commands: Sequence[str], notes: Sequence[str]) -> Path:
     """Write index.html with its tables, plots and pictures as files of their own into the folder; returns the page.
@@ -40,7 +38,7 @@ def write_page(results: Sequence[Result], folder: Path, commands: Sequence[str],
         "rows.csv": rows(results).to_csv(index=False, lineterminator="\n"),
         "differences.md": differences.as_markdown(study),
     }
-    texts |= dict(zip(PLOTS, (plot.svg for plot in drawn), strict=False))
+    texts |= {plot.file: plot.svg for plot in drawn}
     about = {"commands": commands, "notes": notes, "files": [*texts, "grid.png"]}
     texts["index.html"] = _html(study, frame, drawn, grids, about)
     pictures = stacked([grid_sheet(found, title=found.subject if len(grids) > 1 else "") for found in grids])

@@ -15,7 +15,7 @@ from quantbooth.reporting.svg import svg
 __all__ = ["probe_plot"]
 
 SIZE = (7.2, 6.4)
-LINES = (look("baseline", ()), look("s1", ()), look("s2", ()), *OTHERS)
+LINES = (*(look(name, ()) for name in ("baseline", "s1", "s2", "s2-apart")), *OTHERS)
 
 
 def probe_plot(probe: Probe, zones: dict[str, list[int]]) -> str:
@@ -57,7 +57,8 @@ def _frame(axes: Axes, title: str, zones: dict[str, list[int]]) -> None:
 
 
 def _decided(axes: Axes, probe: Probe) -> None:
-    for style, (name, rows) in zip(LINES, probe.swaps.groupby("attribute", sort=False), strict=False):
+    attributes = list(probe.swaps.groupby("attribute", sort=False))
+    for style, (name, rows) in zip(LINES[: len(attributes)], attributes, strict=True):
         first, second = (rows.pivot(index="pair", columns="t", values=side) for side in ("first", "second"))
         y = decided(first.to_numpy(bool), second.to_numpy(bool))
         _line(axes, first.columns.to_numpy(), y, str(name).replace("_word", ""), style)

@@ -11,6 +11,7 @@ from quantbooth.reporting.colours import Look, look
 from quantbooth.reporting.columns import COSTS
 from quantbooth.reporting.curves import curves
 from quantbooth.reporting.embed import SHOWN, Embedded, embedded
+from quantbooth.reporting.frontier import frontier
 from quantbooth.reporting.grids import Grid
 from quantbooth.reporting.layout import INCOMPLETE, Cell, Written, score_sheet
 from quantbooth.reporting.plots import oracle_tradeoff, tradeoff
@@ -53,8 +54,9 @@ class TableView:
 
 @dataclass(frozen=True)
 class Plot:
-    """A plot as an SVG file, and what to say under it."""
+    """A plot as an SVG file of this name, and what to say under it."""
 
+    file: str
     svg: str
     caption: str
 
@@ -99,18 +101,20 @@ def view(study: Study, sheet: Written) -> TableView:
 
 
 def plots(study: Study) -> list[Plot]:
-    """The trade-off by CLIP, and by the oracle where there is one; none before a method is complete."""
+    """The trade-off by CLIP, by the oracle where there is one, and the frontier; none before a method is complete."""
     if not curves(study, "clip_t", "local_clip_i"):
         return []
     steps = sorted({step for arm in study.arms for step in study.steps(arm) if step})
     way = f" Dots on the way: {', '.join(map(str, steps[:-1]))} of {steps[-1]} optimizer steps." if steps[1:] else ""
     bars = " Thin bars: 95 % intervals over subjects." if len(study.subjects) > 1 else ""
     found = [
-        Plot(Markup(inlined(tradeoff(study.results))), f"Judged by CLIP. Up and to the right is better.{way}{bars}")
+        Plot("tradeoff.svg", tradeoff(study.results), f"Judged by CLIP. Up and to the right is better.{way}{bars}")
     ]
     if oracle := oracle_tradeoff(study.results):
         told = "Judged by the oracle, a classifier that knows what the toy world's pictures show."
-        found.append(Plot(oracle, told))
+        found.append(Plot("tradeoff_oracle.svg", oracle, told))
+    if bought := frontier(study.results):
+        found.append(Plot("frontier.svg", bought, f"What the numbers that are trained buy.{bars}"))
     return found
 
 
