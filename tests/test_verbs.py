@@ -278,3 +278,16 @@ def test_what_was_not_tuned_yet_names_the_command_that_does(
 def test_a_float_base_has_nothing_to_calibrate(configure: Configure) -> None:
     with pytest.raises(UserError, match="^quant=fp keeps the base as it is: there is nothing to calibrate$"):
         calibrate(configure("method=float"))
+
+
+def test_the_parts_of_what_is_concatenated_have_scales_of_their_own_when_asked(configure: Configure) -> None:
+    folder, plain_folder = calibrate(configure("quant.split=true", "quant.symmetric=true")), calibrate(configure())
+    records = json.loads((folder / "layers.json").read_text())
+    split = {record["name"]: record["split"] for record in records if record["split"]}
+    assert split == {f"up_blocks.0.resnets.{n}.{layer}": [8, 8] for n in (0, 1) for layer in ("conv1", "conv_shortcut")}
+    assert not any(record["split"] for record in json.loads((plain_folder / "layers.json").read_text()))
+    tensors = load_file(folder / "unet.safetensors")
+    assert all(tensors[f"{name}.scale"].shape == (2, 8) for name in split)
+    assert {int(zero) for name, z in tensors.items() if name.endswith(".zero") for zero in z.flatten()} == {8}
+    with pytest.raises(UserError, match="quant.split must be true or false, got 2"):
+        calibrate(configure("quant.split=2"))

@@ -1,5 +1,6 @@
 """The quantized base on disk: the same bits again, no float weight ever formed, a foreign base refused."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,13 @@ from torch import nn
 
 from quantbooth.artifacts.quantized_base import read_quantized_unet, write_quantized_unet
 from quantbooth.diffusion.pretrained import new_unet
+from quantbooth.diffusion.shortcuts import concatenations
 from quantbooth.errors import UserError
 from quantbooth.quant.grid import Grid
 from quantbooth.quant.layers import quantized_layers
 from quantbooth.quant.scale_search import MinMax
+from quantbooth.quant.scale_sets import Parts, attach_, detach_
+from quantbooth.quant.selection import Selection
 from quantbooth.quant.surgery import quantize_
 from quantbooth.toyworld.models import UNET
 
@@ -36,7 +40,7 @@ def quantized(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path, Path
     torch.manual_seed(0)
     unet = new_unet(SMALL).eval().requires_grad_(False)
     folder, base = tmp_path_factory.mktemp("quantized"), base_folder(tmp_path_factory.mktemp("base"), unet)
-    replaced = quantize_(unet, MinMax(Grid(3)), exclude=["conv_in", "conv_out"])
+    replaced = quantize_(unet, MinMax(Grid(3)), exclude=["conv_in", "conv_out"], splits=concatenations(unet))
     write_quantized_unet(folder, unet, replaced)
     return unet, folder, base
 
@@ -82,6 +86,58 @@ def test_what_is_read_is_frozen_and_evaluates(quantized: tuple[Any, Path, Path])
     assert not again.training
     assert not any(parameter.requires_grad for parameter in again.parameters())
     assert {layer.gain_out for _, layer in quantized_layers(again)} == {None}
+
+
+@pytest.fixture
+def tuned(quantized: tuple[Any, Path, Path]) -> Iterator[nn.Module]:
+    """The unet with two sets of gains of both sides, chosen for a batch of two."""
+    _, folder, base = quantized
+    unet, selection = read_quantized_unet(folder, base), Selection()
+    attach_(unet, 2, selection, Parts(inputs=True, biases=True, norms=True))
+    selection.choose(torch.tensor([2, 1]))
+    yield unet.train()
+    detach_(unet)
+
+
+def step(unet: Any) -> list[torch.Tensor]:
+    """The prediction, and the gradients of all that learns."""
+    generator = torch.Generator().manual_seed(1)
+    x, text = torch.randn(2, 24, 8, 8, generator=generator), torch.randn(2, 26, 128, generator=generator)
+    y = unet(x, torch.tensor([3, 900]), encoder_hidden_states=text).sample
+    y.square().mean().backward()
+    gradients = [parameter.grad for parameter in unet.parameters() if parameter.requires_grad]
+    return [y.detach(), *[gradient for gradient in gradients if gradient is not None]]
+
+
+def test_a_step_of_a_whole_unet_keeps_no_quantized_weight_in_float(tuned: nn.Module) -> None:
+    saved: list[torch.Tensor] = []
+
+    def note(tensor: torch.Tensor) -> torch.Tensor:
+        saved.append(tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        step(tuned)
+    layers = dict(quantized_layers(tuned))
+    assert len(layers) > 40
+    assert any(layer.split for layer in layers.values())
+    storages = {tensor.data_ptr() for tensor in saved}
+    assert all(layer.codes.data_ptr() in storages for layer in layers.values())
+    weights = {tuple(shape) for layer in layers.values() for shape in (layer.shape, reversed(layer.shape))}
+    assert [tensor.shape for tensor in saved if tensor.is_floating_point() and tuple(tensor.shape) in weights] == []
+
+
+def test_checkpointing_a_whole_unet_changes_no_bit(tuned: Any) -> None:
+    plain = step(tuned)
+    tuned.zero_grad()
+    tuned.enable_gradient_checkpointing()
+    calls: list[str] = []
+    tuned.up_blocks[0].resnets[0].conv1.register_forward_pre_hook(lambda *_: calls.append("conv1"))
+    again = step(tuned)
+    assert len(calls) == 2  # the second time in the backward
+    assert len(plain) > 200
+    for one, other in zip(plain, again, strict=True):
+        assert torch.equal(one, other)
 
 
 def test_codes_are_packed_on_disk(quantized: tuple[Any, Path, Path]) -> None:

@@ -8,22 +8,27 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from quantbooth.quant.functional import Packed, gained_product
+from quantbooth.quant.functional import gained_product
+from quantbooth.quant.packed_weight import Packed
 from quantbooth.quant.packing import pack
 from quantbooth.quant.products import Conv2dProduct, LinearProduct, Product
 
-Case = tuple[Product, tuple[int, ...], tuple[int, ...]]
+Case = tuple[Product, tuple[int, ...], tuple[int, ...], tuple[int, ...]]
+"""A product, the shapes of its weight and of x, and the parts of its inputs."""
 
 CASES: dict[str, Case] = {
-    "vectors": (LinearProduct(), (5, 7), (3, 7)),
-    "tokens": (LinearProduct(), (5, 7), (3, 4, 7)),
-    "grid of tokens": (LinearProduct(), (5, 7), (3, 2, 4, 7)),
-    "pointwise": (Conv2dProduct((1, 1), (0, 0), (1, 1), 1), (6, 4, 1, 1), (3, 4, 5, 5)),
-    "padded": (Conv2dProduct((1, 1), (1, 1), (1, 1), 1), (6, 4, 3, 3), (3, 4, 5, 6)),
-    "strided": (Conv2dProduct((2, 2), (1, 1), (1, 1), 1), (6, 4, 3, 3), (3, 4, 7, 6)),
-    "dilated": (Conv2dProduct((1, 2), (2, 0), (2, 1), 1), (6, 4, 3, 2), (3, 4, 7, 6)),
-    "grouped": (Conv2dProduct((1, 1), (1, 1), (1, 1), 2), (6, 2, 3, 3), (3, 4, 5, 5)),
-    "depthwise": (Conv2dProduct((2, 1), (1, 1), (1, 1), 4), (4, 1, 3, 3), (3, 4, 5, 5)),
+    "vectors": (LinearProduct(), (5, 7), (3, 7), ()),
+    "tokens": (LinearProduct(), (5, 7), (3, 4, 7), ()),
+    "grid of tokens": (LinearProduct(), (5, 7), (3, 2, 4, 7), ()),
+    "pointwise": (Conv2dProduct((1, 1), (0, 0), (1, 1), 1), (6, 4, 1, 1), (3, 4, 5, 5), ()),
+    "padded": (Conv2dProduct((1, 1), (1, 1), (1, 1), 1), (6, 4, 3, 3), (3, 4, 5, 6), ()),
+    "strided": (Conv2dProduct((2, 2), (1, 1), (1, 1), 1), (6, 4, 3, 3), (3, 4, 7, 6), ()),
+    "dilated": (Conv2dProduct((1, 2), (2, 0), (2, 1), 1), (6, 4, 3, 2), (3, 4, 7, 6), ()),
+    "grouped": (Conv2dProduct((1, 1), (1, 1), (1, 1), 2), (6, 2, 3, 3), (3, 4, 5, 5), ()),
+    "depthwise": (Conv2dProduct((2, 1), (1, 1), (1, 1), 4), (4, 1, 3, 3), (3, 4, 5, 5), ()),
+    "split tokens": (LinearProduct(), (5, 7), (3, 4, 7), (3, 4)),
+    "split padded": (Conv2dProduct((1, 1), (1, 1), (1, 1), 1), (6, 4, 3, 3), (3, 4, 5, 6), (3, 1)),
+    "split in three": (Conv2dProduct((2, 1), (0, 0), (1, 1), 1), (6, 5, 1, 1), (3, 5, 5, 5), (1, 2, 2)),
 }
 
 
@@ -31,15 +36,17 @@ class Problem:
     """One frozen weight with inputs, and the twin that computes the same plainly."""
 
     def __init__(self, case: Case, bits: int, seed: int = 0) -> None:
-        self.product, self.shape, x_shape = case
+        self.product, self.shape, x_shape, self.split = case
         generator = torch.Generator().manual_seed(seed)
         out, n = self.shape[0], prod(self.shape[1:])
         inputs = x_shape[self.product.channel]
         self.bits, self.groups = bits, inputs // self.shape[1]
         self.q = torch.randint(0, 2**bits, (out, n), dtype=torch.uint8, generator=generator)
-        self.codes = pack(self.q, bits)
-        self.zero = torch.randint(0, 2**bits, (out,), dtype=torch.uint8, generator=generator)
-        self.scale = (torch.rand(out, generator=generator) + 0.5) / 2**bits
+        parts = self.q.view(self.shape).split(self.split or self.shape[1], dim=1)
+        self.codes = torch.cat([pack(part.flatten(1), bits) for part in parts], dim=1)
+        of_parts = (len(parts), out) if self.split else (out,)
+        self.zero = torch.randint(0, 2**bits, of_parts, dtype=torch.uint8, generator=generator)
+        self.scale = (torch.rand(of_parts, generator=generator) + 0.5) / 2**bits
         self.bias = torch.randn(1, out, generator=generator)
         self.x = torch.randn(x_shape, generator=generator)
         self.gain_out = torch.rand(x_shape[0], out, generator=generator) + 0.5
@@ -47,15 +54,16 @@ class Problem:
         self.biases = self.bias + 0.1 * torch.randn(x_shape[0], out, generator=generator)
 
     def ours(self, x: Tensor, g_in: Tensor | None, g_out: Tensor | None, b: Tensor | None) -> Tensor:
-        packed = Packed(self.bits, self.shape)
+        packed = Packed(self.bits, self.shape, self.split)
         return gained_product(x, g_in, g_out, b, self.codes, self.scale, self.zero, packed, self.product)
 
     def twin(self, x: Tensor, g_in: Tensor | None, g_out: Tensor | None, b: Tensor | None) -> Tensor:
         """Each sample alone, float64, the gains on the weight: w[o, i] = g_out[o] (q - z)[o, i] s0[o] g_in[i]."""
-        base = (self.q.double() - self.zero.double()[:, None]) * self.scale.double()[:, None]
+        zero, scale = self.of_every_input(self.zero), self.of_every_input(self.scale)
+        base = (self.q.view(self.shape).double() - zero) * scale
         outputs = []
         for i, sample in enumerate(x.double()):
-            weight = base.view(self.shape)
+            weight = base
             if g_in is not None:
                 weight = weight * self.inputs_of_rows(g_in[i].double())
             if g_out is not None:
@@ -67,6 +75,12 @@ class Problem:
             else:
                 outputs.append(F.linear(sample, weight, bias))
         return torch.stack(outputs)
+
+    def of_every_input(self, numbers: Tensor) -> Tensor:
+        """Scales or zero points as [out, in, ones]: input i has those of the part it lies in."""
+        parts, sizes = numbers.double().view(-1, self.shape[0]), self.split or (self.shape[1],)
+        columns = [part for part, size in zip(parts, sizes, strict=True) for _ in range(size)]
+        return torch.stack(columns, dim=1).view(*self.shape[:2], *[1] * (len(self.shape) - 2))
 
     def inputs_of_rows(self, g_in: Tensor) -> Tensor:
         """The gains of the inputs that each row of the weight sees: row o belongs to group o * groups // out."""

@@ -15,6 +15,11 @@ def test_refuses_bits_not_offered(bits: Any) -> None:
         Grid(bits)
 
 
+def test_refuses_a_symmetry_that_is_neither_true_nor_false() -> None:
+    with pytest.raises(UserError, match="symmetric must be true or false, got 'no'"):
+        Grid(4, symmetric="no")  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("bits", BITS)
 def test_codes_on_the_grid_come_back(bits: int) -> None:
     grid = Grid(bits)

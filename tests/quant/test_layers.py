@@ -128,6 +128,44 @@ def test_a_set_is_a_float_layer_with_its_own_weight_and_bias(make: Callable[[], 
             torch.testing.assert_close(y[i : i + 1], layer(x[i : i + 1]), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@every_kind
+def test_a_gpu_computes_the_same(make: Callable[[], tuple[nn.Module, Tensor]]) -> None:
+    """In float64, where no other order of summing nor TF32 is seen."""
+    layer, x = seeded(make)
+    ours = quantized(layer, bits=3)
+    with_sets(ours, parts=Parts(True, True)).choose(torch.tensor([2, 0, 1]))
+
+    def value_and_gradients(device: str) -> list[Tensor]:
+        ours.to(device)
+        leaf = x.double().to(device).requires_grad_()
+        y = ours(leaf)
+        return [tensor.cpu() for tensor in (y, *torch.autograd.grad(y.square().sum(), [leaf, *ours.parameters()]))]
+
+    for cpu, cuda in zip(value_and_gradients("cpu"), value_and_gradients("cuda"), strict=True):
+        torch.testing.assert_close(cuda, cpu, rtol=1e-5, atol=1e-5)
+
+
+@every_kind
+def test_doubling_one_gain_of_the_input_is_doubling_that_channel_of_x(
+    make: Callable[[], tuple[nn.Module, Tensor]],
+) -> None:
+    layer, x = seeded(make)
+    ours = quantized(layer)
+    with_sets(ours, parts=Parts(inputs=True)).choose(torch.tensor([2, 1, 2]))
+    before, axis = ours(x), 1 if isinstance(ours, QuantizedConv2d) else -1
+    with torch.no_grad():
+        ours.get_parameter("gain_in")[1, 2] *= 2
+    after = ours(x)
+    doubled = x.clone()
+    doubled.movedim(axis, 1)[0::2, 2] *= 2
+    with torch.no_grad():
+        ours.get_parameter("gain_in")[1, 2] /= 2
+    torch.testing.assert_close(after, ours(doubled))
+    assert torch.equal(after[1], before[1])
+    assert not torch.equal(after[0], before[0])
+
+
 def test_what_a_set_holds_has_the_sizes_of_the_layer() -> None:
     for make, shapes in (
         ("conv grouped", {"gain_in": (2, 4), "gain_out": (2, 6), "shift": (2, 6)}),

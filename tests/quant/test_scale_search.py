@@ -58,6 +58,27 @@ def test_mse_finds_the_best_point_of_a_plain_search() -> None:
 
 @pytest.mark.parametrize("make", [MinMax, MSE])
 @pytest.mark.parametrize("bits", BITS)
+def test_a_symmetric_grid_has_one_zero_point_and_reaches_the_farther_end(
+    make: Callable[[Grid], ScaleSearch], bits: int
+) -> None:
+    grid, weight = Grid(bits, symmetric=True), torch.cat([heavy_tailed(8, 100), torch.zeros(1, 100)])
+    scale, zero = make(grid)(weight)
+    assert (zero == 2 ** (bits - 1)).all()
+    assert (scale > 0).all()
+    steps = (2 ** (bits - 1), 2 ** (bits - 1) - 1)  # below and above 0
+    reach = torch.maximum(-weight.amin(1) / steps[0], weight.amax(1) / steps[1])[:-1]
+    if make is MinMax:
+        torch.testing.assert_close(scale[:-1], reach)
+        restored = dequantize(quantize(weight, scale, zero, grid), scale, zero)
+        assert ((restored - weight).abs() <= scale[:, None] * 0.5001).all()
+    else:
+        assert (scale[:-1] <= reach).all()
+        least, most = error(weight, make(grid), 2.4), error(weight, MinMax(grid), 2.4)
+        assert (least <= most * (1 + 1e-5)).all()
+
+
+@pytest.mark.parametrize("make", [MinMax, MSE])
+@pytest.mark.parametrize("bits", BITS)
 def test_zero_points_are_codes_and_zero_is_exact(make: Callable[[Grid], ScaleSearch], bits: int) -> None:
     weight = torch.cat([heavy_tailed(3, 20), heavy_tailed(3, 20).abs() + 1, -heavy_tailed(3, 20).abs() - 1])
     weight = torch.cat([weight, torch.zeros(1, 20), torch.full((1, 20), 0.3), torch.full((1, 20), -0.3)])

@@ -131,6 +131,47 @@ def test_each_float_weight_is_gone_before_the_next_is_begun() -> None:
     assert seen == [4, 3, 2, 1]
 
 
+SPLITS = {"down.0": (3, 5), "mid.proj": (6, 2)}
+
+
+def test_layers_in_parts_are_recorded_and_come_back() -> None:
+    model, x = net(), torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    replaced = quantize_(model, MinMax(Grid(3)), exclude=("conv_in",), splits=SPLITS)
+    assert {record.name: record.split for record in replaced if record.split} == SPLITS
+    assert replaced[0].bytes_after == 8 * (11 + 18) + 8 * (2 * 4 + 2 * 1 + 4)
+    records = from_json(json.loads(json.dumps(to_json(replaced))))
+    assert records == replaced
+    with torch.device("meta"):
+        loaded = Net()
+    empty_like_(loaded, records)
+    loaded.load_state_dict(model.state_dict(), strict=True, assign=True)
+    assert torch.equal(loaded(x), model(x))
+
+
+def test_records_from_before_there_were_parts_are_read() -> None:
+    replaced = quantize_(net(), MinMax(Grid(4)))
+    old = [{key: value for key, value in record.items() if key != "split"} for record in to_json(replaced)]
+    assert from_json(old) == replaced
+
+
+@pytest.mark.parametrize(
+    ("splits", "message"),
+    [
+        ({"conv_in": (1, 2)}, "split layers must be among those to quantize, got 'conv_in'"),
+        ({"middle": (1, 2)}, "split layers must be among those to quantize, got 'middle'"),
+        ({"mid.out": (4, 4), "down.0": (3, 4)}, r"layer 'down.0': split must be .* with the sum 8, got \(3, 4\)"),
+    ],
+)
+def test_splits_that_do_not_fit_are_refused_before_changing_anything(
+    splits: dict[str, tuple[int, ...]], message: str
+) -> None:
+    model = net()
+    with pytest.raises(UserError, match=message):
+        quantize_(model, MinMax(Grid(4)), exclude=("conv_in",), splits=splits)
+    assert type(model.down[0]) is nn.Conv2d
+    assert type(model.mid["out"]) is nn.Linear
+
+
 def test_train_and_eval_mode_pass_on() -> None:
     model = net().eval()
     quantize_(model, MinMax(Grid(4)))

@@ -8,6 +8,7 @@ from lightning.pytorch import Trainer
 from torch import nn
 
 from quantbooth.diffusion.base import Base
+from quantbooth.diffusion.shortcuts import concatenations
 from quantbooth.quant.grid import Grid
 from quantbooth.quant.layers import quantized_layers
 from quantbooth.quant.scale_search import MSE, MinMax
@@ -27,6 +28,17 @@ def test_layer_by_layer_is_the_same_as_all_at_once(small_base: Base) -> None:
     stage = calibrate(one, matching(one, ["*"], ["conv_in", "conv_out"]))
     replaced = quantize_(other, MinMax(Grid(4)), exclude=["conv_in", "conv_out"])
     assert stage.replaced == replaced
+    assert all(torch.equal(tensor, other.state_dict()[name]) for name, tensor in one.state_dict().items())
+
+
+def test_shortcuts_in_parts_are_those_of_quantizing_all_at_once(small_base: Base) -> None:
+    one, other = deepcopy(small_base.unet), deepcopy(small_base.unet)
+    splits = concatenations(one)
+    stage = CalibrationStage(one, MinMax(Grid(4)), splits)
+    for name in matching(one, ["*"], ["conv_in", "conv_out"]):
+        stage.predict_step(name)
+    assert {record.name: record.split for record in stage.replaced if record.split} == splits
+    assert quantize_(other, MinMax(Grid(4)), exclude=["conv_in", "conv_out"], splits=splits) == stage.replaced
     assert all(torch.equal(tensor, other.state_dict()[name]) for name, tensor in one.state_dict().items())
 
 

@@ -21,8 +21,6 @@ PEQA (Kim et al., NeurIPS 2023, arXiv 2305.14152) trains s = s0 + ds; g_out = 1 
 multi-channel-wise scale update of TuneQDM (arXiv 2401.04339 v2), W = s_out (q - z) s_in with g_in = s_in.
 """
 
-from dataclasses import dataclass
-from math import prod
 from typing import Any
 
 import torch
@@ -30,29 +28,9 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from quantbooth.quant.grid import dequantize
-from quantbooth.quant.packing import unpack
+from quantbooth.quant.packed_weight import Packed
 from quantbooth.quant.per_channel import affine, gain_gradient, in_layout, keeps_output, require_full, summed, times
 from quantbooth.quant.products import Product
-
-
-@dataclass(frozen=True)
-class Packed:
-    """How a weight of `shape` [out, ...] is stored: codes of `bits` bits, packed row by row."""
-
-    bits: int
-    shape: tuple[int, ...]
-
-    def weight(
-        self,
-        codes: UInt8[Tensor, "out width"],
-        scale: Float[Tensor, " out"],
-        zero: UInt8[Tensor, " out"],
-        dtype: torch.dtype,
-    ) -> Float[Tensor, "out ..."]:
-        """Return W = (q - z) * s0."""
-        q = unpack(codes, self.bits, prod(self.shape[1:]))
-        return dequantize(q, scale, zero, dtype).view(self.shape)
 
 
 def gained_product(
@@ -61,8 +39,8 @@ def gained_product(
     gain_out: Float[Tensor, "b out"] | None,
     bias: Float[Tensor, "#b out"] | None,
     codes: UInt8[Tensor, "out width"],
-    scale: Float[Tensor, " out"],
-    zero: UInt8[Tensor, " out"],
+    scale: Float[Tensor, "*parts out"],
+    zero: UInt8[Tensor, "*parts out"],
     packed: Packed,
     product: Product,
 ) -> Float[Tensor, "b ..."]:

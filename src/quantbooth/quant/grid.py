@@ -21,20 +21,32 @@ BITS = (2, 3, 4, 8)
 class Grid:
     """The codes 0 .. 2^bits - 1.
 
+    Attributes:
+        bits: of a code.
+        symmetric: z is the middle code 2^(bits - 1) of every channel; else each channel has its own.
+
     Raises:
         UserError: for a bit-width that is not offered.
     """
 
     bits: int
+    symmetric: bool = False
 
     def __post_init__(self) -> None:
         if type(self.bits) is not int or self.bits not in BITS:
             raise UserError(f"bits must be one of {', '.join(map(str, BITS))}, got {self.bits!r}")
+        if type(self.symmetric) is not bool:
+            raise UserError(f"symmetric must be true or false, got {self.symmetric!r}")
 
     @property
     def levels(self) -> int:
         """The top code, 2^bits - 1."""
         return (1 << self.bits) - 1
+
+    @property
+    def middle(self) -> int:
+        """The zero point of a symmetric grid, 2^(bits - 1): one code more lies below it than above."""
+        return 1 << self.bits - 1
 
 
 def quantize(

@@ -1,12 +1,11 @@
 """Linear and Conv2d layers with a packed, frozen weight that hold scale sets: gains of channels, shifts of the bias.
 
-The weight is three buffers: `codes` (packed), `scale` s0 and `zero` z; the bias is a buffer too. Numbers that learn are
-absent until `scale_sets.attach_` puts them in; without them a layer is the base layer.
+The weight is three buffers as `packed_weight` says: `codes`, `scale` s0 and `zero` z; the bias is a buffer too. Numbers
+that learn are absent until `scale_sets.attach_` puts them in; without them a layer is the base layer.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from math import prod
 from typing import Self
 
 import torch
@@ -14,10 +13,9 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from quantbooth.errors import UserError
-from quantbooth.quant.functional import Packed, gained_product
-from quantbooth.quant.grid import quantize
+from quantbooth.quant.functional import gained_product
 from quantbooth.quant.holders import chosen, held, let_go_
-from quantbooth.quant.packing import pack, packed_width
+from quantbooth.quant.packed_weight import Packed
 from quantbooth.quant.products import Conv2dProduct, LinearProduct, Product
 from quantbooth.quant.scale_search import ScaleSearch
 from quantbooth.quant.selection import Selection
@@ -33,8 +31,8 @@ class QuantizedLayer(nn.Module, ABC):
     """
 
     codes: UInt8[Tensor, "out width"]
-    scale: Float[Tensor, " out"]
-    zero: UInt8[Tensor, " out"]
+    scale: Float[Tensor, "*parts out"]
+    zero: UInt8[Tensor, "*parts out"]
     bias: Float[Tensor, " out"] | None
     gain_in: nn.Parameter | None
     gain_out: nn.Parameter | None
@@ -42,43 +40,36 @@ class QuantizedLayer(nn.Module, ABC):
     selection: Selection | None
 
     def __init__(
-        self,
-        shape: tuple[int, ...],
-        inputs: int,
-        bits: int,
-        product: Product,
-        bias: bool,
-        device: torch.device | str | None,
+        self, packed: Packed, inputs: int, product: Product, bias: bool, device: torch.device | str | None
     ) -> None:
         super().__init__()
-        out, width = shape[0], packed_width(bits, prod(shape[1:]))
-        self.shape, self.inputs, self.bits = shape, inputs, bits
-        self._packed, self._product = Packed(bits, shape), product
-        self.register_buffer("codes", torch.zeros(out, width, dtype=torch.uint8, device=device))
-        self.register_buffer("scale", torch.ones(out, device=device))
-        self.register_buffer("zero", torch.zeros(out, dtype=torch.uint8, device=device))
+        self.inputs, self._packed, self._product = inputs, packed, product
+        self.shape, self.bits, self.split = packed.shape, packed.bits, packed.split
+        out = self.shape[0]
+        self.register_buffer("codes", torch.zeros(out, packed.width, dtype=torch.uint8, device=device))
+        self.register_buffer("scale", torch.ones(packed.affine_shape, device=device))
+        self.register_buffer("zero", torch.zeros(packed.affine_shape, dtype=torch.uint8, device=device))
         self.register_buffer("bias", torch.zeros(out, device=device) if bias else None)
         let_go_(self)
 
     @classmethod
     @abstractmethod
-    def like(cls, layer: nn.Module, bits: int, device: torch.device | str | None = None) -> Self:
-        """Return an empty quantized layer with the form of a float one.
+    def like(
+        cls, layer: nn.Module, bits: int, device: torch.device | str | None = None, split: tuple[int, ...] = ()
+    ) -> Self:
+        """Return an empty quantized layer with the form of a float one, its inputs in parts where `split` says so.
 
         Raises:
             TypeError: when the float layer is of another kind.
-            UserError: when its options are not covered.
+            UserError: when its options are not covered, or the split does not fit.
         """
 
     @classmethod
-    def from_float(cls, layer: nn.Module, search: ScaleSearch) -> Self:
+    def from_float(cls, layer: nn.Module, search: ScaleSearch, split: tuple[int, ...] = ()) -> Self:
         """Quantize a float layer to the nearest codes, with the scales that `search` finds; the bias is copied."""
         weight, bias = layer.get_parameter("weight").detach(), layer.bias
-        made = cls.like(layer, search.grid.bits, weight.device)
-        rows = weight.flatten(1).float()
-        scale, zero = search(rows)
-        made.codes = pack(quantize(rows, scale, zero, search.grid), made.bits)
-        made.scale, made.zero = scale, zero.to(torch.uint8)
+        made = cls.like(layer, search.grid.bits, weight.device, split)
+        made.codes, made.scale, made.zero = made._packed.store(weight, search)
         if isinstance(bias, Tensor):
             made.bias = bias.detach().clone()
         return made
@@ -107,7 +98,8 @@ class QuantizedLayer(nn.Module, ABC):
     def extra_repr(self) -> str:
         """Return shape and bits."""
         sets = ", ".join(f"{name}={len(rows)}" for name, rows in held(self).items()) or "none"
-        return f"shape={self.shape}, bits={self.bits}, bias={self.bias is not None}, sets: {sets}"
+        split = f", split={self.split}" if self.split else ""
+        return f"shape={self.shape}, bits={self.bits}{split}, bias={self.bias is not None}, sets: {sets}"
 
     def _bias(self, batch: int) -> Float[Tensor, "#b out"] | None:
         """The bias, shifted where shifts are held; one row serves all samples otherwise."""
@@ -121,17 +113,25 @@ class QuantizedLinear(QuantizedLayer):
     """A linear layer on x [b, ..., in]."""
 
     def __init__(
-        self, inputs: int, outputs: int, bits: int, bias: bool = True, device: torch.device | str | None = None
+        self,
+        inputs: int,
+        outputs: int,
+        bits: int,
+        bias: bool = True,
+        device: torch.device | str | None = None,
+        split: tuple[int, ...] = (),
     ) -> None:
-        super().__init__((outputs, inputs), inputs, bits, LinearProduct(), bias, device)
+        super().__init__(Packed(bits, (outputs, inputs), split), inputs, LinearProduct(), bias, device)
         self.in_features, self.out_features = inputs, outputs
 
     @classmethod
-    def like(cls, layer: nn.Module, bits: int, device: torch.device | str | None = None) -> Self:
+    def like(
+        cls, layer: nn.Module, bits: int, device: torch.device | str | None = None, split: tuple[int, ...] = ()
+    ) -> Self:
         """Return an empty layer with the form of an nn.Linear."""
         if not isinstance(layer, nn.Linear):
             raise TypeError(f"layer must be an nn.Linear, got {type(layer).__name__}")
-        return cls(layer.in_features, layer.out_features, bits, layer.bias is not None, device)
+        return cls(layer.in_features, layer.out_features, bits, layer.bias is not None, device, split)
 
     def check(self, x: Tensor) -> None:
         """Raise ValueError unless x is [b, ..., in]."""
@@ -154,15 +154,21 @@ class QuantizedConv2d(QuantizedLayer):
         groups: int = 1,
         bias: bool = True,
         device: torch.device | str | None = None,
+        split: tuple[int, ...] = (),
     ) -> None:
         if inputs % groups or outputs % groups:
             raise ValueError(f"groups must divide {inputs} inputs and {outputs} outputs, got {groups}")
+        if split and groups != 1:
+            raise UserError(f"inputs can be split where every output sees them all, got groups={groups}")
+        packed = Packed(bits, (outputs, inputs // groups, *_pair(kernel)), split)
         product = Conv2dProduct(_pair(stride), _pair(padding), _pair(dilation), groups)
-        super().__init__((outputs, inputs // groups, *_pair(kernel)), inputs, bits, product, bias, device)
+        super().__init__(packed, inputs, product, bias, device)
         self.in_channels, self.out_channels, self.kernel_size = inputs, outputs, _pair(kernel)
 
     @classmethod
-    def like(cls, layer: nn.Module, bits: int, device: torch.device | str | None = None) -> Self:
+    def like(
+        cls, layer: nn.Module, bits: int, device: torch.device | str | None = None, split: tuple[int, ...] = ()
+    ) -> Self:
         """Return an empty layer with the form of an nn.Conv2d; it must pad with zeros, on both sides alike."""
         if not isinstance(layer, nn.Conv2d):
             raise TypeError(f"layer must be an nn.Conv2d, got {type(layer).__name__}")
@@ -183,6 +189,7 @@ class QuantizedConv2d(QuantizedLayer):
             layer.groups,
             layer.bias is not None,
             device,
+            split,
         )
 
     def check(self, x: Tensor) -> None:

@@ -2,7 +2,11 @@
 
 A channel's range is [lo, hi] = [min(w, 0), max(w, 0)], and
 
-    s = (hi - lo) / levels,    z = clamp(round(-lo / s), 0, levels).
+    s = (hi - lo) / levels,    z = clamp(round(-lo / s), 0, levels)
+
+or, on a symmetric grid,
+
+    z = 2^(bits - 1),    s = max(-lo / z, hi / (levels - z)).
 """
 
 from abc import ABC, abstractmethod
@@ -101,7 +105,10 @@ def bounds(weight: Float[Tensor, "out n"]) -> Affine:
 
 
 def affine(low: Float[Tensor, " out"], high: Float[Tensor, " out"], grid: Grid) -> Affine:
-    """Return (s, z) of a range; an empty range (all weights 0) gets s = 1, z = 0, which is exact."""
+    """Return (s, z) of a range; an empty range (all weights 0) gets s = 1, which is exact."""
+    if grid.symmetric:
+        scale = torch.maximum(-low / grid.middle, high / (grid.levels - grid.middle))
+        return scale.where(scale > 0, 1.0), torch.full_like(scale, grid.middle)
     scale = (high - low) / grid.levels
     scale = scale.where(scale > 0, 1.0)
     return scale, (-low / scale).round().clamp(0, grid.levels)

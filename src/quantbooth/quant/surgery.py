@@ -1,12 +1,14 @@
 """Swap the float layers of a model for quantized ones, in place and one at a time.
 
 Names are those of `named_modules`; patterns are shell patterns (`fnmatch`) on the whole name, so a block is
-"down_blocks.0.*".
+"down_blocks.0.*". A layer that sees a concatenation may have a scale for each part of its inputs: `splits` (see
+`packed_weight`).
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -17,6 +19,10 @@ from quantbooth.quant.layers import QuantizedConv2d, QuantizedLayer, QuantizedLi
 from quantbooth.quant.scale_search import ScaleSearch
 
 KINDS: dict[type[nn.Module], type[QuantizedLayer]] = {nn.Linear: QuantizedLinear, nn.Conv2d: QuantizedConv2d}
+
+Splits = Mapping[str, tuple[int, ...]]
+"""Sizes of the parts of a layer's inputs, by the layer's name."""
+NO_SPLITS: Splits = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -29,24 +35,32 @@ class Replaced:
     bits: int
     bytes_before: int
     bytes_after: int
+    split: tuple[int, ...] = ()
 
 
 def quantize_(
-    model: nn.Module, search: ScaleSearch, include: Sequence[str] = ("*",), exclude: Sequence[str] = ()
+    model: nn.Module,
+    search: ScaleSearch,
+    include: Sequence[str] = ("*",),
+    exclude: Sequence[str] = (),
+    splits: Splits = NO_SPLITS,
 ) -> list[Replaced]:
     """Quantize the float Linear and Conv2d layers that match an include and no exclude pattern.
 
     Each float weight is let go before the next layer is begun. Subclasses of the two stay float. Nothing is changed
-    when an error is raised about patterns or options.
+    when an error is raised about patterns, splits or options.
 
     Raises:
-        UserError: for a pattern that matches no float layer, a selection that leaves nothing, or a layer whose options
-            are not covered.
+        UserError: for a pattern that matches no float layer, a selection that leaves nothing, a split of a layer that
+            is not selected or that does not fit it, or a layer whose options are not covered.
     """
     names = matching(model, include, exclude)
+    for name in splits:
+        if name not in names:
+            raise UserError(f"split layers must be among those to quantize, got {name!r}")
     for name in names:
-        _like(model.get_submodule(name), name, search.grid.bits, "meta")
-    return [_quantize_one(model, name, search) for name in names]
+        _like(model.get_submodule(name), name, search.grid.bits, "meta", splits.get(name, ()))
+    return [_quantize_one(model, name, search, splits.get(name, ())) for name in names]
 
 
 def empty_like_(model: nn.Module, replaced: Iterable[Replaced]) -> None:
@@ -64,7 +78,7 @@ def empty_like_(model: nn.Module, replaced: Iterable[Replaced]) -> None:
             raise UserError(f"quantized layer {record.name!r} does not fit the model: must be {expected}, got {found}")
     for record in records:
         device = modules[record.name].get_parameter("weight").device
-        _swap(model, record.name, _like(modules[record.name], record.name, record.bits, device))
+        _swap(model, record.name, _like(modules[record.name], record.name, record.bits, device, record.split))
 
 
 def to_json(replaced: Iterable[Replaced]) -> list[dict[str, Any]]:
@@ -74,7 +88,10 @@ def to_json(replaced: Iterable[Replaced]) -> list[dict[str, Any]]:
 
 def from_json(records: Iterable[dict[str, Any]]) -> list[Replaced]:
     """Return plain data as records; the inverse of `to_json`, also after a trip through JSON."""
-    return [Replaced(**{**record, "shape": tuple(record["shape"])}) for record in records]
+    return [
+        Replaced(**{**record, "shape": tuple(record["shape"]), "split": tuple(record.get("split", ()))})
+        for record in records
+    ]
 
 
 def _candidates(model: nn.Module) -> list[str]:
@@ -109,16 +126,16 @@ def _any(name: str, patterns: Sequence[str]) -> bool:
     return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
-def _quantize_one(model: nn.Module, name: str, search: ScaleSearch) -> Replaced:
+def _quantize_one(model: nn.Module, name: str, search: ScaleSearch, split: tuple[int, ...]) -> Replaced:
     layer = model.get_submodule(name)
-    made = KINDS[type(layer)].from_float(layer, search)
+    made = KINDS[type(layer)].from_float(layer, search, split)
     _swap(model, name, made)
-    return Replaced(name, type(layer).__name__, made.shape, made.bits, _bytes(layer), _bytes(made))
+    return Replaced(name, type(layer).__name__, made.shape, made.bits, _bytes(layer), _bytes(made), split)
 
 
-def _like(layer: nn.Module, name: str, bits: int, device: torch.device | str) -> QuantizedLayer:
+def _like(layer: nn.Module, name: str, bits: int, device: torch.device | str, split: tuple[int, ...]) -> QuantizedLayer:
     try:
-        return KINDS[type(layer)].like(layer, bits, device)
+        return KINDS[type(layer)].like(layer, bits, device, split)
     except UserError as error:
         raise UserError(f"layer {name!r}: {error}") from error
 

@@ -7,24 +7,29 @@ from torch.utils.data import DataLoader
 
 from quantbooth.quant.layers import QuantizedLayer
 from quantbooth.quant.scale_search import ScaleSearch
-from quantbooth.quant.surgery import Replaced, quantize_
+from quantbooth.quant.surgery import NO_SPLITS, Replaced, Splits, quantize_
 
 __all__ = ["CalibrationStage"]
 
 
 class CalibrationStage(LightningModule):
-    """Quantizes the layers it is handed by name; each float weight is let go before the next layer is begun."""
+    """Quantizes the layers it is handed by name; each float weight is let go before the next layer is begun.
 
-    def __init__(self, unet: nn.Module, search: ScaleSearch) -> None:
+    `splits` tells which of them have a scale for each part of their inputs.
+    """
+
+    def __init__(self, unet: nn.Module, search: ScaleSearch, splits: Splits = NO_SPLITS) -> None:
         super().__init__()
         self.unet = unet
         self.search = search
+        self.splits = splits
         self.replaced: list[Replaced] = []
         self.errors: dict[str, float] = {}
 
     def predict_step(self, name: str) -> float:
         weight = self.unet.get_submodule(name).get_parameter("weight").detach()
-        self.replaced += quantize_(self.unet, self.search, include=(name,))
+        splits = {name: self.splits[name]} if name in self.splits else NO_SPLITS
+        self.replaced += quantize_(self.unet, self.search, include=(name,), splits=splits)
         layer = self.unet.get_submodule(name)
         if not isinstance(layer, QuantizedLayer):
             raise TypeError(f"layer {name!r} must be quantized now, got {type(layer).__name__}")

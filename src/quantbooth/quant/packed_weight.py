@@ -1,0 +1,103 @@
+"""How a quantized weight is stored, and the float weight it stands for.
+
+    W = (q - z) * s0
+
+s0 and z are [out]. A layer that sees a concatenation of feature maps may have an s0 and a z of each: `split` tells how
+many of its inputs belong to which part, s0 and z are [parts, out], and the codes are packed part by part, their bytes
+side by side. So each part is stored as a weight of its own, and a weight without a split is the one part there is.
+
+Splitting the decoder's shortcuts is Q-Diffusion's (arXiv 2302.04304, "shortcut-splitting quantization"): the halves of
+a skip concatenation have other ranges, and one grid for both wastes its codes on the wider.
+"""
+
+from dataclasses import dataclass
+from math import prod
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from quantbooth.errors import UserError
+from quantbooth.quant.grid import dequantize, quantize
+from quantbooth.quant.packing import pack, packed_width, unpack
+from quantbooth.quant.scale_search import ScaleSearch
+
+__all__ = ["Packed", "Stored"]
+
+Stored = tuple[UInt8[Tensor, "out width"], Float[Tensor, "*parts out"], UInt8[Tensor, "*parts out"]]
+
+
+@dataclass(frozen=True)
+class Packed:
+    """The form of a weight of `shape` [out, in, ...] that is stored in codes of `bits` bits.
+
+    Attributes:
+        bits: of a code.
+        shape: of the weight.
+        split: inputs of each part, in order; empty where the weight is one.
+
+    Raises:
+        UserError: for bits that are not offered, or a split that does not make up the inputs.
+    """
+
+    bits: int
+    shape: tuple[int, ...]
+    split: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        inputs = self.shape[1]
+        if self.split and (len(self.split) < 2 or min(self.split) < 1 or sum(self.split) != inputs):
+            raise UserError(f"split must be two or more sizes >= 1 with the sum {inputs}, got {self.split}")
+
+    @property
+    def width(self) -> int:
+        """Bytes of a row."""
+        return sum(self._widths)
+
+    @property
+    def affine_shape(self) -> tuple[int, ...]:
+        """The shape of s0 and of z."""
+        return (len(self.split), self.shape[0]) if self.split else self.shape[:1]
+
+    def store(self, weight: Float[Tensor, "out in *rest"], search: ScaleSearch) -> Stored:
+        """Return the nearest codes, packed, and the (s0, z) that `search` finds, for each part by itself."""
+        stored = []
+        for part in weight.split(self._inputs, dim=1):
+            rows = part.flatten(1).float()
+            scale, zero = search(rows)
+            stored.append((pack(quantize(rows, scale, zero, search.grid), self.bits), scale, zero.to(torch.uint8)))
+        if not self.split:
+            return stored[0]
+        codes, scales, zeros = zip(*stored, strict=True)
+        return torch.cat(codes, dim=1), torch.stack(scales), torch.stack(zeros)
+
+    def weight(
+        self,
+        codes: UInt8[Tensor, "out width"],
+        scale: Float[Tensor, "*parts out"],
+        zero: UInt8[Tensor, "*parts out"],
+        dtype: torch.dtype,
+    ) -> Float[Tensor, "out in *rest"]:
+        """Return W, newly formed in `dtype`; parts are formed in their places, so that none is there twice."""
+        if not self.split:
+            return dequantize(unpack(codes, self.bits, self._lengths[0]), scale, zero, dtype).view(self.shape)
+        weight = torch.empty(self.shape, dtype=dtype, device=codes.device)
+        parts = zip(weight.split(self.split, dim=1), codes.split(self._widths, dim=1), self._lengths, strict=True)
+        ones = [1] * (len(self.shape) - 1)
+        for (part, held, n), s, z in zip(parts, scale, zero, strict=True):
+            part.copy_(unpack(held, self.bits, n).view(part.shape)).sub_(z.view(-1, *ones)).mul_(s.view(-1, *ones))
+        return weight
+
+    @property
+    def _inputs(self) -> tuple[int, ...]:
+        return self.split or self.shape[1:2]
+
+    @property
+    def _lengths(self) -> list[int]:
+        """Codes of a row, part by part."""
+        return [inputs * prod(self.shape[2:]) for inputs in self._inputs]
+
+    @property
+    def _widths(self) -> list[int]:
+        """Bytes of a row, part by part."""
+        return [packed_width(self.bits, n) for n in self._lengths]

@@ -1,0 +1,143 @@
+"""Weights in parts: each part is stored as a weight of its own, and a layer of parts is the sum of its layers."""
+
+import copy
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from quantbooth.errors import UserError
+from quantbooth.quant.grid import BITS, Grid
+from quantbooth.quant.layers import QuantizedConv2d, QuantizedLayer, QuantizedLinear
+from quantbooth.quant.packed_weight import Packed
+from quantbooth.quant.packing import packed_width
+from quantbooth.quant.scale_search import MSE, MinMax
+from quantbooth.quant.scale_sets import Parts, attach_
+from quantbooth.quant.selection import Selection
+from quantbooth.quant.surgery import KINDS
+
+SPLIT = (5, 3)
+MAKERS: dict[str, Callable[[int], nn.Module]] = {
+    "linear": lambda inputs: nn.Linear(inputs, 6),
+    "shortcut": lambda inputs: nn.Conv2d(inputs, 6, 1),
+    "conv": lambda inputs: nn.Conv2d(inputs, 6, 3, padding=1, stride=2),
+}
+kinds = pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
+
+
+def float_layer(make: Callable[[int], nn.Module]) -> nn.Module:
+    """The second part of its inputs has weights ten times as large."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        layer = make(sum(SPLIT))
+    with torch.no_grad():
+        layer.get_parameter("weight")[:, SPLIT[0] :] *= 10
+    return layer
+
+
+def quantized(layer: nn.Module, bits: int, split: tuple[int, ...] = ()) -> QuantizedLayer:
+    return KINDS[type(layer)].from_float(layer, MinMax(Grid(bits)), split)
+
+
+def halves(layer: nn.Module, make: Callable[[int], nn.Module]) -> list[nn.Module]:
+    """A float layer for each part of the inputs; the first has the bias."""
+    made: list[nn.Module] = []
+    for part, weight in zip(SPLIT, layer.get_parameter("weight").split(SPLIT, dim=1), strict=True):
+        half = make(part)
+        half.load_state_dict({"weight": weight, "bias": layer.get_parameter("bias") * (not made)})
+        made.append(half)
+    return made
+
+
+def inputs(layer: QuantizedLayer) -> Tensor:
+    tail = (5, 4) if isinstance(layer, QuantizedConv2d) else ()
+    return torch.randn(3, layer.inputs, *tail, generator=torch.Generator().manual_seed(1))
+
+
+@kinds
+@pytest.mark.parametrize("bits", BITS)
+def test_each_part_is_stored_as_a_weight_of_its_own(make: Callable[[int], nn.Module], bits: int) -> None:
+    layer = float_layer(make)
+    ours, alone = quantized(layer, bits, SPLIT), [quantized(half, bits) for half in halves(layer, make)]
+    assert torch.equal(ours.codes, torch.cat([half.codes for half in alone], dim=1))
+    assert torch.equal(ours.scale, torch.stack([half.scale for half in alone]))
+    assert torch.equal(ours.zero, torch.stack([half.zero for half in alone]))
+    torch.testing.assert_close(ours.dequantized(), torch.cat([half.dequantized() for half in alone], dim=1))
+    x, y = inputs(ours), ours(inputs(ours))
+    parts = [half(part) for half, part in zip(alone, x.split(SPLIT, dim=1), strict=True)]
+    torch.testing.assert_close(y, parts[0] + parts[1], rtol=1e-5, atol=1e-5)
+
+
+@kinds
+def test_a_scale_for_each_part_loses_less_where_their_ranges_differ(make: Callable[[int], nn.Module]) -> None:
+    layer = float_layer(make)
+    weight = layer.get_parameter("weight").detach()
+    narrow, wide = ((quantized(layer, 4, split).dequantized() - weight)[:, : SPLIT[0]].norm() for split in (SPLIT, ()))
+    assert narrow < 0.2 * wide
+
+
+@kinds
+@pytest.mark.parametrize("bits", BITS)
+def test_parts_cost_a_scale_and_a_zero_point_each(make: Callable[[int], nn.Module], bits: int) -> None:
+    ours = quantized(float_layer(make), bits, SPLIT)
+    rest = ours.dequantized()[0, 0].numel()
+    assert ours.codes.shape == (6, sum(packed_width(bits, part * rest) for part in SPLIT))
+    assert (ours.scale.shape, ours.zero.shape, ours.zero.dtype) == ((2, 6), (2, 6), torch.uint8)
+    assert f"split={SPLIT}" in repr(ours)
+
+
+@kinds
+def test_gains_of_a_layer_in_parts_act_as_in_any_other(make: Callable[[int], nn.Module]) -> None:
+    """y = g_out * (W (g_in * x)) + b + shift with the W of all parts; sample 1 is the base's."""
+    ours = quantized(float_layer(make), 4, SPLIT)
+    x, base, selection = inputs(ours), ours(inputs(ours)), Selection()
+    attach_(ours, 1, selection, Parts(inputs=True, biases=True))
+    shapes = {name: tuple(numbers.shape) for name, numbers in ours.named_parameters()}
+    assert shapes == {"gain_in": (1, 8), "gain_out": (1, 6), "shift": (1, 6)}
+    with torch.no_grad():
+        for numbers in ours.parameters():
+            numbers.uniform_(0.5, 1.5, generator=torch.Generator().manual_seed(2))
+    selection.choose(torch.tensor([1, 0, 1]))
+    with torch.no_grad():
+        y = ours(x)
+        gain_in, gain_out, shift = (ours.get_parameter(name)[0] for name in ("gain_in", "gain_out", "shift"))
+        tail = [1] * (x.ndim - 2)
+        plain = float_layer(make)
+        plain.load_state_dict({"weight": ours.dequantized(), "bias": torch.zeros(6)})
+        expected = gain_out.view(-1, *tail) * plain(x * gain_in.view(-1, *tail))
+        expected = expected + (plain_bias(ours) + shift).view(-1, *tail)
+    torch.testing.assert_close(y[0::2], expected[0::2], rtol=1e-5, atol=1e-5)
+    assert torch.equal(y[1], base[1])
+
+
+def plain_bias(layer: QuantizedLayer) -> Tensor:
+    assert layer.bias is not None
+    return layer.bias
+
+
+@kinds
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_a_state_dict_and_a_deep_copy_keep_the_parts(make: Callable[[int], nn.Module], device: str) -> None:
+    layer = float_layer(make)
+    ours, plain = quantized(layer, 3, SPLIT), quantized(layer, 3)
+    empty = type(ours).like(layer, 3, device, SPLIT)
+    empty.load_state_dict(ours.state_dict(), strict=True, assign=device == "meta")
+    x = inputs(ours)
+    assert torch.equal(empty(x), ours(x))
+    assert torch.equal(copy.deepcopy(ours)(x), ours(x))
+    with pytest.raises(RuntimeError, match="size mismatch for scale"):
+        plain.load_state_dict(ours.state_dict())
+
+
+@pytest.mark.parametrize("split", [(8,), (5, 4), (9, -1), (8, 0), (4, 3)])
+def test_refuses_parts_that_do_not_make_up_the_inputs(split: tuple[int, ...]) -> None:
+    with pytest.raises(UserError, match=r"split must be two or more sizes >= 1 with the sum 8, got \("):
+        Packed(4, (6, 8, 3, 3), split)
+    with pytest.raises(UserError, match="with the sum 8"):
+        QuantizedLinear(8, 6, 4, split=split)
+
+
+def test_refuses_parts_of_a_grouped_convolution() -> None:
+    with pytest.raises(UserError, match="where every output sees them all, got groups=2"):
+        QuantizedConv2d.from_float(nn.Conv2d(8, 6, 3, groups=2), MSE(Grid(4)), (2, 2))
