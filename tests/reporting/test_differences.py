@@ -10,7 +10,7 @@ from quantbooth.reporting.results import Result
 from quantbooth.reporting.study import Study
 
 Make = Callable[..., Result]
-SUBJECTS = ("mug", "duck", "fish")
+SUBJECTS = ("mug", "duck", "fish", "car", "boot", "house")
 HEIGHTS = {"base": 0.10, "baseline": 0.30, "s2": 0.34}
 
 
@@ -38,7 +38,7 @@ def test_differences_are_those_of_the_means_and_marked_where_settled(study: Stud
     assert _column(study, "s2 − baseline") == ("+0.040 [+0.040, +0.040]", True)
     assert _column(study, "baseline − untuned base w4") == ("+0.200 [+0.200, +0.200]", True)
     assert _column(study, "s2 − baseline", "CLIP-T") == ("0.000 [0.000, 0.000]", False)
-    assert _column(study, "float − baseline")[0].startswith("+0.290")
+    assert _column(study, "float − baseline")[0].startswith("+0.275")
 
 
 def test_each_pair_is_told_once(study: Study) -> None:
@@ -69,6 +69,12 @@ def test_one_subject_has_differences_and_no_interval(four: list[Result]) -> None
     assert share_sheet(Study(tuple(four))).labels == ()
 
 
+def test_fewer_than_six_subjects_mark_nothing(study: Study) -> None:
+    few = Study(tuple(result for result in study.results if result.subject in SUBJECTS[:5]))
+    assert _column(few, "s2 − baseline") == ("+0.040 [+0.040, +0.040]", False)
+    assert "fewer than 6 subjects settle no sign" in as_markdown(few)
+
+
 def test_steps_are_columns_and_unfinished_snapshots_empty(make: Make) -> None:
     results = [make("base", s, step=0, clip_t=0.1) for s in SUBJECTS]
     results += [make("s1", s, step=50, clip_t=0.2) for s in SUBJECTS[:2]]
@@ -80,6 +86,6 @@ def test_steps_are_columns_and_unfinished_snapshots_empty(make: Make) -> None:
 
 def test_markdown_names_subjects_seeds_and_every_table(study: Study) -> None:
     text = as_markdown(study)
-    assert text.startswith("Paired by subject over 3 of them; in brackets")
+    assert text.startswith("Paired by subject over 6 of them; in brackets")
     assert "| difference | local CLIP-I |" in text and "% of float's gain" in text
     assert "| **+0.040 [+0.040, +0.040]** |" in text

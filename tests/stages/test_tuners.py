@@ -85,8 +85,8 @@ def test_an_identifier_is_one_for_all_experts() -> None:
         tuner.check(strategy, 4)
     tuner.check(s2({"content": [200, 700]}, True, 1000), 4)
     expected = (
-        "^tuner.identifier=true learns one identifier for all timesteps, but strategy s2-apart trains its 3 experts apart "
-        "and each would learn its own; choose strategy.apart=false$"
+        "^tuner.identifier=true learns one identifier for all timesteps, but strategy s2-apart trains its 3 "
+        "experts apart and each would learn its own; choose strategy.apart=false$"
     )
     with pytest.raises(UserError, match=expected):
         tuner.check(s2(ZONES, True, 1000), 4)

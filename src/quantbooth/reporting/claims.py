@@ -11,6 +11,8 @@ from quantbooth.reporting.study import BASE, Arm, Study
 __all__ = ["Difference", "Snapshot", "best", "difference", "difference_between", "interval", "last", "share_of_gain"]
 
 BOOTSTRAP_SEED = 0
+FEWEST = 6
+"""Subjects that can settle a sign: of fewer, even all on one side are no rarer than 2 / 2^5 > 5 % by chance."""
 Snapshot = tuple[Arm, int]
 """A method after so many steps."""
 
@@ -31,7 +33,7 @@ class Difference:
     @property
     def sign(self) -> int:
         """1 or -1 where the sign is to be told, 0 where it is unsettled or too small to be written."""
-        if self.interval is not None and not self.interval.excludes_zero():
+        if self.interval is not None and (self.interval.subjects < FEWEST or not self.interval.excludes_zero()):
             return 0
         return 0 if _written(self.mean, self.score) == 0 else int(np.sign(self.mean))
 

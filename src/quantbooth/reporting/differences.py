@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from quantbooth.metrics.statistics import Interval
-from quantbooth.reporting.claims import Difference, Snapshot, difference_between, last, share_of_gain
+from quantbooth.reporting.claims import FEWEST, Difference, Snapshot, difference_between, last, share_of_gain
 from quantbooth.reporting.columns import NOTHING, Score, signed
 from quantbooth.reporting.layout import Cell, Written
 from quantbooth.reporting.markdown import markdown
@@ -76,11 +76,13 @@ def paired(study: Study) -> str:
     """How the differences were made, and what they are not."""
     count, seeds = len(study.subjects), len(study.seeds)
     averaged = f", {seeds} tuning seeds averaged within each" if seeds > 1 else ""
+    few = f"none is marked, since fewer than {FEWEST} subjects settle no sign"
+    marked = "marked where it excludes zero" if count >= FEWEST else few
     if count == 1:
         return f"Of one subject{averaged}: no interval, and no proof."
     return (
         f"Paired by subject over {count} of them{averaged}; in brackets the 95 % bootstrap interval over subjects, "
-        "marked where it excludes zero. Not corrected for the number of comparisons."
+        f"{marked}. Not corrected for the number of comparisons."
     )
 
 
