@@ -111,3 +111,11 @@ def test_every_colour_stands_out_on_light_and_on_dark(style: Look) -> None:
 def test_methods_beyond_the_known_share_spare_looks_in_order() -> None:
     methods = ("s1", "a", "b", "c")
     assert [look(name, methods) for name in methods] == [LOOKS["s1"], *OTHERS, OTHERS[0]]
+
+
+def test_variants_have_the_colour_of_their_method_and_shapes_of_their_own() -> None:
+    methods = ("float", "float-0.1", "baseline-slow", "float-0.2", "s2-apart-slow")
+    slow, fast = look("float-0.1", methods), look("float-0.2", methods)
+    assert slow.tone == fast.tone == LOOKS["float"].tone and slow.marker != fast.marker
+    assert look("baseline-slow", methods).tone == LOOKS["baseline"].tone
+    assert look("s2-apart-slow", methods).tone == LOOKS["s2-apart"].tone

@@ -42,9 +42,25 @@ OTHERS = (
 """Hues after Okabe and Ito (2008), darkened and lightened until each has a contrast of at least 4 to its ground."""
 
 
+MARKERS = (("s", "■"), ("^", "▲"), ("P", "✚"), ("X", "✖"), ("v", "▼"), ("D", "◆"), ("o", "●"))
+"""Shapes that tell variants of one method apart."""
+
+
 def look(method: str, methods: tuple[str, ...]) -> Look:
-    """A known method's own look; others take the spare ones in the order of `methods`, and share them when out."""
+    """A known method's own look; a variant of it (`float-slow`) has its colour and a shape by its rank among them.
+
+    Others take the spare looks in the order of `methods`, and share them when out.
+    """
     if method in LOOKS:
         return LOOKS[method]
-    spare = [name for name in methods if name not in LOOKS]
-    return OTHERS[spare.index(method) % len(OTHERS)]
+    family = _family(method)
+    alike = [name for name in methods if name not in LOOKS and _family(name) == family]
+    rank = alike.index(method)
+    if family is None:
+        return OTHERS[rank % len(OTHERS)]
+    return Look(LOOKS[family].tone, *MARKERS[rank % len(MARKERS)])
+
+
+def _family(method: str) -> str | None:
+    """The known method this is a variant of."""
+    return max((name for name in LOOKS if method.startswith(f"{name}-")), key=len, default=None)

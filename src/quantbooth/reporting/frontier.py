@@ -41,7 +41,7 @@ def frontier(results: Sequence[Result]) -> str | None:
             _panel(axes, study, trained, score)
         handles, labels = figure.axes[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="center right", frameon=False, fontsize=8, labelcolor=INK.light)
-        figure.subplots_adjust(left=0.05, right=0.83, bottom=0.16, top=0.89, wspace=0.24)
+        figure.subplots_adjust(left=0.05, right=0.79, bottom=0.16, top=0.89, wspace=0.24)
         tones = (INK, MUTED, FAINT, GROUND, *(look(arm.method, methods).tone for arm in trained))
         return svg(figure, "plot-frontier", "Trained numbers against scores", _told(study, trained, scores), tones)
 

@@ -65,8 +65,8 @@ class Study:
 
     @cached_property
     def arms(self) -> tuple[Arm, ...]:
-        """The base first, then float and the strategies in their usual order, then others as they come."""
-        return tuple(sorted(self._by_arm, key=lambda a: ORDER.index(a.method) if a.method in ORDER else len(ORDER)))
+        """The base, float and the strategies in their usual order, each with its variants, then others as they come."""
+        return tuple(sorted(self._by_arm, key=lambda arm: _place(arm.method)))
 
     @cached_property
     def _by_arm(self) -> dict[Arm, dict[int, list[Result]]]:
@@ -106,6 +106,12 @@ class Study:
         """Mean score by subject: over the images of each seed, then over seeds; undefined images are left out."""
         found = [result for result in self.at(arm, step) if key in result.means]
         return subject_means([result.means[key] for result in found], [result.subject for result in found])
+
+
+def _place(method: str) -> int:
+    """The place of the method, or of the one it is a variant of."""
+    known = [name for name in ORDER if method == name or method.startswith(f"{name}-")]
+    return ORDER.index(max(known, key=len)) if known else len(ORDER)
 
 
 def _arm(result: Result) -> Arm:
