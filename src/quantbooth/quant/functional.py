@@ -30,6 +30,7 @@ from torch.autograd.function import once_differentiable
 
 from quantbooth.quant.packed_weight import Packed
 from quantbooth.quant.per_channel import affine, gain_gradient, in_layout, keeps_output, require_full, summed, times
+from quantbooth.quant.piecewise import PackedProduct
 from quantbooth.quant.products import Product
 
 
@@ -81,7 +82,7 @@ class _GainedProduct(torch.autograd.Function):
         need_x, need_in, need_out, _, *_ = ctx.needs_input_grad
         with torch.autocast(x.device.type, enabled=False):
             scaled = x if g_in is None else times(g_in, x, product.channel).to(x.dtype)
-            u = product.apply(scaled, packed.weight(codes, scale, zero, x.dtype))
+            u = PackedProduct(packed, product, codes, scale, zero).apply(scaled)
             y = affine(u, g_out, b, product.channel)
         ctx.packed, ctx.product, ctx.keep_y = packed, product, keep_y
         ctx.x_shape, ctx.dtype, ctx.y_stride = x.shape, x.dtype, y.stride()
@@ -112,7 +113,7 @@ class _GainedProduct(torch.autograd.Function):
                 dg_out = gain_gradient(dy, kept, ctx.keep_y, g_out, b, channel)
             if codes is not None:
                 du = dy if g_out is None else times(g_out, dy, channel).to(ctx.dtype)
-                dscaled = ctx.product.transpose(du, ctx.packed.weight(codes, scale, zero, ctx.dtype), ctx.x_shape)
+                dscaled = PackedProduct(ctx.packed, ctx.product, codes, scale, zero).transpose(du, ctx.x_shape)
                 if need_in:
                     dg_in = summed(dscaled, x, channel)
                 if need_x:

@@ -10,16 +10,17 @@ Splitting the decoder's shortcuts is Q-Diffusion's (arXiv 2302.04304, "shortcut-
 a skip concatenation have other ranges, and one grid for both wastes its codes on the wider.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod
 
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Integer, UInt8
 from torch import Tensor
 
 from quantbooth.errors import UserError
-from quantbooth.quant.grid import dequantize, quantize
-from quantbooth.quant.packing import pack, packed_width, unpack
+from quantbooth.quant.grid import quantize
+from quantbooth.quant.packing import pack, packed_width, runs
 from quantbooth.quant.scale_search import ScaleSearch
 
 __all__ = ["Packed", "Stored"]
@@ -73,20 +74,36 @@ class Packed:
 
     def weight(
         self,
-        codes: UInt8[Tensor, "out width"],
-        scale: Float[Tensor, "*parts out"],
-        zero: UInt8[Tensor, "*parts out"],
+        codes: UInt8[Tensor, "rows width"],
+        scale: Float[Tensor, "*parts rows"],
+        zero: UInt8[Tensor, "*parts rows"],
         dtype: torch.dtype,
-    ) -> Float[Tensor, "out in *rest"]:
-        """Return W, newly formed in `dtype`; parts are formed in their places, so that none is there twice."""
-        if not self.split:
-            return dequantize(unpack(codes, self.bits, self._lengths[0]), scale, zero, dtype).view(self.shape)
-        weight = torch.empty(self.shape, dtype=dtype, device=codes.device)
-        parts = zip(weight.split(self.split, dim=1), codes.split(self._widths, dim=1), self._lengths, strict=True)
-        ones = [1] * (len(self.shape) - 1)
-        for (part, held, n), s, z in zip(parts, scale, zero, strict=True):
-            part.copy_(unpack(held, self.bits, n).view(part.shape)).sub_(z.view(-1, *ones)).mul_(s.view(-1, *ones))
-        return weight
+    ) -> Float[Tensor, "rows in *rest"]:
+        """Return W, or the rows of it that are given, newly formed in `dtype`; q - z is exact in every float type.
+
+        A float is written twice and nothing else of its size is made: codes become whole numbers q - z in place, go
+        to their columns as floats, and are scaled there.
+        """
+        rows = len(codes)
+        weight = torch.empty(rows, sum(self._lengths), dtype=dtype, device=codes.device)
+        columns, held = weight.split(self._lengths, dim=1), codes.split(self._widths, dim=1)
+        for part, own, s, z in zip(columns, held, scale.view(-1, rows), zero.view(-1, rows), strict=True):
+            for start, q in runs(own, self.bits, part.shape[1]):
+                part[:, start : start + q.shape[1]].copy_(self._lifted(q, z))
+            part.mul_(s[:, None])
+        return weight.view(rows, *self.shape[1:])
+
+    def pieces(self, limit: int) -> Iterator[slice]:
+        """Yield runs of output channels, each with at most `limit` weights or one channel."""
+        step = max(1, limit // max(1, prod(self.shape[1:])))
+        for start in range(0, self.shape[0], step):
+            yield slice(start, min(start + step, self.shape[0]))
+
+    def _lifted(self, q: UInt8[Tensor, "rows n"], z: UInt8[Tensor, " rows"]) -> Integer[Tensor, "rows n"]:
+        """Return q - z, which fits a signed byte below 8 bits; q may be changed then."""
+        if self.bits == 8:
+            return q.to(torch.int16).sub_(z[:, None])
+        return q.view(torch.int8).sub_(z[:, None].view(torch.int8))
 
     @property
     def _inputs(self) -> tuple[int, ...]:

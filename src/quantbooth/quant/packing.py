@@ -6,6 +6,8 @@ of a row of n codes fills m = ceil(n w / 8) bytes: byte i holds the codes i, m +
 which on a CPU is ten times faster than writing every other byte.
 """
 
+from collections.abc import Iterator
+
 import torch
 from jaxtyping import UInt8
 from torch import Tensor
@@ -59,6 +61,20 @@ def unpack(packed: UInt8[Tensor, "out width"], bits: int, n: int) -> UInt8[Tenso
         _unpack_part(packed[:, used : used + m], part, start, codes)
         start, used = start + part, used + m
     return codes
+
+
+def runs(packed: UInt8[Tensor, "out width"], bits: int, n: int) -> Iterator[tuple[int, UInt8[Tensor, "out run"]]]:
+    """Yield the n codes of each row in runs of columns, each with its first column; a run may be changed below 8 bits.
+
+    Of 2 and 4 bits a run is what one place of the bytes holds, so that codes go where they are wanted one run at a
+    time; of 3 and 8 bits there is one run.
+    """
+    if PARTS[bits] != (bits,) or bits == 8:
+        yield 0, unpack(packed, bits, n)
+        return
+    for place, start in enumerate(range(0, n, max(packed.shape[1], 1))):
+        held = packed[:, : n - start]
+        yield start, (held >> place * bits).bitwise_and_(2**bits - 1)
 
 
 def _part_width(part: int, n: int) -> int:

@@ -15,6 +15,11 @@ class Product(ABC):
 
     channel: int
 
+    @property
+    @abstractmethod
+    def by_channel(self) -> bool:
+        """Whether an output channel sees every input, so that some rows of the weight give some channels of y."""
+
     @abstractmethod
     def apply(self, x: Float[Tensor, "b ..."], weight: Float[Tensor, "out ..."]) -> Float[Tensor, "b ..."]:
         """Return product(x, W)."""
@@ -31,6 +36,7 @@ class LinearProduct(Product):
     """x W^T on [b, ..., in]."""
 
     channel = -1
+    by_channel = True
 
     def apply(self, x: Float[Tensor, "b ... in"], weight: Float[Tensor, "out in"]) -> Float[Tensor, "b ... out"]:
         """Return x W^T."""
@@ -53,6 +59,11 @@ class Conv2dProduct(Product):
     groups: int
 
     channel = 1
+
+    @property
+    def by_channel(self) -> bool:
+        """Whether there is one group."""
+        return self.groups == 1
 
     def apply(
         self, x: Float[Tensor, "b in h w"], weight: Float[Tensor, "out in_per_group kh kw"]
