@@ -3,12 +3,13 @@
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+PEERS := $(VENV)/.installed-peers
 PYTHONS := python3.11 python3.12 python3.13 python3.14 python3 python
 
 export OMP_NUM_THREADS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all check style pretrain clean
+.PHONY: help install demo test test-all check style pretrain bench clean
 
 help:  ## show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,6 +38,9 @@ style: $(INSTALLED)  ## format the code and mend what the linter can
 pretrain: $(INSTALLED)  ## train the toy base and its judges anew (long)
 	$(BIN)/quantbooth-pretrain
 
+bench: $(PEERS)  ## measure memory and speed beside other methods (hours; BENCH="--model sd15 --latents 32" for less)
+	$(BIN)/python -m experiments.bench.run $(BENCH)
+
 clean:  ## remove caches and builds; keeps .venv and outputs/
 	rm -rf build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
@@ -57,4 +61,8 @@ $(BIN)/python:
 $(INSTALLED): pyproject.toml requirements.lock | $(BIN)/python
 	@echo "installing into $(VENV) what requirements.lock pins (about 6 GB, a few minutes)"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock --editable '.[dev]'
+	@touch $@
+
+$(PEERS): $(INSTALLED)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock --editable '.[bench]'
 	@touch $@

@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 SOURCES = sorted((ROOT / "src").rglob("*.py"))
-PROGRAMS = SOURCES + sorted((ROOT / "tests").rglob("*.py"))
+PROGRAMS = SOURCES + [file for folder in ("tests", "experiments") for file in sorted((ROOT / folder).rglob("*.py"))]
 LINES = 300
 FUNCTION_LINES = 50
 
@@ -113,7 +113,7 @@ def test_the_lock_file_is_plain_constraints_for_every_dependency() -> None:
     assert [line for line in lines if not re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.]+", line)] == []
     locked = {re.sub(r"[-_.]+", "-", line.partition("==")[0]).lower() for line in lines}
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    wanted = [*project["dependencies"], *project["optional-dependencies"]["dev"]]
+    wanted = sum(project["optional-dependencies"].values(), project["dependencies"])
     names = {re.sub(r"[-_.]+", "-", re.split(r"[<>=!~; \[]", line)[0]).lower() for line in wanted}
     assert names - locked == set()
 
