@@ -2,7 +2,7 @@
 
 On a CPU a piece stays in the cache between being formed and being used, and memory of its size is found again where a
 whole weight of tens of megabytes would be asked of the system, page by page, for every product: that costs more than
-the product itself. So pieces are faster than a float weight that is there already, and the largest weight of a
+the product itself can. So pieces are faster than a whole weight formed each time where weights are large, and the largest of a
 model no longer decides how much memory a step takes. On other devices, and for groups, the weight is one piece.
 """
 
