@@ -1,9 +1,9 @@
 """Products with a packed weight that is formed as floats piece by piece, a few output channels at a time.
 
-On a CPU a piece stays in the cache between being formed and being used, and memory of its size is found again where a
-whole weight of tens of megabytes would be asked of the system, page by page, for every product: that costs more than
-the product itself can. So pieces are faster than a whole weight formed each time where weights are large, and the largest of a
-model no longer decides how much memory a step takes. On other devices, and for groups, the weight is one piece.
+On a CPU memory of a piece's size is found again, where a whole weight of tens of megabytes is asked of the system anew
+for every product, which can cost more than the product itself. So pieces are faster where weights are large, and the
+largest of a model no longer decides how much memory a step takes. On other devices, and for groups, the weight is one
+piece.
 """
 
 from collections.abc import Iterator, Sequence
