@@ -20,7 +20,7 @@ from torch import Tensor
 
 from quantbooth.errors import UserError
 from quantbooth.quant.grid import quantize
-from quantbooth.quant.packing import pack, packed_width, runs
+from quantbooth.quant.packing import pack, packed_width, unpack
 from quantbooth.quant.scale_search import ScaleSearch
 
 __all__ = ["Packed", "Stored"]
@@ -81,15 +81,14 @@ class Packed:
     ) -> Float[Tensor, "rows in *rest"]:
         """Return W, or the rows of it that are given, newly formed in `dtype`; q - z is exact in every float type.
 
-        A float is written twice and nothing else of its size is made: codes become whole numbers q - z in place, go
-        to their columns as floats, and are scaled there.
+        A float is written twice and nothing else of its size is made: parts are joined as whole numbers q - z, which
+        are bytes, and scaled as floats.
         """
         rows = len(codes)
-        weight = torch.empty(rows, sum(self._lengths), dtype=dtype, device=codes.device)
-        columns, held = weight.split(self._lengths, dim=1), codes.split(self._widths, dim=1)
-        for part, own, s, z in zip(columns, held, scale.view(-1, rows), zero.view(-1, rows), strict=True):
-            for start, q in runs(own, self.bits, part.shape[1]):
-                part[:, start : start + q.shape[1]].copy_(self._lifted(q, z))
+        held = zip(codes.split(self._widths, dim=1), self._lengths, zero.view(-1, rows), strict=True)
+        lifted = [self._lifted(unpack(own, self.bits, n), z) for own, n, z in held]
+        weight = (torch.cat(lifted, dim=1) if self.split else lifted[0]).to(dtype)
+        for part, s in zip(weight.split(self._lengths, dim=1), scale.view(-1, rows), strict=True):
             part.mul_(s[:, None])
         return weight.view(rows, *self.shape[1:])
 
@@ -100,7 +99,7 @@ class Packed:
             yield slice(start, min(start + step, self.shape[0]))
 
     def _lifted(self, q: UInt8[Tensor, "rows n"], z: UInt8[Tensor, " rows"]) -> Integer[Tensor, "rows n"]:
-        """Return q - z, which fits a signed byte below 8 bits; q may be changed then."""
+        """Return q - z, which fits a signed byte below 8 bits; q is changed then."""
         if self.bits == 8:
             return q.to(torch.int16).sub_(z[:, None])
         return q.view(torch.int8).sub_(z[:, None].view(torch.int8))
