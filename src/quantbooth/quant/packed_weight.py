@@ -10,8 +10,9 @@ Splitting the decoder's shortcuts is Q-Diffusion's (arXiv 2302.04304, "shortcut-
 a skip concatenation have other ranges, and one grid for both wastes its codes on the wider.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from math import prod
 
 import torch
@@ -85,35 +86,43 @@ class Packed:
         are bytes, and scaled as floats.
         """
         rows = len(codes)
-        held = zip(codes.split(self._widths, dim=1), self._lengths, zero.view(-1, rows), strict=True)
-        lifted = [self._lifted(unpack(own, self.bits, n), z) for own, n, z in held]
-        weight = (torch.cat(lifted, dim=1) if self.split else lifted[0]).to(dtype)
-        for part, s in zip(weight.split(self._lengths, dim=1), scale.view(-1, rows), strict=True):
+        weight = self._lifted(codes, zero.view(-1, rows)).to(dtype)
+        for part, s in zip(self._apart(weight, self._lengths), scale.view(-1, rows), strict=True):
             part.mul_(s[:, None])
         return weight.view(rows, *self.shape[1:])
 
     def pieces(self, limit: int) -> Iterator[slice]:
         """Yield runs of output channels, each with at most `limit` weights or one channel."""
-        step = max(1, limit // max(1, prod(self.shape[1:])))
+        step = max(1, limit // max(1, sum(self._lengths)))
         for start in range(0, self.shape[0], step):
             yield slice(start, min(start + step, self.shape[0]))
 
-    def _lifted(self, q: UInt8[Tensor, "rows n"], z: UInt8[Tensor, " rows"]) -> Integer[Tensor, "rows n"]:
+    def _lifted(
+        self, codes: UInt8[Tensor, "rows width"], zero: UInt8[Tensor, "parts rows"]
+    ) -> Integer[Tensor, "rows n"]:
+        """Return q - z of all parts."""
+        held = zip(self._apart(codes, self._widths), self._lengths, zero, strict=True)
+        parts = [self._less(unpack(own, self.bits, n), z[:, None]) for own, n, z in held]
+        return torch.cat(parts, dim=1) if self.split else parts[0]
+
+    def _less(self, q: UInt8[Tensor, "rows n"], z: UInt8[Tensor, "rows 1"]) -> Integer[Tensor, "rows n"]:
         """Return q - z, which fits a signed byte below 8 bits; q is changed then."""
-        if self.bits == 8:
-            return q.to(torch.int16).sub_(z[:, None])
-        return q.view(torch.int8).sub_(z[:, None].view(torch.int8))
+        return q.to(torch.int16).sub_(z) if self.bits == 8 else q.view(torch.int8).sub_(z.view(torch.int8))
+
+    def _apart(self, joined: Tensor, sizes: list[int]) -> Sequence[Tensor]:
+        """Return the columns of each part."""
+        return joined.split(sizes, dim=1) if self.split else (joined,)
 
     @property
     def _inputs(self) -> tuple[int, ...]:
         return self.split or self.shape[1:2]
 
-    @property
+    @cached_property
     def _lengths(self) -> list[int]:
         """Codes of a row, part by part."""
         return [inputs * prod(self.shape[2:]) for inputs in self._inputs]
 
-    @property
+    @cached_property
     def _widths(self) -> list[int]:
         """Bytes of a row, part by part."""
         return [packed_width(self.bits, n) for n in self._lengths]
