@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from quantbooth.quant import piecewise
-from quantbooth.quant.grid import Grid
+from quantbooth.quant.grid import Grid, quantize
 from quantbooth.quant.packed_weight import Packed
 from quantbooth.quant.piecewise import PackedProduct
 from quantbooth.quant.products import Conv2dProduct, LinearProduct, Product
@@ -26,8 +26,10 @@ FORMS: dict[str, tuple[Product, tuple[int, ...], tuple[int, ...], tuple[int, ...
 def _made(form: str, bits: int, generator: torch.Generator) -> tuple[PackedProduct, Tensor, Tensor]:
     """The product, its weight as float64, and an x."""
     product, shape, split, x_shape = FORMS[form]
-    packed = Packed(bits, shape, split)
-    stored = packed.store(torch.randn(shape, generator=generator), MinMax(Grid(bits)))
+    packed, drawn = Packed(bits, shape, split), torch.randn(shape, generator=generator)
+    scale, zero = packed.fit(drawn, MinMax(Grid(bits)))
+    codes = quantize(drawn, packed.spread(scale), packed.spread(zero), Grid(bits))
+    stored = (packed.store(codes), scale, zero.to(torch.uint8))
     weight = packed.weight(*stored, torch.float64)
     return PackedProduct(packed, product, *stored), weight, torch.randn(x_shape, generator=generator).double()
 

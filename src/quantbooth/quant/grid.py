@@ -50,9 +50,9 @@ class Grid:
 
 
 def quantize(
-    weight: Float[Tensor, "out *rest"], scale: Float[Tensor, " out"], zero: Float[Tensor, " out"], grid: Grid
+    weight: Float[Tensor, "out *rest"], scale: Float[Tensor, "out *ones"], zero: Float[Tensor, "out *ones"], grid: Grid
 ) -> UInt8[Tensor, "out *rest"]:
-    """Return the nearest code, q = clamp(round(w / s) + z, 0, levels)."""
+    """Return the nearest code, q = clamp(round(w / s) + z, 0, levels); s and z are [out], or broadcast already."""
     s, z = _per_channel(scale, weight.ndim), _per_channel(zero, weight.ndim)
     return (weight / s).round_().add_(z).clamp_(0, grid.levels).to(torch.uint8)
 
@@ -68,5 +68,5 @@ def dequantize(
     return codes.to(dtype).sub_(z).mul_(s)
 
 
-def _per_channel(values: Shaped[Tensor, " out"], ndim: int) -> Shaped[Tensor, "out *ones"]:
-    return values.view(-1, *[1] * (ndim - 1))
+def _per_channel(values: Shaped[Tensor, "out *any"], ndim: int) -> Shaped[Tensor, "out *ones"]:
+    return values if values.ndim == ndim else values.view(-1, *[1] * (ndim - 1))

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from quantbooth.errors import UserError
 from quantbooth.quant.functional import gained_product
+from quantbooth.quant.grid import quantize
 from quantbooth.quant.holders import chosen, held, let_go_
 from quantbooth.quant.packed_weight import Packed
 from quantbooth.quant.products import Conv2dProduct, LinearProduct, Product
@@ -43,7 +44,7 @@ class QuantizedLayer(nn.Module, ABC):
         self, packed: Packed, inputs: int, product: Product, bias: bool, device: torch.device | str | None
     ) -> None:
         super().__init__()
-        self.inputs, self._packed, self._product = inputs, packed, product
+        self.inputs, self.form, self._product = inputs, packed, product
         self.shape, self.bits, self.split = packed.shape, packed.bits, packed.split
         out = self.shape[0]
         self.register_buffer("codes", torch.zeros(out, packed.width, dtype=torch.uint8, device=device))
@@ -67,17 +68,29 @@ class QuantizedLayer(nn.Module, ABC):
     @classmethod
     def from_float(cls, layer: nn.Module, search: ScaleSearch, split: tuple[int, ...] = ()) -> Self:
         """Quantize a float layer to the nearest codes, with the scales that `search` finds; the bias is copied."""
-        weight, bias = layer.get_parameter("weight").detach(), layer.bias
+        weight = layer.get_parameter("weight").detach()
         made = cls.like(layer, search.grid.bits, weight.device, split)
-        made.codes, made.scale, made.zero = made._packed.store(weight, search)
+        scale, zero = made.form.fit(weight, search)
+        codes = quantize(weight, made.form.spread(scale), made.form.spread(zero), search.grid)
+        return made.fill_(codes, scale, zero, layer.bias)
+
+    def fill_(
+        self,
+        codes: UInt8[Tensor, "out ..."],
+        scale: Float[Tensor, "*parts out"],
+        zero: Float[Tensor, "*parts out"],
+        bias: object,
+    ) -> Self:
+        """Stand for (q - z) * s0, with a copy of the bias where it is a tensor; return the layer itself."""
+        self.codes, self.scale, self.zero = self.form.store(codes), scale, zero.to(torch.uint8)
         if isinstance(bias, Tensor):
-            made.bias = bias.detach().clone()
-        return made
+            self.bias = bias.detach().clone()
+        return self
 
     @torch.no_grad()
     def dequantized(self) -> Float[Tensor, "out ..."]:
         """Return the base weight (q - z) * s0, newly formed, for looking at."""
-        return self._packed.weight(self.codes, self.scale, self.zero, torch.float32)
+        return self.form.weight(self.codes, self.scale, self.zero, torch.float32)
 
     def forward(self, x: Float[Tensor, "b ..."]) -> Float[Tensor, "b ..."]:
         """Return y.
@@ -89,7 +102,7 @@ class QuantizedLayer(nn.Module, ABC):
         self.check(x)
         batch = x.shape[0]
         g_in, g_out, b = chosen(self, "gain_in", batch), chosen(self, "gain_out", batch), self._bias(batch)
-        return gained_product(x, g_in, g_out, b, self.codes, self.scale, self.zero, self._packed, self._product)
+        return gained_product(x, g_in, g_out, b, self.codes, self.scale, self.zero, self.form, self._product)
 
     @abstractmethod
     def check(self, x: Tensor) -> None:

@@ -20,13 +20,12 @@ from jaxtyping import Float, Integer, UInt8
 from torch import Tensor
 
 from quantbooth.errors import UserError
-from quantbooth.quant.grid import quantize
 from quantbooth.quant.packing import pack, packed_width, unpack
 from quantbooth.quant.scale_search import ScaleSearch
 
-__all__ = ["Packed", "Stored"]
+__all__ = ["Affine", "Packed"]
 
-Stored = tuple[UInt8[Tensor, "out width"], Float[Tensor, "*parts out"], UInt8[Tensor, "*parts out"]]
+Affine = tuple[Float[Tensor, "*parts out"], Float[Tensor, "*parts out"]]
 
 
 @dataclass(frozen=True)
@@ -61,17 +60,24 @@ class Packed:
         """The shape of s0 and of z."""
         return (len(self.split), self.shape[0]) if self.split else self.shape[:1]
 
-    def store(self, weight: Float[Tensor, "out in *rest"], search: ScaleSearch) -> Stored:
-        """Return the nearest codes, packed, and the (s0, z) that `search` finds, for each part by itself."""
-        stored = []
-        for part in weight.split(self._inputs, dim=1):
-            rows = part.flatten(1).float()
-            scale, zero = search(rows)
-            stored.append((pack(quantize(rows, scale, zero, search.grid), self.bits), scale, zero.to(torch.uint8)))
+    def fit(self, weight: Float[Tensor, "out in *rest"], search: ScaleSearch) -> Affine:
+        """Return the (s0, z) that `search` finds, for each part by itself."""
+        found = [search(part.flatten(1).float()) for part in weight.split(self._inputs, dim=1)]
+        scales, zeros = zip(*found, strict=True)
+        return (torch.stack(scales), torch.stack(zeros)) if self.split else found[0]
+
+    def spread(self, values: Float[Tensor, "*parts out"]) -> Float[Tensor, "out in *ones"]:
+        """Return s0 or z so that it broadcasts against the weight."""
+        ones = [1] * (len(self.shape) - 2)
         if not self.split:
-            return stored[0]
-        codes, scales, zeros = zip(*stored, strict=True)
-        return torch.cat(codes, dim=1), torch.stack(scales), torch.stack(zeros)
+            return values.view(-1, 1, *ones)
+        inputs = torch.tensor(self.split, device=values.device)
+        return values.repeat_interleave(inputs, dim=0).t().reshape(*self.shape[:2], *ones)
+
+    def store(self, codes: UInt8[Tensor, "out in *rest"]) -> UInt8[Tensor, "out width"]:
+        """Return the codes, packed part by part."""
+        parts = codes.split(self._inputs, dim=1)
+        return torch.cat([pack(part.flatten(1), self.bits) for part in parts], dim=1)
 
     def weight(
         self,

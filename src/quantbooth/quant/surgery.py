@@ -59,7 +59,7 @@ def quantize_(
         if name not in names:
             raise UserError(f"split layers must be among those to quantize, got {name!r}")
     for name in names:
-        _like(model.get_submodule(name), name, search.grid.bits, "meta", splits.get(name, ()))
+        like(model.get_submodule(name), name, search.grid.bits, "meta", splits.get(name, ()))
     return [_quantize_one(model, name, search, splits.get(name, ())) for name in names]
 
 
@@ -78,7 +78,7 @@ def empty_like_(model: nn.Module, replaced: Iterable[Replaced]) -> None:
             raise UserError(f"quantized layer {record.name!r} does not fit the model: must be {expected}, got {found}")
     for record in records:
         device = modules[record.name].get_parameter("weight").device
-        _swap(model, record.name, _like(modules[record.name], record.name, record.bits, device, record.split))
+        _swap(model, record.name, like(modules[record.name], record.name, record.bits, device, record.split))
 
 
 def to_json(replaced: Iterable[Replaced]) -> list[dict[str, Any]]:
@@ -128,12 +128,22 @@ def _any(name: str, patterns: Sequence[str]) -> bool:
 
 def _quantize_one(model: nn.Module, name: str, search: ScaleSearch, split: tuple[int, ...]) -> Replaced:
     layer = model.get_submodule(name)
-    made = KINDS[type(layer)].from_float(layer, search, split)
+    return replace_(model, name, KINDS[type(layer)].from_float(layer, search, split))
+
+
+def replace_(model: nn.Module, name: str, made: QuantizedLayer) -> Replaced:
+    """Put a quantized layer in the place of the float one it was made from."""
+    layer = model.get_submodule(name)
     _swap(model, name, made)
-    return Replaced(name, type(layer).__name__, made.shape, made.bits, _bytes(layer), _bytes(made), split)
+    return Replaced(name, type(layer).__name__, made.shape, made.bits, _bytes(layer), _bytes(made), made.split)
 
 
-def _like(layer: nn.Module, name: str, bits: int, device: torch.device | str, split: tuple[int, ...]) -> QuantizedLayer:
+def like(layer: nn.Module, name: str, bits: int, device: torch.device | str, split: tuple[int, ...]) -> QuantizedLayer:
+    """An empty quantized layer in the form of the float layer of that name.
+
+    Raises:
+        UserError: naming the layer, when its options are not covered.
+    """
     try:
         return KINDS[type(layer)].like(layer, bits, device, split)
     except UserError as error:

@@ -1,0 +1,71 @@
+"""A tape: what one module of a unet is given and should give, for every item of a calibration set.
+
+What is taped lies in files that are mapped into memory, so a tape may be larger than memory is.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from quantbooth.diffusion.taping import Given
+
+__all__ = ["Tape"]
+
+TARGET = "target"
+
+
+class Tape:
+    """Calls of one module, of which every tensor has a row per item; other arguments are the same in all calls.
+
+    Args:
+        folder: of the files, removed by whoever made it.
+        items: how many there are.
+    """
+
+    def __init__(self, folder: Path, items: int) -> None:
+        self.folder, self.items = folder, items
+        self._rows: dict[str, Tensor] = {}
+        self._first: Given | None = None
+
+    def record(self, places: Sequence[int], given: Given, target: Float[Tensor, "b ..."]) -> None:
+        """Keep the calls of some items."""
+        self._first = self._first or Given(
+            tuple(None if isinstance(value, Tensor) else value for value in given.args),
+            {key: None if isinstance(value, Tensor) else value for key, value in given.kwargs.items()},
+        )
+        for key, value in (*_named(given).items(), (TARGET, target)):
+            if key not in self._rows:
+                self._rows[key] = self._file(key, value)
+            self._rows[key][list(places)] = value.to("cpu")
+
+    def batch(self, places: Sequence[int], device: torch.device) -> tuple[Given, Float[Tensor, "b ..."]]:
+        """The joint call of some items, and what it should give."""
+        assert self._first is not None
+        rows = {key: kept[list(places)].to(device) for key, kept in self._rows.items()}
+        args = tuple(rows.get(_at(place), value) for place, value in enumerate(self._first.args))
+        kwargs = {key: rows.get(key, value) for key, value in self._first.kwargs.items()}
+        return Given(args, kwargs), rows[TARGET]
+
+    @property
+    def nbytes(self) -> int:
+        """Of all files."""
+        return sum(rows.nbytes for rows in self._rows.values())
+
+    def _file(self, key: str, value: Tensor) -> Tensor:
+        shape = (self.items, *value.shape[1:])
+        path = str(self.folder / f"{key}.bin")
+        return torch.from_file(path, shared=True, size=torch.Size(shape).numel(), dtype=value.dtype).view(shape)
+
+
+def _at(place: int) -> str:
+    """The key of a positional argument; no keyword is a number."""
+    return str(place)
+
+
+def _named(given: Given) -> dict[str, Tensor]:
+    arguments: dict[str, Any] = {_at(place): value for place, value in enumerate(given.args)} | dict(given.kwargs)
+    return {key: value for key, value in arguments.items() if isinstance(value, Tensor)}
