@@ -122,7 +122,7 @@ def test_groups_build_what_they_are_for(tmp_path: Path) -> None:
 def test_every_search_finds_scales_at_every_width(bits: int) -> None:
     for cfg in options("calibration"):
         OmegaConf.update(cfg, "quant", with_option("quant", f"w{bits}").quant)
-        assert build(cfg.calibration, ScaleSearch).grid.bits == bits
+        assert build(cfg.calibration.search, ScaleSearch).grid.bits == bits
         assert plain(cfg.quant)["name"] == f"w{bits}"
 
 

@@ -121,7 +121,7 @@ def differing(one: dict[str, str], other: dict[str, str]) -> set[str]:
         ("quant.bits=8", " ".join(ROLES)),
         ("quant.exclude=[conv_in]", " ".join(ROLES)),
         ("calibration=minmax", " ".join(ROLES)),
-        ("calibration.norm=2.0", " ".join(ROLES)),
+        ("calibration.search.norm=2.0", " ".join(ROLES)),
         ("trainer=gpu", ""),
         ("trainer.devices=2", ""),
         ("logger=wandb", ""),

@@ -1,6 +1,6 @@
 """quantbooth-calibrate: a float base becomes a quantized one.
 
-quantbooth-calibrate base=toy quant=w4 calibration=mse
+quantbooth-calibrate base=toy quant=w4 calibration=qdiffusion
 """
 
 from pathlib import Path
@@ -30,7 +30,7 @@ def calibrate(cfg: DictConfig) -> Path:
     plan = Plan(cfg)
     if plan.quantized_base is None:
         raise UserError("quant=fp keeps the base as it is: there is nothing to calibrate")
-    search, split = build(cfg.calibration, ScaleSearch), flag("quant.split", cfg.quant.split)
+    search, split = build(cfg.calibration.search, ScaleSearch), flag("quant.split", cfg.quant.split)
     if found := plan.quantized_base.find():
         return found
     trainer = build(cfg.trainer, Trainer, logger=False, callbacks=[Bar(f"quantizing {plan.quant_name}")])

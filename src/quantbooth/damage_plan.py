@@ -1,5 +1,6 @@
 """The plan of one damage measurement: what decides its artifact, what is asked, and which base is read for it."""
 
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -66,8 +67,8 @@ class DamagePlan:
 
     @property
     def calibration(self) -> str:
-        """How scales are found, in a word: minmax, mse."""
-        return str(self.settings["calibration"]["_target_"]).rpartition(".")[2].lower()
+        """How codes are found, in a word: minmax, mse, qdiffusion."""
+        return str(self.settings["calibration"]["name"])
 
     @cached_property
     def reference(self) -> Item:
@@ -124,14 +125,23 @@ class DamagePlan:
     def _quantization(self, quantized: Path | None) -> dict[str, Any]:
         if quantized is None:
             return {"quant": "fp", "bits": None, "calibration": "", "options": {}, "source": "float base"}
-        quant, calibration = self.settings["quant"], self.settings["calibration"]
+        quant = self.settings["quant"]
         return {
             "quant": quant["name"],
             "bits": quant["bits"],
             "calibration": self.calibration,
-            "options": {name: value for name, value in calibration.items() if name not in ("_target_", "grid")},
+            "options": _options(self.settings["calibration"]),
             "source": quantized.name,
         }
+
+
+def _options(calibration: Mapping[str, Any]) -> dict[str, Any]:
+    """The calibration's own options by name, those of learned rounding and of its set with what they belong to."""
+    found = {name: value for name, value in calibration["search"].items() if name not in ("_target_", "grid")}
+    for part in ("rounding", "set"):
+        options = calibration.get(part) or {}
+        found |= {f"{part}.{name}": value for name, value in options.items() if name != "_target_"}
+    return found
 
 
 def _questions(cfg: DictConfig) -> Questions:
