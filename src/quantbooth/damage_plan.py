@@ -10,6 +10,7 @@ from omegaconf import DictConfig
 
 from quantbooth.artifacts.damage import KIND, Record
 from quantbooth.artifacts.fingerprint import file_fingerprint
+from quantbooth.artifacts.item import Item
 from quantbooth.artifacts.quantized_base import read_quantized_unet
 from quantbooth.artifacts.store import Store
 from quantbooth.config import build, plain
@@ -19,7 +20,7 @@ from quantbooth.diffusion.base import Base
 from quantbooth.diffusion.pretrained import load_base
 from quantbooth.diffusion.sampling import Sampler
 from quantbooth.errors import UserError
-from quantbooth.plan import Item, Plan
+from quantbooth.plan import Plan
 from quantbooth.quant.layers import quantized_layers
 from quantbooth.quant.surgery import KINDS
 from quantbooth.stages.damage import Measurement

@@ -2,8 +2,6 @@
 
 import re
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,10 +10,11 @@ from omegaconf import DictConfig
 
 from quantbooth.artifacts.fingerprint import file_fingerprint
 from quantbooth.artifacts.image_set import Request, requests_for
-from quantbooth.artifacts.manifest import Manifest, open_artifact
+from quantbooth.artifacts.item import Item
 from quantbooth.artifacts.quantized_base import read_quantized_unet
-from quantbooth.artifacts.store import Draft, Store
+from quantbooth.artifacts.store import Store
 from quantbooth.artifacts.tuned import read_snapshot, read_strategy
+from quantbooth.calibration_plan import CalibrationPlan
 from quantbooth.config import build, plain
 from quantbooth.data.options import flag, number, whole
 from quantbooth.data.protocol import Protocol
@@ -32,47 +31,12 @@ from quantbooth.stages.tuners import IdentifierTuner, Tuner
 from quantbooth.stages.tuning import Recipe
 from quantbooth.timesteps.strategies import Strategy
 
-__all__ = ["Item", "Plan"]
+__all__ = ["Plan"]
 
 RATES = {"shifts": "shift_learning_rate", "identifier": "identifier_learning_rate"}
 """Options of the tuner that are learning rates of one kind of numbers; the others learn at the optimizer's."""
 PLAIN = ("scales", "full")
 """Names of tuners that go without saying."""
-
-
-@dataclass(frozen=True)
-class Item:
-    """One artifact of the plan, finished or not."""
-
-    store: Store
-    kind: str
-    label: str
-    verb: str
-    identity: dict[str, Any]
-    parents: Mapping[str, "Item"] = field(default_factory=dict)
-
-    def find(self) -> Path | None:
-        return self.store.find(self.kind, self.identity, self.label)
-
-    def require(self) -> Path:
-        """Its folder.
-
-        Raises:
-            UserError: when it is not there yet, saying which command makes it.
-        """
-        found = self.find()
-        if found is None:
-            raise UserError(
-                f"no {self.kind} for these settings in {self.store.root}; make it with {self.verb} and the same options"
-            )
-        return found
-
-    def manifest(self) -> Manifest:
-        return open_artifact(self.require(), self.kind)
-
-    def writing(self, config: Mapping[str, Any]) -> AbstractContextManager[Draft]:
-        parents = {role: item.manifest().fingerprint for role, item in self.parents.items()}
-        return self.store.writing(self.kind, self.label, self.identity, parents, config)
 
 
 class Plan:
@@ -129,9 +93,17 @@ class Plan:
         """None for quant=fp."""
         if self.bits is None:
             return None
+        seen = self.calibration_set
         identity = {"base": self.base_fingerprint, **self._part("quant", "calibration")}
+        parents = {} if seen is None else {"calibration_set": seen.item}
         label = f"{self._base_name}-{self.quant_name}"
-        return Item(self.store, "quantized_base", label, "quantbooth-calibrate", identity)
+        identity |= {role: item.identity for role, item in parents.items()}
+        return Item(self.store, "quantized_base", label, "quantbooth-calibrate", identity, parents)
+
+    @cached_property
+    def calibration_set(self) -> CalibrationPlan | None:
+        """What the unet is run on to learn rounding; None where every weight goes to the nearest code."""
+        return None if self.settings["calibration"]["rounding"] is None else CalibrationPlan(self.cfg)
 
     @cached_property
     def prior(self) -> Item:

@@ -15,6 +15,7 @@ from lightning.pytorch import LightningModule, Trainer
 from omegaconf import DictConfig
 
 from quantbooth.artifacts.fingerprint import file_fingerprint
+from quantbooth.artifacts.item import Item
 from quantbooth.artifacts.probe import KIND, ProbeRecord, read_probe, write_probe
 from quantbooth.artifacts.store import Store
 from quantbooth.cli import command
@@ -27,7 +28,6 @@ from quantbooth.diffusion.base import Base, frozen
 from quantbooth.diffusion.pretrained import load_base
 from quantbooth.diffusion.sampling import Sampler
 from quantbooth.errors import UserError
-from quantbooth.plan import Item
 from quantbooth.reporting.probe import write_document
 from quantbooth.stages.costs import measured
 from quantbooth.stages.evaluation import Scorer

@@ -12,6 +12,7 @@ from quantbooth.errors import UserError
 __all__ = ["FORMAT_VERSIONS", "KINDS", "MANIFEST", "Manifest", "open_artifact"]
 
 MAKERS = {
+    "calibration_set": "quantbooth-calibrate",
     "quantized_base": "quantbooth-calibrate",
     "scale_sets": "quantbooth-tune",
     "tuned_unet": "quantbooth-tune",

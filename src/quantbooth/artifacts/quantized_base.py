@@ -1,7 +1,9 @@
 """The quantized base on disk: packed codes, scales and zero points of a unet, beside its float norms and biases."""
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -10,16 +12,23 @@ from quantbooth.diffusion.pretrained import empty_unet
 from quantbooth.errors import UserError
 from quantbooth.quant.surgery import Replaced, empty_like_, from_json, to_json
 
-__all__ = ["WEIGHTS", "read_quantized_unet", "write_quantized_unet"]
+__all__ = ["WEIGHTS", "read_quantized_unet", "write_blocks", "write_quantized_unet"]
 
 WEIGHTS = "unet.safetensors"
 LAYERS = "layers.json"
+BLOCKS = "blocks.json"
 
 
 def write_quantized_unet(folder: Path, unet: nn.Module, replaced: list[Replaced]) -> None:
     """The unet's tensors as they lie in memory, and which layers are quantized."""
     save_file({name: tensor.contiguous() for name, tensor in unet.state_dict().items()}, folder / WEIGHTS)
     (folder / LAYERS).write_text(json.dumps(to_json(replaced), indent=1))
+
+
+def write_blocks(folder: Path, blocks: Sequence[Mapping[str, Any]]) -> None:
+    """The errors of every block whose rounding was learned; nothing where none was."""
+    if blocks:
+        (folder / BLOCKS).write_text(json.dumps(list(blocks), indent=1))
 
 
 def read_quantized_unet(folder: Path, base_folder: Path) -> nn.Module:

@@ -1,0 +1,48 @@
+"""An item of a plan: an artifact that is there or can be made, known by what decides it."""
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from quantbooth.artifacts.manifest import Manifest, open_artifact
+from quantbooth.artifacts.store import Draft, Store
+from quantbooth.errors import UserError
+
+__all__ = ["Item"]
+
+
+@dataclass(frozen=True)
+class Item:
+    """One artifact of the plan, finished or not."""
+
+    store: Store
+    kind: str
+    label: str
+    verb: str
+    identity: dict[str, Any]
+    parents: Mapping[str, "Item"] = field(default_factory=dict)
+
+    def find(self) -> Path | None:
+        return self.store.find(self.kind, self.identity, self.label)
+
+    def require(self) -> Path:
+        """Its folder.
+
+        Raises:
+            UserError: when it is not there yet, saying which command makes it.
+        """
+        found = self.find()
+        if found is None:
+            raise UserError(
+                f"no {self.kind} for these settings in {self.store.root}; make it with {self.verb} and the same options"
+            )
+        return found
+
+    def manifest(self) -> Manifest:
+        return open_artifact(self.require(), self.kind)
+
+    def writing(self, config: Mapping[str, Any]) -> AbstractContextManager[Draft]:
+        parents = {role: item.manifest().fingerprint for role, item in self.parents.items()}
+        return self.store.writing(self.kind, self.label, self.identity, parents, config)

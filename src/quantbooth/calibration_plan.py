@@ -1,0 +1,75 @@
+"""The plan of one calibration set: what decides its artifact, and what its states are drawn from."""
+
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from quantbooth.artifacts.fingerprint import file_fingerprint
+from quantbooth.artifacts.item import Item
+from quantbooth.artifacts.store import Store
+from quantbooth.config import build, plain
+from quantbooth.data.options import whole
+from quantbooth.data.questions import Questions, questions_of
+from quantbooth.diffusion.calibration_sources import Asked, Source, batches, kept_places, source_of
+from quantbooth.diffusion.sampling import Sampler
+
+__all__ = ["CalibrationPlan"]
+
+LEAST = {"count": 1, "timesteps": 1, "seed": 0, "batch": 1}
+
+
+class CalibrationPlan:
+    """What the unet will be run on while its rounding is learned; wrong options are refused here.
+
+    Raises:
+        UserError: for an option that is not offered, no prompts, or a source without its pictures.
+    """
+
+    def __init__(self, cfg: DictConfig) -> None:
+        self.cfg, self.settings = cfg, plain(cfg)
+        for option, least in LEAST.items():
+            whole(f"calibration.set.{option}", self.options[option], least)
+        sampler = build(cfg.sampler, Sampler)
+        self.source: Source = source_of(self.options["source"], sampler)
+        kept_places(sampler.steps, self.count)
+        self.source.check(self.asked[0])
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return dict(self.settings["calibration"]["set"])
+
+    @property
+    def count(self) -> int:
+        """Timesteps of each prompt."""
+        return int(self.options["timesteps"])
+
+    @cached_property
+    def questions(self) -> Questions:
+        """The person's own sentences, else what the base is measured on, with other seeds."""
+        count, seed = self.options["count"], self.options["seed"]
+        if self.options["prompts"] is not None:
+            return questions_of(self.options["prompts"], count, seed, option="calibration.set.prompts")
+        return build(self.cfg.base.held_out, Questions, count=count, seed=seed)
+
+    @property
+    def asked(self) -> list[Asked]:
+        """The sentences in batches."""
+        each = self.questions.each
+        whole_set = Asked(tuple(q.text for q in each), tuple(q.seed for q in each), self.questions.pictures)
+        return list(batches(whole_set, self.options["batch"]))
+
+    @cached_property
+    def item(self) -> Item:
+        """The set as an artifact."""
+        base = self.settings["base"]
+        identity = {
+            "base": file_fingerprint([build(self.cfg.base.folder, Path)]),
+            "questions": self.questions.fingerprint,
+            "sampler": self.settings["sampler"],
+            **{option: self.options[option] for option in ("source", "timesteps", "batch")},
+        }
+        store = Store(Path(self.settings["paths"]["store"]).expanduser())
+        label = f"{base['name']}-{self.options['source']}"
+        return Item(store, "calibration_set", label, "quantbooth-calibrate", identity)

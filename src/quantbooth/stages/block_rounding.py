@@ -1,0 +1,145 @@
+"""Block after block: each unit of a unet is taped, its rounding learned, and the next unit sees what came of it."""
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import chain
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from lightning.pytorch import Trainer
+from torch import Tensor, nn
+
+from quantbooth.artifacts.calibration_set import CalibrationSet
+from quantbooth.artifacts.progress import Progress
+from quantbooth.diffusion.tape import Tape
+from quantbooth.diffusion.taping import caught_inputs, caught_output
+from quantbooth.diffusion.units import Unit, units_of
+from quantbooth.quant.layers import QuantizedLayer
+from quantbooth.quant.rounding import LearnedRounding
+from quantbooth.quant.scale_search import ScaleSearch
+from quantbooth.quant.surgery import Replaced, Splits, like, replace_
+from quantbooth.stages.reconstruction import Reconstruction, UnitStage
+
+__all__ = ["BlockRounding", "Outcome"]
+
+ERRORS = ("nearest", "learned")
+"""Of a unit's output over the whole calibration set, with the nearest codes and with those that were learned."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A unit that is done: its errors by ERRORS."""
+
+    unit: Unit
+    errors: Mapping[str, float]
+
+
+class BlockRounding:
+    """Makes a quantized unet of a float one, which stays as it is.
+
+    The quantized unet shares every float tensor it still has with the float one. Codes are the learned ones where they
+    bring the unit nearer to the float unit than the nearest codes do, else those.
+
+    Args:
+        unet: the float one.
+        names: layers to quantize.
+        splits: which of them have a scale for each part of their inputs.
+        search: finds scales.
+        recipe: how rounding is learned.
+        items: what the unet is run on.
+        trainer: makes the trainer of one unit from what it does, in words.
+        scratch: where tapes lie meanwhile.
+    """
+
+    def __init__(
+        self,
+        unet: nn.Module,
+        names: Sequence[str],
+        splits: Splits,
+        search: ScaleSearch,
+        recipe: Reconstruction,
+        items: CalibrationSet,
+        trainer: Callable[[str], Trainer],
+        scratch: Path,
+    ) -> None:
+        self.unet, self.made = unet, _sharing(unet)
+        self.splits, self.search, self.recipe, self.items = splits, search, recipe, items
+        self.trainer, self.scratch = trainer, scratch
+        self.replaced: list[Replaced] = []
+        self.units = units_of(unet, names, lambda: self._run(unet, [0]))
+
+    def run(self, progress: Progress, note: Callable[[int, Outcome], Any]) -> None:
+        """Do every unit that `progress` does not have; `note` is told of each with its number."""
+        for number, unit in enumerate(self.units):
+            found = progress.read(number)
+            if found is None:
+                found = self._learned(unit, f"rounding block {number + 1} of {len(self.units)}")
+                progress.write(number, found)
+            self._put(unit, found)
+            note(number, Outcome(unit, {name: float(found[name]) for name in ERRORS}))
+
+    def _learned(self, unit: Unit, what: str) -> dict[str, Tensor]:
+        """The state of the unit's quantized layers by the names of layers, and its errors."""
+        module = self.made.get_submodule(unit.name)
+        inner = {name: name[len(unit.name) + 1 :] for name in unit.layers}
+        affine = {name: self._empty(name).form.fit(self._weight(name), self.search) for name in unit.layers}
+        roundings = {name: self._rounding(name, *affine[name]) for name in unit.layers}
+        keys = {name: f"{inner[name]}.weight".lstrip(".") for name in unit.layers}
+        with TemporaryDirectory(dir=self.scratch) as folder:
+            tape = self._taped(unit, Path(folder))
+            stage = UnitStage(unit.name, module, {keys[name]: roundings[name] for name in roundings}, tape, self.recipe)
+            self.trainer(what).fit(stage)
+            candidates = {"nearest": stage.nearest, "learned": stage.codes()}
+            errors = {name: stage.error_of(codes) for name, codes in candidates.items()}
+        codes = candidates[min(errors, key=errors.__getitem__)]
+        layers = {name: self._filled(name, codes[keys[name]], *affine[name]) for name in unit.layers}
+        return _states(layers) | {name: torch.tensor(error) for name, error in errors.items()}
+
+    def _taped(self, unit: Unit, folder: Path) -> Tape:
+        tape = Tape(folder, len(self.items))
+        ours, theirs = self.made.get_submodule(unit.name), self.unet.get_submodule(unit.name)
+        for some in torch.arange(len(self.items)).split(4 * self.recipe.batch):
+            places = some.tolist()
+            given = caught_inputs(ours, partial(self._run, self.made, places))
+            tape.record(places, given, caught_output(theirs, partial(self._run, self.unet, places)))
+        return tape
+
+    def _run(self, unet: nn.Module, places: Sequence[int]) -> Any:
+        items = self.items.batch(places)
+        return unet(items.x, items.t, encoder_hidden_states=items.text)
+
+    def _put(self, unit: Unit, found: Mapping[str, Tensor]) -> None:
+        for name in unit.layers:
+            layer = self._empty(name)
+            layer.load_state_dict({key: found[f"{name}.{key}"] for key in layer.state_dict()}, assign=True)
+            self.replaced.append(replace_(self.made, name, layer))
+
+    def _rounding(self, name: str, scale: Tensor, zero: Tensor) -> LearnedRounding:
+        form = self._empty(name).form
+        return LearnedRounding(self._weight(name), form.spread(scale), form.spread(zero), self.search.grid)
+
+    def _filled(self, name: str, codes: Tensor, scale: Tensor, zero: Tensor) -> QuantizedLayer:
+        bias = self.unet.get_submodule(name).bias
+        return self._empty(name).fill_(codes, scale, zero, bias)
+
+    def _empty(self, name: str) -> QuantizedLayer:
+        layer = self.unet.get_submodule(name)
+        return like(layer, name, self.search.grid.bits, "cpu", self.splits.get(name, ()))
+
+    def _weight(self, name: str) -> Float[Tensor, "out ..."]:
+        return self.unet.get_submodule(name).get_parameter("weight").detach()
+
+
+def _sharing(unet: nn.Module) -> nn.Module:
+    """Another unet of the same tensors."""
+    tensors = chain(unet.parameters(), unet.buffers())
+    return copy.deepcopy(unet, {id(tensor): tensor for tensor in tensors})
+
+
+def _states(layers: Mapping[str, QuantizedLayer]) -> dict[str, Tensor]:
+    return {f"{name}.{key}": value for name, layer in layers.items() for key, value in layer.state_dict().items()}

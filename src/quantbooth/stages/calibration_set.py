@@ -1,0 +1,33 @@
+"""Making a calibration set under Lightning's predict loop: a batch of prompts at a step, written before the next."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from lightning.pytorch import LightningModule
+from torch import nn
+
+from quantbooth.artifacts.calibration_set import write_states, write_texts
+from quantbooth.diffusion.base import Base
+from quantbooth.diffusion.calibration_sources import Asked, Source
+
+__all__ = ["CalibrationSetStage"]
+
+
+class CalibrationSetStage(LightningModule):
+    """Writes the states of each batch of sentences, `count` timesteps of each."""
+
+    def __init__(self, base: Base, source: Source, asked: Sequence[Asked], count: int, folder: Path) -> None:
+        super().__init__()
+        self.base, self.source, self.asked, self.count, self.folder = base, source, tuple(asked), count, folder
+        self.parts = nn.ModuleList([base.unet, base.autoencoder, base.text_encoder])  # so that all move together
+
+    def predict_step(self, shards: list[int]) -> int:
+        for shard in shards:
+            write_states(self.folder, shard, self.source.states(self.base, self.asked[shard], self.count))
+        return len(shards)
+
+    def on_predict_end(self) -> None:
+        prompts = [text for asked in self.asked for text in asked.texts]
+        texts = self.base.encode_texts(["", *prompts]).cpu()
+        times = self.source.timesteps(self.base, self.count).tolist()
+        write_texts(self.folder, prompts, texts, times, shard=len(self.asked[0].texts))

@@ -1,0 +1,65 @@
+"""The calibration set on disk: items by place, each prompt with its own text and with none; damage in one line."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from quantbooth.artifacts.calibration_set import CalibrationSet, write_states, write_texts
+from quantbooth.errors import UserError
+
+PROMPTS, TIMES, SHARD = ["one", "two", "drei – 3"], [900.0, 500.5], 2
+
+
+@pytest.fixture
+def states(generator: torch.Generator) -> Tensor:
+    return torch.randn(3, 2, 4, 3, 3, generator=generator)
+
+
+@pytest.fixture
+def texts(generator: torch.Generator) -> Tensor:
+    return torch.randn(4, 5, 6, generator=generator)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, states: Tensor, texts: Tensor) -> Path:
+    for shard, part in enumerate(states.split(SHARD)):
+        write_states(tmp_path, shard, part)
+    write_texts(tmp_path, PROMPTS, texts, TIMES, SHARD)
+    return tmp_path
+
+
+def test_items_are_every_prompt_at_every_timestep_with_text_and_without(
+    folder: Path, states: Tensor, texts: Tensor
+) -> None:
+    found = CalibrationSet(folder)
+    assert len(found) == 12
+    items = found.batch(range(12))
+    place = 0
+    for prompt in range(3):
+        for time in range(2):
+            for text in (texts[1 + prompt], texts[0]):
+                assert torch.equal(items.x[place], states[prompt, time])
+                assert items.t[place] == TIMES[time]
+                assert torch.equal(items.text[place], text)
+                place += 1
+
+
+def test_items_come_in_the_order_they_are_asked_for(folder: Path) -> None:
+    found, order = CalibrationSet(folder), [11, 0, 5, 5]
+    whole, some = found.batch(range(12)), found.batch(order)
+    assert torch.equal(some.x, whole.x[order])
+    assert torch.equal(some.t, whole.t[order])
+    assert torch.equal(some.text, whole.text[order])
+
+
+@pytest.mark.parametrize("file", ["set.json", "texts.safetensors", "states-00001.safetensors"])
+@pytest.mark.parametrize("damage", ["missing", "cut"])
+def test_a_damaged_set_is_refused_in_one_line(folder: Path, file: str, damage: str) -> None:
+    if damage == "missing":
+        (folder / file).unlink()
+    else:
+        (folder / file).write_bytes((folder / file).read_bytes()[:20])
+    with pytest.raises(UserError, match="cannot be read: .*remove that folder and calibrate again"):
+        CalibrationSet(folder).batch([11])
