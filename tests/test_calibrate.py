@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import hydra
@@ -17,35 +16,18 @@ from quantbooth.artifacts.progress import Progress
 from quantbooth.calibrate import calibrate
 from quantbooth.calibration_plan import CalibrationPlan
 from quantbooth.config import conf_dir
-from quantbooth.diffusion.pretrained import new_unet, save_base
 from quantbooth.diffusion.units import Unit
 from quantbooth.errors import UserError
 from quantbooth.plan import Plan
 from quantbooth.stages.block_rounding import BlockRounding
 from quantbooth.stages.calibration_set import CalibrationSetStage
-from quantbooth.toyworld.captions import words
-from quantbooth.toyworld.models import UNET, untrained_base
 
 Configure = Callable[..., DictConfig]
-TINY = {
-    **UNET,
-    **{"block_out_channels": (8,), "norm_num_groups": 4, "attention_head_dim": 2, "mid_block_type": None},
-    **{"down_block_types": ("CrossAttnDownBlock2D",), "up_block_types": ("UpBlock2D",)},
-}
 QUICK = (
     *("base=folder", "base.resolution=32", "calibration=qdiffusion", "sampler.steps=2", "quant=w2"),
     *("calibration.rounding.iterations=4", "calibration.rounding.batch=2", "calibration.set.count=3"),
     *("calibration.set.timesteps=2", "calibration.set.batch=2", "calibration.set.prompts=[a red mug,a duck]"),
 )
-
-
-@pytest.fixture(scope="module")
-def base_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    base = untrained_base(words(), seed=0)
-    torch.manual_seed(0)
-    folder = tmp_path_factory.mktemp("base")
-    save_base(replace(base, unet=new_unet(TINY)), folder, torch.float32)
-    return folder
 
 
 @pytest.fixture

@@ -3,13 +3,11 @@
 import logging
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import hydra
 import pandas as pd
 import pytest
-import torch
 from omegaconf import DictConfig
 
 from quantbooth.artifacts.damage import read_damage
@@ -17,32 +15,15 @@ from quantbooth.artifacts.manifest import open_artifact
 from quantbooth.config import conf_dir
 from quantbooth.damage import damage, main
 from quantbooth.damage_plan import DamagePlan
-from quantbooth.diffusion.pretrained import new_unet, save_base
 from quantbooth.errors import UserError
 from quantbooth.stages.same_noise import SameNoise
-from quantbooth.toyworld.captions import words
-from quantbooth.toyworld.models import UNET, untrained_base
 
 Configure = Callable[..., DictConfig]
 Command = Callable[..., tuple[int, str]]
-TINY = {
-    **UNET,
-    **{"block_out_channels": (8,), "norm_num_groups": 4, "attention_head_dim": 2, "mid_block_type": None},
-    **{"down_block_types": ("CrossAttnDownBlock2D",), "up_block_types": ("UpBlock2D",)},
-}
 QUICK = (
     *("base=folder", "base.resolution=32", "calibration=minmax", "sampler.steps=1", "damage.predictions=3"),
     *("damage.pictures=2", "damage.batch=2", "damage.shown=2", "damage.prompts=[a red mug,a duck on the beach]"),
 )
-
-
-@pytest.fixture(scope="module")
-def base_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    base = untrained_base(words(), seed=0)
-    torch.manual_seed(0)
-    folder = tmp_path_factory.mktemp("base")
-    save_base(replace(base, unet=new_unet(TINY)), folder, torch.float32)
-    return folder
 
 
 @pytest.fixture(scope="module")

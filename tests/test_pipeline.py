@@ -5,7 +5,6 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,30 +13,13 @@ from PIL import Image
 
 from quantbooth import pipeline, report, tune
 from quantbooth.diffusion.losses import denoising_error
-from quantbooth.diffusion.pretrained import new_unet, save_base
 from quantbooth.stages import tuning
-from quantbooth.toyworld.captions import words
-from quantbooth.toyworld.models import UNET, untrained_base
 
 Command = Callable[..., tuple[int, str]]
-TINY = {
-    **UNET,
-    **{"block_out_channels": (8,), "norm_num_groups": 4, "attention_head_dim": 2, "mid_block_type": None},
-    **{"down_block_types": ("CrossAttnDownBlock2D",), "up_block_types": ("UpBlock2D",)},
-}
 QUICK = (
     *("base=folder", "base.resolution=32", "calibration=minmax", "sampler.steps=1", "prior=none"),
     *("tuner.steps=2", "tuner.sample_every=0", "protocol.every=25"),
 )
-
-
-@pytest.fixture(scope="module")
-def base_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    base = untrained_base(words(), seed=0)
-    torch.manual_seed(0)
-    folder = tmp_path_factory.mktemp("base")
-    save_base(replace(base, unet=new_unet(TINY)), folder, torch.float32)
-    return folder
 
 
 @pytest.fixture

@@ -1,48 +1,35 @@
 """quantbooth-probe on a tiny untrained base: rows as they must be, a document that shows them, nothing done twice."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import hydra
 import numpy as np
 import pytest
-import torch
 from omegaconf import DictConfig
 
 from quantbooth.artifacts.probe import read_probe
 from quantbooth.config import conf_dir
-from quantbooth.diffusion.pretrained import new_unet, save_base
 from quantbooth.errors import UserError
 from quantbooth.metrics.decisions import Border
 from quantbooth.probe import document, probe
 from quantbooth.reporting.probe import answers, suggested, switches
 from quantbooth.stages import probing
-from quantbooth.toyworld.captions import words
-from quantbooth.toyworld.models import UNET, untrained_base
 
 Configure = Callable[..., DictConfig]
-TINY = {
-    **UNET,
-    **{"block_out_channels": (8,), "norm_num_groups": 4, "attention_head_dim": 2, "mid_block_type": None},
-    **{"down_block_types": ("CrossAttnDownBlock2D",), "up_block_types": ("UpBlock2D",)},
-}
 QUICK = ("probe.pairs=3", "probe.every=500", "probe.questions=2", "probe.grid=3", "sampler.steps=3")
 
 
 @pytest.fixture(scope="module")
-def configure(tmp_path_factory: pytest.TempPathFactory) -> Configure:
-    base = untrained_base(words(), seed=0)
-    torch.manual_seed(0)
+def configure(base_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Configure:
     outputs = tmp_path_factory.mktemp("outputs")
-    save_base(replace(base, unet=new_unet(TINY)), outputs / "base", torch.float32)
 
     def make(*overrides: str, group: str = "toy") -> DictConfig:
         given = [*QUICK, f"base={group}", f"paths.outputs={outputs}", *overrides]
         if group == "folder":
-            given += [f"base.path={outputs / 'base'}", "base.resolution=32"]
+            given += [f"base.path={base_folder}", "base.resolution=32"]
         else:
-            given += ["+base.path=x", "base.folder._target_=pathlib.Path", f"+base.folder._args_=[{outputs / 'base'}]"]
+            given += ["+base.path=x", "base.folder._target_=pathlib.Path", f"+base.folder._args_=[{base_folder}]"]
         with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
             return hydra.compose("probe", given)
 

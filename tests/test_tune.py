@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import hydra
@@ -13,20 +12,12 @@ from safetensors.torch import load_file
 
 from quantbooth.calibrate import calibrate
 from quantbooth.config import conf_dir
-from quantbooth.diffusion.pretrained import new_unet, save_base
 from quantbooth.errors import UserError
 from quantbooth.plan import Plan
 from quantbooth.sample import sample
-from quantbooth.toyworld.captions import words
-from quantbooth.toyworld.models import UNET, untrained_base
 from quantbooth.tune import tune
 
 Configure = Callable[..., DictConfig]
-TINY = {
-    **UNET,
-    **{"block_out_channels": (8,), "norm_num_groups": 4, "attention_head_dim": 2, "mid_block_type": None},
-    **{"down_block_types": ("CrossAttnDownBlock2D",), "up_block_types": ("UpBlock2D",)},
-}
 QUICK = (
     *("base=folder", "base.resolution=32", "calibration=minmax", "sampler.steps=2", "prior=none"),
     *("tuner.steps=3", "tuner.sample_every=3", "protocol.every=25"),
@@ -38,16 +29,13 @@ EVERYTHING = (
 
 
 @pytest.fixture(scope="module")
-def configure(tmp_path_factory: pytest.TempPathFactory) -> Configure:
+def configure(base_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Configure:
     """Makes a configuration on a tiny untrained base that is quantized already; all share one store."""
     place = tmp_path_factory.mktemp("tune")
-    base = untrained_base(words(), seed=0)
-    torch.manual_seed(0)
-    save_base(replace(base, unet=new_unet(TINY)), place / "base", torch.float32)
 
     def make(*overrides: str) -> DictConfig:
         with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
-            given = [*QUICK, f"base.path={place}/base", f"paths.outputs={place}/out", *overrides]
+            given = [*QUICK, f"base.path={base_folder}", f"paths.outputs={place}/out", *overrides]
             return hydra.compose("quantbooth", given)
 
     calibrate(make())

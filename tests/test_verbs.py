@@ -3,7 +3,6 @@
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import hydra
@@ -18,37 +17,20 @@ from quantbooth.artifacts.manifest import open_artifact
 from quantbooth.artifacts.scores import read_record, read_rows
 from quantbooth.calibrate import calibrate
 from quantbooth.config import conf_dir, plain
-from quantbooth.diffusion.pretrained import new_unet, save_base
 from quantbooth.errors import UserError
 from quantbooth.evaluate import evaluate
 from quantbooth.plan import Plan
 from quantbooth.sample import sample
 from quantbooth.stages import evaluation, sampling, tuning
-from quantbooth.toyworld.captions import words
-from quantbooth.toyworld.models import UNET, untrained_base
 from quantbooth.tune import tune
 
 Configure = Callable[..., DictConfig]
-TINY = {
-    **UNET,
-    **{"block_out_channels": (8,), "norm_num_groups": 4, "attention_head_dim": 2, "mid_block_type": None},
-    **{"down_block_types": ("CrossAttnDownBlock2D",), "up_block_types": ("UpBlock2D",)},
-}
 QUICK = (
     *("base=folder", "base.resolution=32", "calibration=minmax", "sampler.steps=2", "prior.count=2", "prior.batch=1"),
     *("tuner.steps=2", "tuner.sample_every=0", "protocol.every=13", "protocol.at_steps=[1]"),
 )
 METHODS = {"s2": ("strategy=s2",), "float": ("method=float", "prior.batch=0", "protocol.at_steps=[]")}
 STEPS = {"s2": (0, 1, 2), "float": (0, 2)}
-
-
-@pytest.fixture(scope="module")
-def base_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    base = untrained_base(words(), seed=0)
-    torch.manual_seed(0)
-    folder = tmp_path_factory.mktemp("base")
-    save_base(replace(base, unet=new_unet(TINY)), folder, torch.float32)
-    return folder
 
 
 @pytest.fixture(scope="module")
