@@ -77,9 +77,9 @@ def test_a_killed_run_goes_on_at_its_block_with_the_same_result(
     assert not list((tmp_path / "out" / "store" / "quantized_base").glob("*"))
     learned, learn = [], BlockRounding._learned
 
-    def noted(self: BlockRounding, unit: Unit, what: str) -> dict[str, torch.Tensor]:
+    def noted(self: BlockRounding, unit: Unit, folder: Path, what: str) -> dict[str, torch.Tensor]:
         learned.append(unit.name)
-        return learn(self, unit, what)
+        return learn(self, unit, folder, what)
 
     monkeypatch.setattr(BlockRounding, "_learned", noted)
     resumed = calibrate(configure())

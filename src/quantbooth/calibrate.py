@@ -128,7 +128,8 @@ def as_learned(
     def trainer(what: str) -> Trainer:
         return build(plan.cfg.trainer, Trainer, logger=False, max_steps=recipe.iterations, callbacks=[Bar(what)])
 
-    rounding = BlockRounding(unet, names, splits, search, recipe, items, trainer, plan.store.root)
+    unet.to(trainer("").strategy.root_device)
+    rounding = BlockRounding(unet, names, splits, search, recipe, items, trainer)
     blocks: list[dict[str, Any]] = []
 
     def note(number: int, outcome: Outcome) -> None:

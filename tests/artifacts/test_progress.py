@@ -33,3 +33,12 @@ def test_a_damaged_part_is_named(tmp_path: Path) -> None:
     (tmp_path / "part-00001.safetensors").write_bytes(b"nothing of the kind")
     with pytest.raises(UserError, match=r"part-00001.safetensors cannot be read: .*remove it"):
         Progress(tmp_path).read(1)
+
+
+def test_scratch_is_empty_at_first_and_gone_in_the_end(tmp_path: Path) -> None:
+    (tmp_path / "scratch").mkdir()
+    (tmp_path / "scratch" / "left").write_text("by a killed run")
+    with Progress(tmp_path).scratch() as folder:
+        assert not list(folder.iterdir())
+        (folder / "tape.bin").write_text("much")
+    assert not folder.exists()

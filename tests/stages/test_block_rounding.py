@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Trainer
-from torch import Tensor, nn
+from torch import Tensor
 
 from quantbooth.artifacts.calibration_set import CalibrationSet, write_states, write_texts
 from quantbooth.artifacts.progress import Progress
@@ -52,11 +52,11 @@ def trainer(_what: str) -> Trainer:
 
 
 @pytest.fixture
-def make(small_base: Base, items: CalibrationSet, tmp_path: Path) -> Make:
+def make(small_base: Base, items: CalibrationSet) -> Make:
     def made(search: ScaleSearch | None = None, splits: Splits = NO_SPLITS, unet: Any = None) -> BlockRounding:
         unet = deepcopy(small_base.unet) if unet is None else unet
         names = matching(unet, SOME, [])
-        return BlockRounding(unet, names, splits, search or MSE(Grid(2)), RECIPE, items, trainer, tmp_path)
+        return BlockRounding(unet, names, splits, search or MSE(Grid(2)), RECIPE, items, trainer)
 
     return made
 
@@ -183,4 +183,4 @@ def test_layers_in_parts_have_a_scale_of_each(make: Make, small_base: Base, tmp_
 def test_nothing_but_progress_is_left_on_the_disk(make: Make, tmp_path: Path) -> None:
     run(make(), tmp_path / "work")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["set", "work"]
-    assert isinstance(make().made, nn.Module)
+    assert {path.suffix for path in (tmp_path / "work").iterdir()} == {".safetensors"}

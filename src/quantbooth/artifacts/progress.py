@@ -1,6 +1,8 @@
 """Progress of long work: what each finished part left, so that a run that was stopped goes on where it was."""
 
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,6 +44,17 @@ class Progress:
         partial = self._path(part).with_suffix(".partial")
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, partial)
         partial.rename(self._path(part))
+
+    @contextmanager
+    def scratch(self) -> Iterator[Path]:
+        """An empty folder for the work on one part; what a killed run left in it is removed."""
+        folder = self.folder / "scratch"
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
 
     def clear(self) -> None:
         """Forget all parts: the work is finished."""

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -53,7 +52,6 @@ class BlockRounding:
         recipe: how rounding is learned.
         items: what the unet is run on.
         trainer: makes the trainer of one unit from what it does, in words.
-        scratch: where tapes lie meanwhile.
     """
 
     def __init__(
@@ -65,11 +63,10 @@ class BlockRounding:
         recipe: Reconstruction,
         items: CalibrationSet,
         trainer: Callable[[str], Trainer],
-        scratch: Path,
     ) -> None:
         self.unet, self.made = unet, _sharing(unet)
         self.splits, self.search, self.recipe, self.items = splits, search, recipe, items
-        self.trainer, self.scratch = trainer, scratch
+        self.trainer = trainer
         self.replaced: list[Replaced] = []
         self.units = units_of(unet, names, lambda: self._run(unet, [0]))
 
@@ -78,26 +75,24 @@ class BlockRounding:
         for number, unit in enumerate(self.units):
             found = progress.read(number)
             if found is None:
-                found = self._learned(unit, f"rounding block {number + 1} of {len(self.units)}")
+                with progress.scratch() as folder:
+                    found = self._learned(unit, folder, f"rounding block {number + 1} of {len(self.units)}")
                 progress.write(number, found)
             self._put(unit, found)
             note(number, Outcome(unit, {name: float(found[name]) for name in ERRORS}))
 
-    def _learned(self, unit: Unit, what: str) -> dict[str, Tensor]:
+    def _learned(self, unit: Unit, folder: Path, what: str) -> dict[str, Tensor]:
         """The state of the unit's quantized layers by the names of layers, and its errors."""
-        module = self.made.get_submodule(unit.name)
-        inner = {name: name[len(unit.name) + 1 :] for name in unit.layers}
         affine = {name: self._empty(name).form.fit(self._weight(name), self.search) for name in unit.layers}
-        roundings = {name: self._rounding(name, *affine[name]) for name in unit.layers}
-        keys = {name: f"{inner[name]}.weight".lstrip(".") for name in unit.layers}
-        with TemporaryDirectory(dir=self.scratch) as folder:
-            tape = self._taped(unit, Path(folder))
-            stage = UnitStage(unit.name, module, {keys[name]: roundings[name] for name in roundings}, tape, self.recipe)
-            self.trainer(what).fit(stage)
-            candidates = {"nearest": stage.nearest, "learned": stage.codes()}
-            errors = {name: stage.error_of(codes) for name, codes in candidates.items()}
+        roundings = {_key(unit, name): self._rounding(name, *affine[name]) for name in unit.layers}
+        module, tape = self.made.get_submodule(unit.name), self._taped(unit, folder)
+        stage = UnitStage(unit.name, module, roundings, tape, self.recipe)
+        self.trainer(what).fit(stage)
+        stage.to(self.device)  # Lightning takes a finished stage off a GPU
+        candidates = {"nearest": stage.nearest, "learned": stage.codes()}
+        errors = {name: stage.error_of(codes) for name, codes in candidates.items()}
         codes = candidates[min(errors, key=errors.__getitem__)]
-        layers = {name: self._filled(name, codes[keys[name]], *affine[name]) for name in unit.layers}
+        layers = {name: self._filled(name, codes[_key(unit, name)], *affine[name]) for name in unit.layers}
         return _states(layers) | {name: torch.tensor(error) for name, error in errors.items()}
 
     def _taped(self, unit: Unit, folder: Path) -> Tape:
@@ -111,13 +106,14 @@ class BlockRounding:
 
     def _run(self, unet: nn.Module, places: Sequence[int]) -> Any:
         items = self.items.batch(places)
-        return unet(items.x, items.t, encoder_hidden_states=items.text)
+        x, t, text = (tensor.to(self.device) for tensor in (items.x, items.t, items.text))
+        return unet(x, t, encoder_hidden_states=text)
 
     def _put(self, unit: Unit, found: Mapping[str, Tensor]) -> None:
         for name in unit.layers:
             layer = self._empty(name)
             layer.load_state_dict({key: found[f"{name}.{key}"] for key in layer.state_dict()}, assign=True)
-            self.replaced.append(replace_(self.made, name, layer))
+            self.replaced.append(replace_(self.made, name, layer.to(self.device)))
 
     def _rounding(self, name: str, scale: Tensor, zero: Tensor) -> LearnedRounding:
         form = self._empty(name).form
@@ -129,7 +125,12 @@ class BlockRounding:
 
     def _empty(self, name: str) -> QuantizedLayer:
         layer = self.unet.get_submodule(name)
-        return like(layer, name, self.search.grid.bits, "cpu", self.splits.get(name, ()))
+        return like(layer, name, self.search.grid.bits, self.device, self.splits.get(name, ()))
+
+    @property
+    def device(self) -> torch.device:
+        """Where the unets are."""
+        return next(self.unet.parameters()).device
 
     def _weight(self, name: str) -> Float[Tensor, "out ..."]:
         return self.unet.get_submodule(name).get_parameter("weight").detach()
@@ -139,6 +140,11 @@ def _sharing(unet: nn.Module) -> nn.Module:
     """Another unet of the same tensors."""
     tensors = chain(unet.parameters(), unet.buffers())
     return copy.deepcopy(unet, {id(tensor): tensor for tensor in tensors})
+
+
+def _key(unit: Unit, layer: str) -> str:
+    """The name of a layer's weight within its unit, which may be the layer itself."""
+    return f"{layer}.weight".removeprefix(f"{unit.name}.")
 
 
 def _states(layers: Mapping[str, QuantizedLayer]) -> dict[str, Tensor]:
