@@ -94,3 +94,21 @@ def test_a_snapshot_with_other_names_is_refused_naming_the_first(configure: Conf
     few.write_bytes(many.read_bytes())
     with pytest.raises(UserError, match=r"^the scale set does not fit the model: '[\w.]+' is not in the model$"):
         Plan(cfg).tuned_base(3)
+
+
+@pytest.mark.parametrize("added", [(), ("method=float",)])
+def test_what_is_kept_in_half_the_precision_is_served_nearly_alike(
+    configure: Configure, added: tuple[str, ...]
+) -> None:
+    found = {}
+    for precision in ("float32", "float16"):
+        cfg = configure("tuner.learning_rate=0.001", f"tuner.saved_as={precision}", *added)
+        folder, unet = tune(cfg), Plan(cfg).tuned_base(3).unet
+        size = (folder / "step-000003.safetensors").stat().st_size
+        found[precision] = size, torch.cat([value.flatten() for value in unet.parameters()])
+        assert all(value.dtype == torch.float32 for value in unet.parameters())
+    (whole, one), (half, other) = found.values()
+    learned = sum(tensor.numel() for tensor in load_file(folder / "step-000003.safetensors").values())
+    assert whole - half == pytest.approx(2 * learned, rel=0.05)  # the rest is names, and where each begins
+    torch.testing.assert_close(other, one, rtol=2**-10, atol=1e-7)
+    assert not torch.equal(one, other)

@@ -14,6 +14,7 @@ from quantbooth.data.options import whole
 from quantbooth.data.questions import Questions, questions_of
 from quantbooth.diffusion.calibration_sources import Asked, Source, batches, kept_places, source_of
 from quantbooth.diffusion.sampling import Sampler
+from quantbooth.errors import UserError
 
 __all__ = ["CalibrationPlan"]
 
@@ -47,10 +48,11 @@ class CalibrationPlan:
 
     @cached_property
     def questions(self) -> Questions:
-        """The person's own sentences, else what the base is measured on, with other seeds."""
-        count, seed = self.options["count"], self.options["seed"]
-        if self.options["prompts"] is not None:
-            return questions_of(self.options["prompts"], count, seed, option="calibration.set.prompts")
+        """The person's own sentences, given or in a file, else what the base is measured on, with other seeds."""
+        count, seed, prompts = self.options["count"], self.options["seed"], self.options["prompts"]
+        if prompts is not None:
+            given = _lines(Path(prompts).expanduser()) if isinstance(prompts, str) else prompts
+            return questions_of(given, count, seed, option="calibration.set.prompts")
         return build(self.cfg.base.held_out, Questions, count=count, seed=seed)
 
     @property
@@ -73,3 +75,15 @@ class CalibrationPlan:
         store = Store(Path(self.settings["paths"]["store"]).expanduser())
         label = f"{base['name']}-{self.options['source']}"
         return Item(store, "calibration_set", label, "quantbooth-calibrate", identity)
+
+
+def _lines(file: Path) -> list[str]:
+    """The sentences of a text file, one a line; empty lines do not count."""
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(
+            "calibration.set.prompts must be a list of sentences such as [a dog,a red car], "
+            f"or a text file with one a line, got {str(file)!r}: {error}"
+        ) from error
+    return [line.strip() for line in lines if line.strip()]

@@ -13,7 +13,7 @@ from quantbooth.artifacts.image_set import Request, requests_for
 from quantbooth.artifacts.item import Item
 from quantbooth.artifacts.quantized_base import read_quantized_unet
 from quantbooth.artifacts.store import Store
-from quantbooth.artifacts.tuned import read_snapshot, read_strategy
+from quantbooth.artifacts.tuned import precision_of, read_snapshot, read_strategy
 from quantbooth.calibration_plan import CalibrationPlan
 from quantbooth.config import build, plain
 from quantbooth.data.options import flag, number, whole
@@ -51,6 +51,7 @@ class Plan:
         self.protocol = build(cfg.protocol, Protocol)
         self.sampler = build(cfg.sampler, Sampler)
         self.recipe = _recipe(self.settings)
+        self.precision = precision_of(self.settings["tuner"]["saved_as"])
         self.steps = self.protocol.steps(last=self.recipe.steps)
         self.tuner = self._tuner()
         self.tuner.check(self.strategy, self.bits)

@@ -48,7 +48,7 @@ def tune(cfg: DictConfig) -> Path:
         with measured() as cost:
             runs = [learn(plan, zones, optimizer, draft.destination.name) for zones in plan.strategy.runs]
         for step in runs[0]:
-            write_snapshot(draft.path, step, plan.tuner.join([run[step] for run in runs]))
+            write_snapshot(draft.path, step, plan.tuner.join([run[step] for run in runs]), plan.precision)
         draft.measured.update(
             seconds=round(cost.seconds, 3),
             peak_memory_bytes=cost.peak_memory_bytes,

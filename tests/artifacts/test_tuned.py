@@ -26,6 +26,26 @@ def test_numbers_come_back_to_the_last_bit_also_those_lying_across(tmp_path: Pat
     assert all(torch.equal(again[name], state[name]) for name in state)
 
 
+def test_half_the_precision_is_half_the_file_and_gains_stay_within_it(
+    tmp_path: Path, generator: torch.Generator
+) -> None:
+    gains = 1 + 0.2 * torch.randn(2, 3000, generator=generator)
+    write_snapshot(tmp_path, 1, {"a.gain_out": gains, "identifier.7": torch.arange(3)})
+    write_snapshot(tmp_path, 2, {"a.gain_out": gains, "identifier.7": torch.arange(3)}, torch.float16)
+    again = read_snapshot(tmp_path, 2)
+    assert again["a.gain_out"].dtype == torch.float16
+    assert torch.equal(again["identifier.7"], torch.arange(3))
+    assert float(((again["a.gain_out"].double() - gains) / gains).abs().max()) <= 2**-11
+    whole, half = (snapshot_path(tmp_path, step).stat().st_size for step in (1, 2))
+    assert whole - half == 2 * gains.numel()
+
+
+def test_numbers_too_large_for_half_the_precision_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"^'a' has numbers too large for tuner.saved_as=float16; choose float32$"):
+        write_snapshot(tmp_path, 1, {"a": torch.tensor([1.0, 1e6])}, torch.float16)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_step_that_was_not_kept_is_refused_naming_those_that_were(tmp_path: Path) -> None:
     for step in (50, 1000, 200):
         write_snapshot(tmp_path, step, {"a": torch.zeros(1)})

@@ -1,7 +1,7 @@
 """The calibration set on disk: (x_t, t, text) a unet is run on to see what its quantization does.
 
     states-00000.safetensors, ...    x [prompts of the shard, timesteps, c, h, w], in the order of the prompts
-    texts.safetensors                texts [1 + prompts, length, d], the first of them empty
+    texts.safetensors                texts [n, length, d] of the empty sentence and of each prompt once (`sentences`)
     set.json                         prompts, timesteps, prompts of a shard
 
 Each prompt at each timestep is two items, with its own text and with the empty one, as guidance runs a unet twice.
@@ -11,7 +11,6 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from torch import Tensor
 
 from quantbooth.errors import UserError
 
-__all__ = ["CalibrationSet", "Items", "write_states", "write_texts"]
+__all__ = ["CalibrationSet", "Items", "sentences", "write_states", "write_texts"]
 
 ABOUT = "set.json"
 TEXTS = "texts.safetensors"
@@ -39,12 +38,12 @@ class Items:
 
 
 class CalibrationSet:
-    """Items by place; states stay on disk until they are asked for.
+    """Items by place; states stay on disk, memory-mapped, until they are asked for.
 
     Item (p k + i) 2 + e is prompt p at kept timestep i of k, with its own text (e = 0) or the empty one (e = 1).
 
     Raises:
-        UserError: when a file is missing or damaged.
+        UserError: when a file is missing, damaged or of another set.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -55,32 +54,50 @@ class CalibrationSet:
             self.timesteps: list[float] = about["timesteps"]
             self._shard: int = about["shard"]
             self._texts = load_file(folder / TEXTS)["texts"]
+            rows = {text: row for row, text in enumerate(sentences(self.prompts))}
+            _require(len(self._texts) == len(rows), f"{TEXTS} must have {len(rows)} texts, found {len(self._texts)}")
+            self._rows = [rows[prompt] for prompt in self.prompts]
+            self._shards = [self._opened(first) for first in range(0, len(self.prompts), self._shard)]
 
     def __len__(self) -> int:
         return 2 * len(self.prompts) * len(self.timesteps)
 
     def batch(self, places: Sequence[int]) -> Items:
-        """The items at these places."""
-        states, empty = [place // 2 for place in places], [place % 2 for place in places]
-        prompts, times = zip(*(divmod(state, len(self.timesteps)) for state in states), strict=True)
-        with _in_one_line(self.folder):
-            x = torch.stack([self._state(prompt, time) for prompt, time in zip(prompts, times, strict=True)])
-        text = self._texts[[0 if alone else 1 + prompt for prompt, alone in zip(prompts, empty, strict=True)]]
-        return Items(x, torch.tensor([self.timesteps[time] for time in times]), text)
+        """The items at these places.
+
+        Raises:
+            IndexError: for a place that is not in [0, len).
+        """
+        if wrong := [place for place in places if not 0 <= place < len(self)]:
+            raise IndexError(f"places must be in [0, {len(self)}), got {wrong[0]}")
+        found = [(*divmod(place // 2, len(self.timesteps)), place % 2) for place in places]
+        x = torch.stack([self._state(prompt, time) for prompt, time, _ in found])
+        text = self._texts[[0 if empty else self._rows[prompt] for prompt, _, empty in found]]
+        return Items(x, torch.tensor([self.timesteps[time] for _, time, _ in found]), text)
 
     def _state(self, prompt: int, time: int) -> Tensor:
         shard, place = divmod(prompt, self._shard)
         row: Tensor = self._shards[shard].get_slice("x")[place : place + 1]
         return row[0, time]
 
-    @cached_property
-    def _shards(self) -> list[Any]:
-        return [safe_open(path, "pt") for path in sorted(self.folder.glob("states-*.safetensors"))]
+    def _opened(self, first: int) -> Any:
+        """The shard that begins with prompt `first`; only its header is read."""
+        path = self.folder / _shard_name(first // self._shard)
+        opened = safe_open(path, "pt")
+        expected = [min(self._shard, len(self.prompts) - first), len(self.timesteps)]
+        found = opened.get_slice("x").get_shape()[:2]
+        _require(found == expected, f"{path.name} must have {expected} prompts and timesteps, found {found}")
+        return opened
+
+
+def sentences(prompts: Sequence[str]) -> list[str]:
+    """What is encoded: the empty sentence, then each prompt once, in the order they are met."""
+    return list(dict.fromkeys(["", *prompts]))
 
 
 def write_states(folder: Path, shard: int, states: Float[Tensor, "b k c h w"]) -> None:
     """Write the states of one shard's prompts."""
-    save_file({"x": states.contiguous()}, folder / f"states-{shard:05d}.safetensors")
+    save_file({"x": states.contiguous()}, folder / _shard_name(shard))
 
 
 def write_texts(
@@ -90,10 +107,19 @@ def write_texts(
     timesteps: Sequence[float],
     shard: int,
 ) -> None:
-    """Write what the states belong to; `shard` prompts are in each shard but the last."""
+    """Write what the states belong to: `texts` of `sentences(prompts)`; `shard` prompts are in each shard but the last."""
     save_file({"texts": texts.contiguous()}, folder / TEXTS)
     about = {"prompts": list(prompts), "timesteps": list(timesteps), "shard": shard}
     (folder / ABOUT).write_text(json.dumps(about, indent=1, ensure_ascii=False))
+
+
+def _shard_name(shard: int) -> str:
+    return f"states-{shard:05d}.safetensors"
+
+
+def _require(holds: bool, otherwise: str) -> None:
+    if not holds:
+        raise ValueError(otherwise)
 
 
 @contextmanager

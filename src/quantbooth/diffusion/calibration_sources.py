@@ -8,6 +8,7 @@ to compare with.
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import count as counted
 
 import torch
 from jaxtyping import Float
@@ -89,10 +90,15 @@ class SamplerSource(Source):
     def check(self, asked: Asked) -> None: ...
 
     def states(self, base: Base, asked: Asked, count: int) -> Float[Tensor, "b count c hl wl"]:
-        met: list[Tensor] = []
-        text = base.encode_texts(list(asked.texts))
-        self.sampler.denoise(base, lambda _t: text, asked.noise(base), lambda _t, x_t, _e: met.append(x_t.cpu()))
-        return torch.stack([met[place] for place in kept_places(len(met), count)], dim=1)
+        kept = set(kept_places(len(self.sampler.new_scheduler(base).timesteps), count))
+        text, met, place = base.encode_texts(list(asked.texts)), list[Tensor](), counted()
+
+        def keep(_t: Tensor, x_t: Tensor, _predicted: Tensor) -> None:
+            if next(place) in kept:
+                met.append(x_t.cpu())
+
+        self.sampler.denoise(base, lambda _t: text, asked.noise(base), keep)
+        return torch.stack(met, dim=1)
 
 
 @dataclass(frozen=True)

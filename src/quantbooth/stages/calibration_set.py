@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
 from lightning.pytorch import LightningModule
 from torch import nn
 
-from quantbooth.artifacts.calibration_set import write_states, write_texts
+from quantbooth.artifacts.calibration_set import sentences, write_states, write_texts
 from quantbooth.diffusion.base import Base
 from quantbooth.diffusion.calibration_sources import Asked, Source
 
@@ -28,6 +29,7 @@ class CalibrationSetStage(LightningModule):
 
     def on_predict_end(self) -> None:
         prompts = [text for asked in self.asked for text in asked.texts]
-        texts = self.base.encode_texts(["", *prompts]).cpu()
+        encoded, size = sentences(prompts), len(self.asked[0].texts)
+        pieces = [self.base.encode_texts(encoded[start : start + size]) for start in range(0, len(encoded), size)]
         times = self.source.timesteps(self.base, self.count).tolist()
-        write_texts(self.folder, prompts, texts, times, shard=len(self.asked[0].texts))
+        write_texts(self.folder, prompts, torch.cat(pieces).cpu(), times, shard=size)
