@@ -7,7 +7,7 @@ from torch import Tensor
 
 from quantbooth.diffusion.base import Base
 from quantbooth.diffusion.calibration_sources import SOURCES, Asked, batches, kept_places, source_of
-from quantbooth.diffusion.sampling import Sampler, initial_noise
+from quantbooth.diffusion.sampling import SCHEDULERS, Sampler, initial_noise
 from quantbooth.errors import UserError
 
 SAMPLER = Sampler("ddim", 5, 3.0)
@@ -38,6 +38,23 @@ def test_the_samplers_states_are_those_of_a_plain_loop(base: Base, asked: Asked)
     expected = torch.stack([met[place][0] for place in (0, 2, 4)])
     torch.testing.assert_close(found[1], expected, rtol=1e-4, atol=1e-4)
     assert source_of("sampler", SAMPLER).timesteps(base, 3).tolist() == scheduler.timesteps[[0, 2, 4]].tolist()
+
+
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
+def test_the_state_at_a_kept_timestep_is_what_the_unet_sees_there(base: Base, asked: Asked, scheduler: str) -> None:
+    source, seen = source_of("sampler", Sampler(scheduler, 6, 2.0)), list[tuple[float, Tensor]]()
+
+    def note(_unet: object, args: tuple[Tensor, Tensor]) -> None:
+        seen.append((float(args[1]), args[0][: len(TEXTS)].clone()))
+
+    hook = base.unet.register_forward_pre_hook(note)
+    try:
+        found = source.states(base, asked, 3)
+    finally:
+        hook.remove()
+    places = kept_places(len(seen), 3)
+    assert source.timesteps(base, 3).tolist() == [seen[place][0] for place in places]
+    assert torch.equal(found, torch.stack([seen[place][1] for place in places], dim=1))
 
 
 def test_forward_states_are_pictures_noised_as_in_training(base: Base, asked: Asked) -> None:

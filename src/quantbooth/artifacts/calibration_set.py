@@ -107,7 +107,7 @@ def write_texts(
     timesteps: Sequence[float],
     shard: int,
 ) -> None:
-    """Write what the states belong to: `texts` of `sentences(prompts)`; `shard` prompts are in each shard but the last."""
+    """Write the `texts` of `sentences(prompts)` and what the states belong to; every shard but the last has `shard`."""
     save_file({"texts": texts.contiguous()}, folder / TEXTS)
     about = {"prompts": list(prompts), "timesteps": list(timesteps), "shard": shard}
     (folder / ABOUT).write_text(json.dumps(about, indent=1, ensure_ascii=False))

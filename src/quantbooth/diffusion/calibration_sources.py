@@ -91,7 +91,8 @@ class SamplerSource(Source):
 
     def states(self, base: Base, asked: Asked, count: int) -> Float[Tensor, "b count c hl wl"]:
         kept = set(kept_places(len(self.sampler.new_scheduler(base).timesteps), count))
-        text, met, place = base.encode_texts(list(asked.texts)), list[Tensor](), counted()
+        text, place = base.encode_texts(list(asked.texts)), counted()
+        met: list[Tensor] = []
 
         def keep(_t: Tensor, x_t: Tensor, _predicted: Tensor) -> None:
             if next(place) in kept:
