@@ -12,7 +12,6 @@ from quantbooth.errors import UserError
 __all__ = ["FORMAT_VERSIONS", "KINDS", "MANIFEST", "Manifest", "open_artifact"]
 
 MAKERS = {
-    "calibration_set": "quantbooth-calibrate",
     "quantized_base": "quantbooth-calibrate",
     "scale_sets": "quantbooth-tune",
     "tuned_unet": "quantbooth-tune",
@@ -21,6 +20,7 @@ MAKERS = {
     "damage": "quantbooth-damage",
     "probe": "quantbooth-probe",
     "report": "quantbooth-report",
+    "calibration_set": "quantbooth-calibrate",
 }
 KINDS = tuple(MAKERS)
 FORMAT_VERSIONS = {**dict.fromkeys(MAKERS, 1), "scale_sets": 2}
