@@ -3,7 +3,6 @@
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -15,14 +14,13 @@ from torch import Tensor, nn
 
 from quantbooth.artifacts.calibration_set import CalibrationSet
 from quantbooth.artifacts.progress import Progress
-from quantbooth.diffusion.tape import Tape
-from quantbooth.diffusion.taping import caught_inputs, caught_output
-from quantbooth.diffusion.units import Unit, units_of
+from quantbooth.diffusion.units import Unit
 from quantbooth.quant.layers import QuantizedLayer
 from quantbooth.quant.rounding import LearnedRounding
 from quantbooth.quant.scale_search import ScaleSearch
 from quantbooth.quant.surgery import Replaced, Splits, like, replace_
 from quantbooth.stages.reconstruction import Reconstruction, UnitStage
+from quantbooth.stages.unit_tapes import UnitTapes
 
 __all__ = ["BlockRounding", "Outcome"]
 
@@ -65,10 +63,10 @@ class BlockRounding:
         trainer: Callable[[str], Trainer],
     ) -> None:
         self.unet, self.made = unet, _sharing(unet)
-        self.splits, self.search, self.recipe, self.items = splits, search, recipe, items
-        self.trainer = trainer
+        self.splits, self.search, self.recipe, self.trainer = splits, search, recipe, trainer
         self.replaced: list[Replaced] = []
-        self.units = units_of(unet, names, lambda: self._run(unet, [0]))
+        self.tapes = UnitTapes(unet, self.made, items, 4 * recipe.batch)
+        self.units = self.tapes.units(names)
 
     def run(self, progress: Progress, note: Callable[[int, Outcome], Any]) -> None:
         """Do every unit that `progress` does not have; `note` is told of each with its number."""
@@ -85,7 +83,7 @@ class BlockRounding:
         """The state of the unit's quantized layers by the names of layers, and its errors."""
         affine = {name: self._empty(name).form.fit(self._weight(name), self.search) for name in unit.layers}
         roundings = {_key(unit, name): self._rounding(name, *affine[name]) for name in unit.layers}
-        module, tape = self.made.get_submodule(unit.name), self._taped(unit, folder)
+        module, tape = self.made.get_submodule(unit.name), self.tapes.record(unit, folder)
         stage = UnitStage(unit.name, module, roundings, tape, self.recipe)
         self.trainer(what).fit(stage)
         stage.to(self.device)  # Lightning takes a finished stage off a GPU
@@ -94,20 +92,6 @@ class BlockRounding:
         codes = candidates[min(errors, key=errors.__getitem__)]
         layers = {name: self._filled(name, codes[_key(unit, name)], *affine[name]) for name in unit.layers}
         return _states(layers) | {name: torch.tensor(error) for name, error in errors.items()}
-
-    def _taped(self, unit: Unit, folder: Path) -> Tape:
-        tape = Tape(folder, len(self.items))
-        ours, theirs = self.made.get_submodule(unit.name), self.unet.get_submodule(unit.name)
-        for some in torch.arange(len(self.items)).split(4 * self.recipe.batch):
-            places = some.tolist()
-            given = caught_inputs(ours, partial(self._run, self.made, places))
-            tape.record(places, given, caught_output(theirs, partial(self._run, self.unet, places)))
-        return tape
-
-    def _run(self, unet: nn.Module, places: Sequence[int]) -> Any:
-        items = self.items.batch(places)
-        x, t, text = (tensor.to(self.device) for tensor in (items.x, items.t, items.text))
-        return unet(x, t, encoder_hidden_states=text)
 
     def _put(self, unit: Unit, found: Mapping[str, Tensor]) -> None:
         for name in unit.layers:
@@ -130,7 +114,7 @@ class BlockRounding:
     @property
     def device(self) -> torch.device:
         """Where the unets are."""
-        return next(self.unet.parameters()).device
+        return self.tapes.device
 
     def _weight(self, name: str) -> Float[Tensor, "out ..."]:
         return self.unet.get_submodule(name).get_parameter("weight").detach()
