@@ -102,6 +102,16 @@ def _contrast(one: str, other: str) -> float:
     return (high + 0.05) / (low + 0.05)
 
 
+def test_the_widest_label_chooses_first_wherever_it_stands() -> None:
+    frame, anchors, sizes = Box(0, 0, 400, 300), [(200.0, 153.0), (200.0, 150.0)], [(30.0, 11.0), (120.0, 11.0)]
+    boxes = place(anchors, sizes, [], [], frame)
+    assert place(anchors[::-1], sizes[::-1], [], [], frame) == boxes[::-1]
+
+
+def test_a_hair_line_leads_to_the_nearest_point_of_a_label() -> None:
+    assert Box(0, 0, 40, 30).nearest((50, 15)) == (40, 15) and Box(0, 0, 40, 30).nearest((7, 8)) == (7, 8)
+
+
 @pytest.mark.parametrize("style", [*LOOKS.values(), *OTHERS], ids=lambda style: style.tone.light)
 def test_every_colour_stands_out_on_light_and_on_dark(style: Look) -> None:
     assert _contrast(style.tone.light, "#fdfdfc") >= 4

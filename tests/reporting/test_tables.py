@@ -117,3 +117,10 @@ def test_rows_keep_every_image_with_its_setting(four: list[Result]) -> None:
 def test_two_bases_never_share_a_table(make: Make) -> None:
     with pytest.raises(UserError, match="got 'toy' .* and 'sd15'"):
         table([make("s1"), make("s2", base="sd15")])
+
+
+def test_of_many_runs_the_csv_tells(make: Make) -> None:
+    many = [make("s1", subject) for subject in "abcdefghijklm"]
+    frame = table(many)
+    assert "Runs: 13, named by method in the column `runs` of `table.csv`" in as_markdown(frame, caption(many))
+    assert all(result.run in as_csv(frame) for result in many)

@@ -34,10 +34,12 @@ LOOKS = {
     "s1": Look(Tone("#c8500a", "#ff9152"), "s", "■"),
     "s2": Look(Tone("#00805c", "#2fc596"), "^", "▲"),
     "s2-apart": Look(Tone("#a8467f", "#e993c5"), "v", "▼"),
+    "baseline-scales_in_out": Look(Tone("#8a6a00", "#e3b93c"), "P", "✚"),
+    "baseline-scales_shifts": Look(Tone("#5b55c0", "#a8a3f5"), "X", "✖"),
 }
 OTHERS = (
-    Look(Tone("#8a6a00", "#e3b93c"), "P", "✚"),
-    Look(Tone("#5b55c0", "#a8a3f5"), "X", "✖"),
+    Look(Tone("#9a4a2f", "#e8a083"), "p", "⬟"),
+    Look(Tone("#2f7280", "#74bfcd"), "h", "⬢"),
 )
 """Hues after Okabe and Ito (2008), darkened and lightened until each has a contrast of at least 4 to its ground."""
 

@@ -1,7 +1,7 @@
 """Where to put a label beside its point so that it hides no line, no point and no other label."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -36,6 +36,10 @@ class Box:
         height = min(self.top, other.top) - max(self.bottom, other.bottom)
         return max(width, 0.0) * max(height, 0.0)
 
+    def nearest(self, point: Point) -> Point:
+        """The point of the rectangle that lies nearest."""
+        return (min(max(point[0], self.left), self.right), min(max(point[1], self.bottom), self.top))
+
     def beyond(self, other: "Box") -> float:
         """How far this sticks out of the other, summed over sides."""
         return (
@@ -53,29 +57,30 @@ def place(
     faint: Sequence[Sequence[Point]],
     frame: Box,
 ) -> list[Box]:
-    """One box (width, height given) for each anchor, greedily the cheapest of several directions and distances.
+    """One box (width, height given) for each anchor, widest first, the cheapest of several directions and distances.
 
     Crossing a faint line costs less; lying beside a stranger's anchor costs more, since it would name that.
     """
     drawn = np.array(
         [p for line in lines for p in _sampled(line, 3)] + [p for line in faint for p in _sampled(line, 9)]
     )
-    placed: list[Box] = []
-    for k, (anchor, size) in enumerate(zip(anchors, sizes, strict=True)):
+    placed: dict[int, Box] = {}
+    for k in sorted(range(len(anchors)), key=lambda k: -sizes[k][0]):
+        anchor, size = anchors[k], sizes[k]
         strangers = np.array([other for j, other in enumerate(anchors) if j != k]).reshape(-1, 2)
         options = [_box(anchor, size, angle, far) for far in DISTANCES for angle in DIRECTIONS]
         costs = [
             box.holds(drawn.reshape(-1, 2))
             + 6 * box.holds(strangers, STRANGE)
-            + _crowding(box, placed, frame)
+            + _crowding(box, placed.values(), frame)
             + rank / 8
             for rank, box in enumerate(options)
         ]
-        placed.append(options[int(np.argmin(costs))])
-    return placed
+        placed[k] = options[int(np.argmin(costs))]
+    return [placed[k] for k in range(len(anchors))]
 
 
-def _crowding(box: Box, placed: Sequence[Box], frame: Box) -> float:
+def _crowding(box: Box, placed: Iterable[Box], frame: Box) -> float:
     return sum(box.overlap(other) for other in placed) + 10 * box.beyond(frame)
 
 

@@ -1,5 +1,6 @@
 """The trade-off plot: prompt fidelity across, subject fidelity up, one labelled line per method as it is tuned."""
 
+import math
 from collections.abc import Sequence
 
 import matplotlib as mpl
@@ -25,6 +26,8 @@ DASHES = ("-", "--", ":", "-.")
 ROUND = [1, 2, 2.5, 5, 10]
 LETTER = 5.7
 LINE = 11.0
+FAR = 13.0
+"""Distances in points."""
 
 
 def tradeoff(results: Sequence[Result], x: str = "clip_t", y: str = "local_clip_i") -> str:
@@ -119,6 +122,15 @@ def _name(axes: Axes, lines: Sequence[Curve], looks: Sequence[Look]) -> None:
         middle = ((spot.left + spot.right) / 2, (spot.bottom + spot.top) / 2)
         x, y = axes.transData.inverted().transform(middle)
         axes.text(x, y, line.label, color=style.tone.light, weight="bold", ha="center", va="center", zorder=7)
+        _lead(axes, spot, _points(axes, line.x[-1:], line.y[-1:])[0], style)
+
+
+def _lead(axes: Axes, spot: Box, end: tuple[float, float], style: Look) -> None:
+    """A hair line from a label that could not stand beside its point."""
+    near = spot.nearest(end)
+    if math.dist(near, end) > FAR:
+        x, y = zip(*axes.transData.inverted().transform([near, end]), strict=True)
+        axes.plot(x, y, color=style.tone.light, linewidth=0.6, zorder=1)
 
 
 def _points(axes: Axes, x: Sequence[float], y: Sequence[float]) -> list[tuple[float, float]]:

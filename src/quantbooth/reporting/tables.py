@@ -17,6 +17,8 @@ from quantbooth.reporting.study import Arm, Study
 __all__ = ["as_csv", "as_markdown", "caption", "print_table", "rows", "table"]
 
 LABEL = "method"
+MOST_RUNS = 12
+"""Runs that are named below a table; of more, the column `runs` of its CSV tells."""
 
 
 def table(results: Sequence[Result]) -> pd.DataFrame:
@@ -61,14 +63,20 @@ def caption(results: Sequence[Result]) -> str:
 
 
 def as_markdown(frame: pd.DataFrame, caption: str) -> str:
-    """Caption, table, footnotes, and the runs behind each row."""
+    """Caption, table, footnotes, and the runs behind each row or where they are named."""
     sheet = whole_sheet(frame)
     lines = [caption, "", _line([LABEL, *sheet.titles]), _line(["---", *["---:"] * len(sheet.titles)])]
     lines += [_line([label, *(_marked(cell.text, cell.best) for cell in row)]) for label, row in sheet.rows()]
     for note in footnotes(frame):
         lines += ["", note]
-    runs = [f"{label}: {row['runs']}" for label, row in frame.iterrows()]
-    return "\n".join([*lines, "", "Runs: " + "; ".join(runs) + ".", ""])
+    return "\n".join([*lines, "", _runs(frame), ""])
+
+
+def _runs(frame: pd.DataFrame) -> str:
+    count = sum(len(row.split(", ")) for row in frame["runs"])
+    if count > MOST_RUNS:
+        return f"Runs: {count}, named by method in the column `runs` of `table.csv` beside this table."
+    return "Runs: " + "; ".join(f"{label}: {row['runs']}" for label, row in frame.iterrows()) + "."
 
 
 def as_csv(frame: pd.DataFrame) -> str:
