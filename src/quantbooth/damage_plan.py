@@ -133,6 +133,17 @@ class DamagePlan:
             "calibration": self.calibration,
             "options": _options(self.settings["calibration"]),
             "source": quantized.name,
+            **self._costs(),
+        }
+
+    def _costs(self) -> dict[str, float]:
+        """Of the quantized base and of the calibration set it was made with."""
+        seen = Plan(self.cfg).calibration_set
+        items = [self.source, None if seen is None else seen.item]
+        found = [item.manifest().measured for item in items if item is not None]
+        return {
+            "seconds": sum(cost["seconds"] for cost in found),
+            "peak_memory_bytes": max(cost["peak_memory_bytes"] for cost in found),
         }
 
 

@@ -16,6 +16,7 @@ from quantbooth.reporting.damage import write_document
 from quantbooth.reporting.damage_grid import same_noise_grid
 from quantbooth.reporting.damage_numbers import numbers
 from quantbooth.reporting.damage_plot import error_plot
+from quantbooth.reporting.damage_ratios import ratio_table
 from quantbooth.reporting.damage_study import DamageStudy
 
 MakeDamage = Callable[..., Damage]
@@ -46,11 +47,37 @@ def test_tables_say_what_the_measurements_hold(found: list[Damage], tmp_path: Pa
     cells = [cell.strip() for cell in row.strip("|").split("|")]
     error = found[0].predictions.query("zone == 'clean_up'")["float_error"].mean()
     assert cells[1:4] == ["117", "none", "4.00"]
-    assert cells[4].startswith(f"{1.1 * error:.4f} (+10.0")
-    assert cells[6] == "5.00 %"
+    assert cells[4:6] == ["–", "–"]
+    assert cells[6].startswith(f"{1.1 * error:.4f} (+10.0")
+    assert cells[8] == "5.00 %"
     table = pd.read_csv(folder / "table.csv", index_col="label")
     assert table.loc["w4, mse, all quantized", "content_relative"] == pytest.approx(0.1)
     assert len(table) == 2 + 12
+
+
+def test_calibrations_are_compared_at_the_same_bits_and_float_layers(make_damage: MakeDamage) -> None:
+    settings = [
+        make_damage("w4", added, calibration=name, left_float=kept, seconds=12.4, peak_memory_bytes=1.5e9)
+        for name, added in (("minmax", 0.4), ("mse", 0.2), ("qdiffusion", 0.1))
+        for kept in (["conv_in"], [])
+    ]
+    table = ratio_table(DamageStudy((make_damage("fp"), *settings)))
+    assert table is not None
+    rows = [line.strip("| ").split(" | ") for line in table.splitlines()[2:]]
+    assert len(rows) == 2 * 3
+    assert rows[0] == ["w4, mse, conv_in float / minmax, conv_in float", *["0.50 [0.50, 0.50]"] * 2]
+    found = {row[0]: row[1] for row in rows}
+    assert found["w4, qdiffusion, all quantized / minmax, all quantized"] == "0.25 [0.25, 0.25]"
+
+
+def test_one_calibration_is_compared_with_nothing(make_damage: MakeDamage) -> None:
+    assert ratio_table(DamageStudy((make_damage("fp"), make_damage("w8"), make_damage("w4")))) is None
+
+
+def test_what_calibration_took_is_told(make_damage: MakeDamage, tmp_path: Path) -> None:
+    settings = [make_damage("fp"), make_damage("w4", seconds=1234.4, peak_memory_bytes=1.5e9)]
+    write_document(settings, tmp_path / "damage.md", tmp_path, 4, [])
+    assert "| 4.00 | 1,234 | 1.50 |" in (tmp_path / "damage.md").read_text()
 
 
 def test_links_lead_to_files_wherever_the_document_lies(found: list[Damage], tmp_path: Path) -> None:

@@ -55,6 +55,8 @@ class Record:
         scorer: names of the encoder, locator and oracle.
         reference: fingerprint of the float measurement that the pictures and predictions are compared with.
         source: name of the quantized base, or "float base".
+        seconds: that calibration took, with the drawing of its set; None where nothing was calibrated.
+        peak_memory_bytes: of the process meanwhile, the larger of both.
     """
 
     base: str
@@ -72,6 +74,8 @@ class Record:
     scorer: str
     reference: str
     source: str
+    seconds: float | None = None
+    peak_memory_bytes: float | None = None
 
 
 @dataclass(frozen=True, eq=False)

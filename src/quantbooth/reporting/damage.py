@@ -12,13 +12,14 @@ from quantbooth.reporting.columns import NOTHING
 from quantbooth.reporting.damage_grid import same_noise_grid
 from quantbooth.reporting.damage_numbers import TRUTH, attributes, numbers
 from quantbooth.reporting.damage_plot import error_plot
+from quantbooth.reporting.damage_ratios import ratio_table
 from quantbooth.reporting.damage_study import DamageStudy
 from quantbooth.reporting.markdown import markdown
 
 __all__ = ["write_document"]
 
 TABLE, PLOT, GRID = "table.csv", "errors.svg", "grid.png"
-MB = 1e6
+MB, GB = 1e6, 1e9
 
 
 def write_document(found: Sequence[Damage], page: Path, folder: Path, shown: int, notes: Sequence[str]) -> None:
@@ -42,6 +43,8 @@ def _page(study: DamageStudy, table: pd.DataFrame, folder: Path, notes: Sequence
     record = study.reference.record
     parts = [f"# What quantization alone does to the base {record.base}", *notes]
     parts += ["## Prediction error", _about_errors(study), _error_table(study, table)]
+    if ratios := ratio_table(study):
+        parts += [_about_ratios(), ratios]
     if study.settings:
         parts += [f"![error added by quantization, by zone and bits]({(folder / PLOT).as_posix()})"]
     parts += ["## Pictures from the same noise", _about_pictures(study), _picture_table(table)]
@@ -60,7 +63,8 @@ def _about_errors(study: DamageStudy) -> str:
         "The error is the mean squared difference of prediction and target; in brackets what quantization adds to that "
         "of the float prediction of the same triples. Deviation is the mean squared difference of quantized and float "
         f"prediction, over the float error. {_spread('triples')} The file is the unet's, its codes packed; float "
-        "counts 32 bits a weight."
+        "counts 32 bits a weight. Time and memory of calibration are those of the machine it ran on, memory that of "
+        "the whole process."
     )
 
 
@@ -76,21 +80,34 @@ def _about_pictures(study: DamageStudy) -> str:
     )
 
 
+def _about_ratios() -> str:
+    return (
+        "Calibrations against each other: the first one's deviation over the other's, in brackets the 95 % interval "
+        "over triples. Not corrected for the number of comparisons."
+    )
+
+
 def _spread(of: str) -> str:
     return f"± is the wider half of the 95 % interval over {of}."
 
 
 def _error_table(study: DamageStudy, table: pd.DataFrame) -> str:
     zones = list(study.reference.record.zones)
-    head = ["setting", "quantized layers", "left float", "file (MB)", *zones, *(f"deviation, {zone}" for zone in zones)]
+    head = ["setting", "quantized layers", "left float", "file (MB)", "calibration (s)", "its peak memory (GB)"]
+    head += [*zones, *(f"deviation, {zone}" for zone in zones)]
     rows = []
     for label, row in table.drop(index=TRUTH, errors="ignore").iterrows():
         quantized = label != study.label(study.reference)
         cells = [f"{row['layers']:.0f}", row["left_float"] if quantized else "all", f"{row['file_bytes'] / MB:,.2f}"]
+        cells += [_cost(row["calibration_seconds"], 0), _cost(row["calibration_peak_memory_bytes"] / GB, 2)]
         cells += [_error(row, zone, quantized) for zone in zones]
         cells += [_deviation(row, zone) if quantized else NOTHING for zone in zones]
         rows.append([str(label), *cells])
     return markdown(head, rows)
+
+
+def _cost(value: float, decimals: int) -> str:
+    return NOTHING if math.isnan(value) else f"{value:,.{decimals}f}"
 
 
 def _error(row: pd.Series, zone: str, quantized: bool) -> str:

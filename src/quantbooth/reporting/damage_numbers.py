@@ -49,6 +49,8 @@ def _setting(study: DamageStudy, damage: Damage) -> Row:
         "left_float": left_float(damage),
         "layers": record.layers,
         "file_bytes": record.file_bytes,
+        "calibration_seconds": record.seconds,
+        "calibration_peak_memory_bytes": record.peak_memory_bytes,
         "run": damage.run,
     }
     for zone in record.zones:
