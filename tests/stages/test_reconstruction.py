@@ -14,7 +14,7 @@ from quantbooth.diffusion.tape import Tape
 from quantbooth.diffusion.taping import Given
 from quantbooth.errors import UserError
 from quantbooth.quant.grid import Grid, dequantize
-from quantbooth.quant.rounding import LearnedRounding
+from quantbooth.quant.rounding import LearnedRounding, up
 from quantbooth.quant.scale_search import MinMax
 from quantbooth.stages.reconstruction import Reconstruction, UnitStage
 
@@ -119,7 +119,7 @@ def test_the_penalty_leaves_nothing_between_two_codes(block: nn.Module, tape: Ta
     def undecided(penalty: float) -> int:
         made = stage(block, tape, iterations=300, penalty=penalty)
         learned(made)
-        ups = [rounding.up() for rounding in made.roundings if isinstance(rounding, LearnedRounding)]
+        ups = [up(rounding.v) for rounding in made.roundings if isinstance(rounding, LearnedRounding)]
         return sum(int(((up > 0.05) & (up < 0.95)).sum()) for up in ups)
 
     assert undecided(0.1) < 0.05 * 246
