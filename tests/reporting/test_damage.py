@@ -13,6 +13,7 @@ from PIL import Image
 from quantbooth.artifacts.damage import Damage
 from quantbooth.reporting import damage_grid
 from quantbooth.reporting.damage import write_document
+from quantbooth.reporting.damage_curve import Swept, curve_plot, swept
 from quantbooth.reporting.damage_grid import same_noise_grid
 from quantbooth.reporting.damage_numbers import numbers
 from quantbooth.reporting.damage_plot import error_plot
@@ -78,6 +79,34 @@ def test_what_calibration_took_is_told(make_damage: MakeDamage, tmp_path: Path) 
     settings = [make_damage("fp"), make_damage("w4", seconds=1234.4, peak_memory_bytes=1.5e9)]
     write_document(settings, tmp_path / "damage.md", tmp_path, 4, [])
     assert "| 4.00 | 1,234 | 1.50 |" in (tmp_path / "damage.md").read_text()
+
+
+@pytest.fixture
+def over_iterations(make_damage: MakeDamage) -> list[Damage]:
+    learned = [
+        make_damage(quant, base / (1 + k), calibration="qdiffusion", options={"norm": 2.4, "rounding.iterations": n})
+        for quant, base in (("w4", 0.4), ("w2", 4.0))
+        for k, n in enumerate((100, 500, 2000))
+    ]
+    return [make_damage("fp"), *(make_damage(quant, 0.5, calibration="minmax") for quant in ("w4", "w2")), *learned]
+
+
+def test_a_number_that_was_swept_gets_a_curve(over_iterations: list[Damage], tmp_path: Path) -> None:
+    study = DamageStudy(tuple(over_iterations))
+    found = swept(study)
+    assert found == Swept("qdiffusion", "rounding.iterations")
+    text = curve_plot(study, numbers(study), found)
+    for part in ("w4, minmax", "w2, qdiffusion", "rounding.iterations", ">2000<", "content", "20 %"):
+        assert part in text
+    assert "w2, qdiffusion, rounding.iterations=500: clean_up 100.0 %, content 100.0 %" in text
+    write_document(over_iterations, tmp_path / "damage.md", tmp_path, 2, [])
+    assert "](curve.svg)" in (tmp_path / "damage.md").read_text() and (tmp_path / "curve.svg").is_file()
+
+
+def test_two_values_or_words_make_no_curve(over_iterations: list[Damage], make_damage: MakeDamage) -> None:
+    assert swept(DamageStudy(tuple(over_iterations[:5]))) is None
+    words = [make_damage("w4", options={"set.source": word}) for word in ("sampler", "normal", "forward")]
+    assert swept(DamageStudy((make_damage("fp"), *words))) is None
 
 
 def test_links_lead_to_files_wherever_the_document_lies(found: list[Damage], tmp_path: Path) -> None:

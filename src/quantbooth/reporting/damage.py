@@ -9,16 +9,18 @@ import pandas as pd
 
 from quantbooth.artifacts.damage import RIGHT, Damage
 from quantbooth.reporting.columns import NOTHING
+from quantbooth.reporting.damage_curve import curve_plot, swept
 from quantbooth.reporting.damage_grid import same_noise_grid
 from quantbooth.reporting.damage_numbers import TRUTH, attributes, numbers
 from quantbooth.reporting.damage_plot import error_plot
 from quantbooth.reporting.damage_ratios import ratio_table
 from quantbooth.reporting.damage_study import DamageStudy
 from quantbooth.reporting.markdown import markdown
+from quantbooth.reporting.simulated import simulated
 
 __all__ = ["write_document"]
 
-TABLE, PLOT, GRID = "table.csv", "errors.svg", "grid.png"
+TABLE, PLOT, CURVE, GRID = "table.csv", "errors.svg", "curve.svg", "grid.png"
 MB, GB = 1e6, 1e9
 
 
@@ -36,6 +38,8 @@ def write_document(found: Sequence[Damage], page: Path, folder: Path, shown: int
     (folder / GRID).write_bytes(same_noise_grid(study, shown))
     if study.settings:
         (folder / PLOT).write_text(error_plot(study, table))
+    if option := swept(study):
+        (folder / CURVE).write_text(curve_plot(study, table, option))
     page.write_text(_page(study, table, Path(os.path.relpath(folder, page.parent)), notes))
 
 
@@ -43,10 +47,14 @@ def _page(study: DamageStudy, table: pd.DataFrame, folder: Path, notes: Sequence
     record = study.reference.record
     parts = [f"# What quantization alone does to the base {record.base}", *notes]
     parts += ["## Prediction error", _about_errors(study), _error_table(study, table)]
+    if note := simulated(study.quants):
+        parts += [note]
     if ratios := ratio_table(study):
         parts += [_about_ratios(), ratios]
     if study.settings:
         parts += [f"![error added by quantization, by zone and bits]({(folder / PLOT).as_posix()})"]
+    if option := swept(study):
+        parts += [f"![deviation by {option.option}]({(folder / CURVE).as_posix()})"]
     parts += ["## Pictures from the same noise", _about_pictures(study), _picture_table(table)]
     parts += [f"![pictures from the same noise]({(folder / GRID).as_posix()})"]
     runs = [f"- {study.label(damage)}: {damage.run}" for damage in (study.reference, *study.settings)]

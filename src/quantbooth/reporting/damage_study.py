@@ -67,14 +67,19 @@ class DamageStudy:
         return tuple(dict.fromkeys(self.family(damage) for damage in self.settings))
 
     def _options(self, damage: Damage) -> list[str]:
-        """Options of a calibration that have several values among its settings; an empty text where another's."""
+        """Options of a calibration that have several values among its settings; an empty text where there is none."""
         names = list(dict.fromkeys((d.record.calibration, name) for d in self.settings for name in d.record.options))
         values = {
-            pair: [str(d.record.options.get(pair[1])) for d in self.settings if d.record.calibration == pair[0]]
-            for pair in names
+            (calibration, name): [
+                str(d.record.options[name])
+                for d in self.settings
+                if d.record.calibration == calibration and name in d.record.options
+            ]
+            for calibration, name in names
         }
+        own = {(damage.record.calibration, name): value for name, value in damage.record.options.items()}
         return [
-            f"{name}={damage.record.options[name]}" if calibration == damage.record.calibration else ""
+            f"{name}={own[calibration, name]}" if (calibration, name) in own else ""
             for calibration, name in names
             if _differs(values[calibration, name])
         ]

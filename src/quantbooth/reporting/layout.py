@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from quantbooth.reporting.columns import COSTS, NOTHING, SCORES, CostColumn, Score
+from quantbooth.reporting.simulated import simulated
 
 __all__ = ["INCOMPLETE", "Cell", "Written", "cost_sheet", "footnotes", "score_sheet", "whole_sheet"]
 
@@ -56,12 +57,14 @@ def whole_sheet(frame: pd.DataFrame) -> Written:
 
 
 def footnotes(frame: pd.DataFrame) -> list[str]:
-    """One line for each row that lacks subjects or seeds."""
-    return [
+    """One line for each row that lacks subjects or seeds, and one for simulated activations."""
+    incomplete = [
         f"{INCOMPLETE} {label} lacks {lacks}: its means are over what it has; compare them with no other row."
         for label, lacks in frame["missing"].items()
         if lacks
     ]
+    note = simulated(frame["weights"])
+    return incomplete if note is None else [*incomplete, note]
 
 
 def _sheet(frame: pd.DataFrame, columns: dict[str, list[Cell]]) -> Written:
