@@ -3,6 +3,7 @@
 quantbooth-tune subject=toy_mug strategy=s2 tuner.steps=200
 """
 
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -12,7 +13,7 @@ from omegaconf import DictConfig
 from torch import nn
 
 from quantbooth.artifacts.image_set import Request, read_images, read_requests, requests_for, write_requests
-from quantbooth.artifacts.tuned import snapshot_path, write_snapshot, write_strategy
+from quantbooth.artifacts.tuned import read_snapshot, snapshot_path, write_snapshot, write_strategy
 from quantbooth.cli import command
 from quantbooth.config import build, factory
 from quantbooth.data.draws import place_loader
@@ -22,7 +23,7 @@ from quantbooth.diffusion.schedule import Schedule
 from quantbooth.errors import UserError
 from quantbooth.plan import Plan
 from quantbooth.quant.selection import Selection
-from quantbooth.stages.callbacks import SampleGrids, Snapshots
+from quantbooth.stages.callbacks import Keep, SampleGrids, Snapshots
 from quantbooth.stages.costs import measured
 from quantbooth.stages.loggers import close
 from quantbooth.stages.progress import Bar
@@ -46,15 +47,14 @@ def tune(cfg: DictConfig) -> Path:
     with plan.tuned.writing(plan.settings) as draft:
         write_strategy(draft.path, plan.strategy)
         with measured() as cost:
-            runs = [learn(plan, zones, optimizer, draft.destination.name) for zones in plan.strategy.runs]
-        for step in runs[0]:
-            write_snapshot(draft.path, step, plan.tuner.join([run[step] for run in runs]), plan.precision)
+            for zones in plan.strategy.runs:
+                learn(plan, zones, optimizer, draft.destination.name, partial(keep, plan, draft.path))
         draft.measured.update(
             seconds=round(cost.seconds, 3),
             peak_memory_bytes=cost.peak_memory_bytes,
-            trainable=sum(tensor.numel() for run in runs for tensor in run[recipe.steps].values()),
-            samples_seen=recipe.samples_seen * len(runs),
-            samples_per_expert=recipe.samples_seen * len(runs) / plan.strategy.sets,
+            trainable=sum(tensor.numel() for tensor in read_snapshot(draft.path, recipe.steps).values()),
+            samples_seen=recipe.samples_seen * len(plan.strategy.runs),
+            samples_per_expert=recipe.samples_seen * len(plan.strategy.runs) / plan.strategy.sets,
             file_bytes=snapshot_path(draft.path, recipe.steps).stat().st_size,
         )
     return plan.tuned.require()
@@ -91,8 +91,14 @@ def draw_prior(plan: Plan) -> None:
         write_requests(draft.path, requests)
 
 
-def learn(plan: Plan, zones: Zones, optimizer: OptimizerFactory, name: str) -> dict[int, State]:
-    """One run: what was learned after each step that is kept; `name` is what curves and grids are filed under."""
+def keep(plan: Plan, folder: Path, step: int, state: State) -> None:
+    """Write what a run learned, beside what runs of other experts left there."""
+    earlier = [read_snapshot(folder, step)] if snapshot_path(folder, step).is_file() else []
+    write_snapshot(folder, step, plan.tuner.join([*earlier, state]), plan.precision)
+
+
+def learn(plan: Plan, zones: Zones, optimizer: OptimizerFactory, name: str, kept: Keep) -> None:
+    """One run, its snapshots handed to `kept`; `name` is what curves and grids are filed under."""
     recipe, run = plan.recipe, f"{name}-{zones.zones[0].name}" if plan.strategy.apart else name
     seed_everything(recipe.seed, verbose=False)
     base, selection = plan.untuned_base(), Selection()
@@ -103,7 +109,7 @@ def learn(plan: Plan, zones: Zones, optimizer: OptimizerFactory, name: str) -> d
     schedule = Schedule(base.scheduler_config)
     stage = TuningStage(base.unet, learning, examples, zones, schedule, recipe, optimizer, sentence)
     bar = Bar(f"tuning {run}")
-    snapshots = Snapshots(plan.tuner, base, plan.steps[1:], stage.kept)
+    snapshots = Snapshots(plan.tuner, base, plan.steps[1:], kept, stage.kept)
     logger = build(plan.cfg.logger, Logger, run=run)
     grids = SampleGrids(
         base,
@@ -118,7 +124,6 @@ def learn(plan: Plan, zones: Zones, optimizer: OptimizerFactory, name: str) -> d
         trainer.fit(stage)
     finally:
         close(logger)
-    return snapshots.states
 
 
 def encode(plan: Plan, base: Base) -> Examples:

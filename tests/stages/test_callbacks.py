@@ -13,7 +13,7 @@ from quantbooth.diffusion.base import Base
 from quantbooth.diffusion.sampling import Sampler
 from quantbooth.quant import scale_sets
 from quantbooth.stages.callbacks import SampleGrids, Snapshots
-from quantbooth.stages.tuners import ScaleTuner
+from quantbooth.stages.tuners import ScaleTuner, State
 from quantbooth.stages.tuning import TuningStage
 
 MakeStage = Callable[..., TuningStage]
@@ -25,29 +25,29 @@ def grids(base: Base, stage: TuningStage, every: int, folder: Path) -> SampleGri
     return SampleGrids(base.with_unet(stage.unet), Sampler("ddim", 2, 4.0), WATCHED, every, folder, stage.kept)
 
 
-def snapshots(base: Base, stage: TuningStage, steps: list[int]) -> Snapshots:
-    return Snapshots(ScaleTuner(), base.with_unet(stage.unet), steps, stage.kept)
+def snapshots(base: Base, stage: TuningStage, steps: list[int], states: dict[int, State]) -> Snapshots:
+    return Snapshots(ScaleTuner(), base.with_unet(stage.unet), steps, states.__setitem__, stage.kept)
 
 
 def test_exactly_the_steps_asked_for_are_kept(new_stage: MakeStage, small_base: Base, fit: Fit) -> None:
     stage = new_stage(steps=4)
-    kept = snapshots(small_base, stage, [4, 1])
-    fit(stage, [kept])
-    assert sorted(kept.states) == [1, 4]
+    states: dict[int, State] = {}
+    fit(stage, [snapshots(small_base, stage, [4, 1], states)])
+    assert sorted(states) == [1, 4]
     final = scale_sets.read(stage.unet)
-    assert all(torch.equal(kept.states[4][name], final[name]) for name in final)
-    assert not any(torch.equal(kept.states[1][name], final[name]) for name in final)
+    assert all(torch.equal(states[4][name], final[name]) for name in final)
+    assert not any(torch.equal(states[1][name], final[name]) for name in final)
 
 
 def test_what_is_kept_after_a_step_is_what_a_run_of_that_length_learns(
     new_stage: MakeStage, small_base: Base, fit: Fit
 ) -> None:
     long, short = new_stage(steps=3, decay=False), new_stage(steps=2, decay=False)
-    kept = snapshots(small_base, long, [2])
-    fit(long, [kept])
+    states: dict[int, State] = {}
+    fit(long, [snapshots(small_base, long, [2], states)])
     fit(short)
     learned = scale_sets.read(short.unet)
-    assert all(torch.equal(kept.states[2][name], learned[name]) for name in learned)
+    assert all(torch.equal(states[2][name], learned[name]) for name in learned)
 
 
 def test_watching_draws_a_grid_every_so_many_steps_and_changes_no_bit(
@@ -80,11 +80,11 @@ def test_averages_are_what_is_kept_and_shown_and_learning_goes_on_from_the_numbe
     new_stage: MakeStage, small_base: Base, fit: Fit, tmp_path: Path
 ) -> None:
     averaged, plain = new_stage(steps=4, average=0.5), new_stage(steps=4)
-    every_step = [snapshots(small_base, stage, [1, 2, 3, 4]) for stage in (averaged, plain)]
+    kept: dict[int, State] = {}
+    steps: dict[int, State] = {}
     watching = grids(small_base, averaged, 4, tmp_path)
-    fit(averaged, [every_step[0], watching])
-    fit(plain, [every_step[1]])
-    kept, steps = (one.states for one in every_step)
+    fit(averaged, [snapshots(small_base, averaged, [1, 2, 3, 4], kept), watching])
+    fit(plain, [snapshots(small_base, plain, [1, 2, 3, 4], steps)])
     for name, last in scale_sets.read(plain.unet).items():
         assert torch.equal(scale_sets.read(averaged.unet)[name], last)
         expected = steps[1][name].double()

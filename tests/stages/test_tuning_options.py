@@ -57,7 +57,8 @@ class Run:
         recipe, schedule = replace(RECIPE, average=average), Schedule(base.scheduler_config)
         self.stage = TuningStage(base.unet, learning, examples, self.zones(tuner), schedule, recipe, adamw, sentence)
         self.start = [numbers.detach().clone() for numbers in self.stage.numbers]
-        self.snapshots = Snapshots(tuner, base, [3], self.stage.kept)
+        self.states: dict[int, State] = {}
+        self.snapshots = Snapshots(tuner, base, [3], self.states.__setitem__, self.stage.kept)
         self.grids = SampleGrids(base, Sampler("ddim", 2, 4.0), WATCHED, 3, folder, self.stage.kept)
 
     @staticmethod
@@ -66,7 +67,7 @@ class Run:
 
     @property
     def state(self) -> State:
-        return self.snapshots.states[3]
+        return self.states[3]
 
     def pictures(self) -> torch.Tensor:
         """Of the numbers that are kept."""

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -15,26 +16,29 @@ from quantbooth.stages.loggers import log_grid
 from quantbooth.stages.sampling import SamplingStage
 from quantbooth.stages.tuners import State, Tuner
 
-__all__ = ["SampleGrids", "Snapshots"]
+__all__ = ["Keep", "SampleGrids", "Snapshots"]
+
+Keep = Callable[[int, State], Any]
+"""What becomes of a snapshot: it is told the step and what was learned."""
 
 Kept = Callable[[], AbstractContextManager[None]]
 """Puts the numbers that are kept into the model for a while, where they are not those of the last step."""
 
 
 class Snapshots(Callback):
-    """Keeps what was learned after each of the chosen steps."""
+    """Hands on what was learned after each of the chosen steps, and holds none of it."""
 
-    def __init__(self, tuner: Tuner, base: Base, steps: Sequence[int], kept: Kept = nullcontext) -> None:
+    def __init__(self, tuner: Tuner, base: Base, steps: Sequence[int], keep: Keep, kept: Kept = nullcontext) -> None:
         self.tuner = tuner
         self.base = base
         self.steps = frozenset(steps)
+        self.keep = keep
         self.kept = kept
-        self.states: dict[int, State] = {}
 
     def on_train_batch_end(self, trainer: Trainer, *_: object) -> None:
         if trainer.global_step in self.steps:
             with self.kept():
-                self.states[trainer.global_step] = self.tuner.state(self.base)
+                self.keep(trainer.global_step, self.tuner.state(self.base))
 
 
 class SampleGrids(Callback):
