@@ -141,7 +141,7 @@ def test_a_sweep_that_was_killed_goes_on_and_writes_one_document(
 @pytest.mark.parametrize(
     ("given", "line"),
     [
-        ("quant=w5", "'quant' has no option 'w5'; choose from fp, w2, w3, w4, w8"),
+        ("quant=w5", "'quant' has no option 'w5'; choose from fp, w2, w3, w4, w4a8, w8"),
         ("quant.bits=5", "bits must be one of 2, 3, 4, 8, got 5"),
         ("~base.zones", "base.zones must name at least one zone as name: [start, stop], got None"),
         ("damage.prompts=[]", "damage.prompts must be a list of sentences such as [a dog,a red car], got []"),

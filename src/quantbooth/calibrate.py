@@ -1,9 +1,11 @@
 """quantbooth-calibrate: a float base becomes a quantized one.
 
 quantbooth-calibrate base=toy quant=w4 calibration=qdiffusion
+quantbooth-calibrate base=toy quant=w4a8 calibration=qdiffusion    # and its activations, in simulated integers
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,30 +24,35 @@ from quantbooth.data.draws import place_loader
 from quantbooth.data.options import flag
 from quantbooth.diffusion.base import Base
 from quantbooth.diffusion.pretrained import load_base
+from quantbooth.diffusion.quantized_attention import Bits
 from quantbooth.diffusion.shortcuts import concatenations
+from quantbooth.diffusion.units import Unit
 from quantbooth.errors import UserError
 from quantbooth.plan import Plan
 from quantbooth.quant.scale_search import ScaleSearch
-from quantbooth.quant.surgery import NO_SPLITS, Replaced, matching
+from quantbooth.quant.surgery import NO_SPLITS, Replaced, matching, with_inputs
 from quantbooth.stages.block_rounding import BlockRounding, Outcome
+from quantbooth.stages.block_steps import BlockSteps
 from quantbooth.stages.calibration import CalibrationStage
 from quantbooth.stages.calibration_set import CalibrationSetStage
 from quantbooth.stages.costs import measured
 from quantbooth.stages.loggers import close
 from quantbooth.stages.progress import Bar
 from quantbooth.stages.reconstruction import Reconstruction
+from quantbooth.stages.step_learning import StepRecipe
 
 __all__ = ["calibrate", "main"]
 
 
 @dataclass(frozen=True)
 class Made:
-    """A quantized unet, which of its layers are quantized, figures of it, and the errors of its blocks, if any."""
+    """A quantized unet, which of its layers and attentions are, figures of it, and the errors of its blocks, if any."""
 
     unet: nn.Module
     replaced: list[Replaced]
-    figures: dict[str, float]
+    figures: dict[str, float | str]
     blocks: list[dict[str, Any]]
+    attention: Bits | None = None
 
 
 def calibrate(cfg: DictConfig) -> Path:
@@ -54,7 +61,8 @@ def calibrate(cfg: DictConfig) -> Path:
     if plan.quantized_base is None:
         raise UserError("quant=fp keeps the base as it is: there is nothing to calibrate")
     search, seen = build(cfg.calibration.search, ScaleSearch), plan.calibration_set
-    recipe = None if seen is None else build(cfg.calibration.rounding, Reconstruction)
+    recipe = None if cfg.calibration.rounding is None else build(cfg.calibration.rounding, Reconstruction)
+    steps = None if plan.activations is None else build(cfg.calibration.activations, StepRecipe)
     flag("quant.split", cfg.quant.split)
     if found := plan.quantized_base.find():
         return found
@@ -63,11 +71,14 @@ def calibrate(cfg: DictConfig) -> Path:
     with plan.quantized_base.writing(plan.settings) as draft:
         progress = Progress(plan.store.root / "unfinished" / draft.destination.name)
         with measured() as cost:
-            if seen is None or recipe is None:
+            items = None if seen is None else CalibrationSet(seen.item.require())
+            if items is None or recipe is None:
                 made = to_nearest(plan, search)
             else:
-                made = as_learned(plan, search, recipe, CalibrationSet(seen.item.require()), progress)
-            write_quantized_unet(draft.path, made.unet, made.replaced)
+                made = as_learned(plan, search, recipe, items, progress)
+            if items is not None and steps is not None:
+                made = with_activations(plan, made, steps, items, Progress(progress.folder / "activations"))
+            write_quantized_unet(draft.path, made.unet, made.replaced, made.attention)
             write_blocks(draft.path, made.blocks)
         draft.measured.update(
             layers=len(made.replaced),
@@ -111,7 +122,8 @@ def to_nearest(plan: Plan, search: ScaleSearch) -> Made:
     unet = float_base(plan).unet
     names, splits = layers(plan, unet)
     stage = CalibrationStage(unet, search, splits)
-    trainer = build(plan.cfg.trainer, Trainer, logger=False, callbacks=[Bar(f"quantizing {plan.quant_name}")])
+    bar = Bar(f"quantizing {plan.quant_name}")  # scales of activations may be learned through what is made here
+    trainer = build(plan.cfg.trainer, Trainer, logger=False, inference_mode=False, callbacks=[bar])
     trainer.predict(stage, stage.loader(names), return_predictions=False)
     mean = sum(stage.errors.values()) / len(stage.errors)
     return Made(unet, stage.replaced, {"mean_weight_error": mean}, [])
@@ -142,6 +154,36 @@ def as_learned(
         close(logger)
     kept = [min(block["nearest"], block["learned"]) / (block["nearest"] or 1) for block in blocks]
     return Made(rounding.made, rounding.replaced, {"mean_block_error_kept": sum(kept) / len(kept)}, blocks)
+
+
+def with_activations(plan: Plan, made: Made, recipe: StepRecipe, items: CalibrationSet, progress: Progress) -> Made:
+    """The same with quantized activations; a run that was stopped goes on at its block."""
+    assert plan.activations is not None
+    bits, softmax = plan.activations.inputs, plan.activations.softmax
+    logger = build(plan.cfg.logger, Logger, run=f"{progress.folder.parent.name}-activations")
+    blocks = {block["block"]: block for block in made.blocks}
+
+    def trainer(what: str) -> Trainer:
+        iterations = max(1, recipe.iterations)
+        return build(plan.cfg.trainer, Trainer, logger=False, max_steps=iterations, callbacks=[Bar(what)])
+
+    def note(number: int, unit: Unit, errors: Mapping[str, float]) -> None:
+        about = blocks.get(unit.name, {"block": unit.name, "layers": len(unit.layers)})
+        blocks[unit.name] = {**about, **errors}
+        logger.log_metrics({f"block/{name}": error for name, error in errors.items()}, step=number)
+
+    device = trainer("").strategy.root_device
+    made.unet.to(device)
+    try:
+        work = BlockSteps(made.unet, plan.activations, recipe, items, trainer)
+        attention = work.run(progress, lambda: float_base(plan).unet.to(device), note)
+    finally:
+        close(logger)
+    told = {"activations": f"simulated integers of {bits} bits, softmax {f'{softmax} bits' if softmax else 'float'}"}
+    replaced = with_inputs(made.unet, made.replaced, bits)
+    return replace(
+        made, replaced=replaced, figures={**made.figures, **told}, blocks=list(blocks.values()), attention=attention
+    )
 
 
 main = command(calibrate, "quantbooth")

@@ -1,5 +1,6 @@
-"""The plan of one calibration set: what decides its artifact, and what its states are drawn from."""
+"""The plan of one calibration: which of its settings count, and the artifact of the set of states it looks at."""
 
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,14 +16,52 @@ from quantbooth.data.questions import Questions, questions_of
 from quantbooth.diffusion.calibration_sources import Asked, Source, batches, kept_places, source_of
 from quantbooth.diffusion.sampling import Sampler
 from quantbooth.errors import UserError
+from quantbooth.quant.activations import ActivationBits
 
-__all__ = ["CalibrationPlan"]
+__all__ = ["CalibrationPlan", "activation_bits", "used"]
 
 LEAST = {"count": 1, "timesteps": 1, "seed": 0, "batch": 1}
+FEWEST, MOST = 2, 16
+"""Bits of a simulated activation."""
+
+
+def activation_bits(quant: Mapping[str, Any]) -> ActivationBits | None:
+    """Bits of activations; None where they stay float.
+
+    Raises:
+        UserError: for bits that are not offered, a softmax alone, float weights, or a name that does not tell.
+    """
+    inputs, softmax = quant["activations"], quant["softmax"]
+    if inputs is None and softmax is None:
+        return None
+    if inputs is None:
+        raise UserError(f"quant.softmax={softmax} needs quant.activations: choose quant=w4a8, or quant.softmax=null")
+    for option, bits in (("quant.activations", inputs), ("quant.softmax", softmax)):
+        if bits is not None:
+            whole(option, bits, FEWEST, below=MOST + 1)
+    if quant["bits"] is None:
+        raise UserError(f"quant.activations={inputs} needs quantized weights: choose quant=w4a8 with quant.bits")
+    if not str(quant["name"]).endswith(f"a{inputs}"):
+        raise UserError(
+            f"quant.name must end in a{inputs}, for tables to tell that activations are quantized, got "
+            f"{quant['name']!r}: choose quant=w4a8 with quant.bits and quant.activations"
+        )
+    return ActivationBits(inputs, softmax)
+
+
+def used(settings: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """What counts of the groups `quant` and `calibration`: nothing about activations where they stay float."""
+    quant, calibration = dict(settings["quant"]), dict(settings["calibration"])
+    if quant["activations"] is None:
+        del quant["activations"], quant["softmax"]
+        calibration.pop("activations", None)
+        if calibration["rounding"] is None:
+            calibration.pop("set", None)
+    return {"quant": quant, "calibration": calibration}
 
 
 class CalibrationPlan:
-    """What the unet will be run on while its rounding is learned; wrong options are refused here.
+    """What the unet will be run on while its quantization is learned; wrong options are refused here.
 
     Raises:
         UserError: for an option that is not offered, no prompts, or a source without its pictures.

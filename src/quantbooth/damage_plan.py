@@ -13,6 +13,7 @@ from quantbooth.artifacts.fingerprint import file_fingerprint
 from quantbooth.artifacts.item import Item
 from quantbooth.artifacts.quantized_base import read_quantized_unet
 from quantbooth.artifacts.store import Store
+from quantbooth.calibration_plan import activation_bits, used
 from quantbooth.config import build, plain
 from quantbooth.data.options import whole
 from quantbooth.data.questions import Questions, questions_of
@@ -43,6 +44,7 @@ class DamagePlan:
         self.cfg, self.settings = cfg, plain(cfg)
         for option, least in LEAST.items():
             whole(f"damage.{option}", self.options[option], least)
+        activation_bits(self.settings["quant"])
         self.store = Store(Path(self.settings["paths"]["store"]).expanduser())
         self.base_folder = build(cfg.base.folder, Path)
         self.source = None if self.settings["quant"]["bits"] is None else Plan(cfg).quantized_base
@@ -131,7 +133,7 @@ class DamagePlan:
             "quant": quant["name"],
             "bits": quant["bits"],
             "calibration": self.calibration,
-            "options": _options(self.settings["calibration"]),
+            "options": _options(used(self.settings)["calibration"]),
             "source": quantized.name,
             **self._costs(),
         }
@@ -148,9 +150,9 @@ class DamagePlan:
 
 
 def _options(calibration: Mapping[str, Any]) -> dict[str, Any]:
-    """The calibration's own options by name, those of learned rounding and of its set with what they belong to."""
+    """The calibration's own options by name, those of what it learns and of its set with what they belong to."""
     found = {name: value for name, value in calibration["search"].items() if name not in ("_target_", "grid")}
-    for part in ("rounding", "set"):
+    for part in ("rounding", "activations", "set"):
         options = calibration.get(part) or {}
         found |= {f"{part}.{name}": value for name, value in options.items() if name != "_target_"}
     return found

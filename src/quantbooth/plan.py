@@ -14,7 +14,7 @@ from quantbooth.artifacts.item import Item
 from quantbooth.artifacts.quantized_base import read_quantized_unet
 from quantbooth.artifacts.store import Store
 from quantbooth.artifacts.tuned import precision_of, read_snapshot, read_strategy
-from quantbooth.calibration_plan import CalibrationPlan
+from quantbooth.calibration_plan import CalibrationPlan, activation_bits, used
 from quantbooth.config import build, plain
 from quantbooth.data.options import flag, number, whole
 from quantbooth.data.protocol import Protocol
@@ -55,6 +55,7 @@ class Plan:
         self.steps = self.protocol.steps(last=self.recipe.steps)
         self.tuner = self._tuner()
         self.tuner.check(self.strategy, self.bits)
+        self.activations = activation_bits(self.settings["quant"])
 
     @property
     def bits(self) -> int | None:
@@ -95,7 +96,7 @@ class Plan:
         if self.bits is None:
             return None
         seen = self.calibration_set
-        identity = {"base": self.base_fingerprint, **self._part("quant", "calibration")}
+        identity = {"base": self.base_fingerprint, **used(self.settings)}
         parents = {} if seen is None else {"calibration_set": seen.item}
         label = f"{self._base_name}-{self.quant_name}"
         identity |= {role: item.identity for role, item in parents.items()}
@@ -103,8 +104,9 @@ class Plan:
 
     @cached_property
     def calibration_set(self) -> CalibrationPlan | None:
-        """What the unet is run on to learn rounding; None where every weight goes to the nearest code."""
-        return None if self.settings["calibration"]["rounding"] is None else CalibrationPlan(self.cfg)
+        """What the unet is run on; None where every weight goes to the nearest code and activations stay float."""
+        seen = self.activations is not None or self.settings["calibration"]["rounding"] is not None
+        return CalibrationPlan(self.cfg) if seen else None
 
     @cached_property
     def prior(self) -> Item:

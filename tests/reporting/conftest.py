@@ -106,7 +106,7 @@ def make_damage(tmp_path: Path) -> MakeDamage:
     """Makes damage measurements: `added` to each of 20 float errors a zone, 10 pictures that differ by it."""
 
     def build(quant: str = "w4", added: float = 0.1, **given: Any) -> Damage:
-        bits = None if quant == "fp" else int(quant[1:])
+        bits = None if quant == "fp" else int(quant[1])
         added = added if bits else 0.0
         record = Record(
             base="toy",

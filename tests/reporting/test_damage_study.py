@@ -38,6 +38,16 @@ def test_labels_tell_calibration_options_and_float_layers_apart(make_damage: Mak
     assert (left_float(many), left_float(everywhere), left_float(one)) == ("3 layers", "none", "conv_in, conv_out")
 
 
+def test_options_that_only_some_have_tell_only_those_apart(make_damage: MakeDamage) -> None:
+    """Simulated activations have options of their own; their name tells them from weights alone."""
+    fp, weights = make_damage("fp"), make_damage()
+    one, other = (
+        make_damage("w4a8", options={"norm": 2.4, "activations.momentum": m, "set.count": 2}) for m in (0.9, 0.5)
+    )
+    assert labels(fp, weights, one) == ["w4", "w4a8"]
+    assert labels(fp, weights, one, other) == ["w4", "w4a8, activations.momentum=0.9", "w4a8, activations.momentum=0.5"]
+
+
 def test_a_family_is_what_settings_share_over_bits(make_damage: MakeDamage) -> None:
     found = [make_damage(quant, calibration=name) for quant in ("w4", "w2") for name in ("mse", "minmax")]
     study = DamageStudy((make_damage("fp"), *found))

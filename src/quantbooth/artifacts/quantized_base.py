@@ -1,4 +1,8 @@
-"""The quantized base on disk: packed codes, scales and zero points of a unet, beside its float norms and biases."""
+"""The quantized base on disk: packed codes, scales and zero points of a unet, beside its float norms and biases.
+
+Where activations are quantized too, their scales and zero points lie with the unet's tensors; which layers quantize
+what they are given is said in layers.json, which attention modules their products and softmax in attention.json.
+"""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -9,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from quantbooth.diffusion.pretrained import empty_unet
+from quantbooth.diffusion.quantized_attention import Bits, as_records, empty_attention_, from_records
 from quantbooth.errors import UserError
 from quantbooth.quant.surgery import Replaced, empty_like_, from_json, to_json
 
@@ -17,16 +22,21 @@ __all__ = ["WEIGHTS", "read_quantized_unet", "write_blocks", "write_quantized_un
 WEIGHTS = "unet.safetensors"
 LAYERS = "layers.json"
 BLOCKS = "blocks.json"
+ATTENTION = "attention.json"
 
 
-def write_quantized_unet(folder: Path, unet: nn.Module, replaced: list[Replaced]) -> None:
-    """The unet's tensors as they lie in memory, and which layers are quantized."""
+def write_quantized_unet(
+    folder: Path, unet: nn.Module, replaced: list[Replaced], attention: Bits | None = None
+) -> None:
+    """The unet's tensors as they lie in memory, and which layers and attention modules are quantized."""
     save_file({name: tensor.contiguous() for name, tensor in unet.state_dict().items()}, folder / WEIGHTS)
     (folder / LAYERS).write_text(json.dumps(to_json(replaced), indent=1))
+    if attention:
+        (folder / ATTENTION).write_text(json.dumps(as_records(attention), indent=1))
 
 
 def write_blocks(folder: Path, blocks: Sequence[Mapping[str, Any]]) -> None:
-    """The errors of every block whose rounding was learned; nothing where none was."""
+    """The errors of every block of which anything was learned; nothing where none was."""
     if blocks:
         (folder / BLOCKS).write_text(json.dumps(list(blocks), indent=1))
 
@@ -39,6 +49,8 @@ def read_quantized_unet(folder: Path, base_folder: Path) -> nn.Module:
     """
     unet = empty_unet(base_folder)
     empty_like_(unet, from_json(json.loads((folder / LAYERS).read_text())))
+    if (folder / ATTENTION).is_file():
+        empty_attention_(unet, from_records(json.loads((folder / ATTENTION).read_text())))
     try:
         unet.load_state_dict(load_file(folder / WEIGHTS), strict=True, assign=True)
     except RuntimeError as error:

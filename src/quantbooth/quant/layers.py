@@ -1,7 +1,9 @@
 """Linear and Conv2d layers with a packed, frozen weight that hold scale sets: gains of channels, shifts of the bias.
 
 The weight is three buffers as `packed_weight` says: `codes`, `scale` s0 and `zero` z; the bias is a buffer too. Numbers
-that learn are absent until `scale_sets.attach_` puts them in; without them a layer is the base layer.
+that learn are absent until `scale_sets.attach_` puts them in; without them a layer is the base layer. So is the
+quantizer of its input, where activations are quantized too: it sees x itself, before g_in, which belongs to the
+dequantization W = s0 (q - z) g_in and so acts on whole numbers that are there already.
 """
 
 from abc import ABC, abstractmethod
@@ -27,6 +29,7 @@ Pair = int | tuple[int, ...]
 class QuantizedLayer(nn.Module, ABC):
     """What both kinds share: y = g_out * product(g_in * x, (q - z) * s0) + b + shift, by the set that serves a sample.
 
+    Where there is an `input_quantizer`, x is what it gives (see `activations`).
     What is held of g_in, g_out and shift, and how a set is chosen, is said in `holders`. The leading axis of x is the
     batch. As built, every weight is 0 and waits for a state dict.
     """
@@ -39,6 +42,7 @@ class QuantizedLayer(nn.Module, ABC):
     gain_out: nn.Parameter | None
     shift: nn.Parameter | None
     selection: Selection | None
+    input_quantizer: nn.Module | None
 
     def __init__(
         self, packed: Packed, inputs: int, product: Product, bias: bool, device: torch.device | str | None
@@ -51,6 +55,7 @@ class QuantizedLayer(nn.Module, ABC):
         self.register_buffer("scale", torch.ones(packed.affine_shape, device=device))
         self.register_buffer("zero", torch.zeros(packed.affine_shape, dtype=torch.uint8, device=device))
         self.register_buffer("bias", torch.zeros(out, device=device) if bias else None)
+        self.register_module("input_quantizer", None)
         let_go_(self)
 
     @classmethod
@@ -100,9 +105,14 @@ class QuantizedLayer(nn.Module, ABC):
             ValueError: when x has no batch axis.
         """
         self.check(x)
-        batch = x.shape[0]
+        x, batch = x if self.input_quantizer is None else self.input_quantizer(x), x.shape[0]
         g_in, g_out, b = chosen(self, "gain_in", batch), chosen(self, "gain_out", batch), self._bias(batch)
         return gained_product(x, g_in, g_out, b, self.codes, self.scale, self.zero, self.form, self._product)
+
+    @property
+    def channel(self) -> int:
+        """The axis that counts channels, of x and of y."""
+        return self._product.channel
 
     @abstractmethod
     def check(self, x: Tensor) -> None:

@@ -6,7 +6,7 @@ Names are those of `named_modules`; patterns are shell patterns (`fnmatch`) on t
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from fnmatch import fnmatchcase
 from types import MappingProxyType
 from typing import Any
@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from quantbooth.errors import UserError
+from quantbooth.quant.activations import ActivationQuantizer
 from quantbooth.quant.layers import QuantizedConv2d, QuantizedLayer, QuantizedLinear
 from quantbooth.quant.scale_search import ScaleSearch
 
@@ -27,7 +28,10 @@ NO_SPLITS: Splits = MappingProxyType({})
 
 @dataclass(frozen=True)
 class Replaced:
-    """One layer swapped: its kind ("Linear", "Conv2d"), its weight's shape, and all bytes it holds, bias included."""
+    """One layer swapped: its kind ("Linear", "Conv2d"), its weight's shape, and all bytes it holds, bias included.
+
+    `activations` are bits of its input, where that is quantized too.
+    """
 
     name: str
     kind: str
@@ -36,6 +40,7 @@ class Replaced:
     bytes_before: int
     bytes_after: int
     split: tuple[int, ...] = ()
+    activations: int | None = None
 
 
 def quantize_(
@@ -78,7 +83,10 @@ def empty_like_(model: nn.Module, replaced: Iterable[Replaced]) -> None:
             raise UserError(f"quantized layer {record.name!r} does not fit the model: must be {expected}, got {found}")
     for record in records:
         device = modules[record.name].get_parameter("weight").device
-        _swap(model, record.name, like(modules[record.name], record.name, record.bits, device, record.split))
+        made = like(modules[record.name], record.name, record.bits, device, record.split)
+        if record.activations is not None:
+            made.input_quantizer = ActivationQuantizer(record.activations, record.split, made.channel, device)
+        _swap(model, record.name, made)
 
 
 def to_json(replaced: Iterable[Replaced]) -> list[dict[str, Any]]:
@@ -148,6 +156,12 @@ def like(layer: nn.Module, name: str, bits: int, device: torch.device | str, spl
         return KINDS[type(layer)].like(layer, bits, device, split)
     except UserError as error:
         raise UserError(f"layer {name!r}: {error}") from error
+
+
+def with_inputs(model: nn.Module, replaced: Iterable[Replaced], bits: int) -> list[Replaced]:
+    """Records of layers whose inputs are quantized by now."""
+    layers = {record.name: model.get_submodule(record.name) for record in replaced}
+    return [replace(record, activations=bits, bytes_after=_bytes(layers[record.name])) for record in replaced]
 
 
 def _swap(model: nn.Module, name: str, made: QuantizedLayer) -> None:

@@ -1,0 +1,160 @@
+"""Activations block by block: all points quantized, no block worse, stopped and resumed bit for bit; ranges alone."""
+
+from collections.abc import Callable, Mapping
+from copy import deepcopy
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Trainer
+from torch import Tensor
+
+from quantbooth.artifacts.calibration_set import CalibrationSet, write_states, write_texts
+from quantbooth.artifacts.progress import Progress
+from quantbooth.diffusion.activation_points import points
+from quantbooth.diffusion.base import Base
+from quantbooth.diffusion.shortcuts import concatenations
+from quantbooth.diffusion.units import Unit
+from quantbooth.quant.activations import ActivationBits, ActivationQuantizer
+from quantbooth.quant.grid import Grid
+from quantbooth.quant.layers import quantized_layers
+from quantbooth.quant.scale_search import MinMax
+from quantbooth.quant.surgery import quantize_
+from quantbooth.stages.block_steps import STEP_ERRORS, BlockSteps
+from quantbooth.stages.step_learning import StepRecipe
+
+RECIPE = StepRecipe(momentum=0.9, batch=4, iterations=8, learning_rate=0.02, norm=2.4, seed=0)
+SOME = ("up_blocks.0.resnets.0.", "up_blocks.0.attentions.0.")
+BITS = ActivationBits(4, 16)
+Errors = list[tuple[Unit, Mapping[str, float]]]
+Make = Callable[..., BlockSteps]
+
+
+class Stopped(Exception):
+    """Somebody ended the process."""
+
+
+@pytest.fixture
+def items(tmp_path: Path, small_base: Base, generator: torch.Generator) -> CalibrationSet:
+    side, channels = small_base.unet.config.sample_size, small_base.unet.config.in_channels
+    folder = tmp_path / "set"
+    folder.mkdir()
+    write_states(folder, 0, torch.randn(2, 3, channels, side, side, generator=generator))
+    texts = small_base.encode_texts(["", "a red mug", "a duck"]).detach()
+    write_texts(folder, ["a red mug", "a duck"], texts, [900.0, 500.0, 100.0], 2)
+    return CalibrationSet(folder)
+
+
+def trainer(_what: str) -> Trainer:
+    quiet = {
+        "logger": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "enable_checkpointing": False,
+    }
+    return Trainer(accelerator="cpu", max_steps=RECIPE.iterations, **quiet)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def make(small_base: Base, items: CalibrationSet) -> Make:
+    def made(**changes: Any) -> BlockSteps:
+        unet = deepcopy(small_base.unet)
+        splits = {name: sizes for name, sizes in concatenations(unet).items() if name.startswith(SOME)}
+        quantize_(unet, MinMax(Grid(8)), include=[f"{name}*" for name in SOME], splits=splits)
+        return BlockSteps(unet, BITS, replace(RECIPE, **changes), items, trainer)
+
+    return made
+
+
+def run(work: BlockSteps, folder: Path, base: Base, stop: int | None = None) -> Errors:
+    done: Errors = []
+
+    def note(number: int, unit: Unit, errors: Mapping[str, float]) -> None:
+        assert number == len(done)
+        done.append((unit, errors))
+        if number == stop:
+            raise Stopped
+
+    work.run(Progress(folder), lambda: base.unet, note)
+    return done
+
+
+def predictions(unet: Any, items: CalibrationSet) -> Tensor:
+    some = items.batch(range(len(items)))
+    with torch.no_grad():
+        found: Tensor = unet(some.x, some.t, encoder_hidden_states=some.text).sample
+    return found
+
+
+def test_every_point_is_quantized_and_learned_in_the_block_it_lies_in(
+    make: Make, small_base: Base, tmp_path: Path
+) -> None:
+    work, watched = make(), make(iterations=0)
+    run(watched, tmp_path / "watched", small_base)
+    done = run(work, tmp_path / "work", small_base)
+    assert {type(point) for point in points(work.made).values()} == {ActivationQuantizer}
+    ours, theirs = work.made.state_dict(), watched.made.state_dict()
+    better = [unit.name for unit, errors in done if errors["activations_learned"] < errors["activations_watched"]]
+    assert len(better) > len(done) / 2
+    changed = {name for name, value in ours.items() if not torch.equal(value, theirs[name])}
+    scales = {f"{name}.scale" for name in points(work.made)}
+    assert changed == {name for name in scales if name.startswith(tuple(f"{unit}." for unit in better))}
+    assert any(name.endswith("processor.query.scale") for name in scales)
+
+
+def test_the_kept_scales_have_the_smaller_of_both_errors(
+    make: Make, small_base: Base, items: CalibrationSet, tmp_path: Path
+) -> None:
+    """Of the last block, whose inputs are those of the finished unet, by hooks."""
+    work = make()
+    unit, errors = run(work, tmp_path / "work", small_base)[-1]
+    caught: dict[str, Tensor] = {}
+    for key, unet in (("ours", work.made), ("float", small_base.unet)):
+        module = unet.get_submodule(unit.name)
+        hook = module.register_forward_hook(lambda _m, _i, y, key=key: caught.update({key: y}))
+        predictions(unet, items)
+        hook.remove()
+    gap = (caught["ours"] - caught["float"]).abs().pow(2.4)
+    assert set(errors) == set(STEP_ERRORS)
+    assert min(errors.values()) == pytest.approx(float(gap.sum(1 if gap.ndim == 4 else -1).mean()), rel=1e-4)
+
+
+@pytest.mark.parametrize("stop", [0, 2])
+def test_stopped_and_resumed_is_the_same_bit_for_bit(
+    make: Make, small_base: Base, items: CalibrationSet, tmp_path: Path, stop: int
+) -> None:
+    through = make()
+    whole = run(through, tmp_path / "through", small_base)
+    torch.manual_seed(99)
+    with pytest.raises(Stopped):
+        run(make(), tmp_path / "work", small_base, stop)
+    assert len(list((tmp_path / "work").iterdir())) == 1 + stop + 1
+    resumed = make()
+    assert run(resumed, tmp_path / "work", small_base) == whole
+    ours, theirs = resumed.made.state_dict(), through.made.state_dict()
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
+    assert torch.equal(predictions(resumed.made, items), predictions(through.made, items))
+
+
+def test_what_is_done_is_not_done_again(
+    make: Make, small_base: Base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(make(), tmp_path / "work", small_base)
+    for verb in ("fit", "predict"):
+        monkeypatch.setattr(Trainer, verb, lambda *_, **__: pytest.fail("done again"))
+    run(make(), tmp_path / "work", small_base)
+
+
+def test_ranges_alone_need_no_float_unet_and_hold_what_passes(
+    make: Make, items: CalibrationSet, tmp_path: Path
+) -> None:
+    work = make(iterations=0)
+    before = predictions(work.made, items)
+    work.run(Progress(tmp_path / "work"), lambda: pytest.fail("asked for"), lambda *_: pytest.fail("told"))
+    after = predictions(work.made, items)
+    gap = float((after - before).norm() / before.norm())
+    assert 0 < gap < 0.2
+    assert all(len(layer.input_quantizer.scale) == (len(layer.split) or 1) for _, layer in quantized_layers(work.made))  # type: ignore[union-attr,arg-type]
