@@ -11,7 +11,7 @@ from quantbooth.artifacts.fingerprint import file_fingerprint
 from quantbooth.artifacts.item import Item
 from quantbooth.artifacts.store import Store
 from quantbooth.config import build, plain
-from quantbooth.data.options import whole
+from quantbooth.data.options import place, whole
 from quantbooth.data.questions import Questions, questions_of
 from quantbooth.diffusion.calibration_sources import Asked, Source, batches, kept_places, source_of
 from quantbooth.diffusion.sampling import Sampler
@@ -111,7 +111,7 @@ class CalibrationPlan:
             "sampler": self.settings["sampler"],
             **{option: self.options[option] for option in ("source", "timesteps", "batch")},
         }
-        store = Store(Path(self.settings["paths"]["store"]).expanduser())
+        store = Store(place("paths.store", self.settings["paths"]["store"]))
         label = f"{base['name']}-{self.options['source']}"
         return Item(store, "calibration_set", label, "quantbooth-calibrate", identity)
 

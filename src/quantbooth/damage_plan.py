@@ -15,7 +15,7 @@ from quantbooth.artifacts.quantized_base import read_quantized_unet
 from quantbooth.artifacts.store import Store
 from quantbooth.calibration_plan import activation_bits, used
 from quantbooth.config import build, plain
-from quantbooth.data.options import whole
+from quantbooth.data.options import place, whole
 from quantbooth.data.questions import Questions, questions_of
 from quantbooth.diffusion.base import Base
 from quantbooth.diffusion.pretrained import load_base
@@ -45,7 +45,7 @@ class DamagePlan:
         for option, least in LEAST.items():
             whole(f"damage.{option}", self.options[option], least)
         activation_bits(self.settings["quant"])
-        self.store = Store(Path(self.settings["paths"]["store"]).expanduser())
+        self.store = Store(place("paths.store", self.settings["paths"]["store"]))
         self.base_folder = build(cfg.base.folder, Path)
         self.source = None if self.settings["quant"]["bits"] is None else Plan(cfg).quantized_base
         self.measurement = Measurement(

@@ -16,7 +16,7 @@ from quantbooth.artifacts.store import Store
 from quantbooth.artifacts.tuned import precision_of, read_snapshot, read_strategy
 from quantbooth.calibration_plan import CalibrationPlan, activation_bits, used
 from quantbooth.config import build, plain
-from quantbooth.data.options import flag, number, whole
+from quantbooth.data.options import flag, number, place, whole, words
 from quantbooth.data.protocol import Protocol
 from quantbooth.data.subjects import Subject
 from quantbooth.diffusion.base import Base
@@ -45,7 +45,7 @@ class Plan:
     def __init__(self, cfg: DictConfig) -> None:
         self.cfg = cfg
         self.settings = plain(cfg)
-        self.store = Store(Path(self.settings["paths"]["store"]).expanduser())
+        self.store = Store(place("paths.store", self.settings["paths"]["store"]))
         self.base_folder = build(cfg.base.folder, Path)
         self.strategy = build(cfg.strategy, Strategy)
         self.protocol = build(cfg.protocol, Protocol)
@@ -56,6 +56,8 @@ class Plan:
         self.tuner = self._tuner()
         self.tuner.check(self.strategy, self.bits)
         self.activations = activation_bits(self.settings["quant"])
+        for option in ("include", "exclude"):
+            words(f"quant.{option}", self.settings["quant"][option])
 
     @property
     def bits(self) -> int | None:

@@ -22,7 +22,7 @@ from quantbooth.cli import command
 from quantbooth.config import build, plain
 from quantbooth.data.contrasts import Contrast, contrasts_of
 from quantbooth.data.draws import place_loader
-from quantbooth.data.options import whole
+from quantbooth.data.options import place, whole
 from quantbooth.data.questions import Questions
 from quantbooth.diffusion.base import Base, frozen
 from quantbooth.diffusion.pretrained import load_base
@@ -49,7 +49,7 @@ class Probing:
             whole(f"probe.{option}", self.options[option], least)
         if self.settings["quant"]["bits"] is not None:
             raise UserError("quantbooth-probe looks at a float base; leave quant=fp")
-        self.store = Store(Path(self.settings["paths"]["store"]).expanduser())
+        self.store = Store(place("paths.store", self.settings["paths"]["store"]))
         self.base_folder = build(cfg.base.folder, Path)
         self.sampler, self.scorer = build(cfg.sampler, Sampler), build(cfg.scorer, Scorer)
         count, seed = self.options["questions"], self.options["seed"]

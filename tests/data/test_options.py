@@ -1,8 +1,10 @@
 """Numbers that people set: taken as they are, or refused by the option's name."""
 
+from pathlib import Path
+
 import pytest
 
-from quantbooth.data.options import flag, number, whole, wholes
+from quantbooth.data.options import flag, number, place, whole, wholes, words
 from quantbooth.errors import UserError
 
 
@@ -11,6 +13,8 @@ def test_what_fits_is_given_back_unchanged() -> None:
     assert wholes("protocol.seeds", [3, 1], least=0) == [3, 1]
     assert number("prior.weight", 1, least=0) == 1.0
     assert flag("tuner.norms", False) is False
+    assert words("quant.exclude", ["conv_in"]) == ["conv_in"] and words("quant.exclude", []) == []
+    assert place("paths.store", "~/store") == Path.home() / "store"
 
 
 @pytest.mark.parametrize("value", [-1, 8, 1.0, "1", True, None, [1]])
@@ -31,6 +35,18 @@ def test_what_is_no_number_in_range_is_refused_by_name(value: object) -> None:
     with pytest.raises(UserError) as caught:
         number("tuner.average", value, least=0, below=1)
     assert str(caught.value) == f"tuner.average must be a number >= 0 and < 1, got {value!r}"
+
+
+@pytest.mark.parametrize("values", [5, "conv_in", None, {"a": 1}, ["conv_in", 3]])
+def test_what_is_no_list_of_texts_is_refused(values: object) -> None:
+    with pytest.raises(UserError, match=r"^quant\.include must be a list of texts such as \[conv_in,mid_block\.\*\], "):
+        words("quant.include", values)
+
+
+@pytest.mark.parametrize("value", [5, "", None, ["a"]])
+def test_what_is_no_path_is_refused(value: object) -> None:
+    with pytest.raises(UserError, match=r"^paths\.store must be a path, got"):
+        place("paths.store", value)
 
 
 @pytest.mark.parametrize("values", [5, "12", None, {"a": 1}])

@@ -1,10 +1,11 @@
-"""Numbers and switches that people set: taken as they are or refused by the option's name."""
+"""Numbers, switches, words and places that people set: taken as they are or refused by the option's name."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from quantbooth.errors import UserError
 
-__all__ = ["flag", "number", "whole", "wholes"]
+__all__ = ["flag", "number", "place", "whole", "wholes", "words"]
 
 
 def flag(option: str, value: object) -> bool:
@@ -56,3 +57,25 @@ def number(option: str, value: object, least: float, below: float | None = None)
         end = "" if below is None else f" and < {below:g}"
         raise UserError(f"{option} must be a number >= {least:g}{end}, got {value!r}")
     return float(value)
+
+
+def words(option: str, values: object) -> list[str]:
+    """The values of a list.
+
+    Raises:
+        UserError: when it is no list, or one of them is not a text.
+    """
+    if isinstance(values, str) or not isinstance(values, Sequence) or not all(isinstance(v, str) for v in values):
+        raise UserError(f"{option} must be a list of texts such as [conv_in,mid_block.*], got {values!r}")
+    return list(values)
+
+
+def place(option: str, value: object) -> Path:
+    """The folder or file of that path, ~ being the person's own folder.
+
+    Raises:
+        UserError: when it is not a text, or an empty one.
+    """
+    if not isinstance(value, str) or not value:
+        raise UserError(f"{option} must be a path, got {value!r}")
+    return Path(value).expanduser()
