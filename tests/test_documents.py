@@ -4,6 +4,10 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
+from diffusers import UNet2DConditionModel
+
+from quantbooth.quant import scale_sets
 
 TOP = Path(__file__).parents[1]
 
@@ -30,3 +34,24 @@ def test_links_to_files_lead_somewhere(repository: Path, name: str) -> None:
     links = re.findall(r"\]\(([^)#]+)", file.read_text())
     missing = [link for link in links if not link.startswith("http") and not (file.parent / link).exists()]
     assert not missing
+
+
+def test_the_layers_alone_work_as_the_readme_says(repository: Path) -> None:
+    (example,) = re.findall(r"```python\n(.*?)```", (repository / "README.md").read_text(), re.DOTALL)
+    unet = UNet2DConditionModel(
+        sample_size=4,
+        in_channels=2,
+        out_channels=2,
+        block_out_channels=(8, 8),
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+        cross_attention_dim=8,
+        attention_head_dim=4,
+        norm_num_groups=2,
+        layers_per_block=1,
+    )
+    inputs = {"x": torch.randn(3, 2, 4, 4), "t": torch.tensor([10, 500, 990]), "text": torch.randn(3, 5, 8)}
+    exec(example, {"torch": torch, "unet": unet, **inputs})  # our own document
+    gains = scale_sets.read(unet)
+    moved = {name: (rows != 1).any(dim=1).tolist() for name, rows in gains.items()}
+    assert len(moved) > 20 and set(map(tuple, moved.values())) == {(True, False, True)}

@@ -39,8 +39,11 @@ class Parts:
 OUTPUTS = Parts()
 
 
-def attach_(model: nn.Module, count: int, selection: Selection, parts: Parts = OUTPUTS) -> None:
-    """Give a model `count` scale sets that change nothing yet (float32, trainable), chosen per sample by `selection`.
+def attach_(model: nn.Module, count: int, selection: Selection | None = None, parts: Parts = OUTPUTS) -> Selection:
+    """Give a model `count` scale sets that change nothing yet (float32, trainable).
+
+    Returns:
+        The selection, given or new, by which they are chosen for each sample.
 
     Raises:
         ValueError: when count is below 1, or the model has nothing of a kind that is to be held.
@@ -48,7 +51,7 @@ def attach_(model: nn.Module, count: int, selection: Selection, parts: Parts = O
     """
     if count < 1:
         raise ValueError(f"count of scale sets must be at least 1, got {count}")
-    layers = _layers(model)
+    layers, selection = _layers(model), selection or Selection()
     normalizations = dict(norms.normalizations(model)) if parts.norms else {}
     if parts.norms and not normalizations:
         raise ValueError(f"the model must have normalizations, got none in {type(model).__name__}")
@@ -58,6 +61,7 @@ def attach_(model: nn.Module, count: int, selection: Selection, parts: Parts = O
         hold_(layer, _sizes(layer, parts), count, selection, layer.codes.device)
     for norm in normalizations.values():
         norms.attach_(norm, count, selection)
+    return selection
 
 
 def detach_(model: nn.Module) -> None:

@@ -15,9 +15,10 @@ import torch
 from torch import nn
 
 from quantbooth.errors import UserError
+from quantbooth.quant.grid import Grid
 from quantbooth.quant.activations import ActivationQuantizer
 from quantbooth.quant.layers import QuantizedConv2d, QuantizedLayer, QuantizedLinear
-from quantbooth.quant.scale_search import ScaleSearch
+from quantbooth.quant.scale_search import MSE, ScaleSearch
 
 KINDS: dict[type[nn.Module], type[QuantizedLayer]] = {nn.Linear: QuantizedLinear, nn.Conv2d: QuantizedConv2d}
 
@@ -45,7 +46,7 @@ class Replaced:
 
 def quantize_(
     model: nn.Module,
-    search: ScaleSearch,
+    search: ScaleSearch | int,
     include: Sequence[str] = ("*",),
     exclude: Sequence[str] = (),
     splits: Splits = NO_SPLITS,
@@ -53,12 +54,13 @@ def quantize_(
     """Quantize the float Linear and Conv2d layers that match an include and no exclude pattern.
 
     Each float weight is let go before the next layer is begun. Subclasses of the two stay float. Nothing is changed
-    when an error is raised about patterns, splits or options.
+    when an error is raised about patterns, splits or options. A number of bits stands for the MSE search at so many.
 
     Raises:
         UserError: for a pattern that matches no float layer, a selection that leaves nothing, a split of a layer that
             is not selected or that does not fit it, or a layer whose options are not covered.
     """
+    search = MSE(Grid(search)) if isinstance(search, int) else search
     names = matching(model, include, exclude)
     for name in splits:
         if name not in names:
