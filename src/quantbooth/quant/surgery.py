@@ -15,8 +15,8 @@ import torch
 from torch import nn
 
 from quantbooth.errors import UserError
-from quantbooth.quant.grid import Grid
 from quantbooth.quant.activations import ActivationQuantizer
+from quantbooth.quant.grid import Grid
 from quantbooth.quant.layers import QuantizedConv2d, QuantizedLayer, QuantizedLinear
 from quantbooth.quant.scale_search import MSE, ScaleSearch
 
