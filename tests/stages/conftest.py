@@ -3,12 +3,14 @@
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from lightning.pytorch import Callback, Trainer
 
+from quantbooth.artifacts.calibration_set import CalibrationSet, write_states, write_texts
 from quantbooth.diffusion.base import Base, frozen
 from quantbooth.diffusion.pretrained import new_unet
 from quantbooth.diffusion.router import route_unet_
@@ -96,3 +98,26 @@ def fit() -> Callable[..., None]:
 
 def adamw(parameters: Any) -> torch.optim.Optimizer:
     return torch.optim.AdamW(parameters, lr=0.01, weight_decay=0.0)
+
+
+@pytest.fixture
+def items(tmp_path: Path, small_base: Base, generator: torch.Generator) -> CalibrationSet:
+    """Two sentences at three timesteps, random states."""
+    side, channels = small_base.unet.config.sample_size, small_base.unet.config.in_channels
+    folder = tmp_path / "set"
+    folder.mkdir()
+    write_states(folder, 0, torch.randn(2, 3, channels, side, side, generator=generator))
+    texts = small_base.encode_texts(["", "a red mug", "a duck"]).detach()
+    write_texts(folder, ["a red mug", "a duck"], texts, [900.0, 500.0, 100.0], 2)
+    return CalibrationSet(folder)
+
+
+@pytest.fixture
+def quiet_trainer() -> Callable[[int], Callable[[str], Trainer]]:
+    """Makes, from a number of steps, what makes trainers that say nothing."""
+
+    def made(steps: int) -> Callable[[str], Trainer]:
+        silent: dict[str, Any] = dict.fromkeys(("logger", "enable_progress_bar", "enable_model_summary"), False)
+        return lambda _what: Trainer(accelerator="cpu", max_steps=steps, enable_checkpointing=False, **silent)
+
+    return made

@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch import Trainer
 from torch import Tensor
 
-from quantbooth.artifacts.calibration_set import CalibrationSet, write_states, write_texts
+from quantbooth.artifacts.calibration_set import CalibrationSet
 from quantbooth.artifacts.progress import Progress
 from quantbooth.diffusion.base import Base
 from quantbooth.diffusion.shortcuts import concatenations
@@ -24,6 +24,7 @@ from quantbooth.stages.reconstruction import Reconstruction
 SOME = ["up_blocks.*"]
 RECIPE = Reconstruction(iterations=12, batch=4, learning_rate=0.05, penalty=0.01, warm_up=0.2, beta=(20, 2), seed=0)
 Make = Callable[..., BlockRounding]
+QuietTrainer = Callable[[int], Callable[[str], Trainer]]
 
 
 class Stopped(Exception):
@@ -31,32 +32,13 @@ class Stopped(Exception):
 
 
 @pytest.fixture
-def items(tmp_path: Path, small_base: Base, generator: torch.Generator) -> CalibrationSet:
-    side, channels = small_base.unet.config.sample_size, small_base.unet.config.in_channels
-    folder = tmp_path / "set"
-    folder.mkdir()
-    write_states(folder, 0, torch.randn(2, 3, channels, side, side, generator=generator))
-    texts = small_base.encode_texts(["", "a red mug", "a duck"]).detach()
-    write_texts(folder, ["a red mug", "a duck"], texts, [900.0, 500.0, 100.0], 2)
-    return CalibrationSet(folder)
-
-
-def trainer(_what: str) -> Trainer:
-    quiet = {
-        "logger": False,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-        "enable_checkpointing": False,
-    }
-    return Trainer(accelerator="cpu", max_steps=RECIPE.iterations, **quiet)  # type: ignore[arg-type]
-
-
-@pytest.fixture
-def make(small_base: Base, items: CalibrationSet) -> Make:
+def make(small_base: Base, items: CalibrationSet, quiet_trainer: QuietTrainer) -> Make:
     def made(search: ScaleSearch | None = None, splits: Splits = NO_SPLITS, unet: Any = None) -> BlockRounding:
         unet = deepcopy(small_base.unet) if unet is None else unet
         names = matching(unet, SOME, [])
-        return BlockRounding(unet, names, splits, search or MSE(Grid(2)), RECIPE, items, trainer)
+        return BlockRounding(
+            unet, names, splits, search or MSE(Grid(2)), RECIPE, items, quiet_trainer(RECIPE.iterations)
+        )
 
     return made
 

@@ -11,7 +11,7 @@ import torch
 from lightning.pytorch import Trainer
 from torch import Tensor
 
-from quantbooth.artifacts.calibration_set import CalibrationSet, write_states, write_texts
+from quantbooth.artifacts.calibration_set import CalibrationSet
 from quantbooth.artifacts.progress import Progress
 from quantbooth.diffusion.activation_points import points
 from quantbooth.diffusion.base import Base
@@ -30,6 +30,7 @@ SOME = ("up_blocks.0.resnets.0.", "up_blocks.0.attentions.0.")
 BITS = ActivationBits(4, 16)
 Errors = list[tuple[Unit, Mapping[str, float]]]
 Make = Callable[..., BlockSteps]
+QuietTrainer = Callable[[int], Callable[[str], Trainer]]
 
 
 class Stopped(Exception):
@@ -37,33 +38,12 @@ class Stopped(Exception):
 
 
 @pytest.fixture
-def items(tmp_path: Path, small_base: Base, generator: torch.Generator) -> CalibrationSet:
-    side, channels = small_base.unet.config.sample_size, small_base.unet.config.in_channels
-    folder = tmp_path / "set"
-    folder.mkdir()
-    write_states(folder, 0, torch.randn(2, 3, channels, side, side, generator=generator))
-    texts = small_base.encode_texts(["", "a red mug", "a duck"]).detach()
-    write_texts(folder, ["a red mug", "a duck"], texts, [900.0, 500.0, 100.0], 2)
-    return CalibrationSet(folder)
-
-
-def trainer(_what: str) -> Trainer:
-    quiet = {
-        "logger": False,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-        "enable_checkpointing": False,
-    }
-    return Trainer(accelerator="cpu", max_steps=RECIPE.iterations, **quiet)  # type: ignore[arg-type]
-
-
-@pytest.fixture
-def make(small_base: Base, items: CalibrationSet) -> Make:
+def make(small_base: Base, items: CalibrationSet, quiet_trainer: QuietTrainer) -> Make:
     def made(**changes: Any) -> BlockSteps:
         unet = deepcopy(small_base.unet)
         splits = {name: sizes for name, sizes in concatenations(unet).items() if name.startswith(SOME)}
         quantize_(unet, MinMax(Grid(8)), include=[f"{name}*" for name in SOME], splits=splits)
-        return BlockSteps(unet, BITS, replace(RECIPE, **changes), items, trainer)
+        return BlockSteps(unet, BITS, replace(RECIPE, **changes), items, quiet_trainer(RECIPE.iterations))
 
     return made
 
