@@ -16,6 +16,7 @@ from quantbooth.artifacts.progress import Progress
 from quantbooth.calibrate import calibrate
 from quantbooth.calibration_plan import CalibrationPlan
 from quantbooth.config import conf_dir
+from quantbooth.diffusion.tape import Tape
 from quantbooth.diffusion.units import Unit
 from quantbooth.errors import UserError
 from quantbooth.plan import Plan
@@ -77,9 +78,9 @@ def test_a_killed_run_goes_on_at_its_block_with_the_same_result(
     assert not list((tmp_path / "out" / "store" / "quantized_base").glob("*"))
     learned, learn = [], BlockRounding._learned
 
-    def noted(self: BlockRounding, unit: Unit, folder: Path, what: str) -> dict[str, torch.Tensor]:
+    def noted(self: BlockRounding, unit: Unit, tape: Tape, what: str) -> dict[str, torch.Tensor]:
         learned.append(unit.name)
-        return learn(self, unit, folder, what)
+        return learn(self, unit, tape, what)
 
     monkeypatch.setattr(BlockRounding, "_learned", noted)
     resumed = calibrate(configure())

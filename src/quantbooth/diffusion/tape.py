@@ -3,6 +3,7 @@
 What is taped lies in files that are mapped into memory, so a tape may be larger than memory is.
 """
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from quantbooth.diffusion.taping import Given
 
-__all__ = ["Tape"]
+__all__ = ["Tape", "mapped_rows"]
 
 TARGET = "target"
 
@@ -39,7 +40,7 @@ class Tape:
         )
         for key, value in (*_named(given).items(), (TARGET, target)):
             if key not in self._rows:
-                self._rows[key] = self._file(key, value)
+                self._rows[key] = mapped_rows(self.folder / f"{key}.bin", self.items, value)
             self._rows[key][list(places)] = value.to("cpu")
 
     def batch(self, places: Sequence[int], device: torch.device) -> tuple[Given, Float[Tensor, "b ..."]]:
@@ -55,10 +56,20 @@ class Tape:
         """Of all files."""
         return sum(rows.nbytes for rows in self._rows.values())
 
-    def _file(self, key: str, value: Tensor) -> Tensor:
-        shape = (self.items, *value.shape[1:])
-        path = str(self.folder / f"{key}.bin")
-        return torch.from_file(path, shared=True, size=torch.Size(shape).numel(), dtype=value.dtype).view(shape)
+
+def mapped_rows(path: Path, items: int, like: Float[Tensor, "b ..."]) -> Float[Tensor, "items ..."]:
+    """A new file of a row per item, mapped into memory.
+
+    Its place on the disk is taken at once: a mapped file that finds no place when it is written ends the process.
+
+    Raises:
+        OSError: when the disk is full.
+    """
+    shape = torch.Size((items, *like.shape[1:]))
+    with path.open("wb") as file:
+        if hasattr(os, "posix_fallocate"):  # not on every system
+            os.posix_fallocate(file.fileno(), 0, shape.numel() * like.element_size())
+    return torch.from_file(str(path), shared=True, size=shape.numel(), dtype=like.dtype).view(shape)
 
 
 def _at(place: int) -> str:

@@ -4,7 +4,6 @@ import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,13 +13,14 @@ from torch import Tensor, nn
 
 from quantbooth.artifacts.calibration_set import CalibrationSet
 from quantbooth.artifacts.progress import Progress
+from quantbooth.diffusion.tape import Tape
 from quantbooth.diffusion.units import Unit
 from quantbooth.quant.layers import QuantizedLayer
 from quantbooth.quant.rounding import LearnedRounding
 from quantbooth.quant.scale_search import ScaleSearch
 from quantbooth.quant.surgery import Replaced, Splits, like, replace_
 from quantbooth.stages.reconstruction import Reconstruction, UnitStage
-from quantbooth.stages.unit_tapes import UnitTapes
+from quantbooth.stages.unit_tapes import Recorder, UnitTapes
 
 __all__ = ["BlockRounding", "Outcome"]
 
@@ -65,26 +65,27 @@ class BlockRounding:
         self.unet, self.made = unet, _sharing(unet)
         self.splits, self.search, self.recipe, self.trainer = splits, search, recipe, trainer
         self.replaced: list[Replaced] = []
-        self.tapes = UnitTapes(unet, self.made, items, 4 * recipe.batch)
-        self.units = self.tapes.units(names)
+        self.tapes = UnitTapes(unet, self.made, names, items, 4 * recipe.batch)
+        self.units = self.tapes.units
 
     def run(self, progress: Progress, note: Callable[[int, Outcome], Any]) -> None:
         """Do every unit that `progress` does not have; `note` is told of each with its number."""
-        for number, unit in enumerate(self.units):
-            found = progress.read(number)
-            if found is None:
-                with progress.scratch() as folder:
-                    found = self._learned(unit, folder, f"rounding block {number + 1} of {len(self.units)}")
-                progress.write(number, found)
-            self._put(unit, found)
-            note(number, Outcome(unit, {name: float(found[name]) for name in ERRORS}))
+        with progress.scratch() as folder:
+            recorder = Recorder(self.tapes, folder)
+            for number, unit in enumerate(self.units):
+                found = progress.read(number)
+                if found is None:
+                    with recorder.tape(number) as tape:
+                        found = self._learned(unit, tape, f"rounding block {number + 1} of {len(self.units)}")
+                    progress.write(number, found)
+                self._put(unit, found)
+                note(number, Outcome(unit, {name: float(found[name]) for name in ERRORS}))
 
-    def _learned(self, unit: Unit, folder: Path, what: str) -> dict[str, Tensor]:
+    def _learned(self, unit: Unit, tape: Tape, what: str) -> dict[str, Tensor]:
         """The state of the unit's quantized layers by the names of layers, and its errors."""
         affine = {name: self._empty(name).form.fit(self._weight(name), self.search) for name in unit.layers}
         roundings = {_key(unit, name): self._rounding(name, *affine[name]) for name in unit.layers}
-        module, tape = self.made.get_submodule(unit.name), self.tapes.record(unit, folder)
-        stage = UnitStage(unit.name, module, roundings, tape, self.recipe)
+        stage = UnitStage(unit.name, self.made.get_submodule(unit.name), roundings, tape, self.recipe)
         self.trainer(what).fit(stage)
         stage.to(self.device)  # Lightning takes a finished stage off a GPU
         candidates = {"nearest": stage.nearest, "learned": stage.codes()}

@@ -7,7 +7,6 @@ Each unit is learned when all weights are quantized and all units before it are 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,13 +16,14 @@ from torch import Tensor, nn
 from quantbooth.artifacts.calibration_set import CalibrationSet
 from quantbooth.artifacts.progress import Progress
 from quantbooth.diffusion.activation_points import place_, points
+from quantbooth.diffusion.tape import Tape
 from quantbooth.diffusion.units import Unit
 from quantbooth.quant.activations import ActivationBits, ActivationQuantizer
 from quantbooth.quant.layers import quantized_layers
 from quantbooth.quant.running_range import RunningRange
 from quantbooth.stages.activation_ranges import RangeStage
 from quantbooth.stages.step_learning import StepRecipe, StepStage
-from quantbooth.stages.unit_tapes import UnitTapes
+from quantbooth.stages.unit_tapes import Recorder, UnitTapes
 
 __all__ = ["STEP_ERRORS", "BlockSteps"]
 
@@ -87,25 +87,27 @@ class BlockSteps:
         return {f"{name}.{key}": value for name, state in states.items() for key, value in state.items()}
 
     def _learn(self, progress: Progress, unet: nn.Module, note: Note) -> None:
-        tapes = UnitTapes(unet, self.made, self.items, 4 * self.recipe.batch)
-        units = tapes.units([name for name, _ in quantized_layers(self.made)])
-        for number, unit in enumerate(units):
-            found = progress.read(number + 1)
-            if found is None:
-                with progress.scratch() as folder:
-                    found = self._learned(tapes, unit, folder, f"activations of block {number + 1} of {len(units)}")
-                progress.write(number + 1, found)
-            for name, quantizer in self._quantizers(unit.name).items():
-                quantizer.scale.copy_(found[f"{name}.scale"])
-            note(number, unit, {name: float(found[name]) for name in STEP_ERRORS})
+        names = [name for name, _ in quantized_layers(self.made)]
+        tapes = UnitTapes(unet, self.made, names, self.items, 4 * self.recipe.batch)
+        with progress.scratch() as folder:
+            recorder = Recorder(tapes, folder)
+            for number, unit in enumerate(tapes.units):
+                found = progress.read(number + 1)
+                if found is None:
+                    with recorder.tape(number) as tape:
+                        what = f"activations of block {number + 1} of {len(tapes.units)}"
+                        found = self._learned(unit, tape, what, tapes.device)
+                    progress.write(number + 1, found)
+                for name, quantizer in self._quantizers(unit.name).items():
+                    quantizer.scale.copy_(found[f"{name}.scale"])
+                note(number, unit, {name: float(found[name]) for name in STEP_ERRORS})
 
-    def _learned(self, tapes: UnitTapes, unit: Unit, folder: Path, what: str) -> dict[str, Tensor]:
+    def _learned(self, unit: Unit, tape: Tape, what: str, device: torch.device) -> dict[str, Tensor]:
         """The better scales of the unit's quantizers, by the names of the unet's buffers, and both errors."""
         inside = {_within(unit, name): quantizer for name, quantizer in self._quantizers(unit.name).items()}
-        module, tape = self.made.get_submodule(unit.name), tapes.record(unit, folder)
-        stage = StepStage(unit.name, module, inside, tape, self.recipe)
+        stage = StepStage(unit.name, self.made.get_submodule(unit.name), inside, tape, self.recipe)
         self.trainer(what).fit(stage)
-        stage.to(tapes.device)  # Lightning takes a finished stage off a GPU
+        stage.to(device)  # Lightning takes a finished stage off a GPU
         candidates = dict(zip(STEP_ERRORS, (stage.start, stage.scales()), strict=True))
         errors = {name: stage.error_of(scales) for name, scales in candidates.items()}
         better = candidates[min(errors, key=errors.__getitem__)]
