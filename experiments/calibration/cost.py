@@ -1,0 +1,182 @@
+"""What learned rounding costs: `python -m experiments.calibration.cost --model sd15 --iterations 10`.
+
+All blocks of a unet with random float weights are rounded, as `calibration=qdiffusion` does it, on random items: time
+and memory do not depend on the values. Each block's seconds (taping and scales; learning and checks) and peak memory
+are kept beside its codes in the work folder, so a run that was stopped goes on where it was. The row is added to
+`costs.json`, and `costs.md` is made anew.
+"""
+
+import json
+import logging
+import shutil
+import sys
+import time
+from argparse import ArgumentParser, Namespace
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Trainer
+from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn, TimeRemainingColumn
+
+from experiments.bench.machine import facts
+from experiments.bench.memory import peak, reset_peak, resident
+from experiments.bench.results import read, to_json, write
+from experiments.bench.sizes import SIZES
+from experiments.bench.weights import FLOAT_ENDS, fill_
+from experiments.calibration.cost_table import document
+from quantbooth.artifacts.calibration_set import CalibrationSet, write_states, write_texts
+from quantbooth.artifacts.progress import Progress as Parts
+from quantbooth.diffusion.pretrained import new_unet
+from quantbooth.errors import UserError
+from quantbooth.quant.grid import Grid
+from quantbooth.quant.scale_search import MSE
+from quantbooth.quant.surgery import NO_SPLITS, matching
+from quantbooth.stages.block_rounding import BlockRounding, Outcome
+from quantbooth.stages.reconstruction import Reconstruction
+
+__all__ = ["main", "parsed", "row_of"]
+
+FOLDER = Path(__file__).parent
+GB = 1e9
+TOKENS = 77
+RECIPE = Reconstruction(iterations=1, batch=1, learning_rate=0.2, penalty=0.01, warm_up=0.2, beta=(20, 2), seed=0)
+
+
+def main() -> int:
+    """The program; the exit code."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    options = parsed(sys.argv[1:])
+    try:
+        row = row_of(options)
+    except UserError as error:
+        sys.stderr.write(f"cost: {error}\n")
+        return 2
+    file = options.folder / "costs.json"
+    rows = [old for old in read(file) if old["case"] != row["case"]] + [row]
+    write(file, to_json(rows))
+    write(file.with_suffix(".md"), document(rows))
+    shutil.rmtree(options.work)
+    return 0
+
+
+def row_of(options: Namespace) -> dict[str, Any]:
+    """Round all blocks; the figures of the whole run, whatever process did its parts."""
+    case = {key: vars(options)[key] for key in ("model", "layers", "latents", "items", "batch", "iterations", "bits")}
+    _claim(options.work, case)
+    imports, unet = resident(), _unet(options)
+    built, names = resident(), matching(unet, ["*"], FLOAT_ENDS)
+    recipe = replace(RECIPE, iterations=options.iterations, batch=options.batch)
+    watch = _Watch(options.work / "seconds.json")
+    search, trainer = MSE(Grid(options.bits)), watch.trainer(options.iterations)
+    rounding = BlockRounding(unet, names, NO_SPLITS, search, recipe, _items(options), trainer)
+    columns = ("{task.description}", MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns) as bar:
+        watch.task, watch.bar = bar.add_task("blocks", total=len(rounding.units)), bar
+        watch.begin()
+        rounding.run(Parts(options.work / "parts"), watch.note)
+    parts = list(watch.parts.values())
+    return {
+        "case": case,
+        "units": len(rounding.units),
+        "layers": len(names),
+        "weights": sum(layer.numel() for name, layer in unet.named_parameters()),
+        "import_gb": imports / GB,
+        "float_gb": sum(p.numel() * p.element_size() for p in unet.parameters()) / GB,
+        "built_gb": built / GB,
+        "peak_gb": max(part["peak_gb"] for part in parts),
+        "taping_s": sum(part["taping_s"] for part in parts),
+        "learning_s": sum(part["learning_s"] for part in parts),
+        "largest_gb": max(sum(_weight(unet, name).nbytes for name in unit.layers) for unit in rounding.units) / GB,
+        "machine": facts(),
+    }
+
+
+class _Watch:
+    """Seconds and peak memory of every block, kept in a file: a block that another process did is in it already."""
+
+    bar: Progress
+    task: Any
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self.parts: dict[str, dict[str, float]] = json.loads(file.read_text()) if file.exists() else {}
+
+    def begin(self) -> None:
+        reset_peak()
+        self._start = self._taped = time.perf_counter()
+
+    def trainer(self, iterations: int) -> Any:
+        quiet = dict.fromkeys(("logger", "enable_progress_bar", "enable_model_summary", "enable_checkpointing"), False)
+
+        def made(_what: str) -> Trainer:
+            self._taped = time.perf_counter()
+            return Trainer(accelerator="cpu", max_steps=iterations, **quiet)  # type: ignore[arg-type]
+
+        return made
+
+    def note(self, number: int, _outcome: Outcome) -> None:
+        if str(number) not in self.parts:
+            taping, learning = self._taped - self._start, time.perf_counter() - self._taped
+            self.parts[str(number)] = {"taping_s": taping, "learning_s": learning, "peak_gb": peak() / GB}
+            write(self.file, json.dumps(self.parts))
+        self.bar.advance(self.task)
+        self.begin()
+
+
+def _weight(unet: Any, layer: str) -> torch.Tensor:
+    return unet.get_submodule(layer).weight
+
+
+def _unet(options: Namespace) -> Any:
+    changed = {"layers_per_block": options.layers} if options.layers else {}
+    with torch.device("meta"):
+        unet = new_unet(SIZES[options.model].config | changed)
+    fill_(unet, "cpu", torch.Generator().manual_seed(0))
+    return unet.eval().requires_grad_(False)
+
+
+def _items(options: Namespace) -> CalibrationSet:
+    """Random states of one prompt, so many that there are as many items as asked for.
+
+    Raises:
+        UserError: when there is no such number of states.
+    """
+    if options.items < 2 or options.items % 2:
+        raise UserError(f"items must be an even number >= 2 (each state is two items), got {options.items}")
+    draw, folder = torch.Generator().manual_seed(1), options.work / "set"
+    folder.mkdir(exist_ok=True)
+    times = options.items // 2
+    write_states(folder, 0, torch.randn(1, times, 4, options.latents, options.latents, generator=draw))
+    texts = torch.randn(2, TOKENS, SIZES[options.model].text, generator=draw)
+    write_texts(folder, ["a prompt"], texts, torch.linspace(999, 0, times).tolist(), 1)
+    return CalibrationSet(folder)
+
+
+def _claim(work: Path, case: dict[str, Any]) -> None:
+    """Begin a work folder, or see that it belongs to this case."""
+    work.mkdir(parents=True, exist_ok=True)
+    about = work / "case.json"
+    if about.exists() and json.loads(about.read_text()) != case:
+        raise UserError(f"{work} belongs to another case, {about.read_text()}: remove it or choose another --work")
+    about.write_text(json.dumps(case))
+
+
+def parsed(arguments: list[str]) -> Namespace:
+    """The options of a command line."""
+    parser = ArgumentParser("experiments.calibration.cost", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--model", choices=[name for name, size in SIZES.items() if not size.pooled], default="sd15")
+    parser.add_argument("--layers", type=int, help="layers of each of its blocks, instead of the model's own")
+    parser.add_argument("--latents", type=int, default=32, help="side of the latents")
+    parser.add_argument("--items", type=int, default=8, help="of the calibration set, an even number")
+    parser.add_argument("--batch", type=int, default=8, help="items of an iteration")
+    parser.add_argument("--iterations", type=int, default=10, help="of every block")
+    parser.add_argument("--bits", type=int, default=4)
+    parser.add_argument("--folder", type=Path, default=FOLDER, help="where costs.json and costs.md are")
+    parser.add_argument("--work", type=Path, default=FOLDER / "work", help="what is done so far; removed at the end")
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
