@@ -7,6 +7,7 @@ from pathlib import Path
 import hydra
 import pytest
 import torch
+from diffusers import UNet2DConditionModel
 from omegaconf import DictConfig
 from safetensors.torch import load_file
 
@@ -60,6 +61,21 @@ def test_everything_at_once_is_kept_by_name_and_served(configure: Configure) -> 
     assert all(torch.equal(tensor, states[1][name]) for name, tensor in plan.tuner.state(tuned).items())
     pictures = [folder.name for folder in sample(cfg)]
     assert pictures[-1].startswith("toy_mug-s2-scales_in_out-w4-seed0-step3")
+
+
+def test_checkpointing_is_for_memory_only(configure: Configure, monkeypatch: pytest.MonkeyPatch) -> None:
+    switched, switch = [], UNet2DConditionModel.enable_gradient_checkpointing
+
+    def noted(unet: UNet2DConditionModel) -> None:
+        switched.append(unet)
+        switch(unet)
+
+    monkeypatch.setattr(UNet2DConditionModel, "enable_gradient_checkpointing", noted)
+    one, other = configure("seed=5"), configure("seed=5", "tuner.checkpointing=true", "paths.store=${paths.outputs}/b")
+    calibrate(other)
+    states = [load_file(tune(cfg) / "step-000003.safetensors") for cfg in (one, other)]
+    assert len(switched) == 1
+    assert all(torch.equal(tensor, states[1][name]) for name, tensor in states[0].items())
 
 
 def test_float_weights_with_a_learned_identifier_come_back(configure: Configure) -> None:

@@ -35,6 +35,8 @@ __all__ = ["Plan"]
 
 RATES = {"shifts": "shift_learning_rate", "identifier": "identifier_learning_rate"}
 """Options of the tuner that are learning rates of one kind of numbers; the others learn at the optimizer's."""
+UNSEEN = ("sample_every", "checkpointing")
+"""Options of the tuner that change nothing that is learned."""
 PLAIN = ("scales", "full")
 """Names of tuners that go without saying."""
 
@@ -55,6 +57,7 @@ class Plan:
         self.steps = self.protocol.steps(last=self.recipe.steps)
         self.tuner = self._tuner()
         self.tuner.check(self.strategy, self.bits)
+        self.checkpointing = flag("tuner.checkpointing", self.settings["tuner"]["checkpointing"])
         self.activations = activation_bits(self.settings["quant"])
         for option in ("include", "exclude"):
             words(f"quant.{option}", self.settings["quant"][option])
@@ -193,7 +196,7 @@ class Plan:
     @property
     def _learned(self) -> dict[str, Any]:
         """What decides what is learned; neither what is watched meanwhile nor which steps are kept does."""
-        tuner = {key: value for key, value in self.settings["tuner"].items() if key != "sample_every"}
+        tuner = {key: value for key, value in self.settings["tuner"].items() if key not in UNSEEN}
         return {
             **self._untuned,
             "subject": self.subject.fingerprint,

@@ -105,6 +105,8 @@ def learn(plan: Plan, zones: Zones, optimizer: OptimizerFactory, name: str, kept
     examples = encode(plan, base)
     learning = plan.tuner.prepare_(base, len(zones), selection)
     route_unet_(base.unet, zones.index, selection)
+    if plan.checkpointing:
+        base.unet.enable_gradient_checkpointing()
     sentence = EncodedAnew(base, plan.subject.tuning_text) if "identifier" in learning else None
     schedule = Schedule(base.scheduler_config)
     stage = TuningStage(base.unet, learning, examples, zones, schedule, recipe, optimizer, sentence)

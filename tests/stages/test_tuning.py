@@ -33,6 +33,25 @@ def test_equal_seeds_learn_equal_gains_bit_for_bit_and_others_do_not(new_stage: 
     assert not any(torch.equal(one[name], other[name]) for name in one)
 
 
+def test_checkpointing_computes_blocks_twice_and_learns_the_same_bit_for_bit(new_stage: MakeStage, fit: Fit) -> None:
+    learned, calls = [], [0, 0]
+    for on in (False, True):
+        stage = new_stage()
+        unet: Any = stage.unet
+        if on:
+            unet.enable_gradient_checkpointing()
+
+        def count(*_: object, on: bool = on) -> None:
+            calls[on] += 1
+
+        unet.get_submodule("up_blocks.0.resnets.0").register_forward_pre_hook(count)
+        fit(stage)
+        learned.append(scale_sets.read(stage.unet))
+    off, on_too = learned
+    assert all(torch.equal(off[name], on_too[name]) for name in off)
+    assert calls == [stage.recipe.steps, 2 * stage.recipe.steps]
+
+
 def test_outside_its_interval_s1_is_the_untuned_base_bit_for_bit(
     quantized: MakeUnet, new_stage: MakeStage, fit: Fit
 ) -> None:
