@@ -146,6 +146,7 @@ def test_a_sweep_that_was_killed_goes_on_and_writes_one_document(
         ("~base.zones", "base.zones must name at least one zone as name: [start, stop], got None"),
         ("damage.prompts=[]", "damage.prompts must be a list of sentences such as [a dog,a red car], got []"),
         ("damage.pictures=1", "damage.pictures must be a whole number >= 2, got 1"),
+        ("damage.document=null", "damage.document must be a path, got None"),
         ("base.resolution=64", "the toy scorer reads 32 x 32 pictures, got 64 x 64; choose another scorer"),
         ("damage.prompts=[a zeppelin]", "the toy scorer"),
     ],

@@ -28,7 +28,8 @@ from quantbooth.artifacts.quantized_base import WEIGHTS
 from quantbooth.calibrate import calibrate
 from quantbooth.cli import command
 from quantbooth.config import plain
-from quantbooth.damage_plan import DamagePlan
+from quantbooth.damage_plan import PLACES, DamagePlan
+from quantbooth.data.options import place
 from quantbooth.reporting.damage import write_document
 from quantbooth.stages.costs import measured
 
@@ -85,8 +86,8 @@ def document(jobs: list[tuple[DictConfig, list[Path]]]) -> None:
     options = plain(jobs[-1][0])["damage"]
     found = [read_damage(folder) for folder in dict.fromkeys(path for _, paths in jobs for path in paths)]
     typed = shlex.join(["quantbooth-damage", *sys.argv[1:]])
-    page = Path(options["document"])
-    write_document(found, page, Path(options["folder"]), options["shown"], [*options["notes"], f"Made by `{typed}`."])
+    folder, page = (place(f"damage.{option}", options[option]) for option in PLACES)
+    write_document(found, page, folder, options["shown"], [*options["notes"], f"Made by `{typed}`."])
     print(f"the document: {page}")  # noqa: T201  # what a person looks for next
 
 

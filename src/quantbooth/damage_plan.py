@@ -29,9 +29,10 @@ from quantbooth.stages.evaluation import Scorer
 from quantbooth.stages.progress import Bar
 from quantbooth.timesteps.zones import Zones, zones_from_borders
 
-__all__ = ["DamagePlan"]
+__all__ = ["PLACES", "DamagePlan"]
 
 LEAST = {"predictions": 2, "pictures": 2, "seed": 0, "batch": 1, "shown": 1}
+PLACES = ("folder", "document")
 
 
 class DamagePlan:
@@ -44,6 +45,8 @@ class DamagePlan:
         self.cfg, self.settings = cfg, plain(cfg)
         for option, least in LEAST.items():
             whole(f"damage.{option}", self.options[option], least)
+        for option in PLACES:
+            place(f"damage.{option}", self.options[option])
         activation_bits(self.settings["quant"])
         self.store = Store(place("paths.store", self.settings["paths"]["store"]))
         self.base_folder = build(cfg.base.folder, Path)

@@ -37,6 +37,7 @@ from quantbooth.stages.progress import Bar
 __all__ = ["document", "main", "probe"]
 
 LEAST = {"pairs": 2, "every": 1, "questions": 1, "grid": 2, "seed": 0, "batch": 1, "round": 1}
+PLACES = ("folder", "document")
 
 
 class Probing:
@@ -47,6 +48,8 @@ class Probing:
         self.options: dict[str, Any] = dict(self.settings["probe"])
         for option, least in LEAST.items():
             whole(f"probe.{option}", self.options[option], least)
+        for option in PLACES:
+            place(f"probe.{option}", self.options[option])
         if self.settings["quant"]["bits"] is not None:
             raise UserError("quantbooth-probe looks at a float base; leave quant=fp")
         self.store = Store(place("paths.store", self.settings["paths"]["store"]))
@@ -133,9 +136,9 @@ def document(jobs: list[tuple[DictConfig, Path]]) -> None:
     """The document of the last probe."""
     cfg, folder = jobs[-1]
     options, found = plain(cfg)["probe"], read_probe(folder)
-    page = Path(options["document"])
+    files, page = (place(f"probe.{option}", options[option]) for option in PLACES)
     typed = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
-    borders = write_document(found, page, Path(options["folder"]), options["round"], typed)
+    borders = write_document(found, page, files, options["round"], typed)
     print(f"suggested zones of {found.record.base}: {borders}")  # noqa: T201  # what a person looks for next
     print(f"the document: {page}")  # noqa: T201
 
