@@ -1,9 +1,11 @@
 """Block after block: every layer quantized once, each block seeing those before it; stopped and resumed bit for bit."""
 
+import gc
 from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
+from weakref import WeakSet
 
 import pytest
 import torch
@@ -16,6 +18,7 @@ from quantbooth.diffusion.base import Base
 from quantbooth.diffusion.shortcuts import concatenations
 from quantbooth.quant.grid import Grid
 from quantbooth.quant.layers import QuantizedLayer, quantized_layers
+from quantbooth.quant.rounding import LearnedRounding
 from quantbooth.quant.scale_search import MSE, ScaleSearch
 from quantbooth.quant.surgery import NO_SPLITS, Splits, matching, quantize_
 from quantbooth.stages.block_rounding import ERRORS, BlockRounding, Outcome
@@ -160,6 +163,28 @@ def test_layers_in_parts_have_a_scale_of_each(make: Make, small_base: Base, tmp_
     quantize_(nearest, MSE(Grid(2)), include=SOME, splits=splits)
     for name, layer in quantized_layers(nearest):
         assert torch.equal(layer.scale, rounding.made.get_submodule(name).get_buffer("scale"))
+
+
+def test_a_block_that_is_done_leaves_nothing_in_memory(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A finished trainer and its stage are a cycle, which Python would let lie while blocks go by."""
+    alive: WeakSet[LearnedRounding] = WeakSet()
+    born = LearnedRounding.__init__
+
+    def noted(self: LearnedRounding, *given: Any) -> None:
+        born(self, *given)
+        alive.add(self)
+
+    monkeypatch.setattr(LearnedRounding, "__init__", noted)
+    seen: list[int] = []
+    gc.disable()
+    try:
+        make().run(Progress(tmp_path / "work"), lambda *_: seen.append(len(alive)))
+    finally:
+        gc.enable()
+    assert len(seen) > 5
+    assert set(seen) == {0}
 
 
 def test_nothing_but_progress_is_left_on_the_disk(make: Make, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """What each unit is given by the quantized unet and should give by the float one, for a whole calibration set."""
 
+import gc
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -82,6 +83,7 @@ class Recorder:
             self._made.done(number)
             self._float.done(number + 1)
             yield tape
+        gc.collect()  # a trainer and what it trained hold each other, with a state of several times the unit's weights
 
     def _replay(self, kind: str) -> Replay:
         (folder := self.folder / kind).mkdir()
