@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from quantbooth.diffusion.base import Base
-from quantbooth.diffusion.replay import Replay, last_readers
+from quantbooth.diffusion.replay import Replay, most_kept, uses_of
 from quantbooth.diffusion.tape import mapped_rows
 from quantbooth.diffusion.taping import caught_inputs
 from quantbooth.diffusion.units import units_of
@@ -85,7 +85,11 @@ def counted(net: nn.Module, names: Sequence[str]) -> dict[str, int]:
 
 def test_readers_of_a_small_net() -> None:
     net = Net()
-    assert last_readers(net, NAMES, lambda: call_net(net, [0])) == [3, 2, 3, 4, 4, 5]
+    uses = uses_of(net, NAMES, lambda: call_net(net, [0]))
+    assert [use.reader for use in uses] == [3, 2, 3, 4, 4, 5]
+    assert [use.given for use in uses] == [12, 12, 12, 24, 12, 12]
+    assert [use.made for use in uses] == [12] * 6
+    assert most_kept(uses) == 2 * (12 + 12 + 12) + 24 + 12
     assert not any("forward" in vars(module) for module in net.modules())
 
 
@@ -108,7 +112,7 @@ def test_readers_are_those_that_a_nan_reaches(unet: Any, names: list[str]) -> No
                 stack.callback(delattr, module, "forward")
             call_unet(unet, [0])
         slow.append(max(reached))
-    assert last_readers(unet, names, lambda: call_unet(unet, [0])) == slow
+    assert [use.reader for use in uses_of(unet, names, lambda: call_unet(unet, [0]))] == slow
     assert slow[0] == 1
     assert sum(last - number > 3 for number, last in enumerate(slow)) > 2, "the unet has no shortcuts"
 
@@ -126,7 +130,7 @@ def outputs(unet: Any, names: Sequence[str]) -> list[Tensor]:
 def test_a_unit_that_is_called_twice_is_named() -> None:
     net = nn.Sequential(layer := nn.Linear(3, 3), layer)
     with pytest.raises(ValueError, match="'0' is called again"):
-        last_readers(net, ["0"], lambda: call_net(net, [0]))
+        uses_of(net, ["0"], lambda: call_net(net, [0]))
 
 
 def test_calls_give_the_same_bit_for_bit_and_every_unit_is_computed_once(
@@ -138,7 +142,8 @@ def test_calls_give_the_same_bit_for_bit_and_every_unit_is_computed_once(
         for places in BATCHES
     }
     counts = counted(unet, names)
-    replay = Replay(unet, names, last_readers(unet, names, lambda: call_unet(unet, [0])), tmp_path, ITEMS)
+    uses = uses_of(unet, names, lambda: call_unet(unet, [0]))
+    replay = Replay(unet, names, uses, tmp_path, ITEMS)
     counts.update(dict.fromkeys(counts, 0))
     most = 0
     for end, name in enumerate(names):
@@ -158,12 +163,13 @@ def test_calls_give_the_same_bit_for_bit_and_every_unit_is_computed_once(
     assert not list(tmp_path.iterdir())
     everything = sum(y.numel() * y.element_size() for y in outputs(unet, names)) * ITEMS
     assert 0 < most < 0.5 * everything
+    assert 2 * most < most_kept(uses) * ITEMS < everything
 
 
 def test_it_may_begin_anywhere(tmp_path: Path) -> None:
     net = Net()
     counts = counted(net, NAMES)
-    replay = Replay(net, NAMES, last_readers(net, NAMES, lambda: call_net(net, [0])), tmp_path, ITEMS)
+    replay = Replay(net, NAMES, uses_of(net, NAMES, lambda: call_net(net, [0])), tmp_path, ITEMS)
     counts.update(dict.fromkeys(counts, 0))
     with torch.no_grad():
         plain = call_net(net, range(ITEMS))

@@ -1,10 +1,12 @@
 """Tapes of units: what both unets give, from wherever one begins, with work that grows as units and items do."""
 
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,6 +17,7 @@ from quantbooth.artifacts.calibration_set import CalibrationSet
 from quantbooth.diffusion.base import Base
 from quantbooth.diffusion.tape import Tape
 from quantbooth.diffusion.taping import caught_inputs, caught_output
+from quantbooth.errors import UserError
 from quantbooth.quant.surgery import matching
 from quantbooth.stages.unit_tapes import Recorder, UnitTapes
 
@@ -67,6 +70,15 @@ def test_a_tape_is_gone_after_its_use(make: Make, tmp_path: Path) -> None:
     with recorder.tape(0) as tape:
         assert tape.folder.is_dir()
     assert not tape.folder.exists()
+
+
+def test_a_disk_without_room_is_told_before_any_work(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
+    with pytest.raises(UserError, match=r"^12 items take up to .* GB of disk .* 0.0 GB are free at"):
+        Recorder(make(), tmp_path)
+    assert not list(tmp_path.glob("**/*.bin"))
 
 
 @pytest.mark.parametrize("prompts", [1, 2])

@@ -1,13 +1,14 @@
 """Replay: units of a unet that are done give again what they gave, so that each is computed once for every item.
 
 A unit's inputs depend on some outputs of units before it, by what the unet does between units: additions,
-concatenations, normalizations. `last_readers` finds which by the autograd graph of one call that is cut at the units.
+concatenations, normalizations. `uses_of` finds which by the autograd graph of one call that is cut at the units.
 Outputs lie in files, and only as long as a unit that is not done reads them; where nothing will, zeros take their
 place. What is between units is computed again in every call.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,25 @@ from torch import Tensor, nn
 
 from quantbooth.diffusion.tape import mapped_rows
 
-__all__ = ["Replay", "last_readers"]
+__all__ = ["Replay", "Use", "most_kept", "uses_of"]
 
 Forward = Callable[..., Any]
+
+
+@dataclass
+class Use:
+    """What becomes of a unit's output.
+
+    Attributes:
+        reader: number of the last unit with inputs that it reaches without passing through another; the unit's own
+            where none does.
+        given: bytes of the unit's inputs for one item, and
+        made: of its output.
+    """
+
+    reader: int
+    given: int
+    made: int
 
 
 class Replay:
@@ -28,13 +45,13 @@ class Replay:
     Args:
         unet: of the units.
         names: of its units in the order of the call; each is called once.
-        readers: what `last_readers` found.
+        uses: what `uses_of` found.
         folder: of the files, removed by whoever made it.
         items: how many there are.
     """
 
-    def __init__(self, unet: nn.Module, names: Sequence[str], readers: Sequence[int], folder: Path, items: int) -> None:
-        self.unet, self.names, self.readers, self.folder, self.items = unet, names, readers, folder, items
+    def __init__(self, unet: nn.Module, names: Sequence[str], uses: Sequence[Use], folder: Path, items: int) -> None:
+        self.unet, self.names, self.uses, self.folder, self.items = unet, names, uses, folder, items
         self._done = 0
         self._kept: dict[int, Tensor] = {}
         self._blank: dict[int, Tensor] = {}
@@ -48,7 +65,7 @@ class Replay:
     def done(self, end: int) -> None:
         """Every item has seen the units before `end`."""
         self._done = end
-        for number in [number for number in self._kept if self.readers[number] < end]:
+        for number in [number for number in self._kept if self.uses[number].reader < end]:
             del self._kept[number]
             self._path(number).unlink()
 
@@ -63,7 +80,7 @@ class Replay:
         output: Tensor = forward(*args, **kwargs).contiguous()  # as a file will give it
         if number not in self._blank:
             self._blank[number] = output.new_zeros(()).expand(output.shape[1:])
-            if self.readers[number] > number:
+            if self.uses[number].reader > number:
                 self._kept[number] = mapped_rows(self._path(number), self.items, output)
         if number in self._kept:
             self._kept[number][list(places)] = output.to("cpu")
@@ -79,35 +96,43 @@ class Replay:
         return self.folder / f"output-{number:05d}.bin"
 
 
-def last_readers(unet: nn.Module, names: Sequence[str], call: Callable[[], Any]) -> list[int]:
-    """For each unit, the number of the last unit with inputs that its output reaches without passing through another.
-
-    A unit that none reads has its own number.
+def uses_of(unet: nn.Module, names: Sequence[str], call: Callable[[], Any]) -> list[Use]:
+    """What becomes of the output of each unit.
 
     Args:
         unet: is called.
         names: of its units in the order of the call.
-        call: runs the unet once.
+        call: runs the unet once, with one item.
 
     Raises:
         ValueError: for a unit that is called more than once.
     """
-    readers, leaves = list(range(len(names))), dict[int, Tensor]()
+    uses, leaves = list[Use](), dict[int, Tensor]()
 
     def cut(number: int, forward: Forward, *args: Any, **kwargs: Any) -> Tensor:
         if number in leaves:
             raise ValueError(f"a unit must be called once in a call of the unet, but {names[number]!r} is called again")
-        read = _ancestors([value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)])
+        given = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
+        read = _ancestors(given)
         for writer, leaf in leaves.items():
             if id(leaf) in read:
-                readers[writer] = number
+                uses[writer].reader = number
         with torch.no_grad():
             leaves[number] = forward(*args, **kwargs).detach()
+        uses.append(Use(number, sum(tensor.nbytes for tensor in given), leaves[number].nbytes))
         return leaves[number].requires_grad_().clone()  # a clone may be changed in place
 
     with torch.enable_grad(), _forwards(unet, names, cut):
         call()
-    return readers
+    return uses
+
+
+def most_kept(uses: Sequence[Use]) -> int:
+    """The most bytes an item ever takes in files: outputs that are still read, of two unets, and the tape of a unit."""
+    return max(
+        2 * sum(use.made for use in uses[: number + 1] if use.reader >= number) + uses[number].given + uses[number].made
+        for number in range(len(uses))
+    )
 
 
 def _ancestors(tensors: Sequence[Tensor]) -> set[int]:

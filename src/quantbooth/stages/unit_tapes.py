@@ -1,6 +1,7 @@
 """What each unit is given by the quantized unet and should give by the float one, for a whole calibration set."""
 
 import gc
+import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -12,12 +13,15 @@ import torch
 from torch import nn
 
 from quantbooth.artifacts.calibration_set import CalibrationSet
-from quantbooth.diffusion.replay import Replay, last_readers
+from quantbooth.diffusion.replay import Replay, most_kept, uses_of
 from quantbooth.diffusion.tape import Tape
 from quantbooth.diffusion.taping import caught_inputs, caught_output
 from quantbooth.diffusion.units import units_of
+from quantbooth.errors import UserError
 
 __all__ = ["Recorder", "UnitTapes"]
+
+GB = 1e9
 
 
 class UnitTapes:
@@ -38,7 +42,7 @@ class UnitTapes:
         once = partial(self.run, unet, [0])
         self.units = units_of(unet, names, once)
         self.names = [unit.name for unit in self.units]
-        self.readers = last_readers(unet, self.names, once)
+        self.uses = uses_of(unet, self.names, once)
 
     def run(self, unet: nn.Module, places: Sequence[int]) -> Any:
         """Call one of the unets with some items."""
@@ -61,10 +65,20 @@ class Recorder:
     Args:
         tapes: the unets and their units.
         folder: of its files, removed by whoever made it.
+
+    Raises:
+        UserError: when the disk has no room for them.
     """
 
     def __init__(self, tapes: UnitTapes, folder: Path) -> None:
         self.tapes, self.folder = tapes, folder
+        needed, free = most_kept(tapes.uses) * len(tapes.items), shutil.disk_usage(folder).free
+        if needed > free:
+            raise UserError(
+                f"{len(tapes.items)} items take up to {needed / GB:.1f} GB of disk while rounding is learned, "
+                f"{free / GB:.1f} GB are free at {folder}: make room, or choose another paths.store "
+                "or a smaller calibration.set.count"
+            )
         self._made, self._float = (self._replay(kind) for kind in ("made", "float"))
 
     @contextmanager
@@ -88,4 +102,4 @@ class Recorder:
     def _replay(self, kind: str) -> Replay:
         (folder := self.folder / kind).mkdir()
         unet = {"made": self.tapes.made, "float": self.tapes.unet}[kind]
-        return Replay(unet, self.tapes.names, self.tapes.readers, folder, len(self.tapes.items))
+        return Replay(unet, self.tapes.names, self.tapes.uses, folder, len(self.tapes.items))
