@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 from quantbooth.artifacts.damage import read_damage
 from quantbooth.artifacts.manifest import open_artifact
 from quantbooth.config import conf_dir
-from quantbooth.damage import damage, main
+from quantbooth.damage import damage, document, main
 from quantbooth.damage_plan import DamagePlan
 from quantbooth.errors import UserError
 from quantbooth.stages.same_noise import SameNoise
@@ -138,9 +138,19 @@ def test_a_sweep_that_was_killed_goes_on_and_writes_one_document(
     assert "2 given prompts" in text
 
 
+def test_earlier_measurements_are_shown_beside(configure: Configure, tmp_path: Path) -> None:
+    earlier = damage(configure("quant=w8"))
+    cfg = configure("quant=w2", f"damage.beside=[{earlier[-1]}]", f"damage.folder={tmp_path}")
+    document([(cfg, damage(cfg))])
+    assert pd.read_csv(tmp_path / "table.csv", index_col="label").index.tolist() == ["float", "w8", "w2"]
+    with pytest.raises(UserError, match="must be a damage, found a quantized_base"):
+        damage(configure("quant=w2", f"damage.beside=[{DamagePlan(cfg).source.require()}]"))  # type: ignore[union-attr]
+
+
 @pytest.mark.parametrize(
     ("given", "line"),
     [
+        ("damage.beside=[nowhere]", "nowhere must be a damage, found nothing; quantbooth-damage makes one"),
         ("quant=w5", "'quant' has no option 'w5'; choose from fp, w2, w3, w4, w4a8, w8"),
         ("quant.bits=5", "bits must be one of 2, 3, 4, 8, got 5"),
         ("~base.zones", "base.zones must name at least one zone as name: [start, stop], got None"),

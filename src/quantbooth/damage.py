@@ -82,9 +82,10 @@ def measure_quantized(plan: DamagePlan, quantized: Path) -> None:
 
 
 def document(jobs: list[tuple[DictConfig, list[Path]]]) -> None:
-    """One document over every setting that finished."""
+    """One document over every setting that finished, and earlier ones that were asked for."""
     options = plain(jobs[-1][0])["damage"]
-    found = [read_damage(folder) for folder in dict.fromkeys(path for _, paths in jobs for path in paths)]
+    folders = [path for _, paths in jobs for path in paths] + [Path(path) for path in options["beside"]]
+    found = [read_damage(folder) for folder in dict.fromkeys(folder.resolve() for folder in folders)]
     typed = shlex.join(["quantbooth-damage", *sys.argv[1:]])
     folder, page = (place(f"damage.{option}", options[option]) for option in PLACES)
     write_document(found, page, folder, options["shown"], [*options["notes"], f"Made by `{typed}`."])

@@ -11,11 +11,12 @@ from omegaconf import DictConfig
 from quantbooth.artifacts.damage import KIND, Record
 from quantbooth.artifacts.fingerprint import file_fingerprint
 from quantbooth.artifacts.item import Item
+from quantbooth.artifacts.manifest import open_artifact
 from quantbooth.artifacts.quantized_base import read_quantized_unet
 from quantbooth.artifacts.store import Store
 from quantbooth.calibration_plan import activation_bits, used
 from quantbooth.config import build, plain
-from quantbooth.data.options import place, whole
+from quantbooth.data.options import place, whole, words
 from quantbooth.data.questions import Questions, questions_of
 from quantbooth.diffusion.base import Base
 from quantbooth.diffusion.pretrained import load_base
@@ -47,6 +48,8 @@ class DamagePlan:
             whole(f"damage.{option}", self.options[option], least)
         for option in PLACES:
             place(f"damage.{option}", self.options[option])
+        for folder in words("damage.beside", self.options["beside"]):
+            open_artifact(Path(folder), KIND)
         activation_bits(self.settings["quant"])
         self.store = Store(place("paths.store", self.settings["paths"]["store"]))
         self.base_folder = build(cfg.base.folder, Path)
