@@ -1,8 +1,8 @@
 """What learned rounding costs: `python -m experiments.calibration.cost --model sd15 --iterations 10`.
 
 All blocks of a unet with random float weights are rounded, as `calibration=qdiffusion` does it, on random items: time
-and memory do not depend on the values. Each block's seconds (taping and scales; learning and checks) and peak memory
-are kept beside its codes in the work folder, so a run that was stopped goes on where it was. The row is added to
+and memory do not depend on the values. Each block's seconds (taping; search of scales; learning and checks) and peak
+memory are kept beside its codes in the work folder, so a run that was stopped goes on where it was. The row is added to
 `costs.json`, and `costs.md` is made anew.
 """
 
@@ -12,7 +12,7 @@ import shutil
 import sys
 import time
 from argparse import ArgumentParser, Namespace
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +25,14 @@ from experiments.bench.memory import peak, reset_peak, resident
 from experiments.bench.results import read, to_json, write
 from experiments.bench.sizes import SIZES
 from experiments.bench.weights import FLOAT_ENDS, fill_
+from experiments.calibration.anonymous import Anonymous
 from experiments.calibration.cost_table import document
 from quantbooth.artifacts.calibration_set import CalibrationSet, write_states, write_texts
 from quantbooth.artifacts.progress import Progress as Parts
 from quantbooth.diffusion.pretrained import new_unet
 from quantbooth.errors import UserError
 from quantbooth.quant.grid import Grid
-from quantbooth.quant.scale_search import MSE
+from quantbooth.quant.scale_search import MSE, Affine
 from quantbooth.quant.surgery import NO_SPLITS, matching
 from quantbooth.stages.block_rounding import BlockRounding, Outcome
 from quantbooth.stages.reconstruction import Reconstruction
@@ -69,10 +70,10 @@ def row_of(options: Namespace) -> dict[str, Any]:
     built, names = resident(), matching(unet, ["*"], FLOAT_ENDS)
     recipe = replace(RECIPE, iterations=options.iterations, batch=options.batch)
     watch = _Watch(options.work / "seconds.json")
-    search, trainer = MSE(Grid(options.bits)), watch.trainer(options.iterations)
+    search, trainer = _Timed(Grid(options.bits), watch=watch), watch.trainer(options.iterations)
     rounding = BlockRounding(unet, names, NO_SPLITS, search, recipe, _items(options), trainer)
     columns = ("{task.description}", MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    with Progress(*columns) as bar:
+    with Progress(*columns) as bar, watch.anonymous:
         watch.task, watch.bar = bar.add_task("blocks", total=len(rounding.units)), bar
         watch.begin()
         rounding.run(Parts(options.work / "parts"), watch.note)
@@ -85,9 +86,8 @@ def row_of(options: Namespace) -> dict[str, Any]:
         "import_gb": imports / GB,
         "float_gb": sum(p.numel() * p.element_size() for p in unet.parameters()) / GB,
         "built_gb": built / GB,
-        "peak_gb": max(part["peak_gb"] for part in parts),
-        "taping_s": sum(part["taping_s"] for part in parts),
-        "learning_s": sum(part["learning_s"] for part in parts),
+        **{key: max(part[key] for part in parts) for key in ("peak_gb", "anonymous_gb")},
+        **{key: sum(part[key] for part in parts) for key in ("taping_s", "search_s", "learning_s")},
         "largest_gb": max(sum(_weight(unet, name).nbytes for name in unit.layers) for unit in rounding.units) / GB,
         "machine": facts(),
     }
@@ -101,28 +101,49 @@ class _Watch:
 
     def __init__(self, file: Path) -> None:
         self.file = file
+        self.anonymous = Anonymous()
         self.parts: dict[str, dict[str, float]] = json.loads(file.read_text()) if file.exists() else {}
 
     def begin(self) -> None:
         reset_peak()
-        self._start = self._taped = time.perf_counter()
+        self.anonymous.reset()
+        self.searched = 0.0
+        self._start = self._ready = time.perf_counter()
 
     def trainer(self, iterations: int) -> Any:
         quiet = dict.fromkeys(("logger", "enable_progress_bar", "enable_model_summary", "enable_checkpointing"), False)
 
         def made(_what: str) -> Trainer:
-            self._taped = time.perf_counter()
+            self._ready = time.perf_counter()
             return Trainer(accelerator="cpu", max_steps=iterations, **quiet)  # type: ignore[arg-type]
 
         return made
 
     def note(self, number: int, _outcome: Outcome) -> None:
         if str(number) not in self.parts:
-            taping, learning = self._taped - self._start, time.perf_counter() - self._taped
-            self.parts[str(number)] = {"taping_s": taping, "learning_s": learning, "peak_gb": peak() / GB}
+            self.parts[str(number)] = {
+                "taping_s": self._ready - self._start - self.searched,
+                "search_s": self.searched,
+                "learning_s": time.perf_counter() - self._ready,
+                "peak_gb": peak() / GB,
+                "anonymous_gb": self.anonymous.peak / GB,
+            }
             write(self.file, json.dumps(self.parts))
         self.bar.advance(self.task)
         self.begin()
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Timed(MSE):
+    """The search of scales, whose seconds the watch counts."""
+
+    watch: _Watch
+
+    def __call__(self, weight: torch.Tensor) -> Affine:
+        start = time.perf_counter()
+        found = super().__call__(weight)
+        self.watch.searched += time.perf_counter() - start
+        return found
 
 
 def _weight(unet: Any, layer: str) -> torch.Tensor:

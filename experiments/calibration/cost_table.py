@@ -17,9 +17,11 @@ COLUMNS: dict[str, Callable[[Row], str]] = {
     "iterations x batch": lambda row: f"{row['case']['iterations']} x {row['case']['batch']}",
     "taping s": lambda row: f"{row['taping_s']:.1f}",
     "ms per block and item": lambda row: f"{1000 * row['taping_s'] / row['units'] / row['case']['items']:.2f}",
+    "search of scales s": lambda row: f"{row['search_s']:.1f}",
     "learning s": lambda row: f"{row['learning_s']:.1f}",
     "ms per block and iteration": lambda row: f"{1000 * row['learning_s'] / row['units'] / _steps(row):.1f}",
     "peak GB": lambda row: f"{row['peak_gb']:.2f}",
+    "without mapped files GB": lambda row: f"{row['anonymous_gb']:.2f}",
     "libraries GB": lambda row: f"{row['import_gb']:.2f}",
     "float base GB": lambda row: f"{row['float_gb']:.3f}",
     "largest block GB": lambda row: f"{row['largest_gb']:.4f}",
@@ -35,9 +37,10 @@ def document(rows: Iterable[Row]) -> str:
 
 
 def published_hours(row: Row) -> float:
-    """Hours for 20,000 iterations of every block at this batch, and 6,400 items to tape."""
+    """Hours for 20,000 iterations of every block at this batch, 6,400 items to tape, and one search of scales."""
     learning = row["learning_s"] / _steps(row) * PUBLISHED_ITERATIONS
-    return float(learning + row["taping_s"] / row["case"]["items"] * PUBLISHED_ITEMS) / HOUR
+    taping = row["taping_s"] / row["case"]["items"] * PUBLISHED_ITEMS
+    return float(learning + taping + row["search_s"]) / HOUR
 
 
 def _steps(row: Row) -> int:

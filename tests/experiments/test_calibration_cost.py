@@ -1,12 +1,15 @@
 """The cost of learned rounding: a row tells a whole run, also one that was stopped between blocks."""
 
 import json
+import time
 from argparse import Namespace
 from pathlib import Path
 
 import pytest
+import torch
 
 from experiments.calibration import cost
+from experiments.calibration.anonymous import Anonymous
 from experiments.calibration.cost_table import COLUMNS, document, published_hours
 from quantbooth.errors import UserError
 from quantbooth.stages.block_rounding import Outcome
@@ -35,9 +38,11 @@ def test_a_stopped_run_goes_on_and_tells_of_all_blocks(tmp_path: Path, monkeypat
     parts = json.loads((work / "seconds.json").read_text())
     assert {number: parts[number] for number in first} == first
     assert len(parts) == row["units"]
-    assert row["taping_s"] == sum(part["taping_s"] for part in parts.values())
-    assert row["learning_s"] == sum(part["learning_s"] for part in parts.values())
+    for key in ("taping_s", "search_s", "learning_s"):
+        assert row[key] == sum(part[key] for part in parts.values())
+        assert min(part[key] for part in parts.values()) > 0
     assert row["peak_gb"] >= row["import_gb"] > 0
+    assert row["peak_gb"] > row["anonymous_gb"] == max(part["anonymous_gb"] for part in parts.values()) > 0
     assert row["weights"] == 201_924
     with pytest.raises(UserError, match="belongs to another case"):
         cost.row_of(options(work, iterations=3))
@@ -50,9 +55,17 @@ def test_items_come_in_pairs(tmp_path: Path) -> None:
 
 def test_the_published_budget_is_iterations_and_items() -> None:
     case = {"model": "sd15", "latents": 32, "items": 8, "batch": 8, "iterations": 10}
-    figures = {"peak_gb": 5.0, "import_gb": 1.0, "float_gb": 3.0, "largest_gb": 0.25, "weights": 10**6, "units": 2}
-    row = {"case": case, "learning_s": 36.0, "taping_s": 4.5, **figures}
-    assert published_hours(row) == 36 / 10 * 20_000 / 3600 + 4.5 / 8 * 6400 / 3600
+    figures = {
+        "peak_gb": 5.0,
+        "anonymous_gb": 4.5,
+        "import_gb": 1.0,
+        "float_gb": 3.0,
+        "largest_gb": 0.25,
+        "weights": 10**6,
+        "units": 2,
+    }
+    row = {"case": case, "learning_s": 36.0, "taping_s": 4.5, "search_s": 7.0, **figures}
+    assert published_hours(row) == (36 / 10 * 20_000 + 4.5 / 8 * 6400 + 7) / 3600
     head, _, line = document([row]).splitlines()
     cells = dict(zip(COLUMNS, (cell.strip() for cell in line.strip("|").split("|")), strict=True))
     assert head.count("|") == len(COLUMNS) + 1
@@ -60,3 +73,17 @@ def test_the_published_budget_is_iterations_and_items() -> None:
     assert cells["ms per block and item"] == "281.25"
     assert cells["ms per block and iteration"] == "1800.0"
     assert cells["published budget, hours"] == "21.0"
+
+
+def test_memory_without_mapped_files_is_seen_also_where_it_lasts_a_moment() -> None:
+    size = 200_000_000
+    with Anonymous() as anonymous:
+        anonymous.reset()
+        before = anonymous.peak
+        held = torch.ones(size // 4)
+        time.sleep(0.2)
+        del held
+        time.sleep(0.1)
+        assert anonymous.peak >= before + 0.9 * size
+        anonymous.reset()
+        assert anonymous.peak < before + size / 2
