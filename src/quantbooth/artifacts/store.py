@@ -16,6 +16,7 @@ from typing import Any
 import psutil
 import yaml
 
+from quantbooth.artifacts.disk import full_disk_in_one_line
 from quantbooth.artifacts.fingerprint import SHORT, fingerprint
 from quantbooth.artifacts.manifest import FORMAT_VERSIONS, KINDS, MANIFEST, Manifest, open_artifact
 from quantbooth.errors import UserError
@@ -24,7 +25,6 @@ __all__ = ["CONFIG", "Draft", "Store"]
 
 CONFIG = "config.yaml"
 TAKEN = (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR)
-FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class Store:
             UserError: for a full disk, or when the artifact's folder is taken by something else.
         """
         full, destination = self._place(kind, identity, label)
-        with _full_disk_in_one_line(self.root):
+        with full_disk_in_one_line(self.root, "paths.store"):
             destination.parent.mkdir(parents=True, exist_ok=True)
             _remove_abandoned(destination.parent)
             draft = Draft(_temporary(destination), destination, full)
@@ -151,17 +151,3 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-@contextlib.contextmanager
-def _full_disk_in_one_line(root: Path) -> Iterator[None]:
-    """Libraries wrap the system's error; its text survives in theirs."""
-    try:
-        yield
-    except Exception as error:
-        full = isinstance(error, OSError) and error.errno in FULL
-        if full or os.strerror(errno.ENOSPC) in str(error):
-            raise UserError(
-                f"the disk of {root} is full; free some space, or set paths.store to another disk"
-            ) from error
-        raise

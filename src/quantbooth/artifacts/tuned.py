@@ -12,7 +12,15 @@ from torch import Tensor
 from quantbooth.errors import UserError
 from quantbooth.timesteps.strategies import Strategy, from_description
 
-__all__ = ["precision_of", "read_snapshot", "read_strategy", "snapshot_path", "write_snapshot", "write_strategy"]
+__all__ = [
+    "precision_of",
+    "read_snapshot",
+    "read_strategy",
+    "snapshot_path",
+    "steps_kept",
+    "write_snapshot",
+    "write_strategy",
+]
 
 STRATEGY = "strategy.json"
 PRECISIONS = {"float32": torch.float32, "float16": torch.float16}
@@ -36,14 +44,14 @@ def write_snapshot(
     save_file(kept, snapshot_path(folder, step))
 
 
-def precision_of(name: object) -> torch.dtype:
-    """The precision of that name.
+def precision_of(name: object, option: str = "tuner.saved_as") -> torch.dtype:
+    """The precision of that name, which `option` chose.
 
     Raises:
         UserError: when it is not offered.
     """
     if name not in PRECISIONS:
-        raise UserError(f"tuner.saved_as must be one of {', '.join(PRECISIONS)}, got {name!r}")
+        raise UserError(f"{option} must be one of {', '.join(PRECISIONS)}, got {name!r}")
     return PRECISIONS[str(name)]
 
 
@@ -64,12 +72,17 @@ def read_snapshot(folder: Path, step: int) -> dict[str, Shaped[Tensor, "..."]]:
     """
     path = snapshot_path(folder, step)
     if not path.is_file():
-        kept = ", ".join(str(int(p.stem.removeprefix("step-"))) for p in sorted(folder.glob("step-*.safetensors")))
+        kept = ", ".join(map(str, steps_kept(folder)))
         raise UserError(f"{folder.name} keeps the steps {kept}, not {step}; see protocol.at_steps")
     try:
         return load_file(path)
     except SafetensorError as error:
         raise UserError(f"{path} cannot be read: {error}; remove {folder} and tune again") from error
+
+
+def steps_kept(folder: Path) -> list[int]:
+    """The steps whose numbers are there, in order."""
+    return sorted(int(path.stem.removeprefix("step-")) for path in folder.glob("step-*.safetensors"))
 
 
 def write_strategy(folder: Path, strategy: Strategy) -> None:

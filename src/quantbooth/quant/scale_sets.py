@@ -5,7 +5,7 @@ sets live side by side: `<layer>.gain_out` is [K, out], set k (k >= 1) in row k 
 Which numbers there can be, and where they start, is said in `holders`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -37,6 +37,14 @@ class Parts:
 
 
 OUTPUTS = Parts()
+
+
+def parts_of(model: nn.Module, names: Iterable[str]) -> Parts:
+    """What sets with these names hold beside the gains of output channels, in a model that has none attached."""
+    layers, found = dict(quantized_layers(model)), set(names)
+    held_by = {name.rpartition(".")[2] for name in found if name.rpartition(".")[0] in layers}
+    norm_names = (f"{name}.gain_out" for name, _ in norms.normalizations(model))
+    return Parts("gain_in" in held_by, "shift" in held_by, any(name in found for name in norm_names))
 
 
 def attach_(model: nn.Module, count: int, selection: Selection | None = None, parts: Parts = OUTPUTS) -> Selection:

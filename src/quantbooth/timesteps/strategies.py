@@ -7,6 +7,7 @@ S2 one expert per zone of the base, TAS equal zones (arXiv 2401.04339).
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import torch
 from jaxtyping import Int, Shaped
 from torch import Tensor
 
@@ -52,6 +53,13 @@ class Strategy:
     def route(self, t: Shaped[Tensor, " b"]) -> Int[Tensor, " b"]:
         """The set that serves each timestep when sampling; 0 is the base."""
         return self.served.index(t)
+
+    @property
+    def stretches(self) -> tuple[tuple[int, int, int], ...]:
+        """(first timestep, timestep after the last, set that serves them) over all timesteps, in ascending order."""
+        sets = self.route(torch.arange(self.served.timesteps)).tolist()
+        ends = [t for t in range(1, len(sets) + 1) if t == len(sets) or sets[t] != sets[t - 1]]
+        return tuple((first, end, sets[first]) for first, end in zip([0, *ends], ends, strict=False))
 
     def describe(self) -> dict[str, object]:
         """Plain data from which :func:`from_description` makes the same strategy; kept beside tuned scale sets."""

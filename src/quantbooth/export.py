@@ -1,0 +1,127 @@
+"""quantbooth-export: what was tuned as files for other tools, float weights with a model card beside them.
+
+quantbooth-export subject=toy_mug strategy=s2                        # a folder for diffusers, a unet for each zone
+quantbooth-export subject=toy_mug strategy=s2 export.merged=true     # one unet for all zones, its error measured
+quantbooth-export subject=toy_mug export.format=safetensors          # the unet alone, one file
+quantbooth-export subject=toy_mug export.step=0                      # the quantized base itself
+"""
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Trainer
+from omegaconf import DictConfig
+
+from quantbooth.artifacts.disk import whole_folder
+from quantbooth.artifacts.tuned import precision_of
+from quantbooth.cli import command
+from quantbooth.config import build, plain
+from quantbooth.data.options import flag, place, whole
+from quantbooth.diffusion.base import Base
+from quantbooth.diffusion.exported import MAIN, Unets, float_unet, write_pipeline, write_unet
+from quantbooth.errors import UserError
+from quantbooth.plan import Plan
+from quantbooth.quant.folding import average, folded, require_foldable
+from quantbooth.reporting.card import model_card
+from quantbooth.stages.merging import Merging, prediction_errors
+from quantbooth.stages.progress import Bar
+
+__all__ = ["export", "main"]
+
+FORMATS = ("diffusers", "safetensors")
+
+
+@dataclass(frozen=True)
+class Options:
+    """The group `export` of the configuration.
+
+    Raises:
+        UserError: naming the option that is none of what it may be.
+    """
+
+    format: str
+    folder: str
+    step: int | None
+    merged: bool
+    precision: str
+
+    def __post_init__(self) -> None:
+        if self.format not in FORMATS:
+            raise UserError(f"export.format must be one of {', '.join(FORMATS)}, got {self.format!r}")
+        if self.step is not None:
+            whole("export.step", self.step, least=0)
+        flag("export.merged", self.merged)
+        place("export.folder", self.folder)
+        precision_of(self.precision, "export.precision")
+
+
+def export(cfg: DictConfig) -> Path:
+    """Write one tuned (or untuned) base for other tools; return the folder that was made in export.folder."""
+    plan, options = Plan(cfg), Options(**plain(cfg)["export"])
+    step = plan.recipe.steps if options.step is None else options.step
+    stretches = plan.strategy.stretches if step else ((0, plan.strategy.served.timesteps, 0),)
+    merging = Merging(stretches, plan.strategy.served)
+    if options.format == "safetensors" and len(merging.shares) > 1 and not options.merged:
+        raise UserError(
+            f"strategy {plan.strategy.name} has {len(merging.shares)} unets, one file holds one; choose "
+            "export.merged=true, or export.format=diffusers"
+        )
+    base = plan.tuned_base(step)
+    require_foldable(base.unet)
+    unets: Unets = {name: partial(folded, base.unet, index) for name, index in merging.folders(MAIN).items()}
+    if options.merged:
+        unets = {MAIN: partial(average, base.unet, merging.shares)}
+    with whole_folder(Path(options.folder) / _name(plan, step, options), "export.folder") as folder:
+        errors = _errors(plan, base, unets) if options.merged and len(merging.shares) > 1 else {}
+        if options.format == "diffusers":
+            write_pipeline(base, unets, merging.rows(MAIN), folder, precision_of(options.precision))
+        else:
+            write_unet(unets[MAIN](), folder, precision_of(options.precision))
+        (folder / "README.md").write_text(model_card(**_facts(plan, step, merging, options), errors=errors))
+        made = Path(options.folder) / folder.name
+    print(f"exported: {made}")  # noqa: T201  # what a person looks for next
+    return made
+
+
+def _name(plan: Plan, step: int, options: Options) -> str:
+    """Of the run, the step where it is not the last, and how it was exported where that is not usual."""
+    run = plan.tuned.require().name if step else plan.images(0).label
+    parts = [run, f"step{step}" if step not in (0, plan.recipe.steps) else "", "merged" if options.merged else ""]
+    parts += [options.format] if options.format != FORMATS[0] else []
+    return "-".join(part for part in parts if part)
+
+
+def _errors(plan: Plan, base: Base, unets: Unets) -> dict[str, tuple[float, float]]:
+    """By zone, what the merged unet does otherwise than its parts (see `stages.merging`)."""
+    merged = base.with_unet(float_unet(base, unets[MAIN]()))
+
+    def trainer(what: str) -> Trainer:
+        return build(plan.cfg.trainer, Trainer, logger=False, callbacks=[Bar(what)])
+
+    return prediction_errors(base, merged, plan.subject, plan.strategy.served, trainer)
+
+
+def _facts(plan: Plan, step: int, merging: Merging, options: Options) -> dict[str, Any]:
+    """What the model card tells."""
+    rows = [(0, merging.timesteps, MAIN)] if options.merged else merging.rows(MAIN)
+    return {
+        "base": plan.settings["base"]["name"],
+        "licence": plan.settings["base"]["licence"],
+        "subject": plan.subject,
+        "method": plan.method if step else "the base as quantized, not tuned",
+        "quant": plan.quant_name,
+        "step": step,
+        "settings": plan.settings,
+        "run": plan.tuned.require().name if step else plan.images(0).label,
+        "zones": rows,
+        "sets": len(merging.shares),
+        "options": options,
+    }
+
+
+main = command(export, "quantbooth")
+
+if __name__ == "__main__":
+    main()

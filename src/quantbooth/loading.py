@@ -1,0 +1,105 @@
+"""A quantized base with what was tuned on it, as a diffusers pipeline: two lines of Python, no configuration.
+
+    pipeline = quantbooth.load_pipeline("toy", "outputs/store/scale_sets/toy_mug-s2-w4-seed0-924f22e5976d")
+    pipeline("a photo of a sks mug").images[0].save("mug.png")
+
+The codes stay packed, and every timestep is served by its scale set. `initial_noise` gives the noise that
+`quantbooth-sample` begins with, to be handed over as `latents`.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from quantbooth.artifacts.manifest import Manifest, open_artifact
+from quantbooth.artifacts.quantized_base import read_quantized_unet
+from quantbooth.artifacts.tuned import read_snapshot, read_strategy, steps_kept
+from quantbooth.diffusion.base import Base
+from quantbooth.diffusion.identifier import attach_rows_
+from quantbooth.diffusion.pretrained import as_pipeline, load_base, local_folder
+from quantbooth.diffusion.router import route_unet_
+from quantbooth.diffusion.sampling import initial_noise
+from quantbooth.errors import UserError
+from quantbooth.quant import scale_sets
+from quantbooth.quant.named import require_fit
+from quantbooth.quant.selection import Selection
+from quantbooth.toyworld.shipped import base_folder
+
+__all__ = ["initial_noise", "load_pipeline"]
+
+TOY = "toy"
+ROWS = "identifier."
+KINDS = ("scale_sets", "tuned_unet")
+
+
+def load_pipeline(
+    base: str | Path,
+    tuned: str | Path | None = None,
+    quantized_base: str | Path | None = None,
+    step: int | None = None,
+) -> Any:
+    """A diffusers pipeline whose pictures are those of `quantbooth-sample` from the same noise.
+
+    Args:
+        base: the diffusers folder that was quantized, or "toy" for the one that ships.
+        tuned: a folder that `quantbooth-tune` made; none gives the base.
+        quantized_base: a folder that `quantbooth-calibrate` made; where none is given, the one in the same store that
+            `tuned` was tuned on.
+        step: of the run; the last that was kept where none is given.
+
+    Raises:
+        UserError: when something is missing, is something else, or does not belong together.
+    """
+    folder = base_folder() if base == TOY else local_folder(str(base))
+    learned = None if tuned is None else Path(tuned)
+    manifest = None if learned is None else _tuned_manifest(learned)
+    quantized = Path(quantized_base) if quantized_base else _quantized(learned, manifest)
+    if manifest is not None and quantized is not None:
+        manifest.require_parent("quantized_base", open_artifact(quantized, "quantized_base").fingerprint)
+    unet = None if quantized is None else read_quantized_unet(quantized, folder)
+    loaded = load_base(folder, str(base), unet)
+    if learned is not None:
+        _teach_(loaded, learned, steps_kept(learned)[-1] if step is None else step)
+    return as_pipeline(loaded)
+
+
+def _tuned_manifest(folder: Path) -> Manifest:
+    kind = "tuned_unet" if folder.parent.name == "tuned_unet" else "scale_sets"
+    return open_artifact(folder, kind)
+
+
+def _quantized(tuned: Path | None, manifest: Manifest | None) -> Path | None:
+    """The quantized base in the same store that something was tuned on; None where it was tuned on the float one."""
+    fingerprint = None if manifest is None else manifest.parents.get("quantized_base")
+    if tuned is None or fingerprint is None:
+        return None
+    place = tuned.resolve().parent.parent / "quantized_base"
+    for folder in place.glob(f"*-{fingerprint[:12]}"):
+        return folder
+    raise UserError(
+        f"{tuned} was tuned on the quantized base {fingerprint[:12]}, which is not in {place}; name its folder"
+    )
+
+
+def _teach_(base: Base, folder: Path, step: int) -> None:
+    """Put what was learned into a base; names tell what it is."""
+    state, strategy, selection = read_snapshot(folder, step), read_strategy(folder), Selection()
+    rows = {int(name.removeprefix(ROWS)): state.pop(name) for name in list(state) if name.startswith(ROWS)}
+    if rows:
+        learned = attach_rows_(base, tuple(rows)).rows
+        with torch.no_grad():
+            learned.copy_(torch.stack(list(rows.values())))
+    if any(name.endswith(".gain_out") for name in state):
+        scale_sets.attach_(base.unet, strategy.sets, selection, scale_sets.parts_of(base.unet, state))
+        scale_sets.load_(base.unet, state)
+        route_unet_(base.unet, strategy.route, selection)
+    else:
+        _load_weights_(base, state)
+
+
+def _load_weights_(base: Base, state: Mapping[str, Tensor]) -> None:
+    require_fit(base.unet.state_dict(), dict(state), "the unet", "what was tuned")
+    base.unet.load_state_dict(dict(state), strict=True)
