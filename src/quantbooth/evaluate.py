@@ -36,7 +36,7 @@ def score(plan: Plan, step: int) -> Path:
     with item.writing(plan.settings) as draft:
         requests = read_requests(images)
         stage = EvaluationStage(plan.scorer, plan.subject, requests, images)
-        trainer.test(stage, place_loader(len(requests), plan.protocol.batch), verbose=False)
+        trainer.test(stage, place_loader(len(requests), plan.protocol.scored), verbose=False)
         write_scores(draft.path, record_of(plan, step, images), stage.rows)
     return item.require()
 

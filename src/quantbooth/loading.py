@@ -28,11 +28,10 @@ from quantbooth.quant.named import require_fit
 from quantbooth.quant.selection import Selection
 from quantbooth.toyworld.shipped import base_folder
 
-__all__ = ["initial_noise", "load_pipeline"]
+__all__ = ["initial_noise", "load_pipeline", "load_tuned"]
 
 TOY = "toy"
 ROWS = "identifier."
-KINDS = ("scale_sets", "tuned_unet")
 
 
 def load_pipeline(
@@ -54,16 +53,22 @@ def load_pipeline(
         UserError: when something is missing, is something else, or does not belong together.
     """
     folder = base_folder() if base == TOY else local_folder(str(base))
-    learned = None if tuned is None else Path(tuned)
-    manifest = None if learned is None else _tuned_manifest(learned)
-    quantized = Path(quantized_base) if quantized_base else _quantized(learned, manifest)
+    learned, quantized = (None if place is None else Path(place) for place in (tuned, quantized_base))
+    return as_pipeline(load_tuned(folder, str(base), learned, quantized, step))
+
+
+def load_tuned(
+    folder: Path, name: str, tuned: Path | None, quantized_base: Path | None = None, step: int | None = None
+) -> Base:
+    """A base with what was tuned on it, each timestep served by its set; arguments as of `load_pipeline`."""
+    manifest = None if tuned is None else _tuned_manifest(tuned)
+    quantized = quantized_base or _quantized(tuned, manifest)
     if manifest is not None and quantized is not None:
         manifest.require_parent("quantized_base", open_artifact(quantized, "quantized_base").fingerprint)
-    unet = None if quantized is None else read_quantized_unet(quantized, folder)
-    loaded = load_base(folder, str(base), unet)
-    if learned is not None:
-        _teach_(loaded, learned, steps_kept(learned)[-1] if step is None else step)
-    return as_pipeline(loaded)
+    base = load_base(folder, name, None if quantized is None else read_quantized_unet(quantized, folder))
+    if tuned is not None:
+        _teach_(base, tuned, steps_kept(tuned)[-1] if step is None else step)
+    return base
 
 
 def _tuned_manifest(folder: Path) -> Manifest:

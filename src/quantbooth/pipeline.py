@@ -10,6 +10,7 @@ from omegaconf import DictConfig
 
 from quantbooth.calibrate import calibrate
 from quantbooth.cli import command
+from quantbooth.errors import UserError
 from quantbooth.evaluate import evaluate
 from quantbooth.plan import Plan
 from quantbooth.report import report
@@ -21,6 +22,8 @@ __all__ = ["main", "report_all", "run"]
 
 def run(cfg: DictConfig) -> list[Path]:
     """Calibrate, tune, sample, evaluate one setting; return the folders of scores."""
+    if cfg.prompt is not None:
+        raise UserError("prompt is drawn by quantbooth-sample, after tuning; leave it out here")
     Plan(cfg).requests()  # a mistake about the subject ends it here, before any work
     if cfg.quant.bits is not None:
         calibrate(cfg)

@@ -24,6 +24,7 @@ from quantbooth.diffusion.pretrained import load_base
 from quantbooth.diffusion.router import route_unet_
 from quantbooth.diffusion.sampling import Sampler
 from quantbooth.errors import UserError
+from quantbooth.loading import load_tuned
 from quantbooth.quant.grid import Grid
 from quantbooth.quant.selection import Selection
 from quantbooth.stages.evaluation import Scorer
@@ -179,6 +180,14 @@ class Plan:
             self.tuner.load_(base, read_snapshot(folder, step), strategy.sets, selection)
             route_unet_(base.unet, strategy.route, selection)
         return base
+
+    def loaded_base(self, folder: Path) -> Base:
+        """The base as some run left it, whatever its settings were.
+
+        Raises:
+            UserError: when the folder is no run, or belongs to another base.
+        """
+        return load_tuned(self.base_folder, self._base_name, folder)
 
     @property
     def _base_name(self) -> str:

@@ -16,7 +16,6 @@ from quantbooth.artifacts.image_set import Request, read_images, read_requests, 
 from quantbooth.artifacts.tuned import read_snapshot, snapshot_path, write_snapshot, write_strategy
 from quantbooth.cli import command
 from quantbooth.config import build, factory
-from quantbooth.data.draws import place_loader
 from quantbooth.diffusion.base import Base
 from quantbooth.diffusion.router import route_unet_
 from quantbooth.diffusion.schedule import Schedule
@@ -29,6 +28,7 @@ from quantbooth.stages.loggers import close
 from quantbooth.stages.progress import Bar
 from quantbooth.stages.sampling import SamplingStage
 from quantbooth.stages.sentences import EncodedAnew
+from quantbooth.stages.trainers import root_device
 from quantbooth.stages.tuners import State
 from quantbooth.stages.tuning import Examples, OptimizerFactory, TuningStage
 from quantbooth.timesteps.zones import Zones
@@ -87,7 +87,7 @@ def draw_prior(plan: Plan) -> None:
     trainer = build(plan.cfg.trainer, Trainer, logger=False, callbacks=[bar])
     with plan.prior.writing(plan.settings) as draft:
         stage = SamplingStage(plan.untuned_base(), plan.sampler, requests, draft.path)
-        trainer.predict(stage, place_loader(count, plan.protocol.batch), return_predictions=False)
+        trainer.predict(stage, stage.loader(plan.protocol.batch, root_device(trainer)), return_predictions=False)
         write_requests(draft.path, requests)
 
 

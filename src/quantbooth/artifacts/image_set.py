@@ -72,9 +72,11 @@ def read_requests(folder: Path) -> list[Request]:
 
 
 def write_image(path: Path, image: Float[Tensor, "3 h w"]) -> None:
-    """An image in [0, 1] as 8-bit PNG."""
+    """An image in [0, 1] as 8-bit PNG; it appears whole or not at all."""
     pixels = (image.detach().cpu().clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
-    Image.fromarray(pixels).save(path)
+    draft = path.with_name(f".{path.name}")
+    Image.fromarray(pixels).save(draft)
+    draft.rename(path)
 
 
 def read_images(paths: Sequence[Path]) -> Float[Tensor, "n 3 h w"]:

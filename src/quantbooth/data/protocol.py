@@ -6,7 +6,11 @@ from dataclasses import dataclass
 from quantbooth.data.options import whole, wholes
 from quantbooth.errors import UserError
 
-__all__ = ["Protocol"]
+__all__ = ["AUTO", "Protocol"]
+
+AUTO = "auto"
+SCORED = 25
+"""Pictures scored at a time where no number is given: encoders are small."""
 
 
 @dataclass(frozen=True)
@@ -18,7 +22,7 @@ class Protocol:
         seeds: noise seeds; every prompt is drawn once with each.
         every: each n-th prompt of the subject is asked.
         at_steps: optimizer steps to look at besides the last.
-        batch: pictures at a time.
+        batch: pictures at a time, or AUTO: as many as fit into memory when they are drawn.
 
     Raises:
         UserError: naming the option that is not such a number.
@@ -28,7 +32,7 @@ class Protocol:
     seeds: Sequence[int]
     every: int
     at_steps: Sequence[int]
-    batch: int
+    batch: int | str
 
     def __post_init__(self) -> None:
         seeds = wholes("protocol.seeds", self.seeds, least=0)
@@ -36,10 +40,16 @@ class Protocol:
             raise UserError(f"protocol.seeds must be one seed or several different ones, got {seeds}")
         wholes("protocol.at_steps", self.at_steps, least=1)
         whole("protocol.every", self.every, least=1)
-        whole("protocol.batch", self.batch, least=1)
+        if self.batch != AUTO:
+            whole("protocol.batch", self.batch, least=1)
 
     def __str__(self) -> str:
         return f"{self.name}, {len(self.seeds)} seeds a prompt"
+
+    @property
+    def scored(self) -> int:
+        """Pictures to score at a time."""
+        return SCORED if self.batch == AUTO else int(self.batch)
 
     @property
     def choice(self) -> dict[str, object]:

@@ -60,9 +60,14 @@ class Subject:
                 raise UserError(f"a prompt must hold {{}} once, where the subject goes, got {prompt.template!r}")
 
     @property
+    def shown_as(self) -> str:
+        """Identifier and class word, as they stand in sentences."""
+        return f"{self.identifier} {self.class_word}"
+
+    @property
     def tuning_text(self) -> str:
         """The sentence beside each photo in tuning, as in DreamBooth."""
-        return f"a photo of a {self.identifier} {self.class_word}"
+        return f"a photo of a {self.shown_as}"
 
     @property
     def class_text(self) -> str:
@@ -71,7 +76,7 @@ class Subject:
 
     def asked_text(self, prompt: Prompt) -> str:
         """The sentence that a tuned model is given."""
-        return prompt.template.replace("{}", f"{self.identifier} {self.class_word}")
+        return prompt.template.replace("{}", self.shown_as)
 
     def judged_text(self, prompt: Prompt) -> str:
         """The sentence that CLIP-T compares with: without the identifier, which no encoder knows."""

@@ -2,12 +2,13 @@
 
 from typing import Any
 
+import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 
 from quantbooth.errors import UserError
 
-__all__ = ["trainer"]
+__all__ = ["root_device", "trainer"]
 
 
 def trainer(**settings: Any) -> Trainer:
@@ -23,3 +24,11 @@ def trainer(**settings: Any) -> Trainer:
         raise UserError(
             f"the trainer cannot be had: {reason}; choose trainer=cpu, or mend trainer.* options"
         ) from error
+
+
+def root_device(trainer: Trainer) -> torch.device:
+    """Where a trainer puts what it runs, in this process."""
+    device = trainer.strategy.root_device
+    if not isinstance(device, torch.device):
+        raise TypeError(f"a trainer must have one device in each process, got {device!r}")
+    return device
