@@ -16,6 +16,7 @@ from quantbooth.diffusion import by_zone
 from quantbooth.diffusion.base import Base
 from quantbooth.diffusion.identifier import LearnedRows
 from quantbooth.diffusion.pretrained import new_unet, save_base
+from quantbooth.diffusion.told import tell_sizes_
 
 __all__ = ["MAIN", "Unets", "float_unet", "write_pipeline", "write_unet"]
 
@@ -31,6 +32,7 @@ def float_unet(base: Base, state: Mapping[str, Tensor]) -> Any:
     with torch.device("meta"):
         unet = new_unet(dict(base.unet.config))
     unet.load_state_dict(dict(state), strict=True, assign=True)
+    tell_sizes_(unet, base.tokenizer.model_max_length)
     return unet.eval().requires_grad_(False)
 
 

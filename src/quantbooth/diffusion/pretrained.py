@@ -1,25 +1,36 @@
 """Bases on disk: normal diffusers pipeline folders in safetensors, read and written without running code from them."""
 
 import json
-from copy import deepcopy
+from collections.abc import Mapping
+from copy import copy, deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, AutoencoderTiny, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import (
+    AutoencoderKL,
+    AutoencoderTiny,
+    DDIMScheduler,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+    UNet2DConditionModel,
+)
 from diffusers.utils import logging as diffusers_logging
 from safetensors import SafetensorError
 from torch import nn
-from transformers import CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 from transformers.utils import logging as transformers_logging
 
-from quantbooth.diffusion.base import Base, frozen
+from quantbooth.diffusion.base import Base, SecondEncoder, frozen
+from quantbooth.diffusion.told import is_told_sizes, tell_sizes_
 from quantbooth.errors import UserError
 
 __all__ = ["as_pipeline", "empty_unet", "load_base", "local_folder", "new_autoencoder", "new_unet", "save_base"]
 
 PARTS = ("unet", "autoencoder", "text_encoder")
+PIPELINES = ("StableDiffusionPipeline", "StableDiffusionXLPipeline")
+LOCAL = {"local_files_only": True, "use_safetensors": True}
 AUTOENCODERS = {"AutoencoderKL": AutoencoderKL, "AutoencoderTiny": AutoencoderTiny}
 
 
@@ -44,7 +55,8 @@ def load_base(folder: Path, name: str, unet: nn.Module | None = None) -> Base:
     """A base from a diffusers folder, in float32, frozen, offline.
 
     Args:
-        folder: holds ``model_index.json``, ``unet/``, ``vae/``, ``text_encoder/``, ``tokenizer/``, ``scheduler/``.
+        folder: holds ``model_index.json``, ``unet/``, ``vae/``, ``text_encoder/``, ``tokenizer/``, ``scheduler/``, and
+            of SDXL ``text_encoder_2/`` and ``tokenizer_2/``.
         name: what figures made with it are labelled with.
         unet: a unet to use in place of the folder's float one, which is then never read.
 
@@ -58,28 +70,43 @@ def load_base(folder: Path, name: str, unet: nn.Module | None = None) -> Base:
     kind = index.get("vae", [None, None])[1]
     if kind not in AUTOENCODERS:
         raise UserError(f"{folder}: the autoencoder must be one of {', '.join(AUTOENCODERS)}, found {kind!r}")
+    if index.get("_class_name") not in PIPELINES:
+        found = f"found {index.get('_class_name')!r}"
+        raise UserError(f"{folder}: the pipeline must be a text-to-image one of {', '.join(PIPELINES)}, {found}")
     try:
-        return _assemble(folder, name, AUTOENCODERS[kind], unet)
+        return _assemble(folder, name, index, unet)
     except (SafetensorError, OSError, ValueError, RuntimeError) as error:
         if isinstance(error, UserError):
             raise
         raise UserError(f"{folder} cannot be read as a base: {str(error).strip().splitlines()[0]}") from error
 
 
-def _assemble(folder: Path, name: str, autoencoder: Any, unet: nn.Module | None) -> Base:
-    local = {"local_files_only": True, "use_safetensors": True}
+def _assemble(folder: Path, name: str, index: Mapping[str, Any], unet: nn.Module | None) -> Base:
     if unet is None:
-        unet = UNet2DConditionModel.from_pretrained(str(_part(folder, "unet")), **local).float()
+        unet = UNet2DConditionModel.from_pretrained(str(_part(folder, "unet")), **LOCAL).float()
+    tokenizer = _tokenizer(folder, "tokenizer")
+    tell_sizes_(unet, tokenizer.model_max_length)
     return frozen(
         Base(
             name=name,
             unet=unet,
-            autoencoder=autoencoder.from_pretrained(str(_part(folder, "vae")), **local).float(),
-            text_encoder=CLIPTextModel.from_pretrained(str(_part(folder, "text_encoder")), **local).float(),
-            tokenizer=CLIPTokenizer.from_pretrained(str(_part(folder, "tokenizer")), local_files_only=True),
+            autoencoder=AUTOENCODERS[index["vae"][1]].from_pretrained(str(_part(folder, "vae")), **LOCAL).float(),
+            text_encoder=CLIPTextModel.from_pretrained(str(_part(folder, "text_encoder")), **LOCAL).float(),
+            tokenizer=tokenizer,
             scheduler_config=_read_json(_part(folder, "scheduler") / "scheduler_config.json"),
+            second=_second(folder, index) if is_told_sizes(unet) else None,
         )
     )
+
+
+def _second(folder: Path, index: Mapping[str, Any]) -> SecondEncoder:
+    encoder = CLIPTextModelWithProjection.from_pretrained(str(_part(folder, "text_encoder_2")), **LOCAL).float()
+    empty_is_zero = bool(index.get("force_zeros_for_empty_prompt", True))  # as diffusers has it where nothing is said
+    return SecondEncoder(encoder, _tokenizer(folder, "tokenizer_2"), empty_is_zero)
+
+
+def _tokenizer(folder: Path, name: str) -> CLIPTokenizer:
+    return CLIPTokenizer.from_pretrained(str(_part(folder, name)), local_files_only=True)
 
 
 def local_folder(path: str) -> Path:
@@ -95,26 +122,38 @@ def local_folder(path: str) -> Path:
 
 
 def save_base(base: Base, folder: Path, dtype: torch.dtype) -> None:
-    """Write a base as a diffusers folder that plain ``StableDiffusionPipeline.from_pretrained`` loads."""
-    pipeline = as_pipeline(replace(base, **{part: deepcopy(getattr(base, part)) for part in PARTS}))
-    for module in (pipeline.unet, pipeline.vae, pipeline.text_encoder):
-        module.to(dtype)
+    """Write a base as a diffusers folder that plain ``DiffusionPipeline.from_pretrained`` loads."""
+    parts = {part: _in_precision(getattr(base, part), dtype) for part in PARTS}
+    second = base.second and replace(base.second, text_encoder=_in_precision(base.second.text_encoder, dtype))
+    pipeline = as_pipeline(replace(base, **parts, second=second))
     for module in (pipeline.unet, pipeline.vae):
         module.register_to_config(_name_or_path="")  # diffusers would write where it was loaded from
     pipeline.save_pretrained(str(folder), safe_serialization=True)
 
 
-def as_pipeline(base: Base) -> StableDiffusionPipeline:
+def _in_precision(module: Any, dtype: torch.dtype) -> Any:
+    """The module, or a copy where it is in another precision; either has a configuration of its own."""
+    return copy(module) if module.dtype == dtype else deepcopy(module).to(dtype)
+
+
+def as_pipeline(base: Base) -> StableDiffusionPipeline | StableDiffusionXLPipeline:
     """The same parts as a diffusers pipeline (no safety checker: none is part of a base)."""
-    return StableDiffusionPipeline(
-        vae=base.autoencoder,
-        text_encoder=base.text_encoder,
-        tokenizer=base.tokenizer,
-        unet=base.unet,
-        scheduler=DDIMScheduler.from_config(base.scheduler_config),
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
+    parts = {
+        "vae": base.autoencoder,
+        "text_encoder": base.text_encoder,
+        "tokenizer": base.tokenizer,
+        "unet": base.unet,
+        "scheduler": DDIMScheduler.from_config(base.scheduler_config),
+    }
+    if base.second is None:
+        none = dict.fromkeys(("safety_checker", "feature_extractor"))
+        return StableDiffusionPipeline(**parts, **none, requires_safety_checker=False)
+    return StableDiffusionXLPipeline(
+        **parts,
+        text_encoder_2=base.second.text_encoder,
+        tokenizer_2=base.second.tokenizer,
+        force_zeros_for_empty_prompt=base.second.empty_is_zero,
+        add_watermarker=False,
     )
 
 

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import torch
 from lightning.pytorch import LightningModule
-from torch import nn
 
 from quantbooth.artifacts.calibration_set import sentences, write_states, write_texts
 from quantbooth.diffusion.base import Base
@@ -20,7 +19,7 @@ class CalibrationSetStage(LightningModule):
     def __init__(self, base: Base, source: Source, asked: Sequence[Asked], count: int, folder: Path) -> None:
         super().__init__()
         self.base, self.source, self.asked, self.count, self.folder = base, source, tuple(asked), count, folder
-        self.parts = nn.ModuleList([base.unet, base.autoencoder, base.text_encoder])  # so that all move together
+        self.parts = base.networks  # so that all move together
 
     def predict_step(self, shards: list[int]) -> int:
         for shard in shards:

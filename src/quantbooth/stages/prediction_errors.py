@@ -63,7 +63,7 @@ class PredictionErrors(LightningModule):
     ) -> None:
         super().__init__()
         self.base = base
-        self.parts = nn.ModuleList([base.unet, base.text_encoder])  # so that both move together
+        self.parts = nn.ModuleList([base.unet, *base.text_encoders])  # so that they move together
         self.schedule = Schedule(base.scheduler_config)
         self.triples, self.texts = tuple(triples), tuple(texts)
         self.latents, self.reference = latents, reference

@@ -30,7 +30,7 @@ class _Probe(LightningModule):
     def __init__(self, base: Base) -> None:
         super().__init__()
         self.base = base
-        self.parts = nn.ModuleList([base.unet, base.autoencoder, base.text_encoder])
+        self.parts = base.networks  # so that all move together
         self.rows: Rows = []
 
     def noise(self, prompts: Sequence[str], seeds: Sequence[int]) -> Float[Tensor, "b c h w"]:

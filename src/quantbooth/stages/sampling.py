@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from jaxtyping import Float
 from lightning.pytorch import LightningModule
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from quantbooth.artifacts.image_set import Request, write_image
@@ -26,7 +26,7 @@ class SamplingStage(LightningModule):
     def __init__(self, base: Base, sampler: Sampler, requests: Sequence[Request], folder: Path) -> None:
         super().__init__()
         self.base = base
-        self.parts = nn.ModuleList([base.unet, base.autoencoder, base.text_encoder])  # so that all move together
+        self.parts = base.networks  # so that all move together
         self.sampler = sampler
         self.requests = tuple(requests)
         self.folder = folder

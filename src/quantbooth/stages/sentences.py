@@ -24,7 +24,7 @@ class EncodedAnew(nn.Module):
 
     def __init__(self, base: Base, sentence: str) -> None:
         super().__init__()
-        self.text_encoder = base.text_encoder
+        self.text_encoders = nn.ModuleList(base.text_encoders)
         self.base, self.sentence = base, sentence
 
     def forward(self) -> Float[Tensor, "length d"]:

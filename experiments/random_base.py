@@ -1,0 +1,130 @@
+"""Bases of true architecture with random weights: `python -m experiments.random_base --model sd15 --folder DIR`.
+
+They draw noise, but load, calibrate, tune, sample and export as real ones do: to try a whole path before a download,
+or where there is none. The numbers are those of the published configuration files; the counts of weights are asserted.
+The tokenizer is CLIP's own, whose merges open_clip carries. `tiny` and `tiny-xl` have the structure of sd15 and sdxl.
+"""
+
+import sys
+from argparse import ArgumentParser
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from open_clip.tokenizer import SimpleTokenizer
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+
+from experiments.bench.sizes import SIZES
+from quantbooth.diffusion.base import Base, SecondEncoder, frozen
+from quantbooth.diffusion.pretrained import save_base
+from quantbooth.toyworld.models import SCHEDULE
+
+__all__ = ["ARCHITECTURES", "main", "random_base"]
+
+Architecture = dict[str, Any]
+TEXT = {"vocab_size": 49_408, "max_position_embeddings": 77}
+CLIP_L = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12, **TEXT}
+CLIP_H = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 23, "num_attention_heads": 16, **TEXT}
+CLIP_G = {"hidden_size": 1280, "intermediate_size": 5120, "num_hidden_layers": 32, "num_attention_heads": 20, **TEXT}
+VAE: Architecture = {
+    "block_out_channels": [128, 256, 512, 512],
+    "down_block_types": ["DownEncoderBlock2D"] * 4,
+    "up_block_types": ["UpDecoderBlock2D"] * 4,
+    "layers_per_block": 2,
+    "latent_channels": 4,
+}
+SMALL_VAE: Architecture = {**VAE, "block_out_channels": [8, 8, 8, 8], "layers_per_block": 1, "norm_num_groups": 4}
+SMALL_CLIP = {**CLIP_L, "hidden_size": 24, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+SD21_UNET: Architecture = {
+    "sample_size": 96,
+    "cross_attention_dim": 1024,
+    "attention_head_dim": [5, 10, 20, 20],
+    "use_linear_projection": True,
+}
+TINY_XL_UNET: Architecture = {
+    **SIZES["tiny"].config,
+    "cross_attention_dim": 48,
+    "addition_embed_type": "text_time",
+    "addition_time_embed_dim": 8,
+    "projection_class_embeddings_input_dim": 6 * 8 + 16,
+}
+ARCHITECTURES: dict[str, Architecture] = {
+    "sd15": {"unet": SIZES["sd15"].config, "weights": 859_520_964, "text": CLIP_L, "vae": VAE},
+    "sd21": {
+        **{"unet": SD21_UNET, "weights": 865_910_724, "text": {**CLIP_H, "hidden_act": "gelu"}, "vae": VAE},
+        "schedule": {"prediction_type": "v_prediction"},
+    },
+    "sdxl": {
+        **{"unet": SIZES["sdxl"].config, "weights": 2_567_463_684, "text": {**CLIP_L, "hidden_act": "quick_gelu"}},
+        **{"vae": {**VAE, "scaling_factor": 0.13025, "sample_size": 1024}},
+        "second": {**CLIP_G, "hidden_act": "gelu", "projection_dim": 1280},
+    },
+    "tiny": {"unet": SIZES["tiny"].config, "weights": 201_924, "text": SMALL_CLIP, "vae": SMALL_VAE},
+    "tiny-xl": {
+        **{"unet": TINY_XL_UNET, "weights": None, "text": SMALL_CLIP, "vae": SMALL_VAE},
+        "second": {**SMALL_CLIP, "projection_dim": 16},
+    },
+}
+
+
+def random_base(name: str, seed: int = 0) -> Base:
+    """All parts of an architecture with random weights that the seed decides, in float32.
+
+    Raises:
+        RuntimeError: when diffusers makes another number of weights of the unet's numbers than the published one.
+    """
+    torch.manual_seed(seed)
+    parts = ARCHITECTURES[name]
+    unet = UNet2DConditionModel.from_config(parts["unet"])
+    weights = sum(parameter.numel() for parameter in unet.parameters())
+    if parts["weights"] not in (None, weights):
+        raise RuntimeError(f"the unet of {name} must have {parts['weights']} weights, diffusers makes {weights}")
+    tokenizer = clip_tokenizer()
+    made = Base(
+        name=name,
+        unet=unet,
+        autoencoder=AutoencoderKL.from_config(parts["vae"]),
+        text_encoder=CLIPTextModel(_text(parts["text"], tokenizer)),
+        tokenizer=tokenizer,
+        scheduler_config={**SCHEDULE, **parts.get("schedule", {})},
+        second=_second(parts["second"]) if "second" in parts else None,
+    )
+    return frozen(made)
+
+
+def clip_tokenizer(**options: Any) -> CLIPTokenizer:
+    """CLIP's tokenizer: 256 bytes, the same at the ends of words, 48,894 merges, two special tokens."""
+    full = SimpleTokenizer()
+    vocabulary = {token.replace("<start_of_text>", "<|startoftext|>"): i for token, i in full.encoder.items()}
+    vocabulary = {token.replace("<end_of_text>", "<|endoftext|>"): i for token, i in vocabulary.items()}
+    return CLIPTokenizer(vocab=vocabulary, merges=list(full.bpe_ranks), model_max_length=77, **options)
+
+
+def _second(numbers: Architecture) -> SecondEncoder:
+    tokenizer = clip_tokenizer(pad_token="!")  # as SDXL's second
+    return SecondEncoder(CLIPTextModelWithProjection(_text(numbers, tokenizer)), tokenizer, empty_is_zero=True)
+
+
+def _text(numbers: Architecture, tokenizer: CLIPTokenizer) -> CLIPTextConfig:
+    special = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    return CLIPTextConfig(**numbers, **special)
+
+
+def main() -> int:
+    """The program; the exit code."""
+    parser = ArgumentParser("experiments.random_base", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--model", choices=list(ARCHITECTURES), default="sd15")
+    parser.add_argument("--folder", type=Path, required=True, help="where the diffusers folder is made")
+    parser.add_argument("--precision", choices=["float32", "float16"], default="float16", help="of its files")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    if options.folder.exists() and any(options.folder.iterdir()):
+        sys.stderr.write(f"random_base: {options.folder} is not empty; choose another --folder\n")
+        return 2
+    save_base(random_base(options.model, options.seed), options.folder, getattr(torch, options.precision))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
