@@ -102,7 +102,7 @@ def test_keys_are_written_once(file: Path) -> None:
 def test_groups_build_what_they_are_for(tmp_path: Path) -> None:
     for group, kind in (("strategy", Strategy), ("sampler", Sampler), ("protocol", Protocol), ("locator", Locator)):
         for cfg in options(group):
-            OmegaConf.update(cfg, "base", composed().base)
+            OmegaConf.update(cfg, "base", composed().base, merge=False)
             assert isinstance(build(cfg[group], kind), kind)
     for cfg in options("tuner"):
         assert isinstance(build(cfg.tuner.learner, Tuner), Tuner)
@@ -133,7 +133,7 @@ def test_the_toy_scorer_is_encoder_locator_and_oracle() -> None:
     assert " | toy oracle " in scorer.name
 
 
-@pytest.mark.parametrize("name", [option for option in OPTIONS["subject"] if option != "folder"])
+@pytest.mark.parametrize("name", [option for option in OPTIONS["subject"] if option.startswith("toy_")])
 def test_every_toy_subject_has_pictures_of_the_base_it_is_for(name: str) -> None:
     cfg = with_option("subject", name)
     OmegaConf.update(cfg, "base", composed().base)
@@ -141,6 +141,15 @@ def test_every_toy_subject_has_pictures_of_the_base_it_is_for(name: str) -> None
     assert subject.name == name == cfg.subject.name
     assert subject.photos.shape == (5, 3, cfg.base.resolution, cfg.base.resolution)
     assert len(subject.prompts) == 25
+
+
+@pytest.mark.parametrize("name", ["dog", "clock"])
+def test_a_subject_of_the_data_set_is_read_where_its_photos_are(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).mkdir()
+    Image.new("RGB", (40, 40)).save(tmp_path / name / "00.jpg")
+    subject = build(composed(f"subject={name}", f"paths.dreambooth={tmp_path}").subject.pictures, Subject)
+    assert (subject.name, subject.class_word, len(subject.prompts)) == (name, name, 25)
+    assert any("wearing" in prompt.template for prompt in subject.prompts) == (name == "dog")
 
 
 def test_a_folder_of_photos_is_a_subject_of_the_bases_size_and_identifier(tmp_path: Path) -> None:

@@ -200,7 +200,8 @@ def test_a_picture_too_large_to_be_safe_is_refused(folder: Path, monkeypatch: py
 
 def test_a_missing_or_empty_folder_is_refused_by_its_name(tmp_path: Path) -> None:
     with pytest.raises(
-        UserError, match=rf"^subject\.path must be a folder of photos, found no folder at {tmp_path}/no$"
+        UserError,
+        match=rf"^subject\.path must be a folder of photos, found no folder at {tmp_path}/no; quantbooth-data dream",
     ):
         subject(tmp_path / "no")
     with pytest.raises(UserError, match=rf"^no photos in {tmp_path}; put 3 to 6 pictures \(\.jpg, .*\) there$"):
@@ -211,3 +212,77 @@ def test_a_missing_class_word_is_refused_with_an_example(folder: Path) -> None:
     for missing in ("", None):
         with pytest.raises(UserError, match="for example subject.class_word=dog"):
             subject(folder, class_word=missing)
+
+
+def marked(folder: Path, name: str, box: tuple[int, int, int, int], size: tuple[int, int] = (SIDE, SIDE)) -> None:
+    """A mask that is white within left, top, right, bottom."""
+    mask = Image.new("L", size, 0)
+    mask.paste(255, box)
+    mask.save(folder / f"{name}_mask.png")
+
+
+def test_masks_beside_all_photos_go_the_way_of_their_photos(folder: Path) -> None:
+    plain("RGB", (255, 0, 0)).resize((2 * SIDE, SIDE)).save(folder / "3.png")
+    for number in range(3):
+        marked(folder, str(number), (4, 8, 12, 16))
+    marked(folder, "3", (SIDE // 2, 0, SIDE, SIDE), (2 * SIDE, SIDE))
+    rex = subject(folder)
+    assert rex.masks is not None
+    assert rex.masks.shape == (4, SIDE, SIDE)
+    expected = torch.zeros(SIDE, SIDE, dtype=torch.bool)
+    expected[8:16, 4:12] = True
+    assert torch.equal(rex.masks[0], expected)
+    assert rex.masks[3, :, : SIDE // 2 - 1].all()
+    assert not rex.masks[3, :, SIDE // 2 + 1 :].any()
+    padded = subject(folder, fit="pad").masks
+    assert padded is not None
+    assert torch.equal(padded[3].nonzero().aminmax(dim=0).min, torch.tensor([SIDE // 4, SIDE // 4]))
+
+
+def test_a_mask_decides_the_fingerprint(folder: Path) -> None:
+    prints = [subject(folder).fingerprint]
+    for right in (8, 9):
+        for number in range(3):
+            marked(folder, str(number), (0, 0, right, 8))
+        prints.append(subject(folder).fingerprint)
+    assert len(set(prints)) == 3
+
+
+@pytest.mark.parametrize(
+    ("spoil", "told"),
+    [
+        (
+            lambda f: (f / "1_mask.png").unlink(),
+            r"1\.png has no mask 1_mask\.png, others have one; give all",
+        ),
+        (lambda f: marked(f, "9", (0, 0, 9, 9)), r"the mask .*9_mask\.png has no photo 9\.\*; remove or rename it$"),
+        (lambda f: marked(f, "1", (0, 0, 9, 9), (9, 9)), r"1_mask\.png is 9x9 pixels, its photo 32x32$"),
+        (lambda f: marked(f, "1", (0, 0, 0, 0)), r"1_mask\.png marks nothing of what is left of its photo; white is"),
+        (lambda f: (f / "1_mask.png").write_text("no"), r"^cannot read the mask .*1_mask\.png: "),
+    ],
+)
+def test_masks_that_cannot_be_used_are_refused_by_name(
+    folder: Path, spoil: Callable[[Path], object], told: str
+) -> None:
+    for number in range(3):
+        marked(folder, str(number), (4, 8, 12, 16))
+    spoil(folder)
+    with pytest.raises(UserError, match=told):
+        subject(folder)
+
+
+def test_a_photo_can_be_kept_whole_on_white(tmp_path: Path) -> None:
+    Image.new("RGB", (60, 20), (255, 0, 0)).save(tmp_path / "photo.png")
+    read = read_photo(tmp_path / "photo.png", 30, "pad")
+    assert read[:, :9].eq(1).all()
+    assert read[:, 21:].eq(1).all()
+    assert read[1:, 11:19].max() < 0.05
+    with pytest.raises(UserError, match=r"^subject\.fit must be one of crop, pad, got 'squash'$"):
+        subject(tmp_path, fit="squash")
+    assert subject(tmp_path, fit="pad").fingerprint != subject(tmp_path).fingerprint
+
+
+def test_photos_of_a_kind_that_is_not_read_are_named(tmp_path: Path) -> None:
+    (tmp_path / "a.HEIC").touch()
+    with pytest.raises(UserError, match=r"no photos in .*, only \.heic, which must be saved as another kind first"):
+        subject(tmp_path)

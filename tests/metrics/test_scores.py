@@ -15,6 +15,7 @@ from quantbooth.metrics.scores import (
     drift,
     local_clip_i,
     local_views,
+    masked_views,
     subject_score,
 )
 
@@ -90,6 +91,16 @@ def test_local_score_compares_the_region_and_falls_back_to_the_whole_picture() -
     found = local_clip_i(local_views(MeanColour(), TopLeft(), pictures, "mug"), red)
     torch.testing.assert_close(found.score, torch.tensor([1.0, 0.0]))
     assert found.found.tolist() == [True, False]
+
+
+def test_a_marked_subject_is_compared_in_the_square_around_its_mark() -> None:
+    pictures = torch.zeros(1, 3, 20, 20)
+    pictures[:, 0], pictures[:, 1, 5:15, 5:15] = 0.2, 0.8
+    mask = torch.zeros(1, 20, 20, dtype=torch.bool)
+    mask[0, 7:13, 8:12] = True  # the square around it, a tenth wider on each side, is rows and columns 6 to 14
+    views = masked_views(MeanColour(), pictures, mask)
+    assert views.found.tolist() == [True]
+    torch.testing.assert_close(views.features, MeanColour().images(pictures[:, :, 6:14, 6:14]))
 
 
 def test_with_the_whole_image_locator_local_equals_global() -> None:

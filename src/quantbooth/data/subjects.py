@@ -38,8 +38,9 @@ class Subject:
         identifier: the rare token that comes to mean it ("sks").
         photos: the pictures to tune on, in [0, 1].
         references: the pictures that fidelity is measured against; the photos themselves where there are no others.
-        reference_masks: where in each reference the subject is, if known.
+        reference_masks: where in each reference the subject is, where a rendered world knows it; no score uses it.
         prompts: what to ask for.
+        masks: where in each reference a person marked the subject; local scores take it from there.
         fingerprint: changes when any of the pictures or sentences does.
     """
 
@@ -51,6 +52,7 @@ class Subject:
     prompts: tuple[Prompt, ...]
     fingerprint: str
     reference_masks: Bool[Tensor, "m h w"] | None = None
+    masks: Bool[Tensor, "m h w"] | None = None
 
     def __post_init__(self) -> None:
         if not len(self.photos):
