@@ -1,5 +1,6 @@
 """quantbooth-tune with richer scale sets: learned, kept, found again by name, served, and refused in an old format."""
 
+import gc
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -10,12 +11,14 @@ import torch
 from diffusers import UNet2DConditionModel
 from omegaconf import DictConfig
 from safetensors.torch import load_file
+from transformers import CLIPTextModel
 
 from quantbooth.calibrate import calibrate
 from quantbooth.config import conf_dir
 from quantbooth.errors import UserError
 from quantbooth.plan import Plan
 from quantbooth.sample import sample
+from quantbooth.stages.tuning import TuningStage
 from quantbooth.tune import tune
 
 Configure = Callable[..., DictConfig]
@@ -128,3 +131,54 @@ def test_what_is_kept_in_half_the_precision_is_served_nearly_alike(
     assert whole - half == pytest.approx(2 * learned, rel=0.05)  # the rest is names, and where each begins
     torch.testing.assert_close(other, one, rtol=2**-10, atol=1e-7)
     assert not torch.equal(one, other)
+
+
+def test_latents_made_anew_in_every_step_change_no_bit(configure: Configure) -> None:
+    given = (
+        "seed=6",
+        "prior.count=2",
+        "prior.batch=1",
+        "prior.weight=1.0",
+        "tuner.flip=true",
+        "trainer.log_every_n_steps=1",
+    )
+    apart = ("paths.store=${paths.outputs}/c", "paths.logs=${paths.outputs}/c-logs")
+    one, other = configure(*given), configure(*given, "tuner.cache=false", *apart)
+    calibrate(other)
+    states = [load_file(tune(cfg) / "step-000003.safetensors") for cfg in (one, other)]
+    assert all(torch.equal(tensor, states[1][name]) for name, tensor in states[0].items())
+    curves = [next(Path(cfg.paths.logs, "csv").glob(f"{tune(cfg).name}/**/metrics.csv")) for cfg in (one, other)]
+    assert curves[0] != curves[1]
+    assert len(curves[0].read_text().splitlines()) == 4
+    assert curves[0].read_text() == curves[1].read_text()
+
+
+@pytest.mark.parametrize(
+    ("words", "left"),
+    [(("seed=10",), 0), (("seed=11", "tuner.cache=false"), 1), (("seed=12", "tuner.identifier=true"), 1)],
+    ids=str,
+)
+def test_networks_that_are_not_needed_leave_memory(
+    configure: Configure, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], left: int
+) -> None:
+    seen, step = [], TuningStage.training_step
+
+    def noted(stage: TuningStage, number: int) -> torch.Tensor:
+        gc.collect()
+        seen.append(sum(type(held) is CLIPTextModel for held in gc.get_objects()) - before)
+        return step(stage, number)
+
+    gc.collect()
+    before = sum(type(held) is CLIPTextModel for held in gc.get_objects())
+    monkeypatch.setattr(TuningStage, "training_step", noted)
+    tune(configure("tuner.sample_every=2", *words))
+    assert seen == [left] * 3
+
+
+def test_mirrored_pictures_learn_something_else_and_names_of_older_runs_stay(configure: Configure) -> None:
+    plain, mirrored = configure("seed=9"), configure("seed=9", "tuner.flip=true")
+    assert "flip" not in Plan(plain)._learned["tuner"]
+    states = [load_file(tune(cfg) / "step-000003.safetensors") for cfg in (plain, mirrored)]
+    assert not any(torch.equal(tensor, states[1][name]) for name, tensor in states[0].items())
+    with pytest.raises(UserError, match=r"^tuner\.flip must be true or false, got 'maybe'$"):
+        Plan(configure("tuner.flip=maybe"))

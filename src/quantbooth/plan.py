@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from quantbooth.data.options import flag, number, place, whole, words
 from quantbooth.data.protocol import Protocol
 from quantbooth.data.subjects import Subject
 from quantbooth.diffusion.base import Base
-from quantbooth.diffusion.pretrained import load_base
+from quantbooth.diffusion.pretrained import empty_unet, load_base
 from quantbooth.diffusion.router import route_unet_
 from quantbooth.diffusion.sampling import Sampler
 from quantbooth.errors import UserError
@@ -36,7 +37,7 @@ __all__ = ["Plan"]
 
 RATES = {"shifts": "shift_learning_rate", "identifier": "identifier_learning_rate"}
 """Options of the tuner that are learning rates of one kind of numbers; the others learn at the optimizer's."""
-UNSEEN = ("sample_every", "checkpointing")
+UNSEEN = ("sample_every", "checkpointing", "cache")
 """Options of the tuner that change nothing that is learned."""
 PLAIN = ("scales", "full")
 """Names of tuners that go without saying."""
@@ -58,7 +59,8 @@ class Plan:
         self.steps = self.protocol.steps(last=self.recipe.steps)
         self.tuner = self._tuner()
         self.tuner.check(self.strategy, self.bits)
-        self.checkpointing = flag("tuner.checkpointing", self.settings["tuner"]["checkpointing"])
+        for option in ("checkpointing", "cache", "flip"):
+            flag(f"tuner.{option}", self.settings["tuner"][option])
         self.activations = activation_bits(self.settings["quant"])
         for option in ("include", "exclude"):
             words(f"quant.{option}", self.settings["quant"][option])
@@ -165,6 +167,13 @@ class Plan:
             raise UserError(f"base.timesteps must be {base.timesteps}, got {self.strategy.trained.timesteps}")
         return base
 
+    def around(self, base: Base) -> Base:
+        """The base with all its networks, those it lacks read anew."""
+        whole = load_base(self.base_folder, base.name, empty_unet(self.base_folder)).with_unet(base.unet)
+        if base.text_encoder is None:
+            return whole
+        return replace(whole, text_encoder=base.text_encoder, second=base.second)
+
     def tuned_base(self, step: int) -> Base:
         """The base as tuned after a step, each timestep served by its set.
 
@@ -206,6 +215,8 @@ class Plan:
     def _learned(self) -> dict[str, Any]:
         """What decides what is learned; neither what is watched meanwhile nor which steps are kept does."""
         tuner = {key: value for key, value in self.settings["tuner"].items() if key not in UNSEEN}
+        if not tuner["flip"]:
+            del tuner["flip"]  # younger than runs that are found by the rest
         return {
             **self._untuned,
             "subject": self.subject.fingerprint,

@@ -24,6 +24,7 @@ from quantbooth.plan import Plan
 from quantbooth.quant.selection import Selection
 from quantbooth.stages.callbacks import Keep, SampleGrids, Snapshots
 from quantbooth.stages.costs import measured
+from quantbooth.stages.latents import Anew, once
 from quantbooth.stages.loggers import close
 from quantbooth.stages.progress import Bar
 from quantbooth.stages.sampling import SamplingStage
@@ -104,17 +105,19 @@ def learn(plan: Plan, zones: Zones, optimizer: OptimizerFactory, name: str, kept
     base, selection = plan.untuned_base(), Selection()
     examples = encode(plan, base)
     learning = plan.tuner.prepare_(base, len(zones), selection)
-    route_unet_(base.unet, zones.index, selection)
-    if plan.checkpointing:
-        base.unet.enable_gradient_checkpointing()
     sentence = EncodedAnew(base, plan.subject.tuning_text) if "identifier" in learning else None
+    if sentence is None and plan.settings["tuner"]["cache"]:
+        base = base.unet_alone
+    route_unet_(base.unet, zones.index, selection)
+    if plan.settings["tuner"]["checkpointing"]:
+        base.unet.enable_gradient_checkpointing()
     schedule = Schedule(base.scheduler_config)
     stage = TuningStage(base.unet, learning, examples, zones, schedule, recipe, optimizer, sentence)
     bar = Bar(f"tuning {run}")
     snapshots = Snapshots(plan.tuner, base, plan.steps[1:], kept, stage.kept)
     logger = build(plan.cfg.logger, Logger, run=run)
     grids = SampleGrids(
-        base,
+        partial(plan.around, base),
         plan.sampler,
         watched(plan),
         plan.settings["tuner"]["sample_every"],
@@ -129,15 +132,18 @@ def learn(plan: Plan, zones: Zones, optimizer: OptimizerFactory, name: str, kept
 
 
 def encode(plan: Plan, base: Base) -> Examples:
-    """Latents and texts of everything a run sees."""
+    """Latents and texts of everything a run sees; with tuner.cache=false latents are made anew in every step."""
     with torch.no_grad():
         texts = base.encode_texts([plan.subject.tuning_text, plan.subject.class_text])
-        photos = base.encode_images(plan.subject.photos)
-        prior = photos[:0]
-        if plan.recipe.prior_batch:
-            folder = plan.prior.require()
-            prior = base.encode_images(read_images([folder / request.file for request in read_requests(folder)]))
-    return Examples(photos, texts[0], prior, texts[1])
+    photos, prior = plan.subject.photos, plan.subject.photos[:0]
+    if plan.recipe.prior_batch:
+        folder = plan.prior.require()
+        prior = read_images([folder / request.file for request in read_requests(folder)])
+    if plan.settings["tuner"]["flip"]:
+        photos, prior = (torch.cat([pictures, pictures.flip(-1)]) for pictures in (photos, prior))
+    made = [Anew(base.encode_images, pictures) for pictures in (photos, prior)]
+    kept = [once(latents) for latents in made] if plan.settings["tuner"]["cache"] else made
+    return Examples(kept[0], texts[0], kept[1], texts[1])
 
 
 def watched(plan: Plan) -> list[Request]:

@@ -13,6 +13,7 @@ from quantbooth.diffusion.base import Base
 from quantbooth.diffusion.sampling import Sampler
 from quantbooth.quant import scale_sets
 from quantbooth.stages.callbacks import SampleGrids, Snapshots
+from quantbooth.stages.sampling import SamplingStage
 from quantbooth.stages.tuners import ScaleTuner, State
 from quantbooth.stages.tuning import TuningStage
 
@@ -22,7 +23,7 @@ WATCHED = [Request(f"{i}.png", text, text, text, "plain", 0) for i, text in enum
 
 
 def grids(base: Base, stage: TuningStage, every: int, folder: Path) -> SampleGrids:
-    return SampleGrids(base.with_unet(stage.unet), Sampler("ddim", 2, 4.0), WATCHED, every, folder, stage.kept)
+    return SampleGrids(lambda: base.with_unet(stage.unet), Sampler("ddim", 2, 4.0), WATCHED, every, folder, stage.kept)
 
 
 def snapshots(base: Base, stage: TuningStage, steps: list[int], states: dict[int, State]) -> Snapshots:
@@ -70,7 +71,7 @@ def test_a_grid_is_a_row_of_crisp_pictures_of_the_model_as_it_is(
     shown = np.asarray(Image.open(tmp_path / "step-000001.png"))
     assert shown.shape == (4 * 32, 2 * 4 * 32, 3)
     assert (shown == np.kron(shown[::4, ::4], np.ones((4, 4, 1), dtype=np.uint8))).all()
-    left, _ = watching.stage.render(WATCHED)
+    left, _ = SamplingStage(watching.base(), watching.sampler, WATCHED, tmp_path).render(WATCHED)
     torch.testing.assert_close(
         torch.from_numpy(shown[::4, :128:4].copy()) / 255, left.permute(1, 2, 0), rtol=0, atol=0.51 / 255
     )
@@ -93,7 +94,7 @@ def test_averages_are_what_is_kept_and_shown_and_learning_goes_on_from_the_numbe
             expected = decay * expected + (1 - decay) * steps[n + 1][name].double()
             torch.testing.assert_close(kept[n + 1][name].double(), expected, rtol=1e-6, atol=1e-7)
     with averaged.kept():
-        left, _ = watching.stage.render(WATCHED)
+        left, _ = SamplingStage(watching.base(), watching.sampler, WATCHED, tmp_path).render(WATCHED)
     shown = torch.from_numpy(np.asarray(Image.open(tmp_path / "step-000004.png"))[::4, :128:4].copy()) / 255
     torch.testing.assert_close(shown, left.permute(1, 2, 0), rtol=0, atol=0.51 / 255)
 

@@ -2,10 +2,11 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
+from torch import Tensor
 
 from quantbooth.errors import UserError
 from quantbooth.quant import scale_sets
@@ -91,14 +92,14 @@ def test_a_batch_is_photos_then_class_pictures_each_beside_its_sentence(
     assert is_prior.tolist() == [0.0] * photos + [1.0] * others
     assert x_0.shape == (photos + others, 24, 8, 8)
     for i, sample in enumerate(x_0):
-        source = examples.prior if i >= photos else examples.subject
+        source = cast(Tensor, examples.prior if i >= photos else examples.subject)
         assert any(torch.equal(sample, picture) for picture in source)
         assert torch.equal(text[i], examples.prior_text if i >= photos else examples.subject_text)
 
 
 def test_every_photo_is_drawn_about_equally_often(new_stage: MakeStage, examples: Examples) -> None:
     x_0, _, _ = new_stage(subject_batch=1000, prior_batch=0).batch(torch.Generator().manual_seed(0))
-    counts = [int((x_0 == photo).all(dim=(1, 2, 3)).sum()) for photo in examples.subject]
+    counts = [int((x_0 == photo).all(dim=(1, 2, 3)).sum()) for photo in cast(Tensor, examples.subject)]
     assert sum(counts) == 1000
     assert all(150 < count < 250 for count in counts)
 
@@ -151,7 +152,7 @@ def test_samples_seen_are_steps_times_photos_and_class_pictures() -> None:
 
 
 def test_a_loss_that_is_no_number_ends_the_run(new_stage: MakeStage, examples: Examples, fit: Fit) -> None:
-    broken = replace(examples, subject=examples.subject * float("inf"))
+    broken = replace(examples, subject=cast(Tensor, examples.subject) * float("inf"))
     with pytest.raises(UserError, match=r"^the loss became nan in step 1; lower tuner\.learning_rate$"):
         fit(new_stage(seen=broken))
 

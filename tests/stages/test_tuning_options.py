@@ -17,6 +17,7 @@ from quantbooth.diffusion.sampling import Sampler
 from quantbooth.diffusion.schedule import Schedule
 from quantbooth.quant.selection import Selection
 from quantbooth.stages.callbacks import SampleGrids, Snapshots
+from quantbooth.stages.sampling import SamplingStage
 from quantbooth.stages.sentences import EncodedAnew
 from quantbooth.stages.tuners import FullTuner, IdentifierTuner, ScaleTuner, State, Tuner
 from quantbooth.stages.tuning import Examples, Recipe, TuningStage
@@ -59,7 +60,7 @@ class Run:
         self.start = [numbers.detach().clone() for numbers in self.stage.numbers]
         self.states: dict[int, State] = {}
         self.snapshots = Snapshots(tuner, base, [3], self.states.__setitem__, self.stage.kept)
-        self.grids = SampleGrids(base, Sampler("ddim", 2, 4.0), WATCHED, 3, folder, self.stage.kept)
+        self.grids = SampleGrids(lambda: base, Sampler("ddim", 2, 4.0), WATCHED, 3, folder, self.stage.kept)
 
     @staticmethod
     def zones(tuner: Tuner) -> Zones:
@@ -72,7 +73,7 @@ class Run:
     def pictures(self) -> torch.Tensor:
         """Of the numbers that are kept."""
         with self.stage.kept():
-            return self.grids.stage.render(WATCHED)
+            return SamplingStage(self.grids.base(), self.grids.sampler, WATCHED, self.grids.folder).render(WATCHED)
 
 
 @pytest.fixture(params=OPTIONS)
@@ -118,9 +119,9 @@ def test_it_learns_repeats_bit_for_bit_and_comes_back_from_disk_the_same(
     zones = Run.zones(tuner)
     tuner.load_(loaded, read_snapshot(tmp_path, 3), len(zones), selection)
     route_unet_(loaded.unet, zones.index, selection)
-    pictures = SampleGrids(loaded, Sampler("ddim", 2, 4.0), WATCHED, 3, tmp_path).stage.render(WATCHED)
+    pictures = SamplingStage(loaded, Sampler("ddim", 2, 4.0), WATCHED, tmp_path).render(WATCHED)
     assert torch.equal(pictures, one.pictures())
-    untuned = SampleGrids(fresh(tuner), Sampler("ddim", 2, 4.0), WATCHED, 3, tmp_path).stage.render(WATCHED)
+    untuned = SamplingStage(fresh(tuner), Sampler("ddim", 2, 4.0), WATCHED, tmp_path).render(WATCHED)
     assert not torch.equal(pictures, untuned)
 
 

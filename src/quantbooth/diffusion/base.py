@@ -73,6 +73,11 @@ class Base:
         steps = len(self.autoencoder.config.block_out_channels) - 1
         return int(self.unet.config.sample_size) * 2**steps
 
+    @property
+    def unet_alone(self) -> "Base":
+        """Without autoencoder and text encoders, which leave memory when nothing else holds them."""
+        return replace(self, autoencoder=None, text_encoder=None, second=None)
+
     def with_unet(self, unet: nn.Module) -> "Base":
         return replace(self, unet=unet)
 

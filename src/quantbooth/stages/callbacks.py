@@ -42,29 +42,31 @@ class Snapshots(Callback):
 
 
 class SampleGrids(Callback):
-    """Renders the same requests from the same noise every so many steps: one PNG each time, and in the tracker."""
+    """Renders the same requests from the same noise every so many steps: one PNG each time, and in the tracker.
+
+    `base` gives the base with all its networks when a grid is drawn, and it is let go afterwards: tuning itself needs
+    neither autoencoder nor text encoder.
+    """
 
     def __init__(
         self,
-        base: Base,
+        base: Callable[[], Base],
         sampler: Sampler,
         requests: Sequence[Request],
         every: int,
         folder: Path,
         kept: Kept = nullcontext,
     ) -> None:
-        self.stage = SamplingStage(base, sampler, requests, folder)
+        self.base, self.sampler, self.requests = base, sampler, tuple(requests)
         self.every = every
         self.folder = folder
         self.kept = kept
 
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.stage.to(pl_module.device)
-
-    def on_train_batch_end(self, trainer: Trainer, *_: object) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: object) -> None:
         if self.every and trainer.global_step % self.every == 0:
+            stage = SamplingStage(self.base(), self.sampler, self.requests, self.folder).to(pl_module.device)
             with self.kept():
-                images = self.stage.render(self.stage.requests)
+                images = stage.render(self.requests)
             row = (images.permute(2, 0, 3, 1).flatten(1, 2).clamp(0, 1) * 255).round().byte().cpu().numpy()
             enlarged = np.kron(row, np.ones((4, 4, 1), dtype=np.uint8)) if row.shape[0] <= 64 else row
             self.folder.mkdir(parents=True, exist_ok=True)

@@ -17,6 +17,7 @@ from quantbooth.diffusion.losses import denoising_error, with_prior_preservation
 from quantbooth.diffusion.schedule import Schedule
 from quantbooth.errors import UserError
 from quantbooth.stages.averaging import Average
+from quantbooth.stages.latents import Latents
 from quantbooth.stages.sentences import EncodedOnce
 from quantbooth.timesteps.zones import Zones
 
@@ -28,18 +29,18 @@ OptimizerFactory = Callable[[Iterable[dict[str, Any]]], Optimizer]
 
 @dataclass(frozen=True)
 class Examples:
-    """What a run learns from, encoded once: the autoencoder and the text encoder are not needed any more.
+    """What a run learns from.
 
     Attributes:
-        subject: latents of the subject's photos.
+        subject: latents of the subject's photos; kept ones need no autoencoder any more.
         subject_text: the encoded sentence beside them.
         prior: latents of the class's own pictures.
         prior_text: the encoded sentence beside those.
     """
 
-    subject: Float[Tensor, "n c h w"]
+    subject: Latents
     subject_text: Float[Tensor, "length d"]
-    prior: Float[Tensor, "m c h w"]
+    prior: Latents
     prior_text: Float[Tensor, "length d"]
 
 
