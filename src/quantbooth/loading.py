@@ -19,9 +19,10 @@ from quantbooth.artifacts.quantized_base import read_quantized_unet
 from quantbooth.artifacts.tuned import read_snapshot, read_strategy, steps_kept
 from quantbooth.diffusion.base import Base
 from quantbooth.diffusion.identifier import attach_rows_
-from quantbooth.diffusion.pretrained import as_pipeline, load_base, local_folder
+from quantbooth.diffusion.pretrained import as_pipeline, load_base
 from quantbooth.diffusion.router import route_unet_
 from quantbooth.diffusion.sampling import initial_noise
+from quantbooth.diffusion.sources import source_folder
 from quantbooth.errors import UserError
 from quantbooth.quant import scale_sets
 from quantbooth.quant.named import require_fit
@@ -52,7 +53,7 @@ def load_pipeline(
     Raises:
         UserError: when something is missing, is something else, or does not belong together.
     """
-    folder = base_folder() if base == TOY else local_folder(str(base))
+    folder = base_folder() if base == TOY else source_folder(str(base))
     learned, quantized = (None if place is None else Path(place) for place in (tuned, quantized_base))
     return as_pipeline(load_tuned(folder, str(base), learned, quantized, step))
 

@@ -26,7 +26,7 @@ from quantbooth.diffusion.base import Base, SecondEncoder, frozen
 from quantbooth.diffusion.told import is_told_sizes, tell_sizes_
 from quantbooth.errors import UserError
 
-__all__ = ["as_pipeline", "empty_unet", "load_base", "local_folder", "new_autoencoder", "new_unet", "save_base"]
+__all__ = ["as_pipeline", "empty_unet", "load_base", "new_autoencoder", "new_unet", "save_base"]
 
 PARTS = ("unet", "autoencoder", "text_encoder")
 PIPELINES = ("StableDiffusionPipeline", "StableDiffusionXLPipeline")
@@ -107,18 +107,6 @@ def _second(folder: Path, index: Mapping[str, Any]) -> SecondEncoder:
 
 def _tokenizer(folder: Path, name: str) -> CLIPTokenizer:
     return CLIPTokenizer.from_pretrained(str(_part(folder, name)), local_files_only=True)
-
-
-def local_folder(path: str) -> Path:
-    """A base's folder that the user names.
-
-    Raises:
-        UserError: when there is no such folder.
-    """
-    folder = Path(path).expanduser()
-    if not folder.is_dir():
-        raise UserError(f"base.path must be a folder in diffusers format, found none at {folder}")
-    return folder
 
 
 def save_base(base: Base, folder: Path, dtype: torch.dtype) -> None:
