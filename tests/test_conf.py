@@ -185,7 +185,7 @@ def test_borders_of_stable_diffusion_lie_at_its_signal_to_noise_of_1_and_a_hundr
 def test_a_method_sets_bits_tuner_and_strategy_together(method: str) -> None:
     plan = Plan(composed(f"method={method}"))
     assert plan.method == method
-    assert (plan.bits is None) == (method == "float")
+    assert (plan.bits is None) == (method in {"float", "lora"})
 
 
 @pytest.mark.parametrize("experiment", [file.stem for file in sorted((conf_dir() / "experiment").glob("*.yaml"))])

@@ -94,6 +94,7 @@ def differing(one: dict[str, str], other: dict[str, str]) -> set[str]:
         ("tuner.learning_rate=0.02", "tuned after scores"),
         ("tuner.subject_batch=4", "tuned after scores"),
         ("tuner=scales_in_out", "tuned after scores"),
+        ("tuner=qlora", "tuned after scores"),
         ("tuner.biases=true", "tuned after scores"),
         ("tuner.norms=true", "tuned after scores"),
         ("tuner.identifier=true", "tuned after scores"),
@@ -193,6 +194,12 @@ def test_another_tuner_says_its_name_in_tables(plan: MakePlan) -> None:
         assert plan(f"tuner.name={name}").method == method
     assert plan("tuner=scales_in_out", "strategy=s1").method == "s1-scales_in_out"
     assert plan("method=float", "tuner.name=full_word").method == "float-full_word"
+    adapters = (["tuner=lora", "quant=fp"], ["tuner=qlora"])
+    others: tuple[list[str], ...] = ([], ["strategy=s2"], ["tuner.tag=0.1"], ["strategy=s1", "tuner.tag=0.1"])
+    assert [plan(*words, *other).method for words in adapters for other in others] == [
+        *("lora", "s2-lora", "lora-0.1", "s1-lora-0.1"),
+        *("qlora", "s2-qlora", "qlora-0.1", "s1-qlora-0.1"),
+    ]
 
 
 @pytest.mark.parametrize("tuner", ["tuner=scales", "tuner=scales_in_out", "tuner=full"])
@@ -237,6 +244,14 @@ def test_the_run_is_looked_at_before_it_and_at_its_end_at_least(plan: MakePlan) 
         (["strategy=s2", "base.zones.content=[300,934]"], r"zones must be in ascending order and must not overlap"),
         (["method=float", "quant=w4"], "^tuner=full tunes float weights; choose quant=fp with it"),
         (["quant=fp"], "^tuner=scales tunes quantization scales; choose quant=w8, w4, w3 or w2, or tuner=full$"),
+        (
+            ["quant=fp", "tuner=qlora"],
+            "^tuner=qlora adapts packed codes; choose quant=w8, w4, w3 or w2, or tuner=lora$",
+        ),
+        (["tuner=lora"], "^tuner=lora adapts float weights; choose quant=fp with it, or tuner=qlora$"),
+        (["tuner=qlora", "tuner.rank=0"], "^tuner.rank must be a whole number >= 1, got 0, from tuner.learner$"),
+        (["tuner=qlora", "tuner.alpha=0"], "^tuner.alpha must be a number > 0, got 0, from tuner.learner$"),
+        (["tuner=qlora", "tuner.include=5"], r"^tuner.include must be a list of texts such as"),
         (["tuner.norms=3"], "^norms must be true or false, got 3, from tuner.learner$"),
         (["tuner.identifier=3"], "^tuner.identifier must be true or false, got 3$"),
         (["tuner.identifier=true", "strategy=s2", "strategy.apart=true"], "trains its 3 experts apart and each would"),

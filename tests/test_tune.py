@@ -90,6 +90,48 @@ def test_float_weights_with_a_learned_identifier_come_back(configure: Configure)
     assert any(name.startswith("identifier.") for name in state)
 
 
+@pytest.mark.parametrize("words", [("method=lora",), ("method=qlora",), ("tuner=qlora", "strategy=s2")], ids=str)
+def test_adapters_are_kept_by_name_and_served_by_setting_and_by_folder(
+    configure: Configure, words: tuple[str, ...]
+) -> None:
+    cfg = configure(*words, "tuner.learning_rate=0.1", "tuner.rank=2", "tuner.alpha=3", "tuner.identifier=true")
+    folder, plan = tune(cfg), Plan(cfg)
+    state = load_file(folder / "step-000003.safetensors")
+    own = {name: rows for name, rows in state.items() if not name.startswith("identifier.")}
+    assert plan.tuned.kind == "adapters" == folder.parent.name
+    assert {name.rpartition(".")[2] for name in own} == {"lora_A", "lora_B"}
+    assert {len(rows) for rows in own.values()} == {plan.strategy.sets}
+    x, t = torch.randn(2, 24, 8, 8, generator=torch.Generator().manual_seed(0)), torch.tensor([150, 900])
+    outcomes = []
+    for base in (plan.untuned_base(), plan.tuned_base(3), plan.loaded_base(folder)):
+        text = base.encode_texts([plan.subject.tuning_text] * 2)
+        with torch.no_grad():
+            outcomes.append(base.unet(x, t, encoder_hidden_states=text).sample)
+    assert torch.equal(outcomes[1], outcomes[2])
+    assert not any(torch.equal(outcomes[0][i], outcomes[1][i]) for i in range(2))
+    again = plan.tuner.state(plan.tuned_base(3))
+    assert all(torch.equal(rows, state[name]) for name, rows in again.items())
+
+
+def test_adapters_learn_the_same_with_checkpointing(configure: Configure) -> None:
+    one, other = (
+        configure("method=qlora"),
+        configure("method=qlora", "tuner.checkpointing=true", "paths.store=${paths.outputs}/c"),
+    )
+    calibrate(other)
+    states = [load_file(tune(cfg) / "step-000003.safetensors") for cfg in (one, other)]
+    assert all(torch.equal(rows, states[1][name]) for name, rows in states[0].items())
+    assert any((rows != 0).any() for name, rows in states[0].items() if name.endswith("lora_B"))
+
+
+def test_experts_of_adapters_trained_apart_are_what_each_learned(configure: Configure) -> None:
+    apart = configure("tuner=qlora", "strategy=s2", "strategy.apart=true")
+    alone = configure("tuner=qlora", "strategy=s1")
+    states = [load_file(tune(cfg) / "step-000003.safetensors") for cfg in (apart, alone)]
+    assert states[0].keys() == states[1].keys()
+    assert all(torch.equal(rows[1:2], states[1][name]) for name, rows in states[0].items())
+
+
 def test_experts_apart_hold_what_each_learned_of_everything(configure: Configure) -> None:
     rich = EVERYTHING[:4]
     apart, alone = configure(*rich, "strategy=s2", "strategy.apart=true"), configure(*rich, "strategy=s1")

@@ -24,7 +24,7 @@ from quantbooth.diffusion.router import route_unet_
 from quantbooth.diffusion.sampling import initial_noise
 from quantbooth.diffusion.sources import source_folder
 from quantbooth.errors import UserError
-from quantbooth.quant import scale_sets
+from quantbooth.quant import adapters, scale_sets
 from quantbooth.quant.named import require_fit
 from quantbooth.quant.selection import Selection
 from quantbooth.toyworld.shipped import base_folder
@@ -32,6 +32,8 @@ from quantbooth.toyworld.shipped import base_folder
 __all__ = ["initial_noise", "load_pipeline", "load_tuned"]
 
 TOY = "toy"
+TUNED = ("scale_sets", "tuned_unet", "adapters")
+"""Kinds of what was tuned; a folder that is in none of theirs is taken for the first."""
 ROWS = "identifier."
 
 
@@ -73,7 +75,7 @@ def load_tuned(
 
 
 def _tuned_manifest(folder: Path) -> Manifest:
-    kind = "tuned_unet" if folder.parent.name == "tuned_unet" else "scale_sets"
+    kind = folder.parent.name if folder.parent.name in TUNED else TUNED[0]
     return open_artifact(folder, kind)
 
 
@@ -101,6 +103,9 @@ def _teach_(base: Base, folder: Path, step: int) -> None:
     if any(name.endswith(".gain_out") for name in state):
         scale_sets.attach_(base.unet, strategy.sets, selection, scale_sets.parts_of(base.unet, state))
         scale_sets.load_(base.unet, state)
+        route_unet_(base.unet, strategy.route, selection)
+    elif any(name.endswith(".lora_A") for name in state):
+        adapters.serve_(base.unet, state, selection)
         route_unet_(base.unet, strategy.route, selection)
     else:
         _load_weights_(base, state)

@@ -41,6 +41,8 @@ UNSEEN = ("sample_every", "checkpointing", "cache")
 """Options of the tuner that change nothing that is learned."""
 PLAIN = ("scales", "full")
 """Names of tuners that go without saying."""
+USUAL = "baseline"
+"""Name of the strategy that goes without saying beside adapters."""
 
 
 class Plan:
@@ -77,10 +79,16 @@ class Plan:
 
     @property
     def method(self) -> str:
-        """The name in tables: float for float DreamBooth, else the strategy; another tuner's name; the tuner's tag."""
+        """The name in tables: float for float DreamBooth, else the strategy; another tuner's name; the tuner's tag.
+
+        Adapters are told by their tuner's name alone (lora, qlora), with the strategy before it (s2-qlora) where that
+        is not the baseline.
+        """
         name, tuner = "float" if self.bits is None else self.strategy.name, self.settings["tuner"]
+        if self.tuner.kind == "adapters":
+            name = "" if self.strategy.name == USUAL else self.strategy.name
         parts = [None if tuner["name"] in PLAIN else tuner["name"], tuner["tag"]]
-        return "-".join([name, *(_word(str(part)) for part in parts if part is not None)])
+        return "-".join([*([name] if name else []), *(_word(str(part)) for part in parts if part is not None)])
 
     @cached_property
     def subject(self) -> Subject:

@@ -13,6 +13,7 @@ from quantbooth.errors import UserError
 from quantbooth.quant.layers import quantized_layers
 from quantbooth.quant.norms import normalizations
 from quantbooth.quant.selection import Selection
+from quantbooth.stages.lora_tuner import LoraTuner
 from quantbooth.stages.tuners import FullTuner, IdentifierTuner, ScaleTuner, Tuner
 from quantbooth.timesteps.strategies import Strategy, baseline, s1, s2, tas
 
@@ -25,8 +26,11 @@ TUNERS: dict[str, Tuner] = {
     "scales": ScaleTuner(),
     "everything": EVERYTHING,
     "full": FullTuner(),
+    "lora": LoraTuner(rank=2, alpha=3.0),
+    "qlora": LoraTuner(rank=2, alpha=3.0, quantized=True),
     "scales, identifier": IdentifierTuner(ScaleTuner(), *SENTENCES),
     "full, identifier": IdentifierTuner(FullTuner(), *SENTENCES),
+    "lora, identifier": IdentifierTuner(LoraTuner(), *SENTENCES),
 }
 
 
@@ -40,7 +44,8 @@ def fresh(quantized: MakeUnet, small_base: Base) -> MakeBase:
     """Makes an untuned base of the kind a tuner needs."""
 
     def make(tuner: Tuner) -> Base:
-        unet = quantized() if tuner.kind == "scale_sets" else deepcopy(small_base.unet)
+        packed = tuner.kind == "scale_sets" or (isinstance(tuner, LoraTuner) and tuner.quantized)
+        unet = quantized() if packed else deepcopy(small_base.unet)
         return replace(small_base, unet=unet, text_encoder=deepcopy(small_base.text_encoder))
 
     return make
@@ -215,6 +220,6 @@ def test_one_run_joins_to_itself_and_more_only_where_there_are_experts(fresh: Ma
     joined = tuner.join([state])
     assert joined.keys() == state.keys()
     assert all(torch.equal(tensor, joined[name]) for name, tensor in state.items())
-    if not isinstance(tuner, ScaleTuner):
+    if not isinstance(tuner, ScaleTuner | LoraTuner):
         with pytest.raises(ValueError, match="of one run were expected, got 2 runs"):
             tuner.join([state, state])

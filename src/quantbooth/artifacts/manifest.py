@@ -15,6 +15,7 @@ MAKERS = {
     "quantized_base": "quantbooth-calibrate",
     "scale_sets": "quantbooth-tune",
     "tuned_unet": "quantbooth-tune",
+    "adapters": "quantbooth-tune",
     "image_set": "quantbooth-sample",
     "scores": "quantbooth-evaluate",
     "damage": "quantbooth-damage",

@@ -2,6 +2,7 @@
 
     W_k = g_out_k * (q - z) s0 * g_in_k        b_k = b + shift_k
     w_k = g_out_k * w,  b_k = g_out_k * b + shift_k     of a normalization
+    W_k = W + s B_k A_k                                 of a layer with an adapter (see `low_rank`)
 
 so W_k x + b_k = g_out_k * (W_0 (g_in_k * x)) + b + shift_k, the same function by other roundings (see `functional`).
 """
@@ -13,8 +14,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from quantbooth.errors import UserError
+from quantbooth.quant.adapters import adapted
 from quantbooth.quant.holders import START, held
 from quantbooth.quant.layers import QuantizedLayer, quantized_layers
+from quantbooth.quant.low_rank import LEARNED, delta
 from quantbooth.quant.norms import normalizations
 
 __all__ = ["average", "folded", "require_foldable"]
@@ -40,6 +43,8 @@ def folded(model: nn.Module, index: int) -> State:
     for name, norm in normalizations(model):
         if held(norm):
             _replace(state, name, _norm(norm, index))
+    for name, module in adapted(model):
+        _add(state, name, delta(module, LEARNED, index))
     return state
 
 
@@ -78,6 +83,15 @@ def _replace(state: State, name: str, tensors: Mapping[str, Tensor | None]) -> N
     for key in [key for key in state if key.rpartition(".")[0] == name]:
         del state[key]
     state |= {f"{name}.{key}": tensor for key, tensor in tensors.items() if tensor is not None}
+
+
+def _add(state: State, name: str, change: Tensor | None) -> None:
+    """Put what an adapter amounts to into the weight, in the place of A and B where they are in the state."""
+    for key in "AB":
+        state.pop(f"{name}.{LEARNED}_{key}", None)
+    if change is not None:
+        weight = state[f"{name}.weight"]
+        state[f"{name}.weight"] = (weight.float() + change).to(weight.dtype)
 
 
 def _layer(layer: QuantizedLayer, index: int) -> dict[str, Tensor | None]:

@@ -48,7 +48,7 @@ class QuantizedLayer(nn.Module, ABC):
         self, packed: Packed, inputs: int, product: Product, bias: bool, device: torch.device | str | None
     ) -> None:
         super().__init__()
-        self.inputs, self.form, self._product = inputs, packed, product
+        self.inputs, self.form, self.product = inputs, packed, product
         self.shape, self.bits, self.split = packed.shape, packed.bits, packed.split
         out = self.shape[0]
         self.register_buffer("codes", torch.zeros(out, packed.width, dtype=torch.uint8, device=device))
@@ -107,12 +107,12 @@ class QuantizedLayer(nn.Module, ABC):
         self.check(x)
         x, batch = x if self.input_quantizer is None else self.input_quantizer(x), x.shape[0]
         g_in, g_out, b = chosen(self, "gain_in", batch), chosen(self, "gain_out", batch), self._bias(batch)
-        return gained_product(x, g_in, g_out, b, self.codes, self.scale, self.zero, self.form, self._product)
+        return gained_product(x, g_in, g_out, b, self.codes, self.scale, self.zero, self.form, self.product)
 
     @property
     def channel(self) -> int:
         """The axis that counts channels, of x and of y."""
-        return self._product.channel
+        return self.product.channel
 
     @abstractmethod
     def check(self, x: Tensor) -> None:

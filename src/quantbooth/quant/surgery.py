@@ -5,7 +5,7 @@ Names are those of `named_modules`; patterns are shell patterns (`fnmatch`) on t
 `packed_weight`).
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from fnmatch import fnmatchcase
 from types import MappingProxyType
@@ -104,28 +104,41 @@ def from_json(records: Iterable[dict[str, Any]]) -> list[Replaced]:
     ]
 
 
-def _candidates(model: nn.Module) -> list[str]:
-    """Names of the float layers; a layer reachable under two names could be swapped under one only, and is refused."""
+def _candidates(model: nn.Module, kinds: Collection[type[nn.Module]]) -> list[str]:
+    """Names of layers; one reachable under two names could be swapped under one only, and is refused."""
     names: dict[int, str] = {}
     for name, module in model.named_modules(remove_duplicate=False):
-        if type(module) in KINDS and name:
+        if type(module) in kinds and name:
             if id(module) in names:
                 raise ValueError(f"a layer must have one name, got {names[id(module)]!r} and {name!r} for the same one")
             names[id(module)] = name
     return list(names.values())
 
 
-def matching(model: nn.Module, include: Sequence[str], exclude: Sequence[str]) -> list[str]:
-    """Names of the float layers that match an include and no exclude pattern, in the order of the model.
+def matching(
+    model: nn.Module,
+    include: Sequence[str],
+    exclude: Sequence[str],
+    kinds: Collection[type[nn.Module]] = tuple(KINDS),
+    told: str = "a float Linear or Conv2d layer",
+) -> list[str]:
+    """Names of the layers that match an include and no exclude pattern, in the order of the model.
+
+    Args:
+        model: to look in.
+        include: patterns.
+        exclude: patterns.
+        kinds: classes of the layers.
+        told: what they are, in words.
 
     Raises:
-        UserError: for a pattern that matches no float layer, or a selection that leaves nothing.
+        UserError: for a pattern that matches no such layer, or a selection that leaves nothing.
     """
-    names = _candidates(model)
+    names = _candidates(model, kinds)
     for kind, patterns in (("include", include), ("exclude", exclude)):
         for pattern in patterns:
             if not any(fnmatchcase(name, pattern) for name in names):
-                raise UserError(f"{kind} pattern {pattern!r} must match a float Linear or Conv2d layer, got none")
+                raise UserError(f"{kind} pattern {pattern!r} must match {told}, got none")
     chosen = [name for name in names if _any(name, include) and not _any(name, exclude)]
     if not chosen:
         raise UserError(f"include {list(include)} without exclude {list(exclude)} must leave a layer, got none")

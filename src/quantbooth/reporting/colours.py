@@ -30,6 +30,8 @@ GROUND = Tone("#fdfdfc", "#16181b")
 LOOKS = {
     "base": Look(Tone("#3f464e", "#c9ced4"), "o", "○"),
     "float": Look(Tone("#747c86", "#a3abb4"), "D", "◆"),
+    "lora": Look(Tone("#7a6a50", "#c4b294"), "d", "◊"),
+    "qlora": Look(Tone("#a13d3d", "#f09a9a"), "p", "⬟"),
     "baseline": Look(Tone("#0b69b0", "#5cb3f0"), "o", "●"),
     "s1": Look(Tone("#c8500a", "#ff9152"), "s", "■"),
     "s2": Look(Tone("#00805c", "#2fc596"), "^", "▲"),
@@ -38,7 +40,7 @@ LOOKS = {
     "baseline-scales_shifts": Look(Tone("#5b55c0", "#a8a3f5"), "X", "✖"),
 }
 OTHERS = (
-    Look(Tone("#9a4a2f", "#e8a083"), "p", "⬟"),
+    Look(Tone("#9a4a2f", "#e8a083"), "H", "⬣"),
     Look(Tone("#2f7280", "#74bfcd"), "h", "⬢"),
 )
 """Hues after Okabe and Ito (2008), darkened and lightened until each has a contrast of at least 4 to its ground."""

@@ -14,7 +14,7 @@ __all__ = ["BASE", "Arm", "Study"]
 
 BASE = "base"
 T = TypeVar("T")
-ORDER = (BASE, "float", "baseline", "s1", "s2", "s2-apart", "tas")
+ORDER = (BASE, "float", "lora", "qlora", "baseline", "s1", "s2", "s2-apart", "tas")
 
 
 @dataclass(frozen=True)

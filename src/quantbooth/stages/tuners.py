@@ -22,7 +22,7 @@ __all__ = ["FullTuner", "IdentifierTuner", "Learning", "ScaleTuner", "State", "T
 State = dict[str, Shaped[Tensor, "..."]]
 """What was learned, by name."""
 Learning = dict[str, list[nn.Parameter]]
-"""What learns, by kind: "gains", "shifts", "weights", "identifier"; each kind may have a learning rate of its own."""
+"""What learns, by kind (gains, shifts, weights, adapters, identifier); each may have a learning rate of its own."""
 
 ROWS = "identifier."
 

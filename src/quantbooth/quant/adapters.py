@@ -1,0 +1,212 @@
+"""Adapters of a whole model: low-rank terms put on its layers, taken off, read and loaded (see `low_rank`).
+
+    <layer>.lora_A   [K, r, in]    or of a convolution [K, r, in, kh, kw]; drawn at the start
+    <layer>.lora_B   [K, out, r]   0 at the start, so that nothing changes yet
+
+Set k is row k - 1, chosen per sample by the `Selection`; set 0, the base, adds nothing. What is read out holds the
+scale alpha / r in B already, so that names and shapes alone say what the numbers do.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from quantbooth.errors import UserError
+from quantbooth.quant.layers import QuantizedLayer
+from quantbooth.quant.low_rank import FOREIGN, KINDS, LEARNED, adapt_, form_of, release_
+from quantbooth.quant.selection import Selection
+from quantbooth.quant.surgery import matching
+
+__all__ = [
+    "ATTENTION",
+    "Factors",
+    "Sets",
+    "adapted",
+    "add_",
+    "attach_",
+    "detach_",
+    "layers",
+    "likeness",
+    "parameters",
+    "read",
+    "serve_",
+    "targets",
+]
+
+Sets = dict[str, Float[Tensor, "sets ..."]]
+Factors = tuple[Float[Tensor, "r ..."], Float[Tensor, "out r"]]
+"""A and B of one layer, the scale in B."""
+ATTENTION = ("*.to_q", "*.to_k", "*.to_v", "*.to_out.0")
+"""What is adapted usually: attention's projections, as the authors of LoRA and diffusers' training do."""
+
+
+def layers(model: nn.Module) -> dict[str, nn.Module]:
+    """Every layer that could be adapted, by name."""
+    return {name: module for name, module in model.named_modules() if type(module) in KINDS}
+
+
+def targets(model: nn.Module, include: Sequence[str], exclude: Sequence[str]) -> list[str]:
+    """Names of the float and quantized layers that match an include and no exclude pattern.
+
+    Raises:
+        UserError: for a pattern that matches none, or patterns that leave none.
+    """
+    return matching(model, include, exclude, KINDS, "a Linear or Conv2d layer")
+
+
+def attach_(
+    model: nn.Module,
+    names: Sequence[str],
+    count: int,
+    rank: int,
+    scale: float,
+    selection: Selection,
+    generator: torch.Generator,
+) -> None:
+    """Give layers `count` adapters that change nothing yet (float32, trainable).
+
+    A is drawn evenly from +-1 / sqrt(fan in), Kaiming's bound with a = sqrt(5), as `nn.Linear` draws its weight and
+    peft its A.
+
+    Args:
+        model: whose layers they are.
+        names: of the layers.
+        count: K.
+        rank: r.
+        scale: alpha / r.
+        selection: shared by the whole model.
+        generator: draws A, on the CPU.
+
+    Raises:
+        UserError: naming the layer whose form is not covered; nothing is attached then.
+        RuntimeError: when one has adapters already.
+    """
+    found = layers(model)
+    for name, (down, up) in {name: _shapes(found[name], name, rank) for name in names}.items():
+        bound = (down[1:].numel()) ** -0.5
+        drawn = torch.empty(count, *down).uniform_(-bound, bound, generator=generator).to(_device(found[name]))
+        adapt_(found[name], LEARNED, drawn, drawn.new_zeros(count, *up), scale, selection)
+
+
+def serve_(model: nn.Module, sets: Mapping[str, Float[Tensor, "sets ..."]], selection: Selection) -> None:
+    """Put adapters that were read on a model that has none; the inverse of `read`.
+
+    Raises:
+        UserError: naming the first layer that the model has not, or the first shape that does not fit it.
+    """
+    found = layers(model)
+    pairs = _pairs(sets)
+    for name, (down, up) in pairs.items():
+        if name not in found:
+            raise UserError(f"the adapters do not fit the model: it has no layer {name!r}")
+        _require_shapes(found[name], name, (down[0], up[0]), "the adapters")
+    for name, (down, up) in pairs.items():
+        device = _device(found[name])
+        adapt_(found[name], LEARNED, down.float().to(device), up.float().to(device), 1.0, selection)
+
+
+def add_(model: nn.Module, factors: Mapping[str, Sequence[Factors]]) -> None:
+    """Let every sample, that of the base too, have the sum of these terms on a layer; they are frozen.
+
+    Sum_j B_j A_j = [B_1 B_2 ...] [A_1; A_2; ...], so a layer has one term of all their ranks together.
+
+    Raises:
+        UserError: naming the first layer that they do not fit; nothing is added then.
+        RuntimeError: when such a term is there already.
+    """
+    found = layers(model)
+    for name, several in factors.items():
+        for pair in several:
+            _require_shapes(found[name], name, pair, "the LoRA")
+    for name, several in factors.items():
+        device = _device(found[name])
+        down = torch.cat([pair[0].float() for pair in several])[None].to(device)
+        up = torch.cat([pair[1].float() for pair in several], dim=1)[None].to(device)
+        adapt_(found[name], FOREIGN, down, up, 1.0, None)
+
+
+def detach_(model: nn.Module, kind: str = LEARNED) -> None:
+    """Take all adapters of a kind off."""
+    for _, layer in adapted(model, kind):
+        release_(layer, kind)
+
+
+def adapted(model: nn.Module, kind: str = LEARNED) -> Iterator[tuple[str, nn.Module]]:
+    """Yield every layer that has an adapter of a kind, with its name, in the order of the model."""
+    for name, layer in layers(model).items():
+        if hasattr(layer, f"{kind}_A"):
+            yield name, layer
+
+
+def parameters(model: nn.Module) -> list[nn.Parameter]:
+    """A and B of every layer, for an optimizer.
+
+    Raises:
+        RuntimeError: when there are none.
+    """
+    found = [getattr(layer, f"{LEARNED}_{part}") for _, layer in adapted(model) for part in "AB"]
+    if not found:
+        raise RuntimeError("adapters must be attached: call attach_ first")
+    return found
+
+
+def read(model: nn.Module) -> Sets:
+    """A copy of all adapters by name, the scale in B, in the order of the model.
+
+    Raises:
+        RuntimeError: when there are none.
+    """
+    parameters(model)
+    sets: Sets = {}
+    for name, layer in adapted(model):
+        scale: float = getattr(layer, f"{LEARNED}_scale")
+        sets[f"{name}.{LEARNED}_A"] = getattr(layer, f"{LEARNED}_A").detach().clone()
+        sets[f"{name}.{LEARNED}_B"] = getattr(layer, f"{LEARNED}_B").detach() * scale
+    return sets
+
+
+def likeness(model: nn.Module, names: Sequence[str], count: int, rank: int) -> Sets:
+    """Tensors of the names and shapes that `read` gives after `attach_`; without memory."""
+    found, made = layers(model), {}
+    for name in names:
+        for part, shape in zip("AB", _shapes(found[name], name, rank), strict=True):
+            made[f"{name}.{LEARNED}_{part}"] = torch.empty(count, *shape, device="meta")
+    return made
+
+
+def _pairs(sets: Mapping[str, Tensor]) -> dict[str, Factors]:
+    """A and B by layer.
+
+    Raises:
+        UserError: naming the first that is neither, or lacks its other half.
+    """
+    for name in sets:
+        half, _, part = name.rpartition("_")
+        if not half.endswith(f".{LEARNED}") or part not in ("A", "B"):
+            raise UserError(f"{name!r} is no number of an adapter")
+        if f"{half}_A" not in sets or f"{half}_B" not in sets:
+            raise UserError(f"the adapters are not whole: {name!r} stands alone")
+    names = [name.removesuffix(f".{LEARNED}_A") for name in sets if name.endswith("_A")]
+    return {name: (sets[f"{name}.{LEARNED}_A"], sets[f"{name}.{LEARNED}_B"]) for name in names}
+
+
+def _shapes(layer: nn.Module, name: str, rank: int) -> tuple[torch.Size, torch.Size]:
+    try:
+        down, up = form_of(layer).shapes(rank)
+    except UserError as error:
+        raise UserError(f"layer {name!r}: {error}") from error
+    return torch.Size(down), torch.Size(up)
+
+
+def _require_shapes(layer: nn.Module, name: str, pair: Factors, what: str) -> None:
+    """Refuse A and B of one set that are not those of the layer, whatever their rank."""
+    expected, got = _shapes(layer, name, len(pair[0])), (pair[0].shape, pair[1].shape)
+    if got != expected:
+        must, found = (" and ".join(str(tuple(shape)) for shape in shapes) for shapes in (expected, got))
+        raise UserError(f"{what} must have A and B of {must} for {name!r}, got {found}")
+
+
+def _device(layer: nn.Module) -> torch.device:
+    return (layer.codes if isinstance(layer, QuantizedLayer) else layer.get_parameter("weight")).device

@@ -1,0 +1,156 @@
+"""A low-rank term beside a layer that stays as it is, y = layer(x) + s B_k A_k x, by the set k that serves a sample.
+
+    h = A x                             all sets at once: A [K r, in], of a convolution [K r, in, kh, kw] in its window
+    h_i = 0 but in the r rows of k(i)   the base (k = 0) has none, so there y is the layer's own
+    y = layer(x) + s B h                B [out, K r]
+
+With one set this is LoRA (Hu et al. 2021, arXiv 2106.09685, eq. 3), s = alpha / r. Masking h costs K low-rank products
+in the place of one, gathers no copy of A or B per sample, and forms nothing of a weight's size.
+
+A forward hook adds the term, so that the layer, float or quantized, keeps its class and its weight. Where activations
+are quantized the term sees x itself.
+"""
+
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from quantbooth.errors import UserError
+from quantbooth.quant.layers import QuantizedConv2d, QuantizedLinear
+from quantbooth.quant.products import Conv2dProduct, LinearProduct, Product
+from quantbooth.quant.selection import Selection
+
+__all__ = ["ADAPTED", "FOREIGN", "KINDS", "LEARNED", "Form", "adapt_", "delta", "form_of", "release_", "term"]
+
+KINDS = (nn.Linear, nn.Conv2d, QuantizedLinear, QuantizedConv2d)
+"""Classes of layers that can be adapted; subclasses are left alone, as they may compute something else."""
+LEARNED, FOREIGN = "lora", "foreign"
+"""Of what is tuned here, with sets, and of what was read from somebody's file, which serves every sample."""
+ADAPTED = (LEARNED, FOREIGN)
+POINT = Conv2dProduct((1, 1), (0, 0), (1, 1), 1)
+
+
+@dataclass(frozen=True)
+class Form:
+    """What a layer asks of A and B: `down` makes h of x, `up` makes y of h."""
+
+    down: Product
+    up: Product
+    inputs: tuple[int, ...]
+    out: int
+
+    def shapes(self, rank: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Of A and B of one set: B of a convolution is held without its 1 x 1."""
+        return (rank, *self.inputs), (self.out, rank)
+
+
+def form_of(layer: nn.Module) -> Form:
+    """The form of a layer of one of `KINDS`.
+
+    Raises:
+        UserError: for a convolution in groups, or one that pads with anything but zeros, by numbers given.
+    """
+    if isinstance(layer, nn.Linear | QuantizedLinear):
+        return Form(LinearProduct(), LinearProduct(), (layer.in_features,), layer.out_features)
+    if isinstance(layer, QuantizedConv2d):
+        out, *inputs = layer.shape
+        return Form(_one_group(layer.product), POINT, tuple(inputs), out)
+    if not isinstance(layer, nn.Conv2d):
+        known = ", ".join(kind.__name__ for kind in KINDS)
+        raise TypeError(f"layer must be one of {known}, got {type(layer).__name__}")
+    if layer.padding_mode != "zeros" or isinstance(layer.padding, str):
+        found = f"padding_mode={layer.padding_mode!r}, padding={layer.padding!r}"
+        raise UserError(f"an adapted convolution must pad with zeros, by numbers given; got {found}")
+    product = Conv2dProduct(_pair(layer.stride), _pair(layer.padding), _pair(layer.dilation), layer.groups)
+    return Form(_one_group(product), POINT, (layer.in_channels, *layer.kernel_size), layer.out_channels)
+
+
+def term(
+    x: Float[Tensor, "b ..."],
+    down: Float[Tensor, "sets r ..."],
+    up: Float[Tensor, "sets out r"],
+    form: Form,
+    serves: Bool[Tensor, "b sets"] | None,
+) -> Float[Tensor, "b ..."]:
+    """Return B_k A_k x in x's dtype (under autocast: in autocast's); where `serves` is None, the sum over all sets."""
+    h = form.down.apply(x, down.flatten(0, 1).to(x.dtype))
+    if serves is not None:
+        places = [len(x), *[1] * (h.ndim - 1)]
+        places[form.down.channel] = -1
+        h = h.masked_fill(~serves.repeat_interleave(down.shape[1], dim=1).view(places), 0)
+    wide = up.transpose(0, 1).flatten(1).to(x.dtype)
+    return form.up.apply(h, wide if form.up.channel == -1 else wide[..., None, None])
+
+
+def adapt_(
+    layer: nn.Module,
+    kind: str,
+    down: Float[Tensor, "sets r ..."],
+    up: Float[Tensor, "sets out r"],
+    scale: float,
+    selection: Selection | None,
+) -> None:
+    """Put a term on a layer: parameters `<kind>_A` and `<kind>_B`, chosen by `selection`; without one, frozen, for all.
+
+    Raises:
+        RuntimeError: when it has one of this kind already.
+        UserError: when the form of the layer is not covered.
+    """
+    form = form_of(layer)
+    if hasattr(layer, f"{kind}_A"):
+        raise RuntimeError("a layer must be adapted once: call detach_ first")
+    for name, values in ((f"{kind}_A", down), (f"{kind}_B", up)):
+        if selection is None:
+            layer.register_buffer(name, values.detach(), persistent=False)
+        else:
+            layer.register_parameter(name, nn.Parameter(values.detach()))
+    hook = layer.register_forward_hook(partial(_with_term, kind, form, scale, selection))
+    setattr(layer, f"{kind}_hook", hook)
+    setattr(layer, f"{kind}_scale", scale)
+
+
+def release_(layer: nn.Module, kind: str) -> None:
+    """Undo `adapt_`, leaving nothing behind."""
+    getattr(layer, f"{kind}_hook").remove()
+    for name in ("A", "B", "hook", "scale"):
+        delattr(layer, f"{kind}_{name}")
+
+
+@torch.no_grad()
+def delta(layer: nn.Module, kind: str, index: int) -> Float[Tensor, "out ..."] | None:
+    """The weight s B_k A_k that a term of some set amounts to; None for the base, or where there is no term."""
+    if index == 0 or not hasattr(layer, f"{kind}_A"):
+        return None
+    down, up = (getattr(layer, f"{kind}_{name}")[index - 1].detach() for name in "AB")
+    return getattr(layer, f"{kind}_scale") * (up @ down.flatten(1)).view(len(up), *down.shape[1:])
+
+
+def _with_term(
+    kind: str,
+    form: Form,
+    scale: float,
+    selection: Selection | None,
+    layer: nn.Module,
+    inputs: tuple[Tensor, ...],
+    y: Float[Tensor, "b ..."],
+) -> Float[Tensor, "b ..."]:
+    x, down, up = inputs[0], getattr(layer, f"{kind}_A"), getattr(layer, f"{kind}_B") * scale
+    serves = None
+    if selection is not None:
+        index = selection.checked(len(x), len(down)).to(x.device)
+        serves = index[:, None] == 1 + torch.arange(len(down), device=x.device)
+    return y + term(x, down, up, form, serves).to(y.dtype)
+
+
+def _one_group(product: Product) -> Product:
+    if not product.by_channel:
+        raise UserError("an adapted convolution must have one group; leave this layer out")
+    return product
+
+
+def _pair(window: tuple[int, ...]) -> tuple[int, int]:
+    vertical, horizontal = window
+    return vertical, horizontal
