@@ -224,3 +224,14 @@ def test_mirrored_pictures_learn_something_else_and_names_of_older_runs_stay(con
     assert not any(torch.equal(tensor, states[1][name]) for name, tensor in states[0].items())
     with pytest.raises(UserError, match=r"^tuner\.flip must be true or false, got 'maybe'$"):
         Plan(configure("tuner.flip=maybe"))
+
+
+def test_products_in_half_precision_learn_float32_numbers_of_their_own(configure: Configure) -> None:
+    words = ("seed=13", "tuner.sample_every=0")
+    whole, half = configure(*words), configure(*words, "trainer.precision=bf16-mixed")
+    calibrate(half)
+    states = [load_file(tune(cfg) / "step-000003.safetensors") for cfg in (whole, half)]
+    assert {tensor.dtype for tensor in states[1].values()} == {torch.float32}
+    for name, tensor in states[0].items():
+        assert not torch.equal(tensor, states[1][name])
+        assert float((tensor - states[1][name]).abs().max()) < 0.2

@@ -25,6 +25,10 @@ FEWEST, MOST = 2, 16
 """Bits of a simulated activation."""
 
 
+PRECISIONS = {"32-true": "", "bf16-mixed": "bf16", "16-mixed": "fp16"}
+"""What Lightning calls them, and what is added to the names of settings; half precision is of products alone."""
+
+
 def activation_bits(quant: Mapping[str, Any]) -> ActivationBits | None:
     """Bits of activations; None where they stay float.
 
@@ -58,6 +62,18 @@ def used(settings: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         if calibration["rounding"] is None:
             calibration.pop("set", None)
     return {"quant": quant, "calibration": calibration}
+
+
+def computed(settings: Mapping[str, Any]) -> dict[str, str]:
+    """The precision of products where it is not float32: it decides what comes out, so it is part of what is found.
+
+    Raises:
+        UserError: for a precision that is not offered.
+    """
+    precision = str(settings["trainer"]["precision"])
+    if precision not in PRECISIONS:
+        raise UserError(f"trainer.precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
+    return {"precision": precision} if PRECISIONS[precision] else {}
 
 
 class CalibrationPlan:
@@ -110,6 +126,7 @@ class CalibrationPlan:
             "questions": self.questions.fingerprint,
             "sampler": self.settings["sampler"],
             **{option: self.options[option] for option in ("source", "timesteps", "batch")},
+            **computed(self.settings),
         }
         store = Store(place("paths.store", self.settings["paths"]["store"]))
         label = f"{base['name']}-{self.options['source']}"

@@ -14,7 +14,7 @@ from quantbooth.artifacts.item import Item
 from quantbooth.artifacts.manifest import open_artifact
 from quantbooth.artifacts.quantized_base import read_quantized_unet
 from quantbooth.artifacts.store import Store
-from quantbooth.calibration_plan import activation_bits, used
+from quantbooth.calibration_plan import activation_bits, computed, used
 from quantbooth.config import build, plain
 from quantbooth.data.options import place, whole, words
 from quantbooth.data.questions import Questions, questions_of
@@ -89,6 +89,7 @@ class DamagePlan:
             "sampler": self.settings["sampler"],
             "zones": self.base_settings["zones"],
             **{option: self.options[option] for option in ("predictions", "pictures", "seed")},
+            **computed(self.settings),
         }
         return Item(self.store, KIND, f"{self.base_settings['name']}-fp", "quantbooth-damage", identity)
 

@@ -15,7 +15,7 @@ from quantbooth.artifacts.item import Item
 from quantbooth.artifacts.quantized_base import read_quantized_unet
 from quantbooth.artifacts.store import Store
 from quantbooth.artifacts.tuned import precision_of, read_snapshot, read_strategy
-from quantbooth.calibration_plan import CalibrationPlan, activation_bits, used
+from quantbooth.calibration_plan import PRECISIONS, CalibrationPlan, activation_bits, computed, used
 from quantbooth.config import build, plain
 from quantbooth.data.options import flag, number, place, whole, words
 from quantbooth.data.protocol import Protocol
@@ -75,7 +75,8 @@ class Plan:
 
     @property
     def quant_name(self) -> str:
-        return str(self.settings["quant"]["name"])
+        added = PRECISIONS[computed(self.settings).get("precision", "32-true")]
+        return "-".join([str(self.settings["quant"]["name"]), *([added] if added else [])])
 
     @property
     def method(self) -> str:
@@ -112,7 +113,7 @@ class Plan:
         if self.bits is None:
             return None
         seen = self.calibration_set
-        identity = {"base": self.base_fingerprint, **used(self.settings)}
+        identity = {"base": self.base_fingerprint, **used(self.settings), **computed(self.settings)}
         parents = {} if seen is None else {"calibration_set": seen.item}
         label = f"{self._base_name}-{self.quant_name}"
         identity |= {role: item.identity for role, item in parents.items()}
@@ -217,7 +218,7 @@ class Plan:
     @property
     def _untuned(self) -> dict[str, Any]:
         quantized = None if self.quantized_base is None else self.quantized_base.identity
-        return {"base": self.base_fingerprint, "quantized_base": quantized}
+        return {"base": self.base_fingerprint, "quantized_base": quantized, **computed(self.settings)}
 
     @property
     def _learned(self) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from quantbooth.artifacts.fingerprint import file_fingerprint
 from quantbooth.artifacts.item import Item
 from quantbooth.artifacts.probe import KIND, ProbeRecord, read_probe, write_probe
 from quantbooth.artifacts.store import Store
+from quantbooth.calibration_plan import computed
 from quantbooth.cli import command
 from quantbooth.config import build, plain
 from quantbooth.data.contrasts import Contrast, contrasts_of
@@ -81,6 +82,7 @@ class Probing:
             "pairs": [[pair.first, pair.second, pair.seed] for pair in self.contrasts],
             "asked": self.questions.fingerprint,
             **{option: self.options[option] for option in chosen},
+            **computed(self.settings),
         }
         return Item(self.store, KIND, str(self.base_settings["name"]), "quantbooth-probe", identity)
 
