@@ -135,6 +135,7 @@ def differing(one: dict[str, str], other: dict[str, str]) -> set[str]:
         ("protocol.batch=1", ""),
         ("report.folder=elsewhere", ""),
         ("report.notes=[hello]", ""),
+        ("lora=[]", ""),
     ],
 )
 def test_what_a_setting_changes(plan: MakePlan, default: dict[str, str], override: str, changed: str) -> None:

@@ -54,7 +54,7 @@ def record_of(plan: Plan, step: int, images: Path) -> Record:
     return Record(
         method=plan.method if step else "base",
         subject=plan.subject.name,
-        quant=plan.quant_name,
+        quant=plan.drawn_weights,
         seed=plan.settings["seed"] if step else 0,
         step=step,
         base=plan.settings["base"]["name"],

@@ -21,6 +21,7 @@ from quantbooth.data.options import flag, number, place, whole, words
 from quantbooth.data.protocol import Protocol
 from quantbooth.data.subjects import Subject
 from quantbooth.diffusion.base import Base
+from quantbooth.diffusion.lora_files import add_loras_, lora_files
 from quantbooth.diffusion.pretrained import empty_unet, load_base
 from quantbooth.diffusion.router import route_unet_
 from quantbooth.diffusion.sampling import Sampler
@@ -64,6 +65,7 @@ class Plan:
         for option in ("checkpointing", "cache", "flip"):
             flag(f"tuner.{option}", self.settings["tuner"][option])
         self.activations = activation_bits(self.settings["quant"])
+        self.loras = lora_files(self.settings["lora"])
         for option in ("include", "exclude"):
             words(f"quant.{option}", self.settings["quant"][option])
 
@@ -77,6 +79,11 @@ class Plan:
     def quant_name(self) -> str:
         added = PRECISIONS[computed(self.settings).get("precision", "32-true")]
         return "-".join([str(self.settings["quant"]["name"]), *([added] if added else [])])
+
+    @property
+    def drawn_weights(self) -> str:
+        """The weights that pictures are drawn with, in tables: quant's name, and LoRA files of others (w4+style)."""
+        return "+".join([self.quant_name, *(lora.name for lora in self.loras)])
 
     @property
     def method(self) -> str:
@@ -148,18 +155,21 @@ class Plan:
             "subject": self.subject.fingerprint,
             "protocol": self.protocol.choice,
             **self._part("sampler"),
+            **({"lora": [lora.identity for lora in self.loras]} if self.loras else {}),
         }
+        added = "".join(f"-with-{_word(lora.name)}" for lora in self.loras)
         if step == 0:
-            label = f"{_word(self.subject.name)}-base-{self.quant_name}"
+            label = f"{_word(self.subject.name)}-base-{self.quant_name}{added}"
             return Item(self.store, "image_set", label, "quantbooth-sample", self._untuned | shared, self._bases)
         identity = {"tuned": self._learned, "step": step, **shared}
         parents = {**self._bases, "tuned": self.tuned}
-        return Item(self.store, "image_set", f"{self.tuned.label}-step{step}", "quantbooth-sample", identity, parents)
+        label = f"{self.tuned.label}-step{step}{added}"
+        return Item(self.store, "image_set", label, "quantbooth-sample", identity, parents)
 
     def scores(self, step: int) -> Item:
         images = self.images(step)
         method = self.method if step else "base"
-        names = [self._base_name, self.quant_name, self.subject.name, method, str(self.protocol)]
+        names = [self._base_name, self.drawn_weights, self.subject.name, method, str(self.protocol)]
         identity = {"images": images.identity, "scorer": self.scorer.name, "names": names}
         return Item(self.store, "scores", images.label, "quantbooth-evaluate", identity, {"images": images})
 
@@ -197,6 +207,15 @@ class Plan:
             selection, strategy = Selection(), read_strategy(folder)
             self.tuner.load_(base, read_snapshot(folder, step), strategy.sets, selection)
             route_unet_(base.unet, strategy.route, selection)
+        return base
+
+    def with_loras(self, base: Base) -> Base:
+        """A base to draw with, changed in place: it has what the LoRA files of others hold too.
+
+        Raises:
+            UserError: naming the file that does not fit.
+        """
+        add_loras_(base, self.loras)
         return base
 
     def loaded_base(self, folder: Path) -> Base:

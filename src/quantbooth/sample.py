@@ -2,6 +2,7 @@
 
 quantbooth-sample subject=toy_mug strategy=s2
 quantbooth-sample subject=toy_mug strategy=s2 'prompt="a {} on the beach"' protocol.seeds=[0,1,2]
+quantbooth-sample subject=toy_mug strategy=s2 lora=[style.safetensors:0.8]
 quantbooth-sample prompt="a sks mug on the beach" scale_sets=outputs/store/scale_sets/NAME protocol.batch=auto
 """
 
@@ -44,7 +45,8 @@ def render(plan: Plan, step: int) -> Path:
     requests = plan.requests()
     with item.writing(plan.settings) as draft:
         with measured() as cost:
-            stage = SamplingStage(plan.tuned_base(step), plan.sampler, requests, draft.path)
+            base = plan.with_loras(plan.tuned_base(step))
+            stage = SamplingStage(base, plan.sampler, requests, draft.path)
             _render(plan, stage, f"drawing {item.label}")
         write_requests(draft.path, requests)
         for number, picture in enumerate(plan.subject.photos):
@@ -64,11 +66,13 @@ def draw_own(plan: Plan) -> list[Path]:
     place = plan.tuned.require() if tuned is None else Path(tuned)
     sentences, folder = plan.settings["prompt"], Path(plan.settings["pictures"]) / place.name
     subject = plan.subject.shown_as if "{}" in str(sentences) else ""
-    drawn = wishes(sentences, plan.protocol.seeds, subject, drawn_by=f"{place.name} {plan.sampler}")
+    drawn_by = " ".join([place.name, str(plan.sampler), *(str(lora.identity) for lora in plan.loras)])
+    drawn = wishes(sentences, plan.protocol.seeds, subject, drawn_by)
     requests = [Request(wish.file, wish.text, wish.text, wish.text, "own", wish.seed) for wish in drawn]
     missing = [request for request in requests if not (folder / request.file).exists()]
     if missing:
         base = plan.tuned_base(plan.recipe.steps) if tuned is None else plan.loaded_base(place)
+        plan.with_loras(base)
         folder.mkdir(parents=True, exist_ok=True)
         with full_disk_in_one_line(folder, "pictures"):
             _render(plan, SamplingStage(base, plan.sampler, missing, folder), f"drawing with {place.name}")

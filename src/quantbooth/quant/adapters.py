@@ -29,8 +29,10 @@ __all__ = [
     "detach_",
     "layers",
     "likeness",
+    "pairs",
     "parameters",
     "read",
+    "require_shapes",
     "serve_",
     "targets",
 ]
@@ -97,12 +99,11 @@ def serve_(model: nn.Module, sets: Mapping[str, Float[Tensor, "sets ..."]], sele
         UserError: naming the first layer that the model has not, or the first shape that does not fit it.
     """
     found = layers(model)
-    pairs = _pairs(sets)
-    for name, (down, up) in pairs.items():
+    for name, (down, up) in (held := pairs(sets)).items():
         if name not in found:
             raise UserError(f"the adapters do not fit the model: it has no layer {name!r}")
-        _require_shapes(found[name], name, (down[0], up[0]), "the adapters")
-    for name, (down, up) in pairs.items():
+        require_shapes(found[name], name, (down[0], up[0]), "the adapters")
+    for name, (down, up) in held.items():
         device = _device(found[name])
         adapt_(found[name], LEARNED, down.float().to(device), up.float().to(device), 1.0, selection)
 
@@ -119,7 +120,7 @@ def add_(model: nn.Module, factors: Mapping[str, Sequence[Factors]]) -> None:
     found = layers(model)
     for name, several in factors.items():
         for pair in several:
-            _require_shapes(found[name], name, pair, "the LoRA")
+            require_shapes(found[name], name, pair, "the LoRA")
     for name, several in factors.items():
         device = _device(found[name])
         down = torch.cat([pair[0].float() for pair in several])[None].to(device)
@@ -176,8 +177,8 @@ def likeness(model: nn.Module, names: Sequence[str], count: int, rank: int) -> S
     return made
 
 
-def _pairs(sets: Mapping[str, Tensor]) -> dict[str, Factors]:
-    """A and B by layer.
+def pairs(sets: Mapping[str, Tensor]) -> dict[str, Factors]:
+    """A and B of all sets by layer.
 
     Raises:
         UserError: naming the first that is neither, or lacks its other half.
@@ -200,8 +201,12 @@ def _shapes(layer: nn.Module, name: str, rank: int) -> tuple[torch.Size, torch.S
     return torch.Size(down), torch.Size(up)
 
 
-def _require_shapes(layer: nn.Module, name: str, pair: Factors, what: str) -> None:
-    """Refuse A and B of one set that are not those of the layer, whatever their rank."""
+def require_shapes(layer: nn.Module, name: str, pair: Factors, what: str) -> None:
+    """Refuse A and B of one set that are not those of the layer, whatever their rank.
+
+    Raises:
+        UserError: with both shapes as they must be and as they are.
+    """
     expected, got = _shapes(layer, name, len(pair[0])), (pair[0].shape, pair[1].shape)
     if got != expected:
         must, found = (" and ".join(str(tuple(shape)) for shape in shapes) for shapes in (expected, got))

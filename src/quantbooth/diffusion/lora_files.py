@@ -1,0 +1,202 @@
+"""LoRA files of others on a base of ours, float or packed: read, weighed, and added to every sample.
+
+    y = layer(x) + sum_j w_j s_j B_j A_j x,    s = alpha / r, or alpha / sqrt(r) where a file says so (rank-stabilized)
+
+beside whatever is tuned. Safetensors only: other files can run code when they are read.
+"""
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from quantbooth.diffusion.base import Base
+from quantbooth.diffusion.lora_names import Names, Place, parts_of
+from quantbooth.errors import UserError
+from quantbooth.quant import adapters
+from quantbooth.quant.adapters import Factors
+from quantbooth.quant.low_rank import form_of
+
+__all__ = ["LoraFile", "add_loras_", "lora_file", "lora_files"]
+
+USUAL = ("adapter_model.safetensors", "pytorch_lora_weights.safetensors")
+"""What peft and diffusers call the file in a folder."""
+CONFIG = "adapter_config.json"
+"""Where peft keeps alpha, beside the first of these."""
+METADATA = "lora_adapter_metadata"
+"""Where diffusers keeps it, inside the file."""
+
+
+@dataclass(frozen=True)
+class LoraFile:
+    """A file, and how strongly it is to count."""
+
+    path: Path
+    weight: float
+
+    @property
+    def name(self) -> str:
+        """The file's name, or its folder's where the file has the usual one; the weight where it is not 1."""
+        name = self.path.parent.name if self.path.name in USUAL else self.path.stem
+        return name if self.weight == 1 else f"{name}:{self.weight:g}"
+
+    @property
+    def config(self) -> Path | None:
+        """peft's configuration, which belongs to its file."""
+        return self.path.with_name(CONFIG) if self.path.name == USUAL[0] else None
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What decides pictures: contents and weight, not where it lies."""
+        files = [self.path, *([] if self.config is None else [self.config])]
+        contents = [hashlib.sha256(file.read_bytes()).hexdigest() for file in files]
+        return {"contents": contents, "weight": self.weight}
+
+
+def lora_files(texts: object) -> tuple[LoraFile, ...]:
+    """The files of a list, each as of `lora_file`.
+
+    Raises:
+        UserError: when it is no list, or one of them is no such file.
+    """
+    if isinstance(texts, str) or not isinstance(texts, Sequence):
+        raise UserError(f"lora must be a list such as [style.safetensors:0.8], got {texts!r}")
+    return tuple(lora_file(text) for text in texts)
+
+
+def lora_file(text: object) -> LoraFile:
+    """A file from PATH or PATH:WEIGHT, the weight being 1 where none is given; a folder stands for the file in it.
+
+    Raises:
+        UserError: when it is no text, there is nothing at PATH, it is not in safetensors, or peft's alpha is missing.
+    """
+    if not isinstance(text, str) or not text:
+        raise UserError(f"lora must be a list of PATH or PATH:WEIGHT, got {text!r} in it")
+    name, _, given = text.rpartition(":")
+    weight = _number(given) if name else None
+    path = Path(text if weight is None else name).expanduser()
+    if path.is_dir():
+        path = _in_folder(path)
+    if not path.is_file():
+        raise UserError(f"lora: no file or folder at {path}")
+    if path.suffix != ".safetensors":
+        raise UserError(f"lora: {path} must be in safetensors, for other files can run code; convert it first")
+    made = LoraFile(path, 1.0 if weight is None else weight)
+    if made.config is not None and not made.config.is_file():
+        raise UserError(f"lora: {CONFIG}, which says alpha, must lie beside {path}")
+    return made
+
+
+def add_loras_(base: Base, loras: Sequence[LoraFile]) -> None:
+    """Add what some files hold to the unet and the text encoders of a base.
+
+    Raises:
+        UserError: naming the file, when it matches nothing, or in part only, or does not fit.
+    """
+    parts = parts_of(base)
+    found: dict[str, dict[str, list[Factors]]] = {part: {} for part in parts}
+    for lora in loras:
+        for (part, layer), factors in _factors(lora, parts).items():
+            found[part].setdefault(layer, []).append(factors)
+    for part, network in parts.items():
+        adapters.add_(network, found[part])
+
+
+def _factors(lora: LoraFile, parts: Mapping[str, nn.Module]) -> dict[Place, Factors]:
+    """A and B of every layer a file speaks of, its scale and weight in B."""
+    tensors, configs = _read(lora)
+    placed = _placed(lora.path, tensors, Names(parts))
+    made: dict[Place, Factors] = {}
+    for (part, layer), halves in placed.items():
+        if not {"A", "B"} <= halves.keys():
+            raise UserError(
+                f"{lora.path}: of {part}.{layer} it must hold both factors, got {', '.join(sorted(halves))}"
+            )
+        alpha = halves.get("alpha")
+        rank = len(halves["A"])
+        scale = configs.get(part, {}) if alpha is None else {"lora_alpha": float(alpha)}
+        module = parts[part].get_submodule(layer)
+        made[part, layer] = _fitted(module, halves["A"], halves["B"], lora.weight * _scale(lora.path, scale, rank))
+        adapters.require_shapes(module, f"{part}.{layer}", made[part, layer], str(lora.path))
+    return made
+
+
+def _placed(path: Path, tensors: Mapping[str, Tensor], names: Names) -> dict[Place, dict[str, Tensor]]:
+    """Tensors by layer.
+
+    Raises:
+        UserError: when none has a place, with examples; or else naming the first that has not.
+    """
+    places = {key: names.find(key) for key in tensors}
+    if not any(places.values()):
+        own, ours = (" and ".join(map(repr, some)) for some in (list(tensors)[:2], names.examples()))
+        raise UserError(f"{path} matches nothing of this base: it holds {own or 'nothing'}, the base {ours}")
+    placed: dict[Place, dict[str, Tensor]] = {}
+    for key, found in places.items():
+        if found is None:
+            raise UserError(f"{path} does not fit this base: {key!r} is no LoRA factor of a layer of it")
+        placed.setdefault(found[0], {})[found[1]] = tensors[key]
+    return placed
+
+
+def _fitted(layer: nn.Module, down: Tensor, up: Tensor, scale: float) -> Factors:
+    """A and B in the layer's form: files write a 1 x 1 convolution's with its 1 x 1 or without."""
+    down, up = (tensor.flatten(1) if tensor.shape[2:] == (1, 1) else tensor for tensor in (down, up))
+    is_convolution = len(form_of(layer).inputs) == 3
+    return (down[..., None, None] if is_convolution and down.ndim == 2 else down).float(), up.float() * scale
+
+
+def _read(lora: LoraFile) -> tuple[dict[str, Tensor], dict[str, dict[str, Any]]]:
+    """The tensors of a file, and what is said of their scale by part."""
+    try:
+        with safe_open(lora.path, framework="pt") as file:
+            tensors = {key: file.get_tensor(key) for key in sorted(file.keys())}
+            metadata = json.loads((file.metadata() or {}).get(METADATA, "{}"))
+        config = {} if lora.config is None else json.loads(lora.config.read_text(encoding="utf-8"))
+    except (SafetensorError, OSError, ValueError) as error:
+        raise UserError(f"{lora.path} cannot be read as a LoRA file: {error}") from error
+    for key, tensor in tensors.items():
+        if not tensor.isfinite().all():
+            raise UserError(f"{lora.path}: {key!r} must be finite")
+    named = {part: _under(metadata, part) for part in ("unet", "text_encoder", "text_encoder_2")}
+    return tensors, {part: told or config for part, told in named.items()}
+
+
+def _under(metadata: Mapping[str, Any], part: str) -> dict[str, Any]:
+    return {key.removeprefix(f"{part}."): value for key, value in metadata.items() if key.startswith(f"{part}.")}
+
+
+def _scale(path: Path, config: Mapping[str, Any], rank: int) -> float:
+    """alpha / r, or alpha / sqrt(r); 1 where nothing is said.
+
+    Raises:
+        UserError: where alpha differs from layer to layer by patterns of peft's own.
+    """
+    if config.get("alpha_pattern"):
+        raise UserError(f"{path}: an alpha_pattern is not covered; save it with one lora_alpha")
+    alpha = config.get("lora_alpha", rank)
+    return float(alpha) / (math.sqrt(rank) if config.get("use_rslora") else rank)
+
+
+def _in_folder(folder: Path) -> Path:
+    named = [folder / name for name in USUAL if (folder / name).is_file()]
+    found = named or sorted(folder.glob("*.safetensors"))
+    if len(found) != 1:
+        told = ", ".join(path.name for path in found) or "none"
+        raise UserError(f"lora: the folder {folder} must hold one file in safetensors, found {told}")
+    return found[0]
+
+
+def _number(text: str) -> float | None:
+    """A finite number, or None where the text is none."""
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None

@@ -1,0 +1,98 @@
+"""What LoRA files of others call a layer's factors, and which layer of a base is meant.
+
+    peft        base_model.model.<layer>.lora_A.weight                     as peft saves a unet alone
+    diffusers   unet.<layer>.lora_A.weight, text_encoder.<layer>.lora_A.weight
+    of old      unet.<layer>.lora.down.weight, .lora_linear_layer.up.weight, unet.<...>.processor.to_q_lora.down.weight
+    kohya       lora_unet_<layer>.lora_down.weight, lora_te_<layer>.alpha: dots of <layer> written as underscores
+
+Underscores do not tell where dots were, so names are not taken apart: each layer of the base is asked what it would be
+called, in every way.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+
+from torch import Tensor, nn
+
+from quantbooth.diffusion.base import Base
+from quantbooth.errors import UserError
+from quantbooth.quant import adapters
+from quantbooth.quant.adapters import Sets
+
+__all__ = ["Names", "Place", "parts_of", "to_peft"]
+
+Place = tuple[str, str]
+"""Part of the base ("unet", "text_encoder", "text_encoder_2") and name of the layer in it."""
+FACTOR = re.compile(r"(.+?)[._]lora(?:_linear_layer)?[._](A|B|down|up)(?:\.default)?\.weight")
+ALPHA = re.compile(r"(.+?)(?:\.lora)?\.(alpha)")
+HALVES = {"A": "A", "down": "A", "B": "B", "up": "B", "alpha": "alpha"}
+KOHYA = {"unet": ("lora_unet_",), "text_encoder": ("lora_te_", "lora_te1_"), "text_encoder_2": ("lora_te2_",)}
+INSIDE = "text_model."
+"""Stands before the layers of a text encoder in files, in some releases of transformers and not in others."""
+
+
+def parts_of(base: Base) -> dict[str, nn.Module]:
+    """The networks of a base that LoRA files speak of."""
+    return dict(zip(KOHYA, (base.unet, *base.text_encoders), strict=False))
+
+
+class Names:
+    """Every layer of some networks by every name it may have in a file."""
+
+    def __init__(self, parts: Mapping[str, nn.Module]) -> None:
+        self._places: dict[str, list[Place]] = {}
+        for part, network in parts.items():
+            for layer in adapters.layers(network):
+                for name in dict.fromkeys(_names(part, layer)):
+                    self._places.setdefault(name, []).append((part, layer))
+
+    def find(self, key: str) -> tuple[Place, str] | None:
+        """Which layer a key of a file means, and what of it: "A", "B" or "alpha"; None where it means nothing here.
+
+        Raises:
+            UserError: when it may mean two.
+        """
+        match = FACTOR.fullmatch(key) or ALPHA.fullmatch(key)
+        if match is None:
+            return None
+        name = match[1].removeprefix("base_model.model.").replace(".processor.", ".")
+        places = self._places.get(name, [])
+        if len(places) > 1:
+            raise UserError(f"{key!r} may mean {places[0][1]!r} or {places[1][1]!r}")
+        return (places[0], HALVES[match[2]]) if places else None
+
+    def examples(self) -> tuple[str, ...]:
+        """Two names, as diffusers writes them."""
+        return tuple(f"{part}.{layer}" for part, layer in dict.fromkeys(p[0] for p in self._places.values()))[:2]
+
+
+def to_peft(sets: Mapping[str, Tensor]) -> Sets:
+    """What a tuner of adapters learned, by the names of diffusers and peft, for `load_lora_weights` and others.
+
+    The scale alpha / r is in B, so alpha is the rank, which is what readers take where nothing is said.
+
+    Raises:
+        UserError: when there are several sets: a LoRA file serves all timesteps alike.
+    """
+    made: Sets = {}
+    for name, (down, up) in adapters.pairs(sets).items():
+        if len(down) != 1:
+            raise UserError(f"a LoRA file holds one set of adapters for all timesteps, got {len(down)}")
+        point = (1, 1) if down.ndim == 5 else ()
+        made[f"unet.{name}.lora_A.weight"] = down[0].contiguous()
+        made[f"unet.{name}.lora_B.weight"] = up[0].reshape(*up.shape[1:], *point).contiguous()
+    return made
+
+
+def _names(part: str, layer: str) -> Iterator[str]:
+    """What a layer may be called, without what follows it."""
+    spelled = [layer]
+    if part != "unet":
+        spelled = [layer.removeprefix(INSIDE), INSIDE + layer.removeprefix(INSIDE)]
+    for name in spelled:
+        for short in dict.fromkeys((name, name.removesuffix(".0") if name.endswith("to_out.0") else name)):
+            yield f"{part}.{short}"
+            if part != "text_encoder_2":  # its layers are called as those of the first are
+                yield short
+        for prefix in KOHYA[part]:
+            yield prefix + name.replace(".", "_")
