@@ -296,16 +296,3 @@ def test_any_folder_name_makes_a_label_that_every_disk_takes(plan: MakePlan, tmp
     assert made.subject.name == name
     for item in (made.tuned, made.prior, made.images(0)):
         assert item.find() is None
-
-
-def test_precision_of_products_is_part_of_what_is_found_only_where_it_is_not_the_usual(plan: MakePlan) -> None:
-    usual, half = plan("quant=w4a8"), plan("quant=w4a8", "trainer.precision=bf16-mixed")
-    assert half.quant_name == "w4a8-bf16"
-    for made, kept in ((usual, 0), (half, 1)):
-        quantized, states = made.quantized_base, made.calibration_set
-        assert quantized is not None
-        assert states is not None
-        identities = [quantized.identity, states.item.identity, made._untuned]
-        assert [list(identity).count("precision") for identity in identities] == [kept] * 3
-    with pytest.raises(UserError, match=r"^trainer\.precision must be one of 32-true, bf16-mixed, 16-mixed, got"):
-        _ = plan("trainer.precision=bf16").quant_name

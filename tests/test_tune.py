@@ -235,3 +235,19 @@ def test_products_in_half_precision_learn_float32_numbers_of_their_own(configure
     for name, tensor in states[0].items():
         assert not torch.equal(tensor, states[1][name])
         assert float((tensor - states[1][name]).abs().max()) < 0.2
+
+
+def test_precision_of_products_is_part_of_what_is_found_only_where_it_is_not_the_usual(configure: Configure) -> None:
+    usual, half = (
+        Plan(configure("quant=w4a8", "calibration.set.timesteps=2", f"trainer.precision={name}"))
+        for name in ("32-true", "bf16-mixed")
+    )
+    assert half.quant_name == "w4a8-bf16"
+    for made, kept in ((usual, 0), (half, 1)):
+        quantized, states = made.quantized_base, made.calibration_set
+        assert quantized is not None
+        assert states is not None
+        identities = [quantized.identity, states.item.identity, made._untuned]
+        assert [list(identity).count("precision") for identity in identities] == [kept] * 3
+    with pytest.raises(UserError, match=r"^trainer\.precision must be one of 32-true, bf16-mixed, 16-mixed, got"):
+        _ = Plan(configure("trainer.precision=bf16")).quant_name
