@@ -34,6 +34,8 @@ METHODS = {
     "s2": ("strategy=s2", "tuner=scales_shifts", "tuner.identifier=true"),
     "s1": ("strategy=s1", "tuner=scales_in_out"),
     "float": ("method=float",),
+    "lora": ("method=lora", "tuner.alpha=6"),
+    "s2-qlora": ("tuner=qlora", "strategy=s2"),
 }
 STRANGER = """
 import sys, torch
@@ -88,7 +90,7 @@ def draw(pipeline: Any, request: Any, noise: torch.Tensor) -> np.ndarray:
     return np.asarray(image, dtype=np.int32)
 
 
-@pytest.mark.parametrize("method", ["s2", "float"])
+@pytest.mark.parametrize("method", ["s2", "float", "lora", "s2-qlora"])
 def test_plain_diffusers_in_another_process_draws_our_pictures(
     configure: Configure, method: str, tmp_path: Path
 ) -> None:
@@ -96,7 +98,7 @@ def test_plain_diffusers_in_another_process_draws_our_pictures(
     folder = export(cfg)
     ours, request, noise = drawn(cfg)
     save_file({"noise": noise}, tmp_path / "noise.safetensors")
-    program = STRANGER.format(zones=method == "s2")
+    program = STRANGER.format(zones=method.startswith("s2"))
     given = [str(folder), str(tmp_path / "noise.safetensors"), request.text, str(tmp_path / "theirs.png")]
     subprocess.run([sys.executable, "-W", "ignore", "-c", program, *given], check=True, cwd=tmp_path)
     assert np.abs(pixels(tmp_path / "theirs.png") - ours).max() <= 1
@@ -105,7 +107,7 @@ def test_plain_diffusers_in_another_process_draws_our_pictures(
     name = Plan(cfg).tuned.require().name
     assert folder == tmp_path / "here" / name
     assert f"| run | {name} |" in card
-    assert ("from by_zone import load" in card) == (method == "s2")
+    assert ("from by_zone import load" in card) == method.startswith("s2")
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -117,6 +119,51 @@ def test_a_loaded_pipeline_draws_our_pictures(configure: Configure, base_folder:
     quantized = Plan(cfg).quantized_base
     untuned = quantbooth.load_pipeline(base_folder, quantized_base=None if quantized is None else quantized.require())
     assert np.abs(draw(untuned, request, noise) - ours).max() > 1
+
+
+def test_adapters_alone_draw_our_pictures_on_the_float_base(
+    configure: Configure, base_folder: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("peft")
+    cfg = configure(*METHODS["lora"], f"export.folder={tmp_path}", "export.format=lora")
+    folder = export(cfg)
+    assert sorted(file.name for file in folder.iterdir()) == ["README.md", "pytorch_lora_weights.safetensors"]
+    assert 'pipeline.load_lora_weights(".", weight_name=' in (folder / "README.md").read_text()
+    ours, request, noise = drawn(cfg)
+    pipeline = DiffusionPipeline.from_pretrained(str(base_folder))
+    before = draw(pipeline, request, noise)
+    pipeline.load_lora_weights(str(folder), weight_name="pytorch_lora_weights.safetensors")
+    assert np.abs(draw(pipeline, request, noise) - ours).max() <= 1 < np.abs(before - ours).max()
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (
+            METHODS["float"],
+            "^export.format=lora writes adapters that were tuned; choose tuner=lora or tuner=qlora for it$",
+        ),
+        ((*METHODS["lora"], "export.step=0"), "^export.format=lora writes adapters that were tuned"),
+        (METHODS["s2-qlora"], "^strategy s2 has 3 unets, one file holds one; choose"),
+        ((*METHODS["s2-qlora"], "export.merged=true"), "no place for what export.merged=true makes; choose export.fo"),
+        ((*METHODS["lora"], "tuner.identifier=true"), "no place for what tuner.identifier=true makes"),
+    ],
+)
+def test_what_a_lora_file_has_no_place_for_is_told(
+    configure: Configure, tmp_path: Path, words: tuple[str, ...], told: str
+) -> None:
+    with pytest.raises(UserError, match=told):
+        export(configure(*words, f"export.folder={tmp_path}/x", "export.format=lora"))
+    assert not (tmp_path / "x").exists()
+
+
+def test_files_of_others_are_for_drawing_only(configure: Configure, tmp_path: Path) -> None:
+    (tmp_path / "style.safetensors").touch()
+    with pytest.raises(
+        UserError, match="^lora adds files of others to pictures that are drawn; leave it out of an export$"
+    ):
+        export(configure(f"export.folder={tmp_path}/x", f"lora=[{tmp_path}/style.safetensors]"))
+    assert not (tmp_path / "x").exists()
 
 
 def test_one_unet_for_all_zones_says_what_that_changes(configure: Configure, tmp_path: Path) -> None:
@@ -145,7 +192,7 @@ def test_a_single_file_and_the_untuned_base(configure: Configure, base_folder: P
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (("export.format=ckpt",), r"^export\.format must be one of diffusers, safetensors, got 'ckpt'$"),
+        (("export.format=ckpt",), r"^export\.format must be one of diffusers, safetensors, lora, got 'ckpt'$"),
         (("export.step=-1",), r"^export\.step must be a whole number >= 0, got -1$"),
         (("export.step=2",), r"keeps the steps 3, not 2; see protocol\.at_steps$"),
         (("export.merged=maybe",), r"^export\.merged must be true or false, got 'maybe'$"),

@@ -3,6 +3,7 @@
 quantbooth-export subject=toy_mug strategy=s2                        # a folder for diffusers, a unet for each zone
 quantbooth-export subject=toy_mug strategy=s2 export.merged=true     # one unet for all zones, its error measured
 quantbooth-export subject=toy_mug export.format=safetensors          # the unet alone, one file
+quantbooth-export subject=toy_mug method=qlora export.format=lora   # the adapters alone, as diffusers loads them
 quantbooth-export subject=toy_mug export.step=0                      # the quantized base itself
 """
 
@@ -20,9 +21,10 @@ from quantbooth.cli import command
 from quantbooth.config import build, plain
 from quantbooth.data.options import flag, place, whole
 from quantbooth.diffusion.base import Base
-from quantbooth.diffusion.exported import MAIN, Unets, float_unet, write_pipeline, write_unet
+from quantbooth.diffusion.exported import MAIN, Unets, float_unet, write_lora, write_pipeline, write_unet
 from quantbooth.errors import UserError
 from quantbooth.plan import Plan
+from quantbooth.quant import adapters
 from quantbooth.quant.folding import average, folded, require_foldable
 from quantbooth.reporting.card import model_card
 from quantbooth.stages.merging import Merging, prediction_errors
@@ -30,7 +32,7 @@ from quantbooth.stages.progress import Bar
 
 __all__ = ["export", "main"]
 
-FORMATS = ("diffusers", "safetensors")
+FORMATS = ("diffusers", "safetensors", "lora")
 
 
 @dataclass(frozen=True)
@@ -63,13 +65,18 @@ def export(cfg: DictConfig) -> Path:
     step = plan.recipe.steps if options.step is None else options.step
     stretches = plan.strategy.stretches if step else ((0, plan.strategy.served.timesteps, 0),)
     merging = Merging(stretches, plan.strategy.served)
-    if options.format == "safetensors" and len(merging.shares) > 1 and not options.merged:
+    if options.format != FORMATS[0] and len(merging.shares) > 1 and not options.merged:
         raise UserError(
             f"strategy {plan.strategy.name} has {len(merging.shares)} unets, one file holds one; choose "
             "export.merged=true, or export.format=diffusers"
         )
+    if plan.loras:
+        raise UserError("lora adds files of others to pictures that are drawn; leave it out of an export")
+    if options.format == "lora":
+        _require_a_lora(plan, step, options)
     base = plan.tuned_base(step)
-    require_foldable(base.unet)
+    if options.format != "lora":
+        require_foldable(base.unet)
     unets: Unets = {name: partial(folded, base.unet, index) for name, index in merging.folders(MAIN).items()}
     if options.merged:
         unets = {MAIN: partial(average, base.unet, merging.shares)}
@@ -77,12 +84,23 @@ def export(cfg: DictConfig) -> Path:
         errors = _errors(plan, base, unets) if options.merged and len(merging.shares) > 1 else {}
         if options.format == "diffusers":
             write_pipeline(base, unets, merging.rows(MAIN), folder, precision_of(options.precision))
+        elif options.format == "lora":
+            write_lora(adapters.read(base.unet), folder, precision_of(options.precision))
         else:
             write_unet(unets[MAIN](), folder, precision_of(options.precision))
         (folder / "README.md").write_text(model_card(**_facts(plan, step, merging, options), errors=errors))
         made = Path(options.folder) / folder.name
     print(f"exported: {made}")  # noqa: T201  # what a person looks for next
     return made
+
+
+def _require_a_lora(plan: Plan, step: int, options: Options) -> None:
+    """Refuse what a LoRA file has no place for."""
+    if plan.tuner.kind != "adapters" or step == 0:
+        raise UserError("export.format=lora writes adapters that were tuned; choose tuner=lora or tuner=qlora for it")
+    if options.merged or plan.settings["tuner"]["identifier"]:
+        told = "export.merged=true" if options.merged else "tuner.identifier=true"
+        raise UserError(f"a LoRA file has no place for what {told} makes; choose export.format=diffusers")
 
 
 def _name(plan: Plan, step: int, options: Options) -> str:

@@ -15,13 +15,16 @@ from torch import Tensor
 from quantbooth.diffusion import by_zone
 from quantbooth.diffusion.base import Base
 from quantbooth.diffusion.identifier import LearnedRows
+from quantbooth.diffusion.lora_names import to_peft
 from quantbooth.diffusion.pretrained import new_unet, save_base
 from quantbooth.diffusion.told import tell_sizes_
 
-__all__ = ["MAIN", "Unets", "float_unet", "write_pipeline", "write_unet"]
+__all__ = ["MAIN", "Unets", "float_unet", "write_lora", "write_pipeline", "write_unet"]
 
 MAIN = "unet"
 """Folder of the unet that a pipeline has by itself."""
+LORA = "pytorch_lora_weights.safetensors"
+"""As diffusers calls a LoRA file."""
 
 Unets = Mapping[str, Callable[[], Mapping[str, Tensor]]]
 """What makes the weights of each unet when they are needed, by its folder; so one is in memory at a time."""
@@ -70,6 +73,16 @@ def write_unet(state: Mapping[str, Tensor], folder: Path, dtype: torch.dtype) ->
         for name, tensor in state.items()
     }
     save_file(kept, folder / f"{MAIN}.safetensors", metadata={"format": "pt"})
+
+
+def write_lora(sets: Mapping[str, Tensor], folder: Path, dtype: torch.dtype) -> None:
+    """Write one set of adapters as the file that `load_lora_weights` looks for.
+
+    Raises:
+        UserError: when there are several sets.
+    """
+    kept = {name: tensor.to(dtype) for name, tensor in to_peft(sets).items()}
+    save_file(kept, folder / LORA, metadata={"format": "pt"})
 
 
 def _folded_rows(text_encoder: Any) -> Any:
