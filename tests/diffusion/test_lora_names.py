@@ -78,6 +78,19 @@ def test_underscores_that_may_mean_two_layers_are_refused() -> None:
     assert names.find("unet.a_b.c.alpha") == (("unet", "a_b.c"), "alpha")
 
 
+def test_both_text_encoders_of_sdxl_have_names_of_their_own() -> None:
+    one, two = (
+        nn.Sequential(OrderedDict({"text_model": nn.Sequential(OrderedDict({"fc": nn.Linear(2, 2)}))})) for _ in "12"
+    )
+    names = Names({"unet": nn.Sequential(nn.Linear(2, 2)), "text_encoder": one, "text_encoder_2": two})
+    for key, part in {
+        **{"lora_te1_text_model_fc.alpha": "text_encoder", "lora_te2_text_model_fc.alpha": "text_encoder_2"},
+        **{"text_encoder.text_model.fc.alpha": "text_encoder", "text_encoder_2.text_model.fc.alpha": "text_encoder_2"},
+        **{"text_encoder.fc.alpha": "text_encoder", "text_encoder_2.fc.alpha": "text_encoder_2"},
+    }.items():
+        assert names.find(key) == ((part, "text_model.fc"), "alpha")
+
+
 def test_examples_are_names_of_this_base(base: Base) -> None:
     examples = Names(parts_of(base)).examples()
     assert len(examples) == 2 and all(name.startswith("unet.") for name in examples)
