@@ -146,7 +146,7 @@ def test_adapters_alone_draw_our_pictures_on_the_float_base(
         ((*METHODS["lora"], "export.step=0"), "^export.format=lora writes adapters that were tuned"),
         (METHODS["s2-qlora"], "^strategy s2 has 3 unets, one file holds one; choose"),
         ((*METHODS["s2-qlora"], "export.merged=true"), "no place for what export.merged=true makes; choose export.fo"),
-        ((*METHODS["lora"], "tuner.identifier=true"), "no place for what tuner.identifier=true makes"),
+        ((*METHODS["lora"], "tuner.identifier=true"), "export.format=lora has no place for a learned identifier"),
     ],
 )
 def test_what_a_lora_file_has_no_place_for_is_told(
@@ -197,6 +197,10 @@ def test_a_single_file_and_the_untuned_base(configure: Configure, base_folder: P
         (("export.step=2",), r"keeps the steps 3, not 2; see protocol\.at_steps$"),
         (("export.merged=maybe",), r"^export\.merged must be true or false, got 'maybe'$"),
         (("export.precision=int8",), r"^export\.precision must be one of float32, float16, got 'int8'$"),
+        (
+            ("export.format=safetensors", "export.merged=true"),
+            r"^export\.format=safetensors has no place for a learned ",
+        ),
         (("strategy=s2", "export.format=safetensors"), r"^strategy s2 has 3 unets, one file holds one; choose "),
         (("seed=7",), r"^no scale_sets for these settings in .*; make it with quantbooth-tune and the same options$"),
     ],

@@ -3,7 +3,7 @@
 quantbooth-export subject=toy_mug strategy=s2                        # a folder for diffusers, a unet for each zone
 quantbooth-export subject=toy_mug strategy=s2 export.merged=true     # one unet for all zones, its error measured
 quantbooth-export subject=toy_mug export.format=safetensors          # the unet alone, one file
-quantbooth-export subject=toy_mug method=qlora export.format=lora   # the adapters alone, as diffusers loads them
+quantbooth-export subject=toy_mug method=qlora export.format=lora    # the adapters alone, as diffusers loads them
 quantbooth-export subject=toy_mug export.step=0                      # the quantized base itself
 """
 
@@ -70,6 +70,8 @@ def export(cfg: DictConfig) -> Path:
             f"strategy {plan.strategy.name} has {len(merging.shares)} unets, one file holds one; choose "
             "export.merged=true, or export.format=diffusers"
         )
+    if options.format != FORMATS[0] and step and plan.settings["tuner"]["identifier"]:
+        raise UserError(f"export.format={options.format} has no place for a learned identifier; choose diffusers")
     if plan.loras:
         raise UserError("lora adds files of others to pictures that are drawn; leave it out of an export")
     if options.format == "lora":
@@ -98,9 +100,8 @@ def _require_a_lora(plan: Plan, step: int, options: Options) -> None:
     """Refuse what a LoRA file has no place for."""
     if plan.tuner.kind != "adapters" or step == 0:
         raise UserError("export.format=lora writes adapters that were tuned; choose tuner=lora or tuner=qlora for it")
-    if options.merged or plan.settings["tuner"]["identifier"]:
-        told = "export.merged=true" if options.merged else "tuner.identifier=true"
-        raise UserError(f"a LoRA file has no place for what {told} makes; choose export.format=diffusers")
+    if options.merged:
+        raise UserError("a LoRA file has no place for what export.merged=true makes; choose export.format=diffusers")
 
 
 def _name(plan: Plan, step: int, options: Options) -> str:
