@@ -15,6 +15,7 @@ from quantbooth.metrics.scores import (
     drift,
     local_clip_i,
     local_views,
+    masked_views,
     subject_score,
 )
 
@@ -97,6 +98,18 @@ def test_with_the_whole_image_locator_local_equals_global() -> None:
     encoder = MeanColour()
     views = local_views(encoder, WholeImage(), pictures, "mug")
     torch.testing.assert_close(views.features, encoder.images(pictures))
+    assert views.found.all()
+
+
+def test_masks_take_the_place_of_a_locator() -> None:
+    """A mask of three pixels, one of them in the middle: red inside its square, green outside."""
+    pictures, masks = torch.zeros(2, 3, 8, 8), torch.zeros(2, 8, 8, dtype=torch.bool)
+    pictures[:, 1] = 1.0
+    pictures[0, :, 2:6, 2:6] = torch.tensor([1.0, 0.0, 0.0])[:, None, None]
+    masks[0, 3, 3:5] = masks[0, 4, 4] = True
+    masks[1, 0, 0] = True
+    views = masked_views(MeanColour(), pictures, masks)
+    torch.testing.assert_close(views.features, torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]))
     assert views.found.all()
 
 

@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from quantbooth.metrics.encoders import Encoder
-from quantbooth.metrics.locators import Locator, cut
+from quantbooth.metrics.locators import Locator, boxes_of_masks, cut
 
 
 def clip_t(images: Float[Tensor, "b d"], texts: Float[Tensor, "b d"]) -> Float[Tensor, "b"]:
@@ -45,6 +45,13 @@ class LocalViews:
 def local_views(encoder: Encoder, locator: Locator, pictures: Float[Tensor, "b 3 h w"], class_word: str) -> LocalViews:
     """Find the subject, cut it out, resize to the picture's shorter side, encode."""
     boxes = locator.boxes(pictures, class_word)
+    pieces = cut(pictures, boxes.xyxy, min(pictures.shape[2:]))
+    return LocalViews(encoder.images(pieces.clamp(0, 1)), boxes.found)
+
+
+def masked_views(encoder: Encoder, pictures: Float[Tensor, "b 3 h w"], masks: Bool[Tensor, "b h w"]) -> LocalViews:
+    """As `local_views`, where it is known which pixels are the subject's: a square around them, and nothing to find."""
+    boxes = boxes_of_masks(masks, least=1)
     pieces = cut(pictures, boxes.xyxy, min(pictures.shape[2:]))
     return LocalViews(encoder.images(pieces.clamp(0, 1)), boxes.found)
 

@@ -13,7 +13,7 @@ from quantbooth.artifacts.image_set import Request, read_images
 from quantbooth.data.subjects import Subject
 from quantbooth.metrics.encoders import Encoder
 from quantbooth.metrics.locators import Locator
-from quantbooth.metrics.scores import clip_i, clip_t, local_clip_i, local_views, subject_score
+from quantbooth.metrics.scores import clip_i, clip_t, local_clip_i, local_views, masked_views, subject_score
 from quantbooth.toyworld.judge_files import fingerprint
 
 __all__ = ["EvaluationStage", "Oracle", "Scorer"]
@@ -61,9 +61,12 @@ class EvaluationStage(LightningModule):
 
     @torch.no_grad()
     def on_test_start(self) -> None:
-        scorer, references = self.scorer, self.subject.references.to(self.device)
+        scorer, references, masks = self.scorer, self.subject.references.to(self.device), self.subject.reference_masks
         self.references = scorer.encoder.images(references)
-        self.reference_views = local_views(scorer.encoder, scorer.locator, references, self.subject.class_word)
+        if masks is None:
+            self.reference_views = local_views(scorer.encoder, scorer.locator, references, self.subject.class_word)
+        else:
+            self.reference_views = masked_views(scorer.encoder, references, masks.to(self.device))
 
     @torch.no_grad()
     def test_step(self, places: list[int]) -> None:
