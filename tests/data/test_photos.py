@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -123,13 +124,20 @@ def broken_files(folder: Path) -> dict[str, Callable[[Path], object]]:
     return {
         "text.png": lambda file: file.write_text("this is no picture"),
         "empty.jpg": lambda file: file.touch(),
+        "heic.jpg": lambda file: file.write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic"),
+        "script.jpg": lambda file: file.write_bytes(
+            b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n"
+        ),
+        "nan.tif": lambda file: Image.fromarray(np.full((SIDE, SIDE), np.nan, dtype=np.float32)).save(file),
         "cut.png": lambda file: file.write_bytes(whole[: len(whole) // 2]),
         "folder.png": lambda file: file.mkdir(),
         "small.png": lambda file: plain("RGB", 0).resize((15, 40)).save(file),
     }
 
 
-@pytest.mark.parametrize("name", ["text.png", "empty.jpg", "cut.png", "folder.png", "small.png"])
+@pytest.mark.parametrize(
+    "name", ["text.png", "empty.jpg", "heic.jpg", "script.jpg", "nan.tif", "cut.png", "folder.png", "small.png"]
+)
 def test_one_bad_photo_among_good_ones_is_refused_by_its_name_in_one_line(folder: Path, name: str) -> None:
     broken_files(folder)[name](folder / name)
     with pytest.raises(UserError) as caught:

@@ -1,5 +1,6 @@
 """Pictures as people have them: every common kind read right, everything else refused by its file's name."""
 
+import struct
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -127,6 +128,25 @@ def test_a_large_photo_is_read_without_a_warning(tmp_path: Path, monkeypatch: py
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert read_photo(tmp_path / "photo.png", 16)[:, 3, 3].tolist() == [1, 0, 0]
+
+
+def test_what_only_bears_the_name_of_a_photo_is_told_what_is_read(tmp_path: Path) -> None:
+    (tmp_path / "photo.jpg").write_text("this is no picture")
+    with pytest.raises(
+        UserError, match=r"photo\.jpg: it is no JPEG, PNG, WebP, BMP, TIFF or GIF; remove it or save it"
+    ):
+        read_photo(tmp_path / "photo.jpg", SIDE)
+
+
+def test_damaged_tags_do_not_hinder(tmp_path: Path) -> None:
+    plain("RGB", (255, 0, 0)).save(tmp_path / "whole.jpg")
+    whole = (tmp_path / "whole.jpg").read_bytes()
+    tags = b"Exif\0\0II*\0\xff\xff\xff\xff" + b"\1" * 12
+    torn = whole[:2] + b"\xff\xe1" + struct.pack(">H", 2 + len(tags)) + tags + whole[2:]
+    (tmp_path / "photo.jpg").write_bytes(torn)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert torch.equal(read_photo(tmp_path / "photo.jpg", 16), read_photo(tmp_path / "whole.jpg", 16))
 
 
 @pytest.mark.parametrize("suffix", ["gif", "webp", "png", "tif"])

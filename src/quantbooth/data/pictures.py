@@ -20,6 +20,8 @@ ENLARGED = 4
 """How many times a photo may be enlarged: beyond it the model would learn the blur."""
 LONGEST = 8
 """How many times as long as wide a photo may be: beyond it no square shows the subject."""
+KINDS = ("JPEG", "PNG", "WebP", "BMP", "TIFF", "GIF")
+"""What is read, whatever the file's name ends in; Pillow knows more, and would start other programs for some."""
 UNREADABLE = (UnidentifiedImageError, OSError, ValueError, SyntaxError, EOFError, struct.error)
 
 Square = Callable[[Image.Image, int, Image.Resampling], Image.Image]
@@ -42,7 +44,7 @@ def read_photo(file: Path, resolution: int, fit: str = "crop") -> Float[Tensor, 
     Raises:
         UserError: for a file that cannot be read, is animated, too small to be enlarged, or too long to be a square.
     """
-    picture = _plain_colours(_opened(file), "white")
+    picture = _opened(file, "white")
     _check_size(picture, file, max(SMALLEST, resolution // ENLARGED))
     square = FITS[fit](picture, resolution, Image.Resampling.LANCZOS)
     return torch.from_numpy(np.asarray(square, dtype=np.float32).transpose(2, 0, 1) / 255)
@@ -54,7 +56,7 @@ def read_mask(file: Path, photo: Path, resolution: int, fit: str = "crop") -> Bo
     Raises:
         UserError: when the mask has not the shape of its upright photo, or shows nothing of the subject in the square.
     """
-    mask, size = _plain_colours(_opened(file), "black").convert("L"), _opened(photo).size
+    mask, size = _opened(file, "black").convert("L"), _opened(photo, "white").size
     if abs(mask.width * size[1] - mask.height * size[0]) > max(size):  # one pixel, rounded
         seen = f"{mask.width}x{mask.height} pixels, the photo {photo.name} {size[0]}x{size[1]} when upright"
         raise UserError(f"the mask {file} has another shape than its photo: it is {seen}; draw it on the photo as seen")
@@ -66,22 +68,22 @@ def read_mask(file: Path, photo: Path, resolution: int, fit: str = "crop") -> Bo
     return torch.from_numpy(square)
 
 
-def _opened(file: Path) -> Image.Image:
-    """The upright picture.
+def _opened(file: Path, background: str) -> Image.Image:
+    """The upright picture in red, green and blue, the background's colour where it is transparent.
 
     Raises:
         UserError: when it cannot be read or is animated.
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # large phones' photos; the error stays
-            with Image.open(file) as opened:
+            warnings.simplefilter("ignore")  # of photos as large as phones' now are, and of damaged tags
+            with Image.open(file, formats=KINDS) as opened:
                 frames = 1 if opened.format == "MPO" else getattr(opened, "n_frames", 1)  # MPO: a photo and its depth
-                upright = ImageOps.exif_transpose(opened)
+                upright = _plain_colours(ImageOps.exif_transpose(opened), background)
     except Image.DecompressionBombError as error:
         raise UserError(f"cannot read the photo {file}: {error}; save it smaller") from error
     except UNREADABLE as error:
-        reason = "it is no picture" if isinstance(error, UnidentifiedImageError) else error
+        reason = f"it is no {_list(KINDS)}" if isinstance(error, UnidentifiedImageError) else error
         raise UserError(f"cannot read the photo {file}: {reason}; remove it or save it again") from error
     if frames > 1:
         raise UserError(f"the photo {file} is animated or has {frames} pages; save the one to learn as PNG or JPEG")
@@ -100,6 +102,8 @@ def _plain_colours(picture: Image.Image, background: str) -> Image.Image:
     """Eight bits of red, green, blue; transparent places take the background's colour."""
     if picture.mode.startswith("I;16") or picture.mode in ("I", "F"):
         values = np.asarray(picture, dtype=np.float32)
+        if not np.isfinite(values).all():
+            raise ValueError("some of its values are no numbers")
         grey = (values / _white(picture.mode, values) * 255).clip(0, 255).round().astype(np.uint8)
         return Image.fromarray(grey).convert("RGB")
     if picture.mode == "P" or picture.has_transparency_data:
@@ -113,6 +117,10 @@ def _white(mode: str, values: np.ndarray) -> float:
     if mode == "F" and values.max() <= 1:
         return 1
     return 255 if values.max() <= 255 and not mode.startswith("I;16") else 65535
+
+
+def _list(kinds: tuple[str, ...]) -> str:
+    return f"{', '.join(kinds[:-1])} or {kinds[-1]}"
 
 
 def _blank(picture: Image.Image) -> str:
