@@ -145,6 +145,7 @@ def test_every_toy_subject_has_pictures_of_the_base_it_is_for(name: str) -> None
     assert subject.name == name == cfg.subject.name
     assert subject.photos.shape == (5, 3, cfg.base.resolution, cfg.base.resolution)
     assert len(subject.prompts) == 25
+    assert subject.reference_masks is None  # the toy locator looks at references too
 
 
 def test_a_folder_of_photos_is_a_subject_of_the_bases_size_and_identifier(tmp_path: Path) -> None:

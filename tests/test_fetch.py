@@ -117,7 +117,7 @@ def test_a_stopped_run_leaves_whole_files_and_goes_on(run: Run, tmp_path: Path, 
     content = lost.read_bytes()
     lost.unlink()
     with pytest.raises(
-        UserError, match=r"^could not fetch from 127\.0\.0\.1:\d+ \(it answers 404 File not found\); get "
+        UserError, match=r"^could not fetch from 127\.0\.0\.1:\d+ \(it answers 404 File not found\); try "
     ):
         run("dreambooth")
     whole = [file for file in (tmp_path / "here").rglob("*") if file.is_file()]

@@ -122,7 +122,9 @@ def _get(address: str) -> bytes:
             return bytes(answer.read())
     except (OSError, HTTPException, ValueError) as error:
         reason = f"it answers {error.code} {error.reason}" if isinstance(error, HTTPError) else _reason(error)
-        by_hand = "get github.com/google/dreambooth elsewhere and set paths.dreambooth to its folder dataset"
+        by_hand = (
+            "try again, or get github.com/google/dreambooth elsewhere and set paths.dreambooth to its folder dataset"
+        )
         raise UserError(f"could not fetch from {urlsplit(address).netloc or address} ({reason}); {by_hand}") from error
 
 
