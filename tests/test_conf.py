@@ -1,5 +1,6 @@
 """The configuration: every option composes and builds what it promises, and borders of bases are legal zones."""
 
+import hashlib
 from functools import cache
 from itertools import zip_longest
 from pathlib import Path
@@ -17,12 +18,15 @@ from PIL import Image
 
 from quantbooth.config import build, conf_dir, factory, plain
 from quantbooth.damage_plan import DamagePlan
+from quantbooth.data.dreambooth import NAMES
 from quantbooth.data.photos import photo_subject
+from quantbooth.data.prompts import prompts_for
 from quantbooth.data.protocol import Protocol
 from quantbooth.data.questions import Questions
 from quantbooth.data.subjects import Subject
 from quantbooth.diffusion.sampling import Sampler
 from quantbooth.diffusion.schedule import Schedule
+from quantbooth.errors import UserError
 from quantbooth.metrics.locators import Locator
 from quantbooth.plan import Plan
 from quantbooth.quant.scale_search import ScaleSearch
@@ -141,15 +145,7 @@ def test_every_toy_subject_has_pictures_of_the_base_it_is_for(name: str) -> None
     assert subject.name == name == cfg.subject.name
     assert subject.photos.shape == (5, 3, cfg.base.resolution, cfg.base.resolution)
     assert len(subject.prompts) == 25
-
-
-@pytest.mark.parametrize("name", ["dog", "clock"])
-def test_a_subject_of_the_data_set_is_read_where_its_photos_are(name: str, tmp_path: Path) -> None:
-    (tmp_path / name).mkdir()
-    Image.new("RGB", (40, 40)).save(tmp_path / name / "00.jpg")
-    subject = build(composed(f"subject={name}", f"paths.dreambooth={tmp_path}").subject.pictures, Subject)
-    assert (subject.name, subject.class_word, len(subject.prompts)) == (name, name, 25)
-    assert any("wearing" in prompt.template for prompt in subject.prompts) == (name == "dog")
+    assert subject.reference_masks is None  # the toy locator looks at references too
 
 
 def test_a_folder_of_photos_is_a_subject_of_the_bases_size_and_identifier(tmp_path: Path) -> None:
@@ -160,6 +156,42 @@ def test_a_folder_of_photos_is_a_subject_of_the_bases_size_and_identifier(tmp_pa
     OmegaConf.update(cfg, "subject.class_word", "dog")
     subject = build(cfg.subject.pictures, Subject)
     assert subject.fingerprint == photo_subject(str(tmp_path), "dog", "sks", False, 32).fingerprint
+
+
+CLASSES = "b578b568dca53dd4d14437267d654f6beed214a21e7ddaabe50724122f10d7de"
+"""sha256 of the lines "name class" of prompts_and_classes.txt, as published, without the heading."""
+
+
+def test_the_thirty_subjects_have_the_published_classes_and_dogs_and_cats_live() -> None:
+    subjects = [with_option("subject", name).subject for name in NAMES]
+    lines = "\n".join(f"{subject.name} {subject.class_word}" for subject in subjects)
+    assert hashlib.sha256(lines.encode()).hexdigest() == CLASSES
+    assert {option for option in OPTIONS["subject"] if not option.startswith("toy_")} == {"folder", *NAMES}
+    assert [subject.live for subject in subjects] == [subject.class_word in ("dog", "cat") for subject in subjects]
+    assert sum(subject.live for subject in subjects) == 9
+
+
+def test_a_published_subject_lies_in_the_folder_of_its_name_or_where_it_is_said_to(tmp_path: Path) -> None:
+    for number in range(4):
+        (tmp_path / "backpack_dog").mkdir(exist_ok=True)
+        Image.new("RGB", (80, 60), (number, 0, 0)).save(tmp_path / "backpack_dog" / f"0{number}.png")
+    made = []
+    for key, value in (("paths.dreambooth", tmp_path), ("subject.path", tmp_path / "backpack_dog")):
+        cfg = with_option("subject", "backpack_dog")
+        OmegaConf.update(cfg, "base", composed().base)
+        OmegaConf.update(cfg, key, str(value))
+        made.append(build(cfg.subject.pictures, Subject))
+    assert made[0].fingerprint == made[1].fingerprint
+    assert (made[0].name, made[0].class_word, made[0].photos.shape) == ("backpack_dog", "backpack", (4, 3, 32, 32))
+    assert made[0].prompts == prompts_for(live=False)
+
+
+def test_photos_that_were_not_fetched_name_the_command_that_does(tmp_path: Path) -> None:
+    cfg = with_option("subject", "dog")
+    OmegaConf.update(cfg, "paths.dreambooth", str(tmp_path))
+    ways = "run quantbooth-data dreambooth, or set paths.dreambooth=DIR or subject.path=DIR"
+    with pytest.raises(UserError, match=rf"^found no photos at {tmp_path}/dog; {ways}"):
+        build(cfg.subject.pictures, Subject)
 
 
 @pytest.mark.parametrize("name", OPTIONS["base"])

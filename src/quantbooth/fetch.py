@@ -1,107 +1,64 @@
-"""quantbooth-data: the photos of the DreamBooth data set, fetched and checked.
+"""quantbooth-data: fetches DreamBooth's public photos, or looks whether a folder holds them.
 
-quantbooth-data dreambooth                          # into outputs/data/dreambooth, where subject=dog looks for them
-quantbooth-data dreambooth --archive main.zip       # from the repository's archive, fetched by other means
-quantbooth-data check DIR                           # a folder that is there already
+quantbooth-data dreambooth                    into paths.dreambooth, where subject=dog and the 29 others look
+quantbooth-data check folder=DIR              any folder of theirs, from wherever it came
 """
 
+import re
 import sys
-import urllib.error
-import urllib.request
-from argparse import ArgumentParser, Namespace
-from collections.abc import Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
-from rich.progress import BarColumn, DownloadColumn, Progress, TransferSpeedColumn
+from omegaconf import DictConfig
 
-from quantbooth.artifacts.disk import whole_folder
-from quantbooth.data.dreambooth import CLASSES, URL, check, unpack, write_sums
+from quantbooth.cli import command
+from quantbooth.config import plain
+from quantbooth.data.download import Source, fetch, read_listing, verify
+from quantbooth.data.dreambooth import NAMES, check_photos, present
+from quantbooth.data.options import place
 from quantbooth.errors import UserError
 
-__all__ = ["download", "fetch", "main"]
-
-FOLDER = Path("outputs/data/dreambooth")
-PIECE = 2**16
-TIMEOUT = 30
-"""Seconds without a byte after which a download is given up."""
+__all__ = ["data", "main"]
 
 
-def fetch(folder: Path, archive: Path | None, url: str = URL) -> Path:
-    """Make the folder of all subjects; it appears when all of it is there and right.
+def data(cfg: DictConfig) -> None:
+    """Do the one or the other, and say what was found.
 
     Raises:
-        UserError: when the place is taken, the host cannot be reached, or what came is not the data set.
+        UserError: for another action; when something cannot be fetched, is not as published or cannot be read.
     """
-    with whole_folder(folder, "--folder") as draft, TemporaryDirectory(dir=folder.parent) as place:
-        source = archive or download(url, Path(place) / "archive.zip")
-        if not source.is_file():
-            raise UserError(f"--archive must be a zip file, found none at {source}")
-        unpack(source, draft)
-        counts, wrong = check(draft)
-        wrong += [f"{subject} is missing" for subject in CLASSES if subject not in counts]
-        if wrong:
-            raise UserError(f"{source.name} is not the whole data set: {'; '.join(wrong)}")
-        write_sums(draft)
-    return folder
+    settings = plain(cfg)
+    action, folder = settings["action"], place("folder", settings["folder"])
+    if action not in ("dreambooth", "check"):
+        said = "" if action is None else f", got {action!r}"
+        raise UserError(f"say what to do{said}: quantbooth-data dreambooth fetches, quantbooth-data check looks")
+    if action == "dreambooth":
+        fetched = fetch(Source(**settings["source"]), folder)
+        print(f"fetched {fetched} files, all as published")  # noqa: T201  # what the command is run for
+    print(looked_at(folder))  # noqa: T201
 
 
-def download(url: str, file: Path) -> Path:
-    """Fetch a file with a bar.
+def looked_at(folder: Path) -> str:
+    """What a folder holds, in a sentence.
 
     Raises:
-        UserError: when the host cannot be reached or breaks off.
+        UserError: for the first thing that is wrong with it.
     """
-    bars = ("fetching photos", BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    try:
-        with urllib.request.urlopen(url, timeout=TIMEOUT) as answer, file.open("wb") as opened, Progress(*bars) as bar:
-            length = answer.headers.get("Content-Length")
-            task = bar.add_task("", total=int(length) if length else None)
-            while piece := answer.read(PIECE):
-                opened.write(piece)
-                bar.advance(task, len(piece))
-    except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
-        raise UserError(
-            f"cannot fetch {url}: {getattr(error, 'reason', error)}; get that file by other means and give it as "
-            "--archive FILE"
-        ) from error
-    if length and file.stat().st_size != int(length):
-        raise UserError(f"{url} broke off after {file.stat().st_size} of {length} bytes; try again")
-    return file
+    found = present(folder)
+    photos = sum(check_photos(folder / name) for name in found)
+    listing = read_listing(folder)
+    verify(folder, listing)
+    readable = "readable, of the published number; not compared with the published files"
+    compared = "every file as published" if listing else readable
+    missing = [name for name in NAMES if name not in found]
+    without = f"; without {', '.join(missing)}" if missing else ""
+    return f"{folder}: {len(found)} of {len(NAMES)} subjects, {photos} photos, {compared}{without}"
 
 
 def main() -> None:
-    """The program: exits with 0, or with 2 after one line on what is wrong."""
-    try:
-        sys.exit(_run(_parsed(sys.argv[1:])))
-    except UserError as error:
-        sys.stderr.write(f"quantbooth: {error}\n")
-        sys.exit(2)
-    except KeyboardInterrupt:
-        sys.stderr.write("quantbooth: interrupted; nothing half-written is left\n")
-        sys.exit(130)
-
-
-def _run(options: Namespace) -> int:
-    folder = fetch(options.folder, options.archive) if options.command == "dreambooth" else options.folder
-    counts, wrong = check(folder)
-    missing = [subject for subject in CLASSES if subject not in counts]
-    found = f"{len(counts)} subjects, {sum(counts.values())} photos in {folder}"
-    sys.stdout.write(f"{found}{'; not there: ' + ', '.join(missing) if missing else ''}\n")
-    sys.stdout.write(f"use them: quantbooth subject={next(iter(counts))} paths.dreambooth={folder}\n")
-    if wrong:
-        raise UserError("; ".join(wrong))
-    return 0
-
-
-def _parsed(arguments: Sequence[str]) -> Namespace:
-    parser = ArgumentParser("quantbooth-data", description=(__doc__ or "").split("\n")[0])
-    commands = parser.add_subparsers(dest="command", required=True)
-    made = commands.add_parser("dreambooth", help=f"fetch the data set from {URL}")
-    made.add_argument("--folder", type=Path, default=FOLDER, help=f"where it goes; {FOLDER} when not given")
-    made.add_argument("--archive", type=Path, help="the zip archive of the repository, where it is there already")
-    commands.add_parser("check", help="check a folder").add_argument("folder", type=Path)
-    return parser.parse_args(arguments)
+    """The command; its first word is the action, as in git."""
+    if len(sys.argv) > 1 and re.fullmatch(r"\w+", sys.argv[1]):
+        sys.argv[1] = f"action={sys.argv[1]}"
+    command(data, "data")()
 
 
 if __name__ == "__main__":

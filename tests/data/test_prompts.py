@@ -1,10 +1,20 @@
 """DreamBooth's prompts: as many as published, of the published kinds, in the published order."""
 
+import hashlib
 from collections import Counter
 
 from quantbooth.data.prompts import prompts_for
 
 OBJECTS, LIVE = prompts_for(live=False), prompts_for(live=True)
+
+
+PUBLISHED = "68f4abff41061d3100789cff033f1ce789fa4b0b0c51688b32dddc0c752069ea"
+"""sha256 of the 50 sentences of prompts_and_classes.txt, objects first, "{0} {1}" written "{}", joined by newlines."""
+
+
+def test_every_sentence_is_the_published_one_to_the_letter() -> None:
+    sentences = "\n".join(prompt.template for prompt in OBJECTS + LIVE)
+    assert hashlib.sha256(sentences.encode()).hexdigest() == PUBLISHED
 
 
 def test_there_are_twenty_five_different_ones_of_each() -> None:

@@ -1,5 +1,7 @@
 """A subject: its sentences with and without the identifier, and what it refuses."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -35,3 +37,11 @@ def test_a_prompt_holds_the_place_of_the_subject_once(template: str) -> None:
 def test_a_subject_without_photos_is_refused() -> None:
     with pytest.raises(UserError, match="subject 'rex' has no photos; give 3 to 6 of them"):
         subject("a {}", photos=PHOTOS[:0])
+
+
+def test_masks_that_do_not_belong_to_the_references_are_refused() -> None:
+    for shape in ((1, 4, 4), (2, 3, 4)):
+        with pytest.raises(
+            ValueError, match=r"^masks must be as many and as large as the references, \[2, 4, 4\], got"
+        ):
+            replace(subject("a {}"), reference_masks=torch.ones(shape, dtype=torch.bool))

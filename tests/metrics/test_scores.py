@@ -93,21 +93,23 @@ def test_local_score_compares_the_region_and_falls_back_to_the_whole_picture() -
     assert found.found.tolist() == [True, False]
 
 
-def test_a_marked_subject_is_compared_in_the_square_around_its_mark() -> None:
-    pictures = torch.zeros(1, 3, 20, 20)
-    pictures[:, 0], pictures[:, 1, 5:15, 5:15] = 0.2, 0.8
-    mask = torch.zeros(1, 20, 20, dtype=torch.bool)
-    mask[0, 7:13, 8:12] = True  # the square around it, a tenth wider on each side, is rows and columns 6 to 14
-    views = masked_views(MeanColour(), pictures, mask)
-    assert views.found.tolist() == [True]
-    torch.testing.assert_close(views.features, MeanColour().images(pictures[:, :, 6:14, 6:14]))
-
-
 def test_with_the_whole_image_locator_local_equals_global() -> None:
     pictures = torch.rand(3, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     encoder = MeanColour()
     views = local_views(encoder, WholeImage(), pictures, "mug")
     torch.testing.assert_close(views.features, encoder.images(pictures))
+    assert views.found.all()
+
+
+def test_masks_take_the_place_of_a_locator() -> None:
+    """A mask of three pixels, one of them in the middle: red inside its square, green outside."""
+    pictures, masks = torch.zeros(2, 3, 8, 8), torch.zeros(2, 8, 8, dtype=torch.bool)
+    pictures[:, 1] = 1.0
+    pictures[0, :, 2:6, 2:6] = torch.tensor([1.0, 0.0, 0.0])[:, None, None]
+    masks[0, 3, 3:5] = masks[0, 4, 4] = True
+    masks[1, 0, 0] = True
+    views = masked_views(MeanColour(), pictures, masks)
+    torch.testing.assert_close(views.features, torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]))
     assert views.found.all()
 
 

@@ -79,8 +79,10 @@ def pictures(tmp_path: Path) -> tuple[Path, list[Request]]:
     return tmp_path, requests
 
 
-def evaluate(scorer: Scorer, folder: Path, requests: list[Request], batch: int) -> list[dict[str, Any]]:
-    stage = EvaluationStage(scorer, REX, requests, folder)
+def evaluate(
+    scorer: Scorer, folder: Path, requests: list[Request], batch: int, subject: Subject = REX
+) -> list[dict[str, Any]]:
+    stage = EvaluationStage(scorer, subject, requests, folder)
     trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False)
     trainer.test(stage, place_loader(len(requests), batch), verbose=False)
     return stage.rows
@@ -145,6 +147,23 @@ def test_without_an_oracle_there_are_no_oracle_columns(pictures: tuple[Path, lis
         *("clip_t", "clip_i", "local_clip_i", "subject_found"),
     }
     assert all(row["local_clip_i"] == pytest.approx(row["clip_i"]) for row in rows)
+
+
+def test_masks_tell_where_references_show_the_subject_and_change_nothing_else(
+    pictures: tuple[Path, list[Request]],
+) -> None:
+    folder, requests = pictures
+    masks = torch.zeros(3, 8, 8, dtype=torch.bool)
+    masks[:, 5:8, 5:8] = True  # with its margin a square of 4 pixels, in the corner
+    without = evaluate(SCORER, folder, requests, 4)
+    rows = evaluate(SCORER, folder, requests, 4, replace(REX, reference_masks=masks))
+    regions = Colours().images(PHOTOS[:, :, 4:, 4:])
+    for row, before, request in zip(rows, without, requests, strict=True):
+        (picture,) = read_images([folder / request.file])
+        (local,) = Colours().images(quarter_where_bright(picture)[None])
+        assert row.pop("local_clip_i") == pytest.approx(sum(cosine(local, region) for region in regions) / 3, abs=1e-5)
+        del before["local_clip_i"]
+        assert row == pytest.approx(before, nan_ok=True)
 
 
 def test_the_name_tells_encoder_locator_and_the_weights_of_the_oracle() -> None:

@@ -1,110 +1,65 @@
-"""The DreamBooth data set: 30 subjects with 4 to 6 photos each, and what must be true of a folder of them.
+"""DreamBooth's 30 public subjects: their names, what a folder of them must hold, and one of them as a subject.
 
-Ruiz et al. 2023 (arXiv 2208.12242), github.com/google/dreambooth; photos CC-BY 4.0 or under the Unsplash licence.
+Source: Ruiz et al. 2023; github.com/google/dreambooth, CC-BY 4.0, photos in part under the Unsplash licence.
 """
 
-import hashlib
-import re
-import zipfile
-from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-from PIL import Image
-
-from quantbooth.data.photos import photo_files
+from quantbooth.data.photos import photo_files, photo_subject
+from quantbooth.data.pictures import read_photo
+from quantbooth.data.subjects import Subject
 from quantbooth.errors import UserError
 
-__all__ = ["CLASSES", "LIVE", "SUMS", "URL", "check", "unpack", "write_sums"]
+__all__ = ["NAMES", "check_photos", "dreambooth_subject", "present"]
 
-URL = "https://github.com/google/dreambooth/archive/refs/heads/main.zip"
-SUMS = "SHA256SUMS"
-PHOTOS = range(4, 7)
-MEMBER = re.compile(r"[^/]+/dataset/(?P<subject>\w+)/(?P<file>\w+\.(?:jpg|jpeg|png))")
-"""Names in the archive of the repository: those of photos, which cannot lead out of a folder."""
-LARGEST = 50_000_000
-"""Bytes of a photo; the published ones are far smaller."""
-
-CLASSES = {
-    **{"backpack": "backpack", "backpack_dog": "backpack", "bear_plushie": "stuffed animal", "berry_bowl": "bowl"},
-    **{"can": "can", "candle": "candle", "cat": "cat", "cat2": "cat", "clock": "clock", "colorful_sneaker": "sneaker"},
-    **{"dog": "dog", "dog2": "dog", "dog3": "dog", "dog5": "dog", "dog6": "dog", "dog7": "dog", "dog8": "dog"},
-    **{"duck_toy": "toy", "fancy_boot": "boot", "grey_sloth_plushie": "stuffed animal", "monster_toy": "toy"},
-    **{"pink_sunglasses": "glasses", "poop_emoji": "toy", "rc_car": "toy", "red_cartoon": "cartoon"},
-    **{"robot_toy": "toy", "shiny_sneaker": "sneaker", "teapot": "teapot", "vase": "vase"},
-    "wolf_plushie": "stuffed animal",
-}
-"""The class word of every subject."""
-LIVE = ("cat", "dog")
-"""Classes whose subjects are asked the prompts for live ones."""
+NAMES = (
+    *("backpack", "backpack_dog", "bear_plushie", "berry_bowl", "can", "candle", "cat", "cat2", "clock"),
+    *("colorful_sneaker", "dog", "dog2", "dog3", "dog5", "dog6", "dog7", "dog8", "duck_toy", "fancy_boot"),
+    *("grey_sloth_plushie", "monster_toy", "pink_sunglasses", "poop_emoji", "rc_car", "red_cartoon", "robot_toy"),
+    *("shiny_sneaker", "teapot", "vase", "wolf_plushie"),
+)
+FEWEST, MOST = 4, 6
+"""Photos of a subject, as published."""
+READABLE = 32
+"""Side at which photos are read to see whether they can be."""
 
 
-def unpack(archive: Path, folder: Path) -> None:
-    """Take the photos, and nothing else, out of the repository's archive.
+def dreambooth_subject(path: str, **options: Any) -> Subject:
+    """One of the 30, as `photo_subject` makes it with these options.
 
     Raises:
-        UserError: when it is no such archive.
+        UserError: when its folder is not there, which says how to get it; and what `photo_subject` raises.
     """
-    try:
-        with zipfile.ZipFile(archive) as opened:
-            for member in opened.infolist():
-                found = MEMBER.fullmatch(member.filename)
-                if found and found["subject"] in CLASSES and member.file_size <= LARGEST:
-                    place = folder / found["subject"] / found["file"]
-                    place.parent.mkdir(exist_ok=True)
-                    place.write_bytes(opened.read(member))
-    except (zipfile.BadZipFile, EOFError) as error:
-        raise UserError(f"{archive} must be a zip archive of {URL}, got a damaged file: {error}") from error
+    if not Path(path).expanduser().is_dir():
+        ways = "run quantbooth-data dreambooth, or set paths.dreambooth=DIR or subject.path=DIR"
+        raise UserError(f"found no photos at {path}; {ways}")
+    return photo_subject(path, **options)
 
 
-def check(folder: Path) -> tuple[dict[str, int], list[str]]:
-    """What is in a folder of the data set: photos by subject, and everything that is wrong, a line each.
-
-    A subject that is not there is not wrong. Where the folder has SHA256SUMS, files must be as they were then.
+def present(folder: Path) -> list[str]:
+    """Those of the 30 that a folder has.
 
     Raises:
-        UserError: when there is no such folder, or none of the subjects in it.
+        UserError: when it has none.
     """
-    if not folder.is_dir():
-        raise UserError(f"no folder at {folder}; quantbooth-data dreambooth makes one")
-    present = [subject for subject in CLASSES if (folder / subject).is_dir()]
-    if not present:
-        raise UserError(f"{folder} holds none of the {len(CLASSES)} subjects, such as {folder / 'dog'}")
-    counts, wrong = {}, list(_changed(folder))
-    for subject in present:
-        files = photo_files(folder / subject)
-        counts[subject] = len(files)
-        if len(files) not in PHOTOS:
-            wrong.append(f"{subject} must have {PHOTOS[0]} to {PHOTOS[-1]} photos, found {len(files)}")
-        wrong += [problem for file in files for problem in _unreadable(file)]
-    return counts, wrong
+    found = [name for name in NAMES if (folder / name).is_dir()]
+    if not found:
+        raise UserError(
+            f"none of DreamBooth's subjects in {folder}; it must hold folders such as {NAMES[0]}, {NAMES[1]}"
+        )
+    return found
 
 
-def write_sums(folder: Path) -> None:
-    """Keep the digest of every photo, to tell later whether one has changed."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    lines = [f"{_digest(file)}  {file.relative_to(folder).as_posix()}\n" for file in files]
-    (folder / SUMS).write_text("".join(lines))
+def check_photos(folder: Path) -> int:
+    """How many photos a subject's folder has, each of them readable.
 
-
-def _changed(folder: Path) -> Iterator[str]:
-    if not (folder / SUMS).is_file():
-        return
-    for line in (folder / SUMS).read_text().splitlines():
-        digest, _, name = line.partition("  ")
-        if not (folder / name).is_file():
-            yield f"{name} is listed in {SUMS} but not there"
-        elif _digest(folder / name) != digest:
-            yield f"{name} is not the file that {SUMS} lists"
-
-
-def _unreadable(file: Path) -> Iterator[str]:
-    try:
-        with Image.open(file) as opened:
-            opened.load()
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        yield f"{file.parent.name}/{file.name} cannot be read as a picture: {error}"
-
-
-def _digest(file: Path) -> str:
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
+    Raises:
+        UserError: for a photo that cannot be read, and for fewer than 4 or more than 6.
+    """
+    files = photo_files(folder)
+    for file in files:
+        read_photo(file, READABLE)
+    if not FEWEST <= len(files) <= MOST:
+        raise UserError(f"{folder} must hold {FEWEST} to {MOST} photos as published, found {len(files)}")
+    return len(files)

@@ -38,9 +38,9 @@ class Subject:
         identifier: the rare token that comes to mean it ("sks").
         photos: the pictures to tune on, in [0, 1].
         references: the pictures that fidelity is measured against; the photos themselves where there are no others.
-        reference_masks: where in each reference the subject is, where a rendered world knows it; no score uses it.
+        reference_masks: where in each reference the subject is; local CLIP-I then cuts it out there, and its locator
+            finds it in the generated pictures only.
         prompts: what to ask for.
-        masks: where in each reference a person marked the subject; local scores take it from there.
         fingerprint: changes when any of the pictures or sentences does.
     """
 
@@ -52,11 +52,13 @@ class Subject:
     prompts: tuple[Prompt, ...]
     fingerprint: str
     reference_masks: Bool[Tensor, "m h w"] | None = None
-    masks: Bool[Tensor, "m h w"] | None = None
 
     def __post_init__(self) -> None:
         if not len(self.photos):
             raise UserError(f"subject {self.name!r} has no photos; give 3 to 6 of them")
+        if self.reference_masks is not None and self.reference_masks.shape != self.references[:, 0].shape:
+            expected, found = list(self.references[:, 0].shape), list(self.reference_masks.shape)
+            raise ValueError(f"masks must be as many and as large as the references, {expected}, got {found}")
         for prompt in self.prompts:
             if prompt.template.count("{}") != 1:
                 raise UserError(f"a prompt must hold {{}} once, where the subject goes, got {prompt.template!r}")

@@ -35,7 +35,7 @@ class Locator(nn.Module, ABC):
 
 
 class WholeImage(Locator):
-    """Always the whole picture: local scores equal the global ones."""
+    """Always the whole picture: local scores equal the global ones, but where a subject's masks are given."""
 
     @property
     def name(self) -> str:

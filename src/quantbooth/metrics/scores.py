@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from quantbooth.metrics.encoders import Encoder
-from quantbooth.metrics.locators import Boxes, Locator, boxes_of_masks, cut
+from quantbooth.metrics.locators import Locator, boxes_of_masks, cut
 
 
 def clip_t(images: Float[Tensor, "b d"], texts: Float[Tensor, "b d"]) -> Float[Tensor, "b"]:
@@ -44,15 +44,14 @@ class LocalViews:
 
 def local_views(encoder: Encoder, locator: Locator, pictures: Float[Tensor, "b 3 h w"], class_word: str) -> LocalViews:
     """Find the subject, cut it out, resize to the picture's shorter side, encode."""
-    return _views(encoder, pictures, locator.boxes(pictures, class_word))
+    boxes = locator.boxes(pictures, class_word)
+    pieces = cut(pictures, boxes.xyxy, min(pictures.shape[2:]))
+    return LocalViews(encoder.images(pieces.clamp(0, 1)), boxes.found)
 
 
 def masked_views(encoder: Encoder, pictures: Float[Tensor, "b 3 h w"], masks: Bool[Tensor, "b h w"]) -> LocalViews:
-    """The same where a person marked the subject: the square around each mask."""
-    return _views(encoder, pictures, boxes_of_masks(masks, least=1))
-
-
-def _views(encoder: Encoder, pictures: Float[Tensor, "b 3 h w"], boxes: Boxes) -> LocalViews:
+    """As `local_views`, where it is known which pixels are the subject's: a square around them, and nothing to find."""
+    boxes = boxes_of_masks(masks, least=1)
     pieces = cut(pictures, boxes.xyxy, min(pictures.shape[2:]))
     return LocalViews(encoder.images(pieces.clamp(0, 1)), boxes.found)
 

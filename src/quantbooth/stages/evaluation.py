@@ -61,12 +61,12 @@ class EvaluationStage(LightningModule):
 
     @torch.no_grad()
     def on_test_start(self) -> None:
-        scorer, references = self.scorer, self.subject.references.to(self.device)
+        scorer, references, masks = self.scorer, self.subject.references.to(self.device), self.subject.reference_masks
         self.references = scorer.encoder.images(references)
-        if self.subject.masks is None:
+        if masks is None:
             self.reference_views = local_views(scorer.encoder, scorer.locator, references, self.subject.class_word)
         else:
-            self.reference_views = masked_views(scorer.encoder, references, self.subject.masks.to(self.device))
+            self.reference_views = masked_views(scorer.encoder, references, masks.to(self.device))
 
     @torch.no_grad()
     def test_step(self, places: list[int]) -> None:
