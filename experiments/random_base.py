@@ -2,14 +2,17 @@
 
 They draw noise, but load, calibrate, tune, sample and export as real ones do: to try a whole path before a download,
 or where there is none. The numbers are those of the published configuration files; the counts of weights are asserted.
-The tokenizer is CLIP's own, whose merges open_clip carries. `tiny` and `tiny-xl` have the structure of sd15 and sdxl.
+The tokenizer is CLIP's own, whose merges open_clip carries. `tiny` and `tiny-xl` have the structure of sd15 and sdxl;
+`clip` is a small open_clip folder to score with.
 """
 
+import json
 import sys
 from argparse import ArgumentParser
 from pathlib import Path
 from typing import Any
 
+import open_clip
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from open_clip.tokenizer import SimpleTokenizer
@@ -20,7 +23,7 @@ from quantbooth.diffusion.base import Base, SecondEncoder, frozen
 from quantbooth.diffusion.pretrained import save_base
 from quantbooth.toyworld.models import SCHEDULE
 
-__all__ = ["ARCHITECTURES", "main", "random_base"]
+__all__ = ["ARCHITECTURES", "main", "random_base", "write_clip"]
 
 Architecture = dict[str, Any]
 TEXT = {"vocab_size": 49_408, "max_position_embeddings": 77}
@@ -66,6 +69,20 @@ ARCHITECTURES: dict[str, Architecture] = {
         "second": {**SMALL_CLIP, "projection_dim": 16},
     },
 }
+CLIP = {
+    "embed_dim": 16,
+    "vision_cfg": {"image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size": 8},
+    "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
+}
+
+
+def write_clip(folder: Path) -> None:
+    """A folder as open_clip reads it (`local-dir:FOLDER`), of a small CLIP with random weights."""
+    folder.mkdir(parents=True, exist_ok=True)
+    numbers = {"mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bicubic"}
+    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": CLIP, "preprocess_cfg": numbers}))
+    torch.manual_seed(0)
+    torch.save(open_clip.CLIP(**CLIP).state_dict(), folder / "open_clip_pytorch_model.bin")
 
 
 def random_base(name: str, seed: int = 0) -> Base:
@@ -114,7 +131,7 @@ def _text(numbers: Architecture, tokenizer: CLIPTokenizer) -> CLIPTextConfig:
 def main() -> int:
     """The program; the exit code."""
     parser = ArgumentParser("experiments.random_base", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--model", choices=list(ARCHITECTURES), default="sd15")
+    parser.add_argument("--model", choices=[*ARCHITECTURES, "clip"], default="sd15")
     parser.add_argument("--folder", type=Path, required=True, help="where the diffusers folder is made")
     parser.add_argument("--precision", choices=["float32", "float16"], default="float16", help="of its files")
     parser.add_argument("--seed", type=int, default=0)
@@ -122,6 +139,9 @@ def main() -> int:
     if options.folder.exists() and any(options.folder.iterdir()):
         sys.stderr.write(f"random_base: {options.folder} is not empty; choose another --folder\n")
         return 2
+    if options.model == "clip":
+        write_clip(options.folder)
+        return 0
     save_base(random_base(options.model, options.seed), options.folder, getattr(torch, options.precision))
     return 0
 

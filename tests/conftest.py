@@ -1,12 +1,18 @@
-"""What every test shares: one thread, no network, no display, a generator, the repository, a tiny base on disk."""
+"""What every test shares: one thread, no network, no display, a generator, the repository, a tiny base, commands."""
 
+import logging
 import os
+import sys
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import hydra
 import pytest
 import torch
+from omegaconf import DictConfig
 
+from quantbooth.config import conf_dir
 from quantbooth.diffusion.pretrained import new_unet, save_base
 from quantbooth.toyworld.captions import words
 from quantbooth.toyworld.models import UNET, untrained_base
@@ -42,3 +48,32 @@ def base_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("base")
     save_base(replace(base, unet=new_unet(TINY)), folder, torch.float32)
     return folder
+
+
+@pytest.fixture(scope="session")
+def compose(base_folder: Path) -> Callable[..., DictConfig]:
+    """Composes a configuration on the tiny base as the command line does: of the place of outputs, and options."""
+
+    def make(outputs: Path, *options: str) -> DictConfig:
+        with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+            return hydra.compose("quantbooth", [f"base.path={base_folder}", f"paths.outputs={outputs}", *options])
+
+    return make
+
+
+@pytest.fixture
+def typed(
+    base_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Callable[..., tuple[int, str]]]:
+    """Runs a command on the tiny base as if typed, in this process; gives its exit code and what it wrote to stderr."""
+    handlers = logging.root.handlers[:]
+
+    def run(program: Callable[[], None], *words: str) -> tuple[int, str]:
+        settings = [f"base.path={base_folder}", f"paths.outputs={tmp_path}/out", *words]
+        monkeypatch.setattr(sys, "argv", ["quantbooth", *sorted(settings, key=lambda word: word != "-m")])
+        with pytest.raises(SystemExit) as ended:
+            program()
+        return int(str(ended.value.code)), capsys.readouterr().err
+
+    yield run
+    logging.root.handlers[:] = handlers

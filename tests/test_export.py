@@ -3,10 +3,10 @@
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import hydra
 import numpy as np
 import pytest
 import torch
@@ -18,7 +18,6 @@ from safetensors.torch import load_file, save_file
 import quantbooth
 from quantbooth.artifacts.image_set import read_requests
 from quantbooth.calibrate import calibrate
-from quantbooth.config import conf_dir
 from quantbooth.errors import UserError
 from quantbooth.export import export
 from quantbooth.plan import Plan
@@ -26,6 +25,7 @@ from quantbooth.sample import sample
 from quantbooth.tune import tune
 
 Configure = Callable[..., DictConfig]
+Compose = Callable[..., DictConfig]
 QUICK = (
     *("base=folder", "base.resolution=32", "calibration=minmax", "sampler.steps=3", "prior=none"),
     *("tuner.steps=3", "tuner.sample_every=0", "protocol.every=25", "tuner.learning_rate=0.2"),
@@ -54,15 +54,9 @@ assert not [name for name in sys.modules if name.startswith("quantbooth")]
 
 
 @pytest.fixture(scope="module")
-def configure(base_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Configure:
+def configure(compose: Compose, tmp_path_factory: pytest.TempPathFactory) -> Configure:
     """Makes a configuration on a tiny untrained base that is quantized already; all share one store."""
-    place = tmp_path_factory.mktemp("export")
-
-    def make(*overrides: str) -> DictConfig:
-        with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
-            given = [*QUICK, f"base.path={base_folder}", f"paths.outputs={place}/out", *overrides]
-            return hydra.compose("quantbooth", given)
-
+    make = partial(compose, tmp_path_factory.mktemp("export") / "out", *QUICK)
     calibrate(make())
     for words in METHODS.values():
         tune(make(*words))

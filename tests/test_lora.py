@@ -1,9 +1,9 @@
 """LoRA files of others in sampling: alone and beside scale sets, their own pictures, and nothing else made anew."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
-import hydra
 import pytest
 import torch
 from omegaconf import DictConfig
@@ -11,7 +11,6 @@ from safetensors.torch import save_file
 
 from quantbooth.artifacts.fingerprint import fingerprint
 from quantbooth.calibrate import calibrate
-from quantbooth.config import conf_dir
 from quantbooth.errors import UserError
 from quantbooth.evaluate import record_of
 from quantbooth.plan import Plan
@@ -19,6 +18,7 @@ from quantbooth.sample import draw, sample
 from quantbooth.tune import tune
 
 Configure = Callable[..., DictConfig]
+Compose = Callable[..., DictConfig]
 QUICK = (
     *("base=folder", "base.resolution=32", "calibration=minmax", "sampler.steps=2", "prior=none", "strategy=s2"),
     *("tuner.steps=2", "tuner.sample_every=0", "tuner.learning_rate=0.2", "protocol.every=25"),
@@ -37,15 +37,9 @@ def style(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def configure(base_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Configure:
+def configure(compose: Compose, tmp_path_factory: pytest.TempPathFactory) -> Configure:
     """Makes a configuration on a tiny untrained base that is tuned already; all share one store."""
-    place = tmp_path_factory.mktemp("with_lora")
-
-    def make(*overrides: str) -> DictConfig:
-        with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
-            given = [*QUICK, f"base.path={base_folder}", f"paths.outputs={place}/out", *overrides]
-            return hydra.compose("quantbooth", given)
-
+    make = partial(compose, tmp_path_factory.mktemp("with_lora") / "out", *QUICK)
     calibrate(make())
     tune(make())
     return make

@@ -1,10 +1,9 @@
 """Commands on a tiny untrained base: a sweep that was interrupted goes on, every mistake ends in one line and 2."""
 
-import logging
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -23,21 +22,9 @@ QUICK = (
 
 
 @pytest.fixture
-def command(
-    base_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Iterator[Command]:
+def command(typed: Command) -> Command:
     """Runs a command as if typed, in this process; gives its exit code and what it wrote to stderr."""
-    handlers = logging.root.handlers[:]
-
-    def run(program: Callable[[], None], *given: str) -> tuple[int, str]:
-        settings = [*QUICK, f"base.path={base_folder}", f"paths.outputs={tmp_path}/out", *given]
-        monkeypatch.setattr(sys, "argv", ["quantbooth", *sorted(settings, key=lambda word: word != "-m")])
-        with pytest.raises(SystemExit) as ended:
-            program()
-        return int(str(ended.value.code)), capsys.readouterr().err
-
-    yield run
-    logging.root.handlers[:] = handlers
+    return lambda program, *words: typed(program, *QUICK, *words)
 
 
 def times(folder: Path) -> dict[str, int]:

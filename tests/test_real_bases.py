@@ -1,12 +1,10 @@
 """The whole chain on bases with the structure of Stable Diffusion 1.5 and XL: real formats, random weights, photos."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
 import hydra
 import numpy as np
-import open_clip
 import pytest
 import torch
 from diffusers import DiffusionPipeline
@@ -14,7 +12,7 @@ from omegaconf import DictConfig
 from PIL import Image
 
 import quantbooth
-from experiments.random_base import random_base
+from experiments.random_base import random_base, write_clip
 from quantbooth.artifacts.image_set import read_requests
 from quantbooth.artifacts.scores import read_rows
 from quantbooth.config import conf_dir
@@ -29,20 +27,6 @@ QUICK = (
     *("protocol.every=13", "prior.count=1", "prior.batch=1", "locator=whole", "calibration=mse", "strategy=s2"),
     *("subject=folder", "subject.class_word=dog", "subject.live=true", "scorer=clip_b32", "scorer.encoder.pretrained="),
 )
-CLIP = {
-    "embed_dim": 16,
-    "vision_cfg": {"image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size": 8},
-    "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
-}
-
-
-def write_clip(folder: Path) -> None:
-    """A published model's folder, as open_clip reads it, with random weights."""
-    folder.mkdir()
-    numbers = {"mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bicubic"}
-    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": CLIP, "preprocess_cfg": numbers}))
-    torch.manual_seed(0)
-    torch.save(open_clip.CLIP(**CLIP).state_dict(), folder / "open_clip_pytorch_model.bin")
 
 
 @pytest.fixture(scope="module", params=["tiny", "tiny-xl"])

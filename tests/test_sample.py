@@ -1,15 +1,14 @@
 """quantbooth-sample prompt=...: a person's sentences drawn by what was tuned, each picture once."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
-import hydra
 import pytest
 from omegaconf import DictConfig
 from PIL import Image
 
 from quantbooth.calibrate import calibrate
-from quantbooth.config import conf_dir
 from quantbooth.errors import UserError
 from quantbooth.pipeline import run
 from quantbooth.plan import Plan
@@ -17,6 +16,7 @@ from quantbooth.sample import draw
 from quantbooth.tune import tune
 
 Configure = Callable[..., DictConfig]
+Compose = Callable[..., DictConfig]
 QUICK = (
     *("base=folder", "base.resolution=32", "calibration=minmax", "sampler.steps=2", "prior=none", "strategy=s2"),
     *("tuner.steps=2", "tuner.sample_every=0", "tuner.learning_rate=0.2"),
@@ -24,15 +24,9 @@ QUICK = (
 
 
 @pytest.fixture(scope="module")
-def configure(base_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Configure:
+def configure(compose: Compose, tmp_path_factory: pytest.TempPathFactory) -> Configure:
     """Makes a configuration on a tiny untrained base that is tuned already; all share one store."""
-    place = tmp_path_factory.mktemp("sample")
-
-    def make(*overrides: str) -> DictConfig:
-        with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
-            given = [*QUICK, f"base.path={base_folder}", f"paths.outputs={place}/out", *overrides]
-            return hydra.compose("quantbooth", given)
-
+    make = partial(compose, tmp_path_factory.mktemp("sample") / "out", *QUICK)
     calibrate(make())
     tune(make())
     return make

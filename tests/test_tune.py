@@ -3,9 +3,9 @@
 import gc
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
-import hydra
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
@@ -14,7 +14,6 @@ from safetensors.torch import load_file
 from transformers import CLIPTextModel
 
 from quantbooth.calibrate import calibrate
-from quantbooth.config import conf_dir
 from quantbooth.errors import UserError
 from quantbooth.plan import Plan
 from quantbooth.sample import sample
@@ -22,6 +21,7 @@ from quantbooth.stages.tuning import TuningStage
 from quantbooth.tune import tune
 
 Configure = Callable[..., DictConfig]
+Compose = Callable[..., DictConfig]
 QUICK = (
     *("base=folder", "base.resolution=32", "calibration=minmax", "sampler.steps=2", "prior=none"),
     *("tuner.steps=3", "tuner.sample_every=3", "protocol.every=25"),
@@ -33,15 +33,9 @@ EVERYTHING = (
 
 
 @pytest.fixture(scope="module")
-def configure(base_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Configure:
+def configure(compose: Compose, tmp_path_factory: pytest.TempPathFactory) -> Configure:
     """Makes a configuration on a tiny untrained base that is quantized already; all share one store."""
-    place = tmp_path_factory.mktemp("tune")
-
-    def make(*overrides: str) -> DictConfig:
-        with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
-            given = [*QUICK, f"base.path={base_folder}", f"paths.outputs={place}/out", *overrides]
-            return hydra.compose("quantbooth", given)
-
+    make = partial(compose, tmp_path_factory.mktemp("tune") / "out", *QUICK)
     calibrate(make())
     return make
 

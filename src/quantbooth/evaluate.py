@@ -3,6 +3,7 @@
 quantbooth-evaluate subject=toy_mug strategy=s2 scorer=toy
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from lightning.pytorch import Trainer
@@ -17,13 +18,18 @@ from quantbooth.plan import Plan
 from quantbooth.stages.evaluation import EvaluationStage
 from quantbooth.stages.progress import Bar
 
-__all__ = ["evaluate", "main"]
+__all__ = ["evaluate", "evaluate_all", "main"]
 
 
 def evaluate(cfg: DictConfig) -> list[Path]:
     """Score the pictures of every step that is looked at; return the folders of scores."""
     plan = Plan(cfg)
     return [score(plan, step) for step in plan.steps]
+
+
+def evaluate_all(cfgs: Sequence[DictConfig]) -> list[Path]:
+    """The scores of several subjects, one after the other."""
+    return [folder for cfg in cfgs for folder in evaluate(cfg)]
 
 
 def score(plan: Plan, step: int) -> Path:
@@ -72,7 +78,7 @@ def _unet_bytes(base_folder: Path, bits: int) -> int:
     return stored * 32 // bits
 
 
-main = command(evaluate, "quantbooth")
+main = command(evaluate, "quantbooth", together=evaluate_all)
 
 if __name__ == "__main__":
     main()

@@ -38,7 +38,7 @@ __all__ = ["Plan"]
 
 RATES = {"shifts": "shift_learning_rate", "identifier": "identifier_learning_rate"}
 """Options of the tuner that are learning rates of one kind of numbers; the others learn at the optimizer's."""
-UNSEEN = ("sample_every", "checkpointing", "cache")
+UNSEEN = ("sample_every", "checkpointing", "cache", "together")
 """Options of the tuner that change nothing that is learned."""
 PLAIN = ("scales", "full")
 """Names of tuners that go without saying."""
@@ -62,7 +62,7 @@ class Plan:
         self.steps = self.protocol.steps(last=self.recipe.steps)
         self.tuner = self._tuner()
         self.tuner.check(self.strategy, self.bits)
-        for option in ("checkpointing", "cache", "flip"):
+        for option in ("checkpointing", "cache", "flip", "together"):
             flag(f"tuner.{option}", self.settings["tuner"][option])
         self.activations = activation_bits(self.settings["quant"])
         self.loras = lora_files(self.settings["lora"])
@@ -202,12 +202,16 @@ class Plan:
         base = self.untuned_base()
         if step:
             folder = self.tuned.require()
-            for role, item in self._bases.items():
-                self.tuned.manifest().require_parent(role, item.manifest().fingerprint)
+            self.require_same_base()
             selection, strategy = Selection(), read_strategy(folder)
             self.tuner.load_(base, read_snapshot(folder, step), strategy.sets, selection)
             route_unet_(base.unet, strategy.route, selection)
         return base
+
+    def require_same_base(self) -> None:
+        """Refuse, by UserError, what was tuned on another quantized base than that of these settings."""
+        for role, item in self._bases.items():
+            self.tuned.manifest().require_parent(role, item.manifest().fingerprint)
 
     def with_loras(self, base: Base) -> Base:
         """A base to draw with, changed in place: it has what the LoRA files of others hold too.

@@ -4,10 +4,12 @@ quantbooth-sample subject=toy_mug strategy=s2
 quantbooth-sample subject=toy_mug strategy=s2 'prompt="a {} on the beach"' protocol.seeds=[0,1,2]
 quantbooth-sample subject=toy_mug strategy=s2 lora=[style.safetensors:0.8]
 quantbooth-sample prompt="a sks mug on the beach" scale_sets=outputs/store/scale_sets/NAME protocol.batch=auto
+quantbooth-sample subject=[toy_mug,toy_duck] tuner.together=true 'prompt="a {} on the beach"'
 """
 
 import hashlib
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 from lightning.pytorch import Trainer
@@ -18,14 +20,16 @@ from quantbooth.artifacts.image_set import Request, write_image, write_requests
 from quantbooth.cli import command
 from quantbooth.config import build
 from quantbooth.data.sentences import wishes
+from quantbooth.errors import UserError
 from quantbooth.plan import Plan
 from quantbooth.reporting.sheets import contact_sheet
 from quantbooth.stages.costs import measured
 from quantbooth.stages.progress import Bar
-from quantbooth.stages.sampling import SamplingStage
+from quantbooth.stages.sampling import Share, SubjectsSampling
 from quantbooth.stages.trainers import root_device
+from quantbooth.together import Served, base_of, named
 
-__all__ = ["draw", "main", "sample"]
+__all__ = ["draw", "draw_all", "main", "sample", "sample_all"]
 
 CELL = 192
 """Side of a picture on the sheet, in pixels."""
@@ -33,52 +37,99 @@ CELL = 192
 
 def sample(cfg: DictConfig) -> list[Path]:
     """Render every request of the protocol at every step that is looked at; return the folders of pictures."""
-    plan = Plan(cfg)
-    return [render(plan, step) for step in plan.steps]
+    return sample_all([cfg])
 
 
-def render(plan: Plan, step: int) -> Path:
-    """The image set after one step."""
-    item = plan.images(step)
-    if found := item.find():
-        return found
-    requests = plan.requests()
-    with item.writing(plan.settings) as draft:
-        with measured() as cost:
-            base = plan.with_loras(plan.tuned_base(step))
-            stage = SamplingStage(base, plan.sampler, requests, draft.path)
-            _render(plan, stage, f"drawing {item.label}")
-        write_requests(draft.path, requests)
-        for number, picture in enumerate(plan.subject.photos):
-            write_image(_references(draft.path) / f"{number}.png", picture)
-        draft.measured.update(seconds=round(cost.seconds, 3), peak_memory_bytes=cost.peak_memory_bytes)
-    return item.require()
+def sample_all(cfgs: Sequence[DictConfig]) -> list[Path]:
+    """The same for several subjects, their rows mixed in each batch; folders step by step, then subject by subject."""
+    plans = [Plan(cfg) for cfg in cfgs]
+    return [folder for step in plans[0].steps for folder in render(plans, step)]
+
+
+def render(plans: Sequence[Plan], step: int) -> list[Path]:
+    """The image sets after one step, of all subjects that have none yet."""
+    if todo := [plan for plan in plans if not plan.images(step).find()]:
+        items, requests = [plan.images(step) for plan in todo], [plan.requests() for plan in todo]
+        with ExitStack() as stack:
+            drafts = [stack.enter_context(item.writing(plan.settings)) for item, plan in zip(items, todo, strict=True)]
+            with measured() as cost:
+                folders = [draft.path for draft in drafts]
+                what = f"drawing {named([item.label for item in items])}"
+                _render(todo[0], base_of(todo, step), _shares(requests, folders), what)
+            for plan, asked, draft in zip(todo, requests, drafts, strict=True):
+                write_requests(draft.path, asked)
+                for number, picture in enumerate(plan.subject.photos):
+                    write_image(_references(draft.path) / f"{number}.png", picture)
+                seconds = round(cost.seconds / len(todo), 3)
+                draft.measured.update(seconds=seconds, peak_memory_bytes=cost.peak_memory_bytes)
+    return [plan.images(step).require() for plan in plans]
 
 
 def draw(cfg: DictConfig) -> list[Path]:
     """The pictures of the protocol, or of the person's own sentences where `prompt` gives some."""
-    return sample(cfg) if cfg.prompt is None else draw_own(Plan(cfg))
+    return draw_all([cfg])
 
 
-def draw_own(plan: Plan) -> list[Path]:
-    """Draw sentences with every seed of the protocol, those that are not there yet; return pictures and their sheet."""
+def draw_all(cfgs: Sequence[DictConfig]) -> list[Path]:
+    """The same for several subjects, their rows mixed in each batch."""
+    return sample_all(cfgs) if cfgs[0].prompt is None else draw_own([Plan(cfg) for cfg in cfgs])
+
+
+def draw_own(plans: Sequence[Plan]) -> list[Path]:
+    """Draw sentences with every seed of the protocol, those that are not there yet; return pictures and their sheets.
+
+    Raises:
+        UserError: for several subjects and `scale_sets`, which are those of one.
+    """
+    if len(plans) > 1 and plans[0].settings["scale_sets"] is not None:
+        raise UserError(f"scale_sets are those of one subject, got {len(plans)} subjects; leave one of the two out")
+    places = [_place(plan) for plan in plans]
+    folders = [Path(plan.settings["pictures"]) / place.name for plan, place in zip(plans, places, strict=True)]
+    requests = [_own_requests(plan, place.name) for plan, place in zip(plans, places, strict=True)]
+    shares = _shares(requests, folders)
+    missing = [
+        (plan, Share(tuple(one for one in share.requests if not (share.folder / one.file).exists()), share.folder))
+        for plan, share in zip(plans, shares, strict=True)
+    ]
+    if todo := [(plan, share) for plan, share in missing if share.requests]:
+        served = _own_base([plan for plan, _ in todo])
+        with ExitStack() as stack:
+            for _, share in todo:
+                share.folder.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(full_disk_in_one_line(share.folder, "pictures"))
+            what = f"drawing with {named([share.folder.name for _, share in todo])}"
+            _render(plans[0], served, [share for _, share in todo], what)
+    return [path for share in shares for path in _shown(share)]
+
+
+def _shown(share: Share) -> list[Path]:
+    """Pictures and their sheet, and a line about them: what a person looks for next."""
+    sheet = write_sheet(share.folder, share.requests)
+    print(f"{len(share.requests)} pictures in {share.folder}, all on {sheet.name}")  # noqa: T201
+    return [*(share.folder / request.file for request in share.requests), sheet]
+
+
+def _place(plan: Plan) -> Path:
     tuned = plan.settings["scale_sets"]
-    place = plan.tuned.require() if tuned is None else Path(tuned)
-    sentences, folder = plan.settings["prompt"], Path(plan.settings["pictures"]) / place.name
+    return plan.tuned.require() if tuned is None else Path(tuned)
+
+
+def _own_base(plans: Sequence[Plan]) -> Served:
+    if plans[0].settings["scale_sets"] is None:
+        return base_of(plans, plans[0].recipe.steps)
+    return plans[0].loaded_base(_place(plans[0])), None
+
+
+def _own_requests(plan: Plan, tuned: str) -> list[Request]:
+    sentences = plan.settings["prompt"]
     subject = plan.subject.shown_as if "{}" in str(sentences) else ""
-    drawn_by = " ".join([place.name, str(plan.sampler), *(str(lora.identity) for lora in plan.loras)])
+    drawn_by = " ".join([tuned, str(plan.sampler), *(str(lora.identity) for lora in plan.loras)])
     drawn = wishes(sentences, plan.protocol.seeds, subject, drawn_by)
-    requests = [Request(wish.file, wish.text, wish.text, wish.text, "own", wish.seed) for wish in drawn]
-    missing = [request for request in requests if not (folder / request.file).exists()]
-    if missing:
-        base = plan.tuned_base(plan.recipe.steps) if tuned is None else plan.loaded_base(place)
-        plan.with_loras(base)
-        folder.mkdir(parents=True, exist_ok=True)
-        with full_disk_in_one_line(folder, "pictures"):
-            _render(plan, SamplingStage(base, plan.sampler, missing, folder), f"drawing with {place.name}")
-    sheet = write_sheet(folder, requests)
-    print(f"{len(requests)} pictures in {folder}, all on {sheet.name}")  # noqa: T201  # what a person looks for next
-    return [*(folder / request.file for request in requests), sheet]
+    return [Request(wish.file, wish.text, wish.text, wish.text, "own", wish.seed) for wish in drawn]
+
+
+def _shares(requests: Sequence[Sequence[Request]], folders: Sequence[Path]) -> list[Share]:
+    return [Share(tuple(asked), folder) for asked, folder in zip(requests, folders, strict=True)]
 
 
 def write_sheet(folder: Path, requests: Sequence[Request]) -> Path:
@@ -93,7 +144,9 @@ def write_sheet(folder: Path, requests: Sequence[Request]) -> Path:
     return path
 
 
-def _render(plan: Plan, stage: SamplingStage, what: str) -> None:
+def _render(plan: Plan, served: Served, shares: Sequence[Share], what: str) -> None:
+    base, route = served
+    stage = SubjectsSampling(plan.with_loras(base), plan.sampler, shares, route)
     trainer = build(plan.cfg.trainer, Trainer, logger=False, callbacks=[Bar(what)])
     trainer.predict(stage, stage.loader(plan.protocol.batch, root_device(trainer)), return_predictions=False)
 
@@ -103,7 +156,7 @@ def _references(folder: Path) -> Path:
     return folder / "references"
 
 
-main = command(draw, "quantbooth")
+main = command(draw, "quantbooth", together=draw_all)
 
 if __name__ == "__main__":
     main()

@@ -1,29 +1,33 @@
 """quantbooth-tune: a base learns a subject.
 
 quantbooth-tune subject=toy_mug strategy=s2 tuner.steps=200
+quantbooth-tune subject=[toy_mug,toy_duck] tuner.together=true strategy=s2
 """
 
+from collections.abc import Sequence
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
 import torch
-from lightning.pytorch import Trainer, seed_everything
+from lightning.pytorch import Callback, Trainer, seed_everything
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig
 from torch import nn
 
 from quantbooth.artifacts.image_set import Request, read_images, read_requests, requests_for, write_requests
+from quantbooth.artifacts.store import Draft
 from quantbooth.artifacts.tuned import read_snapshot, snapshot_path, write_snapshot, write_strategy
 from quantbooth.cli import command
 from quantbooth.config import build, factory
 from quantbooth.diffusion.base import Base
-from quantbooth.diffusion.router import route_unet_
+from quantbooth.diffusion.router import SubjectsRoute, route_unet_
 from quantbooth.diffusion.schedule import Schedule
 from quantbooth.errors import UserError
 from quantbooth.plan import Plan
 from quantbooth.quant.selection import Selection
-from quantbooth.stages.callbacks import Keep, SampleGrids, Snapshots
-from quantbooth.stages.costs import measured
+from quantbooth.stages.callbacks import SampleGrids, Snapshots
+from quantbooth.stages.costs import Cost, measured
 from quantbooth.stages.latents import Anew, once
 from quantbooth.stages.loggers import close
 from quantbooth.stages.progress import Bar
@@ -33,32 +37,53 @@ from quantbooth.stages.trainers import root_device
 from quantbooth.stages.tuners import State
 from quantbooth.stages.tuning import Examples, OptimizerFactory, TuningStage
 from quantbooth.timesteps.zones import Zones
+from quantbooth.together import named, require_together
 
-__all__ = ["main", "tune"]
+__all__ = ["main", "tune", "tune_all"]
 
 
 def tune(cfg: DictConfig) -> Path:
     """Tune on the subject's photos, every expert of the strategy; return the folder of what was learned."""
-    plan, optimizer = Plan(cfg), optimizer_of(cfg)
-    if found := plan.tuned.find():
-        return found
-    recipe = plan.recipe
-    if recipe.prior_batch:
-        draw_prior(plan)
-    with plan.tuned.writing(plan.settings) as draft:
-        write_strategy(draft.path, plan.strategy)
+    return tune_all([cfg])[0]
+
+
+def tune_all(cfgs: Sequence[DictConfig]) -> list[Path]:
+    """The same for several subjects, in one run of all that are not there yet; each leaves a folder of its own."""
+    plans, optimizer = [Plan(cfg) for cfg in cfgs], optimizer_of(cfgs[0])
+    require_together(plans)
+    if todo := [plan for plan in plans if not plan.tuned.find()]:
+        tune_together(todo, optimizer)
+    return [plan.tuned.require() for plan in plans]
+
+
+def tune_together(plans: Sequence[Plan], optimizer: OptimizerFactory) -> None:
+    """One run for each expert that is trained apart, or one for all, with every subject in it."""
+    for plan in plans:
+        if plan.recipe.prior_batch:
+            draw_prior(plan)
+    with ExitStack() as stack:
+        drafts = [stack.enter_context(plan.tuned.writing(plan.settings)) for plan in plans]
+        for plan, draft in zip(plans, drafts, strict=True):
+            write_strategy(draft.path, plan.strategy)
         with measured() as cost:
-            for zones in plan.strategy.runs:
-                learn(plan, zones, optimizer, draft.destination.name, partial(keep, plan, draft.path))
-        draft.measured.update(
-            seconds=round(cost.seconds, 3),
-            peak_memory_bytes=cost.peak_memory_bytes,
-            trainable=sum(tensor.numel() for tensor in read_snapshot(draft.path, recipe.steps).values()),
-            samples_seen=recipe.samples_seen * len(plan.strategy.runs),
-            samples_per_expert=recipe.samples_seen * len(plan.strategy.runs) / plan.strategy.sets,
-            file_bytes=snapshot_path(draft.path, recipe.steps).stat().st_size,
-        )
-    return plan.tuned.require()
+            for zones in plans[0].strategy.runs:
+                learn(plans, zones, optimizer, drafts)
+        for plan, draft in zip(plans, drafts, strict=True):
+            draft.measured.update(costs_of(plan, draft.path, cost, len(plans)))
+
+
+def costs_of(plan: Plan, folder: Path, cost: Cost, subjects: int) -> dict[str, float]:
+    """What one subject cost: of several in a run its share of the seconds; memory is that of the run."""
+    steps, seen = plan.recipe.steps, plan.recipe.samples_seen * len(plan.strategy.runs)
+    return {
+        "seconds": round(cost.seconds / subjects, 3),
+        "peak_memory_bytes": cost.peak_memory_bytes,
+        "trainable": sum(tensor.numel() for tensor in read_snapshot(folder, steps).values()),
+        "samples_seen": seen,
+        "samples_per_expert": seen / plan.strategy.sets,
+        "file_bytes": snapshot_path(folder, steps).stat().st_size,
+        **({"subjects_together": subjects} if subjects > 1 else {}),
+    }
 
 
 def optimizer_of(cfg: DictConfig) -> OptimizerFactory:
@@ -92,39 +117,60 @@ def draw_prior(plan: Plan) -> None:
         write_requests(draft.path, requests)
 
 
-def keep(plan: Plan, folder: Path, step: int, state: State) -> None:
-    """Write what a run learned, beside what runs of other experts left there."""
-    earlier = [read_snapshot(folder, step)] if snapshot_path(folder, step).is_file() else []
-    write_snapshot(folder, step, plan.tuner.join([*earlier, state]), plan.precision)
+def keep(plans: Sequence[Plan], drafts: Sequence[Draft], step: int, state: State) -> None:
+    """Write what a run taught each subject, beside what runs of other experts left there."""
+    for plan, draft, part in zip(plans, drafts, plans[0].tuner.part(state, len(plans)), strict=True):
+        earlier = [read_snapshot(draft.path, step)] if snapshot_path(draft.path, step).is_file() else []
+        write_snapshot(draft.path, step, plan.tuner.join([*earlier, part]), plan.precision)
 
 
-def learn(plan: Plan, zones: Zones, optimizer: OptimizerFactory, name: str, kept: Keep) -> None:
-    """One run, its snapshots handed to `kept`; `name` is what curves and grids are filed under."""
-    recipe, run = plan.recipe, f"{name}-{zones.zones[0].name}" if plan.strategy.apart else name
-    seed_everything(recipe.seed, verbose=False)
-    base, selection = plan.untuned_base(), Selection()
-    examples = encode(plan, base)
-    learning = plan.tuner.prepare_(base, len(zones), selection)
-    sentence = EncodedAnew(base, plan.subject.tuning_text) if "identifier" in learning else None
-    if sentence is None and plan.settings["tuner"]["cache"]:
+def learn(plans: Sequence[Plan], zones: Zones, optimizer: OptimizerFactory, drafts: Sequence[Draft]) -> None:
+    """One run, its snapshots written into the drafts, one of each subject."""
+    plan, names = plans[0], [run_name(plans[0], zones, draft.destination.name) for draft in drafts]
+    run = named(names)
+    seed_everything(plan.recipe.seed, verbose=False)
+    base, selection, route = plan.untuned_base(), Selection(), SubjectsRoute(zones.index, len(zones))
+    examples = [encode(each, base) for each in plans]
+    learning = plan.tuner.prepare_(base, len(zones), selection, len(plans))
+    sentences = [EncodedAnew(base, plan.subject.tuning_text)] if "identifier" in learning else None
+    if sentences is None and plan.settings["tuner"]["cache"]:
         base = base.unet_alone
-    route_unet_(base.unet, zones.index, selection)
+    route_unet_(base.unet, route, selection)
     if plan.settings["tuner"]["checkpointing"]:
         base.unet.enable_gradient_checkpointing()
     schedule = Schedule(base.scheduler_config)
-    stage = TuningStage(base.unet, learning, examples, zones, schedule, recipe, optimizer, sentence)
-    bar = Bar(f"tuning {run}")
-    snapshots = Snapshots(plan.tuner, base, plan.steps[1:], kept, stage.kept)
+    stage = TuningStage(base.unet, learning, examples, zones, schedule, plan.recipe, optimizer, sentences, route)
+    snapshots = Snapshots(plan.tuner, base, plan.steps[1:], partial(keep, plans, drafts), stage.kept)
+    grids = [
+        SampleGrids(
+            partial(served, plan, base, route, place),
+            plan.sampler,
+            watched(each),
+            plan.settings["tuner"]["sample_every"],
+            Path(plan.settings["paths"]["logs"]) / "samples" / name,
+            stage.kept,
+            "samples" if len(plans) == 1 else f"samples/{each.subject.name}",
+        )
+        for place, (each, name) in enumerate(zip(plans, names, strict=True))
+    ]
+    fit(plan, stage, run, [Bar(f"tuning {run}"), snapshots, *grids])
+
+
+def run_name(plan: Plan, zones: Zones, artifact: str) -> str:
+    """What curves and grids of an artifact are filed under; an expert that is trained apart has its own."""
+    return f"{artifact}-{zones.zones[0].name}" if plan.strategy.apart else artifact
+
+
+def served(plan: Plan, base: Base, route: SubjectsRoute, place: int) -> Base:
+    """The base with all its networks, every row served by the sets of one subject."""
+    route.choose(torch.tensor([place]))
+    return plan.around(base)
+
+
+def fit(plan: Plan, stage: TuningStage, run: str, callbacks: list[Callback]) -> None:
+    """Train to the last step, curves in the tracker."""
     logger = build(plan.cfg.logger, Logger, run=run)
-    grids = SampleGrids(
-        partial(plan.around, base),
-        plan.sampler,
-        watched(plan),
-        plan.settings["tuner"]["sample_every"],
-        Path(plan.settings["paths"]["logs"]) / "samples" / run,
-        stage.kept,
-    )
-    trainer = build(plan.cfg.trainer, Trainer, logger=logger, max_steps=recipe.steps, callbacks=[bar, snapshots, grids])
+    trainer = build(plan.cfg.trainer, Trainer, logger=logger, max_steps=plan.recipe.steps, callbacks=callbacks)
     try:
         trainer.fit(stage)
     finally:
@@ -143,7 +189,7 @@ def encode(plan: Plan, base: Base) -> Examples:
         photos, prior = (torch.cat([pictures, pictures.flip(-1)]) for pictures in (photos, prior))
     made = [Anew(base.encode_images, pictures) for pictures in (photos, prior)]
     kept = [once(latents) for latents in made] if plan.settings["tuner"]["cache"] else made
-    return Examples(kept[0], texts[0], kept[1], texts[1])
+    return Examples(kept[0], texts[0], kept[1], texts[1], plan.subject.name)
 
 
 def watched(plan: Plan) -> list[Request]:
@@ -152,7 +198,7 @@ def watched(plan: Plan) -> list[Request]:
     return requests_for(plan.subject, [0], max(1, prompts // 8))[:8]
 
 
-main = command(tune, "quantbooth")
+main = command(tune, "quantbooth", together=tune_all)
 
 if __name__ == "__main__":
     main()

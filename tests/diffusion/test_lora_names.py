@@ -47,7 +47,7 @@ def test_a_layer_is_found_by_each_of_its_names(base: Base, key: str) -> None:
 @pytest.mark.parametrize(
     "key",
     [
-        "lora_unet_input_blocks_1_1_proj_in.lora_down.weight",
+        "lora_unet_input_blocks_9_1_proj_in.lora_down.weight",
         f"unet.{BLOCK}.to_z.lora_A.weight",
         f"unet.{BLOCK}.to_q.lora_magnitude_vector",
         f"lora_unet_{FLAT}_to_q.hada_w1_a",

@@ -63,7 +63,7 @@ def test_without_a_network_it_is_said_what_to_do(monkeypatch: pytest.MonkeyPatch
         ("model.BIN", r"model\.BIN is a pickle"),
         (
             "model.safetensors",
-            r"must be a diffusers folder, .*model\.safetensors is a file; diffusers' from_",
+            r"model\.safetensors is a file of another kind; a base is a diffusers folder or a \.safetensors file",
         ),
     ],
 )

@@ -71,7 +71,7 @@ def new_stage(quantized: Callable[[], Any], examples: Examples) -> MakeStage:
         scale_sets.attach_(unet, len(zones), selection, parts)
         route_unet_(unet, zones.index, selection)
         learning, schedule = scale_sets.parameters(unet), Schedule(SCHEDULE)
-        return TuningStage(unet, learning, seen, zones, schedule, replace(RECIPE, **recipe), adamw)
+        return TuningStage(unet, learning, [seen], zones, schedule, replace(RECIPE, **recipe), adamw)
 
     return make
 

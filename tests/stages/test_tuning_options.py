@@ -54,9 +54,9 @@ class Run:
         selection, self.base = Selection(), base
         learning = tuner.prepare_(base, len(self.zones(tuner)), selection)
         route_unet_(base.unet, self.zones(tuner).index, selection)
-        sentence = EncodedAnew(base, SENTENCE) if "identifier" in learning else None
+        sentences = [EncodedAnew(base, SENTENCE)] if "identifier" in learning else None
         recipe, schedule = replace(RECIPE, average=average), Schedule(base.scheduler_config)
-        self.stage = TuningStage(base.unet, learning, examples, self.zones(tuner), schedule, recipe, adamw, sentence)
+        self.stage = TuningStage(base.unet, learning, [examples], self.zones(tuner), schedule, recipe, adamw, sentences)
         self.start = [numbers.detach().clone() for numbers in self.stage.numbers]
         self.states: dict[int, State] = {}
         self.snapshots = Snapshots(tuner, base, [3], self.states.__setitem__, self.stage.kept)

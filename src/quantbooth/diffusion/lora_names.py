@@ -4,6 +4,7 @@
     diffusers   unet.<layer>.lora_A.weight, text_encoder.<layer>.lora_A.weight
     of old      unet.<layer>.lora.down.weight, .lora_linear_layer.up.weight, unet.<...>.processor.to_q_lora.down.weight
     kohya       lora_unet_<layer>.lora_down.weight, lora_te_<layer>.alpha: dots of <layer> written as underscores
+    for SDXL    lora_unet_input_blocks_4_1_<...>: the same with the original code's names (see `original_names`)
 
 Underscores do not tell where dots were, so names are not taken apart: each layer of the base is asked what it would be
 called, in every way.
@@ -15,6 +16,7 @@ from collections.abc import Iterator, Mapping
 from torch import Tensor, nn
 
 from quantbooth.diffusion.base import Base
+from quantbooth.diffusion.original_names import original_name
 from quantbooth.errors import UserError
 from quantbooth.quant import adapters
 from quantbooth.quant.adapters import Sets
@@ -43,7 +45,7 @@ class Names:
         self._places: dict[str, list[Place]] = {}
         for part, network in parts.items():
             for layer in adapters.layers(network):
-                for name in dict.fromkeys(_names(part, layer)):
+                for name in dict.fromkeys((*_names(part, layer), *_originals(part, network, layer))):
                     self._places.setdefault(name, []).append((part, layer))
 
     def find(self, key: str) -> tuple[Place, str] | None:
@@ -82,6 +84,12 @@ def to_peft(sets: Mapping[str, Tensor]) -> Sets:
         made[f"unet.{name}.lora_A.weight"] = down[0].contiguous()
         made[f"unet.{name}.lora_B.weight"] = up[0].reshape(*up.shape[1:], *point).contiguous()
     return made
+
+
+def _originals(part: str, network: nn.Module, layer: str) -> Iterator[str]:
+    """The original code's name of a unet's layer, as kohya writes it."""
+    if part == "unet" and (name := original_name(network, layer)) is not None:
+        yield f"lora_unet_{name.replace('.', '_')}"
 
 
 def _names(part: str, layer: str) -> Iterator[str]:

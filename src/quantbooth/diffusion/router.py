@@ -4,15 +4,51 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from jaxtyping import Int
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from quantbooth.quant.selection import Selection
 
-__all__ = ["Route", "route_unet_"]
+__all__ = ["Route", "SubjectsRoute", "route_unet_"]
 
 Route = Callable[[Tensor], Tensor]
 """Training timesteps, one per sample -> index of the set that serves each (0 is the base, gain 1)."""
+
+
+class SubjectsRoute:
+    """A route where several subjects have their sets side by side: those of subject s are s K + 1 to s K + K.
+
+        index = s K + route(t), and 0 where route(t) is 0
+
+    Args:
+        route: timesteps to the sets of one subject.
+        sets: K, how many that are.
+    """
+
+    def __init__(self, route: Route, sets: int) -> None:
+        self.route, self.sets = route, sets
+        self._subjects: Tensor | None = None
+
+    def choose(self, subjects: Int[Tensor, " b"]) -> None:
+        """Say whose each row of the batch is from now on (0 is the first subject).
+
+        A batch that is n times as long holds these rows n times, one after the other, as guidance has them.
+        """
+        self._subjects = subjects.detach().clone()
+
+    def __call__(self, t: Tensor) -> Tensor:
+        """The set of every row.
+
+        Raises:
+            RuntimeError: when nothing was chosen, or the batch does not hold what was chosen a whole number of times.
+        """
+        if self._subjects is None or len(t) % len(self._subjects):
+            chosen = "nothing" if self._subjects is None else f"{len(self._subjects)} rows"
+            raise RuntimeError(f"a subject must be chosen for each of {len(t)} rows, got {chosen}")
+        subjects = self._subjects.to(t.device).repeat(len(t) // len(self._subjects))
+        own = self.route(t)
+        return torch.where(own > 0, own + subjects * self.sets, own)
 
 
 def route_unet_(unet: nn.Module, route: Route, selection: Selection) -> RemovableHandle:

@@ -78,10 +78,7 @@ def _from_hub(name: str, revision: str) -> Path:
 def _not_a_folder(file: Path) -> str:
     if file.suffix.lower() in PICKLES:
         return f"{file} is a pickle, which may run code when it is read; save it as a diffusers folder in safetensors"
-    return (
-        f"base.path must be a diffusers folder, {file} is a file; diffusers' from_single_file and save_pretrained make "
-        "a folder of it"
-    )
+    return f"{file} is a file of another kind; a base is a diffusers folder or a .safetensors file with base.config=DIR"
 
 
 def _first_line(error: BaseException) -> str:

@@ -66,8 +66,9 @@ def attach_(
     scale: float,
     selection: Selection,
     generator: torch.Generator,
+    times: int = 1,
 ) -> None:
-    """Give layers `count` adapters that change nothing yet (float32, trainable).
+    """Give layers `count` adapters, `times` over, that change nothing yet (float32, trainable).
 
     A is drawn evenly from +-1 / sqrt(fan in), Kaiming's bound with a = sqrt(5), as `nn.Linear` draws its weight and
     peft its A.
@@ -80,6 +81,7 @@ def attach_(
         scale: alpha / r.
         selection: shared by the whole model.
         generator: draws A, on the CPU.
+        times: how often the same K are there, one after the other: once for each of several subjects.
 
     Raises:
         UserError: naming the layer whose form is not covered; nothing is attached then.
@@ -89,7 +91,8 @@ def attach_(
     for name, (down, up) in {name: _shapes(found[name], name, rank) for name in names}.items():
         bound = (down[1:].numel()) ** -0.5
         drawn = torch.empty(count, *down).uniform_(-bound, bound, generator=generator).to(_device(found[name]))
-        adapt_(found[name], LEARNED, drawn, drawn.new_zeros(count, *up), scale, selection)
+        drawn = torch.cat([drawn] * times)
+        adapt_(found[name], LEARNED, drawn, drawn.new_zeros(len(drawn), *up), scale, selection)
 
 
 def serve_(model: nn.Module, sets: Mapping[str, Float[Tensor, "sets ..."]], selection: Selection) -> None:

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from quantbooth.quant.grid import Grid, dequantize, quantize
+from quantbooth.quant.grid import Grid
 
 BLOCK = 2**20
 """Weights searched at a time: bounds the memory of a search, whatever the size of the layer."""
@@ -93,8 +93,9 @@ class MSE(ScaleSearch):
     def error(
         self, weight: Float[Tensor, "out n"], scale: Float[Tensor, " out"], zero: Float[Tensor, " out"]
     ) -> Float[Tensor, " out"]:
-        """Return sum |w' - w|^norm of each row."""
-        restored = dequantize(quantize(weight, scale, zero, self.grid), scale, zero)
+        """Return sum |w' - w|^norm of each row, w' as `grid` forms it, without storing codes in between."""
+        s, z = scale[:, None], zero[:, None]
+        restored = (weight / s).round_().add_(z).clamp_(0, self.grid.levels).sub_(z).mul_(s)
         return restored.sub_(weight).abs_().pow_(self.norm).sum(1)
 
 

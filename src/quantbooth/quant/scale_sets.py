@@ -133,6 +133,19 @@ def stack(parts: Sequence[Mapping[str, Float[Tensor, "sets n"]]]) -> Sets:
     return {name: torch.cat([part[name] for part in parts]) for name in first}
 
 
+def unstack(sets: Mapping[str, Float[Tensor, "sets n"]], parts: int) -> list[Sets]:
+    """Part stacked sets into as many of equal size; the inverse of `stack` of such.
+
+    Raises:
+        ValueError: when they cannot be parted evenly.
+    """
+    for name, rows in sets.items():
+        if len(rows) % parts:
+            raise ValueError(f"{name!r} has {len(rows)} sets, which are no {parts} equal parts")
+    split = {name: rows.chunk(parts) for name, rows in sets.items()}
+    return [{name: rows[part].clone() for name, rows in split.items()} for part in range(parts)]
+
+
 def _layers(model: nn.Module) -> dict[str, QuantizedLayer]:
     layers = dict(quantized_layers(model))
     if not layers:

@@ -45,7 +45,7 @@ class SampleGrids(Callback):
     """Renders the same requests from the same noise every so many steps: one PNG each time, and in the tracker.
 
     `base` gives the base with all its networks when a grid is drawn, and it is let go afterwards: tuning itself needs
-    neither autoencoder nor text encoder.
+    neither autoencoder nor text encoder. `title` is the grid's name in the tracker.
     """
 
     def __init__(
@@ -56,11 +56,13 @@ class SampleGrids(Callback):
         every: int,
         folder: Path,
         kept: Kept = nullcontext,
+        title: str = "samples",
     ) -> None:
         self.base, self.sampler, self.requests = base, sampler, tuple(requests)
         self.every = every
         self.folder = folder
         self.kept = kept
+        self.title = title
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: object) -> None:
         if self.every and trainer.global_step % self.every == 0:
@@ -71,4 +73,4 @@ class SampleGrids(Callback):
             enlarged = np.kron(row, np.ones((4, 4, 1), dtype=np.uint8)) if row.shape[0] <= 64 else row
             self.folder.mkdir(parents=True, exist_ok=True)
             Image.fromarray(enlarged).save(self.folder / f"step-{trainer.global_step:06d}.png")
-            log_grid(trainer.logger, enlarged, trainer.global_step)
+            log_grid(trainer.logger, enlarged, trainer.global_step, self.title)

@@ -27,12 +27,12 @@ def wandb_logger(folder: str, run: str, project: str) -> WandbLogger:
     return WandbLogger(project=project, name=run, save_dir=folder, offline=offline)
 
 
-def log_grid(logger: Logger | None, picture: np.ndarray, step: int) -> None:
+def log_grid(logger: Logger | None, picture: np.ndarray, step: int, title: str = "samples") -> None:
     """Show a grid of samples where the tracker can show pictures."""
     if isinstance(logger, WandbLogger):
-        logger.log_image("samples", [picture], step=step)
+        logger.log_image(title, [picture], step=step)
     elif isinstance(logger, TensorBoardLogger):
-        logger.experiment.add_image("samples", picture, step, dataformats="HWC")
+        logger.experiment.add_image(title, picture, step, dataformats="HWC")
 
 
 def close(logger: Logger | None) -> None:

@@ -32,6 +32,7 @@ class LoraTuner(Tuner):
     """
 
     kind = "adapters"
+    together = True
 
     def __init__(
         self,
@@ -54,9 +55,9 @@ class LoraTuner(Tuner):
         if not self.quantized and bits is not None:
             raise UserError("tuner=lora adapts float weights; choose quant=fp with it, or tuner=qlora")
 
-    def prepare_(self, base: Base, sets: int, selection: Selection) -> Learning:
+    def prepare_(self, base: Base, sets: int, selection: Selection, subjects: int = 1) -> Learning:
         draw = torch.Generator().manual_seed(self.seed)
-        adapters.attach_(base.unet, self._names(base), sets, self.rank, self.scale, selection, draw)
+        adapters.attach_(base.unet, self._names(base), sets, self.rank, self.scale, selection, draw, subjects)
         return {"adapters": adapters.parameters(base.unet)}
 
     def state(self, base: Base) -> State:

@@ -28,17 +28,23 @@ ROWS = "identifier."
 
 
 class Tuner(ABC):
-    """One way to personalize a base."""
+    """One way to personalize a base.
+
+    Attributes:
+        kind: of the artifact that holds what was learned.
+        together: whether several subjects can learn side by side in one base.
+    """
 
     kind: str
+    together: bool = False
 
     @abstractmethod
     def check(self, strategy: Strategy, bits: int | None) -> None:
         """Raise UserError when this tuner cannot do what the strategy or the bit-width asks."""
 
     @abstractmethod
-    def prepare_(self, base: Base, sets: int, selection: Selection) -> Learning:
-        """Put what will learn into the base, and return it."""
+    def prepare_(self, base: Base, sets: int, selection: Selection, subjects: int = 1) -> Learning:
+        """Put what will learn into the base, and return it; each of several subjects has `sets` sets, all alike."""
 
     @abstractmethod
     def state(self, base: Base) -> State:
@@ -54,7 +60,11 @@ class Tuner(ABC):
 
     @abstractmethod
     def join(self, states: Sequence[State]) -> State:
-        """What experts that were trained apart learned, as one state."""
+        """What was learned apart, by experts of one subject or by several subjects, as one state."""
+
+    def part(self, state: State, subjects: int) -> list[State]:
+        """What each of several subjects learned; the inverse of `join`."""
+        return scale_sets.unstack(state, subjects) if self.together else [state]
 
 
 class ScaleTuner(Tuner):
@@ -65,6 +75,7 @@ class ScaleTuner(Tuner):
     """
 
     kind = "scale_sets"
+    together = True
 
     def __init__(self, inputs: bool = False, biases: bool = False, norms: bool = False) -> None:
         self.parts = Parts(flag("inputs", inputs), flag("biases", biases), flag("norms", norms))
@@ -73,8 +84,8 @@ class ScaleTuner(Tuner):
         if bits is None:
             raise UserError("tuner=scales tunes quantization scales; choose quant=w8, w4, w3 or w2, or tuner=full")
 
-    def prepare_(self, base: Base, sets: int, selection: Selection) -> Learning:
-        scale_sets.attach_(base.unet, sets, selection, self.parts)
+    def prepare_(self, base: Base, sets: int, selection: Selection, subjects: int = 1) -> Learning:
+        scale_sets.attach_(base.unet, sets * subjects, selection, self.parts)
         return scale_sets.parameters(base.unet)
 
     def state(self, base: Base) -> State:
@@ -100,7 +111,7 @@ class FullTuner(Tuner):
         if strategy.sets != 1 or served < strategy.served.timesteps:
             raise UserError(f"tuner=full has one set of weights for all timesteps; strategy {strategy.name} needs more")
 
-    def prepare_(self, base: Base, sets: int, selection: Selection) -> Learning:
+    def prepare_(self, base: Base, sets: int, selection: Selection, subjects: int = 1) -> Learning:
         return {"weights": list(base.unet.requires_grad_(True).parameters())}
 
     def state(self, base: Base) -> State:
@@ -138,9 +149,9 @@ class IdentifierTuner(Tuner):
                 f"its {strategy.sets} experts apart and each would learn its own; choose strategy.apart=false"
             )
 
-    def prepare_(self, base: Base, sets: int, selection: Selection) -> Learning:
+    def prepare_(self, base: Base, sets: int, selection: Selection, subjects: int = 1) -> Learning:
         rows = attach_rows_(base, self._tokens(base)).rows
-        return {**self.inner.prepare_(base, sets, selection), "identifier": [rows]}
+        return {**self.inner.prepare_(base, sets, selection, subjects), "identifier": [rows]}
 
     def state(self, base: Base) -> State:
         return {**self.inner.state(base), **self._named(base, learned_rows(base).rows)}

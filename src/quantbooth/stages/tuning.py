@@ -1,6 +1,6 @@
 """Tuning: the DreamBooth objective on the timesteps of the strategy, whatever the tuner lets learn."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from quantbooth.data.draws import generator_for, step_loader
 from quantbooth.data.options import number, whole
 from quantbooth.diffusion.losses import denoising_error, with_prior_preservation
+from quantbooth.diffusion.router import SubjectsRoute
 from quantbooth.diffusion.schedule import Schedule
 from quantbooth.errors import UserError
 from quantbooth.stages.averaging import Average
@@ -29,19 +30,21 @@ OptimizerFactory = Callable[[Iterable[dict[str, Any]]], Optimizer]
 
 @dataclass(frozen=True)
 class Examples:
-    """What a run learns from.
+    """What a run learns from, of one subject.
 
     Attributes:
         subject: latents of the subject's photos; kept ones need no autoencoder any more.
         subject_text: the encoded sentence beside them.
         prior: latents of the class's own pictures.
         prior_text: the encoded sentence beside those.
+        name: of the subject, where curves of several are told apart.
     """
 
     subject: Latents
     subject_text: Float[Tensor, "length d"]
     prior: Latents
     prior_text: Float[Tensor, "length d"]
+    name: str = ""
 
 
 @dataclass(frozen=True)
@@ -107,15 +110,20 @@ class Recipe:
 class TuningStage(LightningModule):
     """One run: every sample of a batch has its own timestep, and with it its own scale set.
 
+    Several subjects learn side by side in it: each has rows of its own in the batch, drawn as if it were alone, and
+    sets of its own that only these rows reach. The loss is the sum of theirs, so every set gets the gradient it would
+    get alone; optimizers that treat each number by itself, as AdamW does, then take the same steps.
+
     Args:
         unet: holds what learns, and is routed by timestep already.
         learning: what learns, by kind.
-        examples: pictures and sentences.
+        examples: pictures and sentences of each subject.
         zones: where timesteps are drawn from.
         schedule: the base's noise schedule.
         recipe: how it learns.
         optimizer: makes the optimizer.
-        sentence: gives the subject's sentence in each step; None is the one of the examples.
+        sentences: give each subject's sentence in each step; None are those of the examples.
+        route: is told which subject a row belongs to; None where there is one.
 
     Raises:
         UserError: when the loss is no longer a finite number.
@@ -125,22 +133,24 @@ class TuningStage(LightningModule):
         self,
         unet: nn.Module,
         learning: Mapping[str, list[nn.Parameter]],
-        examples: Examples,
+        examples: Sequence[Examples],
         zones: Zones,
         schedule: Schedule,
         recipe: Recipe,
         optimizer: OptimizerFactory,
-        sentence: nn.Module | None = None,
+        sentences: Sequence[nn.Module] | None = None,
+        route: SubjectsRoute | None = None,
     ) -> None:
         super().__init__()
         self.unet = unet
         self.learning = learning
-        self.examples = examples
+        self.examples = tuple(examples)
         self.zones = zones
         self.schedule = schedule
         self.recipe = recipe
         self.optimizer_factory = optimizer
-        self.sentence = EncodedOnce(examples.subject_text) if sentence is None else sentence
+        self.sentences = nn.ModuleList(sentences or [EncodedOnce(one.subject_text) for one in examples])
+        self.route = route
         self.average: Average | None = None
 
     def configure_optimizers(self) -> Any:
@@ -164,24 +174,31 @@ class TuningStage(LightningModule):
         return step_loader(self.recipe.steps)
 
     def training_step(self, _step: int) -> Tensor:
-        draw = generator_for(self.recipe.seed, self.global_step, "tune")
-        x_0, text, is_prior = self.batch(draw)
-        noise = torch.randn(x_0.shape, generator=draw).to(x_0)
-        t = self.zones.draw(len(x_0), draw).to(x_0.device)
+        subjects = range(len(self.examples))
+        drawn = zip(*(self.rows(subject) for subject in subjects), strict=True)
+        x_0, text, noise, t, is_prior = (torch.cat(parts) for parts in drawn)
+        if self.route is not None:
+            self.route.choose(torch.arange(len(subjects)).repeat_interleave(self.recipe.batch))
         errors = denoising_error(self.unet, self.schedule, x_0, noise, t, text)
         if self.recipe.weight_bound is not None:
             errors = errors * self.schedule.bounded_inverse_weight(t, self.recipe.weight_bound)
-        loss = with_prior_preservation(errors, is_prior, self.recipe.prior_weight)
-        if not torch.isfinite(loss):
-            raise UserError(f"the loss became {loss.item()} in step {self.global_step + 1}; lower tuner.learning_rate")
-        self.log("tune/loss", loss.detach(), prog_bar=True)
-        return loss
+        shares = zip(errors.split(self.recipe.batch), is_prior.split(self.recipe.batch), strict=True)
+        losses = torch.stack([with_prior_preservation(*share, self.recipe.prior_weight) for share in shares])
+        self._show(losses.detach())
+        return losses.sum()
 
-    def batch(self, draw: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """Latents, texts and which of them are class pictures, for one step."""
-        examples, recipe = self.examples, self.recipe
+    def rows(self, subject: int) -> tuple[Tensor, ...]:
+        """What a subject has in this step's batch, the same whoever else is in it: x_0, text, noise, t, is_prior."""
+        draw = generator_for(self.recipe.seed, self.global_step, "tune")
+        x_0, text, is_prior = self.batch(draw, subject)
+        noise = torch.randn(x_0.shape, generator=draw).to(x_0)
+        return x_0, text, noise, self.zones.draw(len(x_0), draw).to(x_0.device), is_prior
+
+    def batch(self, draw: torch.Generator, subject: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+        """Latents, texts and which of them are class pictures, of one subject for one step."""
+        examples, recipe = self.examples[subject], self.recipe
         photos = torch.randint(len(examples.subject), (recipe.subject_batch,), generator=draw)
-        parts, texts = [examples.subject[photos]], [self.sentence().expand(recipe.subject_batch, -1, -1)]
+        parts, texts = [examples.subject[photos]], [self.sentences[subject]().expand(recipe.subject_batch, -1, -1)]
         if recipe.prior_batch:
             others = torch.randint(len(examples.prior), (recipe.prior_batch,), generator=draw)
             parts.append(examples.prior[others])
@@ -189,3 +206,15 @@ class TuningStage(LightningModule):
         is_prior = torch.arange(recipe.batch) >= recipe.subject_batch
         texts = [text.to(self.device) for text in texts]
         return torch.cat(parts).to(self.device), torch.cat(texts), is_prior.float().to(self.device)
+
+    def _show(self, losses: Tensor) -> None:
+        """Log the mean over subjects, and of several each by its name; refuse what is no number."""
+        for examples, loss in zip(self.examples, losses, strict=True):
+            if not torch.isfinite(loss):
+                whose = f" of {examples.name}" if len(losses) > 1 else ""
+                raise UserError(
+                    f"the loss{whose} became {loss.item()} in step {self.global_step + 1}; lower tuner.learning_rate"
+                )
+            if len(losses) > 1:
+                self.log(f"tune/loss/{examples.name}", loss)
+        self.log("tune/loss", losses.mean(), prog_bar=True)

@@ -1,0 +1,55 @@
+"""The route of several subjects: every row reaches the sets of its own subject, and the base where no zone covers t."""
+
+import pytest
+import torch
+from torch import nn
+
+from quantbooth.diffusion.router import SubjectsRoute, route_unet_
+from quantbooth.quant.selection import Selection
+from quantbooth.timesteps.zones import Zone, Zones
+
+TWO = Zones((Zone("content", 200, 700), Zone("coarse", 700, 1000)), 1000)
+
+
+class Unet(nn.Module):
+    """Takes what a unet takes."""
+
+    def forward(self, sample: torch.Tensor, timestep: object) -> torch.Tensor:
+        return sample
+
+
+def test_every_subject_and_timestep_has_the_set_that_a_table_says() -> None:
+    route = SubjectsRoute(TWO.index, 2)
+    for subject, sets in enumerate([(0, 1, 2), (0, 3, 4), (0, 5, 6)]):
+        for ts, k in zip([(0, 199), (200, 699), (700, 999)], sets, strict=True):
+            for t in ts:
+                route.choose(torch.tensor([subject]))
+                assert route(torch.tensor([t])).tolist() == [k]
+                assert route(torch.tensor([t + 0.25])).tolist() == [k]
+
+
+def test_guidance_has_the_rows_twice_one_after_the_other() -> None:
+    route, selection = SubjectsRoute(TWO.index, 2), Selection()
+    unet = Unet()
+    route_unet_(unet, route, selection)
+    route.choose(torch.tensor([1, 0, 2]))
+    unet(torch.zeros(6, 1), 300)
+    assert selection.index.tolist() == [3, 1, 5, 3, 1, 5]
+    unet(torch.zeros(3, 1), torch.tensor([100, 800, 300]))
+    assert selection.index.tolist() == [0, 2, 5]
+
+
+def test_rows_that_nobody_chose_a_subject_for_are_refused() -> None:
+    route = SubjectsRoute(TWO.index, 2)
+    with pytest.raises(RuntimeError, match="a subject must be chosen for each of 2 rows, got nothing"):
+        route(torch.tensor([1, 2]))
+    route.choose(torch.tensor([0, 1]))
+    with pytest.raises(RuntimeError, match="for each of 3 rows, got 2 rows"):
+        route(torch.tensor([1, 2, 3]))
+
+
+def test_what_was_chosen_is_a_copy() -> None:
+    route, subjects = SubjectsRoute(TWO.index, 2), torch.tensor([0])
+    route.choose(subjects)
+    subjects += 1
+    assert route(torch.tensor([500])).tolist() == [1]
