@@ -1,6 +1,7 @@
 """An item of a plan: an artifact that is there or can be made, known by what decides it."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,7 +11,7 @@ from quantbooth.artifacts.manifest import Manifest, open_artifact
 from quantbooth.artifacts.store import Draft, Store
 from quantbooth.errors import UserError
 
-__all__ = ["Item"]
+__all__ = ["Item", "word"]
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,26 @@ class Item:
     def manifest(self) -> Manifest:
         return open_artifact(self.require(), self.kind)
 
+    def made_by(self, make: Callable[[], object]) -> Path:
+        """Its folder, made where it is not there yet.
+
+        Parts that are kept while it is unfinished belong to every process that makes it: the one that ends first clears
+        them away, and the others take what it made.
+        """
+        if found := self.find():
+            return found
+        try:
+            make()
+        except FileNotFoundError:
+            if self.find() is None:
+                raise
+        return self.require()
+
     def writing(self, config: Mapping[str, Any]) -> AbstractContextManager[Draft]:
         parents = {role: item.manifest().fingerprint for role, item in self.parents.items()}
         return self.store.writing(self.kind, self.label, self.identity, parents, config)
+
+
+def word(name: str) -> str:
+    """The part of a name that may stand in a folder's name everywhere."""
+    return re.sub(r"[^A-Za-z0-9_.]+", "-", name).strip("-_.")[:40] or "subject"
