@@ -7,6 +7,7 @@ quantbooth-sample prompt="a sks mug on the beach" scale_sets=outputs/store/scale
 """
 
 import hashlib
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from quantbooth.data.sentences import wishes
 from quantbooth.plan import Plan
 from quantbooth.reporting.sheets import contact_sheet
 from quantbooth.stages.costs import measured
+from quantbooth.stages.drawing import draw_set
 from quantbooth.stages.progress import Bar
 from quantbooth.stages.sampling import SamplingStage
 from quantbooth.stages.trainers import root_device
@@ -39,20 +41,21 @@ def sample(cfg: DictConfig) -> list[Path]:
 
 def render(plan: Plan, step: int) -> Path:
     """The image set after one step."""
-    item = plan.images(step)
-    if found := item.find():
-        return found
-    requests = plan.requests()
+    return plan.images(step).made_by(lambda: _draw_all(plan, step))
+
+
+def _draw_all(plan: Plan, step: int) -> None:
+    item, requests = plan.images(step), plan.requests()
     with item.writing(plan.settings) as draft:
         with measured() as cost:
             base = plan.with_loras(plan.tuned_base(step))
-            stage = SamplingStage(base, plan.sampler, requests, draft.path)
-            _render(plan, stage, f"drawing {item.label}")
+            stage = SamplingStage(base, plan.sampler, requests, draft.unfinished)
+            draw_set(stage, _trainer(plan, f"drawing {item.label}"), plan.protocol.batch, draft)
         write_requests(draft.path, requests)
         for number, picture in enumerate(plan.subject.photos):
             write_image(_references(draft.path) / f"{number}.png", picture)
         draft.measured.update(seconds=round(cost.seconds, 3), peak_memory_bytes=cost.peak_memory_bytes)
-    return item.require()
+    shutil.rmtree(draft.unfinished, ignore_errors=True)
 
 
 def draw(cfg: DictConfig) -> list[Path]:
@@ -75,7 +78,10 @@ def draw_own(plan: Plan) -> list[Path]:
         plan.with_loras(base)
         folder.mkdir(parents=True, exist_ok=True)
         with full_disk_in_one_line(folder, "pictures"):
-            _render(plan, SamplingStage(base, plan.sampler, missing, folder), f"drawing with {place.name}")
+            stage = SamplingStage(base, plan.sampler, missing, folder)
+            trainer = _trainer(plan, f"drawing with {place.name}")
+            loader = stage.loader(plan.protocol.batch, root_device(trainer), trainer.world_size)
+            trainer.predict(stage, loader, return_predictions=False)
     sheet = write_sheet(folder, requests)
     print(f"{len(requests)} pictures in {folder}, all on {sheet.name}")  # noqa: T201  # what a person looks for next
     return [*(folder / request.file for request in requests), sheet]
@@ -93,9 +99,8 @@ def write_sheet(folder: Path, requests: Sequence[Request]) -> Path:
     return path
 
 
-def _render(plan: Plan, stage: SamplingStage, what: str) -> None:
-    trainer = build(plan.cfg.trainer, Trainer, logger=False, callbacks=[Bar(what)])
-    trainer.predict(stage, stage.loader(plan.protocol.batch, root_device(trainer)), return_predictions=False)
+def _trainer(plan: Plan, what: str) -> Trainer:
+    return build(plan.cfg.trainer, Trainer, shared=True, logger=False, callbacks=[Bar(what)])
 
 
 def _references(folder: Path) -> Path:
