@@ -38,7 +38,7 @@ def score(plan: Plan, step: int) -> Path:
         untuned = plan.images(0).require() if plan.protocol.drift else None
         stage = EvaluationStage(plan.scorer, plan.subject, requests, images, untuned)
         trainer.test(stage, place_loader(len(requests), plan.protocol.scored), verbose=False)
-        write_scores(draft.path, record_of(plan, step, images), stage.rows, plan.scorer.measured_with)
+        write_scores(draft.path, record_of(plan, step, images), stage.rows, stage.measured_with)
     return item.require()
 
 

@@ -195,6 +195,14 @@ def test_every_metric_says_what_it_was_measured_with() -> None:
     assert "dino" not in Scorer(Colours(), Corner()).measured_with
 
 
+def test_masks_of_references_are_told() -> None:
+    masked = replace(REX, reference_masks=torch.ones(3, 8, 8, dtype=torch.bool))
+    stages = [EvaluationStage(Scorer(Colours(), Corner()), subject, [], Path()) for subject in (REX, masked)]
+    told = [stage.measured_with["local_clip_i"].partition(": ")[2] for stage in stages]
+    assert told == ["the same on regions by corner", "the same on regions by corner, references by their masks"]
+    assert stages[0].measured_with["clip_i"] == stages[1].measured_with["clip_i"]
+
+
 def test_the_name_tells_dino_and_background() -> None:
     assert Scorer(Colours(), Corner(), dino=Edges()).name == "mean colours | corner | edges"
     assert Scorer(Colours(), Corner(), background=False).name == "mean colours | corner, background grey"

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import torch
 from safetensors import SafetensorError
 from transformers import PreTrainedModel
+from transformers.utils import logging as transformers_logging
 
 from quantbooth.errors import UserError
 
@@ -51,6 +52,8 @@ def read_network(kind: type[Network], folder: Path, spare: str = "", **options: 
         raise UserError(
             f"{folder} holds no safetensors; pickles may run code and are not read: save it by save_pretrained"
         )
+    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()  # it would list weights that are missing or spare, which is done below
     given = {"local_files_only": True, "use_safetensors": True, "dtype": torch.float32, **options}
     try:
         network, told = kind.from_pretrained(str(folder), output_loading_info=True, **given)

@@ -48,6 +48,15 @@ class EvaluationStage(LightningModule):
         self.waiting: dict[str, list[tuple[dict[str, Any], Tensor]]] = {}
         self.of_prompt = Counter(request.prompt for request in requests if request.kind != UNRELATED)
 
+    @property
+    def measured_with(self) -> dict[str, str]:
+        """By metric: the judges, what is compared with what, and whether masks told the subject in the references."""
+        masked = self.subject.reference_masks is not None
+        told = self.scorer.measured_with
+        return {
+            k: f"{v}, references by their masks" if masked and k.startswith("local_") else v for k, v in told.items()
+        }
+
     @torch.no_grad()
     def on_test_start(self) -> None:
         references, masks = self.subject.references.to(self.device), self.subject.reference_masks
