@@ -85,8 +85,8 @@ def write_clip(folder: Path) -> None:
     torch.save(open_clip.CLIP(**CLIP).state_dict(), folder / "open_clip_pytorch_model.bin")
 
 
-def random_base(name: str, seed: int = 0) -> Base:
-    """All parts of an architecture with random weights that the seed decides, in float32.
+def random_base(name: str, seed: int = 0, dtype: torch.dtype = torch.float32) -> Base:
+    """All parts of an architecture with random weights that the seed decides, each in `dtype` once it is drawn.
 
     Raises:
         RuntimeError: when diffusers makes another number of weights of the unet's numbers than the published one.
@@ -100,12 +100,12 @@ def random_base(name: str, seed: int = 0) -> Base:
     tokenizer = clip_tokenizer()
     made = Base(
         name=name,
-        unet=unet,
-        autoencoder=AutoencoderKL.from_config(parts["vae"]),
-        text_encoder=CLIPTextModel(_text(parts["text"], tokenizer)),
+        unet=unet.to(dtype),
+        autoencoder=AutoencoderKL.from_config(parts["vae"]).to(dtype),
+        text_encoder=CLIPTextModel(_text(parts["text"], tokenizer)).to(dtype),
         tokenizer=tokenizer,
         scheduler_config={**SCHEDULE, **parts.get("schedule", {})},
-        second=_second(parts["second"]) if "second" in parts else None,
+        second=_second(parts["second"], dtype) if "second" in parts else None,
     )
     return frozen(made)
 
@@ -118,9 +118,10 @@ def clip_tokenizer(**options: Any) -> CLIPTokenizer:
     return CLIPTokenizer(vocab=vocabulary, merges=list(full.bpe_ranks), model_max_length=77, **options)
 
 
-def _second(numbers: Architecture) -> SecondEncoder:
+def _second(numbers: Architecture, dtype: torch.dtype) -> SecondEncoder:
     tokenizer = clip_tokenizer(pad_token="!")  # as SDXL's second
-    return SecondEncoder(CLIPTextModelWithProjection(_text(numbers, tokenizer)), tokenizer, empty_is_zero=True)
+    encoder = CLIPTextModelWithProjection(_text(numbers, tokenizer)).to(dtype)
+    return SecondEncoder(encoder, tokenizer, empty_is_zero=True)
 
 
 def _text(numbers: Architecture, tokenizer: CLIPTokenizer) -> CLIPTextConfig:
@@ -142,7 +143,8 @@ def main() -> int:
     if options.model == "clip":
         write_clip(options.folder)
         return 0
-    save_base(random_base(options.model, options.seed), options.folder, getattr(torch, options.precision))
+    dtype = getattr(torch, options.precision)
+    save_base(random_base(options.model, options.seed, dtype), options.folder, dtype)
     return 0
 
 

@@ -15,6 +15,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
+from transformers import ViTConfig, ViTImageProcessor, ViTModel
 
 from quantbooth.config import build, conf_dir, factory, plain
 from quantbooth.damage_plan import DamagePlan
@@ -27,6 +28,7 @@ from quantbooth.data.subjects import Subject
 from quantbooth.diffusion.sampling import Sampler
 from quantbooth.diffusion.schedule import Schedule
 from quantbooth.errors import UserError
+from quantbooth.metrics.encoders import ImageEncoder
 from quantbooth.metrics.locators import Locator
 from quantbooth.plan import Plan
 from quantbooth.quant.scale_search import ScaleSearch
@@ -105,7 +107,7 @@ def test_keys_are_written_once(file: Path) -> None:
 
 def test_groups_build_what_they_are_for(tmp_path: Path) -> None:
     for group, kind in (("strategy", Strategy), ("sampler", Sampler), ("protocol", Protocol), ("locator", Locator)):
-        for cfg in options(group):
+        for cfg in options(group, "clipseg", "owlv2"):
             OmegaConf.update(cfg, "base", composed().base, merge=False)
             assert isinstance(build(cfg[group], kind), kind)
     for cfg in options("tuner"):
@@ -256,3 +258,32 @@ def test_damage_is_measured_with_every_option_of_the_other_commands() -> None:
         cfg = hydra.compose("damage", ["quant=fp"])
     assert {key: value for key, value in plain(cfg).items() if key != "damage"} == plain(composed("quant=fp"))
     assert DamagePlan(cfg).item.identity == DamagePlan(cfg).reference.identity
+
+
+@pytest.mark.parametrize(("group", "option"), [("dino", "dinov2_b"), ("locator", "owlv2")])
+def test_networks_of_the_hub_are_pinned_and_told_when_they_cannot_be_had(group: str, option: str) -> None:
+    cfg = composed(f"{group}={option}")
+    assert len(cfg[group].folder.revision) == 40
+    kind = ImageEncoder if group == "dino" else Locator
+    with pytest.raises(
+        UserError, match=rf"^cannot fetch .* from the hub: .*; {group}\.folder\.path=DIR takes a folder"
+    ):
+        build(cfg[group], kind)
+
+
+@pytest.mark.parametrize(("group", "option"), [("dino", "dino_s16"), ("locator", "clipseg")])
+def test_networks_without_safetensors_on_their_main_branch_need_a_commit(group: str, option: str) -> None:
+    kind = ImageEncoder if group == "dino" else Locator
+    with pytest.raises(UserError, match=rf"from the hub it needs {group}\.folder\.revision=COMMIT, 40 digits"):
+        build(composed(f"{group}={option}")[group], kind)
+
+
+def test_a_dino_of_a_folder_joins_any_scorer(tmp_path: Path) -> None:
+    config = ViTConfig(hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1, image_size=32)
+    ViTModel(config, add_pooling_layer=False).save_pretrained(tmp_path)
+    ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(tmp_path)
+    scorer = build(composed("dino=dino_s16", f"dino.folder.path={tmp_path}").scorer, Scorer)
+    assert scorer.dino is not None
+    assert scorer.name.endswith(f" | {scorer.dino.name}")
+    assert build(composed().scorer, Scorer).dino is None
+    assert build(composed("scorer.background=false").scorer, Scorer).background is False

@@ -50,12 +50,12 @@ def test_an_interrupted_sweep_goes_on_where_it_was_and_then_reports(
     assert said.endswith("interrupted; finished work is kept, and the same command goes on from there\n")
     before = times(out)
     assert list(out.glob("store/*/.*")) == []
-    assert sum(name.endswith("rows.csv") for name in before) == 2
+    assert sum(name.endswith("rows.parquet") for name in before) == 2
 
     assert command(pipeline.main, "-m", "strategy=baseline,s1") == (0, "")
     after = times(out)
     assert before.items() <= after.items()
-    assert sum(name.endswith("rows.csv") for name in after) == 3  # the untuned base counts once
+    assert sum(name.endswith("rows.parquet") for name in after) == 3  # the untuned base counts once
     page = (out / "report" / "index.html").read_text()
     assert "baseline" in page
     assert "s1" in page

@@ -116,6 +116,8 @@ def differing(one: dict[str, str], other: dict[str, str]) -> set[str]:
         ("protocol.seeds=[1]", "before after scores"),
         ("protocol.every=2", "before after scores"),
         ("protocol.name=mine", "scores"),
+        ("protocol.drift=3", "before after scores"),
+        ("protocol.drift=0", ""),
         ("sampler.steps=10", "prior tuned before after scores"),
         ("sampler=euler", "prior tuned before after scores"),
         ("sampler.guidance=1.5", "prior tuned before after scores"),

@@ -69,7 +69,7 @@ def calibrate(cfg: DictConfig) -> Path:
     if seen is not None:
         draw_set(plan, seen)
     with plan.quantized_base.writing(plan.settings) as draft:
-        progress = Progress(plan.store.root / "unfinished" / draft.destination.name)
+        progress = Progress(draft.unfinished)
         with measured() as cost:
             items = None if seen is None else CalibrationSet(seen.item.require())
             if items is None or recipe is None:

@@ -41,9 +41,10 @@ def score(plan: Plan, step: int) -> Path:
     trainer = build(plan.cfg.trainer, Trainer, logger=False, callbacks=[Bar(f"scoring {item.label}")])
     with item.writing(plan.settings) as draft:
         requests = read_requests(images)
-        stage = EvaluationStage(plan.scorer, plan.subject, requests, images)
+        untuned = plan.images(0).require() if plan.protocol.drift else None
+        stage = EvaluationStage(plan.scorer, plan.subject, requests, images, untuned)
         trainer.test(stage, place_loader(len(requests), plan.protocol.scored), verbose=False)
-        write_scores(draft.path, record_of(plan, step, images), stage.rows)
+        write_scores(draft.path, record_of(plan, step, images), stage.rows, stage.measured_with)
     return item.require()
 
 

@@ -1,6 +1,5 @@
 """The plan of one setting: what each step's artifact is decided by, where it is, and how models are read from it."""
 
-import re
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
@@ -10,8 +9,8 @@ from typing import Any
 from omegaconf import DictConfig
 
 from quantbooth.artifacts.fingerprint import file_fingerprint
-from quantbooth.artifacts.image_set import Request, requests_for
-from quantbooth.artifacts.item import Item
+from quantbooth.artifacts.image_set import Request, requests_for, unrelated_requests
+from quantbooth.artifacts.item import Item, word
 from quantbooth.artifacts.quantized_base import read_quantized_unet
 from quantbooth.artifacts.store import Store
 from quantbooth.artifacts.tuned import precision_of, read_snapshot, read_strategy
@@ -19,6 +18,7 @@ from quantbooth.calibration_plan import PRECISIONS, CalibrationPlan, activation_
 from quantbooth.config import build, plain
 from quantbooth.data.options import flag, number, place, whole, words
 from quantbooth.data.protocol import Protocol
+from quantbooth.data.questions import Questions
 from quantbooth.data.subjects import Subject
 from quantbooth.diffusion.base import Base
 from quantbooth.diffusion.lora_files import add_loras_, lora_files
@@ -40,6 +40,8 @@ RATES = {"shifts": "shift_learning_rate", "identifier": "identifier_learning_rat
 """Options of the tuner that are learning rates of one kind of numbers; the others learn at the optimizer's."""
 UNSEEN = ("sample_every", "checkpointing", "cache", "together")
 """Options of the tuner that change nothing that is learned."""
+UNRELATED_SEED = 4
+"""Of the sentences that prior damage is looked at with."""
 PLAIN = ("scales", "full")
 """Names of tuners that go without saying."""
 USUAL = "baseline"
@@ -96,7 +98,7 @@ class Plan:
         if self.tuner.kind == "adapters":
             name = "" if self.strategy.name == USUAL else self.strategy.name
         parts = [None if tuner["name"] in PLAIN else tuner["name"], tuner["tag"]]
-        return "-".join([*([name] if name else []), *(_word(str(part)) for part in parts if part is not None)])
+        return "-".join([*([name] if name else []), *(word(str(part)) for part in parts if part is not None)])
 
     @cached_property
     def subject(self) -> Subject:
@@ -137,16 +139,13 @@ class Plan:
         """The class's own pictures, drawn by the model that is to be tuned before it is."""
         prior = {key: self.settings["prior"][key] for key in ("count", "seed")}
         identity = {**self._untuned, "class": self.subject.class_text, "prior": prior, **self._part("sampler")}
-        label = f"prior-{self._base_name}-{self.quant_name}-{_word(self.subject.class_word)}"
+        label = f"prior-{self._base_name}-{self.quant_name}-{word(self.subject.class_word)}"
         return Item(self.store, "image_set", label, "quantbooth-tune", identity, self._bases)
 
     @cached_property
     def tuned(self) -> Item:
-        identity = {
-            **self._learned,
-            "kept": self.steps[1:],
-        }
-        label = f"{_word(self.subject.name)}-{self.method}-{self.quant_name}-seed{self.settings['seed']}"
+        identity = {**self._learned, "kept": self.steps[1:]}
+        label = f"{word(self.subject.name)}-{self.method}-{self.quant_name}-seed{self.settings['seed']}"
         return Item(self.store, self.tuner.kind, label, "quantbooth-tune", identity, self._bases)
 
     def images(self, step: int) -> Item:
@@ -154,12 +153,13 @@ class Plan:
         shared = {
             "subject": self.subject.fingerprint,
             "protocol": self.protocol.choice,
+            **({"unrelated": [request.text for request in self._unrelated]} if self.protocol.drift else {}),
             **self._part("sampler"),
             **({"lora": [lora.identity for lora in self.loras]} if self.loras else {}),
         }
-        added = "".join(f"-with-{_word(lora.name)}" for lora in self.loras)
+        added = "".join(f"-with-{word(lora.name)}" for lora in self.loras)
         if step == 0:
-            label = f"{_word(self.subject.name)}-base-{self.quant_name}{added}"
+            label = f"{word(self.subject.name)}-base-{self.quant_name}{added}"
             return Item(self.store, "image_set", label, "quantbooth-sample", self._untuned | shared, self._bases)
         identity = {"tuned": self._learned, "step": step, **shared}
         parents = {**self._bases, "tuned": self.tuned}
@@ -171,10 +171,21 @@ class Plan:
         method = self.method if step else "base"
         names = [self._base_name, self.drawn_weights, self.subject.name, method, str(self.protocol)]
         identity = {"images": images.identity, "scorer": self.scorer.name, "names": names}
-        return Item(self.store, "scores", images.label, "quantbooth-evaluate", identity, {"images": images})
+        if self.protocol.of_several:  # younger than scores that are found by the rest
+            identity["of_several"] = self.protocol.of_several
+        parents = {"images": images, **({"untuned": self.images(0)} if self.protocol.drift and step else {})}
+        return Item(self.store, "scores", images.label, "quantbooth-evaluate", identity, parents)
 
     def requests(self) -> list[Request]:
-        return requests_for(self.subject, self.protocol.seeds, self.protocol.every)
+        return [*requests_for(self.subject, self.protocol.seeds, self.protocol.every), *self._unrelated]
+
+    @cached_property
+    def _unrelated(self) -> list[Request]:
+        """Sentences that the base is measured on, but those about the subject's class."""
+        if not (count := self.protocol.drift):
+            return []
+        questions = build(self.cfg.base.held_out, Questions, count=2 * count, seed=UNRELATED_SEED)
+        return unrelated_requests(questions, self.subject, count, min(self.protocol.seeds))
 
     def untuned_base(self) -> Base:
         """The base, its unet quantized unless quant=fp."""
@@ -285,8 +296,3 @@ def _recipe(settings: Mapping[str, Any]) -> Recipe:
         average=tuner["average"],
         rates=rates,
     )
-
-
-def _word(name: str) -> str:
-    """The part of a name that may stand in a folder's name everywhere."""
-    return re.sub(r"[^A-Za-z0-9_.]+", "-", name).strip("-_.")[:40] or "subject"

@@ -8,6 +8,7 @@ quantbooth-sample subject=[toy_mug,toy_duck] tuner.together=true 'prompt="a {} o
 """
 
 import hashlib
+import shutil
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -17,6 +18,7 @@ from omegaconf import DictConfig
 
 from quantbooth.artifacts.disk import full_disk_in_one_line
 from quantbooth.artifacts.image_set import Request, write_image, write_requests
+from quantbooth.artifacts.item import all_made
 from quantbooth.cli import command
 from quantbooth.config import build
 from quantbooth.data.sentences import wishes
@@ -24,9 +26,9 @@ from quantbooth.errors import UserError
 from quantbooth.plan import Plan
 from quantbooth.reporting.sheets import contact_sheet
 from quantbooth.stages.costs import measured
+from quantbooth.stages.drawing import draw_missing, gather
 from quantbooth.stages.progress import Bar
 from quantbooth.stages.sampling import Share, SubjectsSampling
-from quantbooth.stages.trainers import root_device
 from quantbooth.together import Served, base_of, named
 
 __all__ = ["draw", "draw_all", "main", "sample", "sample_all"]
@@ -47,22 +49,31 @@ def sample_all(cfgs: Sequence[DictConfig]) -> list[Path]:
 
 
 def render(plans: Sequence[Plan], step: int) -> list[Path]:
-    """The image sets after one step, of all subjects that have none yet."""
-    if todo := [plan for plan in plans if not plan.images(step).find()]:
-        items, requests = [plan.images(step) for plan in todo], [plan.requests() for plan in todo]
-        with ExitStack() as stack:
-            drafts = [stack.enter_context(item.writing(plan.settings)) for item, plan in zip(items, todo, strict=True)]
-            with measured() as cost:
-                folders = [draft.path for draft in drafts]
-                what = f"drawing {named([item.label for item in items])}"
-                _render(todo[0], base_of(todo, step), _shares(requests, folders), what)
-            for plan, asked, draft in zip(todo, requests, drafts, strict=True):
-                write_requests(draft.path, asked)
-                for number, picture in enumerate(plan.subject.photos):
-                    write_image(_references(draft.path) / f"{number}.png", picture)
-                seconds = round(cost.seconds / len(todo), 3)
-                draft.measured.update(seconds=seconds, peak_memory_bytes=cost.peak_memory_bytes)
-    return [plan.images(step).require() for plan in plans]
+    """The image sets after one step, of all subjects."""
+    items = [plan.images(step) for plan in plans]
+    return all_made(
+        items, lambda: _draw_sets([plan for plan, item in zip(plans, items, strict=True) if not item.find()], step)
+    )
+
+
+def _draw_sets(plans: Sequence[Plan], step: int) -> None:
+    items = [plan.images(step) for plan in plans]
+    with ExitStack() as stack:
+        drafts = [stack.enter_context(item.writing(plan.settings)) for item, plan in zip(items, plans, strict=True)]
+        shares = [Share(tuple(plan.requests()), draft.unfinished) for plan, draft in zip(plans, drafts, strict=True)]
+        with measured() as cost:
+            stage = _stage(plans[0], base_of(plans, step), shares)
+            trainer = _trainer(plans[0], f"drawing {named([item.label for item in items])}")
+            found = iter(draw_missing(stage, trainer, plans[0].protocol.batch))
+        for plan, share, draft in zip(plans, shares, drafts, strict=True):
+            gather(share.requests, share.folder, draft)
+            write_requests(draft.path, share.requests)
+            for number, picture in enumerate(plan.subject.photos):
+                write_image(_references(draft.path) / f"{number}.png", picture)
+            seconds, drawn = round(cost.seconds / len(plans), 3), sum(next(found) for _ in share.requests)
+            draft.measured.update(seconds=seconds, peak_memory_bytes=cost.peak_memory_bytes, found_drawn=drawn)
+    for draft in drafts:
+        shutil.rmtree(draft.unfinished, ignore_errors=True)
 
 
 def draw(cfg: DictConfig) -> list[Path]:
@@ -92,13 +103,13 @@ def draw_own(plans: Sequence[Plan]) -> list[Path]:
         for plan, share in zip(plans, shares, strict=True)
     ]
     if todo := [(plan, share) for plan, share in missing if share.requests]:
-        served = _own_base([plan for plan, _ in todo])
+        served, batch = _own_base([plan for plan, _ in todo]), plans[0].protocol.batch
         with ExitStack() as stack:
             for _, share in todo:
                 share.folder.mkdir(parents=True, exist_ok=True)
                 stack.enter_context(full_disk_in_one_line(share.folder, "pictures"))
             what = f"drawing with {named([share.folder.name for _, share in todo])}"
-            _render(plans[0], served, [share for _, share in todo], what)
+            draw_missing(_stage(plans[0], served, [share for _, share in todo]), _trainer(plans[0], what), batch)
     return [path for share in shares for path in _shown(share)]
 
 
@@ -144,11 +155,13 @@ def write_sheet(folder: Path, requests: Sequence[Request]) -> Path:
     return path
 
 
-def _render(plan: Plan, served: Served, shares: Sequence[Share], what: str) -> None:
+def _stage(plan: Plan, served: Served, shares: Sequence[Share]) -> SubjectsSampling:
     base, route = served
-    stage = SubjectsSampling(plan.with_loras(base), plan.sampler, shares, route)
-    trainer = build(plan.cfg.trainer, Trainer, logger=False, callbacks=[Bar(what)])
-    trainer.predict(stage, stage.loader(plan.protocol.batch, root_device(trainer)), return_predictions=False)
+    return SubjectsSampling(plan.with_loras(base), plan.sampler, shares, route)
+
+
+def _trainer(plan: Plan, what: str) -> Trainer:
+    return build(plan.cfg.trainer, Trainer, shared=True, logger=False, callbacks=[Bar(what)])
 
 
 def _references(folder: Path) -> Path:

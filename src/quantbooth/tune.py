@@ -4,6 +4,7 @@ quantbooth-tune subject=toy_mug strategy=s2 tuner.steps=200
 quantbooth-tune subject=[toy_mug,toy_duck] tuner.together=true strategy=s2
 """
 
+import shutil
 from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import partial
@@ -28,12 +29,12 @@ from quantbooth.plan import Plan
 from quantbooth.quant.selection import Selection
 from quantbooth.stages.callbacks import SampleGrids, Snapshots
 from quantbooth.stages.costs import Cost, measured
+from quantbooth.stages.drawing import draw_set
 from quantbooth.stages.latents import Anew, once
 from quantbooth.stages.loggers import close
 from quantbooth.stages.progress import Bar
 from quantbooth.stages.sampling import SamplingStage
 from quantbooth.stages.sentences import EncodedAnew
-from quantbooth.stages.trainers import root_device
 from quantbooth.stages.tuners import State
 from quantbooth.stages.tuning import Examples, OptimizerFactory, TuningStage
 from quantbooth.timesteps.zones import Zones
@@ -102,19 +103,22 @@ def optimizer_of(cfg: DictConfig) -> OptimizerFactory:
 
 def draw_prior(plan: Plan) -> None:
     """Make the class's own pictures, once per base and class word."""
-    if plan.prior.find():
-        return
+    plan.prior.made_by(lambda: _draw_prior(plan))
+
+
+def _draw_prior(plan: Plan) -> None:
     first, count = plan.settings["prior"]["seed"], plan.settings["prior"]["count"]
     text = plan.subject.class_text
     requests = [
         Request(f"{seed}.png", text, text, f"prior: {text}", "prior", seed) for seed in range(first, first + count)
     ]
     bar = Bar(f"drawing {plan.prior.label}")
-    trainer = build(plan.cfg.trainer, Trainer, logger=False, callbacks=[bar])
+    trainer = build(plan.cfg.trainer, Trainer, shared=True, logger=False, callbacks=[bar])
     with plan.prior.writing(plan.settings) as draft:
-        stage = SamplingStage(plan.untuned_base(), plan.sampler, requests, draft.path)
-        trainer.predict(stage, stage.loader(plan.protocol.batch, root_device(trainer)), return_predictions=False)
+        stage = SamplingStage(plan.untuned_base(), plan.sampler, requests, draft.unfinished)
+        draw_set(stage, trainer, plan.protocol.batch, draft)
         write_requests(draft.path, requests)
+    shutil.rmtree(draft.unfinished, ignore_errors=True)
 
 
 def keep(plans: Sequence[Plan], drafts: Sequence[Draft], step: int, state: State) -> None:

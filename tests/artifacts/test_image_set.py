@@ -8,15 +8,19 @@ import torch
 from PIL import Image
 
 from quantbooth.artifacts.image_set import (
+    UNRELATED,
     Request,
     read_images,
     read_requests,
     requests_for,
+    unrelated_requests,
     write_image,
     write_requests,
 )
 from quantbooth.data.prompts import prompts_for
+from quantbooth.data.questions import Question, Questions
 from quantbooth.data.subjects import Prompt, Subject
+from quantbooth.errors import UserError
 
 PHOTO = torch.zeros(1, 3, 4, 4)
 REX = Subject("rex", "dog", "sks", PHOTO, PHOTO, prompts_for(live=True), "f" * 64)
@@ -80,3 +84,16 @@ def test_requests_come_back_from_disk_as_they_were(tmp_path: Path) -> None:
 def test_a_missing_picture_is_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"gone\.png"):
         read_images([tmp_path / "gone.png"])
+
+
+def test_unrelated_prompts_are_the_first_that_name_neither_class_nor_identifier() -> None:
+    texts = ("a dog at sea", "two dogs", "a dogma", "a cat", "a Dog", "a sks cat", "a cat", "a fish", "a mug")
+    questions = Questions("some", tuple(Question(text, seed) for seed, text in enumerate(texts)))
+    found = unrelated_requests(questions, REX, 3, seed=7)
+    assert [request.text for request in found] == ["a dogma", "a cat", "a fish"]
+    first = Request("unrelated-000-7.png", "a dogma", "a dogma", "a dogma", UNRELATED, 7)
+    assert found[0] == first
+    with pytest.raises(
+        UserError, match=r"^protocol\.drift=5 needs as many sentences of base\.held_out without dog, found 4"
+    ):
+        unrelated_requests(questions, REX, 5, seed=7)

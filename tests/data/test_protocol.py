@@ -26,6 +26,14 @@ def test_only_seeds_and_every_decide_the_pictures() -> None:
     assert replace(QUICK, every=2).choice != QUICK.choice
 
 
+def test_scores_of_several_pictures_need_several() -> None:
+    assert QUICK.of_several == []
+    assert replace(QUICK, seeds=[0, 1]).of_several == ["diversity"]
+    assert replace(QUICK, seeds=[0, 1], drift=5).of_several == ["diversity", "prior_kept"]
+    assert str(QUICK) == "quick, 1 seeds a prompt"
+    assert str(replace(QUICK, drift=5)) == "quick, 1 seeds a prompt, 5 prompts of other subjects"
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -34,6 +42,7 @@ def test_only_seeds_and_every_decide_the_pictures() -> None:
         ({"seeds": 0}, r"protocol\.seeds must be a list"),
         ({"every": 0}, r"protocol\.every must be a whole number >= 1, got 0"),
         ({"batch": 0}, r"protocol\.batch must be a whole number >= 1, got 0"),
+        ({"drift": -1}, r"protocol\.drift must be a whole number >= 0, got -1"),
         ({"at_steps": [0]}, r"protocol\.at_steps must be a whole number >= 1, got 0"),
     ],
 )

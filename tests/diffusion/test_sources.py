@@ -7,7 +7,7 @@ import pytest
 from huggingface_hub.errors import LocalEntryNotFoundError
 
 from quantbooth.diffusion import sources
-from quantbooth.diffusion.sources import source_folder
+from quantbooth.diffusion.sources import network_folder, source_folder
 from quantbooth.errors import UserError
 
 COMMIT = "0123456789" * 4
@@ -77,3 +77,29 @@ def test_files_are_refused(tmp_path: Path, name: str, told: str) -> None:
 def test_a_folder_that_is_not_there_is_told(path: str) -> None:
     with pytest.raises(UserError, match=r"^base\.path must be a folder in diffusers format or owner/name on the hub"):
         source_folder(path)
+
+
+def test_a_network_of_transformers_is_found_alike_and_told_by_its_own_option(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    asked: dict[str, Any] = {}
+
+    def download(name: str, **options: Any) -> str:
+        asked.update(name=name, **options)
+        return str(tmp_path)
+
+    monkeypatch.setattr(sources, "snapshot_download", download)
+    assert network_folder(str(tmp_path), None, "dino.folder") == tmp_path
+    assert network_folder("owner/name", COMMIT, "dino.folder") == tmp_path
+    assert asked["allow_patterns"] == ["*.json", "*.txt", "*.safetensors"]
+    with pytest.raises(
+        UserError, match=r"^there is no folder owner/name; from the hub it needs dino\.folder\.revision="
+    ):
+        network_folder("owner/name", None, "dino.folder")
+    with pytest.raises(
+        UserError, match=r"^locator\.folder\.path must be a folder in transformers format or owner/name"
+    ):
+        network_folder("./nothing", None, "locator.folder")
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    with pytest.raises(UserError, match=r"must be a transformers folder, .* is a file; save_pretrained makes a folder"):
+        network_folder(str(tmp_path / "model.safetensors"), None, "dino.folder")

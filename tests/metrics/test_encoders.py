@@ -6,10 +6,13 @@ from pathlib import Path
 import open_clip
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from quantbooth.errors import UserError
 from quantbooth.metrics.encoders import Encoder, OpenClipEncoder, check_pictures
+from quantbooth.metrics.scores import clip_i, clip_t
 
 TINY = {
     "embed_dim": 16,
@@ -48,6 +51,23 @@ def test_pictures_go_through_the_models_own_preprocessing(encoder: OpenClipEncod
     eighths = (_pictures(2, 32) * 255).round() / 255
     expected = encoder.model.encode_image((eighths - 0.5) / 0.5, normalize=True)
     torch.testing.assert_close(encoder.images(eighths), expected.detach(), atol=1e-5, rtol=1e-5)
+
+
+def test_scores_equal_those_of_open_clip_called_by_hand(folder: Path, encoder: OpenClipEncoder) -> None:
+    """Saved pictures, their own transform, their own tokenizer, cosines: nothing of ours."""
+    model, transform = open_clip.create_model_from_pretrained(f"local-dir:{folder}")
+    model.eval()
+    tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}")
+    pictures, sentences = _pictures(5), ["a mug", "a red mug at sea", "a duck", "a mug", "a fish"]
+    photos = [Image.fromarray((one * 255).round().byte().permute(1, 2, 0).numpy()) for one in pictures]
+    with torch.no_grad():
+        images = [normalize(model.encode_image(transform(photo)[None]), dim=1)[0] for photo in photos]
+        texts = [normalize(model.encode_text(tokenizer([sentence])), dim=1)[0] for sentence in sentences]
+    expected_t = torch.stack([image @ text for image, text in zip(images, texts, strict=True)])
+    expected_i = torch.stack([sum(image @ other for other in images[:3]) / 3 for image in images])  # type: ignore[misc]
+    found = encoder.images(pictures)
+    torch.testing.assert_close(clip_t(found, encoder.texts(sentences)), expected_t, atol=1e-6, rtol=0)
+    torch.testing.assert_close(clip_i(found, encoder.images(pictures[:3])), expected_i, atol=1e-6, rtol=0)
 
 
 def test_name_says_preprocessing_and_activation(encoder: OpenClipEncoder) -> None:

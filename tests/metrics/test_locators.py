@@ -8,6 +8,8 @@ from quantbooth.metrics.locators import (
     Locator,
     WholeImage,
     box_overlap,
+    boxes_of_candidates,
+    boxes_of_likelihoods,
     boxes_of_masks,
     cut,
     mask_overlap,
@@ -75,3 +77,25 @@ def test_a_box_outside_the_picture_or_empty_is_refused(box: list[float]) -> None
 def test_the_abstract_locator_cannot_be_made() -> None:
     with pytest.raises(TypeError):
         Locator()  # type: ignore[abstract]
+
+
+def test_likely_pixels_make_a_box_without_specks_and_too_few_of_them_a_miss() -> None:
+    likelihood = torch.zeros(3, 32, 32)
+    likelihood[0, 6:26, 10:20] = 0.9
+    likelihood[0, 0, 31] = 0.9  # a speck
+    likelihood[1, 6:26, 10:20] = 0.4
+    likelihood[2, 0:3, 0:3] = 0.9
+    found = boxes_of_likelihoods(likelihood, threshold=0.4, least=0.01)  # at least 11 of 1024 pixels
+    assert found.found.tolist() == [True, False, False]
+    assert found.xyxy.tolist() == [[3, 4, 27, 28], [0, 0, 32, 32], [0, 0, 32, 32]]
+    assert found.masks is not None and found.masks.flatten(1).sum(1).tolist() == [200, 0, 9]
+
+
+def test_the_best_candidate_is_taken_as_far_as_it_lies_in_the_picture() -> None:
+    scores = torch.tensor([[0.3, 0.8], [0.9, 0.1], [0.2, 0.1], [0.9, 0.0], [0.9, 0.5]])
+    inside, over, outside = [2.0, 2, 12, 12], [-6.0, 10, 4, 20], [35.0, 0, 45, 9]
+    corners = torch.tensor([[inside, over], [inside, over], [inside, over], [outside, inside], [outside, inside]])
+    found = boxes_of_candidates(scores, corners, height=30, width=32, threshold=0.25)
+    assert found.found.tolist() == [True, True, False, False, True]
+    boxes = [[0, 9, 12, 21], [1, 1, 13, 13], [0, 0, 32, 30], [0, 0, 32, 30], [1, 1, 13, 13]]
+    assert found.xyxy.tolist() == boxes

@@ -8,14 +8,13 @@ from torch.nn.functional import normalize
 from quantbooth.metrics.encoders import Encoder
 from quantbooth.metrics.locators import Boxes, Locator, WholeImage
 from quantbooth.metrics.scores import (
-    LocalViews,
     clip_i,
     clip_t,
     diversity,
+    diversity_of_each,
     drift,
-    local_clip_i,
-    local_views,
-    masked_views,
+    known,
+    located,
     subject_score,
 )
 
@@ -48,7 +47,9 @@ class TopLeft(Locator):
     def boxes(self, pictures: Tensor, class_word: str) -> Boxes:
         found = pictures[:, 2, 0, 0] == 0
         quarter, full = torch.tensor([0.0, 0, 4, 4]), torch.tensor([0.0, 0, 8, 8])
-        return Boxes(torch.where(found[:, None], quarter, full), found)
+        masks = torch.zeros(len(pictures), 8, 8, dtype=torch.bool)
+        masks[:, :4, :2] = True
+        return Boxes(torch.where(found[:, None], quarter, full), found, masks)
 
 
 def test_clip_t_and_clip_i_equal_float64_twins() -> None:
@@ -82,23 +83,43 @@ def test_drift_is_zero_only_without_change() -> None:
     torch.testing.assert_close(drift(base, -base), torch.full((3,), 2.0))
 
 
-def test_local_score_compares_the_region_and_falls_back_to_the_whole_picture() -> None:
+def test_each_picture_has_its_share_of_the_diversity() -> None:
+    crossed = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]])
+    torch.testing.assert_close(diversity_of_each(crossed), torch.tensor([0.5, 1.0, 0.5]))
+    features = _features(5, 7)
+    alone = [1 - (features[i] @ features[[j for j in range(5) if j != i]].T).mean() for i in range(5)]
+    torch.testing.assert_close(diversity_of_each(features), torch.stack(alone))
+    torch.testing.assert_close(diversity_of_each(features).mean(), diversity(features))
+
+
+def test_the_region_is_cut_out_and_the_whole_picture_taken_where_nothing_is_found() -> None:
     pictures = torch.zeros(2, 3, 8, 8)
     pictures[:, 1] = 1.0
     pictures[0, :, :4, :4] = torch.tensor([1.0, 0.0, 0.0])[:, None, None]
     pictures[1, 2, :, :] = 1.0
-    red = LocalViews(torch.tensor([[1.0, 0.0, 0.0]]), torch.tensor([True]))
-    found = local_clip_i(local_views(MeanColour(), TopLeft(), pictures, "mug"), red)
-    torch.testing.assert_close(found.score, torch.tensor([1.0, 0.0]))
-    assert found.found.tolist() == [True, False]
+    regions = located(TopLeft(), pictures, "mug")
+    assert regions.found.tolist() == [True, False]
+    red = torch.tensor([[1.0, 0.0, 0.0]])
+    torch.testing.assert_close(clip_i(MeanColour().images(regions.pictures), red), torch.tensor([1.0, 0.0]))
+    assert torch.equal(regions.pictures[1], pictures[1])
 
 
-def test_with_the_whole_image_locator_local_equals_global() -> None:
+def test_what_surrounds_the_subject_becomes_grey_when_it_is_masked_out() -> None:
+    pictures = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    pictures[0, 2, 0, 0], pictures[1, 2, 0, 0] = 0.0, 1.0
+    kept, masked = (located(TopLeft(), pictures, "mug", background) for background in (True, False))
+    assert torch.equal(kept.pictures[1], masked.pictures[1])  # not found: the whole picture as it is
+    torch.testing.assert_close(masked.pictures[0, :, :, :2], kept.pictures[0, :, :, :2])
+    torch.testing.assert_close(masked.pictures[0, :, :, 6:], torch.full((3, 8, 2), 0.5))
+    with pytest.raises(ValueError, match="a locator tells the subject's pixels"):
+        located(WholeImage(), pictures, "mug", background=False)
+
+
+def test_with_the_whole_image_locator_the_region_is_the_picture() -> None:
     pictures = torch.rand(3, 3, 8, 8, generator=torch.Generator().manual_seed(0))
-    encoder = MeanColour()
-    views = local_views(encoder, WholeImage(), pictures, "mug")
-    torch.testing.assert_close(views.features, encoder.images(pictures))
-    assert views.found.all()
+    regions = located(WholeImage(), pictures, "mug")
+    torch.testing.assert_close(regions.pictures, pictures)
+    assert regions.found.all()
 
 
 def test_masks_take_the_place_of_a_locator() -> None:
@@ -108,9 +129,10 @@ def test_masks_take_the_place_of_a_locator() -> None:
     pictures[0, :, 2:6, 2:6] = torch.tensor([1.0, 0.0, 0.0])[:, None, None]
     masks[0, 3, 3:5] = masks[0, 4, 4] = True
     masks[1, 0, 0] = True
-    views = masked_views(MeanColour(), pictures, masks)
-    torch.testing.assert_close(views.features, torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]))
-    assert views.found.all()
+    regions = known(pictures, masks)
+    found = MeanColour().images(regions.pictures)
+    torch.testing.assert_close(found, torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]))
+    assert regions.found.all()
 
 
 def test_subject_score_is_the_mean_probability_of_the_asked_values() -> None:

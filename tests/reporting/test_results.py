@@ -42,3 +42,16 @@ def test_a_score_must_be_finite_but_an_oracle_may_have_nothing_to_say(make: Make
 def test_a_step_cannot_be_negative(make: Make) -> None:
     with pytest.raises(UserError, match="must be 0 or more, got -1"):
         make(step=-1)
+
+
+def test_images_of_unrelated_prompts_have_their_own_score_and_no_other(make: Make) -> None:
+    result = make()
+    other = {"prompt": "a cat", "kind": "unrelated", "noise_seed": 0, "file": "0.png", "prior_kept": 0.75}
+    rows = pd.concat([result.rows.assign(diversity=0.2), pd.DataFrame([other])], ignore_index=True)
+    found = _with_rows(result, rows).means
+    assert found["prior_kept"] == 0.75
+    assert found["clip_t"] == pytest.approx(result.means["clip_t"])
+    with pytest.raises(UserError, match=r"^prior_kept must be finite, got nan for 0\.png"):
+        _with_rows(result, rows.assign(prior_kept=float("nan")))
+    with pytest.raises(UserError, match=r"^diversity must be finite, got nan for 2\.png"):
+        _with_rows(result, rows.assign(diversity=[0.2, 0.2, float("nan"), 0.2, 0.2, 0.2]))

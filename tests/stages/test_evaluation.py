@@ -144,7 +144,7 @@ def test_without_an_oracle_there_are_no_oracle_columns(pictures: tuple[Path, lis
     rows = evaluate(Scorer(Colours(), WholeImage()), folder, requests, 4)
     assert set(rows[0]) == {
         *("prompt", "kind", "noise_seed", "file"),
-        *("clip_t", "clip_i", "local_clip_i", "subject_found"),
+        *("clip_t", "clip_i", "local_clip_i", "subject_found", "diversity"),
     }
     assert all(row["local_clip_i"] == pytest.approx(row["clip_i"]) for row in rows)
 

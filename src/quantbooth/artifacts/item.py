@@ -1,6 +1,7 @@
 """An item of a plan: an artifact that is there or can be made, known by what decides it."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,7 +11,7 @@ from quantbooth.artifacts.manifest import Manifest, open_artifact
 from quantbooth.artifacts.store import Draft, Store
 from quantbooth.errors import UserError
 
-__all__ = ["Item"]
+__all__ = ["Item", "all_made", "word"]
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,31 @@ class Item:
     def manifest(self) -> Manifest:
         return open_artifact(self.require(), self.kind)
 
+    def made_by(self, make: Callable[[], object]) -> Path:
+        """Its folder, made where it is not there yet."""
+        return all_made([self], make)[0]
+
     def writing(self, config: Mapping[str, Any]) -> AbstractContextManager[Draft]:
         parents = {role: item.manifest().fingerprint for role, item in self.parents.items()}
         return self.store.writing(self.kind, self.label, self.identity, parents, config)
+
+
+def all_made(items: Sequence[Item], make: Callable[[], object]) -> list[Path]:
+    """The folders of several, made together where one is not there yet.
+
+    Parts that are kept while they are unfinished belong to every process that makes them: the one that ends first
+    clears them away, and the others take what it made.
+    """
+    if all(item.find() for item in items):
+        return [item.require() for item in items]
+    try:
+        make()
+    except FileNotFoundError:
+        if not all(item.find() for item in items):
+            raise
+    return [item.require() for item in items]
+
+
+def word(name: str) -> str:
+    """The part of a name that may stand in a folder's name everywhere."""
+    return re.sub(r"[^A-Za-z0-9_.]+", "-", name).strip("-_.")[:40] or "subject"

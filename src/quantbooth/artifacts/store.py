@@ -36,6 +36,11 @@ class Draft:
     fingerprint: str
     measured: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def unfinished(self) -> Path:
+        """Where parts of the artifact may be kept until all are there: a run that was stopped finds them again."""
+        return self.destination.parents[1] / "unfinished" / self.destination.name
+
 
 @dataclass(frozen=True)
 class Store:

@@ -1,11 +1,12 @@
 """Randomness by place: a generator that (seed, step, purpose) alone decide, so that a resumed run draws the same."""
 
 import hashlib
+from collections.abc import Sequence
 
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-__all__ = ["generator_for", "place_loader", "step_loader"]
+__all__ = ["batch_loader", "generator_for", "place_loader", "step_loader"]
 
 
 def generator_for(seed: int, step: int, purpose: str) -> torch.Generator:
@@ -35,3 +36,12 @@ def step_loader(count: int) -> DataLoader[int]:
 def place_loader(count: int, batch: int) -> DataLoader[list[int]]:
     """Places 0 .. count - 1 of a list, a batch at a time."""
     return DataLoader(Steps(count), batch_size=batch, collate_fn=list)  # type: ignore[arg-type]
+
+
+def batch_loader(batches: Sequence[list[int]]) -> DataLoader[list[int]]:
+    """Batches of places as they are given; processes that share them take whole ones."""
+    return DataLoader(batches, batch_size=1, collate_fn=_only)  # type: ignore[arg-type]
+
+
+def _only(batches: list[list[int]]) -> list[int]:
+    return batches[0]

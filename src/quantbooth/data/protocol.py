@@ -23,6 +23,7 @@ class Protocol:
         every: each n-th prompt of the subject is asked.
         at_steps: optimizer steps to look at besides the last.
         batch: pictures at a time, or AUTO: as many as fit into memory when they are drawn.
+        drift: prompts of other subjects to draw too, which tell what tuning did to them; 0 is none.
 
     Raises:
         UserError: naming the option that is not such a number.
@@ -33,6 +34,7 @@ class Protocol:
     every: int
     at_steps: Sequence[int]
     batch: int | str
+    drift: int = 0
 
     def __post_init__(self) -> None:
         seeds = wholes("protocol.seeds", self.seeds, least=0)
@@ -40,11 +42,13 @@ class Protocol:
             raise UserError(f"protocol.seeds must be one seed or several different ones, got {seeds}")
         wholes("protocol.at_steps", self.at_steps, least=1)
         whole("protocol.every", self.every, least=1)
+        whole("protocol.drift", self.drift, least=0)
         if self.batch != AUTO:
             whole("protocol.batch", self.batch, least=1)
 
     def __str__(self) -> str:
-        return f"{self.name}, {len(self.seeds)} seeds a prompt"
+        others = f", {self.drift} prompts of other subjects" if self.drift else ""
+        return f"{self.name}, {len(self.seeds)} seeds a prompt{others}"
 
     @property
     def scored(self) -> int:
@@ -53,8 +57,13 @@ class Protocol:
 
     @property
     def choice(self) -> dict[str, object]:
-        """What decides the pictures."""
+        """What decides the pictures of the subject."""
         return {"seeds": list(self.seeds), "every": self.every}
+
+    @property
+    def of_several(self) -> list[str]:
+        """Scores that take more than one picture, as far as the pictures allow them."""
+        return [*(["diversity"] if len(self.seeds) > 1 else []), *(["prior_kept"] if self.drift else [])]
 
     def steps(self, last: int) -> list[int]:
         """Steps at which a run is looked at, in ascending order: 0, those asked for, and the last.

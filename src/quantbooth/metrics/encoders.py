@@ -8,15 +8,15 @@ from typing import Any
 
 import open_clip
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor, nn
 
 from quantbooth.errors import UserError
 
 
-class Encoder(nn.Module, ABC):
-    """Maps pictures and texts to unit-length features whose inner product is their cosine similarity."""
+class ImageEncoder(nn.Module, ABC):
+    """Maps pictures to unit-length features whose inner product is their cosine similarity."""
 
     @property
     @abstractmethod
@@ -26,6 +26,10 @@ class Encoder(nn.Module, ABC):
     @abstractmethod
     def images(self, pictures: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d"]:
         """Unit-length features of pictures with values in [0, 1]."""
+
+
+class Encoder(ImageEncoder, ABC):
+    """Maps pictures and texts into one space."""
 
     @abstractmethod
     def texts(self, sentences: list[str]) -> Float[Tensor, "b d"]:
@@ -43,6 +47,11 @@ def check_pictures(pictures: Float[Tensor, "b 3 h w"]) -> None:
     if pictures.numel() and not (pictures.amin() >= 0 and pictures.amax() <= 1):
         low, high = pictures.amin().item(), pictures.amax().item()
         raise ValueError(f"pictures must have values in [0, 1], got [{low:.4g}, {high:.4g}]")
+
+
+def in_bytes(pictures: Float[Tensor, "b 3 h w"]) -> UInt8[Tensor, "b 3 h w"]:
+    """Pictures as they are when they are saved."""
+    return (pictures * 255).round().byte()
 
 
 class OpenClipEncoder(Encoder):
@@ -75,7 +84,7 @@ class OpenClipEncoder(Encoder):
     @torch.inference_mode()
     def images(self, pictures: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d"]:
         check_pictures(pictures)
-        bytes_last = (pictures * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+        bytes_last = in_bytes(pictures).permute(0, 2, 3, 1).cpu().numpy()
         batch = torch.stack([self.transform(Image.fromarray(picture)) for picture in bytes_last])
         return self.model.encode_image(batch.to(self._device), normalize=True).float()
 

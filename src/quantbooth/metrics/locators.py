@@ -1,5 +1,6 @@
 """Locators: where in a picture the subject is, as a square box to cut out and compare."""
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
@@ -15,14 +16,23 @@ MARGIN = 0.1
 
 @dataclass(frozen=True)
 class Boxes:
-    """One box per picture: left, top, right, bottom in pixels, last two exclusive; the whole picture if not found."""
+    """One box per picture: left, top, right, bottom in pixels, last two exclusive; the whole picture if not found.
+
+    `masks` are the subject's own pixels, where the locator tells them.
+    """
 
     xyxy: Float[Tensor, "b 4"]
     found: Bool[Tensor, "b"]
+    masks: Bool[Tensor, "b h w"] | None = None
 
 
 class Locator(nn.Module, ABC):
-    """Finds the subject's box in pictures."""
+    """Finds the subject's box in pictures.
+
+    `tells_pixels`: whether its boxes come with masks, so that what lies around the subject can be masked out.
+    """
+
+    tells_pixels = False
 
     @property
     @abstractmethod
@@ -87,7 +97,33 @@ def boxes_of_masks(mask: Bool[Tensor, "b h w"], least: int) -> Boxes:
     _, height, width = mask.shape
     found = mask.flatten(1).sum(dim=1) >= least
     full = torch.tensor([0.0, 0.0, width, height], device=mask.device)
-    return Boxes(torch.where(found[:, None], square(tight_boxes(mask), height, width), full), found)
+    return Boxes(torch.where(found[:, None], square(tight_boxes(mask), height, width), full), found, mask)
+
+
+def boxes_of_likelihoods(likelihood: Float[Tensor, "b h w"], threshold: float, least: float) -> Boxes:
+    """Boxes around the pixels that are likely the subject's, without specks.
+
+    A subject covers at least the share `least` of its picture; less of it counts as not found.
+    """
+    height, width = likelihood.shape[1:]
+    return boxes_of_masks(without_specks(likelihood > threshold), math.ceil(least * height * width))
+
+
+def boxes_of_candidates(
+    scores: Float[Tensor, "b n"], corners: Float[Tensor, "b n 4"], height: int, width: int, threshold: float
+) -> Boxes:
+    """Square boxes around the best of several candidates, as far as they lie in the picture.
+
+    `corners` (left, top, right, bottom in pixels) may reach over the border. Candidates outside the picture (in what it
+    was padded with) do not count, and a best one that scores less than `threshold` is not found.
+    """
+    limits = torch.tensor([width, height, width, height], dtype=corners.dtype, device=corners.device)
+    inside = corners.clamp(min=0).minimum(limits)
+    there = ((inside[..., 2:] - inside[..., :2]) >= 1).all(dim=-1)
+    highest, best = scores.where(there, -torch.inf).max(dim=1)
+    found, chosen = highest >= threshold, inside[torch.arange(len(best), device=best.device), best]
+    full = torch.tensor([0.0, 0.0, width, height], device=corners.device)
+    return Boxes(torch.where(found[:, None], square(chosen, height, width), full), found)
 
 
 def without_specks(mask: Bool[Tensor, "b h w"], share: float = 0.1) -> Bool[Tensor, "b h w"]:

@@ -6,8 +6,10 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from quantbooth.metrics.encoders import Encoder
-from quantbooth.metrics.locators import Locator, boxes_of_masks, cut
+from quantbooth.metrics.locators import Boxes, Locator, boxes_of_masks, cut
+
+GREY = 0.5
+"""What a background that is masked out becomes."""
 
 
 def clip_t(images: Float[Tensor, "b d"], texts: Float[Tensor, "b d"]) -> Float[Tensor, "b"]:
@@ -27,38 +29,43 @@ def clip_i(images: Float[Tensor, "b d"], references: Float[Tensor, "r d"]) -> Fl
 
 
 @dataclass(frozen=True)
-class LocalScore:
-    """Likeness of the subject's region, and whether the subject was found (else the whole picture was compared)."""
+class Regions:
+    """The subject's region of each picture, cut out, as large as the picture's shorter side; whole if not found."""
 
-    score: Float[Tensor, "b"]
+    pictures: Float[Tensor, "b 3 s s"]
     found: Bool[Tensor, "b"]
 
 
-@dataclass(frozen=True)
-class LocalViews:
-    """Features of the subject's region of each picture."""
+def located(locator: Locator, pictures: Float[Tensor, "b 3 h w"], class_word: str, background: bool = True) -> Regions:
+    """Find the subject and cut it out; local CLIP-I is CLIP-I of regions (the paper's is not public; this one is ours).
 
-    features: Float[Tensor, "b d"]
-    found: Bool[Tensor, "b"]
-
-
-def local_views(encoder: Encoder, locator: Locator, pictures: Float[Tensor, "b 3 h w"], class_word: str) -> LocalViews:
-    """Find the subject, cut it out, resize to the picture's shorter side, encode."""
-    boxes = locator.boxes(pictures, class_word)
-    pieces = cut(pictures, boxes.xyxy, min(pictures.shape[2:]))
-    return LocalViews(encoder.images(pieces.clamp(0, 1)), boxes.found)
+    What surrounds the subject within its box stays when `background` does; else it becomes grey.
+    """
+    return _regions(pictures, locator.boxes(pictures, class_word), background)
 
 
-def masked_views(encoder: Encoder, pictures: Float[Tensor, "b 3 h w"], masks: Bool[Tensor, "b h w"]) -> LocalViews:
-    """As `local_views`, where it is known which pixels are the subject's: a square around them, and nothing to find."""
-    boxes = boxes_of_masks(masks, least=1)
-    pieces = cut(pictures, boxes.xyxy, min(pictures.shape[2:]))
-    return LocalViews(encoder.images(pieces.clamp(0, 1)), boxes.found)
+def known(pictures: Float[Tensor, "b 3 h w"], masks: Bool[Tensor, "b h w"], background: bool = True) -> Regions:
+    """As `located`, where it is known which pixels are the subject's: a square around them, and nothing to find."""
+    return _regions(pictures, boxes_of_masks(masks, least=1), background)
 
 
-def local_clip_i(views: LocalViews, references: LocalViews) -> LocalScore:
-    """Local CLIP-I: CLIP-I of the subjects' regions (the paper's definition is not public; this one is ours)."""
-    return LocalScore(clip_i(views.features, references.features), views.found)
+def _regions(pictures: Float[Tensor, "b 3 h w"], boxes: Boxes, background: bool) -> Regions:
+    if not background:
+        if boxes.masks is None:
+            raise ValueError("the background can only be masked out where a locator tells the subject's pixels")
+        own = boxes.masks | ~boxes.found[:, None, None]
+        pictures = torch.where(own[:, None], pictures, GREY)
+    return Regions(cut(pictures, boxes.xyxy, min(pictures.shape[2:])).clamp(0, 1), boxes.found)
+
+
+def diversity_of_each(images: Float[Tensor, "n d"]) -> Float[Tensor, "n"]:
+    """One minus each picture's mean cosine with the others of its prompt; their mean is `diversity`."""
+    _check_unit(images)
+    count = len(images)
+    if count < 2:
+        raise ValueError(f"diversity needs at least two pictures of a prompt, got {count}")
+    cosines = images @ images.T
+    return 1 - (cosines.sum(dim=1) - cosines.diagonal()) / (count - 1)
 
 
 def diversity(images: Float[Tensor, "n d"]) -> Float[Tensor, ""]:
@@ -66,12 +73,7 @@ def diversity(images: Float[Tensor, "n d"]) -> Float[Tensor, ""]:
 
     Source: DreamBooth (Ruiz et al. 2023), section 4.3 (DIV), with the encoder's cosine for LPIPS.
     """
-    _check_unit(images)
-    count = len(images)
-    if count < 2:
-        raise ValueError(f"diversity needs at least two pictures of a prompt, got {count}")
-    cosines = images @ images.T
-    return 1 - (cosines.sum() - cosines.diagonal().sum()) / (count * (count - 1))
+    return diversity_of_each(images).mean()
 
 
 def drift(base: Float[Tensor, "b d"], tuned: Float[Tensor, "b d"]) -> Float[Tensor, "b"]:

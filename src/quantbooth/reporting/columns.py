@@ -77,6 +77,18 @@ SCORES = (
         "The same cosine between whole images. Backgrounds count, so copying a photo scores high.",
     ),
     Score(
+        "dino",
+        "DINO",
+        "resembles the photos (DINO)",
+        "The same cosine between whole images by an encoder that learned from pictures alone.",
+    ),
+    Score(
+        "local_dino",
+        "local DINO",
+        "resembles the subject (DINO)",
+        "Its cosine between the regions that local CLIP-I compares.",
+    ),
+    Score(
         "clip_t",
         "CLIP-T",
         "follows the prompt",
@@ -95,6 +107,19 @@ SCORES = (
         "shows what was asked",
         "Mean probability the same classifier gives to what the prompt asks for: context, accessory, colour or "
         "pattern. Prompts that ask for nothing are left out.",
+    ),
+    Score(
+        "diversity",
+        "diversity",
+        "varies with the seed",
+        "One minus the mean cosine between images of one prompt: 0 when every seed gives the same image.",
+    ),
+    Score(
+        "prior_kept",
+        "prior kept",
+        "leaves other prompts alone",
+        "Cosine between an image and the untuned base's of the same noise, for prompts of other subjects. One minus it "
+        "is the drift: what tuning did to everything else.",
     ),
     Score(
         "subject_found",

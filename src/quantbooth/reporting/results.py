@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from quantbooth.artifacts.image_set import UNRELATED
 from quantbooth.errors import UserError
 
 __all__ = ["REQUIRED", "Cost", "Result"]
@@ -15,7 +16,19 @@ __all__ = ["REQUIRED", "Cost", "Result"]
 IDENTITY = ("prompt", "kind", "noise_seed")
 REQUIRED = (*IDENTITY, "file", "clip_t", "clip_i", "local_clip_i", "subject_found")
 UNDEFINED_ALLOWED = ("oracle_subject", "oracle_prompt", "oracle_class")
-SCORED = ("clip_t", "clip_i", "local_clip_i", "subject_found", *UNDEFINED_ALLOWED)
+OF_UNRELATED = ("prior_kept",)
+"""Scores that pictures of unrelated prompts have, and those of the subject have not."""
+OF_SUBJECT = (
+    "clip_t",
+    "clip_i",
+    "local_clip_i",
+    "subject_found",
+    "dino",
+    "local_dino",
+    "diversity",
+    *UNDEFINED_ALLOWED,
+)
+SCORED = (*OF_SUBJECT, *OF_UNRELATED)
 
 Cost = float | Sequence[float]
 
@@ -27,7 +40,8 @@ class Result:
     `method` is "float", "baseline", "s1", "s2", ...; `quant` names the weights ("fp", "w4", ...); `step` counts
     optimizer steps and is 0 for the untuned base, whatever its method is called. `scorer` names encoder, locator and
     oracle, and `protocol` how images were drawn: results that differ in either never meet in one number.
-    `rows` has one row per image, its `file` inside `images`; an oracle score is NaN where the prompt asks it nothing.
+    `rows` has one row per image, its `file` inside `images`; an oracle score is NaN where the prompt asks it nothing,
+    and images of unrelated prompts have no score but their own.
     `costs` may hold samples_seen, samples_per_expert (one number, or one per zone), trainable, peak_memory_bytes,
     seconds, file_bytes and base_file_bytes.
 
@@ -70,10 +84,11 @@ class Result:
         for name in SCORED:
             if name not in self.rows:
                 continue
-            values = self.rows[name].to_numpy(dtype=float)
+            rows = self.rows[(self.rows["kind"] == UNRELATED) == (name in OF_UNRELATED)]
+            values = rows[name].to_numpy(dtype=float)
             wrong = np.isinf(values) if name in UNDEFINED_ALLOWED else ~np.isfinite(values)
             if wrong.any():
-                file = self.rows["file"].iloc[int(wrong.argmax())]
+                file = rows["file"].iloc[int(wrong.argmax())]
                 raise UserError(f"{name} must be finite, got {values[wrong][0]} for {file} from {self.run}")
 
     @property

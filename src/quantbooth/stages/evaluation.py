@@ -1,93 +1,145 @@
 """Evaluation under Lightning's test loop: pictures in, one row of scores per picture out."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
-from jaxtyping import Float
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
-from quantbooth.artifacts.image_set import Request, read_images
+from quantbooth.artifacts.image_set import UNRELATED, Request, read_images
 from quantbooth.data.subjects import Subject
-from quantbooth.metrics.encoders import Encoder
-from quantbooth.metrics.locators import Locator
-from quantbooth.metrics.scores import clip_i, clip_t, local_clip_i, local_views, masked_views, subject_score
-from quantbooth.toyworld.judge_files import fingerprint
+from quantbooth.metrics.encoders import ImageEncoder
+from quantbooth.metrics.scores import Regions, clip_i, clip_t, diversity_of_each, drift, known, located, subject_score
+from quantbooth.stages.scorer import Oracle, Probabilities, Scorer
 
 __all__ = ["EvaluationStage", "Oracle", "Scorer"]
 
-Probabilities = dict[str, Float[Tensor, "b n"]]
-
-
-class Oracle(Protocol):
-    """Knows the truth of a world: what is in a picture, attribute by attribute."""
-
-    names: dict[str, tuple[str, ...]]
-
-    def probabilities(self, pictures: Float[Tensor, "b 3 h w"]) -> Probabilities: ...
-
-
-class Scorer:
-    """An encoder, a locator, and where the world is known an oracle; all figures of one table come from one scorer."""
-
-    def __init__(self, encoder: Encoder, locator: Locator, oracle: Oracle | None = None) -> None:
-        self.encoder = encoder
-        self.locator = locator
-        self.oracle = oracle
-
-    @property
-    def name(self) -> str:
-        """Encoder, locator and oracle, each by its weights: figures of scorers with different names never meet."""
-        parts = [self.encoder.name, self.locator.name]
-        if isinstance(self.oracle, nn.Module):
-            parts.append(f"toy oracle {fingerprint(self.oracle)}")
-        return " | ".join(parts)
+Columns = dict[str, Tensor]
 
 
 class EvaluationStage(LightningModule):
-    """Scores an image set of one subject; the subject's references are encoded once."""
+    """Scores an image set of one subject; its references, and every sentence, are encoded once.
 
-    def __init__(self, scorer: Scorer, subject: Subject, requests: Sequence[Request], folder: Path) -> None:
+    A picture of the subject gets all scores but `prior_kept`, which those of unrelated prompts get alone.
+
+    Args:
+        untuned: folder of the untuned base's pictures, what those of unrelated prompts are compared with.
+    """
+
+    def __init__(
+        self,
+        scorer: Scorer,
+        subject: Subject,
+        requests: Sequence[Request],
+        folder: Path,
+        untuned: Path | None = None,
+    ) -> None:
         super().__init__()
         self.scorer = scorer
-        judges = (scorer.encoder, scorer.locator, scorer.oracle)
-        self.judges = nn.ModuleList(judge for judge in judges if isinstance(judge, nn.Module))  # so that all move
+        self.judges = nn.ModuleList(scorer.judges)  # so that all move
         self.subject = subject
         self.requests = tuple(requests)
-        self.folder = folder
+        self.folder, self.untuned = folder, untuned
         self.rows: list[dict[str, Any]] = []
+        self.texts: dict[str, Tensor] = {}
+        self.waiting: dict[str, list[tuple[dict[str, Any], Tensor]]] = {}
+        self.of_prompt = Counter(request.prompt for request in requests if request.kind != UNRELATED)
+
+    @property
+    def measured_with(self) -> dict[str, str]:
+        """By metric: the judges, what is compared with what, and whether masks told the subject in the references."""
+        masked = self.subject.reference_masks is not None
+        told = self.scorer.measured_with
+        return {
+            k: f"{v}, references by their masks" if masked and k.startswith("local_") else v for k, v in told.items()
+        }
 
     @torch.no_grad()
     def on_test_start(self) -> None:
-        scorer, references, masks = self.scorer, self.subject.references.to(self.device), self.subject.reference_masks
-        self.references = scorer.encoder.images(references)
+        references, masks = self.subject.references.to(self.device), self.subject.reference_masks
         if masks is None:
-            self.reference_views = local_views(scorer.encoder, scorer.locator, references, self.subject.class_word)
+            regions = self._regions(references)
         else:
-            self.reference_views = masked_views(scorer.encoder, references, masks.to(self.device))
+            regions = known(references, masks.to(self.device), self.scorer.background)
+        encoders = [self.scorer.encoder, *([self.scorer.dino] if self.scorer.dino else [])]
+        self.references = [(one.images(references), one.images(regions.pictures)) for one in encoders]
 
     @torch.no_grad()
     def test_step(self, places: list[int]) -> None:
         requests = [self.requests[place] for place in places]
-        pictures = read_images([self.folder / request.file for request in requests]).to(self.device)
-        encoder, locator = self.scorer.encoder, self.scorer.locator
-        features = encoder.images(pictures)
-        texts = encoder.texts([request.judged_text for request in requests])
-        local = local_clip_i(local_views(encoder, locator, pictures, self.subject.class_word), self.reference_views)
-        columns = {
-            "clip_t": clip_t(features, texts),
-            "clip_i": clip_i(features, self.references),
-            "local_clip_i": local.score,
-            "subject_found": local.found.float(),
+        for score, chosen in (
+            (self.of_subject, [request for request in requests if request.kind != UNRELATED]),
+            (self.of_unrelated, [request for request in requests if request.kind == UNRELATED]),
+        ):
+            if chosen:
+                score(chosen, self._read(self.folder, chosen))
+
+    def of_subject(self, requests: Sequence[Request], pictures: Tensor) -> None:
+        """Rows of pictures of the subject."""
+        features, texts = self.scorer.encoder.images(pictures), self._texts([r.judged_text for r in requests])
+        regions = self._regions(pictures)
+        columns = {"clip_t": clip_t(features, texts)}
+        columns |= self._likeness("clip_i", 0, self.scorer.encoder, features, regions)
+        columns["subject_found"] = regions.found.float()
+        if self.scorer.dino is not None:
+            own = self.scorer.dino.images(pictures)
+            columns |= self._likeness("dino", 1, self.scorer.dino, own, regions)
+        rows = self._note(requests, columns | self.oracle_columns(pictures, requests))
+        for request, row, feature in zip(requests, rows, features, strict=True):
+            self._diverse(request.prompt, row, feature)
+
+    def of_unrelated(self, requests: Sequence[Request], pictures: Tensor) -> None:
+        """Rows of pictures of prompts that do not name the subject."""
+        if self.untuned is None:
+            raise ValueError("pictures of unrelated prompts need those of the untuned base to compare with, got none")
+        base = self._read(self.untuned, requests)
+        before, after = self.scorer.encoder.images(base), self.scorer.encoder.images(pictures)
+        self._note(requests, {"prior_kept": 1 - drift(before, after)})
+
+    def _read(self, folder: Path, requests: Sequence[Request]) -> Tensor:
+        return read_images([folder / request.file for request in requests]).to(self.device)
+
+    def _regions(self, pictures: Tensor) -> Regions:
+        return located(self.scorer.locator, pictures, self.subject.class_word, self.scorer.background)
+
+    def _likeness(self, name: str, number: int, encoder: ImageEncoder, features: Tensor, regions: Regions) -> Columns:
+        """To the references, of the whole picture and of the subject's region."""
+        whole, region = self.references[number]
+        return {
+            name: clip_i(features, whole),
+            f"local_{name}": clip_i(encoder.images(regions.pictures), region),
         }
-        columns |= self.oracle_columns(pictures, requests)
+
+    def _texts(self, sentences: Sequence[str]) -> Tensor:
+        """Features of sentences; each is encoded once and alone, so that they do not depend on their batch."""
+        for sentence in sentences:
+            if sentence not in self.texts:
+                self.texts[sentence] = self.scorer.encoder.texts([sentence])[0]
+        return torch.stack([self.texts[sentence] for sentence in sentences])
+
+    def _note(self, requests: Sequence[Request], columns: Columns) -> list[dict[str, Any]]:
+        made = []
         for place, request in enumerate(requests):
             about = {"prompt": request.prompt, "kind": request.kind, "noise_seed": request.seed, "file": request.file}
-            self.rows.append(about | {name: float(values[place]) for name, values in columns.items()})
+            made.append(about | {name: float(values[place]) for name, values in columns.items()})
+        self.rows += made
+        return made
 
-    def oracle_columns(self, pictures: Tensor, requests: Sequence[Request]) -> dict[str, Tensor]:
+    def _diverse(self, prompt: str, row: dict[str, Any], feature: Tensor) -> None:
+        """Give a prompt's rows their diversity as soon as all its pictures are there; a single one has none."""
+        if self.of_prompt[prompt] < 2:
+            return
+        waiting = self.waiting.setdefault(prompt, [])
+        waiting.append((row, feature))
+        if len(waiting) == self.of_prompt[prompt]:
+            found = diversity_of_each(torch.stack([feature for _, feature in waiting]))
+            for (one, _), value in zip(self.waiting.pop(prompt), found, strict=True):
+                one["diversity"] = float(value)
+
+    def oracle_columns(self, pictures: Tensor, requests: Sequence[Request]) -> Columns:
         """What the oracle says: the subject's own attributes, what the prompt asked for, and the class (no figure where
         nothing is asked).
         """

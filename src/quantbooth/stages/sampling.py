@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from quantbooth.artifacts.image_set import Request, write_image
-from quantbooth.data.draws import place_loader
+from quantbooth.data.draws import batch_loader
 from quantbooth.data.protocol import AUTO
 from quantbooth.diffusion.base import Base
 from quantbooth.diffusion.router import SubjectsRoute
@@ -32,7 +32,14 @@ class SamplingStage(LightningModule):
         self.requests = tuple(requests)
         self.folder = folder
 
+    def on_predict_start(self) -> None:
+        """A forked process cannot use the threads of the one it was forked from."""
+        if self.trainer.world_size > 1:
+            torch.set_num_threads(1)
+
     def predict_step(self, places: list[int]) -> int:
+        if not places:  # there are fewer batches than processes
+            return 0
         chosen = [self.requests[place] for place in places]
         for place, image in zip(places, self.render(chosen), strict=True):
             write_image(self.path(place), image)
@@ -42,13 +49,25 @@ class SamplingStage(LightningModule):
         """Where the picture of a request goes."""
         return self.folder / self.requests[place].file
 
-    def loader(self, batch: int | str, device: torch.device) -> DataLoader[list[int]]:
-        """Places of all requests, so many at a time; AUTO finds by one cheap step how many fit on the device."""
-        count = len(self.requests)
-        if batch == AUTO:
+    @property
+    def missing(self) -> list[int]:
+        """Places of the requests whose pictures are not where they go."""
+        return [place for place in range(len(self.requests)) if not self.path(place).is_file()]
+
+    def loader(self, batch: int | str, device: torch.device, processes: int = 1) -> DataLoader[list[int]]:
+        """Places of all requests, so many at a time, without the batches whose pictures are all there; AUTO finds by
+        one cheap step how many fit on the device.
+
+        What a picture is may depend on its batch in its last bits, so batches are those of a run that starts anew.
+        """
+        count, missing = len(self.requests), set(self.missing)
+        if batch == AUTO and missing:
             self.to(device)
             batch = batch_that_fits(count, self._one_step, free_memory(device))
-        return place_loader(count, int(batch))
+        size = count if batch == AUTO else int(batch)
+        batches = [list(range(start, min(start + size, count))) for start in range(0, count, size)]
+        wanted = [places for places in batches if missing & set(places)]
+        return batch_loader(wanted + [[]] * (processes - len(wanted) if wanted else 0))
 
     def _one_step(self, count: int) -> None:
         some = SamplingStage(self.base, replace(self.sampler, steps=1), self.requests, self.folder)

@@ -1,4 +1,4 @@
-"""The trainer: Lightning's own, its refusals in one line."""
+"""The trainer: Lightning's own, its refusals in one line; which work several processes may share."""
 
 from typing import Any
 
@@ -11,12 +11,21 @@ from quantbooth.errors import UserError
 __all__ = ["root_device", "trainer"]
 
 
-def trainer(**settings: Any) -> Trainer:
+def trainer(shared: bool = False, **settings: Any) -> Trainer:
     """A Lightning trainer.
+
+    Work that may be divided is `shared` by `devices` processes, forked for it alone. Other work is done by one process,
+    whatever `devices` is.
 
     Raises:
         UserError: when this machine or this Lightning cannot do what is asked.
     """
+    devices = settings.get("devices", 1)
+    many = isinstance(devices, int) and devices > 1
+    if many and shared and settings.get("accelerator") != "cpu":
+        raise UserError(f"processes share the drawing on CPUs only so far; trainer.devices must be 1, got {devices}")
+    if many:
+        settings |= {"strategy": "ddp_fork"} if shared else {"devices": 1}
     try:
         return Trainer(**settings)
     except MisconfigurationException as error:

@@ -70,6 +70,7 @@ class ToyLocator(Locator):
     """
 
     kind = "locator"
+    tells_pixels = True
 
     def __init__(self, widths: Sequence[int], least: int) -> None:
         super().__init__()

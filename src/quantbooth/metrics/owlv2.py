@@ -1,0 +1,63 @@
+"""OWLv2 as a locator: the box that a network of transformers likes best for the class word."""
+
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from transformers import Owlv2ForObjectDetection, Owlv2Processor
+
+from quantbooth.errors import UserError
+from quantbooth.metrics.encoders import check_pictures, in_bytes
+from quantbooth.metrics.folders import digest, read_network, read_processor
+from quantbooth.metrics.locators import Boxes, Locator, boxes_of_candidates
+
+__all__ = ["Owlv2Locator"]
+
+
+class Owlv2Locator(Locator):
+    """The best box for "a photo of a <class word>" (Minderer et al. 2023); it tells no pixels.
+
+    Args:
+        folder: a network and its processor as transformers' save_pretrained wrote them.
+        threshold: a best box that scores less counts as not found.
+
+    Raises:
+        UserError: the folder is not there, of another architecture, incomplete, or a pickle; a number is out of range;
+            a class word is longer than the network reads (when called).
+    """
+
+    def __init__(self, folder: str | Path, threshold: float = 0.2) -> None:
+        super().__init__()
+        place = Path(folder)
+        if not 0 < threshold < 1:
+            raise UserError(f"locator.threshold must be in (0, 1), got {threshold}")
+        self.model = read_network(Owlv2ForObjectDetection, place)
+        self.processor = read_processor(Owlv2Processor, place)
+        self.threshold = threshold
+        self._name = f"owlv2 sha256:{digest(place)}, from {threshold:g}"
+
+    @property
+    def name(self) -> str:
+        return self._name
+
+    @torch.inference_mode()
+    def boxes(self, pictures: Float[Tensor, "b 3 h w"], class_word: str) -> Boxes:
+        check_pictures(pictures)
+        height, width = pictures.shape[2:]
+        query, shown = f"a photo of a {class_word}", list(in_bytes(pictures).cpu())
+        given = self.processor(text=[[query]] * len(shown), images=shown, return_tensors="pt")
+        room = self.model.config.text_config.max_position_embeddings
+        if (length := given["input_ids"].shape[1]) > room:
+            raise UserError(f"the locator reads {room} tokens, {query!r} has {length}; choose another locator")
+        found = self.model(**given.to(next(self.model.parameters()).device))
+        corners = _corners(found.pred_boxes.float()) * max(height, width)  # of the picture padded to a square
+        scores = found.logits[..., 0].float().sigmoid()
+        device = pictures.device
+        return boxes_of_candidates(scores.to(device), corners.to(device), height, width, self.threshold)
+
+
+def _corners(boxes: Float[Tensor, "b n 4"]) -> Float[Tensor, "b n 4"]:
+    """Centre and size -> left, top, right, bottom."""
+    centre, size = boxes[..., :2], boxes[..., 2:]
+    return torch.cat([centre - size / 2, centre + size / 2], dim=-1)
