@@ -9,18 +9,15 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig
 
 from quantbooth.artifacts.manifest import open_artifact
 from quantbooth.artifacts.scores import read_record, read_rows
 from quantbooth.cli import command
-from quantbooth.config import build
 from quantbooth.plan import Plan
 from quantbooth.reporting.page import write_page
 from quantbooth.reporting.results import Result
 from quantbooth.reporting.tables import print_table, table
-from quantbooth.stages.loggers import close, log_report
 
 __all__ = ["main", "report"]
 
@@ -32,7 +29,6 @@ def report(cfg: DictConfig, scores: Sequence[Path] = ()) -> Path:
     results = [read_result(folder) for folder in folders]
     folder = Path(cfg.report.folder)
     write_page(results, folder, commands=[_typed()], notes=list(cfg.report.notes))
-    _track(cfg, folder)
     print_table(table(results))
     print(f"the page: {folder / 'index.html'}")  # noqa: T201  # what a person looks for next
     return folder
@@ -58,15 +54,6 @@ def read_result(folder: Path) -> Result:
         run=record.run,
         protocol=record.protocol,
     )
-
-
-def _track(cfg: DictConfig, folder: Path) -> None:
-    """Hand the page to a tracker that keeps such things."""
-    logger = build(cfg.logger, Logger, run="report")
-    try:
-        log_report(logger, folder)
-    finally:
-        close(logger)
 
 
 def _finished(path: Path) -> list[Path]:

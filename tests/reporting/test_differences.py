@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from quantbooth.reporting.columns import score_named
-from quantbooth.reporting.differences import as_markdown, certainty_sheet, difference_sheet, share_sheet, steps_sheet
+from quantbooth.reporting.differences import as_markdown, difference_sheet, share_sheet, steps_sheet
 from quantbooth.reporting.results import Result
 from quantbooth.reporting.study import Study
 
@@ -89,24 +89,3 @@ def test_markdown_names_subjects_seeds_and_every_table(study: Study) -> None:
     assert text.startswith("Paired by subject over 6 of them; in brackets")
     assert "| difference | local CLIP-I |" in text and "% of float's gain" in text
     assert "| **+0.040 [+0.040, +0.040]** |" in text
-
-
-def test_a_difference_that_is_settled_alone_is_not_among_many(make: Make) -> None:
-    """A t test of these six differences gives .020 by itself; among so many comparisons Holm lets it count no more."""
-    gains = (0.06, 0.05, 0.01, 0.0, 0.04, 0.03)
-    results = [make("baseline", s, clip_t=0.2 + k / 100) for k, s in enumerate(SUBJECTS)]
-    results += [
-        make("s2", s, clip_t=0.2 + k / 100 + gain) for (k, s), gain in zip(enumerate(SUBJECTS), gains, strict=True)
-    ]
-    alone = Study(tuple(results))
-    text, marked = _column(alone, "s2 − baseline", "CLIP-T")
-    assert text.startswith("+0.032 [+0.01") and not marked
-    p, least = dict(certainty_sheet(alone).rows())["s2 − baseline"][1].text.split("; ")
-    assert float(p) == pytest.approx(4 * 0.0203, abs=0.001)
-    assert least == "0.033"
-    assert "corrected for all 4 comparisons here (Holm)" in as_markdown(alone)
-
-
-def test_certainty_is_told_only_where_there_are_subjects_to_tell_it(four: list[Result], study: Study) -> None:
-    assert certainty_sheet(Study(tuple(four))).labels == ()
-    assert dict(certainty_sheet(study).rows())["s2 − baseline"][0].text == "< .001; 0.000"

@@ -1,7 +1,6 @@
 """The table: hand-computed means, marks, units, and the same numbers in every form it is written in."""
 
 import io
-import re
 from collections.abc import Callable
 
 import numpy as np
@@ -12,7 +11,7 @@ from rich.console import Console
 from quantbooth.errors import UserError
 from quantbooth.reporting.layout import whole_sheet
 from quantbooth.reporting.results import Result
-from quantbooth.reporting.tables import as_csv, as_latex, as_markdown, caption, print_table, rows, table
+from quantbooth.reporting.tables import as_csv, as_markdown, caption, print_table, rows, table
 
 Make = Callable[..., Result]
 COSTS = {
@@ -125,25 +124,3 @@ def test_of_many_runs_the_csv_tells(make: Make) -> None:
     frame = table(many)
     assert "Runs: 13, named by method in the column `runs` of `table.csv`" in as_markdown(frame, caption(many))
     assert all(result.run in as_csv(frame) for result in many)
-
-
-def test_latex_has_every_written_cell_and_no_bare_command_marks(four: list[Result]) -> None:
-    frame = table(four)
-    text = as_latex(frame, "50 % of_it & more")
-    assert r"\caption{50 \% of\_it \& more}" in text
-    assert r"\toprule" in text and r"\bottomrule" in text
-    body = [line for line in text.splitlines() if line.endswith(r"\\") and "&" in line]
-    sheet = whole_sheet(frame)
-    assert len(body) == len(sheet.labels) + 2  # the titles, and the name of the index
-    for label, cells in sheet.rows():
-        (line,) = [row for row in body if row.startswith(f"{label} &")]
-        assert line.count("&") == len(cells)
-        assert all(part.strip() for part in line.removesuffix(r"\\").split("&"))
-    assert not re.search(r"(?<!\\)[%#_$](?!\\pm\$)", text.replace(r"$\pm$", ""))
-
-
-def test_latex_writes_spreads_and_daggers(make: Make) -> None:
-    results = [make("s1", subject, clip_t=value) for subject, value in (("mug", 0.1), ("duck", 0.3))]
-    text = as_latex(table([*results, make("s2", "mug")]), "")
-    assert r"0.200 $\pm$0.100" in text
-    assert r"s2 \textdagger{} &" in text

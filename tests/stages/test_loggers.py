@@ -4,11 +4,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import wandb
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from quantbooth.stages import loggers
-from quantbooth.stages.loggers import close, csv_logger, log_grid, log_report, tensorboard_logger, wandb_logger
+from quantbooth.stages.loggers import close, csv_logger, log_grid, tensorboard_logger, wandb_logger
 
 PICTURE = np.zeros((8, 16, 3), dtype=np.uint8)
 
@@ -60,23 +59,3 @@ def test_a_key_in_netrc_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 def test_no_logger_needs_no_closing() -> None:
     close(None)
     log_grid(None, PICTURE, 0)
-
-
-def test_a_report_becomes_an_artifact_of_the_tracker_that_keeps_them(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("WANDB_MODE", "offline")
-    monkeypatch.setenv("HOME", str(tmp_path))
-    (tmp_path / "report").mkdir()
-    (tmp_path / "report" / "index.html").write_text("<!doctype html>")
-    kept: list[wandb.Artifact] = []
-    logger = wandb_logger(str(tmp_path / "logs"), "report", "quantbooth")
-    monkeypatch.setattr(logger.experiment, "log_artifact", kept.append)
-    log_report(logger, tmp_path / "report")
-    close(logger)
-    assert [(one.name, one.type, sorted(one.manifest.entries)) for one in kept] == [
-        ("report", "report", ["index.html"])
-    ]
-    other = csv_logger(str(tmp_path), "report")
-    log_report(other, tmp_path / "report")
-    assert not list((tmp_path / "csv").rglob("index.html"))

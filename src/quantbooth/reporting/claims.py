@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from quantbooth.metrics.comparisons import detectable, paired_p
 from quantbooth.metrics.statistics import Interval, mean_interval, paired_difference, ratio_of_means
 from quantbooth.reporting.columns import Score
 from quantbooth.reporting.study import BASE, Arm, Study
@@ -20,16 +19,11 @@ Snapshot = tuple[Arm, int]
 
 @dataclass(frozen=True)
 class Difference:
-    """Mean over subjects of one method's score minus another's; the rest only where there are several subjects.
-
-    `p` is that of the paired t test, by itself; `detectable` the smallest difference that so many subjects would show.
-    """
+    """Mean over subjects of one method's score minus another's; an interval only where there are several subjects."""
 
     score: Score
     mean: float
     interval: Interval | None
-    p: float | None = None
-    detectable: float | None = None
 
     @property
     def spread(self) -> float | None:
@@ -68,8 +62,7 @@ def difference_between(study: Study, one: Snapshot, other: Snapshot, score: Scor
     mean = float(np.mean([here[subject] - there[subject] for subject in here]))
     if len(here) == 1:
         return Difference(score, mean, None)
-    spread = paired_difference(here, there, np.random.default_rng(BOOTSTRAP_SEED))
-    return Difference(score, mean, spread, paired_p(here, there), detectable(here, there))
+    return Difference(score, mean, paired_difference(here, there, np.random.default_rng(BOOTSTRAP_SEED)))
 
 
 def share_of_gain(study: Study, one: Arm, other: Arm, score: Score) -> Interval | None:

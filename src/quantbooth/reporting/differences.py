@@ -1,55 +1,30 @@
 """Paired differences between methods, and how each score moves with the steps: tables for documents and the page."""
 
 from collections.abc import Iterator, Sequence
-from functools import lru_cache
 
-from quantbooth.metrics.comparisons import holm
 from quantbooth.metrics.statistics import Interval
 from quantbooth.reporting.claims import FEWEST, Difference, Snapshot, difference_between, last, share_of_gain
 from quantbooth.reporting.columns import NOTHING, Score, signed
-from quantbooth.reporting.layout import Cell, Written, as_table
+from quantbooth.reporting.layout import Cell, Written
+from quantbooth.reporting.markdown import markdown
 from quantbooth.reporting.study import BASE, Arm, Study
 
-__all__ = ["CERTAINTY", "as_markdown", "certainty_sheet", "difference_sheet", "paired", "share_sheet", "steps_sheet"]
+__all__ = ["as_markdown", "difference_sheet", "paired", "share_sheet", "steps_sheet"]
 
 SHOWN = ("local_clip_i", "clip_t", "oracle_subject", "oracle_prompt")
 GAINED = ("local_clip_i", "oracle_subject")
 REFERENCES = ("baseline", "float")
-LEVEL = 0.05
-CERTAINTY = (
-    "What could be told: p of each difference, corrected as above; and the smallest true difference that so many "
-    "subjects, scattered as they are, would have shown in four of five such experiments. What is smaller than that is "
-    "not refuted by being unmarked."
-)
 
 
 def difference_sheet(study: Study) -> Written:
     """Rows: what tuning did to each base, each method against baseline and float, and late against early steps."""
-    rows = [(label, tuple(_difference(*cell) for cell in cells)) for label, cells in _compared(study)]
-    return _written([score.title for score in _shown(study)], rows)
-
-
-def certainty_sheet(study: Study) -> Written:
-    """The same rows: p of each difference as corrected, and the smallest difference that would have shown."""
-    rows = [(label, tuple(_certainty(*cell) for cell in cells)) for label, cells in _compared(study)]
-    told = [row for row in rows if any(cell.text != NOTHING for cell in row[1])]
-    return _written([score.title for score in _shown(study)], told)
-
-
-@lru_cache(maxsize=4)
-def _compared(study: Study) -> list[tuple[str, list[tuple[Difference | None, float | None]]]]:
-    """Every row's differences, each with its p as it counts among all of them (Holm)."""
-    scores, rows = _shown(study), []
+    scores = _shown(study)
+    rows = []
     for one, other in _pairs(study):
         found = [difference_between(study, one, other, score) for score in scores]
         if any(found):
-            rows.append((f"{_named(study, one, other)} − {_named(study, other, one)}", found))
-    by_itself = [cell.p for _, found in rows for cell in found if cell is not None and cell.p is not None]
-    corrected = iter(holm(by_itself))
-    return [
-        (label, [(cell, None if cell is None or cell.p is None else next(corrected)) for cell in found])
-        for label, found in rows
-    ]
+            rows.append((f"{_named(study, one, other)} − {_named(study, other, one)}", tuple(map(_difference, found))))
+    return _written([score.title for score in scores], rows)
 
 
 def share_sheet(study: Study) -> Written:
@@ -82,19 +57,17 @@ def as_markdown(study: Study) -> str:
     """All of it, each table under a line that says what it is."""
     parts = [
         paired(study),
-        as_table("difference", difference_sheet(study)),
+        _table("difference", difference_sheet(study)),
     ]
-    if (certainty := certainty_sheet(study)).labels:
-        parts += [CERTAINTY, as_table("difference", certainty)]
     if (shares := share_sheet(study)).labels:
         parts += [
             "What each method gained over its own untuned base, as a share of what float gained.",
-            as_table("method", shares),
+            _table("method", shares),
         ]
     for score in _shown(study):
         parts += [
             f"{score.title} after so many steps; 0 is the untuned base.",
-            as_table("method", steps_sheet(study, score)),
+            _table("method", steps_sheet(study, score)),
         ]
     return "\n\n".join(parts) + "\n"
 
@@ -104,16 +77,12 @@ def paired(study: Study) -> str:
     count, seeds = len(study.subjects), len(study.seeds)
     averaged = f", {seeds} tuning seeds averaged within each" if seeds > 1 else ""
     few = f"none is marked, since fewer than {FEWEST} subjects settle no sign"
-    compared = sum(cell is not None for _, cells in _compared(study) for cell, _ in cells)
-    both = (
-        f"it excludes zero and a paired t test, corrected for all {compared} comparisons here (Holm), stays below 5 %"
-    )
-    marked = f"marked where {both}" if count >= FEWEST else few
+    marked = "marked where it excludes zero" if count >= FEWEST else few
     if count == 1:
         return f"Of one subject{averaged}: no interval, and no proof."
     return (
         f"Paired by subject over {count} of them{averaged}; in brackets the 95 % bootstrap interval over subjects, "
-        f"{marked}."
+        f"{marked}. Not corrected for the number of comparisons."
     )
 
 
@@ -140,21 +109,14 @@ def _named(study: Study, one: Snapshot, other: Snapshot) -> str:
     return f"{study.label(arm)} at {step:,} steps" if arm == other[0] else study.label(arm)
 
 
-def _difference(found: Difference | None, p: float | None) -> Cell:
+def _difference(found: Difference | None) -> Cell:
     if found is None:
         return Cell(NOTHING)
     unit = found.score.unit
     text = signed(found.mean, unit)
     if found.interval is not None:
         text += f" [{signed(found.interval.low, unit)}, {signed(found.interval.high, unit)}]"
-    return Cell(text, best=p is not None and p <= LEVEL and found.sign != 0)
-
-
-def _certainty(found: Difference | None, p: float | None) -> Cell:
-    if found is None or p is None or found.detectable is None:
-        return Cell(NOTHING)
-    unit = found.score.unit
-    return Cell(f"{'< .001' if p < 0.001 else f'{p:.3f}'.lstrip('0')}; {unit.text(found.detectable)}")
+    return Cell(text, best=found.interval is not None and found.sign != 0)
 
 
 def _share(found: Interval | None) -> Cell:
@@ -172,3 +134,10 @@ def _shown(study: Study) -> list[Score]:
 
 def _written(titles: Sequence[str], rows: Sequence[tuple[str, tuple[Cell, ...]]]) -> Written:
     return Written(tuple(titles), tuple(label for label, _ in rows), tuple(cells for _, cells in rows))
+
+
+def _table(first: str, sheet: Written) -> str:
+    rows = [
+        [label, *(f"**{cell.text}**" if cell.best else cell.text for cell in cells)] for label, cells in sheet.rows()
+    ]
+    return markdown([first, *sheet.titles], rows)

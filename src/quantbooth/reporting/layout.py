@@ -7,10 +7,9 @@ import numpy as np
 import pandas as pd
 
 from quantbooth.reporting.columns import COSTS, NOTHING, SCORES, CostColumn, Score
-from quantbooth.reporting.markdown import markdown
 from quantbooth.reporting.simulated import simulated
 
-__all__ = ["INCOMPLETE", "Cell", "Written", "as_table", "cost_sheet", "footnotes", "score_sheet", "whole_sheet"]
+__all__ = ["INCOMPLETE", "Cell", "Written", "cost_sheet", "footnotes", "score_sheet", "whole_sheet"]
 
 INCOMPLETE = "†"
 
@@ -55,14 +54,6 @@ def cost_sheet(frame: pd.DataFrame) -> Written:
 def whole_sheet(frame: pd.DataFrame) -> Written:
     """Scores, then costs."""
     return _sheet(frame, _weights(frame) | _score_columns(frame) | _cost_columns(frame))
-
-
-def as_table(first: str, sheet: Written) -> str:
-    """A sheet in Markdown, its labels under `first`."""
-    rows = [
-        [label, *(f"**{cell.text}**" if cell.best else cell.text for cell in cells)] for label, cells in sheet.rows()
-    ]
-    return markdown([first, *sheet.titles], rows)
 
 
 def footnotes(frame: pd.DataFrame) -> list[str]:

@@ -7,14 +7,13 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from quantbooth.reporting import colours, differences
-from quantbooth.reporting.areas import area_sheet, explained
 from quantbooth.reporting.grids import Grid, grid
 from quantbooth.reporting.headline import asked, headline, incomplete
-from quantbooth.reporting.layout import as_table, cost_sheet, footnotes, score_sheet
+from quantbooth.reporting.layout import cost_sheet, footnotes, score_sheet
 from quantbooth.reporting.results import Result
 from quantbooth.reporting.sheets import grid_sheet, stacked
 from quantbooth.reporting.study import Study
-from quantbooth.reporting.tables import as_csv, as_latex, as_markdown, caption, rows, table
+from quantbooth.reporting.tables import as_csv, as_markdown, caption, rows, table
 from quantbooth.reporting.views import Plot, definitions, facts, nowrap, plots, subject_view, view
 
 __all__ = ["write_page"]
@@ -36,12 +35,9 @@ def write_page(results: Sequence[Result], folder: Path, commands: Sequence[str],
     texts = {
         "table.md": as_markdown(frame, caption(results)),
         "table.csv": as_csv(frame),
-        "table.tex": as_latex(frame, caption(results)),
         "rows.csv": rows(results).to_csv(index=False, lineterminator="\n"),
         "differences.md": differences.as_markdown(study),
     }
-    if (areas := area_sheet(study)).labels:
-        texts["tradeoff.md"] = f"{explained(study)}\n\n{as_table('method', areas)}\n"
     texts |= {plot.file: plot.svg for plot in drawn}
     about = {"commands": commands, "notes": notes, "files": [*texts, "grid.png"]}
     texts["index.html"] = _html(study, frame, drawn, grids, about)
@@ -56,7 +52,6 @@ def write_page(results: Sequence[Result], folder: Path, commands: Sequence[str],
 def _html(
     study: Study, frame: pd.DataFrame, drawn: list[Plot], grids: list[Grid], about: dict[str, Sequence[str]]
 ) -> str:
-    areas = area_sheet(study)
     environment = Environment(
         loader=PackageLoader("quantbooth.reporting", "templates"),
         autoescape=True,
@@ -79,10 +74,6 @@ def _html(
         plots=drawn,
         differences=differences.difference_sheet(study),
         paired=differences.paired(study),
-        certainty=differences.certainty_sheet(study),
-        told_certainty=differences.CERTAINTY,
-        areas=areas,
-        told_areas=explained(study) if areas.labels else "",
         shares=differences.share_sheet(study),
         subjects=[subject_view(study, found) for found in grids],
         kinds=list(dict.fromkeys(kind for found in grids for kind in found.kinds)),

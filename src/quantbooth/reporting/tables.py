@@ -14,10 +14,9 @@ from quantbooth.reporting.layout import Cell, Written, cost_sheet, footnotes, sc
 from quantbooth.reporting.results import Cost, Result
 from quantbooth.reporting.study import Arm, Study
 
-__all__ = ["as_csv", "as_latex", "as_markdown", "caption", "print_table", "rows", "table"]
+__all__ = ["as_csv", "as_markdown", "caption", "print_table", "rows", "table"]
 
 LABEL = "method"
-PLUS_MINUS = "<+->"
 MOST_RUNS = 12
 """Runs that are named below a table; of more, the column `runs` of its CSV tells."""
 
@@ -83,22 +82,6 @@ def _runs(frame: pd.DataFrame) -> str:
 def as_csv(frame: pd.DataFrame) -> str:
     """The numbers unrounded, one line per method."""
     return frame.to_csv(lineterminator="\n")
-
-
-def as_latex(frame: pd.DataFrame, caption: str) -> str:
-    """The table for a paper, with booktabs' rules; spreads stay beside their means."""
-    sheet = whole_sheet(frame)
-    cells = [[cell.text.replace("±", PLUS_MINUS) for cell in row] for _, row in sheet.rows()]
-    written = pd.DataFrame(cells, columns=list(sheet.titles), index=pd.Index(sheet.labels, name=LABEL))
-    table = written.map(_escaped).rename(columns=_escaped, index=_escaped)
-    return str(table.to_latex(escape=False, column_format="l" + "r" * len(sheet.titles), caption=_escaped(caption)))
-
-
-def _escaped(text: str) -> str:
-    """Without what LaTeX takes for commands."""
-    for mark in "&%$#_{}":
-        text = text.replace(mark, f"\\{mark}")
-    return text.replace("†", r"\textdagger{}").replace(PLUS_MINUS, r"$\pm$").replace("–", "--")
 
 
 def print_table(frame: pd.DataFrame, console: Console | None = None) -> None:

@@ -5,10 +5,9 @@ import os
 from pathlib import Path
 
 import numpy as np
-import wandb
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 
-__all__ = ["close", "csv_logger", "log_grid", "log_report", "tensorboard_logger", "wandb_logger"]
+__all__ = ["close", "csv_logger", "log_grid", "tensorboard_logger", "wandb_logger"]
 
 
 def csv_logger(folder: str, run: str) -> CSVLogger:
@@ -34,14 +33,6 @@ def log_grid(logger: Logger | None, picture: np.ndarray, step: int, title: str =
         logger.log_image(title, [picture], step=step)
     elif isinstance(logger, TensorBoardLogger):
         logger.experiment.add_image(title, picture, step, dataformats="HWC")
-
-
-def log_report(logger: Logger | None, folder: Path) -> None:
-    """Keep a report, all its files, where the tracker keeps artifacts."""
-    if isinstance(logger, WandbLogger):
-        artifact = wandb.Artifact("report", type="report")
-        artifact.add_dir(str(folder))
-        logger.experiment.log_artifact(artifact)
 
 
 def close(logger: Logger | None) -> None:
