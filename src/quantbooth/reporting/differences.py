@@ -10,7 +10,15 @@ from quantbooth.reporting.layout import Cell, Written
 from quantbooth.reporting.markdown import markdown
 from quantbooth.reporting.study import BASE, Arm, Study
 
-__all__ = ["as_markdown", "difference_sheet", "paired", "share_sheet", "steps_sheet"]
+__all__ = [
+    "as_markdown",
+    "difference_cell",
+    "difference_sheet",
+    "paired",
+    "share_sheet",
+    "sheet_markdown",
+    "steps_sheet",
+]
 
 SHOWN = ("local_clip_i", "clip_t", "oracle_subject", "oracle_prompt")
 GAINED = ("local_clip_i", "oracle_subject")
@@ -24,7 +32,8 @@ def difference_sheet(study: Study) -> Written:
     for one, other in pairs(study):
         found = [differences.get((one, other)) for differences in told]
         if any(found):
-            rows.append((f"{_named(study, one, other)} − {_named(study, other, one)}", tuple(map(_difference, found))))
+            label = f"{_named(study, one, other)} − {_named(study, other, one)}"
+            rows.append((label, tuple(map(difference_cell, found))))
     return _written([score.title for score in scores], rows)
 
 
@@ -58,17 +67,17 @@ def as_markdown(study: Study) -> str:
     """All of it, each table under a line that says what it is."""
     parts = [
         paired(study),
-        _table("difference", difference_sheet(study)),
+        sheet_markdown("difference", difference_sheet(study)),
     ]
     if (shares := share_sheet(study)).labels:
         parts += [
             "What each method gained over its own untuned base, as a share of what float gained.",
-            _table("method", shares),
+            sheet_markdown("method", shares),
         ]
     for score in _shown(study):
         parts += [
             f"{score.title} after so many steps; 0 is the untuned base.",
-            _table("method", steps_sheet(study, score)),
+            sheet_markdown("method", steps_sheet(study, score)),
         ]
     return "\n\n".join(parts) + "\n"
 
@@ -97,7 +106,8 @@ def _named(study: Study, one: Snapshot, other: Snapshot) -> str:
     return f"{study.label(arm)} at {step:,} steps" if arm == other[0] else study.label(arm)
 
 
-def _difference(found: Difference | None) -> Cell:
+def difference_cell(found: Difference | None) -> Cell:
+    """The difference with its interval and the smallest that would be seen, marked where it is settled."""
     if found is None:
         return Cell(NOTHING)
     unit = found.score.unit
@@ -126,7 +136,8 @@ def _written(titles: Sequence[str], rows: Sequence[tuple[str, tuple[Cell, ...]]]
     return Written(tuple(titles), tuple(label for label, _ in rows), tuple(cells for _, cells in rows))
 
 
-def _table(first: str, sheet: Written) -> str:
+def sheet_markdown(first: str, sheet: Written) -> str:
+    """The sheet as a table, what is marked in bold; `first` stands above the labels."""
     rows = [
         [label, *(f"**{cell.text}**" if cell.best else cell.text for cell in cells)] for label, cells in sheet.rows()
     ]
