@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from quantbooth.reporting.results import Result
 from quantbooth.reporting.study import Arm, Study
-from quantbooth.reporting.zone_plot import zone_plot
+from quantbooth.reporting.zone_plot import _along, zone_plot
 from quantbooth.reporting.zones import differ, learned_in, strategies
 from quantbooth.timesteps.strategies import baseline, s1, s2
 
@@ -29,7 +29,7 @@ def _ablation(make: Make) -> list[Result]:
 
 
 def test_words_say_what_is_learned_and_what_serves_the_rest() -> None:
-    assert learned_in(baseline(1000)) == "learned in all of 1,000 timesteps"
+    assert learned_in(baseline(1000)) == "learned in all 1,000 timesteps"
     assert learned_in(s1([200, 750], "base", 1000)) == (
         "learned in [200, 750) of 1,000 timesteps; the base serves the others"
     )
@@ -66,3 +66,8 @@ def test_no_plot_without_difference_base_or_completeness(make: Make) -> None:
     assert zone_plot([r for r in results if r.method != "base"]) is None
     unfinished = [r for r in results if r.subject == "mug" or r.method in ("base", "baseline")]
     assert zone_plot(unfinished) is None
+
+
+def test_marks_lie_on_what_was_learned() -> None:
+    zones = s2({"low": [0, 100], "high": [900, 1000]}, False, 1000).trained.zones
+    assert [_along(zones, share) for share in (0.25, 0.5, 0.75)] == [50, 100, 950]

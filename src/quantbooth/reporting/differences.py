@@ -88,15 +88,15 @@ def paired(study: Study) -> str:
     averaged = f", {seeds} tuning seeds averaged within each" if seeds > 1 else ""
     if count == 1:
         return f"Of one subject{averaged}: no interval, and no proof."
-    few = f"none is marked, since fewer than {FEWEST} subjects settle no sign and their intervals are too narrow"
+    few = f"none is marked, since fewer than {FEWEST} subjects settle no sign and their intervals are too narrow."
     marked = (
         "marked where it excludes zero and the paired t-test's p, corrected for all differences of its column (Holm), "
-        "is below 5 %"
+        "is below 5 %. After it, in round brackets, the smallest true difference that these subjects would settle four "
+        "times in five among so many: what is smaller is as good as noise."
     )
     return (
         f"Paired by subject over {count} of them{averaged}; in brackets the 95 % bootstrap interval over subjects, "
-        f"{marked if count >= FEWEST else few}. After it, in round brackets, the smallest true difference that these "
-        "subjects would settle four times in five among so many: what is smaller is as good as noise."
+        f"{marked if count >= FEWEST else few}"
     )
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from quantbooth.metrics.comparisons import holm, smallest_seen
-from quantbooth.reporting.claims import Difference, Snapshot, difference_between, last
+from quantbooth.reporting.claims import FEWEST, Difference, Snapshot, difference_between, last
 from quantbooth.reporting.columns import Score
 from quantbooth.reporting.study import BASE, Arm, Study
 
@@ -42,12 +42,17 @@ def family(study: Study, score: Score) -> dict[Pair, Difference]:
 
 
 def corrected(found: dict[Pair, Difference]) -> dict[Pair, Difference]:
-    """The same differences with p after Holm, and the smallest that would be seen among so many."""
+    """The same differences with p after Holm, and the smallest that would be seen among so many.
+
+    Fewer than FEWEST subjects see none, however large.
+    """
     tested = {pair: one for pair, one in found.items() if one.p is not None}
     adjusted = dict(zip(tested, holm([one.p for one in tested.values() if one.p is not None]), strict=True))
     return {
-        pair: one
-        if one.p is None
-        else replace(one, p=adjusted[pair], seen_from=smallest_seen(one.by_subject, len(tested)))
+        pair: one if one.p is None else replace(one, p=adjusted[pair], seen_from=_seen_from(one, len(tested)))
         for pair, one in found.items()
     }
+
+
+def _seen_from(one: Difference, comparisons: int) -> float | None:
+    return smallest_seen(one.by_subject, comparisons) if len(one.by_subject) >= FEWEST else None

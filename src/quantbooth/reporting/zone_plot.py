@@ -16,6 +16,7 @@ from quantbooth.reporting.study import BASE, Arm, Study
 from quantbooth.reporting.svg import svg
 from quantbooth.reporting.zones import differ, learned_in, strategies
 from quantbooth.timesteps.strategies import Strategy
+from quantbooth.timesteps.zones import Zone
 
 __all__ = ["zone_plot"]
 
@@ -74,7 +75,7 @@ def _panel(axes: Axes, study: Study, shown: dict[Arm, Strategy], gains: Gains, s
 
 
 def _draw(axes: Axes, study: Study, arm: Arm, strategy: Strategy, gain: Difference, share: float) -> None:
-    """A thick line over what was learned, a thin one over what is served, the mark at a `share` of the longest zone."""
+    """A thick line over what was learned, a dotted one over what is served, the mark at a share of it."""
     style = look(arm.method, tuple(dict.fromkeys(other.method for other in study.arms)))
     colour, y = style.tone.light, gain.mean
     for zone in strategy.served.zones:
@@ -84,12 +85,21 @@ def _draw(axes: Axes, study: Study, arm: Arm, strategy: Strategy, gain: Differen
     for before, after in pairwise(strategy.trained.zones):
         if before.stop == after.start:
             axes.plot([after.start], [y], "|", ms=8, mec=colour, zorder=3)
-    longest = max(strategy.trained.zones, key=lambda zone: zone.stop - zone.start)
-    x = longest.start + share * (longest.stop - longest.start)
+    x = _along(strategy.trained.zones, share)
     if gain.interval is not None:
         axes.plot([x, x], [gain.interval.low, gain.interval.high], color=colour, linewidth=0.9, alpha=0.6, zorder=2)
     label = study.label(arm)
     axes.plot([x], [y], style.marker, ms=7, mfc=colour, mec=GROUND.light, linestyle="", label=label, zorder=4)
+
+
+def _along(zones: Sequence[Zone], share: float) -> float:
+    """The timestep below which such a share of the zones' timesteps lies."""
+    left = share * sum(zone.stop - zone.start for zone in zones)
+    for zone in zones:
+        if left <= zone.stop - zone.start:
+            return zone.start + left
+        left -= zone.stop - zone.start
+    return float(zones[-1].stop)
 
 
 def _told(study: Study, shown: dict[Arm, Strategy], gains: dict[Score, Gains]) -> str:

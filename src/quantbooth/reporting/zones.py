@@ -11,6 +11,7 @@ __all__ = ["differ", "learned_in", "strategies"]
 
 UNNAMED = re.compile(r"selected|part\d+")
 """Names that zones have for want of one."""
+ALL = "all"
 
 
 def strategies(study: Study) -> dict[Arm, Strategy]:
@@ -30,7 +31,8 @@ def differ(found: dict[Arm, Strategy]) -> bool:
 
 def learned_in(strategy: Strategy) -> str:
     """The intervals of training timesteps, and what serves the others."""
-    text = f"learned in {_listed(strategy.trained)} of {strategy.trained.timesteps:,} timesteps"
+    learned = _listed(strategy.trained)
+    text = f"learned in {learned}{'' if learned == ALL else ' of'} {strategy.trained.timesteps:,} timesteps"
     if strategy.apart:
         text += ", each interval in a run of its own"
     if strategy.served != strategy.trained:
@@ -41,5 +43,5 @@ def learned_in(strategy: Strategy) -> str:
 
 def _listed(zones: Zones) -> str:
     if [(zone.start, zone.stop) for zone in zones.zones] == [(0, zones.timesteps)]:
-        return "all"
+        return ALL
     return ", ".join(f"[{z.start}, {z.stop})" if UNNAMED.fullmatch(z.name) else str(z) for z in zones.zones)
