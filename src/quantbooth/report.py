@@ -9,17 +9,25 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig
 
 from quantbooth.artifacts.manifest import open_artifact
 from quantbooth.artifacts.scores import read_record, read_rows
+from quantbooth.artifacts.tuned import read_strategy
 from quantbooth.cli import command
+from quantbooth.config import build
 from quantbooth.plan import Plan
-from quantbooth.reporting.page import write_page
+from quantbooth.reporting.page import write_files
 from quantbooth.reporting.results import Result
 from quantbooth.reporting.tables import print_table, table
+from quantbooth.stages.report_logging import log_report
+from quantbooth.timesteps.strategies import Strategy
 
 __all__ = ["main", "report"]
+
+LEARNED = ("scale_sets", "tuned_unet", "adapters")
+"""Kinds of what tuning makes."""
 
 
 def report(cfg: DictConfig, scores: Sequence[Path] = ()) -> Path:
@@ -28,7 +36,8 @@ def report(cfg: DictConfig, scores: Sequence[Path] = ()) -> Path:
     folders = list(scores) or named or _own(cfg)
     results = [read_result(folder) for folder in folders]
     folder = Path(cfg.report.folder)
-    write_page(results, folder, commands=[_typed()], notes=list(cfg.report.notes))
+    files = write_files(results, folder, commands=[_typed()], notes=list(cfg.report.notes))
+    log_report(build(cfg.logger, Logger, run="report"), files)
     print_table(table(results))
     print(f"the page: {folder / 'index.html'}")  # noqa: T201  # what a person looks for next
     return folder
@@ -53,7 +62,14 @@ def read_result(folder: Path) -> Result:
         references=images / "references",
         run=record.run,
         protocol=record.protocol,
+        strategy=_strategy(store, record.run) if record.step else None,
     )
+
+
+def _strategy(store: Path, run: str) -> Strategy | None:
+    """Of a tuned artifact in the same store; None where only its scores were kept."""
+    folder = next((folder for kind in LEARNED if (folder := store / kind / run).is_dir()), None)
+    return None if folder is None else read_strategy(folder)
 
 
 def _finished(path: Path) -> list[Path]:

@@ -1,9 +1,18 @@
 """Means per subject and bootstrap intervals: hand-computed cases, pairing, coverage by simulation, refusals."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 
-from quantbooth.metrics.statistics import Interval, mean_interval, paired_difference, ratio_of_means, subject_means
+from quantbooth.metrics.statistics import (
+    Interval,
+    expanded,
+    mean_interval,
+    paired_difference,
+    ratio_of_means,
+    subject_means,
+)
 
 
 def _named(values: list[float]) -> dict[str, float]:
@@ -46,13 +55,41 @@ def test_interval_is_equal_for_equal_seeds_and_ordered() -> None:
     assert first.mean == pytest.approx(0.38)
 
 
-def test_coverage_is_near_nominal_with_twenty_subjects() -> None:
+def _covered(draw: Callable[[], dict[str, float]], rng: np.random.Generator, times: int = 400) -> float:
+    """How often the interval holds the true mean 0.3."""
+    found = [mean_interval(draw(), rng, resamples=1999) for _ in range(times)]
+    return float(np.mean([one.low <= 0.3 <= one.high for one in found]))
+
+
+@pytest.mark.parametrize("count", [6, 8, 20])
+def test_95_percent_intervals_cover_about_95_percent_of_the_time_from_six_subjects_on(count: int) -> None:
+    rng = np.random.default_rng(count)
+    covered = _covered(lambda: _named(list(rng.normal(0.3, 1.0, size=count))), rng)
+    assert 0.91 <= covered <= 0.985  # 0.95 less what 6 subjects fall short, give or take three standard errors
+
+
+def test_the_noise_of_seeds_is_covered_though_only_subjects_are_drawn_again() -> None:
     rng = np.random.default_rng(0)
-    covered = 0
-    for _ in range(150):
-        found = mean_interval(_named(list(rng.normal(0.3, 1.0, size=20))), rng, resamples=399)
-        covered += found.low <= 0.3 <= found.high
-    assert 0.87 <= covered / 150 <= 0.99
+
+    def eight_subjects_with_two_seeds() -> dict[str, float]:
+        runs = rng.normal(0.3, 0.5, size=(8, 1)) + rng.normal(0.0, 1.0, size=(8, 2))
+        return _named(list(runs.mean(axis=1)))
+
+    assert 0.91 <= _covered(eight_subjects_with_two_seeds, rng) <= 0.985
+
+
+def test_few_subjects_cover_less_than_they_say() -> None:
+    rng = np.random.default_rng(1)
+    two = _covered(lambda: _named(list(rng.normal(0.3, 1.0, size=2))), rng)
+    four = _covered(lambda: _named(list(rng.normal(0.3, 1.0, size=4))), rng)
+    assert 0.42 <= two <= 0.58 and 0.81 <= four <= 0.92
+
+
+def test_the_asked_level_widens_as_subjects_become_few() -> None:
+    assert expanded(0.95, 10_000) == pytest.approx(0.95, abs=1e-4)
+    # n = 5: t = 2.7764 with 4 degrees of freedom, times sqrt(5 / 4) = 3.1042; Phi(-3.1042) = 0.000954
+    assert expanded(0.95, 5) == pytest.approx(1 - 2 * 0.000954, abs=2e-6)
+    assert expanded(0.95, 3) > expanded(0.95, 5) > expanded(0.95, 20) > 0.95
 
 
 def test_excludes_zero() -> None:

@@ -35,9 +35,9 @@ def _column(study: Study, label: str, title: str = "local CLIP-I") -> tuple[str,
 
 
 def test_differences_are_those_of_the_means_and_marked_where_settled(study: Study) -> None:
-    assert _column(study, "s2 − baseline") == ("+0.040 [+0.040, +0.040]", True)
-    assert _column(study, "baseline − untuned base w4") == ("+0.200 [+0.200, +0.200]", True)
-    assert _column(study, "s2 − baseline", "CLIP-T") == ("0.000 [0.000, 0.000]", False)
+    assert _column(study, "s2 − baseline") == ("+0.040 [+0.040, +0.040] (0.000)", True)
+    assert _column(study, "baseline − untuned base w4") == ("+0.200 [+0.200, +0.200] (0.000)", True)
+    assert _column(study, "s2 − baseline", "CLIP-T") == ("0.000 [0.000, 0.000] (0.000)", False)
     assert _column(study, "float − baseline")[0].startswith("+0.275")
 
 
@@ -48,7 +48,7 @@ def test_each_pair_is_told_once(study: Study) -> None:
 
 
 def test_late_steps_are_held_against_early_ones(study: Study) -> None:
-    assert _column(study, "baseline at 400 steps − baseline at 100 steps")[0] == "+0.100 [+0.100, +0.100]"
+    assert _column(study, "baseline at 400 steps − baseline at 100 steps")[0] == "+0.100 [+0.100, +0.100] (0.000)"
 
 
 def test_share_is_of_the_gain_over_the_base_of_the_same_weights(study: Study) -> None:
@@ -72,6 +72,7 @@ def test_one_subject_has_differences_and_no_interval(four: list[Result]) -> None
 def test_fewer_than_six_subjects_mark_nothing(study: Study) -> None:
     few = Study(tuple(result for result in study.results if result.subject in SUBJECTS[:5]))
     assert _column(few, "s2 − baseline") == ("+0.040 [+0.040, +0.040]", False)
+    assert "four times in five" not in as_markdown(few)
     assert "fewer than 6 subjects settle no sign" in as_markdown(few)
 
 
@@ -87,5 +88,6 @@ def test_steps_are_columns_and_unfinished_snapshots_empty(make: Make) -> None:
 def test_markdown_names_subjects_seeds_and_every_table(study: Study) -> None:
     text = as_markdown(study)
     assert text.startswith("Paired by subject over 6 of them; in brackets")
+    assert "corrected for all differences of its column (Holm)" in text and "as good as noise" in text
     assert "| difference | local CLIP-I |" in text and "% of float's gain" in text
-    assert "| **+0.040 [+0.040, +0.040]** |" in text
+    assert "| **+0.040 [+0.040, +0.040] (0.000)** |" in text

@@ -3,6 +3,7 @@
 import base64
 import dataclasses
 import io
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,8 +13,9 @@ import pytest
 from PIL import Image
 
 from quantbooth.errors import UserError
-from quantbooth.reporting.embed import embedded
+from quantbooth.reporting.embed import AS_THEY_ARE, embedded, weight_for
 from quantbooth.reporting.grids import choose_prompts, grid
+from quantbooth.reporting.page import write_page
 from quantbooth.reporting.results import Result
 from quantbooth.reporting.sheets import EMPTY, contact_sheet, grid_sheet, stacked
 from quantbooth.reporting.study import Study
@@ -89,7 +91,39 @@ def test_a_photo_keeps_its_own_size_and_is_shown_smooth(tmp_path: Path) -> None:
     found = embedded(tmp_path / "photo.jpg")
     assert (found.width, found.height, found.crisp) == (192, 96, False)
     with Image.open(io.BytesIO(base64.b64decode(found.uri.partition(",")[2]))) as image:
-        assert image.size == (512, 256) and image.format == "PNG"
+        assert image.size == (512, 256) and image.format == "JPEG"
+    assert found.uri.startswith("data:image/jpeg;base64,")
+
+
+def _noise(file: Path, side: int) -> Path:
+    pixels = np.random.default_rng(zlib.crc32(file.name.encode())).integers(0, 256, (side, side, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(file)
+    return file
+
+
+def test_pictures_that_fit_stay_as_they_are_and_many_become_light_enough(tmp_path: Path) -> None:
+    files = [_noise(tmp_path / f"{k}.png", 256) for k in range(6)]
+    whole = sum(file.stat().st_size for file in files)
+    assert weight_for(files, budget=2 * whole) == AS_THEY_ARE
+    for budget in (whole, whole // 4, whole // 16):
+        weight = weight_for(files, budget)
+        found = [embedded(file, weight) for file in files]
+        assert sum(len(one.uri) for one in found) <= 1.05 * budget + 30 * len(files)
+        assert all(one.uri.startswith("data:image/webp;base64,") for one in found)
+        assert {(one.width, one.height, one.crisp) for one in found} == {(192, 192, False)}
+    assert weight.side is not None and weight.side < 256
+    with Image.open(io.BytesIO(base64.b64decode(found[0].uri.partition(",")[2]))) as image:
+        assert max(image.size) == weight.side
+
+
+def test_a_page_says_so_where_its_pictures_are_not_those_judged(tmp_path: Path, make: Make) -> None:
+    results = [make("s1"), make("s2")]
+    for result in results:
+        for file in result.files.values():
+            _noise(file, 900)
+    text = write_page(results, tmp_path / "report", [], []).read_text(encoding="utf-8")
+    assert "pictures are compressed" in text and len(text) < 15_000_000
+    assert "pictures are compressed" not in write_page([make("tas")], tmp_path / "few", [], []).read_text("utf-8")
 
 
 def test_a_sheet_enlarges_pixel_by_pixel_and_leaves_gaps_grey() -> None:

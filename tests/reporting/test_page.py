@@ -18,7 +18,10 @@ from quantbooth.reporting.tables import table
 Make = Callable[..., Result]
 
 
-BESIDE = {"table.md", "table.csv", "rows.csv", "differences.md", "tradeoff.svg", "tradeoff_oracle.svg"}
+BESIDE = {
+    *("table.md", "table.csv", "table.tex", "rows.csv", "differences.md", "areas.md", "snapshots.csv"),
+    *("tradeoff.svg", "tradeoff_oracle.svg"),
+}
 VOID = {"meta", "link", "img", "input", "br"}
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
-from scipy.stats import bootstrap
+from scipy.stats import bootstrap, norm, t
 
 
 @dataclass(frozen=True)
@@ -39,10 +39,12 @@ def subject_means(values: Sequence[float], subjects: Sequence[str]) -> dict[str,
 def mean_interval(
     means: dict[str, float], rng: np.random.Generator, confidence: float = 0.95, resamples: int = 9999
 ) -> Interval:
-    """Bootstrap interval of the mean over subjects: subjects are drawn again with replacement, not pictures.
+    """Bootstrap interval of the mean over subjects: subjects are drawn again with replacement, each with all its seeds.
 
-    Bias-corrected and accelerated (Efron 1987). It is too narrow for few subjects (of normal data the nominal 95 %
-    covered 49 % of the time at 2 subjects, 79 % at 4, 89 % at 6 and 12, 95 % at 20): state their number beside it.
+    The expanded percentile interval (Hesterberg 2015, section 4.4): the plain one is too narrow for few subjects. Of
+    normal data the nominal 95 % covered 50 % of the time at 2 subjects, 87 % at 4, 94 % at 6, 8 and 10, 95 % at 12 and
+    30; of exponential data 83 % at 4, 90 % at 6, 91 % at 8, 92 % at 20 and 30. Neither pictures nor seeds are drawn
+    again within a subject: its mean varies by them already (Davison and Hinkley 1997, section 3.8).
 
     Raises:
         ValueError: fewer than two subjects.
@@ -52,9 +54,20 @@ def mean_interval(
         raise ValueError(f"an interval over subjects needs at least two of them, got {len(values)}")
     if np.ptp(values) == 0:
         return Interval(float(values[0]), float(values[0]), float(values[0]), len(values))
-    found = bootstrap((values,), np.mean, confidence_level=confidence, n_resamples=resamples, method="BCa", rng=rng)
+    level = expanded(confidence, len(values))
+    found = bootstrap((values,), np.mean, confidence_level=level, n_resamples=resamples, method="percentile", rng=rng)
     low, high = found.confidence_interval
     return Interval(float(values.mean()), float(low), float(high), len(values))
+
+
+def expanded(confidence: float, count: int) -> float:
+    """The level to ask of a percentile interval over `count` items so that it covers as often as `confidence` says.
+
+    1 - 2 Phi(-sqrt(n / (n - 1)) t(n - 1)): resamples spread too little by sqrt((n - 1) / n), and like a normal where
+    few items call for Student's t (Hesterberg 2015, section 4.4).
+    """
+    width = np.sqrt(count / (count - 1)) * t.ppf((1 + confidence) / 2, count - 1)
+    return float(1 - 2 * norm.cdf(-width))
 
 
 def paired_difference(
@@ -82,7 +95,7 @@ def ratio_of_means(
     confidence: float = 0.95,
     resamples: int = 9999,
 ) -> Interval:
-    """mean(one) / mean(other) with its percentile bootstrap interval, paired by subject.
+    """mean(one) / mean(other) with its expanded percentile bootstrap interval, paired by subject.
 
     Raises:
         ValueError: the two do not cover the same subjects, fewer than two, or the mean of the other is not positive.
@@ -101,7 +114,7 @@ def ratio_of_means(
         ratio,
         paired=True,
         n_resamples=resamples,
-        confidence_level=confidence,
+        confidence_level=expanded(confidence, len(pairs)),
         method="percentile",
         rng=rng,
     )

@@ -4,26 +4,49 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from quantbooth.metrics.comparisons import ALPHA, paired_p
 from quantbooth.metrics.statistics import Interval, mean_interval, paired_difference, ratio_of_means
 from quantbooth.reporting.columns import Score
 from quantbooth.reporting.study import BASE, Arm, Study
 
-__all__ = ["Difference", "Snapshot", "best", "difference", "difference_between", "interval", "last", "share_of_gain"]
+__all__ = [
+    "Difference",
+    "FEWEST",
+    "Snapshot",
+    "best",
+    "difference",
+    "difference_between",
+    "interval",
+    "last",
+    "paired_claim",
+    "share_of_gain",
+]
 
 BOOTSTRAP_SEED = 0
 FEWEST = 6
-"""Subjects that can settle a sign: of fewer, even all on one side are no rarer than 2 / 2^5 > 5 % by chance."""
+"""Subjects that can settle a sign: of fewer, even all on one side are no rarer than 2 / 2^5 > 5 % by chance.
+
+From so many on the interval covers nearly as often as it says, too."""
 Snapshot = tuple[Arm, int]
 """A method after so many steps."""
 
 
 @dataclass(frozen=True)
 class Difference:
-    """Mean over subjects of one method's score minus another's; an interval only where there are several subjects."""
+    """Mean over subjects of one method's score minus another's; an interval only where there are several subjects.
+
+    Attributes:
+        by_subject: the difference of each subject.
+        p: of the paired t-test, after correction where several differences were told; None for a single subject.
+        seen_from: the smallest true difference that would be settled four times in five, where several were told.
+    """
 
     score: Score
     mean: float
     interval: Interval | None
+    by_subject: tuple[float, ...] = ()
+    p: float | None = None
+    seen_from: float | None = None
 
     @property
     def spread(self) -> float | None:
@@ -34,6 +57,8 @@ class Difference:
     def sign(self) -> int:
         """1 or -1 where the sign is to be told, 0 where it is unsettled or too small to be written."""
         if self.interval is not None and (self.interval.subjects < FEWEST or not self.interval.excludes_zero()):
+            return 0
+        if self.p is not None and self.p >= ALPHA:
             return 0
         return 0 if _written(self.mean, self.score) == 0 else int(np.sign(self.mean))
 
@@ -58,11 +83,17 @@ def difference_between(study: Study, one: Snapshot, other: Snapshot, score: Scor
     pair = _paired(study, one, other, score.key)
     if pair is None:
         return None
-    here, there = pair
-    mean = float(np.mean([here[subject] - there[subject] for subject in here]))
+    return paired_claim(score, *pair)
+
+
+def paired_claim(score: Score, here: dict[str, float], there: dict[str, float]) -> Difference:
+    """here - there, both by subject: the mean, its interval and its p, not yet corrected."""
+    apart = tuple(here[subject] - there[subject] for subject in here)
+    mean = float(np.mean(apart))
     if len(here) == 1:
-        return Difference(score, mean, None)
-    return Difference(score, mean, paired_difference(here, there, np.random.default_rng(BOOTSTRAP_SEED)))
+        return Difference(score, mean, None, apart)
+    spread = paired_difference(here, there, np.random.default_rng(BOOTSTRAP_SEED))
+    return Difference(score, mean, spread, apart, paired_p(apart))
 
 
 def share_of_gain(study: Study, one: Arm, other: Arm, score: Score) -> Interval | None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from quantbooth.metrics.statistics import Interval
-from quantbooth.reporting.claims import interval, last
+from quantbooth.reporting.claims import Snapshot, interval, last
 from quantbooth.reporting.study import BASE, Arm, Study
 
 __all__ = ["Curve", "curves"]
@@ -15,7 +15,8 @@ __all__ = ["Curve", "curves"]
 class Curve:
     """One method's path: optimizer steps, and the two scores at each, the untuned base at step 0 first.
 
-    `spans` are the intervals of both scores at the last step when there are several subjects.
+    `snapshots` are what lies at each step. `spans` are the intervals of both scores at the last step when there are
+    several subjects.
     """
 
     arm: Arm
@@ -24,6 +25,7 @@ class Curve:
     x: tuple[float, ...]
     y: tuple[float, ...]
     spans: tuple[Interval, Interval] | None
+    snapshots: tuple[Snapshot, ...]
 
 
 def curves(study: Study, x: str, y: str) -> tuple[Curve, ...]:
@@ -48,7 +50,8 @@ def _curve(study: Study, arm: Arm, x: str, y: str) -> Curve | None:
     across, along = ends
     spans = (across, along) if across and along and own[-1][1] == last(study, arm) else None
     steps = tuple(step for _, step in own)
-    return Curve(arm, study.label(arm), steps, tuple(p[0] for p in points), tuple(p[1] for p in points), spans)
+    x_values, y_values = (tuple(point[k] for point in points) for k in (0, 1))
+    return Curve(arm, study.label(arm), steps, x_values, y_values, spans, tuple(own))
 
 
 def _complete(study: Study, arm: Arm, step: int, x: str, y: str) -> bool:

@@ -1,29 +1,39 @@
 """Paired differences between methods, and how each score moves with the steps: tables for documents and the page."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from quantbooth.metrics.statistics import Interval
-from quantbooth.reporting.claims import FEWEST, Difference, Snapshot, difference_between, last, share_of_gain
+from quantbooth.reporting.claims import FEWEST, Difference, Snapshot, share_of_gain
 from quantbooth.reporting.columns import NOTHING, Score, signed
+from quantbooth.reporting.family import family, pairs
 from quantbooth.reporting.layout import Cell, Written
 from quantbooth.reporting.markdown import markdown
 from quantbooth.reporting.study import BASE, Arm, Study
 
-__all__ = ["as_markdown", "difference_sheet", "paired", "share_sheet", "steps_sheet"]
+__all__ = [
+    "as_markdown",
+    "difference_cell",
+    "difference_sheet",
+    "paired",
+    "share_sheet",
+    "sheet_markdown",
+    "steps_sheet",
+]
 
 SHOWN = ("local_clip_i", "clip_t", "oracle_subject", "oracle_prompt")
 GAINED = ("local_clip_i", "oracle_subject")
-REFERENCES = ("baseline", "float")
 
 
 def difference_sheet(study: Study) -> Written:
     """Rows: what tuning did to each base, each method against baseline and float, and late against early steps."""
     scores = _shown(study)
+    told = [family(study, score) for score in scores]
     rows = []
-    for one, other in _pairs(study):
-        found = [difference_between(study, one, other, score) for score in scores]
+    for one, other in pairs(study):
+        found = [differences.get((one, other)) for differences in told]
         if any(found):
-            rows.append((f"{_named(study, one, other)} − {_named(study, other, one)}", tuple(map(_difference, found))))
+            label = f"{_named(study, one, other)} − {_named(study, other, one)}"
+            rows.append((label, tuple(map(difference_cell, found))))
     return _written([score.title for score in scores], rows)
 
 
@@ -57,17 +67,17 @@ def as_markdown(study: Study) -> str:
     """All of it, each table under a line that says what it is."""
     parts = [
         paired(study),
-        _table("difference", difference_sheet(study)),
+        sheet_markdown("difference", difference_sheet(study)),
     ]
     if (shares := share_sheet(study)).labels:
         parts += [
             "What each method gained over its own untuned base, as a share of what float gained.",
-            _table("method", shares),
+            sheet_markdown("method", shares),
         ]
     for score in _shown(study):
         parts += [
             f"{score.title} after so many steps; 0 is the untuned base.",
-            _table("method", steps_sheet(study, score)),
+            sheet_markdown("method", steps_sheet(study, score)),
         ]
     return "\n\n".join(parts) + "\n"
 
@@ -76,31 +86,18 @@ def paired(study: Study) -> str:
     """How the differences were made, and what they are not."""
     count, seeds = len(study.subjects), len(study.seeds)
     averaged = f", {seeds} tuning seeds averaged within each" if seeds > 1 else ""
-    few = f"none is marked, since fewer than {FEWEST} subjects settle no sign"
-    marked = "marked where it excludes zero" if count >= FEWEST else few
     if count == 1:
         return f"Of one subject{averaged}: no interval, and no proof."
+    few = f"none is marked, since fewer than {FEWEST} subjects settle no sign and their intervals are too narrow."
+    marked = (
+        "marked where it excludes zero and the paired t-test's p, corrected for all differences of its column (Holm), "
+        "is below 5 %. After it, in round brackets, the smallest true difference that these subjects would settle four "
+        "times in five among so many: what is smaller is as good as noise."
+    )
     return (
         f"Paired by subject over {count} of them{averaged}; in brackets the 95 % bootstrap interval over subjects, "
-        f"{marked}. Not corrected for the number of comparisons."
+        f"{marked if count >= FEWEST else few}"
     )
-
-
-def _pairs(study: Study) -> Iterator[tuple[Snapshot, Snapshot]]:
-    tuned = [arm for arm in study.arms if not arm.untuned]
-    for arm in tuned:
-        if (start := Arm(BASE, arm.quant)) in study.arms:
-            yield (arm, last(study, arm)), (start, 0)
-    told = set()
-    for reference in (arm for name in REFERENCES for arm in tuned if arm.method == name):
-        for arm in tuned:
-            if arm != reference and (pair := frozenset((arm, reference))) not in told:
-                told.add(pair)
-                yield (arm, last(study, arm)), (reference, last(study, reference))
-    for arm in tuned:
-        complete = [step for step in study.steps(arm) if not study.missing(arm, step)]
-        if len(complete) > 1:
-            yield (arm, complete[-1]), (arm, complete[0])
 
 
 def _named(study: Study, one: Snapshot, other: Snapshot) -> str:
@@ -109,13 +106,16 @@ def _named(study: Study, one: Snapshot, other: Snapshot) -> str:
     return f"{study.label(arm)} at {step:,} steps" if arm == other[0] else study.label(arm)
 
 
-def _difference(found: Difference | None) -> Cell:
+def difference_cell(found: Difference | None) -> Cell:
+    """The difference with its interval and the smallest that would be seen, marked where it is settled."""
     if found is None:
         return Cell(NOTHING)
     unit = found.score.unit
     text = signed(found.mean, unit)
     if found.interval is not None:
         text += f" [{signed(found.interval.low, unit)}, {signed(found.interval.high, unit)}]"
+    if found.seen_from is not None:
+        text += f" ({unit.text(found.seen_from)})"
     return Cell(text, best=found.interval is not None and found.sign != 0)
 
 
@@ -136,7 +136,8 @@ def _written(titles: Sequence[str], rows: Sequence[tuple[str, tuple[Cell, ...]]]
     return Written(tuple(titles), tuple(label for label, _ in rows), tuple(cells for _, cells in rows))
 
 
-def _table(first: str, sheet: Written) -> str:
+def sheet_markdown(first: str, sheet: Written) -> str:
+    """The sheet as a table, what is marked in bold; `first` stands above the labels."""
     rows = [
         [label, *(f"**{cell.text}**" if cell.best else cell.text for cell in cells)] for label, cells in sheet.rows()
     ]

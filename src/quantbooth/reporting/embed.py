@@ -1,7 +1,8 @@
-"""A picture as text inside a page: its bytes in base64, and the size it is shown at."""
+"""Pictures as text inside a page: their bytes in base64, lighter ones where there are many, and the size shown."""
 
 import base64
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,10 +10,35 @@ from PIL import Image, UnidentifiedImageError
 
 from quantbooth.errors import UserError
 
-__all__ = ["SHOWN", "Embedded", "embedded"]
+__all__ = ["AS_THEY_ARE", "SHOWN", "Embedded", "Weight", "embedded", "weight_for"]
 
 SMALL = 128
 SHOWN, SHOWN_LARGE = 96, 192
+BUDGET = 12_000_000
+"""Bytes of a page that its pictures may take, as base64."""
+TEXT = 4 / 3
+TRIED = 24
+KEPT = {"PNG": "image/png", "JPEG": "image/jpeg", "WEBP": "image/webp"}
+
+
+@dataclass(frozen=True)
+class Weight:
+    """How pictures are put into a page: as they are, or as WebP of this quality, no longer than `side` pixels."""
+
+    side: int | None = None
+    quality: int | None = None
+
+
+AS_THEY_ARE = Weight()
+LIGHTER = (
+    Weight(None, 90),
+    Weight(512, 85),
+    Weight(384, 80),
+    Weight(256, 80),
+    Weight(192, 75),
+    Weight(128, 70),
+    Weight(96, 60),
+)
 
 
 @dataclass(frozen=True)
@@ -25,25 +51,61 @@ class Embedded:
     crisp: bool
 
 
-def embedded(file: Path) -> Embedded:
-    """The picture as PNG at its own size; small ones are shown enlarged by a whole factor, large ones reduced.
+def weight_for(files: Sequence[Path], budget: int = BUDGET) -> Weight:
+    """The heaviest way in which all these pictures fit into a page; judged by some of them, evenly spread.
+
+    Raises:
+        UserError: a file cannot be read as a picture.
+    """
+    try:
+        whole = sum(file.stat().st_size for file in files)
+    except OSError as error:
+        raise UserError(f"a picture cannot be read: {error}") from error
+    if whole * TEXT <= budget:
+        return AS_THEY_ARE
+    tried = files[:: max(len(files) // TRIED, 1)]
+    for weight in LIGHTER:
+        if sum(len(_bytes(file, weight)[0]) for file in tried) / len(tried) * len(files) * TEXT <= budget:
+            return weight
+    return LIGHTER[-1]
+
+
+def embedded(file: Path, weight: Weight = AS_THEY_ARE) -> Embedded:
+    """The picture; small ones are shown enlarged by a whole factor, large ones reduced.
 
     Raises:
         UserError: the file cannot be read as a picture.
     """
-    try:
-        with Image.open(file) as image:
-            width, height = image.size
-            data = file.read_bytes() if image.format == "PNG" else _as_png(image)
-    except (OSError, UnidentifiedImageError) as error:
-        raise UserError(f"{file.name} in {file.parent.name} cannot be read as a picture: {error}") from error
+    data, kind, (width, height) = _bytes(file, weight)
     longest = max(width, height)
     factor = max(SHOWN // longest, 1) if longest <= SMALL else min(1.0, SHOWN_LARGE / longest)
-    uri = "data:image/png;base64," + base64.b64encode(data).decode("ascii")
+    uri = f"data:{kind};base64," + base64.b64encode(data).decode("ascii")
     return Embedded(uri, round(width * factor), round(height * factor), longest <= SMALL)
 
 
-def _as_png(image: Image.Image) -> bytes:
+def _bytes(file: Path, weight: Weight) -> tuple[bytes, str, tuple[int, int]]:
+    """The bytes to embed, their kind, and the size the picture has in its file."""
+    try:
+        with Image.open(file) as image:
+            size = image.size
+            if weight != AS_THEY_ARE:
+                return _webp(image, weight), KEPT["WEBP"], size
+            if image.format in KEPT:
+                image.load()
+                return file.read_bytes(), KEPT[image.format], size
+            return _saved(image.convert("RGB"), "PNG"), KEPT["PNG"], size
+    except (OSError, UnidentifiedImageError) as error:
+        raise UserError(f"{file.name} in {file.parent.name} cannot be read as a picture: {error}") from error
+
+
+def _webp(image: Image.Image, weight: Weight) -> bytes:
+    small = image.convert("RGB")
+    if weight.side is not None:
+        small.thumbnail((weight.side, weight.side), Image.Resampling.LANCZOS)
+    return _saved(small, "WEBP", quality=weight.quality)
+
+
+def _saved(image: Image.Image, form: str, **options: object) -> bytes:
     buffer = io.BytesIO()
-    image.convert("RGB").save(buffer, format="PNG")
+    image.save(buffer, format=form, **options)
     return buffer.getvalue()

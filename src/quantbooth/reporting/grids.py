@@ -37,6 +37,11 @@ class Grid:
     seed: int
     rows: tuple[GridRow, ...]
 
+    @property
+    def files(self) -> list[Path]:
+        """Every photo and picture."""
+        return [*self.photos, *(file for row in self.rows for file in row.files if file is not None)]
+
 
 def choose_prompts(rows: pd.DataFrame, count: int) -> list[str]:
     """As many prompts, taken from each kind in turn so that every kind occurs; listed kind by kind, in file order."""

@@ -1,26 +1,29 @@
 """The headline: one sentence made from the numbers, honest about signs, intervals and few subjects."""
 
-from quantbooth.reporting.claims import Difference, difference, last
+from quantbooth.reporting.claims import FEWEST, Difference, last
 from quantbooth.reporting.columns import score_named, signed
+from quantbooth.reporting.family import Pair, family
 from quantbooth.reporting.study import BASE, Arm, Study
 
 __all__ = ["asked", "headline", "incomplete"]
 
 PROMPT, SUBJECT = "clip_t", "local_clip_i"
-ENOUGH = 12
+Told = dict[Pair, Difference]
 
 
 def headline(study: Study) -> str:
     """How the strategies differ from the baseline in following the prompt and resembling the subject.
 
-    Without a baseline to compare with, how tuning moved each method from its untuned base.
+    Without a baseline to compare with, how tuning moved each method from its untuned base. Settled is what is settled
+    among all differences that the report tells.
     """
     reference, arms = _compared([arm for arm in study.arms if not study.missing(arm, last(study, arm))])
-    clauses = [] if reference is None else [_clause(study, arm, reference) for arm in arms]
+    told = [family(study, score_named(key)) for key in (PROMPT, SUBJECT)]
+    clauses = [] if reference is None else [_clause(study, arm, reference, told) for arm in arms]
     if reference is None or not any(clauses):
         return "Nothing can be compared yet: no two methods have all subjects and seeds."
-    told = "; ".join(clause for clause in clauses if clause)
-    return f"Against {_definite(study, reference)}, {_scope(study)}: {told}; {_caveat(study)}."
+    listed = "; ".join(clause for clause in clauses if clause)
+    return f"Against {_definite(study, reference)}, {_scope(study)}: {listed}; {_caveat(study)}."
 
 
 def asked(study: Study) -> str:
@@ -61,8 +64,9 @@ def _compared(complete: list[Arm]) -> tuple[Arm | None, list[Arm]]:
     return (tuned[0], tuned[1:]) if len(tuned) > 1 else (None, [])
 
 
-def _clause(study: Study, arm: Arm, reference: Arm) -> str:
-    prompt, subject = (difference(study, arm, reference, score_named(key)) for key in (PROMPT, SUBJECT))
+def _clause(study: Study, arm: Arm, reference: Arm, told: list[Told]) -> str:
+    pair = ((arm, last(study, arm)), (reference, last(study, reference)))
+    prompt, subject = (differences.get(pair) for differences in told)
     if prompt is None or subject is None:
         return ""
     link = "but" if prompt.sign * subject.sign < 0 else "and"
@@ -97,7 +101,7 @@ def _caveat(study: Study) -> str:
     count = len(study.subjects)
     if count == 1:
         return "one subject is no proof"
-    if count < ENOUGH:
+    if count < FEWEST:
         return f"{count} subjects are few, and intervals over so few are too narrow"
     return "± spans the 95 % interval over subjects"
 

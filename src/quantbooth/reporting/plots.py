@@ -10,6 +10,8 @@ from matplotlib.ticker import MaxNLocator
 
 from quantbooth.errors import UserError
 from quantbooth.metrics.statistics import Interval
+from quantbooth.reporting.areas import front
+from quantbooth.reporting.claims import Snapshot
 from quantbooth.reporting.colours import FAINT, GROUND, INK, MUTED, Look, look
 from quantbooth.reporting.columns import Score, score_named
 from quantbooth.reporting.curves import Curve, curves
@@ -47,6 +49,7 @@ def tradeoff(results: Sequence[Result], x: str = "clip_t", y: str = "local_clip_
         figure = Figure(figsize=INCHES, dpi=72)
         axes = figure.add_axes((0.14, 0.13, 0.825, 0.85))
         _frame(axes, lines, across, up)
+        _edge(axes, lines)
         for line, style in zip(lines, looks, strict=True):
             _draw(axes, line, style, DASHES[_rank(line, lines) % len(DASHES)])
         _name(axes, lines, looks)
@@ -87,6 +90,14 @@ def _frame(axes: Axes, lines: Sequence[Curve], across: Score, up: Score) -> None
     axes.yaxis.set_major_locator(MaxNLocator(6, steps=ROUND))
     for spine in axes.spines.values():
         spine.set_visible(False)
+
+
+def _edge(axes: Axes, lines: Sequence[Curve]) -> None:
+    """The Pareto front of all snapshots, as the stairs under which everything is dominated."""
+    at = {snapshot: (line.x[k], line.y[k]) for line in lines for k, snapshot in enumerate(line.snapshots)}
+    x, y = zip(*(at[snapshot] for snapshot in front(tuple(lines))), strict=True)
+    (left, _), (bottom, _) = axes.get_xlim(), axes.get_ylim()
+    axes.step([left, *x, x[-1]], [y[0], *y, bottom], where="pre", color=MUTED.light, linewidth=0.8, ls=(0, (1, 2.5)))
 
 
 def _extent(line: Curve, axis: int) -> list[float]:
@@ -147,4 +158,12 @@ def _bars(axes: Axes, line: Curve, spans: tuple[Interval, Interval]) -> list[lis
 def _told(lines: Sequence[Curve], across: Score, up: Score) -> str:
     """The plot in words, for those who do not see it."""
     ends = [f"{c.label}: {across.unit.text(c.x[-1])} and {up.unit.text(c.y[-1])}" for c in lines]
-    return f"Where each method ends, {across.title} and {up.title}: {'; '.join(ends)}."
+    best = ", ".join(_at(lines, snapshot) for snapshot in front(tuple(lines)))
+    return f"Where each method ends, {across.title} and {up.title}: {'; '.join(ends)}. On the Pareto front: {best}."
+
+
+def _at(lines: Sequence[Curve], snapshot: Snapshot) -> str:
+    """The method of a snapshot, and after how many steps."""
+    arm, step = snapshot
+    label = next((line.label for line in lines if line.arm == arm), "untuned base")
+    return f"{label} after {step:,} steps" if step else label

@@ -10,6 +10,7 @@ import pandas as pd
 
 from quantbooth.artifacts.image_set import UNRELATED
 from quantbooth.errors import UserError
+from quantbooth.timesteps.strategies import Strategy
 
 __all__ = ["REQUIRED", "Cost", "Result"]
 
@@ -41,7 +42,8 @@ class Result:
     optimizer steps and is 0 for the untuned base, whatever its method is called. `scorer` names encoder, locator and
     oracle, and `protocol` how images were drawn: results that differ in either never meet in one number.
     `rows` has one row per image, its `file` inside `images`; an oracle score is NaN where the prompt asks it nothing,
-    and images of unrelated prompts have no score but their own.
+    and images of unrelated prompts have no score but their own. `strategy` says which timesteps were learned in and
+    which set serves which, where that is known.
     `costs` may hold samples_seen, samples_per_expert (one number, or one per zone), trainable, peak_memory_bytes,
     seconds, file_bytes and base_file_bytes.
 
@@ -62,6 +64,7 @@ class Result:
     references: Path | None
     run: str
     protocol: str = ""
+    strategy: Strategy | None = None
 
     def __post_init__(self) -> None:
         missing = [name for name in REQUIRED if name not in self.rows]

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from quantbooth.reporting.claims import best, interval, last
+from quantbooth.reporting.claims import FEWEST, best, interval, last
 from quantbooth.reporting.columns import COSTS
 from quantbooth.reporting.layout import Cell, Written, cost_sheet, footnotes, score_sheet, whole_sheet
 from quantbooth.reporting.results import Cost, Result
@@ -134,7 +134,7 @@ def _reliability(study: Study) -> str:
         return f"{'A single run' if seeds == 1 else 'One subject'}: no interval, and no proof.{averaged}"
     return (
         f"Means per subject, then over {subjects} subjects; ± is the wider half of the 95 % bootstrap interval over "
-        f"subjects{', too narrow for so few' if subjects < 20 else ''}.{averaged}"
+        f"subjects{', too narrow for so few' if subjects < FEWEST else ''}.{averaged}"
     )
 
 

@@ -10,7 +10,7 @@ from quantbooth.reporting.claims import last
 from quantbooth.reporting.colours import Look, look
 from quantbooth.reporting.columns import COSTS
 from quantbooth.reporting.curves import curves
-from quantbooth.reporting.embed import SHOWN, Embedded, embedded
+from quantbooth.reporting.embed import SHOWN, Embedded, Weight, embedded
 from quantbooth.reporting.frontier import frontier
 from quantbooth.reporting.grids import Grid
 from quantbooth.reporting.layout import INCOMPLETE, Cell, Written, score_sheet
@@ -18,6 +18,8 @@ from quantbooth.reporting.plots import oracle_tradeoff, tradeoff
 from quantbooth.reporting.study import Arm, Study
 from quantbooth.reporting.svg import inlined
 from quantbooth.reporting.tables import table
+from quantbooth.reporting.zone_plot import zone_plot
+from quantbooth.reporting.zones import learned_in, strategies
 
 __all__ = [
     "Picture",
@@ -30,6 +32,7 @@ __all__ = [
     "plots",
     "subject_view",
     "view",
+    "wide_plots",
 ]
 
 
@@ -101,18 +104,30 @@ def view(study: Study, sheet: Written) -> TableView:
 
 
 def plots(study: Study) -> list[Plot]:
-    """The trade-off by CLIP, by the oracle where there is one, and the frontier; none before a method is complete."""
+    """The trade-off by each judge, intervals of timesteps and trained numbers; none before a method is complete."""
     if not curves(study, "clip_t", "local_clip_i"):
         return []
     steps = sorted({step for arm in study.arms for step in study.steps(arm) if step})
     way = f" Dots on the way: {', '.join(map(str, steps[:-1]))} of {steps[-1]} optimizer steps." if steps[1:] else ""
     bars = " Thin bars: 95 % intervals over subjects." if len(study.subjects) > 1 else ""
-    found = [
-        Plot("tradeoff.svg", tradeoff(study.results), f"Judged by CLIP. Up and to the right is better.{way}{bars}")
-    ]
+    told = f"Judged by CLIP. Up and to the right is better. Dotted: the front that no snapshot passes.{way}{bars}"
+    found = [Plot("tradeoff.svg", tradeoff(study.results), told)]
     if oracle := oracle_tradeoff(study.results):
         told = "Judged by the oracle, a classifier that knows what the toy world's pictures show."
         found.append(Plot("tradeoff_oracle.svg", oracle, told))
+    return found
+
+
+def wide_plots(study: Study) -> list[Plot]:
+    """Plots of several panels: what intervals of timesteps, and what trained numbers buy, where methods differ."""
+    bars = " Thin bars: 95 % intervals over subjects." if len(study.subjects) > 1 else ""
+    found = []
+    if drawn := zone_plot(study.results):
+        told = (
+            "What tuning changes, drawn over the timesteps that each method learned in; dotted where a learned set "
+            f"also serves. Marks are spread along their lines to be seen.{bars}"
+        )
+        found.append(Plot("zones.svg", drawn, told))
     if bought := frontier(study.results):
         found.append(Plot("frontier.svg", bought, f"What the numbers that are trained buy.{bars}"))
     return found
@@ -135,7 +150,7 @@ def facts(study: Study) -> list[tuple[str, str]]:
         ("tuning seeds", ", ".join(map(str, study.seeds))),
         ("images", f"{len(first.rows)} for each subject, method, seed and snapshot; {_total(study):,} in all"),
     ]
-    return told
+    return told + [(study.label(arm), learned_in(strategy)) for arm, strategy in strategies(study).items()]
 
 
 def nowrap(sentence: str) -> Markup:
@@ -161,14 +176,16 @@ def _row(study: Study, arm: Arm, cells: tuple[Cell, ...] = (), incomplete: bool 
     return RowView(study.label(arm), incomplete, arm.untuned, look(arm.method, methods), cells)
 
 
-def subject_view(study: Study, found: Grid) -> SubjectView:
-    """A subject's section from its grid."""
+def subject_view(study: Study, found: Grid, weight: Weight) -> SubjectView:
+    """A subject's section from its grid, its pictures of that weight."""
     name = found.subject
-    photos = tuple(Picture(f"photo {k} of {name}", "", "", embedded(file)) for k, file in enumerate(found.photos, 1))
+    photos = tuple(
+        Picture(f"photo {k} of {name}", "", "", embedded(file, weight)) for k, file in enumerate(found.photos, 1)
+    )
     rows = []
     for row in found.rows:
         pictures = tuple(
-            Picture(f"{row.label}: {prompt}", prompt, kind, None if file is None else embedded(file))
+            Picture(f"{row.label}: {prompt}", prompt, kind, None if file is None else embedded(file, weight))
             for prompt, kind, file in zip(found.prompts, found.kinds, row.files, strict=True)
         )
         rows.append((_row(study, row.arm, (), bool(study.missing(row.arm, last(study, row.arm)))), pictures))

@@ -29,7 +29,8 @@
     const small = button.querySelector("img");
     const room = Math.min(innerWidth * 0.9 - 32, innerHeight * 0.76);
     const crisp = small.classList.contains("crisp");
-    const factor = crisp ? Math.max(1, Math.floor(Math.min(512, room) / small.naturalWidth)) : 1;
+    const most = Math.min(512, room);
+    const factor = crisp ? Math.max(1, Math.floor(most / small.naturalWidth)) : Math.max(1, most / small.naturalWidth);
     shown = button;
     large.src = small.src;
     large.alt = small.alt;
