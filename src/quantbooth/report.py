@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 
 from quantbooth.artifacts.manifest import open_artifact
 from quantbooth.artifacts.scores import read_record, read_rows
-from quantbooth.artifacts.tuned import read_strategy
+from quantbooth.artifacts.tuned import read_strategy, steps_kept
 from quantbooth.cli import command
 from quantbooth.config import build
 from quantbooth.plan import Plan
@@ -22,7 +22,6 @@ from quantbooth.reporting.page import write_files
 from quantbooth.reporting.results import Result
 from quantbooth.reporting.tables import print_table, table
 from quantbooth.stages.report_logging import log_report
-from quantbooth.timesteps.strategies import Strategy
 
 __all__ = ["main", "report"]
 
@@ -36,9 +35,12 @@ def report(cfg: DictConfig, scores: Sequence[Path] = ()) -> Path:
     folders = list(scores) or named or _own(cfg)
     results = [read_result(folder) for folder in folders]
     folder = Path(cfg.report.folder)
-    files = write_files(results, folder, commands=[_typed()], notes=list(cfg.report.notes))
+    missing = unscored([Path(path) for path in cfg.report.scores], results)
+    files = write_files(results, folder, [_typed()], list(cfg.report.notes), missing)
     log_report(build(cfg.logger, Logger, run="report"), files)
     print_table(table(results))
+    if missing:
+        print(f"tuned and not scored: {', '.join(missing)}")  # noqa: T201  # what the table cannot tell
     print(f"the page: {folder / 'index.html'}")  # noqa: T201  # what a person looks for next
     return folder
 
@@ -47,7 +49,7 @@ def read_result(folder: Path) -> Result:
     """Scores as the report wants them; the pictures are found beside them in the same store."""
     open_artifact(folder, "scores")
     record, store = read_record(folder), folder.parent.parent
-    images = store / record.images
+    images, tuned = store / record.images, _tuned(store, record.run) if record.step else None
     return Result(
         method=record.method,
         subject=record.subject,
@@ -62,14 +64,27 @@ def read_result(folder: Path) -> Result:
         references=images / "references",
         run=record.run,
         protocol=record.protocol,
-        strategy=_strategy(store, record.run) if record.step else None,
+        strategy=None if tuned is None else read_strategy(tuned),
+        kept_until=None if tuned is None else steps_kept(tuned)[-1],
+        weights=open_artifact(images, "image_set").parents.get("quantized_base", ""),
     )
 
 
-def _strategy(store: Path, run: str) -> Strategy | None:
-    """Of a tuned artifact in the same store; None where only its scores were kept."""
-    folder = next((folder for kind in LEARNED if (folder := store / kind / run).is_dir()), None)
-    return None if folder is None else read_strategy(folder)
+def unscored(scores: Sequence[Path], results: Sequence[Result]) -> list[str]:
+    """Names of finished tuning runs that no result is of, in the stores of which all scores are reported."""
+    known = {result.run for result in results}
+    stores = {path.parent for path in scores if _holds_scores(path)}
+    runs = (found.parent.name for s in stores for kind in LEARNED for found in (s / kind).glob("*/manifest.json"))
+    return sorted(set(runs) - known)
+
+
+def _tuned(store: Path, run: str) -> Path | None:
+    """What tuning left, in the same store; None where only its scores were kept."""
+    return next((folder for kind in LEARNED if (folder := store / kind / run).is_dir()), None)
+
+
+def _holds_scores(path: Path) -> bool:
+    return any(path.glob("*/manifest.json"))
 
 
 def _finished(path: Path) -> list[Path]:

@@ -6,8 +6,10 @@ from collections.abc import Callable
 import pytest
 
 from quantbooth.errors import UserError
+from quantbooth.reporting.headline import headline, incomplete
 from quantbooth.reporting.results import Result
 from quantbooth.reporting.study import Arm, Study
+from quantbooth.reporting.tables import table
 
 Make = Callable[..., Result]
 
@@ -89,3 +91,26 @@ def test_means_by_hand_over_images_then_seeds(make: Make) -> None:
         )
     )
     assert study.means(Arm("s1", "w4"), 400, "clip_t") == pytest.approx({"toy_mug": 0.4, "toy_duck": 0.9})
+
+
+def test_two_quantized_bases_of_one_name_are_refused_though_they_share_no_cell(make: Make) -> None:
+    one, other = make("s1", "mug", weights="a" * 64), make("s1", "duck", weights="b" * 64)
+    with pytest.raises(
+        UserError, match=r"one quantized base for w4, got aaaaaaaa \(scores-s1-mug-0-400\) and bbbbbbbb"
+    ):
+        Study((one, other))
+    other_bits = make("s1", "duck", weights="b" * 64, quant="w3")
+    assert len(Study((one, other_bits, make("float", "mug"))).arms) == 3
+
+
+def test_a_row_whose_run_went_on_is_incomplete_and_its_snapshot_is_not(make: Make) -> None:
+    study = Study((make("s1", step=200, kept_until=400), make("s2", step=400, kept_until=400)))
+    s1, s2 = Arm("s1", "w4"), Arm("s2", "w4")
+    assert study.lacking(s1) == ("toy_mug step 400 (only 200 is scored)",) and study.lacking(s2) == ()
+    assert study.missing(s1, 200) == ()
+    assert incomplete(study) == ["s1 lacks toy_mug step 400 (only 200 is scored)"]
+    assert "Nothing can be compared yet" in headline(study)
+    frame = table(study.results)
+    assert frame.loc["s1", "missing"] and not frame.loc["s2", "missing"] and not frame["best"].any()
+    both = Study((make("s1", step=200, kept_until=400), make("s1", step=400, kept_until=400)))
+    assert both.lacking(s1) == ()

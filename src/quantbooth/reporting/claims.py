@@ -112,7 +112,8 @@ def share_of_gain(study: Study, one: Arm, other: Arm, score: Score) -> Interval 
 def _gains(study: Study, arm: Arm, score: Score) -> dict[str, float] | None:
     """By subject: the score at the arm's last snapshot minus that of the untuned base of the same weights."""
     start = Arm(BASE, arm.quant)
-    pair = _paired(study, (arm, last(study, arm)), (start, 0), score.key) if start in study.arms else None
+    known = start in study.arms and not study.lacking(arm)
+    pair = _paired(study, (arm, last(study, arm)), (start, 0), score.key) if known else None
     return None if pair is None else {subject: value - pair[1][subject] for subject, value in pair[0].items()}
 
 
@@ -129,7 +130,7 @@ def best(study: Study, score: Score) -> tuple[Arm, ...]:
     Several subjects: the highest, if its paired difference to every other has an interval above zero. One subject:
     the highest as written, ties included, unless all are equal. Incomplete methods neither win nor compete.
     """
-    arms = [arm for arm in study.arms if not arm.untuned and not study.missing(arm, last(study, arm))]
+    arms = [arm for arm in study.arms if not arm.untuned and not study.lacking(arm)]
     means = {arm: list(study.means(arm, last(study, arm), score.key).values()) for arm in arms}
     heights = {arm: float(np.mean(values)) for arm, values in means.items() if values}
     if len(heights) < 2:

@@ -19,7 +19,7 @@ def pairs(study: Study) -> Iterator[Pair]:
 
     Of complete methods only: nothing can be told of the others.
     """
-    tuned = [arm for arm in study.arms if not arm.untuned and not study.missing(arm, last(study, arm))]
+    tuned = [arm for arm in study.arms if not arm.untuned and not study.lacking(arm)]
     for arm in tuned:
         if (start := Arm(BASE, arm.quant)) in study.arms:
             yield (arm, last(study, arm)), (start, 0)

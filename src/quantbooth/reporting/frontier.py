@@ -29,7 +29,7 @@ def frontier(results: Sequence[Result]) -> str | None:
         UserError: the results do not compare.
     """
     study = Study(tuple(results))
-    arms = [arm for arm in study.arms if not arm.untuned and not study.missing(arm, last(study, arm))]
+    arms = [arm for arm in study.arms if not arm.untuned and not study.lacking(arm)]
     trained = {arm: count for arm in arms if (count := _trained(study, arm)) is not None}
     if len(set(trained.values())) < ENOUGH:
         return None

@@ -17,7 +17,7 @@ def headline(study: Study) -> str:
     Without a baseline to compare with, how tuning moved each method from its untuned base. Settled is what is settled
     among all differences that the report tells.
     """
-    reference, arms = _compared([arm for arm in study.arms if not study.missing(arm, last(study, arm))])
+    reference, arms = _compared([arm for arm in study.arms if not study.lacking(arm)])
     told = [family(study, score_named(key)) for key in (PROMPT, SUBJECT)]
     clauses = [] if reference is None else [_clause(study, arm, reference, told) for arm in arms]
     if reference is None or not any(clauses):
@@ -41,12 +41,8 @@ def asked(study: Study) -> str:
 
 
 def incomplete(study: Study) -> list[str]:
-    """One line for each method whose last snapshot lacks subjects or seeds."""
-    return [
-        f"{study.label(arm)} lacks {', '.join(lacks)}"
-        for arm in study.arms
-        if (lacks := study.missing(arm, last(study, arm)))
-    ]
+    """One line for each method whose last snapshot lacks subjects or seeds, or was not its run's last."""
+    return [f"{study.label(arm)} lacks {', '.join(lacks)}" for arm in study.arms if (lacks := study.lacking(arm))]
 
 
 def _compared(complete: list[Arm]) -> tuple[Arm | None, list[Arm]]:

@@ -29,11 +29,18 @@ def write_page(results: Sequence[Result], folder: Path, commands: Sequence[str],
     return write_files(results, folder, commands, notes)[0]
 
 
-def write_files(results: Sequence[Result], folder: Path, commands: Sequence[str], notes: Sequence[str]) -> list[Path]:
+def write_files(
+    results: Sequence[Result],
+    folder: Path,
+    commands: Sequence[str],
+    notes: Sequence[str],
+    unscored: Sequence[str] = (),
+) -> list[Path]:
     """Write index.html with its tables, plots and pictures as files of their own into the folder; the page comes first.
 
-    `commands` are what a reader types to get the same; `notes` are sentences on what the numbers do not show.
-    Everything is made before the first file is written. Plots are left out while no method is complete.
+    `commands` are what a reader types to get the same; `notes` are sentences on what the numbers do not show,
+    `unscored` names runs that were tuned and whose scores are not there. Everything is made before the first file is
+    written. Plots are left out while no method is complete.
 
     Raises:
         UserError: the results do not compare, or a picture is missing or unreadable.
@@ -52,7 +59,7 @@ def write_files(results: Sequence[Result], folder: Path, commands: Sequence[str]
         "snapshots.csv": areas.as_csv(study),
     }
     texts |= {plot.file: plot.svg for plot in (*drawn, *wide)}
-    about = {"commands": commands, "notes": notes, "files": [*texts, "grid.png"]}
+    about = {"commands": commands, "notes": notes, "unscored": unscored, "files": [*texts, "grid.png"]}
     texts = {"index.html": _html(study, frame, (drawn, wide), grids, about), **texts}
     few = [grid(study, subject) for subject in study.subjects]
     pictures = stacked([grid_sheet(found, title=found.subject if len(few) > 1 else "") for found in few])

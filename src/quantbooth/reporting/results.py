@@ -42,8 +42,9 @@ class Result:
     optimizer steps and is 0 for the untuned base, whatever its method is called. `scorer` names encoder, locator and
     oracle, and `protocol` how images were drawn: results that differ in either never meet in one number.
     `rows` has one row per image, its `file` inside `images`; an oracle score is NaN where the prompt asks it nothing,
-    and images of unrelated prompts have no score but their own. `strategy` says which timesteps were learned in and
-    which set serves which, where that is known.
+    and images of unrelated prompts have no score but their own. `kept_until` is the last step that the tuning run kept,
+    `weights` the fingerprint of the quantized base, and `strategy` says which timesteps were learned in and which set
+    serves which, where that is known.
     `costs` may hold samples_seen, samples_per_expert (one number, or one per zone), trainable, peak_memory_bytes,
     seconds, file_bytes and base_file_bytes.
 
@@ -65,6 +66,8 @@ class Result:
     run: str
     protocol: str = ""
     strategy: Strategy | None = None
+    kept_until: int | None = None
+    weights: str = ""
 
     def __post_init__(self) -> None:
         missing = [name for name in REQUIRED if name not in self.rows]

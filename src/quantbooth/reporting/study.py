@@ -13,6 +13,7 @@ from quantbooth.reporting.results import Result
 __all__ = ["BASE", "Arm", "Study"]
 
 BASE = "base"
+SHORT = 8
 T = TypeVar("T")
 ORDER = (BASE, "float", "lora", "qlora", "baseline", "s1", "s2", "s2-apart", "tas")
 
@@ -44,6 +45,7 @@ class Study:
         if not self.results:
             raise UserError("a report needs at least one result, got none; run quantbooth-evaluate first")
         _check_same_setting(self.results)
+        _check_same_weights(self.results)
         _check_same_images(self.results)
         _check_once(self.results)
 
@@ -102,6 +104,13 @@ class Study:
                 lacking.append(f"{subject} seed {', '.join(map(str, absent))}")
         return tuple(lacking)
 
+    def lacking(self, arm: Arm) -> tuple[str, ...]:
+        """What the arm's row lacks: subjects and seeds at its last snapshot, and later ones that were never scored."""
+        step = self.steps(arm)[-1]
+        later = [r for r in self.at(arm, step) if r.kept_until is not None and r.kept_until > step]
+        unscored = _unique(f"{r.subject} step {r.kept_until:,} (only {step:,} is scored)" for r in later)
+        return self.missing(arm, step) + unscored
+
     def means(self, arm: Arm, step: int, key: str) -> dict[str, float]:
         """Mean score by subject: over the images of each seed, then over seeds; undefined images are left out."""
         found = [result for result in self.at(arm, step) if key in result.means]
@@ -136,6 +145,18 @@ def _check_same_setting(results: Sequence[Result]) -> None:
             raise UserError(
                 f"one report needs the same scores of every result, but only one of {first.run} and {other.run} "
                 f"has {', '.join(differing)}; evaluate both alike"
+            )
+
+
+def _check_same_weights(results: Sequence[Result]) -> None:
+    """One quantized base for each name of weights: two of one name would be averaged over subjects unnoticed."""
+    known: dict[str, Result] = {}
+    for result in (result for result in results if result.weights):
+        twin = known.setdefault(result.quant, result)
+        if twin.weights != result.weights:
+            raise UserError(
+                f"one report needs one quantized base for {result.quant}, got {twin.weights[:SHORT]} ({twin.run}) and "
+                f"{result.weights[:SHORT]} ({result.run}); report them apart"
             )
 
 

@@ -111,7 +111,7 @@ def _row(study: Study, arm: Arm) -> dict[str, object]:
             (spread.low, spread.high) if spread else (float("nan"), float("nan"))
         )
     row |= {column.key: _cost(column.key, [result.costs for result in found]) for column in COSTS}
-    row["missing"] = "; ".join(study.missing(arm, step))
+    row["missing"] = "; ".join(study.lacking(arm))
     row["runs"] = ", ".join(dict.fromkeys(result.run for result in found))
     return row
 

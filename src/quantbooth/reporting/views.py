@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 import pandas as pd
 from markupsafe import Markup, escape
 
-from quantbooth.reporting.claims import last
 from quantbooth.reporting.colours import Look, look
 from quantbooth.reporting.columns import COSTS
 from quantbooth.reporting.curves import curves
@@ -188,7 +187,7 @@ def subject_view(study: Study, found: Grid, weight: Weight) -> SubjectView:
             Picture(f"{row.label}: {prompt}", prompt, kind, None if file is None else embedded(file, weight))
             for prompt, kind, file in zip(found.prompts, found.kinds, row.files, strict=True)
         )
-        rows.append((_row(study, row.arm, (), bool(study.missing(row.arm, last(study, row.arm)))), pictures))
+        rows.append((_row(study, row.arm, (), bool(study.lacking(row.arm))), pictures))
     width = max((p.image.width for _, pictures in rows for p in pictures if p.image), default=SHOWN)
     prompts = tuple(zip(found.prompts, found.kinds, strict=True))
     scores = _own_scores(study, name) if len(study.subjects) > 1 else None

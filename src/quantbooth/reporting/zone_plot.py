@@ -56,7 +56,11 @@ def _gains(study: Study, known: dict[Arm, Strategy], score: Score) -> Gains:
     found = {}
     for arm in known:
         start = Arm(BASE, arm.quant)
-        if start in study.arms and (gain := difference_between(study, (arm, last(study, arm)), (start, 0), score)):
+        if (
+            start in study.arms
+            and not study.lacking(arm)
+            and (gain := difference_between(study, (arm, last(study, arm)), (start, 0), score))
+        ):
             found[arm] = gain
     return found
 
