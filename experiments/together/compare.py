@@ -8,6 +8,7 @@ repeated in turns. Afterwards the pictures of both kinds of runs are drawn and s
 
 import json
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -38,13 +39,15 @@ def main() -> int:
     """The program; the exit code."""
     options = _options()
     seconds: dict[str, list[float]] = {way: [] for way in WAYS}
+    computing: dict[str, list[float]] = {way: [] for way in WAYS}
     for turn in range(options.turns):
         for way, store in WAYS.items():
             _fresh(options, store)
-            begin = time.perf_counter()
+            begin, before = time.perf_counter(), _computed()
             for words in _commands(way, options.subjects):
                 _run("tune", options, store, *words)
             seconds[way].append(round(time.perf_counter() - begin, 1))
+            computing[way].append(round(_computed() - before, 1))
             print(f"turn {turn + 1} of {options.turns}, {way}: {seconds[way][-1]:.0f} s", flush=True)  # noqa: T201
     for way in ("a command each", "together"):
         for verb in ("sample", "evaluate"):
@@ -54,6 +57,7 @@ def main() -> int:
         "subjects": options.subjects,
         "options": options.options,
         "seconds": seconds,
+        "processor_seconds": computing,
         "largest difference of a gain": deviation(*(store / "scale_sets" for store in stores.values())),
         "scores": {way: _scores(store / "scores") for way, store in stores.items()},
         "machine": facts(),
@@ -81,14 +85,8 @@ def deviation(one: Path, other: Path) -> float:
 
 def document(result: Row) -> str:
     """The tables in Markdown."""
-    alone = result["seconds"]["a command each"]
     rows = [
-        [
-            way,
-            str(len(times)),
-            f"{median(times):.0f}",
-            f"{median(t / a for t, a in zip(times, alone, strict=True)):.2f}",
-        ]
+        [way, str(len(times)), *_against(result["seconds"], way), *_against(result["processor_seconds"], way)]
         for way, times in result["seconds"].items()
     ]
     scores = [[way, *(f"{means[name]:.4f}" for name in METRICS)] for way, means in result["scores"].items()]
@@ -96,12 +94,24 @@ def document(result: Row) -> str:
     return "\n\n".join(
         [
             f"{len(result['subjects'])} subjects, toy base, {' '.join(result['options']) or 'usual options'}",
-            markdown(["tuned by", "times", "seconds, median", "x a command each"], rows),
+            markdown(["tuned by", "times", "seconds", "x a command each", "processor s", "x a command each"], rows),
             markdown(["pictures of runs tuned by", *METRICS], scores),
             f"Largest difference of a learned number: {result['largest difference of a gain']:.1e}.",
             f"Machine: {machine}.\n",
         ]
     )
+
+
+def _against(times: dict[str, list[float]], way: str) -> tuple[str, str]:
+    """The median, and the median ratio to a command each of the same turn."""
+    pairs = zip(times[way], times["a command each"], strict=True)
+    return f"{median(times[way]):.0f}", f"{median(one / alone for one, alone in pairs):.2f}"
+
+
+def _computed() -> float:
+    """Processor seconds of all commands so far."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def _commands(way: str, subjects: Sequence[str]) -> list[list[str]]:

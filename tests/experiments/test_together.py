@@ -12,6 +12,7 @@ RESULT = {
     "subjects": ["toy_mug", "toy_duck"],
     "options": ["tuner.steps=200"],
     "seconds": {"a command each": [100.0, 200.0, 120.0], "one sweep": [90.0, 100.0, 90.0], "together": [50, 60, 70]},
+    "processor_seconds": {"a command each": [10.0, 20.0, 10.0], "one sweep": [8, 12, 8], "together": [5, 5, 5]},
     "largest difference of a gain": 3.25e-6,
     "scores": {
         "together": {"clip_t": 0.5, "local_clip_i": 0.25, "oracle_subject": 0.125, "oracle_prompt": 1.0},
@@ -22,9 +23,9 @@ RESULT = {
 
 def test_ratios_are_those_of_the_same_turn() -> None:
     text = document(RESULT)
-    assert "| a command each | 3 | 120 | 1.00 |" in text
-    assert "| one sweep | 3 | 90 | 0.75 |" in text
-    assert "| together | 3 | 60 | 0.50 |" in text
+    assert "| a command each | 3 | 120 | 1.00 | 10 | 1.00 |" in text
+    assert "| one sweep | 3 | 90 | 0.75 | 8 | 0.80 |" in text
+    assert "| together | 3 | 60 | 0.50 | 5 | 0.50 |" in text
     assert "| together | 0.5000 | 0.2500 | 0.1250 | 1.0000 |" in text
     assert "Largest difference of a learned number: 3.2e-06." in text
     assert "Machine: cores 2.\n" in text
