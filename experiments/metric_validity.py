@@ -26,6 +26,7 @@ from quantbooth.data.subjects import Subject
 from quantbooth.errors import UserError
 from quantbooth.metrics.encoders import Encoder
 from quantbooth.metrics.locators import Locator
+from quantbooth.reporting.claims import FEWEST
 from quantbooth.reporting.columns import score_named
 from quantbooth.stages.evaluation import EvaluationStage, Scorer
 
@@ -176,7 +177,8 @@ def tables(found: Sequence[Scored]) -> dict[str, str]:
         f"{len(frame):,} pictures of {subjects} subjects in {settings} settings; base {found[0].record.base}, "
         f"protocol {', '.join(sorted({one.record.protocol for one in found}))}. Correlations are Spearman's, within "
         "each subject, averaged over subjects; in brackets the 95 % bootstrap interval over subjects"
-        f"{', too narrow for so few' if subjects < 20 else ''}.\n"
+        f"{', too narrow for so few' if subjects < 20 else ''}"
+        f"{'; fewer than six settle no difference' if subjects < FEWEST else ''}.\n"
     )
     return made
 

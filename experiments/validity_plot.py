@@ -1,9 +1,11 @@
 """Scatter of metrics against the truth: a point for each subject and setting, a panel for each variant."""
 
+import math
 from collections.abc import Sequence
 
 import matplotlib as mpl
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from experiments.rank_correlation import Variant
@@ -11,10 +13,12 @@ from quantbooth.reporting.colours import FAINT, INK, MUTED, look
 from quantbooth.reporting.plots import RC
 from quantbooth.reporting.svg import svg
 
-__all__ = ["scatter"]
+__all__ = ["scatter", "shortly"]
 
-PANEL = 3.1
+PANEL = 2.6
 """Inches."""
+ACROSS = 4
+REGIONS, GREY = "regions by ", "background grey"
 
 
 def scatter(frame: pd.DataFrame, variants: Sequence[Variant]) -> str:
@@ -22,35 +26,51 @@ def scatter(frame: pd.DataFrame, variants: Sequence[Variant]) -> str:
 
     `frame` has a row for each picture with its subject, method, setting, metrics and truths.
     """
-    methods = tuple(frame["method"].unique())
+    methods, down = tuple(frame["method"].unique()), math.ceil(len(variants) / ACROSS)
     with mpl.rc_context(RC):
-        figure = Figure(figsize=(PANEL * len(variants), PANEL + 0.5), dpi=72)
-        for axes, variant in zip(figure.subplots(1, len(variants), squeeze=False)[0], variants, strict=True):
-            columns = ["subject", "method", "setting", variant.column, variant.truth]
-            means = frame[columns].dropna().groupby(columns[:3], sort=False).mean().reset_index()
-            for method, rows in means.groupby("method", sort=False):
-                style = look(str(method), methods)
-                axes.plot(
-                    rows[variant.truth],
-                    rows[variant.column],
-                    linestyle="none",
-                    marker=style.marker,
-                    color=style.tone.light,
-                    markersize=4,
-                    label=str(method),
-                )
-            axes.set_title(variant.metric, loc="left", color=INK.light, fontsize=9)
-            axes.set_xlabel(variant.truth.replace("_", " "), color=MUTED.light)
-            axes.grid(color=FAINT.light, linewidth=0.7)
-            axes.set_axisbelow(True)
-            axes.tick_params(length=0, labelcolor=MUTED.light)
-            for spine in axes.spines.values():
-                spine.set_visible(False)
+        figure = Figure(figsize=(PANEL * ACROSS, PANEL * down + 0.4), dpi=72)
+        panels = list(figure.subplots(down, ACROSS, squeeze=False).flat)
+        for axes in panels:
+            axes.set_axis_off()
+        for axes, variant in zip(panels, variants, strict=False):
+            _panel(axes, frame, variant, methods)
         handles, labels = figure.axes[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="lower center", ncols=len(labels), frameon=False, labelcolor=INK.light)
-        figure.subplots_adjust(left=0.07, right=0.98, bottom=0.24, top=0.9, wspace=0.28)
+        figure.subplots_adjust(left=0.05, right=0.99, bottom=0.55 / (PANEL * down), top=0.95, wspace=0.3, hspace=0.45)
         tones = (INK, MUTED, FAINT, *(look(method, methods).tone for method in methods))
         told = f"{len(variants)} metrics against the truth, a point for each subject and setting: " + "; ".join(
-            f"{variant.metric} against {variant.truth}" for variant in variants
+            f"{shortly(variant)} against {variant.truth}" for variant in variants
         )
         return svg(figure, "plot-validity", "Metrics against the truth", told, tones)
+
+
+def shortly(variant: Variant) -> str:
+    """The metric, with the first words of what located its regions."""
+    _, local, locator = variant.measured_with.partition(REGIONS)
+    words = " ".join(locator.replace(",", "").split()[:2])
+    grey = ", grey" if GREY in locator else ""
+    return f"{variant.metric}, {words}{grey}" if local else variant.metric
+
+
+def _panel(axes: Axes, frame: pd.DataFrame, variant: Variant, methods: tuple[str, ...]) -> None:
+    columns = ["subject", "method", "setting", variant.column, variant.truth]
+    means = frame[columns].dropna().groupby(columns[:3], sort=False).mean().reset_index()
+    for method, rows in means.groupby("method", sort=False):
+        style = look(str(method), methods)
+        axes.plot(
+            rows[variant.truth],
+            rows[variant.column],
+            linestyle="none",
+            marker=style.marker,
+            color=style.tone.light,
+            markersize=4,
+            label=str(method),
+        )
+    axes.set_axis_on()
+    axes.set_title(shortly(variant), loc="left", color=INK.light, fontsize=8)
+    axes.set_xlabel(variant.truth.replace("_", " "), color=MUTED.light)
+    axes.grid(color=FAINT.light, linewidth=0.7)
+    axes.set_axisbelow(True)
+    axes.tick_params(length=0, labelcolor=MUTED.light)
+    for spine in axes.spines.values():
+        spine.set_visible(False)

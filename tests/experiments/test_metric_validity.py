@@ -1,5 +1,6 @@
 """The validity of metrics: correlations worked by hand, within subjects, with their intervals; real scores read."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import hydra
@@ -10,6 +11,7 @@ import pytest
 from experiments import metric_validity
 from experiments.metric_validity import Scored, main, scored, tables, variants_of, wide
 from experiments.rank_correlation import Variant, correlations, differences_table, over_subjects, validity_table
+from experiments.validity_plot import shortly
 from quantbooth.artifacts.scores import Record
 from quantbooth.config import conf_dir
 from quantbooth.errors import UserError
@@ -106,6 +108,16 @@ def test_files_tell_each_variant_and_the_plot_has_a_point_for_each_setting() -> 
     assert made["scatter.svg"].startswith("<svg") and "CLIP-T against oracle_prompt" in made["scatter.svg"]
     assert len(wide(found)) == 48
     assert tables(found) == made  # the same bytes again
+
+
+def test_a_panel_is_named_by_its_locator() -> None:
+    local = Variant("local CLIP-I", "a scorer: the same on regions by toy locator af41, at least 24 px", "", "")
+    assert shortly(local) == "local CLIP-I, toy locator"
+    assert (
+        shortly(replace(local, measured_with=f"{local.measured_with}, background grey"))
+        == "local CLIP-I, toy locator, grey"
+    )
+    assert shortly(PLAIN) == "CLIP-I"
 
 
 def test_scores_that_do_not_belong_together_are_refused(tmp_path: Path) -> None:
