@@ -8,13 +8,14 @@ import hydra
 import numpy as np
 import pytest
 import torch
+import yaml
 from omegaconf import DictConfig
 from PIL import Image
 
 from quantbooth.artifacts.manifest import FORMAT_VERSIONS, Manifest
 from quantbooth.artifacts.scores import Record, write_scores
 from quantbooth.artifacts.tuned import write_snapshot, write_strategy
-from quantbooth.config import conf_dir
+from quantbooth.config import conf_dir, plain
 from quantbooth.errors import UserError
 from quantbooth.plan import Plan
 from quantbooth.report import read_result, report, unscored
@@ -131,6 +132,23 @@ def test_with_wandb_the_report_is_an_artifact_of_an_offline_run(
     (record,) = tmp_path.rglob("run-*.wandb")
     data = record.read_bytes()
     assert all(file.name.encode() in data for file in folder.iterdir())
+
+
+def test_each_run_is_told_with_the_command_that_makes_it_alone(store: Path, configure: Configure) -> None:
+    for name in ("mug-baseline-step1", "mug-baseline-step2", "mug-base-step0"):
+        (store / "scores" / name / "config.yaml").write_text("seed: 0\n")
+    page = (report(configure(f"report.scores=[{store}/scores]")) / "index.html").read_text()
+    command = f"quantbooth --config-dir {store}/scores/mug-baseline-step2 --config-name config"
+    assert page.count(f"<code>{command}</code>") == 1 == page.count("--config-dir")
+
+
+def test_a_kept_setting_composes_to_itself(store: Path, configure: Configure) -> None:
+    cfg = configure("strategy=s1", "strategy.interval=[0,200]", "subject=toy_duck", "seed=3")
+    (store / "config.yaml").write_text(yaml.safe_dump(plain(cfg)))
+    with hydra.initialize_config_dir(str(store), version_base="1.3"):
+        again = hydra.compose("config")
+    assert plain(again) == plain(cfg)
+    assert Plan(again).tuned.identity == Plan(cfg).tuned.identity
 
 
 def test_intervals_of_a_sweep_name_their_rows(configure: Configure) -> None:

@@ -36,7 +36,7 @@ def report(cfg: DictConfig, scores: Sequence[Path] = ()) -> Path:
     results = [read_result(folder) for folder in folders]
     folder = Path(cfg.report.folder)
     missing = unscored([Path(path) for path in cfg.report.scores], results)
-    files = write_files(results, folder, [_typed()], list(cfg.report.notes), missing)
+    files = write_files(results, folder, [_typed(), *_alone(folders, results)], list(cfg.report.notes), missing)
     log_report(build(cfg.logger, Logger, run="report"), files)
     print_table(table(results))
     if missing:
@@ -95,6 +95,13 @@ def _finished(path: Path) -> list[Path]:
 def _own(cfg: DictConfig) -> list[Path]:
     plan = Plan(cfg)
     return [plan.scores(step).require() for step in plan.steps]
+
+
+def _alone(folders: Sequence[Path], results: Sequence[Result]) -> list[str]:
+    """What makes each run by itself, from the settings kept beside its scores."""
+    of_runs = {result.run: folder for folder, result in zip(folders, results, strict=True) if not result.untuned}
+    kept = [folder for folder in of_runs.values() if (folder / "config.yaml").is_file()]
+    return [f"quantbooth --config-dir {shlex.quote(str(folder))} --config-name config" for folder in kept]
 
 
 def _typed() -> str:
