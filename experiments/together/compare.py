@@ -32,6 +32,7 @@ FOLDER = Path(__file__).parent
 SUBJECTS = ["toy_mug", "toy_duck", "toy_fish", "toy_boot", "toy_backpack", "toy_teapot", "toy_car", "toy_house"]
 WAYS = {"a command each": "alone", "one sweep": "sweep", "together": "together"}
 METRICS = ["clip_t", "local_clip_i", "oracle_subject", "oracle_prompt"]
+QUANTILES = {"median": 0.5, "90 % below": 0.9, "99 % below": 0.99, "largest": 1.0}
 Row = dict[str, Any]
 
 
@@ -58,7 +59,7 @@ def main() -> int:
         "options": options.options,
         "seconds": seconds,
         "processor_seconds": computing,
-        "largest difference of a gain": deviation(*(store / "scale_sets" for store in stores.values())),
+        "differences": deviation(*(store / "scale_sets" for store in stores.values())),
         "scores": {way: _scores(store / "scores") for way, store in stores.items()},
         "machine": facts(),
     }
@@ -67,8 +68,8 @@ def main() -> int:
     return 0
 
 
-def deviation(one: Path, other: Path) -> float:
-    """The largest absolute difference of any learned number between runs of the same names in two folders.
+def deviation(one: Path, other: Path) -> dict[str, float]:
+    """How far learned numbers differ between runs of the same names in two folders: the median and more, absolute.
 
     Raises:
         ValueError: when the folders do not hold the same runs.
@@ -76,11 +77,12 @@ def deviation(one: Path, other: Path) -> float:
     files = sorted(file.relative_to(one) for file in one.glob("*/step-*.safetensors"))
     if not files or files != sorted(file.relative_to(other) for file in other.glob("*/step-*.safetensors")):
         raise ValueError(f"{one} and {other} must hold the same runs")
-    largest = 0.0
+    found = []
     for file in files:
         mine, theirs = load_file(one / file), load_file(other / file)
-        largest = max(largest, *(float(np.abs(mine[name] - theirs[name]).max()) for name in mine))
-    return largest
+        found += [np.abs(mine[name] - theirs[name]).ravel() for name in mine]
+    differences = np.concatenate(found)
+    return {name: float(np.quantile(differences, share)) for name, share in QUANTILES.items()}
 
 
 def document(result: Row) -> str:
@@ -90,13 +92,14 @@ def document(result: Row) -> str:
         for way, times in result["seconds"].items()
     ]
     scores = [[way, *(f"{means[name]:.4f}" for name in METRICS)] for way, means in result["scores"].items()]
+    differences = result["differences"].items()
     machine = ", ".join(f"{name} {value}" for name, value in result["machine"].items() if value is not None)
     return "\n\n".join(
         [
             f"{len(result['subjects'])} subjects, toy base, {' '.join(result['options']) or 'usual options'}",
             markdown(["tuned by", "times", "seconds", "x a command each", "processor s", "x a command each"], rows),
             markdown(["pictures of runs tuned by", *METRICS], scores),
-            f"Largest difference of a learned number: {result['largest difference of a gain']:.1e}.",
+            f"Differences of learned numbers: {', '.join(f'{name} {found:.1e}' for name, found in differences)}.",
             f"Machine: {machine}.\n",
         ]
     )
