@@ -56,7 +56,10 @@ def main() -> int:
 
 
 def timed(command: list[str], log: Path) -> Row:
-    """Run a command: its exit code, wall seconds, and the most memory that was resident, files it maps included."""
+    """Run a command: its exit code, wall seconds, and the most memory that was resident, files it maps included.
+
+    Memory is looked at every `TICK` seconds, so what is held for a shorter time at the very end may be missed.
+    """
     begin, peak = time.perf_counter(), 0
     with open(log, "a") as out:
         process = subprocess.Popen(command, stdout=out, stderr=out)

@@ -13,7 +13,8 @@ from experiments.real_size.run import document, timed
 
 def test_time_and_memory_of_a_command_are_its_own(tmp_path: Path) -> None:
     log = tmp_path / "log.txt"
-    large = timed([sys.executable, "-c", "x = bytearray(400_000_000); print('said')"], log)
+    hold = "import time; x = bytearray(400_000_000); print('said'); time.sleep(0.5)"
+    large = timed([sys.executable, "-c", hold], log)
     small = timed([sys.executable, "-c", "raise SystemExit(3)"], log)
     assert (large["code"], small["code"]) == (0, 3)
     assert 0.4 < large["peak_gb"] < 0.5
