@@ -14,12 +14,12 @@ from quantbooth.artifacts.calibration_set import CalibrationSet
 from quantbooth.artifacts.manifest import open_artifact
 from quantbooth.artifacts.progress import Progress
 from quantbooth.calibrate import calibrate
-from quantbooth.calibration_plan import CalibrationPlan
 from quantbooth.config import conf_dir
 from quantbooth.diffusion.tape import Tape
 from quantbooth.diffusion.units import Unit
 from quantbooth.errors import UserError
-from quantbooth.plan import Plan
+from quantbooth.run.models import untuned_base
+from quantbooth.run.run import Run
 from quantbooth.stages.block_rounding import BlockRounding
 from quantbooth.stages.calibration_set import CalibrationSetStage
 
@@ -42,7 +42,7 @@ def configure(base_folder: Path, tmp_path: Path) -> Configure:
 
 
 def test_it_leaves_a_quantized_base_and_the_set_it_was_learned_on(configure: Configure, tmp_path: Path) -> None:
-    folder = calibrate(configure())
+    folder = calibrate(Run(configure()))
     manifest, blocks = open_artifact(folder, "quantized_base"), json.loads((folder / "blocks.json").read_text())
     (seen,) = (tmp_path / "out" / "store" / "calibration_set").iterdir()
     assert manifest.parents == {"calibration_set": open_artifact(seen, "calibration_set").fingerprint}
@@ -55,15 +55,15 @@ def test_it_leaves_a_quantized_base_and_the_set_it_was_learned_on(configure: Con
 
 
 def test_tuning_reads_what_it_leaves(configure: Configure) -> None:
-    calibrate(configure())
-    unet = Plan(configure()).untuned_base().unet
+    calibrate(Run(configure()))
+    unet = untuned_base(Run(configure())).unet
     assert sum(type(module).__name__.startswith("Quantized") for module in unet.modules()) > 10
 
 
 def test_a_killed_run_goes_on_at_its_block_with_the_same_result(
     configure: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    through, write = calibrate(configure(outputs="through")), Progress.write
+    through, write = calibrate(Run(configure(outputs="through"))), Progress.write
 
     def killed(self: Progress, part: int, tensors: dict[str, torch.Tensor]) -> None:
         if part == 3:
@@ -72,7 +72,7 @@ def test_a_killed_run_goes_on_at_its_block_with_the_same_result(
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(Progress, "write", killed)
-        calibrate(configure())
+        calibrate(Run(configure()))
     (left,) = (tmp_path / "out" / "store" / "unfinished").iterdir()
     assert len(list(left.iterdir())) == 3
     assert not list((tmp_path / "out" / "store" / "quantized_base").glob("*"))
@@ -83,7 +83,7 @@ def test_a_killed_run_goes_on_at_its_block_with_the_same_result(
         return learn(self, unit, tape, what)
 
     monkeypatch.setattr(BlockRounding, "_learned", noted)
-    resumed = calibrate(configure())
+    resumed = calibrate(Run(configure()))
     blocks = [block["block"] for block in json.loads((resumed / "blocks.json").read_text())]
     assert learned == blocks[3:]
     one, other = load_file(resumed / "unet.safetensors"), load_file(through / "unet.safetensors")
@@ -93,17 +93,17 @@ def test_a_killed_run_goes_on_at_its_block_with_the_same_result(
 
 
 def test_what_is_there_is_not_made_again(configure: Configure, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = calibrate(configure())
+    folder = calibrate(Run(configure()))
     monkeypatch.setattr(BlockRounding, "run", lambda *_: pytest.fail("learned again"))
     monkeypatch.setattr(CalibrationSetStage, "predict_step", lambda *_: pytest.fail("drawn again"))
-    assert calibrate(configure()) == folder
+    assert calibrate(Run(configure())) == folder
 
 
 def test_the_set_is_shared_by_widths_and_the_same_again_from_the_same_seed(
     configure: Configure, tmp_path: Path
 ) -> None:
     for outputs, width in (("one", "w2"), ("one", "w4"), ("other", "w2")):
-        calibrate(configure(f"quant={width}", outputs=outputs))
+        calibrate(Run(configure(f"quant={width}", outputs=outputs)))
     (one,), (other,) = ((tmp_path / name / "store" / "calibration_set").iterdir() for name in ("one", "other"))
     assert one.name == other.name
     for file in ("set.json", "texts.safetensors", "states-00000.safetensors", "states-00001.safetensors"):
@@ -115,8 +115,9 @@ def test_the_set_is_shared_by_widths_and_the_same_again_from_the_same_seed(
 )
 def test_every_choice_of_the_set_makes_another_set_and_another_base(configure: Configure, change: str) -> None:
     one, other = configure(), configure(f"calibration.{change}")
-    assert CalibrationPlan(one).item.identity != CalibrationPlan(other).item.identity
-    bases = [Plan(cfg).quantized_base for cfg in (one, other)]
+    sets = [observed.item.identity for cfg in (one, other) if (observed := Run(cfg).calibration.observed)]
+    assert sets[0] != sets[1]
+    bases = [Run(cfg).quantized_base for cfg in (one, other)]
     assert bases[0] is not None
     assert bases[1] is not None
     assert bases[0].identity != bases[1].identity
@@ -138,5 +139,5 @@ def test_every_choice_of_the_set_makes_another_set_and_another_base(configure: C
 )
 def test_refusals_come_before_any_work(configure: Configure, tmp_path: Path, change: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
-        calibrate(configure(f"calibration.{change}"))
+        calibrate(Run(configure(f"calibration.{change}")))
     assert not (tmp_path / "out").exists()

@@ -14,9 +14,10 @@ from quantbooth.artifacts.manifest import open_artifact
 from quantbooth.artifacts.progress import Progress
 from quantbooth.calibrate import calibrate
 from quantbooth.config import conf_dir
-from quantbooth.damage_plan import DamagePlan
 from quantbooth.errors import UserError
-from quantbooth.plan import Plan
+from quantbooth.run.degradation import Degradation
+from quantbooth.run.models import tuned_base, untuned_base
+from quantbooth.run.run import Run
 from quantbooth.stages.block_steps import STEP_ERRORS
 from quantbooth.tune import tune
 
@@ -41,7 +42,7 @@ def configure(base_folder: Path, tmp_path: Path) -> Configure:
 
 def test_ranges_are_watched_on_the_calibration_set_and_recorded(configure: Configure, tmp_path: Path) -> None:
     cfg = configure("calibration=minmax")
-    folder = calibrate(cfg)
+    folder = calibrate(Run(cfg))
     manifest, layers = open_artifact(folder, "quantized_base"), json.loads((folder / "layers.json").read_text())
     (seen,) = (tmp_path / "out" / "store" / "calibration_set").iterdir()
     assert manifest.parents == {"calibration_set": open_artifact(seen, "calibration_set").fingerprint}
@@ -52,14 +53,14 @@ def test_ranges_are_watched_on_the_calibration_set_and_recorded(configure: Confi
     assert not (folder / "blocks.json").exists()
     state = load_file(folder / "unet.safetensors")
     assert {f"{record['name']}.processor.query.scale" for record in attention} <= state.keys()
-    unet, x = Plan(cfg).untuned_base().unet, torch.randn(2, 24, 8, 8, generator=torch.Generator().manual_seed(0))
+    unet, x = untuned_base(Run(cfg)).unet, torch.randn(2, 24, 8, 8, generator=torch.Generator().manual_seed(0))
     assert unet(x[:, : unet.config.in_channels], 5, torch.zeros(2, 4, 128)).sample.isfinite().all()
 
 
 def test_a_killed_run_goes_on_at_its_block_with_the_same_result(
     configure: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    through, write = calibrate(configure(*LEARNED, outputs="through")), Progress.write
+    through, write = calibrate(Run(configure(*LEARNED, outputs="through"))), Progress.write
 
     def killed(self: Progress, part: int, tensors: dict[str, torch.Tensor]) -> None:
         if part == 3:
@@ -68,10 +69,10 @@ def test_a_killed_run_goes_on_at_its_block_with_the_same_result(
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(Progress, "write", killed)
-        calibrate(configure(*LEARNED))
+        calibrate(Run(configure(*LEARNED)))
     (left,) = (tmp_path / "out" / "store" / "unfinished").iterdir()
     assert len(list((left / "activations").iterdir())) == 3
-    resumed = calibrate(configure(*LEARNED))
+    resumed = calibrate(Run(configure(*LEARNED)))
     one, other = load_file(resumed / "unet.safetensors"), load_file(through / "unet.safetensors")
     assert one.keys() == other.keys() and all(torch.equal(tensor, other[name]) for name, tensor in one.items())
     blocks = json.loads((resumed / "blocks.json").read_text())
@@ -83,8 +84,8 @@ def test_a_killed_run_goes_on_at_its_block_with_the_same_result(
 def test_scales_are_learned_after_rounding_and_errors_lie_side_by_side(configure: Configure) -> None:
     rounding = ("iterations=2", "batch=2")
     given = ("calibration=qdiffusion", *(f"calibration.rounding.{option}" for option in rounding))
-    learned = calibrate(configure(*given, "calibration.activations.iterations=1"))
-    weights = calibrate(configure(*given, "quant=w4"))
+    learned = calibrate(Run(configure(*given, "calibration.activations.iterations=1")))
+    weights = calibrate(Run(configure(*given, "quant=w4")))
     blocks = json.loads((learned / "blocks.json").read_text())
     assert all({"block", "layers", "nearest", "learned", *STEP_ERRORS} == set(block) for block in blocks)
     one, other = (load_file(folder / "unet.safetensors") for folder in (learned, weights))
@@ -96,12 +97,12 @@ def test_scales_are_learned_after_rounding_and_errors_lie_side_by_side(configure
 @pytest.mark.parametrize("calibration", ["minmax", "qdiffusion"])
 def test_weight_only_bases_are_decided_by_what_they_were(configure: Configure, calibration: str) -> None:
     """Options of activations came later; where they are not used, names of finished work stay."""
-    plain = Plan(configure(f"calibration={calibration}", "quant=w4")).quantized_base
-    other = Plan(configure(f"calibration={calibration}", "quant=w4", "calibration.activations.batch=3")).quantized_base
+    plain = Run(configure(f"calibration={calibration}", "quant=w4")).quantized_base
+    other = Run(configure(f"calibration={calibration}", "quant=w4", "calibration.activations.batch=3")).quantized_base
     assert plain is not None and other is not None
     assert plain.identity == other.identity
-    assert plain.identity["quant"].keys() == {"name", "bits", "symmetric", "include", "exclude", "split"}
-    expected = {"minmax": {"name", "search", "rounding"}, "qdiffusion": {"name", "search", "rounding", "set"}}
+    assert plain.identity["quant"].keys() == {"bits", "symmetric", "include", "exclude"}
+    expected = {"minmax": {"search"}, "qdiffusion": {"search", "rounding"}}
     assert plain.identity["calibration"].keys() == expected[calibration]
     assert plain.parents.keys() == ({"calibration_set"} if calibration == "qdiffusion" else set())
 
@@ -111,7 +112,7 @@ def test_weight_only_bases_are_decided_by_what_they_were(configure: Configure, c
     ["quant.activations=6", "quant.softmax=null", "calibration.activations.momentum=0.5", "calibration.set.seed=2"],
 )
 def test_every_choice_about_activations_makes_another_base(configure: Configure, change: str) -> None:
-    one, other = Plan(configure()).quantized_base, Plan(configure(change)).quantized_base
+    one, other = Run(configure()).quantized_base, Run(configure(change)).quantized_base
     assert one is not None and other is not None
     assert one.identity != other.identity
 
@@ -119,9 +120,9 @@ def test_every_choice_about_activations_makes_another_base(configure: Configure,
 def test_scale_sets_are_tuned_on_it(configure: Configure) -> None:
     options = ("tuner.steps=1", "tuner.subject_batch=1", "prior=none", "tuner.sample_every=0", "protocol.at_steps=[1]")
     cfg = configure("calibration=minmax", *options)
-    calibrate(cfg)
-    tune(cfg)
-    base = Plan(cfg).tuned_base(1)
+    calibrate(Run(cfg))
+    tune(Run(cfg))
+    base = tuned_base(Run(cfg), 1)[0]
     gains = [numbers for name, numbers in base.unet.named_parameters() if name.endswith("gain_out")]
     assert gains and any(not torch.equal(numbers, torch.ones_like(numbers)) for numbers in gains)
 
@@ -137,17 +138,16 @@ def test_scale_sets_are_tuned_on_it(configure: Configure) -> None:
         (("quant=w4", "quant.activations=8"), r"quant.name must end in a8, .* got 'w4': choose quant=w4a8"),
         (("calibration.activations.momentum=2",), r"calibration.activations.momentum must be a number >= 0 and < 1"),
         (("calibration.set.count=0",), r"calibration.set.count must be a whole number >= 1"),
-        (("tuner=full",), r"tuner=full tunes float weights; choose quant=fp with it"),
     ],
 )
 def test_refusals_come_before_any_work(
     configure: Configure, tmp_path: Path, change: tuple[str, ...], message: str
 ) -> None:
     with pytest.raises(UserError, match=message):
-        calibrate(configure(*change))
+        calibrate(Run(configure(*change)))
     assert not (tmp_path / "out").exists()
 
 
 def test_float_weights_with_quantized_activations_are_refused_where_they_are_measured_too(configure: Configure) -> None:
     with pytest.raises(UserError, match=r"quant.activations=8 needs quantized weights"):
-        DamagePlan(configure("quant=fp", "quant.activations=8", name="damage"))
+        Degradation(Run(configure("quant=fp", "quant.activations=8", name="damage")))

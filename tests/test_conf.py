@@ -18,7 +18,6 @@ from PIL import Image
 from transformers import ViTConfig, ViTImageProcessor, ViTModel
 
 from quantbooth.config import build, conf_dir, plain
-from quantbooth.damage_plan import DamagePlan
 from quantbooth.data.dreambooth import NAMES
 from quantbooth.data.photos import photo_subject
 from quantbooth.data.prompts import prompts_for
@@ -30,8 +29,9 @@ from quantbooth.diffusion.schedule import Schedule
 from quantbooth.errors import UserError
 from quantbooth.metrics.encoders import ImageEncoder
 from quantbooth.metrics.locators import Locator
-from quantbooth.plan import Plan
 from quantbooth.quant.scale_search import ScaleSearch
+from quantbooth.run.degradation import Degradation
+from quantbooth.run.run import Run
 from quantbooth.stages.evaluation import Scorer
 from quantbooth.stages.optimizers import optimizer_factory
 from quantbooth.stages.tuners import Tuner
@@ -218,9 +218,9 @@ def test_borders_of_stable_diffusion_lie_at_its_signal_to_noise_of_1_and_a_hundr
 
 @pytest.mark.parametrize("method", [file.stem for file in sorted((conf_dir() / "method").glob("*.yaml"))])
 def test_a_method_sets_bits_tuner_and_strategy_together(method: str) -> None:
-    plan = Plan(composed(f"method={method}"))
+    plan = Run(composed(f"method={method}"))
     assert plan.method == method
-    assert (plan.bits is None) == (method in {"float", "lora"})
+    assert (plan.calibration.bits is None) == (method in {"float", "lora"})
 
 
 @pytest.mark.parametrize("experiment", [file.stem for file in sorted((conf_dir() / "experiment").glob("*.yaml"))])
@@ -229,7 +229,7 @@ def test_every_job_of_an_experiment_can_be_planned(experiment: str) -> None:
         sweep = hydra.compose("quantbooth", [f"experiment={experiment}"], return_hydra_config=True).hydra.sweeper.params
     for key, values in sweep.items():
         for value in str(values).split(","):
-            assert Plan(composed(f"experiment={experiment}", f"{key}={value}")).steps[-1] > 0
+            assert Run(composed(f"experiment={experiment}", f"{key}={value}")).steps[-1] > 0
 
 
 def test_keys_that_scripts_rely_on_are_there() -> None:
@@ -258,7 +258,7 @@ def test_damage_is_measured_with_every_option_of_the_other_commands() -> None:
     with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
         cfg = hydra.compose("damage", ["quant=fp"])
     assert {key: value for key, value in plain(cfg).items() if key != "damage"} == plain(composed("quant=fp"))
-    assert DamagePlan(cfg).item.identity == DamagePlan(cfg).reference.identity
+    assert Degradation(Run(cfg)).item.identity == Degradation(Run(cfg)).reference.identity
 
 
 @pytest.mark.parametrize(("group", "option"), [("dino", "dinov2_b"), ("locator", "owlv2")])

@@ -14,8 +14,9 @@ from quantbooth.artifacts.damage import read_damage
 from quantbooth.artifacts.manifest import open_artifact
 from quantbooth.config import conf_dir
 from quantbooth.damage import damage, document, main
-from quantbooth.damage_plan import DamagePlan
 from quantbooth.errors import UserError
+from quantbooth.run.degradation import Degradation
+from quantbooth.run.run import Run
 from quantbooth.stages.same_noise import SameNoise
 
 Configure = Callable[..., DictConfig]
@@ -63,9 +64,9 @@ def times(folder: Path) -> dict[str, int]:
 
 
 def test_a_setting_is_measured_beside_float_and_calibrated_on_the_way(configure: Configure) -> None:
-    reference, folder = damage(configure("quant=w4"))
+    reference, folder = damage(Run(configure("quant=w4")))
     fp, w4 = read_damage(reference), read_damage(folder)
-    quantized = open_artifact(Path(str(DamagePlan(configure("quant=w4")).source.require())), "quantized_base")  # type: ignore[union-attr]
+    quantized = Run(configure("quant=w4")).parents["quantized_base"].manifest()
     assert fp.is_float
     assert fp.truth is None
     assert (w4.record.quant, w4.record.bits, w4.record.calibration) == ("w4", 4, "minmax")
@@ -86,26 +87,26 @@ def test_a_setting_is_measured_beside_float_and_calibrated_on_the_way(configure:
 
 
 def test_float_draws_as_many_pictures_as_its_predictions_need(configure: Configure) -> None:
-    (reference,) = damage(configure("quant=fp"))
+    (reference,) = damage(Run(configure("quant=fp")))
     assert len(list((reference / "pictures").iterdir())) == 3
     assert len(read_damage(reference).pictures) == 2
 
 
 def test_a_second_run_measures_nothing_anew(configure: Configure, monkeypatch: pytest.MonkeyPatch) -> None:
     cfg = configure("quant=w4")
-    first, before = damage(cfg), times(Path(cfg.paths.outputs))
+    first, before = damage(Run(cfg)), times(Path(cfg.paths.outputs))
 
     def forbidden(*_: object) -> None:
         raise AssertionError("nothing is left to judge")
 
     monkeypatch.setattr(SameNoise, "predict_step", forbidden)
-    assert damage(cfg) == first
+    assert damage(Run(cfg)) == first
     assert times(Path(cfg.paths.outputs)) == before
 
 
 def test_the_same_settings_give_the_same_rows_elsewhere(configure: Configure, tmp_path: Path) -> None:
     for one, other in zip(
-        damage(configure("quant=w4")), damage(configure("quant=w4", f"paths.outputs={tmp_path}")), strict=True
+        damage(Run(configure("quant=w4"))), damage(Run(configure("quant=w4", f"paths.outputs={tmp_path}"))), strict=True
     ):
         assert one.name == other.name
         for name in ("predictions.csv", "pictures.csv"):
@@ -139,12 +140,13 @@ def test_a_sweep_that_was_killed_goes_on_and_writes_one_document(
 
 
 def test_earlier_measurements_are_shown_beside(configure: Configure, tmp_path: Path) -> None:
-    earlier = damage(configure("quant=w8"))
+    earlier = damage(Run(configure("quant=w8")))
     cfg = configure("quant=w2", f"damage.beside=[{earlier[-1]}]", f"damage.folder={tmp_path}")
-    document([(cfg, damage(cfg))])
+    document([(cfg, damage(Run(cfg)))])
     assert pd.read_csv(tmp_path / "table.csv", index_col="label").index.tolist() == ["float", "w8", "w2"]
+    source = Run(cfg).parents["quantized_base"].require()
     with pytest.raises(UserError, match="must be a damage, found a quantized_base"):
-        damage(configure("quant=w2", f"damage.beside=[{DamagePlan(cfg).source.require()}]"))  # type: ignore[union-attr]
+        damage(Run(configure("quant=w2", f"damage.beside=[{source}]")))
 
 
 @pytest.mark.parametrize(
@@ -179,16 +181,16 @@ def test_one_document_is_about_one_float_measurement(command: Command, tmp_path:
 
 
 def test_identities_change_with_what_is_asked_only(configure: Configure) -> None:
-    one = DamagePlan(configure("quant=w4"))
+    one = Degradation(Run(configure("quant=w4")))
     same = ("damage.batch=1", "damage.shown=1", "damage.notes=[x]", "trainer.log_every_n_steps=1", "seed=3")
-    assert DamagePlan(configure("quant=w4", *same)).item.identity == one.item.identity
+    assert Degradation(Run(configure("quant=w4", *same))).item.identity == one.item.identity
     for other in ("damage.seed=1", "sampler.steps=2", "base.zones.content=[354,900]", "quant.bits=8"):
-        assert DamagePlan(configure("quant=w4", other)).item.identity != one.item.identity
-    assert DamagePlan(configure("quant=fp", "calibration=mse")).item.identity == one.reference.identity
+        assert Degradation(Run(configure("quant=w4", other))).item.identity != one.item.identity
+    assert Degradation(Run(configure("quant=fp", "calibration=mse"))).item.identity == one.reference.identity
 
 
 def test_a_base_of_other_timesteps_is_refused(configure: Configure, tmp_path: Path) -> None:
     cfg = configure("quant=fp", "base.timesteps=2000", f"paths.outputs={tmp_path}")
     with pytest.raises(UserError, match="base.timesteps must be 1000, got 2000"):
-        damage(cfg)
+        damage(Run(cfg))
     assert not list(tmp_path.glob("store/damage/*"))

@@ -20,7 +20,8 @@ from quantbooth.artifacts.image_set import read_requests
 from quantbooth.calibrate import calibrate
 from quantbooth.errors import UserError
 from quantbooth.export import export
-from quantbooth.plan import Plan
+from quantbooth.run.models import untuned_base
+from quantbooth.run.run import Run
 from quantbooth.sample import sample
 from quantbooth.tune import tune
 
@@ -57,19 +58,19 @@ assert not [name for name in sys.modules if name.startswith("quantbooth")]
 def configure(compose: Compose, tmp_path_factory: pytest.TempPathFactory) -> Configure:
     """Makes a configuration on a tiny untrained base that is quantized already; all share one store."""
     make = partial(compose, tmp_path_factory.mktemp("export") / "out", *QUICK)
-    calibrate(make())
+    calibrate(Run(make()))
     for words in METHODS.values():
-        tune(make(*words))
-        sample(make(*words))
+        tune(Run(make(*words)))
+        sample(Run(make(*words)))
     return make
 
 
 def drawn(cfg: DictConfig) -> tuple[np.ndarray, Any, torch.Tensor]:
     """Our own picture of the first request, the request, and the noise it began with."""
-    plan = Plan(cfg)
-    folder = plan.images(plan.recipe.steps).require()
+    plan = Run(cfg)
+    folder = plan.only.images(plan.recipe.steps).require()
     request = read_requests(folder)[0]
-    unet = plan.untuned_base().unet.config
+    unet = untuned_base(plan).unet.config
     noise = quantbooth.initial_noise([request.prompt], [request.seed], (unet.in_channels, 8, 8))
     return pixels(folder / request.file), request, noise
 
@@ -89,7 +90,7 @@ def test_plain_diffusers_in_another_process_draws_our_pictures(
     configure: Configure, method: str, tmp_path: Path
 ) -> None:
     cfg = configure(*METHODS[method], f"export.folder={tmp_path}/here")
-    folder = export(cfg)
+    folder = export(Run(cfg))
     ours, request, noise = drawn(cfg)
     save_file({"noise": noise}, tmp_path / "noise.safetensors")
     program = STRANGER.format(zones=method.startswith("s2"))
@@ -98,7 +99,7 @@ def test_plain_diffusers_in_another_process_draws_our_pictures(
     assert np.abs(pixels(tmp_path / "theirs.png") - ours).max() <= 1
     assert np.ptp(ours) > 10
     card = (folder / "README.md").read_text()
-    name = Plan(cfg).tuned.require().name
+    name = Run(cfg).only.tuned.require().name
     assert folder == tmp_path / "here" / name
     assert f"| run | {name} |" in card
     assert ("from by_zone import load" in card) == method.startswith("s2")
@@ -108,9 +109,9 @@ def test_plain_diffusers_in_another_process_draws_our_pictures(
 def test_a_loaded_pipeline_draws_our_pictures(configure: Configure, base_folder: Path, method: str) -> None:
     cfg = configure(*METHODS[method])
     ours, request, noise = drawn(cfg)
-    pipeline = quantbooth.load_pipeline(base_folder, Plan(cfg).tuned.require())
+    pipeline = quantbooth.load_pipeline(base_folder, Run(cfg).only.tuned.require())
     assert np.abs(draw(pipeline, request, noise) - ours).max() <= 1
-    quantized = Plan(cfg).quantized_base
+    quantized = Run(cfg).quantized_base
     untuned = quantbooth.load_pipeline(base_folder, quantized_base=None if quantized is None else quantized.require())
     assert np.abs(draw(untuned, request, noise) - ours).max() > 1
 
@@ -120,7 +121,7 @@ def test_adapters_alone_draw_our_pictures_on_the_float_base(
 ) -> None:
     pytest.importorskip("peft")
     cfg = configure(*METHODS["lora"], f"export.folder={tmp_path}", "export.format=lora")
-    folder = export(cfg)
+    folder = export(Run(cfg))
     assert sorted(file.name for file in folder.iterdir()) == ["README.md", "pytorch_lora_weights.safetensors"]
     assert 'pipeline.load_lora_weights(".", weight_name=' in (folder / "README.md").read_text()
     ours, request, noise = drawn(cfg)
@@ -147,7 +148,7 @@ def test_what_a_lora_file_has_no_place_for_is_told(
     configure: Configure, tmp_path: Path, words: tuple[str, ...], told: str
 ) -> None:
     with pytest.raises(UserError, match=told):
-        export(configure(*words, f"export.folder={tmp_path}/x", "export.format=lora"))
+        export(Run(configure(*words, f"export.folder={tmp_path}/x", "export.format=lora")))
     assert not (tmp_path / "x").exists()
 
 
@@ -156,12 +157,12 @@ def test_files_of_others_are_for_drawing_only(configure: Configure, tmp_path: Pa
     with pytest.raises(
         UserError, match="^lora adds files of others to pictures that are drawn; leave it out of an export$"
     ):
-        export(configure(f"export.folder={tmp_path}/x", f"lora=[{tmp_path}/style.safetensors]"))
+        export(Run(configure(f"export.folder={tmp_path}/x", f"lora=[{tmp_path}/style.safetensors]")))
     assert not (tmp_path / "x").exists()
 
 
 def test_one_unet_for_all_zones_says_what_that_changes(configure: Configure, tmp_path: Path) -> None:
-    folder = export(configure(*METHODS["s2"], f"export.folder={tmp_path}", "export.merged=true"))
+    folder = export(Run(configure(*METHODS["s2"], f"export.folder={tmp_path}", "export.merged=true")))
     assert folder.name.endswith("-merged")
     assert not list(folder.glob("unet_*"))
     rows = [line for line in (folder / "README.md").read_text().splitlines() if line.endswith(" % |")]
@@ -174,7 +175,7 @@ def test_a_single_file_and_the_untuned_base(configure: Configure, base_folder: P
     cfg = configure(
         f"export.folder={tmp_path}", "export.step=0", "export.format=safetensors", "export.precision=float16"
     )
-    folder = export(cfg)
+    folder = export(Run(cfg))
     assert sorted(file.name for file in folder.iterdir()) == ["README.md", "unet.safetensors"]
     kept = load_file(folder / "unet.safetensors")
     names = load_file(base_folder / "unet" / "diffusion_pytorch_model.safetensors").keys()
@@ -203,21 +204,21 @@ def test_what_cannot_be_exported_is_told_and_leaves_nothing(
     configure: Configure, tmp_path: Path, words: tuple[str, ...], told: str
 ) -> None:
     with pytest.raises(UserError, match=told):
-        export(configure("strategy=s2", *METHODS["s2"][1:], f"export.folder={tmp_path}/x", *words))
+        export(Run(configure("strategy=s2", *METHODS["s2"][1:], f"export.folder={tmp_path}/x", *words)))
     assert not (tmp_path / "x").exists()
 
 
 def test_an_export_is_not_written_over(configure: Configure, tmp_path: Path) -> None:
     cfg = configure(*METHODS["s1"], f"export.folder={tmp_path}")
-    export(cfg)
+    export(Run(cfg))
     with pytest.raises(UserError, match=r" is there already; remove it, or choose another export\.folder$"):
-        export(cfg)
+        export(Run(cfg))
     assert len(list(tmp_path.iterdir())) == 1
 
 
 def test_what_does_not_belong_together_is_not_loaded(configure: Configure, base_folder: Path, tmp_path: Path) -> None:
-    tuned = Plan(configure(*METHODS["s1"])).tuned.require()
-    other = calibrate(configure("quant=w8", *METHODS["s1"]))
+    tuned = Run(configure(*METHODS["s1"])).only.tuned.require()
+    other = calibrate(Run(configure("quant=w8", *METHODS["s1"])))
     with pytest.raises(UserError, match=r"^scale_sets toy_mug-s1-.* belongs to the quantized_base "):
         quantbooth.load_pipeline(base_folder, tuned, other)
     moved = tmp_path / "scale_sets" / tuned.name

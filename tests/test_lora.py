@@ -13,7 +13,7 @@ from quantbooth.artifacts.fingerprint import fingerprint
 from quantbooth.calibrate import calibrate
 from quantbooth.errors import UserError
 from quantbooth.evaluate import record_of
-from quantbooth.plan import Plan
+from quantbooth.run.run import Run
 from quantbooth.sample import draw, sample
 from quantbooth.tune import tune
 
@@ -40,8 +40,8 @@ def style(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def configure(compose: Compose, tmp_path_factory: pytest.TempPathFactory) -> Configure:
     """Makes a configuration on a tiny untrained base that is tuned already; all share one store."""
     make = partial(compose, tmp_path_factory.mktemp("with_lora") / "out", *QUICK)
-    calibrate(make())
-    tune(make())
+    calibrate(Run(make()))
+    tune(Run(make()))
     return make
 
 
@@ -54,18 +54,18 @@ def test_a_file_changes_pictures_of_the_untuned_and_the_tuned_base(
     configure: Configure, style: Path, float_base: bool
 ) -> None:
     words = ("quant=fp", "tuner=full", "strategy=baseline", "tuner.learning_rate=0.001") if float_base else ()
-    tune(configure(*words))
-    plain = sample(configure(*words))
+    tune(Run(configure(*words)))
+    plain = sample(Run(configure(*words)))
     times = {folder: folder.stat().st_mtime_ns for folder in plain}
-    added = sample(configure(*words, f"lora=[{style}]"))
-    half = sample(configure(*words, f"lora=[{style}:0.5]"))
+    added = sample(Run(configure(*words, f"lora=[{style}]")))
+    half = sample(Run(configure(*words, f"lora=[{style}:0.5]")))
     assert len(plain) == len(added) == 2
     for folders in zip(plain, added, half, strict=True):
         found = [pictures(folder) for folder in folders]
         assert len(found[0]) > 0
         assert all(one != other for i, one in enumerate(found) for other in found[i + 1 :])
-    assert sample(configure(*words, f"lora=[{style}]")) == added
-    assert times == {folder: folder.stat().st_mtime_ns for folder in sample(configure(*words))}
+    assert sample(Run(configure(*words, f"lora=[{style}]"))) == added
+    assert times == {folder: folder.stat().st_mtime_ns for folder in sample(Run(configure(*words)))}
 
 
 def test_only_pictures_and_their_scores_have_it_in_their_identity(
@@ -73,32 +73,33 @@ def test_only_pictures_and_their_scores_have_it_in_their_identity(
 ) -> None:
     elsewhere = tmp_path / "another name.safetensors"
     elsewhere.write_bytes(style.read_bytes())
-    plans = [Plan(configure(*words)) for words in ((), (f"lora=[{style}]",), (f"lora=['{elsewhere}']",))]
-    without, added, moved = plans
-    for item in ("tuned", "prior", "quantized_base"):
-        assert getattr(without, item).identity == getattr(added, item).identity
+    plans = [Run(configure(*words)) for words in ((), (f"lora=[{style}]",), (f"lora=['{elsewhere}']",))]
+    without, added, moved = (plan.only for plan in plans)
+    for one, other in ((without.tuned, added.tuned), (without.prior, added.prior)):
+        assert one.identity == other.identity
+    assert without.run.untuned == added.run.untuned
     for step, before in ((0, {"base", "quantized_base"}), (2, {"tuned", "step"})):
         assert set(without.images(step).identity) == {*before, "subject", "protocol", "sampler"}
-        expected = {**without.images(step).identity, "lora": [added.loras[0].identity]}
+        expected = {**without.images(step).identity, "lora": [added.run.loras[0].identity]}
         assert added.images(step).identity == expected == moved.images(step).identity
         assert without.scores(step).identity != added.scores(step).identity
         assert fingerprint(added.images(step).identity) != fingerprint(without.images(step).identity)
 
 
 def test_tables_tell_the_weights_that_were_drawn_with(configure: Configure, style: Path) -> None:
-    plan = Plan(configure(f"lora=[{style},{style}:0.5]"))
+    plan = Run(configure(f"lora=[{style},{style}:0.5]"))
     folder = plan.store.root / "some"
-    assert [record_of(plan, step, folder).quant for step in (0, 2)] == ["w4+style+style:0.5"] * 2
-    assert [record_of(plan, step, folder).method for step in (0, 2)] == ["base", "s2"]
-    assert plan.images(2).label.endswith("-step2-with-style-with-style-0.5")
+    assert [record_of(plan.only, step, folder).quant for step in (0, 2)] == ["w4+style+style:0.5"] * 2
+    assert [record_of(plan.only, step, folder).method for step in (0, 2)] == ["base", "s2"]
+    assert plan.only.images(2).label.endswith("-step2-with-style-with-style-0.5")
 
 
 def test_a_persons_own_sentences_are_drawn_with_it_too(configure: Configure, style: Path, tmp_path: Path) -> None:
     words = ("prompt=a dog", "protocol.seeds=[0]", f"pictures={tmp_path}")
-    one, other = (draw(configure(*words, *added))[0] for added in ((), (f"lora=[{style}]",)))
+    one, other = (draw(Run(configure(*words, *added)))[0] for added in ((), (f"lora=[{style}]",)))
     assert one != other
     assert one.read_bytes() != other.read_bytes()
-    assert draw(configure(*words))[0] == one
+    assert draw(Run(configure(*words)))[0] == one
 
 
 def test_a_file_that_matches_nothing_is_refused_and_leaves_no_pictures(configure: Configure, tmp_path: Path) -> None:
@@ -106,8 +107,8 @@ def test_a_file_that_matches_nothing_is_refused_and_leaves_no_pictures(configure
     with pytest.raises(
         UserError, match=r"other.safetensors matches nothing of this base: it holds 'lora_unet_other.alph"
     ):
-        sample(configure(f"lora=[{tmp_path}/other.safetensors]"))
-    assert Plan(configure(f"lora=[{tmp_path}/other.safetensors]")).images(0).find() is None
+        sample(Run(configure(f"lora=[{tmp_path}/other.safetensors]")))
+    assert Run(configure(f"lora=[{tmp_path}/other.safetensors]")).only.images(0).find() is None
 
 
 @pytest.mark.parametrize(
@@ -119,4 +120,4 @@ def test_a_file_that_matches_nothing_is_refused_and_leaves_no_pictures(configure
 )
 def test_what_is_no_file_is_refused_before_anything_is_made(configure: Configure, words: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
-        Plan(configure(words))
+        sample(Run(configure(words)))

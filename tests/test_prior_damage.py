@@ -12,9 +12,9 @@ from quantbooth.artifacts.manifest import open_artifact
 from quantbooth.artifacts.scores import read_measured, read_rows
 from quantbooth.config import conf_dir
 from quantbooth.pipeline import run
-from quantbooth.plan import Plan
 from quantbooth.report import read_result, report
 from quantbooth.reporting.study import Study
+from quantbooth.run.run import Run
 
 Configure = Callable[..., DictConfig]
 QUICK = (
@@ -48,15 +48,15 @@ def scores(configure: Configure) -> list[Path]:
 
 
 def test_sets_hold_the_subjects_pictures_and_those_of_other_prompts(configure: Configure, scores: list[Path]) -> None:
-    plan = Plan(configure())
+    plan = Run(configure())
     for step in (0, 2):
-        folder = plan.images(step).require()
+        folder = plan.only.images(step).require()
         requests = read_requests(folder)
         assert [request.kind == UNRELATED for request in requests] == [False] * 4 + [True] * 2
         assert all((folder / request.file).is_file() for request in requests)
         assert {request.seed for request in requests[4:]} == {0}
-    assert plan.scores(2).manifest().parents.keys() == {"images", "untuned"}
-    assert open_artifact(scores[1], "scores").parents["untuned"] == plan.images(0).manifest().fingerprint
+    assert plan.only.scores(2).manifest().parents.keys() == {"images", "untuned"}
+    assert open_artifact(scores[1], "scores").parents["untuned"] == plan.only.images(0).manifest().fingerprint
 
 
 def test_the_untuned_base_keeps_everything_and_the_tuned_one_less(scores: list[Path]) -> None:
@@ -88,16 +88,16 @@ def test_a_report_shows_both_columns(configure: Configure, scores: list[Path], t
 
 
 def test_switched_off_nothing_is_named_or_drawn_differently(configure: Configure) -> None:
-    plan = Plan(configure("protocol.drift=0", "protocol.seeds=[0]"))
-    assert plan.images(0).identity.keys() == {"base", "quantized_base", "subject", "protocol", "sampler"}
-    assert plan.images(0).identity["protocol"] == {"seeds": [0], "every": 13}
-    assert plan.scores(0).identity.keys() == {"images", "scorer", "names"}
-    assert all(request.kind != UNRELATED for request in plan.requests())
+    plan = Run(configure("protocol.drift=0", "protocol.seeds=[0]"))
+    assert plan.only.images(0).identity.keys() == {"base", "quantized_base", "subject", "protocol", "sampler"}
+    assert plan.only.images(0).identity["protocol"] == {"seeds": [0], "every": 13}
+    assert plan.only.scores(0).identity.keys() == {"images", "scorer", "names"}
+    assert all(request.kind != UNRELATED for request in plan.only.requests())
 
 
 def test_the_toy_worlds_other_prompts_are_about_other_classes_in_words_its_judges_know() -> None:
-    plan = Plan(composed("protocol=dreambooth"))
-    others = [request.text for request in plan.requests() if request.kind == UNRELATED]
+    plan = Run(composed("protocol=dreambooth"))
+    others = [request.text for request in plan.only.requests() if request.kind == UNRELATED]
     assert len(others) == len(set(others)) == 10
     assert not any({"mug", "sks"} & set(text.split()) for text in others)
     assert plan.scorer.encoder.texts(others).shape[0] == 10  # which refuses words it never learned

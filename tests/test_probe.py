@@ -14,6 +14,7 @@ from quantbooth.errors import UserError
 from quantbooth.metrics.decisions import Border
 from quantbooth.probe import document, probe
 from quantbooth.reporting.probe import answers, suggested, switches
+from quantbooth.run.run import Run
 from quantbooth.stages import probing
 
 Configure = Callable[..., DictConfig]
@@ -37,7 +38,7 @@ def configure(base_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Co
 
 
 def test_a_probe_has_a_row_for_every_pair_swap_and_attribute(configure: Configure) -> None:
-    found = read_probe(probe(configure()))
+    found = read_probe(probe(Run(configure())))
     assert set(found.swaps["attribute"]) == {"prompt", "context", "class_word", "colour", "pattern", "accessory"}
     assert len(found.swaps) == 3 * 3 * 6
     assert switches(found).tolist() == [0, 500, 1000]
@@ -54,15 +55,15 @@ def test_a_probe_has_a_row_for_every_pair_swap_and_attribute(configure: Configur
 
 
 def test_a_finished_probe_is_not_repeated(configure: Configure, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = probe(configure())
+    first = probe(Run(configure()))
 
     def never(*_: object) -> None:
         raise AssertionError("a picture was drawn again")
 
     monkeypatch.setattr(probing, "swapped", never)
-    assert probe(configure()) == first
+    assert probe(Run(configure())) == first
     with pytest.raises(AssertionError, match="drawn again"):
-        probe(configure("probe.seed=4"))
+        probe(Run(configure("probe.seed=4")))
 
 
 def test_a_base_without_a_world_of_its_own_is_judged_by_whole_sentences(configure: Configure) -> None:
@@ -70,7 +71,7 @@ def test_a_base_without_a_world_of_its_own_is_judged_by_whole_sentences(configur
     pairs = "[['a red mug','a blue duck'],['a fish at night','a car']]"
     given = ("+base.held_out.texts=[a mug,a duck]", "base.held_out._target_=quantbooth.data.questions.questions_of")
     cfg = configure(f"probe.prompts={pairs}", *given, "+base.held_out.name=two", group="folder")
-    found = read_probe(probe(cfg))
+    found = read_probe(probe(Run(cfg)))
     assert set(found.swaps["attribute"]) == {"prompt"}
     assert list(answers(found)) == ["prompt"]
 
@@ -80,13 +81,13 @@ def test_the_document_shows_the_rows(
 ) -> None:
     monkeypatch.setattr("quantbooth.reporting.probe.borders", lambda *_, **__: (Border(230, 1, 2), Border(690, 3, 4)))
     cfg = configure(f"probe.folder={tmp_path}/p", f"probe.document={tmp_path}/zones.md")
-    document([(cfg, probe(cfg))])
+    document([(cfg, probe(Run(cfg)))])
     page = (tmp_path / "zones.md").read_text()
     assert "clean_up [0, 250), content [250, 700), coarse [700, 1000)" in page
     assert "230 (95 % interval 1 to 2)" in page
     assert "(p/zones.svg)" in page
     assert "accessory" in (tmp_path / "p" / "zones.svg").read_text()
-    rows = read_probe(probe(cfg)).swaps.query("t == 500 and attribute == 'class_word'")
+    rows = read_probe(probe(Run(cfg))).swaps.query("t == 500 and attribute == 'class_word'")
     line = next(line for line in page.splitlines() if line.startswith("| 500 "))
     assert f"{rows['first'].mean():.2f} / {rows['second'].mean():.2f}" in line
     assert "suggested zones of toy" in capsys.readouterr().out
@@ -104,4 +105,4 @@ def test_borders_that_leave_no_three_zones_are_refused() -> None:
 )
 def test_wrong_options_are_refused_before_any_work(configure: Configure, wrong: str) -> None:
     with pytest.raises(UserError):
-        probe(configure(wrong))
+        probe(Run(configure(wrong)))

@@ -19,7 +19,7 @@ from quantbooth.config import conf_dir
 from quantbooth.diffusion.pretrained import save_base
 from quantbooth.export import export
 from quantbooth.pipeline import run
-from quantbooth.plan import Plan
+from quantbooth.run.run import Run
 
 Configure = Callable[..., DictConfig]
 QUICK = (
@@ -52,19 +52,19 @@ def configure(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
 
 def test_everything_runs_and_leaves_as_a_folder_that_draws_the_same(configure: Configure, tmp_path: Path) -> None:
     cfg = configure(f"export.folder={tmp_path}", "export.merged=true")
-    scores, plan = run(cfg), Plan(cfg)
+    scores, plan = run(cfg), Run(cfg)
     rows = read_rows(scores[-1])
     assert len(rows) == 2
     assert np.isfinite(rows[["clip_t", "clip_i", "local_clip_i"]]).all(axis=None)
-    folder = plan.images(2).require()
+    folder = plan.only.images(2).require()
     request = read_requests(folder)[0]
     noise = quantbooth.initial_noise([request.prompt], [request.seed], (4, 8, 8))
-    pipeline = quantbooth.load_pipeline(plan.base_folder, plan.tuned.require())
+    pipeline = quantbooth.load_pipeline(plan.base_folder, plan.only.tuned.require())
     pipeline.set_progress_bar_config(disable=True)
     image = pipeline(request.text, latents=noise, num_inference_steps=2, guidance_scale=plan.sampler.guidance).images[0]
     drawn = np.asarray(Image.open(folder / request.file), dtype=int)
     assert np.abs(np.asarray(image, dtype=int) - drawn).max() <= 1
-    assert DiffusionPipeline.from_pretrained(str(export(cfg))).unet.config.sample_size == 8
+    assert DiffusionPipeline.from_pretrained(str(export(Run(cfg)))).unet.config.sample_size == 8
 
 
 @pytest.mark.slow

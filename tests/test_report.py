@@ -1,7 +1,7 @@
 """The report of a store: what it reads beside scores, what it says is missing, what it hands to a tracker."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import hydra
@@ -14,11 +14,11 @@ from PIL import Image
 
 from quantbooth.artifacts.manifest import FORMAT, Manifest
 from quantbooth.artifacts.scores import Record, write_scores
-from quantbooth.artifacts.tuned import write_snapshot, write_strategy
+from quantbooth.artifacts.tuned import write_snapshot
 from quantbooth.config import conf_dir, plain
 from quantbooth.errors import UserError
-from quantbooth.plan import Plan
 from quantbooth.report import read_result, report, unscored
+from quantbooth.run.run import Run
 from quantbooth.timesteps.strategies import Strategy, baseline, s1
 
 PROMPTS = (("a sks mug on the beach", "context"), ("a sks mug", "plain"))
@@ -26,16 +26,16 @@ STRATEGIES = {"baseline": baseline(1000), "s1": s1([200, 750], "base", 1000)}
 Configure = Callable[..., DictConfig]
 
 
-def _artifact(folder: Path, kind: str, parents: dict[str, str]) -> Path:
+def _artifact(folder: Path, kind: str, parents: dict[str, str], contents: Mapping[str, object] | None = None) -> Path:
     folder.mkdir(parents=True)
-    manifest = Manifest(kind, FORMAT, folder.name, "f" * 64, parents, "0", {})
+    manifest = Manifest(kind, FORMAT, folder.name, "f" * 64, parents, dict(contents or {}), "0", {})
     (folder / "manifest.json").write_text(manifest.to_json())
     return folder
 
 
 def _tuned(store: Path, run: str, strategy: Strategy, steps: tuple[int, ...] = (1, 2)) -> None:
-    folder = _artifact(store / "scale_sets" / run, "scale_sets", {"quantized_base": "a" * 64})
-    write_strategy(folder, strategy)
+    contents = {"strategy": strategy.describe()}
+    folder = _artifact(store / "scale_sets" / run, "scale_sets", {"quantized_base": "a" * 64}, contents)
     for step in steps:
         write_snapshot(folder, step, {"gain": torch.ones(2)})
 
@@ -148,10 +148,10 @@ def test_a_kept_setting_composes_to_itself(store: Path, configure: Configure) ->
     with hydra.initialize_config_dir(str(store), version_base="1.3"):
         again = hydra.compose("config")
     assert plain(again) == plain(cfg)
-    assert Plan(again).tuned.identity == Plan(cfg).tuned.identity
+    assert Run(again).only.tuned.identity == Run(cfg).only.tuned.identity
 
 
 def test_intervals_of_a_sweep_name_their_rows(configure: Configure) -> None:
     swept = configure("strategy=s1", "strategy.interval=[0,200]", "tuner.tag=${strategy.interval}")
-    assert Plan(swept).method == "s1-0-200"
-    assert json.loads(json.dumps(Plan(swept).strategy.describe()))["trained"] == [["selected", 0, 200]]
+    assert Run(swept).method == "s1-0-200"
+    assert json.loads(json.dumps(Run(swept).strategy.describe()))["trained"] == [["selected", 0, 200]]

@@ -15,7 +15,9 @@ from transformers import CLIPTextModel
 
 from quantbooth.calibrate import calibrate
 from quantbooth.errors import UserError
-from quantbooth.plan import Plan
+from quantbooth.run.load import load
+from quantbooth.run.models import tuned_base, untuned_base
+from quantbooth.run.run import Run
 from quantbooth.sample import sample
 from quantbooth.stages.tuning import TuningStage
 from quantbooth.tune import tune
@@ -36,27 +38,27 @@ EVERYTHING = (
 def configure(compose: Compose, tmp_path_factory: pytest.TempPathFactory) -> Configure:
     """Makes a configuration on a tiny untrained base that is quantized already; all share one store."""
     make = partial(compose, tmp_path_factory.mktemp("tune") / "out", *QUICK)
-    calibrate(make())
+    calibrate(Run(make()))
     return make
 
 
 def test_everything_at_once_is_kept_by_name_and_served(configure: Configure) -> None:
     cfg = configure(*EVERYTHING)
-    folder, plan = tune(cfg), Plan(cfg)
+    folder, plan = tune(Run(cfg))[0], Run(cfg)
     states = [load_file(folder / f"step-00000{step}.safetensors") for step in (1, 3)]
     rows = [name for name in states[0] if name.startswith("identifier.")]
     assert len(rows) == 1
     assert {name.rpartition(".")[2] for name in states[0].keys() - set(rows)} == {"gain_in", "gain_out", "shift"}
     assert {len(tensor) for name, tensor in states[0].items() if name not in rows} == {3}
-    assert plan.tuned.manifest().measured["trainable"] == sum(tensor.numel() for tensor in states[1].values())
+    assert plan.only.tuned.manifest().measured["trainable"] == sum(tensor.numel() for tensor in states[1].values())
     assert not any(torch.equal(states[0][name], states[1][name]) for name in rows)
-    untuned, tuned = plan.untuned_base(), plan.tuned_base(3)
-    texts = [plan.subject.tuning_text, plan.subject.class_text]
+    untuned, tuned = untuned_base(plan), tuned_base(plan, 3)[0]
+    texts = [plan.only.subject.tuning_text, plan.only.subject.class_text]
     with torch.no_grad():
         before, after = (base.encode_texts(texts) for base in (untuned, tuned))
     assert [torch.equal(before[i], after[i]) for i in range(2)] == [False, True]
     assert all(torch.equal(tensor, states[1][name]) for name, tensor in plan.tuner.state(tuned).items())
-    pictures = [folder.name for folder in sample(cfg)]
+    pictures = [folder.name for folder in sample(Run(cfg))]
     assert pictures[-1].startswith("toy_mug-s2-scales_in_out-w4-seed0-step3")
 
 
@@ -69,16 +71,16 @@ def test_checkpointing_is_for_memory_only(configure: Configure, monkeypatch: pyt
 
     monkeypatch.setattr(UNet2DConditionModel, "enable_gradient_checkpointing", noted)
     one, other = configure("seed=5"), configure("seed=5", "tuner.checkpointing=true", "paths.store=${paths.outputs}/b")
-    calibrate(other)
-    states = [load_file(tune(cfg) / "step-000003.safetensors") for cfg in (one, other)]
+    calibrate(Run(other))
+    states = [load_file(tune(Run(cfg))[0] / "step-000003.safetensors") for cfg in (one, other)]
     assert len(switched) == 1
     assert all(torch.equal(tensor, states[1][name]) for name, tensor in states[0].items())
 
 
 def test_float_weights_with_a_learned_identifier_come_back(configure: Configure) -> None:
     cfg = configure("method=float", "tuner.identifier=true", "tuner.average=0.5")
-    state, plan = load_file(tune(cfg) / "step-000003.safetensors"), Plan(cfg)
-    again = plan.tuner.state(plan.tuned_base(3))
+    state, plan = load_file(tune(Run(cfg))[0] / "step-000003.safetensors"), Run(cfg)
+    again = plan.tuner.state(tuned_base(plan, 3)[0])
     assert again.keys() == state.keys()
     assert all(torch.equal(tensor, state[name]) for name, tensor in again.items())
     assert any(name.startswith("identifier.") for name in state)
@@ -89,21 +91,21 @@ def test_adapters_are_kept_by_name_and_served_by_setting_and_by_folder(
     configure: Configure, words: tuple[str, ...]
 ) -> None:
     cfg = configure(*words, "tuner.learning_rate=0.1", "tuner.rank=2", "tuner.alpha=3", "tuner.identifier=true")
-    folder, plan = tune(cfg), Plan(cfg)
+    folder, plan = tune(Run(cfg))[0], Run(cfg)
     state = load_file(folder / "step-000003.safetensors")
     own = {name: rows for name, rows in state.items() if not name.startswith("identifier.")}
-    assert plan.tuned.kind == "adapters" == folder.parent.name
+    assert plan.only.tuned.kind == "adapters" == folder.parent.name
     assert {name.rpartition(".")[2] for name in own} == {"lora_A", "lora_B"}
     assert {len(rows) for rows in own.values()} == {plan.strategy.sets}
     x, t = torch.randn(2, 24, 8, 8, generator=torch.Generator().manual_seed(0)), torch.tensor([150, 900])
     outcomes = []
-    for base in (plan.untuned_base(), plan.tuned_base(3), plan.loaded_base(folder)):
-        text = base.encode_texts([plan.subject.tuning_text] * 2)
+    for base in (untuned_base(plan), tuned_base(plan, 3)[0], load(plan.base_folder, plan.base_name, [folder])[0]):
+        text = base.encode_texts([plan.only.subject.tuning_text] * 2)
         with torch.no_grad():
             outcomes.append(base.unet(x, t, encoder_hidden_states=text).sample)
     assert torch.equal(outcomes[1], outcomes[2])
     assert not any(torch.equal(outcomes[0][i], outcomes[1][i]) for i in range(2))
-    again = plan.tuner.state(plan.tuned_base(3))
+    again = plan.tuner.state(tuned_base(plan, 3)[0])
     assert all(torch.equal(rows, state[name]) for name, rows in again.items())
 
 
@@ -112,8 +114,8 @@ def test_adapters_learn_the_same_with_checkpointing(configure: Configure) -> Non
         configure("method=qlora"),
         configure("method=qlora", "tuner.checkpointing=true", "paths.store=${paths.outputs}/c"),
     )
-    calibrate(other)
-    states = [load_file(tune(cfg) / "step-000003.safetensors") for cfg in (one, other)]
+    calibrate(Run(other))
+    states = [load_file(tune(Run(cfg))[0] / "step-000003.safetensors") for cfg in (one, other)]
     assert all(torch.equal(rows, states[1][name]) for name, rows in states[0].items())
     assert any((rows != 0).any() for name, rows in states[0].items() if name.endswith("lora_B"))
 
@@ -121,7 +123,7 @@ def test_adapters_learn_the_same_with_checkpointing(configure: Configure) -> Non
 def test_experts_of_adapters_trained_apart_are_what_each_learned(configure: Configure) -> None:
     apart = configure("tuner=qlora", "strategy=s2", "strategy.apart=true")
     alone = configure("tuner=qlora", "strategy=s1")
-    states = [load_file(tune(cfg) / "step-000003.safetensors") for cfg in (apart, alone)]
+    states = [load_file(tune(Run(cfg))[0] / "step-000003.safetensors") for cfg in (apart, alone)]
     assert states[0].keys() == states[1].keys()
     assert all(torch.equal(rows[1:2], states[1][name]) for name, rows in states[0].items())
 
@@ -129,26 +131,26 @@ def test_experts_of_adapters_trained_apart_are_what_each_learned(configure: Conf
 def test_experts_apart_hold_what_each_learned_of_everything(configure: Configure) -> None:
     rich = EVERYTHING[:4]
     apart, alone = configure(*rich, "strategy=s2", "strategy.apart=true"), configure(*rich, "strategy=s1")
-    states = [load_file(tune(cfg) / "step-000003.safetensors") for cfg in (apart, alone)]
+    states = [load_file(tune(Run(cfg))[0] / "step-000003.safetensors") for cfg in (apart, alone)]
     assert states[0].keys() == states[1].keys()
     assert all(torch.equal(rows[1:2], states[1][name]) for name, rows in states[0].items())
 
 
 def test_scale_sets_of_an_older_format_are_refused_in_one_line(configure: Configure) -> None:
     cfg = configure("strategy=baseline")
-    manifest = tune(cfg) / "manifest.json"
+    manifest = tune(Run(cfg))[0] / "manifest.json"
     manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "format_version": 1}))
     with pytest.raises(UserError) as caught:
-        Plan(cfg).tuned_base(3)
+        tuned_base(Run(cfg), 3)[0]
     assert str(caught.value).startswith(f"{manifest} has format_version 1, this quantbooth reads 3; set paths.store")
 
 
 def test_a_snapshot_with_other_names_is_refused_naming_the_first(configure: Configure) -> None:
     cfg, plain = configure("strategy=tas"), configure("strategy=tas", "tuner.norms=true")
-    few, many = (Path(tune(made)) / "step-000003.safetensors" for made in (cfg, plain))
+    few, many = (Path(tune(Run(made))[0]) / "step-000003.safetensors" for made in (cfg, plain))
     few.write_bytes(many.read_bytes())
     with pytest.raises(UserError, match=r"^the scale set does not fit the model: '[\w.]+' is not in the model$"):
-        Plan(cfg).tuned_base(3)
+        tuned_base(Run(cfg), 3)[0]
 
 
 @pytest.mark.parametrize("added", [(), ("method=float",)])
@@ -158,7 +160,7 @@ def test_what_is_kept_in_half_the_precision_is_served_nearly_alike(
     found = {}
     for precision in ("float32", "float16"):
         cfg = configure("tuner.learning_rate=0.001", f"tuner.saved_as={precision}", *added)
-        folder, unet = tune(cfg), Plan(cfg).tuned_base(3).unet
+        folder, unet = tune(Run(cfg))[0], tuned_base(Run(cfg), 3)[0].unet
         size = (folder / "step-000003.safetensors").stat().st_size
         found[precision] = size, torch.cat([value.flatten() for value in unet.parameters()])
         assert all(value.dtype == torch.float32 for value in unet.parameters())
@@ -180,10 +182,12 @@ def test_latents_made_anew_in_every_step_change_no_bit(configure: Configure) -> 
     )
     apart = ("paths.store=${paths.outputs}/c", "paths.logs=${paths.outputs}/c-logs")
     one, other = configure(*given), configure(*given, "tuner.cache=false", *apart)
-    calibrate(other)
-    states = [load_file(tune(cfg) / "step-000003.safetensors") for cfg in (one, other)]
+    calibrate(Run(other))
+    states = [load_file(tune(Run(cfg))[0] / "step-000003.safetensors") for cfg in (one, other)]
     assert all(torch.equal(tensor, states[1][name]) for name, tensor in states[0].items())
-    curves = [next(Path(cfg.paths.logs, "csv").glob(f"{tune(cfg).name}/**/metrics.csv")) for cfg in (one, other)]
+    curves = [
+        next(Path(cfg.paths.logs, "csv").glob(f"{tune(Run(cfg))[0].name}/**/metrics.csv")) for cfg in (one, other)
+    ]
     assert curves[0] != curves[1]
     assert len(curves[0].read_text().splitlines()) == 4
     assert curves[0].read_text() == curves[1].read_text()
@@ -207,24 +211,24 @@ def test_networks_that_are_not_needed_leave_memory(
     gc.collect()
     before = sum(type(held) is CLIPTextModel for held in gc.get_objects())
     monkeypatch.setattr(TuningStage, "training_step", noted)
-    tune(configure("tuner.sample_every=2", *words))
+    tune(Run(configure("tuner.sample_every=2", *words)))
     assert seen == [left] * 3
 
 
 def test_mirrored_pictures_learn_something_else_and_names_of_older_runs_stay(configure: Configure) -> None:
     plain, mirrored = configure("seed=9"), configure("seed=9", "tuner.flip=true")
-    assert "flip" not in Plan(plain)._learned["tuner"]
-    states = [load_file(tune(cfg) / "step-000003.safetensors") for cfg in (plain, mirrored)]
+    assert "flip" not in Run(plain).only._learned["tuner"]
+    states = [load_file(tune(Run(cfg))[0] / "step-000003.safetensors") for cfg in (plain, mirrored)]
     assert not any(torch.equal(tensor, states[1][name]) for name, tensor in states[0].items())
     with pytest.raises(UserError, match=r"^tuner\.flip must be true or false, got 'maybe'$"):
-        Plan(configure("tuner.flip=maybe"))
+        tune(Run(configure("tuner.flip=maybe")))
 
 
 def test_products_in_half_precision_learn_float32_numbers_of_their_own(configure: Configure) -> None:
     words = ("seed=13", "tuner.sample_every=0")
     whole, half = configure(*words), configure(*words, "trainer.precision=bf16-mixed")
-    calibrate(half)
-    states = [load_file(tune(cfg) / "step-000003.safetensors") for cfg in (whole, half)]
+    calibrate(Run(half))
+    states = [load_file(tune(Run(cfg))[0] / "step-000003.safetensors") for cfg in (whole, half)]
     assert {tensor.dtype for tensor in states[1].values()} == {torch.float32}
     for name, tensor in states[0].items():
         assert not torch.equal(tensor, states[1][name])
@@ -233,15 +237,15 @@ def test_products_in_half_precision_learn_float32_numbers_of_their_own(configure
 
 def test_precision_of_products_is_part_of_what_is_found_only_where_it_is_not_the_usual(configure: Configure) -> None:
     usual, half = (
-        Plan(configure("quant=w4a8", "calibration.set.timesteps=2", f"trainer.precision={name}"))
+        Run(configure("quant=w4a8", "calibration.set.timesteps=2", f"trainer.precision={name}"))
         for name in ("32-true", "bf16-mixed")
     )
-    assert half.quant_name == "w4a8-bf16"
+    assert half.calibration.name == "w4a8-bf16"
     for made, kept in ((usual, 0), (half, 1)):
-        quantized, states = made.quantized_base, made.calibration_set
+        quantized, states = made.quantized_base, made.calibration.observed
         assert quantized is not None
         assert states is not None
-        identities = [quantized.identity, states.item.identity, made._untuned]
+        identities = [quantized.identity, states.item.identity, made.untuned]
         assert [list(identity).count("trainer") for identity in identities] == [kept] * 3
     with pytest.raises(UserError, match=r"^trainer\.precision must be one of 32-true, bf16-mixed, 16-mixed, got"):
-        _ = Plan(configure("trainer.precision=bf16")).quant_name
+        _ = Run(configure("trainer.precision=bf16")).calibration.name

@@ -19,7 +19,8 @@ from quantbooth.calibrate import calibrate
 from quantbooth.config import conf_dir, plain
 from quantbooth.errors import UserError
 from quantbooth.evaluate import evaluate
-from quantbooth.plan import Plan
+from quantbooth.run.models import tuned_base, untuned_base
+from quantbooth.run.run import Run
 from quantbooth.sample import sample
 from quantbooth.stages import evaluation, sampling, tuning
 from quantbooth.tune import tune
@@ -49,10 +50,10 @@ def configure(base_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Co
 def chain(cfg: DictConfig) -> list[Path]:
     """Everything up to the scores; their folders."""
     if cfg.quant.bits is not None:
-        calibrate(cfg)
-    tune(cfg)
-    sample(cfg)
-    return evaluate(cfg)
+        calibrate(Run(cfg))
+    tune(Run(cfg))
+    sample(Run(cfg))
+    return evaluate(Run(cfg))
 
 
 def times(cfg: DictConfig) -> dict[str, int]:
@@ -88,20 +89,20 @@ def test_the_chain_leaves_whole_artifacts_with_their_settings(
     configure: Configure, scores: dict[str, list[Path]], method: str
 ) -> None:
     cfg = configure(*METHODS[method])
-    plan = Plan(cfg)
+    plan = Run(cfg)
     items = [
-        *plan._bases.values(),
-        plan.tuned,
-        *(made(step) for made in (plan.images, plan.scores) for step in plan.steps),
+        *plan.parents.values(),
+        plan.only.tuned,
+        *(made(step) for made in (plan.only.images, plan.only.scores) for step in plan.steps),
     ]
-    for item in [*items, plan.prior] if plan.recipe.prior_batch else items:
+    for item in [*items, plan.only.prior] if plan.recipe.prior_batch else items:
         folder, manifest = item.require(), item.manifest()
         assert yaml.safe_load((folder / "config.yaml").read_text()).keys() == plain(cfg).keys()
         assert manifest.parents == {role: parent.manifest().fingerprint for role, parent in item.parents.items()}
         assert folder.name == manifest.name
-    assert yaml.safe_load((plan.tuned.require() / "config.yaml").read_text()) == plain(cfg)
-    assert Path(cfg.paths.logs, "csv", plan.tuned.require().name).is_dir()
-    assert scores[method] == [plan.scores(step).require() for step in plan.steps]
+    assert yaml.safe_load((plan.only.tuned.require() / "config.yaml").read_text()) == plain(cfg)
+    assert Path(cfg.paths.logs, "csv", plan.only.tuned.require().name).is_dir()
+    assert scores[method] == [plan.only.scores(step).require() for step in plan.steps]
     assert half_written(cfg) == []
 
 
@@ -121,17 +122,17 @@ def test_scores_have_a_row_per_picture_and_say_what_they_are_about(scores: dict[
 
 
 def test_costs_tell_the_numbers_trained_and_their_size(scores: dict[str, list[Path]], configure: Configure) -> None:
-    plan, full = (Plan(configure(*given)) for given in METHODS.values())
-    gains = load_file(plan.tuned.require() / "step-000002.safetensors")
-    weights = load_file(full.tuned.require() / "step-000002.safetensors")
+    plan, full = (Run(configure(*given)) for given in METHODS.values())
+    gains = load_file(plan.only.tuned.require() / "step-000002.safetensors")
+    weights = load_file(full.only.tuned.require() / "step-000002.safetensors")
     assert {len(gain) for gain in gains.values()} == {3}
     for made, state in ((plan, gains), (full, weights)):
-        measured = made.tuned.manifest().measured
+        measured = made.only.tuned.manifest().measured
         assert measured["trainable"] == sum(tensor.numel() for tensor in state.values())
-        assert measured["file_bytes"] == (made.tuned.require() / "step-000002.safetensors").stat().st_size
+        assert measured["file_bytes"] == (made.only.tuned.require() / "step-000002.safetensors").stat().st_size
         assert measured["samples_per_expert"] == made.recipe.samples_seen / made.strategy.sets
     sizes = [read_record(scores[method][0]).costs["base_file_bytes"] for method in ("s2", "float")]
-    assert sizes[0] == (plan._bases["quantized_base"].require() / "unet.safetensors").stat().st_size < sizes[1]
+    assert sizes[0] == (plan.parents["quantized_base"].require() / "unet.safetensors").stat().st_size < sizes[1]
 
 
 def test_a_second_run_makes_nothing_anew(configure: Configure, scores: dict[str, list[Path]]) -> None:
@@ -190,28 +191,28 @@ def test_a_run_that_died_four_times_repeats_nothing_and_ends_as_one_that_never_d
 def test_experts_apart_see_the_full_budget_each_and_learn_what_s1_learns_there(configure: Configure) -> None:
     """In one zone alone, with one seed, S2's expert and S1's only set are the same run."""
     apart, alone = configure("strategy=s2", "strategy.apart=true"), configure("strategy=s1")
-    calibrate(apart)
-    states = [load_file(tune(cfg) / "step-000002.safetensors") for cfg in (apart, alone)]
+    calibrate(Run(apart))
+    states = [load_file(tune(Run(cfg))[0] / "step-000002.safetensors") for cfg in (apart, alone)]
     for name, gain in states[0].items():
         assert gain.shape[0] == 3
         assert torch.equal(gain[1:2], states[1][name])
-    measured = Plan(apart).tuned.manifest().measured
+    measured = Run(apart).only.tuned.manifest().measured
     assert (measured["samples_seen"], measured["samples_per_expert"]) == (18, 6.0)
-    assert measured["trainable"] == 3 * Plan(alone).tuned.manifest().measured["trainable"]
+    assert measured["trainable"] == 3 * Run(alone).only.tuned.manifest().measured["trainable"]
 
 
 @pytest.mark.parametrize(("outside", "untouched"), [("base", True), ("tuned", False)])
 def test_outside_its_interval_s1_is_served_as_asked(configure: Configure, outside: str, untouched: bool) -> None:
     cfg = configure("strategy=s1", f"strategy.outside={outside}")
-    calibrate(cfg)
-    tune(cfg)
-    plan = Plan(cfg)
+    calibrate(Run(cfg))
+    tune(Run(cfg))
+    plan = Run(cfg)
     draw = torch.Generator().manual_seed(0)
     x, text = torch.randn(3, 24, 8, 8, generator=draw), torch.randn(3, 26, 128, generator=draw)
     t = torch.tensor([353, 354, 934])
     with torch.no_grad():
         before, after = (
-            base.unet(x, t, encoder_hidden_states=text).sample for base in (plan.untuned_base(), plan.tuned_base(2))
+            base.unet(x, t, encoder_hidden_states=text).sample for base in (untuned_base(plan), tuned_base(plan, 2)[0])
         )
     assert [torch.equal(before[i], after[i]) for i in range(3)] == [untouched, False, untouched]
 
@@ -221,33 +222,33 @@ def test_what_was_tuned_on_another_base_is_refused(
 ) -> None:
     for kind in ("quantized_base", "scale_sets"):
         shutil.copytree(Path(configure().paths.store) / kind, tmp_path / kind)
-    plan = Plan(configure("strategy=s2", f"paths.store={tmp_path}"))
-    plan.tuned_base(2)
-    manifest = plan.tuned.require() / "manifest.json"
+    plan = Run(configure("strategy=s2", f"paths.store={tmp_path}"))
+    tuned_base(plan, 2)[0]
+    manifest = plan.only.tuned.require() / "manifest.json"
     manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "parents": {"quantized_base": "0" * 64}}))
     with pytest.raises(UserError, match=r"belongs to the quantized_base 000000000000, got .*; make it again for this"):
-        plan.tuned_base(2)
+        tuned_base(plan, 2)[0]
 
 
 def test_a_base_of_another_length_is_refused(configure: Configure) -> None:
     cfg = configure("base.timesteps=500", "base.zones.content=[354,400]", "base.zones.coarse=[400,500]")
-    calibrate(cfg)
+    calibrate(Run(cfg))
     with pytest.raises(UserError, match=r"^base\.timesteps must be 1000, got 500$"):
-        Plan(cfg).untuned_base()
+        untuned_base(Run(cfg))
 
 
 def test_the_class_is_drawn_once_for_all_strategies(configure: Configure, scores: dict[str, list[Path]]) -> None:
-    plans = [Plan(configure(word)) for word in ("strategy=s1", "strategy=s2", "seed=5")]
-    assert len({plan.prior.require() for plan in plans}) == 1
-    requests = read_requests(plans[0].prior.require())
+    plans = [Run(configure(word)) for word in ("strategy=s1", "strategy=s2", "seed=5")]
+    assert len({plan.only.prior.require() for plan in plans}) == 1
+    requests = read_requests(plans[0].only.prior.require())
     assert [request.text for request in requests] == ["a photo of a mug"] * 2
-    assert open_artifact(plans[0].prior.require(), "image_set").parents.keys() == {"quantized_base"}
+    assert open_artifact(plans[0].only.prior.require(), "image_set").parents.keys() == {"quantized_base"}
 
 
 def test_a_bad_optimizer_is_refused_before_any_work(configure: Configure, tmp_path: Path) -> None:
     for word in ("tuner.learning_rate=-1", "+optimizer.momentum=2"):
         with pytest.raises(UserError, match=r"^optimizer.name=adamw refuses its options: "):
-            tune(configure(word, f"paths.store={tmp_path}/store"))
+            tune(Run(configure(word, f"paths.store={tmp_path}/store")))
     assert not (tmp_path / "store").exists()
 
 
@@ -255,16 +256,19 @@ def test_what_was_not_tuned_yet_names_the_command_that_does(
     configure: Configure, scores: dict[str, list[Path]]
 ) -> None:
     with pytest.raises(UserError, match=r"^no scale_sets for these settings in .*; make it with quantbooth-tune and"):
-        sample(configure("seed=77"))
+        sample(Run(configure("seed=77")))
 
 
 def test_a_float_base_has_nothing_to_calibrate(configure: Configure) -> None:
     with pytest.raises(UserError, match="^quant=fp keeps the base as it is: there is nothing to calibrate$"):
-        calibrate(configure("method=float"))
+        calibrate(Run(configure("method=float")))
 
 
 def test_the_parts_of_what_is_concatenated_have_scales_of_their_own_when_asked(configure: Configure) -> None:
-    folder, plain_folder = calibrate(configure("quant.split=true", "quant.symmetric=true")), calibrate(configure())
+    folder, plain_folder = (
+        calibrate(Run(configure("quant.split=true", "quant.symmetric=true"))),
+        calibrate(Run(configure())),
+    )
     records = json.loads((folder / "layers.json").read_text())
     split = {record["name"]: record["split"] for record in records if record["split"]}
     assert split == {f"up_blocks.0.resnets.{n}.{layer}": [8, 8] for n in (0, 1) for layer in ("conv1", "conv_shortcut")}
@@ -273,4 +277,4 @@ def test_the_parts_of_what_is_concatenated_have_scales_of_their_own_when_asked(c
     assert all(tensors[f"{name}.scale"].shape == (2, 8) for name in split)
     assert {int(zero) for name, z in tensors.items() if name.endswith(".zero") for zero in z.flatten()} == {8}
     with pytest.raises(UserError, match="quant.split must be true or false, got 2"):
-        calibrate(configure("quant.split=2"))
+        calibrate(Run(configure("quant.split=2")))

@@ -19,7 +19,7 @@ from PIL import Image
 from quantbooth.artifacts.image_set import read_requests
 from quantbooth.config import conf_dir
 from quantbooth.diffusion.sampling import initial_noise
-from quantbooth.plan import Plan
+from quantbooth.run.run import Run
 
 LIMIT = 1
 
@@ -28,8 +28,8 @@ def main() -> int:
     """The program; the exit code."""
     work, words = Path(sys.argv[1]), sys.argv[2:]
     with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        plan = Plan(hydra.compose("quantbooth", words))
-    pictures = plan.images(plan.recipe.steps).require()
+        plan = Run(hydra.compose("quantbooth", words))
+    pictures = plan.only.images(plan.recipe.steps).require()
     request = read_requests(pictures)[0]
     (folder,) = (work / "export").iterdir()
     pipeline = loaded(folder)

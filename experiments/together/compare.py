@@ -1,7 +1,7 @@
 """Eight subjects in one run against a run each: `python -m experiments.together.compare --work DIR`.
 
 The same commands a person types, in stores of their own, each with the quantized base in it and nothing else: a
-command for each subject, one sweep over all (`-m`, a single process), and all in one run (`tuner.together=true`), each
+command for each subject, one sweep over all (`-m`, a single process), and all in one run (`subjects=[a,b]`), each
 repeated in turns. Afterwards the pictures of both kinds of runs are drawn and scored. `together.md` holds the tables,
 `together.json` their rows.
 """
@@ -122,7 +122,7 @@ def _commands(way: str, subjects: Sequence[str]) -> list[list[str]]:
     return {
         "a command each": [[f"subject={subject}"] for subject in subjects],
         "one sweep": [["-m", f"subject={listed}"]],
-        "together": [[f"subject=[{listed}]", "tuner.together=true"]],
+        "together": [[f"subjects=[{listed}]"]],
     }[way]
 
 

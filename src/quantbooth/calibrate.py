@@ -6,38 +6,31 @@ quantbooth-calibrate base=toy quant=w4a8 calibration=qdiffusion    # and its act
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import Trainer
-from lightning.pytorch.loggers import Logger
-from omegaconf import DictConfig
 from torch import nn
 
 from quantbooth.artifacts.calibration_set import CalibrationSet
 from quantbooth.artifacts.progress import Progress
 from quantbooth.artifacts.quantized_base import WEIGHTS, write_blocks, write_quantized_unet
-from quantbooth.calibration_plan import CalibrationPlan
 from quantbooth.cli import command
-from quantbooth.config import build
 from quantbooth.data.draws import place_loader
-from quantbooth.data.options import flag
-from quantbooth.diffusion.base import Base
-from quantbooth.diffusion.pretrained import load_base
 from quantbooth.diffusion.quantized_attention import Bits
 from quantbooth.diffusion.shortcuts import concatenations
 from quantbooth.diffusion.units import Unit
 from quantbooth.errors import UserError
-from quantbooth.plan import Plan
-from quantbooth.quant.scale_search import ScaleSearch
 from quantbooth.quant.surgery import NO_SPLITS, Replaced, matching, with_inputs
+from quantbooth.run.calibration import Observed
+from quantbooth.run.models import base_with
+from quantbooth.run.run import Run
 from quantbooth.stages.block_rounding import BlockRounding, Outcome
 from quantbooth.stages.block_steps import BlockSteps
 from quantbooth.stages.calibration import CalibrationStage
 from quantbooth.stages.calibration_set import CalibrationSetStage
 from quantbooth.stages.costs import measured
 from quantbooth.stages.loggers import close
-from quantbooth.stages.progress import Bar
 from quantbooth.stages.reconstruction import Reconstruction
 from quantbooth.stages.step_learning import StepRecipe
 
@@ -55,29 +48,26 @@ class Made:
     attention: Bits | None = None
 
 
-def calibrate(cfg: DictConfig) -> Path:
+def calibrate(run: Run) -> Path:
     """Quantize the unet of the base; return the folder of the quantized base."""
-    plan = Plan(cfg)
-    if plan.quantized_base is None:
+    calibration, item = run.calibration, run.quantized_base
+    if item is None:
         raise UserError("quant=fp keeps the base as it is: there is nothing to calibrate")
-    search, seen = build(cfg.calibration.search, ScaleSearch), plan.calibration_set
-    recipe = None if cfg.calibration.rounding is None else build(cfg.calibration.rounding, Reconstruction)
-    steps = None if plan.activations is None else build(cfg.calibration.activations, StepRecipe)
-    flag("quant.split", cfg.quant.split)
-    if found := plan.quantized_base.find():
+    observed, recipe, activations = calibration.observed, calibration.rounding, calibration.activation_recipe
+    if found := item.find():
         return found
-    if seen is not None:
-        draw_set(plan, seen)
-    with plan.quantized_base.writing(plan.settings) as draft:
+    if observed is not None:
+        draw_set(run, observed)
+    with item.writing(run.settings) as draft:
         progress = Progress(draft.unfinished)
         with measured() as cost:
-            items = None if seen is None else CalibrationSet(seen.item.require())
-            if items is None or recipe is None:
-                made = to_nearest(plan, search)
+            states = None if observed is None else CalibrationSet(observed.item.require())
+            if states is None or recipe is None:
+                made = to_nearest(run)
             else:
-                made = as_learned(plan, search, recipe, items, progress)
-            if items is not None and steps is not None:
-                made = with_activations(plan, made, steps, items, Progress(progress.folder / "activations"))
+                made = as_learned(run, recipe, states, progress)
+            if states is not None and activations is not None:
+                made = with_activations(run, made, activations, states, Progress(progress.folder / "activations"))
             write_quantized_unet(draft.path, made.unet, made.replaced, made.attention)
             write_blocks(draft.path, made.blocks)
         draft.measured.update(
@@ -88,60 +78,51 @@ def calibrate(cfg: DictConfig) -> Path:
             peak_memory_bytes=cost.peak_memory_bytes,
         )
     progress.clear()
-    return plan.quantized_base.require()
+    return item.require()
 
 
-def float_base(plan: Plan) -> Base:
-    return load_base(plan.base_folder, plan.settings["base"]["name"])
-
-
-def layers(plan: Plan, unet: nn.Module) -> tuple[list[str], Any]:
+def layers(run: Run, unet: nn.Module) -> tuple[list[str], Any]:
     """Names of the layers to quantize, and the splits of some."""
-    names = matching(unet, plan.cfg.quant.include, plan.cfg.quant.exclude)
-    return names, concatenations(unet) if plan.cfg.quant.split else NO_SPLITS
+    include, exclude, split = run.calibration.layers
+    return matching(unet, include, exclude), concatenations(unet) if split else NO_SPLITS
 
 
-def draw_set(plan: Plan, seen: CalibrationPlan) -> None:
+def draw_set(run: Run, observed: Observed) -> None:
     """Make what the unet is run on, once per base and choice of it."""
-    if seen.item.find():
+    if observed.item.find():
         return
-    trainer = build(plan.cfg.trainer, Trainer, logger=False, callbacks=[Bar(f"drawing {seen.item.label}")])
-    with seen.item.writing(plan.settings) as draft:
+    with observed.item.writing(run.settings) as draft:
         with measured() as cost:
-            stage = CalibrationSetStage(float_base(plan), seen.source, seen.asked, seen.count, draft.path)
-            trainer.predict(stage, place_loader(len(seen.asked), 1), return_predictions=False)
+            base = base_with(run, None)
+            stage = CalibrationSetStage(base, observed.source, observed.asked, observed.count, draft.path)
+            loader = place_loader(len(observed.asked), 1)
+            run.trainer(f"drawing {observed.item.label}").predict(stage, loader, return_predictions=False)
         draft.measured.update(
-            items=2 * seen.count * len(seen.questions.each),
+            items=2 * observed.count * len(observed.questions.each),
             seconds=round(cost.seconds, 3),
             peak_memory_bytes=cost.peak_memory_bytes,
         )
 
 
-def to_nearest(plan: Plan, search: ScaleSearch) -> Made:
+def to_nearest(run: Run) -> Made:
     """Every weight to the nearest code, layer by layer."""
-    unet = float_base(plan).unet
-    names, splits = layers(plan, unet)
-    stage = CalibrationStage(unet, search, splits)
-    bar = Bar(f"quantizing {plan.quant_name}")  # scales of activations may be learned through what is made here
-    trainer = build(plan.cfg.trainer, Trainer, logger=False, inference_mode=False, callbacks=[bar])
+    unet = base_with(run, None).unet
+    names, splits = layers(run, unet)
+    stage = CalibrationStage(unet, run.calibration.search, splits)
+    # scales of activations may be learned through what is made here
+    trainer = run.trainer(f"quantizing {run.calibration.name}", inference_mode=False)
     trainer.predict(stage, stage.loader(names), return_predictions=False)
     mean = sum(stage.errors.values()) / len(stage.errors)
     return Made(unet, stage.replaced, {"mean_weight_error": mean}, [])
 
 
-def as_learned(
-    plan: Plan, search: ScaleSearch, recipe: Reconstruction, items: CalibrationSet, progress: Progress
-) -> Made:
+def as_learned(run: Run, recipe: Reconstruction, items: CalibrationSet, progress: Progress) -> Made:
     """Rounding learned block by block; a run that was stopped goes on at its block."""
-    unet = float_base(plan).unet
-    names, splits = layers(plan, unet)
-    logger = build(plan.cfg.logger, Logger, run=progress.folder.name)
-
-    def trainer(what: str) -> Trainer:
-        return build(plan.cfg.trainer, Trainer, logger=False, max_steps=recipe.iterations, callbacks=[Bar(what)])
-
+    unet = base_with(run, None).unet
+    names, splits = layers(run, unet)
+    logger, trainer = run.logger(progress.folder.name), partial(run.trainer, max_steps=recipe.iterations)
     unet.to(trainer("").strategy.root_device)
-    rounding = BlockRounding(unet, names, splits, search, recipe, items, trainer)
+    rounding = BlockRounding(unet, names, splits, run.calibration.search, recipe, items, trainer)
     blocks: list[dict[str, Any]] = []
 
     def note(number: int, outcome: Outcome) -> None:
@@ -156,16 +137,14 @@ def as_learned(
     return Made(rounding.made, rounding.replaced, {"mean_block_error_kept": sum(kept) / len(kept)}, blocks)
 
 
-def with_activations(plan: Plan, made: Made, recipe: StepRecipe, items: CalibrationSet, progress: Progress) -> Made:
+def with_activations(run: Run, made: Made, recipe: StepRecipe, items: CalibrationSet, progress: Progress) -> Made:
     """The same with quantized activations; a run that was stopped goes on at its block."""
-    assert plan.activations is not None
-    bits, softmax = plan.activations.inputs, plan.activations.softmax
-    logger = build(plan.cfg.logger, Logger, run=f"{progress.folder.parent.name}-activations")
+    activations = run.calibration.activations
+    assert activations is not None
+    bits, softmax = activations.inputs, activations.softmax
+    logger = run.logger(f"{progress.folder.parent.name}-activations")
+    trainer = partial(run.trainer, max_steps=max(1, recipe.iterations))
     blocks = {block["block"]: block for block in made.blocks}
-
-    def trainer(what: str) -> Trainer:
-        iterations = max(1, recipe.iterations)
-        return build(plan.cfg.trainer, Trainer, logger=False, max_steps=iterations, callbacks=[Bar(what)])
 
     def note(number: int, unit: Unit, errors: Mapping[str, float]) -> None:
         about = blocks.get(unit.name, {"block": unit.name, "layers": len(unit.layers)})
@@ -175,8 +154,8 @@ def with_activations(plan: Plan, made: Made, recipe: StepRecipe, items: Calibrat
     device = trainer("").strategy.root_device
     made.unet.to(device)
     try:
-        work = BlockSteps(made.unet, plan.activations, recipe, items, trainer)
-        attention = work.run(progress, lambda: float_base(plan).unet.to(device), note)
+        work = BlockSteps(made.unet, activations, recipe, items, trainer)
+        attention = work.run(progress, lambda: base_with(run, None).unet.to(device), note)
     finally:
         close(logger)
     told = {"activations": f"simulated integers of {bits} bits, softmax {f'{softmax} bits' if softmax else 'float'}"}
@@ -186,7 +165,7 @@ def with_activations(plan: Plan, made: Made, recipe: StepRecipe, items: Calibrat
     )
 
 
-main = command(calibrate, "quantbooth")
+main = command(lambda cfg: calibrate(Run(cfg)), "quantbooth")
 
 if __name__ == "__main__":
     main()

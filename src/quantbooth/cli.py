@@ -12,7 +12,7 @@ import os
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
@@ -23,14 +23,13 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from quantbooth.config import conf_dir, each_subject
+from quantbooth.config import conf_dir
 from quantbooth.errors import UserError
 from quantbooth.explain import explain, flat, is_mistake
 
 __all__ = ["command"]
 
 Verb = Callable[[DictConfig], Any]
-Together = Callable[[Sequence[DictConfig]], Any]
 Job = tuple[DictConfig, Any]
 Conclusion = Callable[[list[Job]], object]
 
@@ -47,26 +46,15 @@ class Failure:
     defect: Exception | None = None
 
 
-def command(
-    verb: Verb, config_name: str, conclude: Conclusion | None = None, together: Together | None = None
-) -> Callable[[], None]:
+def command(verb: Verb, config_name: str, conclude: Conclusion | None = None) -> Callable[[], None]:
     """The program for a verb: composes conf/<config_name>.yaml with the command line, calls the verb per job, exits.
 
     `conclude` is handed every finished job of this process, its configuration and what the verb returned, at the end.
-    (Hydra's own callbacks would turn a failure there into a warning.) `together` is called instead of the verb for
-    `subject=[a,b]`, with the configuration of each.
+    (Hydra's own callbacks would turn a failure there into a warning.)
     """
 
-    def each(cfg: DictConfig) -> Any:
-        cfgs = each_subject(cfg)
-        if len(cfgs) == 1:
-            return verb(cfgs[0])
-        if together is None:
-            raise UserError(f"this command takes one subject, got {len(cfgs)}; sweep over them with -m")
-        return together(cfgs)
-
     def main() -> None:
-        sys.exit(_run(functools.wraps(verb)(each), config_name, conclude))
+        sys.exit(_run(verb, config_name, conclude))
 
     return main
 

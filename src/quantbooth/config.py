@@ -6,18 +6,14 @@ from typing import Any, TypeVar
 
 import hydra.utils
 import yaml
-from hydra.core.global_hydra import GlobalHydra
-from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
-from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf
 
 from quantbooth.errors import UserError
 
-__all__ = ["build", "conf_dir", "each_subject", "plain", "save"]
+__all__ = ["build", "conf_dir", "plain", "save"]
 
 Kind = TypeVar("Kind")
-SUBJECTS = "subject/"
 MISTAKES = (UserError, TypeError, ValueError, OSError, ImportError)
 """What a wrong setting makes a constructor raise; anything else is a defect and keeps its traceback."""
 
@@ -70,51 +66,9 @@ def plain(cfg: DictConfig) -> dict[str, Any]:
     return {str(key): value for key, value in values.items()}
 
 
-def each_subject(cfg: DictConfig) -> list[DictConfig]:
-    """The configuration of each subject of `subject=[a,b]`, as it is for that one alone; else the one given.
-
-    Hydra would merge the members of such a list into one; so this job is composed again for each of them.
-
-    Raises:
-        UserError: for several subjects without tuner.together=true, or one that is named twice.
-    """
-    names = _listed_subjects()
-    if not names:
-        return [cfg]
-    listed = ",".join(names)
-    if len(set(names)) < len(names):
-        raise UserError(f"subject=[{listed}] names a subject twice")
-    if not OmegaConf.select(cfg, "tuner.together"):
-        raise UserError(
-            f"subject=[{listed}] is several subjects at once: add tuner.together=true to tune them in one run, or "
-            f"sweep over them with -m subject={listed}"
-        )
-    return [_composed(name) for name in names]
-
-
 def save(cfg: DictConfig, path: Path) -> None:
     """Write the resolved config as YAML."""
     path.write_text(yaml.safe_dump(plain(cfg), sort_keys=False, allow_unicode=True), encoding="utf-8")
-
-
-def _listed_subjects() -> list[str]:
-    """Members of a list in the group `subject`, which Hydra does not count as a choice; none for a single subject."""
-    if not HydraConfig.initialized() or "subject" in HydraConfig.get().runtime.choices:
-        return []
-    job, typed = HydraConfig.get().job, list(HydraConfig.get().overrides.task)
-    found = GlobalHydra.instance().config_loader().compute_defaults_list(job.config_name, typed, RunMode.RUN).defaults
-    top = [one.config_path for one in found if not str(one.parent).startswith(SUBJECTS)]
-    return [path.removeprefix(SUBJECTS) for path in top if path and path.startswith(SUBJECTS)]
-
-
-def _composed(subject: str) -> DictConfig:
-    """This job's configuration with one subject."""
-    typed = [one for one in HydraConfig.get().overrides.task if not one.startswith("subject=")]
-    loader = GlobalHydra.instance().config_loader()
-    cfg = loader.load_configuration(HydraConfig.get().job.config_name, [*typed, f"subject={subject}"], RunMode.RUN)
-    with open_dict(cfg):
-        del cfg["hydra"]
-    return cfg
 
 
 def _where(node: Any) -> str:

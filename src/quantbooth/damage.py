@@ -28,31 +28,33 @@ from quantbooth.artifacts.quantized_base import WEIGHTS
 from quantbooth.calibrate import calibrate
 from quantbooth.cli import command
 from quantbooth.config import plain
-from quantbooth.damage_plan import PLACES, DamagePlan
 from quantbooth.data.options import place
 from quantbooth.reporting.damage import write_document
+from quantbooth.run.degradation import PLACES, Degradation
+from quantbooth.run.models import base_with
+from quantbooth.run.run import Run
 from quantbooth.stages.costs import measured
 
 __all__ = ["damage", "document", "main"]
 
 
-def damage(cfg: DictConfig) -> list[Path]:
+def damage(run: Run) -> list[Path]:
     """Measure one setting and the float base it is compared with; return the folders of both."""
-    plan = DamagePlan(cfg)
+    plan = Degradation(run)
     if plan.reference.find() is None:
         measure_float(plan)
     if plan.item.find() is None:
-        measure_quantized(plan, calibrate(cfg))
+        measure_quantized(plan, calibrate(run))
     return list(dict.fromkeys((plan.reference.require(), plan.item.require())))
 
 
-def measure_float(plan: DamagePlan) -> None:
+def measure_float(plan: Degradation) -> None:
     """The float base: its pictures, its predictions, and what judges say of the true pictures where they are known."""
     measurement = plan.measurement
-    measurement.rehearse(plan.base_settings["resolution"])
-    with plan.reference.writing(plan.settings) as draft:
+    measurement.rehearse(plan.run.settings["base"]["resolution"])
+    with plan.reference.writing(plan.run.settings) as draft:
         with measured() as cost:
-            base, pictures = plan.base(None), draft.path / PICTURES
+            base, pictures = base_with(plan.run, None), draft.path / PICTURES
             x_0 = measurement.encode(base, measurement.draw_reference(base, pictures))
             errors, predicted = measurement.predict(base, x_0, None, "float")
             write_reference(draft.path, Reference(x_0, predicted))
@@ -65,12 +67,12 @@ def measure_float(plan: DamagePlan) -> None:
         draft.measured.update(seconds=round(cost.seconds, 3), peak_memory_bytes=cost.peak_memory_bytes)
 
 
-def measure_quantized(plan: DamagePlan, quantized: Path) -> None:
+def measure_quantized(plan: Degradation, quantized: Path) -> None:
     """The quantized base of this setting, from the same noise and on the same triples as the float one."""
     measurement, compared = plan.measurement, plan.reference.require()
-    with plan.item.writing(plan.settings) as draft:
+    with plan.item.writing(plan.run.settings) as draft:
         with measured() as cost:
-            base, pictures = plan.base(quantized), draft.path / PICTURES
+            base, pictures = base_with(plan.run, quantized), draft.path / PICTURES
             reference, what = read_reference(compared), plan.item.label
             measurement.draw(base, pictures, measurement.pictures, what)
             errors, _ = measurement.predict(base, reference.latents, reference, what)
@@ -92,7 +94,7 @@ def document(jobs: list[tuple[DictConfig, list[Path]]]) -> None:
     print(f"the document: {page}")  # noqa: T201  # what a person looks for next
 
 
-main = command(damage, "damage", conclude=document)
+main = command(lambda cfg: damage(Run(cfg)), "damage", conclude=document)
 
 if __name__ == "__main__":
     main()

@@ -3,72 +3,62 @@
 quantbooth-evaluate subject=toy_mug strategy=s2 scorer=toy
 """
 
-from collections.abc import Sequence
 from pathlib import Path
-
-from lightning.pytorch import Trainer
-from omegaconf import DictConfig
 
 from quantbooth.artifacts.image_set import read_requests
 from quantbooth.artifacts.scores import Record, write_scores
 from quantbooth.cli import command
-from quantbooth.config import build
 from quantbooth.data.draws import place_loader
-from quantbooth.plan import Plan
+from quantbooth.run.run import Run, SubjectRun
 from quantbooth.stages.evaluation import EvaluationStage
-from quantbooth.stages.progress import Bar
 
-__all__ = ["evaluate", "evaluate_all", "main"]
-
-
-def evaluate(cfg: DictConfig) -> list[Path]:
-    """Score the pictures of every step that is looked at; return the folders of scores."""
-    plan = Plan(cfg)
-    return [score(plan, step) for step in plan.steps]
+__all__ = ["evaluate", "main"]
 
 
-def evaluate_all(cfgs: Sequence[DictConfig]) -> list[Path]:
-    """The scores of several subjects, one after the other."""
-    return [folder for cfg in cfgs for folder in evaluate(cfg)]
+def evaluate(run: Run) -> list[Path]:
+    """Score the pictures of every subject at every step that is looked at; return the folders of scores."""
+    run.check("scorer")
+    return [score(one, step) for one in run.subjects for step in run.steps]
 
 
-def score(plan: Plan, step: int) -> Path:
-    """The scores after one step."""
-    item = plan.scores(step)
+def score(one: SubjectRun, step: int) -> Path:
+    """The scores of a subject's pictures after one step."""
+    run, item = one.run, one.scores(step)
     if found := item.find():
         return found
-    images = plan.images(step).require()
-    trainer = build(plan.cfg.trainer, Trainer, logger=False, callbacks=[Bar(f"scoring {item.label}")])
-    with item.writing(plan.settings) as draft:
+    images = one.images(step).require()
+    with item.writing(one.settings) as draft:
         requests = read_requests(images)
-        untuned = plan.images(0).require() if plan.protocol.drift else None
-        stage = EvaluationStage(plan.scorer, plan.subject, requests, images, untuned)
-        trainer.test(stage, place_loader(len(requests), plan.protocol.scored), verbose=False)
-        write_scores(draft.path, record_of(plan, step, images), stage.rows, stage.measured_with)
+        untuned = one.images(0).require() if run.protocol.drift else None
+        stage = EvaluationStage(run.scorer, one.subject, requests, images, untuned)
+        loader = place_loader(len(requests), run.protocol.scored)
+        run.trainer(f"scoring {item.label}").test(stage, loader, verbose=False)
+        write_scores(draft.path, record_of(one, step, images), stage.rows, stage.measured_with)
     return item.require()
 
 
-def record_of(plan: Plan, step: int, images: Path) -> Record:
+def record_of(one: SubjectRun, step: int, images: Path) -> Record:
     """What the scores are about."""
-    tuned = plan.tuned.manifest() if step else None
-    quantized = plan.quantized_base.manifest() if plan.quantized_base else None
+    run = one.run
+    tuned = one.tuned.manifest() if step else None
+    quantized = run.quantized_base.manifest() if run.quantized_base else None
     costs = dict(tuned.measured) if tuned else {}
     costs["base_file_bytes"] = (
         quantized.measured["file_bytes"]
         if quantized
-        else _unet_bytes(plan.base_folder, plan.settings["base"]["unet_bits"])
+        else _unet_bytes(run.base_folder, run.settings["base"]["unet_bits"])
     )
     return Record(
-        method=plan.method if step else "base",
-        subject=plan.subject.name,
-        quant=plan.drawn_weights,
-        seed=plan.settings["seed"] if step else 0,
+        method=run.method if step else "base",
+        subject=one.name,
+        quant=run.drawn_weights,
+        seed=run.settings["seed"] if step else 0,
         step=step,
-        base=plan.settings["base"]["name"],
-        scorer=plan.scorer.name,
-        protocol=str(plan.protocol),
+        base=run.base_name,
+        scorer=run.scorer.name,
+        protocol=str(run.protocol),
         costs=costs,
-        images=str(images.relative_to(plan.store.root)),
+        images=str(images.relative_to(run.store.root)),
         run=tuned.name if tuned else (quantized.name if quantized else "float base"),
     )
 
@@ -79,7 +69,7 @@ def _unet_bytes(base_folder: Path, bits: int) -> int:
     return stored * 32 // bits
 
 
-main = command(evaluate, "quantbooth", together=evaluate_all)
+main = command(lambda cfg: evaluate(Run(cfg)), "quantbooth")
 
 if __name__ == "__main__":
     main()

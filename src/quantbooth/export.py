@@ -12,23 +12,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import Trainer
-from omegaconf import DictConfig
-
 from quantbooth.artifacts.disk import whole_folder
 from quantbooth.artifacts.tuned import precision_of
 from quantbooth.cli import command
-from quantbooth.config import build, plain
 from quantbooth.data.options import flag, place, whole
 from quantbooth.diffusion.base import Base
 from quantbooth.diffusion.exported import MAIN, Unets, float_unet, write_lora, write_pipeline, write_unet
 from quantbooth.errors import UserError
-from quantbooth.plan import Plan
 from quantbooth.quant import adapters
 from quantbooth.quant.folding import average, folded, require_foldable
 from quantbooth.reporting.card import model_card
+from quantbooth.run.models import tuned_base
+from quantbooth.run.run import Run
 from quantbooth.stages.merging import Merging, prediction_errors
-from quantbooth.stages.progress import Bar
 
 __all__ = ["export", "main"]
 
@@ -59,88 +55,93 @@ class Options:
         precision_of(self.precision, "export.precision")
 
 
-def export(cfg: DictConfig) -> Path:
+def export(run: Run) -> Path:
     """Write one tuned (or untuned) base for other tools; return the folder that was made in export.folder."""
-    plan, options = Plan(cfg), Options(**plain(cfg)["export"])
-    step = plan.recipe.steps if options.step is None else options.step
-    stretches = plan.strategy.stretches if step else ((0, plan.strategy.served.timesteps, 0),)
-    merging = Merging(stretches, plan.strategy.served)
+    one, options = run.only, Options(**run.settings["export"])
+    run.check("strategy", "recipe", "tuner", "loras")
+    step = run.recipe.steps if options.step is None else options.step
+    stretches = run.strategy.stretches if step else ((0, run.strategy.served.timesteps, 0),)
+    merging = Merging(stretches, run.strategy.served)
     if options.format != FORMATS[0] and len(merging.shares) > 1 and not options.merged:
         raise UserError(
-            f"strategy {plan.strategy.name} has {len(merging.shares)} unets, one file holds one; choose "
+            f"strategy {run.strategy.name} has {len(merging.shares)} unets, one file holds one; choose "
             "export.merged=true, or export.format=diffusers"
         )
-    if options.format != FORMATS[0] and step and plan.settings["tuner"]["identifier"]:
+    if options.format != FORMATS[0] and step and run.settings["tuner"]["identifier"]:
         raise UserError(f"export.format={options.format} has no place for a learned identifier; choose diffusers")
-    if plan.loras:
+    if run.loras:
         raise UserError("lora adds files of others to pictures that are drawn; leave it out of an export")
     if options.format == "lora":
-        _require_a_lora(plan, step, options)
-    base = plan.tuned_base(step)
+        _require_a_lora(run, step, options)
+    base, _ = tuned_base(run, step, [one])
     if options.format != "lora":
         require_foldable(base.unet)
     unets: Unets = {name: partial(folded, base.unet, index) for name, index in merging.folders(MAIN).items()}
     if options.merged:
         unets = {MAIN: partial(average, base.unet, merging.shares)}
-    with whole_folder(Path(options.folder) / _name(plan, step, options), "export.folder") as folder:
-        errors = _errors(plan, base, unets) if options.merged and len(merging.shares) > 1 else {}
+    with whole_folder(Path(options.folder) / _name(run, step, options), "export.folder") as folder:
+        errors = _errors(run, base, unets) if options.merged and len(merging.shares) > 1 else {}
         if options.format == "diffusers":
             write_pipeline(base, unets, merging.rows(MAIN), folder, precision_of(options.precision))
         elif options.format == "lora":
             write_lora(adapters.read(base.unet), folder, precision_of(options.precision))
         else:
             write_unet(unets[MAIN](), folder, precision_of(options.precision))
-        (folder / "README.md").write_text(model_card(**_facts(plan, step, merging, options), errors=errors))
+        (folder / "README.md").write_text(model_card(**_facts(run, step, merging, options), errors=errors))
         made = Path(options.folder) / folder.name
     print(f"exported: {made}")  # noqa: T201  # what a person looks for next
     return made
 
 
-def _require_a_lora(plan: Plan, step: int, options: Options) -> None:
+def _require_a_lora(run: Run, step: int, options: Options) -> None:
     """Refuse what a LoRA file has no place for."""
-    if plan.tuner.kind != "adapters" or step == 0:
+    if run.tuner.kind != "adapters" or step == 0:
         raise UserError("export.format=lora writes adapters that were tuned; choose tuner=lora or tuner=qlora for it")
     if options.merged:
         raise UserError("a LoRA file has no place for what export.merged=true makes; choose export.format=diffusers")
 
 
-def _name(plan: Plan, step: int, options: Options) -> str:
+def _name(run: Run, step: int, options: Options) -> str:
     """Of the run, the step where it is not the last, and how it was exported where that is not usual."""
-    run = plan.tuned.require().name if step else plan.images(0).label
-    parts = [run, f"step{step}" if step not in (0, plan.recipe.steps) else "", "merged" if options.merged else ""]
+    parts = [
+        _made_by(run, step),
+        f"step{step}" if step not in (0, run.recipe.steps) else "",
+        "merged" if options.merged else "",
+    ]
     parts += [options.format] if options.format != FORMATS[0] else []
     return "-".join(part for part in parts if part)
 
 
-def _errors(plan: Plan, base: Base, unets: Unets) -> dict[str, tuple[float, float]]:
+def _made_by(run: Run, step: int) -> str:
+    """The run that tuned it, or what the untuned base is called."""
+    return run.only.tuned.require().name if step else run.only.images(0).label
+
+
+def _errors(run: Run, base: Base, unets: Unets) -> dict[str, tuple[float, float]]:
     """By zone, what the merged unet does otherwise than its parts (see `stages.merging`)."""
     merged = base.with_unet(float_unet(base, unets[MAIN]()))
-
-    def trainer(what: str) -> Trainer:
-        return build(plan.cfg.trainer, Trainer, logger=False, callbacks=[Bar(what)])
-
-    return prediction_errors(base, merged, plan.subject, plan.strategy.served, trainer)
+    return prediction_errors(base, merged, run.only.subject, run.strategy.served, run.trainer)
 
 
-def _facts(plan: Plan, step: int, merging: Merging, options: Options) -> dict[str, Any]:
+def _facts(run: Run, step: int, merging: Merging, options: Options) -> dict[str, Any]:
     """What the model card tells."""
     rows = [(0, merging.timesteps, MAIN)] if options.merged else merging.rows(MAIN)
     return {
-        "base": plan.settings["base"]["name"],
-        "licence": plan.settings["base"]["licence"],
-        "subject": plan.subject,
-        "method": plan.method if step else "the base as quantized, not tuned",
-        "quant": plan.quant_name,
+        "base": run.base_name,
+        "licence": run.settings["base"]["licence"],
+        "subject": run.only.subject,
+        "method": run.method if step else "the base as quantized, not tuned",
+        "quant": run.calibration.name,
         "step": step,
-        "settings": plan.settings,
-        "run": plan.tuned.require().name if step else plan.images(0).label,
+        "settings": run.settings,
+        "run": _made_by(run, step),
         "zones": rows,
         "sets": len(merging.shares),
         "options": options,
     }
 
 
-main = command(export, "quantbooth")
+main = command(lambda cfg: export(Run(cfg)), "quantbooth")
 
 if __name__ == "__main__":
     main()

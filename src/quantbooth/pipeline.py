@@ -2,10 +2,9 @@
 
 quantbooth subject=toy_mug strategy=s2
 quantbooth -m subject=toy_mug,toy_duck strategy=baseline,s1,s2 seed=0,1
-quantbooth subject=[toy_mug,toy_duck] tuner.together=true
+quantbooth subjects=[toy_mug,toy_duck]
 """
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -13,31 +12,33 @@ from omegaconf import DictConfig
 from quantbooth.calibrate import calibrate
 from quantbooth.cli import command
 from quantbooth.errors import UserError
-from quantbooth.evaluate import evaluate_all
-from quantbooth.plan import Plan
+from quantbooth.evaluate import evaluate
 from quantbooth.report import report
-from quantbooth.sample import sample_all
-from quantbooth.tune import tune_all
+from quantbooth.run.run import Run
+from quantbooth.sample import sample
+from quantbooth.tune import tune
 
-__all__ = ["main", "report_all", "run", "run_all"]
+__all__ = ["check", "main", "report_all", "run"]
 
 
 def run(cfg: DictConfig) -> list[Path]:
     """Calibrate, tune, sample, evaluate one setting; return the folders of scores."""
-    return run_all([cfg])
+    if cfg.prompt is not None:
+        raise UserError("prompt is drawn by quantbooth-sample, after tuning; leave it out here")
+    chain = Run(cfg)
+    check(chain)
+    if chain.calibration.bits is not None:
+        calibrate(chain)
+    tune(chain)
+    sample(chain)
+    return evaluate(chain)
 
 
-def run_all(cfgs: Sequence[DictConfig]) -> list[Path]:
-    """The same for several subjects that are tuned and drawn together."""
-    for cfg in cfgs:
-        if cfg.prompt is not None:
-            raise UserError("prompt is drawn by quantbooth-sample, after tuning; leave it out here")
-        Plan(cfg).requests()  # a mistake about a subject ends it here, before any work
-    if cfgs[0].quant.bits is not None:
-        calibrate(cfgs[0])
-    tune_all(cfgs)
-    sample_all(cfgs)
-    return evaluate_all(cfgs)
+def check(chain: Run) -> None:
+    """Refuse, by UserError, what any step of the chain would refuse, before any work."""
+    chain.check("strategy", "protocol", "sampler", "recipe", "steps", "tuner", "loras", "subjects", "quantized_base")
+    for one in chain.subjects:
+        one.requests()
 
 
 def report_all(jobs: list[tuple[DictConfig, list[Path]]]) -> None:
@@ -46,7 +47,7 @@ def report_all(jobs: list[tuple[DictConfig, list[Path]]]) -> None:
     report(jobs[-1][0], list(scores))
 
 
-main = command(run, "quantbooth", conclude=report_all, together=run_all)
+main = command(run, "quantbooth", conclude=report_all)
 
 if __name__ == "__main__":
     main()

@@ -11,29 +11,25 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import LightningModule
 from omegaconf import DictConfig
 
-from quantbooth.artifacts.fingerprint import folder_fingerprint
 from quantbooth.artifacts.item import Item
 from quantbooth.artifacts.probe import KIND, ProbeRecord, read_probe, write_probe
-from quantbooth.artifacts.store import Store
 from quantbooth.cli import command
 from quantbooth.config import build, plain
 from quantbooth.data.contrasts import Contrast, contrasts_of
 from quantbooth.data.draws import place_loader
 from quantbooth.data.options import place, whole
 from quantbooth.data.questions import Questions
-from quantbooth.diffusion.base import Base, frozen
-from quantbooth.diffusion.pretrained import load_base
-from quantbooth.diffusion.sampling import Sampler
+from quantbooth.diffusion.base import frozen
 from quantbooth.errors import UserError
 from quantbooth.reporting.probe import write_document
+from quantbooth.run.models import base_with
+from quantbooth.run.run import Run
 from quantbooth.schema import content, trainer_content
 from quantbooth.stages.costs import measured
-from quantbooth.stages.evaluation import Scorer
 from quantbooth.stages.probing import Forecasts, Swaps, WorthOfText
-from quantbooth.stages.progress import Bar
 
 __all__ = ["document", "main", "probe"]
 
@@ -44,20 +40,18 @@ PLACES = ("folder", "document")
 class Probing:
     """One probe's settings; cheap objects are built here, before heavy work starts."""
 
-    def __init__(self, cfg: DictConfig) -> None:
-        self.cfg, self.settings = cfg, plain(cfg)
-        self.options: dict[str, Any] = dict(self.settings["probe"])
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self.options: dict[str, Any] = dict(run.settings["probe"])
         for option, least in LEAST.items():
             whole(f"probe.{option}", self.options[option], least)
         for option in PLACES:
             place(f"probe.{option}", self.options[option])
-        if self.settings["quant"]["bits"] is not None:
+        if run.calibration.bits is not None:
             raise UserError("quantbooth-probe looks at a float base; leave quant=fp")
-        self.store = Store(place("paths.store", self.settings["paths"]["store"]))
-        self.base_folder = build(cfg.base.folder, Path)
-        self.sampler, self.scorer = build(cfg.sampler, Sampler), build(cfg.scorer, Scorer)
+        run.check("sampler", "scorer")
         count, seed = self.options["questions"], self.options["seed"]
-        self.questions = build(cfg.base.held_out, Questions, count=count, seed=seed)
+        self.questions = build(run.cfg.base.held_out, Questions, count=count, seed=seed)
 
     @cached_property
     def contrasts(self) -> tuple[Contrast, ...]:
@@ -65,52 +59,42 @@ class Probing:
         count, seed = self.options["pairs"], self.options["seed"]
         if self.options["prompts"] is not None:
             return contrasts_of(self.options["prompts"], count, seed)
-        return build(self.cfg.base.contrasts, tuple, count=count, seed=seed)
-
-    @property
-    def base_settings(self) -> dict[str, Any]:
-        return dict(self.settings["base"])
+        return build(self.run.cfg.base.contrasts, tuple, count=count, seed=seed)
 
     @property
     def item(self) -> Item:
         """The artifact of this probe."""
         identity = {
-            "base": folder_fingerprint(self.base_folder),
-            "sampler": content(self.settings, "sampler"),
-            "scorer": self.scorer.name,
-            **content(self.settings, "probe"),
+            "base": self.run.base_fingerprint,
+            "sampler": content(self.run.settings, "sampler"),
+            "scorer": self.run.scorer.name,
+            **content(self.run.settings, "probe"),
             "pairs": [[pair.first, pair.second, pair.seed] for pair in self.contrasts],
             "asked": self.questions.fingerprint,
-            **trainer_content(self.settings),
+            **trainer_content(self.run.settings),
         }
-        return Item(self.store, KIND, str(self.base_settings["name"]), "quantbooth-probe", identity)
-
-    def base(self) -> Base:
-        base = frozen(load_base(self.base_folder, self.base_settings["name"]))
-        if base.timesteps != self.base_settings["timesteps"]:
-            raise UserError(f"base.timesteps must be {base.timesteps}, got {self.base_settings['timesteps']}")
-        return base
+        return Item(self.run.store, KIND, self.run.base_name, "quantbooth-probe", identity)
 
     def record(self) -> ProbeRecord:
         return ProbeRecord(
-            base=self.base_settings["name"],
-            quant=self.settings["quant"]["name"],
-            timesteps=self.base_settings["timesteps"],
+            base=self.run.base_name,
+            quant=self.run.settings["quant"]["name"],
+            timesteps=self.run.settings["base"]["timesteps"],
             pairs=len(self.contrasts),
             questions=self.questions.name,
             seed=self.options["seed"],
-            sampler=str(self.sampler),
-            scorer=self.scorer.name,
-            zones=self.base_settings["zones"],
+            sampler=str(self.run.sampler),
+            scorer=self.run.scorer.name,
+            zones=self.run.settings["base"]["zones"],
         )
 
 
-def probe(cfg: DictConfig) -> Path:
+def probe(run: Run) -> Path:
     """Probe one base; return the folder of the probe."""
-    probing = Probing(cfg)
+    probing = Probing(run)
     if found := probing.item.find():
         return found
-    with probing.item.writing(probing.settings) as draft:
+    with probing.item.writing(run.settings) as draft:
         with measured() as cost:
             write_probe(draft.path, probing.record(), **rows_of(probing))
         draft.measured.update(seconds=round(cost.seconds, 3), peak_memory_bytes=cost.peak_memory_bytes)
@@ -119,11 +103,12 @@ def probe(cfg: DictConfig) -> Path:
 
 def rows_of(probing: Probing) -> dict[str, list[dict[str, Any]]]:
     """The three tables."""
-    base, options, questions = probing.base(), probing.options, probing.questions
+    run, options, questions = probing.run, probing.options, probing.questions
+    base = frozen(base_with(run, None))
     switches = list(range(0, base.timesteps + 1, options["every"]))
-    swaps = Swaps(base, probing.sampler, probing.contrasts, switches, probing.scorer)
+    swaps = Swaps(base, run.sampler, probing.contrasts, switches, run.scorer)
     _run(probing, swaps, len(probing.contrasts) * len(switches), "swapping prompts")
-    made = Forecasts(base, probing.sampler, questions.each)
+    made = Forecasts(base, run.sampler, questions.each)
     _run(probing, made, len(questions.each), "watching pictures come to be")
     known = questions.pictures
     x_0 = torch.cat(made.finished) if known is None else base.encode_images(known).cpu()
@@ -145,11 +130,11 @@ def document(jobs: list[tuple[DictConfig, Path]]) -> None:
 
 
 def _run(probing: Probing, stage: LightningModule, count: int, what: str) -> None:
-    trainer = build(probing.cfg.trainer, Trainer, logger=False, callbacks=[Bar(what)])
-    trainer.predict(stage, place_loader(count, probing.options["batch"]), return_predictions=False)
+    loader = place_loader(count, probing.options["batch"])
+    probing.run.trainer(what).predict(stage, loader, return_predictions=False)
 
 
-main = command(probe, "probe", conclude=document)
+main = command(lambda cfg: probe(Run(cfg)), "probe", conclude=document)
 
 if __name__ == "__main__":
     main()

@@ -14,19 +14,16 @@ from omegaconf import DictConfig
 
 from quantbooth.artifacts.manifest import open_artifact
 from quantbooth.artifacts.scores import read_record, read_rows
-from quantbooth.artifacts.tuned import read_strategy, steps_kept
+from quantbooth.artifacts.tuned import TUNED, open_tuned, steps_kept, strategy_of
 from quantbooth.cli import command
 from quantbooth.config import build
-from quantbooth.plan import Plan
 from quantbooth.reporting.page import write_files
 from quantbooth.reporting.results import Result
 from quantbooth.reporting.tables import print_table, table
+from quantbooth.run.run import Run
 from quantbooth.stages.report_logging import log_report
 
 __all__ = ["main", "report"]
-
-LEARNED = ("scale_sets", "tuned_unet", "adapters")
-"""Kinds of what tuning makes."""
 
 
 def report(cfg: DictConfig, scores: Sequence[Path] = ()) -> Path:
@@ -64,7 +61,7 @@ def read_result(folder: Path) -> Result:
         references=images / "references",
         run=record.run,
         protocol=record.protocol,
-        strategy=None if tuned is None else read_strategy(tuned),
+        strategy=None if tuned is None else strategy_of(open_tuned(tuned)),
         kept_until=None if tuned is None else steps_kept(tuned)[-1],
         weights=open_artifact(images, "image_set").parents.get("quantized_base", ""),
     )
@@ -74,13 +71,13 @@ def unscored(scores: Sequence[Path], results: Sequence[Result]) -> list[str]:
     """Names of finished tuning runs that no result is of, in the stores of which all scores are reported."""
     known = {result.run for result in results}
     stores = {path.parent for path in scores if _holds_scores(path)}
-    runs = (found.parent.name for s in stores for kind in LEARNED for found in (s / kind).glob("*/manifest.json"))
+    runs = (found.parent.name for s in stores for kind in TUNED for found in (s / kind).glob("*/manifest.json"))
     return sorted(set(runs) - known)
 
 
 def _tuned(store: Path, run: str) -> Path | None:
     """What tuning left, in the same store; None where only its scores were kept."""
-    return next((folder for kind in LEARNED if (folder := store / kind / run).is_dir()), None)
+    return next((folder for kind in TUNED if (folder := store / kind / run).is_dir()), None)
 
 
 def _holds_scores(path: Path) -> bool:
@@ -93,8 +90,8 @@ def _finished(path: Path) -> list[Path]:
 
 
 def _own(cfg: DictConfig) -> list[Path]:
-    plan = Plan(cfg)
-    return [plan.scores(step).require() for step in plan.steps]
+    run = Run(cfg)
+    return [one.scores(step).require() for one in run.subjects for step in run.steps]
 
 
 def _alone(folders: Sequence[Path], results: Sequence[Result]) -> list[str]:

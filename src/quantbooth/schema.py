@@ -79,7 +79,6 @@ FIELDS: dict[str, dict[str, Field]] = {
         "biases": DECIDES,
         "norms": DECIDES,
         "identifier": DECIDES,
-        "together": IGNORED,
         "steps": DECIDES,
         "subject_batch": DECIDES,
         "learning_rate": DECIDES,

@@ -16,6 +16,7 @@ MANIFEST = Manifest(
     name="toy_mug-0123456789ab",
     fingerprint="0123456789ab" + "0" * 52,
     parents={"base": "f" * 64},
+    contents={"tuner": {"name": "scales"}},
     package_version="0.1.0",
     measured={"seconds": 1.5, "trained": 27008},
 )

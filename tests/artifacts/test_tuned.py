@@ -1,16 +1,17 @@
 """What was learned, on disk: exact, at the steps that were kept, with the strategy it was learned with."""
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
 
+from quantbooth.artifacts.manifest import FORMAT, Manifest
 from quantbooth.artifacts.tuned import (
     read_snapshot,
-    read_strategy,
     snapshot_path,
+    strategy_of,
     write_snapshot,
-    write_strategy,
 )
 from quantbooth.errors import UserError
 from quantbooth.timesteps.strategies import Strategy, baseline, s1, s2
@@ -65,9 +66,15 @@ def test_files_sort_as_their_steps_do(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("strategy", [baseline(1000), s1([200, 700], "tuned", 1000), s2(ZONES, True, 1000)])
-def test_the_strategy_comes_back_and_routes_alike(tmp_path: Path, strategy: Strategy) -> None:
-    write_strategy(tmp_path, strategy)
-    again = read_strategy(tmp_path)
+def test_the_strategy_comes_back_and_routes_alike(strategy: Strategy) -> None:
+    contents = {"strategy": json.loads(json.dumps(strategy.describe()))}
+    again = strategy_of(Manifest("scale_sets", FORMAT, "name", "f" * 64, {}, contents, "0", {}))
     t = torch.arange(1000)
     assert again == strategy
     assert torch.equal(again.route(t), strategy.route(t))
+
+
+@pytest.mark.parametrize("contents", [{}, {"strategy": 3}, {"strategy": {"name": "s1"}}])
+def test_a_manifest_without_a_strategy_is_refused(contents: dict[str, object]) -> None:
+    with pytest.raises(UserError, match="^a-run must say with which strategy it was tuned: "):
+        strategy_of(Manifest("scale_sets", FORMAT, "a-run", "f" * 64, {}, contents, "0", {}))

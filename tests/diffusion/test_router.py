@@ -19,7 +19,7 @@ class Unet(nn.Module):
 
 
 def test_every_subject_and_timestep_has_the_set_that_a_table_says() -> None:
-    route = SubjectsRoute(TWO.index, 2)
+    route = SubjectsRoute(TWO.index, 2, subjects=2)
     for subject, sets in enumerate([(0, 1, 2), (0, 3, 4), (0, 5, 6)]):
         for ts, k in zip([(0, 199), (200, 699), (700, 999)], sets, strict=True):
             for t in ts:
@@ -40,7 +40,7 @@ def test_guidance_has_the_rows_twice_one_after_the_other() -> None:
 
 
 def test_rows_that_nobody_chose_a_subject_for_are_refused() -> None:
-    route = SubjectsRoute(TWO.index, 2)
+    route = SubjectsRoute(TWO.index, 2, subjects=2)
     with pytest.raises(RuntimeError, match="a subject must be chosen for each of 2 rows, got nothing"):
         route(torch.tensor([1, 2]))
     route.choose(torch.tensor([0, 1]))
@@ -53,3 +53,10 @@ def test_what_was_chosen_is_a_copy() -> None:
     route.choose(subjects)
     subjects += 1
     assert route(torch.tensor([500])).tolist() == [1]
+
+
+def test_rows_of_a_single_subject_need_no_choice() -> None:
+    assert (
+        SubjectsRoute(TWO.index, 2)(torch.tensor([100, 500, 800])).tolist()
+        == TWO.index(torch.tensor([100, 500, 800])).tolist()
+    )

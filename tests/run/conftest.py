@@ -12,10 +12,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from quantbooth.config import conf_dir
 from quantbooth.metrics.locators import WholeImage
-from quantbooth.plan import Plan
+from quantbooth.run.run import Run
 from quantbooth.stages.evaluation import Scorer
 
-MakePlan = Callable[..., Plan]
+MakePlan = Callable[..., Run]
 
 
 class Nameless:
@@ -44,14 +44,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def plan(folder: Path) -> MakePlan:
     """Makes the plan of some overrides, with a scorer that is only a name."""
 
-    def make(*overrides: str) -> Plan:
+    def make(*overrides: str) -> Run:
         groups = tuple(word for word in overrides if (conf_dir() / word.partition("=")[0]).is_dir())
         cfg = deepcopy(composed(("base=folder", *groups)))
         given = [word for word in overrides if word not in groups]
         for word in [f"base.path={folder}/base", f"paths.outputs={folder}/out", "base.resolution=32", *given]:
             key, _, value = word.partition("=")
             OmegaConf.update(cfg, key, yaml.safe_load(value), force_add=True)
-        made = Plan(cfg)
+        made = Run(cfg)
         made.scorer = Scorer(Nameless(), WholeImage())  # type: ignore[arg-type]
         return made
 

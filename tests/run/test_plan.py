@@ -11,12 +11,12 @@ from PIL import Image
 from quantbooth.artifacts.fingerprint import fingerprint
 from quantbooth.diffusion.sampling import Sampler
 from quantbooth.errors import UserError
-from quantbooth.plan import Plan
 from quantbooth.quant.scale_search import MSE
 from quantbooth.quant.scale_sets import Parts
+from quantbooth.run.run import Run
 from quantbooth.stages.tuners import IdentifierTuner, ScaleTuner
 
-MakePlan = Callable[..., Plan]
+MakePlan = Callable[..., Run]
 ROLES = ("quantized_base", "prior", "tuned", "before", "after", "scores")
 
 
@@ -26,10 +26,17 @@ def default(plan: MakePlan) -> dict[str, str]:
     return names(plan())
 
 
-def names(plan: Plan) -> dict[str, str]:
+def names(plan: Run) -> dict[str, str]:
     """Label and fingerprint of each artifact."""
     last = plan.steps[-1]
-    items = (plan.quantized_base, plan.prior, plan.tuned, plan.images(0), plan.images(last), plan.scores(last))
+    items = (
+        plan.quantized_base,
+        plan.only.prior,
+        plan.only.tuned,
+        plan.only.images(0),
+        plan.only.images(last),
+        plan.only.scores(last),
+    )
     return {
         role: f"{item.label} {fingerprint(item.identity)}" if item else "none"
         for role, item in zip(ROLES, items, strict=True)
@@ -45,7 +52,6 @@ def differing(one: dict[str, str], other: dict[str, str]) -> set[str]:
     [
         ("seed=1", "tuned after scores"),
         ("strategy=s1", "tuned after scores"),
-        ("strategy.timesteps=999", "tuned after scores"),
         ("tuner.steps=100", "tuned after scores"),
         ("tuner.learning_rate=0.02", "tuned after scores"),
         ("tuner.subject_batch=4", "tuned after scores"),
@@ -112,7 +118,14 @@ def test_what_a_setting_changes(plan: MakePlan, default: dict[str, str], overrid
 
 def test_no_identity_holds_an_address_of_code_or_a_place(plan: MakePlan, folder: Path) -> None:
     made = plan("calibration=qdiffusion", "quant=w4a8", "tuner=qlora", "strategy=s2", "protocol.drift=2")
-    for item in (made.quantized_base, made.prior, made.tuned, made.images(0), made.images(200), made.scores(200)):
+    for item in (
+        made.quantized_base,
+        made.only.prior,
+        made.only.tuned,
+        made.only.images(0),
+        made.only.images(200),
+        made.only.scores(200),
+    ):
         assert item is not None
         text = json.dumps(item.identity)
         assert not [word for word in ("_target_", "_partial_", "quantbooth.", "torch.", str(folder)) if word in text]
@@ -163,7 +176,7 @@ def test_other_weights_of_the_base_are_another_base(plan: MakePlan, default: dic
 def test_pictures_and_scores_of_the_untuned_base_are_shared(plan: MakePlan, override: str) -> None:
     one, other = plan(), plan(override)
     for made in ("images", "scores"):
-        first, second = getattr(one, made)(0), getattr(other, made)(0)
+        first, second = getattr(one.only, made)(0), getattr(other.only, made)(0)
         assert (first.label, first.identity) == (second.label, second.identity)
 
 
@@ -172,7 +185,7 @@ def test_float_and_quantized_start_from_different_pictures(plan: MakePlan) -> No
     assert full.quantized_base is None
     assert (quantized.method, full.method) == ("baseline", "float")
     assert names(quantized)["before"] != names(full)["before"]
-    assert (quantized.tuned.kind, full.tuned.kind) == ("scale_sets", "tuned_unet")
+    assert (quantized.only.tuned.kind, full.only.tuned.kind) == ("scale_sets", "tuned_unet")
 
 
 def test_another_tuner_says_its_name_in_tables(plan: MakePlan) -> None:
@@ -207,8 +220,8 @@ def test_options_of_a_tuner_reach_it(plan: MakePlan, tuner: str) -> None:
 
 def test_a_name_that_says_the_bits_says_the_right_ones(plan: MakePlan) -> None:
     overridden = plan("quant.bits=8")
-    assert overridden.quant_name == "w8"
-    assert "-w8-" in overridden.tuned.label
+    assert overridden.calibration.name == "w8"
+    assert "-w8-" in overridden.only.tuned.label
 
 
 def test_the_run_is_looked_at_before_it_and_at_its_end_at_least(plan: MakePlan) -> None:
@@ -218,13 +231,18 @@ def test_the_run_is_looked_at_before_it_and_at_its_end_at_least(plan: MakePlan) 
 
 def test_a_subject_of_another_size_than_the_base_is_refused(plan: MakePlan) -> None:
     with pytest.raises(UserError, match=r"^pictures of subject toy_mug must be base\.resolution = 512 wide, got 32$"):
-        plan("base.resolution=512").tuned  # noqa: B018
+        plan("base.resolution=512").only  # noqa: B018
 
 
 def test_what_is_not_made_yet_names_the_command_that_makes_it(plan: MakePlan, folder: Path) -> None:
     made = plan()
     assert made.quantized_base is not None
-    items = {"calibrate": made.quantized_base, "tune": made.tuned, "sample": made.images(0), "evaluate": made.scores(0)}
+    items = {
+        "calibrate": made.quantized_base,
+        "tune": made.only.tuned,
+        "sample": made.only.images(0),
+        "evaluate": made.only.scores(0),
+    }
     for verb, item in items.items():
         assert item.find() is None
         with pytest.raises(UserError) as caught:
@@ -240,6 +258,6 @@ def test_any_folder_name_makes_a_label_that_every_disk_takes(plan: MakePlan, tmp
     folder.mkdir()
     Image.new("RGB", (32, 32)).save(folder / "1.png")
     made = plan("subject=folder", f"subject.path={folder}", "subject.class_word=stuffed animal")
-    assert made.subject.name == name
-    for item in (made.tuned, made.prior, made.images(0)):
+    assert made.only.name == name
+    for item in (made.only.tuned, made.only.prior, made.only.images(0)):
         assert item.find() is None

@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 
 from quantbooth.errors import UserError
-from quantbooth.plan import Plan
+from quantbooth.pipeline import check
+from quantbooth.run.run import Run
 
-MakePlan = Callable[..., Plan]
+MakePlan = Callable[..., Run]
 
 
 @pytest.mark.parametrize(
@@ -50,5 +51,5 @@ def test_what_cannot_be_done_is_refused_before_anything_is_made(
     plan: MakePlan, folder: Path, overrides: list[str], message: str
 ) -> None:
     with pytest.raises(UserError, match=message):
-        plan(*overrides)
+        check(plan(*overrides))
     assert not (folder / "out").exists()

@@ -71,7 +71,7 @@ def test_a_grid_is_a_row_of_crisp_pictures_of_the_model_as_it_is(
     shown = np.asarray(Image.open(tmp_path / "step-000001.png"))
     assert shown.shape == (4 * 32, 2 * 4 * 32, 3)
     assert (shown == np.kron(shown[::4, ::4], np.ones((4, 4, 1), dtype=np.uint8))).all()
-    left, _ = SamplingStage(watching.base(), watching.sampler, WATCHED, tmp_path).render(WATCHED)
+    left, _ = SamplingStage(watching.base(), watching.sampler, watching.drawings).render(watching.drawings)
     torch.testing.assert_close(
         torch.from_numpy(shown[::4, :128:4].copy()) / 255, left.permute(1, 2, 0), rtol=0, atol=0.51 / 255
     )
@@ -94,7 +94,7 @@ def test_averages_are_what_is_kept_and_shown_and_learning_goes_on_from_the_numbe
             expected = decay * expected + (1 - decay) * steps[n + 1][name].double()
             torch.testing.assert_close(kept[n + 1][name].double(), expected, rtol=1e-6, atol=1e-7)
     with averaged.kept():
-        left, _ = SamplingStage(watching.base(), watching.sampler, WATCHED, tmp_path).render(WATCHED)
+        left, _ = SamplingStage(watching.base(), watching.sampler, watching.drawings).render(watching.drawings)
     shown = torch.from_numpy(np.asarray(Image.open(tmp_path / "step-000004.png"))[::4, :128:4].copy()) / 255
     torch.testing.assert_close(shown, left.permute(1, 2, 0), rtol=0, atol=0.51 / 255)
 

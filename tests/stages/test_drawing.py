@@ -13,8 +13,8 @@ from quantbooth.artifacts.store import Draft
 from quantbooth.diffusion.base import Base
 from quantbooth.diffusion.sampling import Sampler
 from quantbooth.stages import sampling
-from quantbooth.stages.drawing import draw_set
-from quantbooth.stages.sampling import SamplingStage
+from quantbooth.stages.drawing import draw_missing, gather
+from quantbooth.stages.sampling import SamplingStage, drawings
 from quantbooth.stages.trainers import trainer
 
 REQUESTS = [Request(f"{i}.png", text, text, text, "plain", i) for i, text in enumerate(["a mug", "a red duck"] * 3)]
@@ -27,7 +27,13 @@ QUIET: dict[str, Any] = {
 
 
 def stage(base: Base, folder: Path) -> SamplingStage:
-    return SamplingStage(base, Sampler("ddim", 2, 4.0), REQUESTS, folder)
+    return SamplingStage(base, Sampler("ddim", 2, 4.0), drawings(REQUESTS, folder))
+
+
+def draw_set(drawing: SamplingStage, trainer: Trainer, batch: int | str, made: Draft) -> None:
+    """Draw what is missing, then gather the set, as commands do."""
+    made.measured.update(found_drawn=sum(draw_missing(drawing, trainer, batch)))
+    gather(REQUESTS, made.unfinished, made.path)
 
 
 def draft(place: Path, name: str) -> Draft:

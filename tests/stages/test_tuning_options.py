@@ -17,7 +17,7 @@ from quantbooth.diffusion.sampling import Sampler
 from quantbooth.diffusion.schedule import Schedule
 from quantbooth.quant.selection import Selection
 from quantbooth.stages.callbacks import SampleGrids, Snapshots
-from quantbooth.stages.sampling import SamplingStage
+from quantbooth.stages.sampling import SamplingStage, drawings
 from quantbooth.stages.sentences import EncodedAnew
 from quantbooth.stages.tuners import FullTuner, IdentifierTuner, ScaleTuner, State, Tuner
 from quantbooth.stages.tuning import Examples, Recipe, TuningStage
@@ -73,7 +73,8 @@ class Run:
     def pictures(self) -> torch.Tensor:
         """Of the numbers that are kept."""
         with self.stage.kept():
-            return SamplingStage(self.grids.base(), self.grids.sampler, WATCHED, self.grids.folder).render(WATCHED)
+            stage = SamplingStage(self.grids.base(), self.grids.sampler, self.grids.drawings)
+            return stage.render(stage.drawings)
 
 
 @pytest.fixture(params=OPTIONS)
@@ -119,9 +120,10 @@ def test_it_learns_repeats_bit_for_bit_and_comes_back_from_disk_the_same(
     zones = Run.zones(tuner)
     tuner.load_(loaded, read_snapshot(tmp_path, 3), len(zones), selection)
     route_unet_(loaded.unet, zones.index, selection)
-    pictures = SamplingStage(loaded, Sampler("ddim", 2, 4.0), WATCHED, tmp_path).render(WATCHED)
+    asked = drawings(WATCHED, tmp_path)
+    pictures = SamplingStage(loaded, Sampler("ddim", 2, 4.0), asked).render(asked)
     assert torch.equal(pictures, one.pictures())
-    untuned = SamplingStage(fresh(tuner), Sampler("ddim", 2, 4.0), WATCHED, tmp_path).render(WATCHED)
+    untuned = SamplingStage(fresh(tuner), Sampler("ddim", 2, 4.0), asked).render(asked)
     assert not torch.equal(pictures, untuned)
 
 

@@ -11,7 +11,7 @@ from quantbooth.artifacts.manifest import Manifest, open_artifact
 from quantbooth.artifacts.store import Draft, Store
 from quantbooth.errors import UserError
 
-__all__ = ["Item", "all_made", "word"]
+__all__ = ["Item", "all_made", "named", "word"]
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,11 @@ def all_made(items: Sequence[Item], make: Callable[[], object]) -> list[Path]:
         if not all(item.find() for item in items):
             raise
     return [item.require() for item in items]
+
+
+def named(names: Sequence[str]) -> str:
+    """Return the first of several names, and how many more there are."""
+    return names[0] if len(names) == 1 else f"{names[0]}-and-{len(names) - 1}-more"
 
 
 def word(name: str) -> str:

@@ -34,6 +34,7 @@ TYPES: dict[str, type] = {
     "name": str,
     "fingerprint": str,
     "parents": dict,
+    "contents": dict,
     "package_version": str,
     "measured": dict,
 }
@@ -43,8 +44,9 @@ TYPES: dict[str, type] = {
 class Manifest:
     """What an artifact is.
 
-    `parents` maps a role (`base`, `scale_sets`) to the fingerprint of the artifact that played it; `measured` is what
-    making it cost (seconds, bytes, numbers trained) and is no part of the fingerprint.
+    `parents` maps a role (`base`, `scale_sets`) to the fingerprint of the artifact that played it; `contents` says what
+    its files hold, for who reads them; `measured` is what making it cost (seconds, bytes, numbers trained). The last
+    two are no part of the fingerprint.
     """
 
     kind: str
@@ -52,6 +54,7 @@ class Manifest:
     name: str
     fingerprint: str
     parents: dict[str, str]
+    contents: dict[str, Any]
     package_version: str
     measured: dict[str, Any]
 

@@ -31,11 +31,12 @@ TAKEN = (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR)
 
 @dataclass(frozen=True)
 class Draft:
-    """An artifact being written: files go into `path`, what it cost into `measured`; it will lie at `destination`."""
+    """An artifact being written to `path`, later at `destination`; `contents` and `measured` go into its manifest."""
 
     path: Path
     destination: Path
     fingerprint: str
+    contents: dict[str, Any] = field(default_factory=dict)
     measured: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -102,6 +103,7 @@ class Store:
                     destination.name,
                     full,
                     dict(parents),
+                    draft.contents,
                     version("quantbooth"),
                     draft.measured,
                 )

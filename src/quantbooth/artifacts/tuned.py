@@ -1,6 +1,5 @@
-"""What tuning leaves on disk: the learned numbers after chosen steps, and the strategy they were learned with."""
+"""What tuning leaves on disk: the learned numbers after chosen steps; the manifest says with what they were tuned."""
 
-import json
 from pathlib import Path
 
 import torch
@@ -9,20 +8,23 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from quantbooth.artifacts.manifest import Manifest, open_artifact
 from quantbooth.errors import UserError
 from quantbooth.timesteps.strategies import Strategy, from_description
 
 __all__ = [
+    "TUNED",
+    "open_tuned",
     "precision_of",
     "read_snapshot",
-    "read_strategy",
     "snapshot_path",
     "steps_kept",
+    "strategy_of",
     "write_snapshot",
-    "write_strategy",
 ]
 
-STRATEGY = "strategy.json"
+TUNED = ("scale_sets", "tuned_unet", "adapters")
+"""Kinds of what was tuned."""
 PRECISIONS = {"float32": torch.float32, "float16": torch.float16}
 """Of kept floats. A gain near 1 loses at most 1 / 2048 of itself in float16; bfloat16 would lose eight times that."""
 
@@ -85,9 +87,22 @@ def steps_kept(folder: Path) -> list[int]:
     return sorted(int(path.stem.removeprefix("step-")) for path in folder.glob("step-*.safetensors"))
 
 
-def write_strategy(folder: Path, strategy: Strategy) -> None:
-    (folder / STRATEGY).write_text(json.dumps(strategy.describe(), indent=1))
+def open_tuned(folder: Path) -> Manifest:
+    """Return the manifest of what was tuned; a folder that lies in no kind's place is taken for scale sets.
+
+    Raises:
+        UserError: when it is no such artifact.
+    """
+    return open_artifact(folder, folder.parent.name if folder.parent.name in TUNED else TUNED[0])
 
 
-def read_strategy(folder: Path) -> Strategy:
-    return from_description(json.loads((folder / STRATEGY).read_text()))
+def strategy_of(manifest: Manifest) -> Strategy:
+    """Return the strategy that something was tuned with.
+
+    Raises:
+        UserError: when its manifest names none.
+    """
+    try:
+        return from_description(manifest.contents["strategy"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{manifest.name} must say with which strategy it was tuned: {error!r}") from error

@@ -24,11 +24,12 @@ class SubjectsRoute:
     Args:
         route: timesteps to the sets of one subject.
         sets: K, how many that are.
+        subjects: how many there are; the rows of a single one need no choice.
     """
 
-    def __init__(self, route: Route, sets: int) -> None:
+    def __init__(self, route: Route, sets: int, subjects: int = 1) -> None:
         self.route, self.sets = route, sets
-        self._subjects: Tensor | None = None
+        self._subjects = torch.zeros(1, dtype=torch.int64) if subjects == 1 else None
 
     def choose(self, subjects: Int[Tensor, " b"]) -> None:
         """Say whose each row of the batch is from now on (0 is the first subject).

@@ -11,9 +11,10 @@ from PIL import Image
 
 from quantbooth.artifacts.image_set import Request
 from quantbooth.diffusion.base import Base
+from quantbooth.diffusion.router import SubjectsRoute
 from quantbooth.diffusion.sampling import Sampler
 from quantbooth.stages.loggers import log_grid
-from quantbooth.stages.sampling import SamplingStage
+from quantbooth.stages.sampling import SamplingStage, drawings
 from quantbooth.stages.tuners import State, Tuner
 
 __all__ = ["Keep", "SampleGrids", "Snapshots"]
@@ -45,7 +46,8 @@ class SampleGrids(Callback):
     """Renders the same requests from the same noise every so many steps: one PNG each time, and in the tracker.
 
     `base` gives the base with all its networks when a grid is drawn, and it is let go afterwards: tuning itself needs
-    neither autoencoder nor text encoder. `title` is the grid's name in the tracker.
+    neither autoencoder nor text encoder. `title` is the grid's name in the tracker; `route`, where there is one, serves
+    the grid by the sets of `subject`.
     """
 
     def __init__(
@@ -57,8 +59,11 @@ class SampleGrids(Callback):
         folder: Path,
         kept: Kept = nullcontext,
         title: str = "samples",
+        route: SubjectsRoute | None = None,
+        subject: int = 0,
     ) -> None:
-        self.base, self.sampler, self.requests = base, sampler, tuple(requests)
+        self.base, self.sampler, self.drawings = base, sampler, drawings(requests, folder, subject)
+        self.route = route
         self.every = every
         self.folder = folder
         self.kept = kept
@@ -66,9 +71,9 @@ class SampleGrids(Callback):
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: object) -> None:
         if self.every and trainer.global_step % self.every == 0:
-            stage = SamplingStage(self.base(), self.sampler, self.requests, self.folder).to(pl_module.device)
+            stage = SamplingStage(self.base(), self.sampler, self.drawings, self.route).to(pl_module.device)
             with self.kept():
-                images = stage.render(self.requests)
+                images = stage.render(self.drawings)
             row = (images.permute(2, 0, 3, 1).flatten(1, 2).clamp(0, 1) * 255).round().byte().cpu().numpy()
             enlarged = np.kron(row, np.ones((4, 4, 1), dtype=np.uint8)) if row.shape[0] <= 64 else row
             self.folder.mkdir(parents=True, exist_ok=True)

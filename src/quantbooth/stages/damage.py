@@ -20,7 +20,7 @@ from quantbooth.diffusion.sampling import Sampler
 from quantbooth.stages.evaluation import Scorer
 from quantbooth.stages.prediction_errors import PredictionErrors, draw_triples
 from quantbooth.stages.same_noise import SameNoise
-from quantbooth.stages.sampling import SamplingStage
+from quantbooth.stages.sampling import SamplingStage, drawings
 from quantbooth.timesteps.zones import Zones
 
 __all__ = ["Measurement"]
@@ -62,7 +62,8 @@ class Measurement:
     def draw(self, base: Base, folder: Path, count: int, what: str) -> None:
         """Pictures of the first questions, one file each."""
         folder.mkdir()
-        self._run(SamplingStage(base, self.sampler, self._requests(count), folder), count, f"drawing by {what}")
+        stage = SamplingStage(base, self.sampler, drawings(self._requests(count), folder))
+        self._run(stage, count, f"drawing by {what}")
 
     def draw_reference(self, base: Base, folder: Path) -> Float[Tensor, "n 3 h w"]:
         """The float base's pictures, and what x_0 is made of: the true pictures, or its own where nobody knows them."""

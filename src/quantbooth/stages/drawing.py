@@ -7,35 +7,27 @@ from pathlib import Path
 from lightning.pytorch import Trainer
 
 from quantbooth.artifacts.image_set import Request
-from quantbooth.artifacts.store import Draft
 from quantbooth.stages.sampling import SamplingStage
 from quantbooth.stages.trainers import root_device
 
-__all__ = ["draw_missing", "draw_set", "gather"]
-
-
-def draw_set(stage: SamplingStage, trainer: Trainer, batch: int | str, draft: Draft) -> None:
-    """Draw what is missing in the stage's folder, then put all its pictures into the draft."""
-    found = draw_missing(stage, trainer, batch)
-    draft.measured.update(found_drawn=sum(found))
-    gather(stage.requests, stage.folder, draft)
+__all__ = ["draw_missing", "gather"]
 
 
 def draw_missing(stage: SamplingStage, trainer: Trainer, batch: int | str) -> list[bool]:
-    """Draw what is missing; of each request, whether its picture was there already.
+    """Draw what is missing; of each drawing, whether its picture was there already.
 
     Batches are the same whatever an earlier run left and however many processes share them, and so is every bit.
     """
-    places, missing = range(len(stage.requests)), set(stage.missing)
-    for folder in {stage.path(place).parent for place in places}:
+    missing = set(stage.missing)
+    for folder in {drawing.path.parent for drawing in stage.drawings}:
         folder.mkdir(parents=True, exist_ok=True)
     loader = stage.loader(batch, root_device(trainer), trainer.world_size)
     if len(loader):
         trainer.predict(stage, loader, return_predictions=False)
-    return [place not in missing for place in places]
+    return [place not in missing for place in range(len(stage.drawings))]
 
 
-def gather(requests: Sequence[Request], folder: Path, draft: Draft) -> None:
-    """Put pictures that lie in a folder into the draft."""
+def gather(requests: Sequence[Request], folder: Path, destination: Path) -> None:
+    """Copy the pictures of some requests from one folder to another."""
     for request in requests:
-        shutil.copyfile(folder / request.file, draft.path / request.file)
+        shutil.copyfile(folder / request.file, destination / request.file)

@@ -1,6 +1,7 @@
 """LoRA on the float unet, and on the packed codes of a quantized one (QLoRA), a set of adapters for each expert."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
@@ -33,7 +34,7 @@ class LoraTuner(Tuner):
 
     name = "lora"
     kind = "adapters"
-    together = True
+    by_sample = True
 
     def __init__(
         self,
@@ -45,10 +46,21 @@ class LoraTuner(Tuner):
         seed: int = 0,
     ) -> None:
         self.rank = whole("tuner.rank", rank, least=1)
+        self.alpha = alpha
         self.scale = 1.0 if alpha is None else _positive("tuner.alpha", alpha) / self.rank
         self.include, self.exclude = words("tuner.include", include), words("tuner.exclude", exclude)
         self.quantized = flag("quantized", quantized)
         self.seed = whole("seed", seed, least=0)
+
+    def describe(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "rank": self.rank,
+            "alpha": self.alpha,
+            "include": self.include,
+            "exclude": self.exclude,
+            "quantized": self.quantized,
+        }
 
     def check(self, strategy: Strategy, bits: int | None) -> None:
         if self.quantized and bits is None:

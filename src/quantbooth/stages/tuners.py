@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Shaped
@@ -33,16 +34,20 @@ class Tuner(ABC):
     Attributes:
         name: tells the tuner from every other in names of artifacts; it never changes.
         kind: of the artifact that holds what was learned.
-        together: whether several subjects can learn side by side in one base.
+        by_sample: whether each sample may have numbers of its own, so that several subjects can share a batch.
     """
 
     name: str
     kind: str
-    together: bool = False
+    by_sample: bool = False
 
     @abstractmethod
     def check(self, strategy: Strategy, bits: int | None) -> None:
         """Raise UserError when this tuner cannot do what the strategy or the bit-width asks."""
+
+    @abstractmethod
+    def describe(self) -> dict[str, Any]:
+        """Return its name and the arguments it is made from again, as plain data for a manifest."""
 
     @abstractmethod
     def prepare_(self, base: Base, sets: int, selection: Selection, subjects: int = 1) -> Learning:
@@ -66,7 +71,7 @@ class Tuner(ABC):
 
     def part(self, state: State, subjects: int) -> list[State]:
         """What each of several subjects learned; the inverse of `join`."""
-        return scale_sets.unstack(state, subjects) if self.together else [state]
+        return scale_sets.unstack(state, subjects) if self.by_sample else [state]
 
 
 class ScaleTuner(Tuner):
@@ -78,10 +83,14 @@ class ScaleTuner(Tuner):
 
     name = "scales"
     kind = "scale_sets"
-    together = True
+    by_sample = True
 
     def __init__(self, inputs: bool = False, biases: bool = False, norms: bool = False) -> None:
         self.parts = Parts(flag("inputs", inputs), flag("biases", biases), flag("norms", norms))
+
+    def describe(self) -> dict[str, Any]:
+        parts = self.parts
+        return {"name": self.name, "inputs": parts.inputs, "biases": parts.biases, "norms": parts.norms}
 
     def check(self, strategy: Strategy, bits: int | None) -> None:
         if bits is None:
@@ -107,6 +116,9 @@ class FullTuner(Tuner):
 
     name = "full"
     kind = "tuned_unet"
+
+    def describe(self) -> dict[str, Any]:
+        return {"name": self.name}
 
     def check(self, strategy: Strategy, bits: int | None) -> None:
         if bits is not None:
@@ -144,6 +156,9 @@ class IdentifierTuner(Tuner):
     def __init__(self, inner: Tuner, sentence: str, without: str) -> None:
         self.inner, self.sentence, self.without = inner, sentence, without
         self.name, self.kind = inner.name, inner.kind
+
+    def describe(self) -> dict[str, Any]:
+        return {**self.inner.describe(), "identifier": {"sentence": self.sentence, "without": self.without}}
 
     def check(self, strategy: Strategy, bits: int | None) -> None:
         self.inner.check(strategy, bits)

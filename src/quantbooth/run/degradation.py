@@ -1,126 +1,87 @@
-"""The plan of one damage measurement: what decides its artifact, what is asked, and which base is read for it."""
+"""A measurement of what quantization alone costs: what is asked of a run's base, and the artifacts of both sides."""
 
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import Trainer
-from omegaconf import DictConfig
-
 from quantbooth.artifacts.damage import KIND, Record
-from quantbooth.artifacts.fingerprint import folder_fingerprint
 from quantbooth.artifacts.item import Item
 from quantbooth.artifacts.manifest import open_artifact
-from quantbooth.artifacts.quantized_base import read_quantized_unet
-from quantbooth.artifacts.store import Store
-from quantbooth.calibration_plan import activation_bits, used
-from quantbooth.config import build, plain
+from quantbooth.config import build
 from quantbooth.data.options import place, whole, words
 from quantbooth.data.questions import Questions, questions_of
 from quantbooth.diffusion.base import Base
-from quantbooth.diffusion.pretrained import load_base
-from quantbooth.diffusion.sampling import Sampler
 from quantbooth.errors import UserError
-from quantbooth.plan import Plan
 from quantbooth.quant.layers import quantized_layers
 from quantbooth.quant.surgery import KINDS
+from quantbooth.run.run import Run
 from quantbooth.schema import content, trainer_content
 from quantbooth.stages.damage import Measurement
-from quantbooth.stages.evaluation import Scorer
-from quantbooth.stages.progress import Bar
 from quantbooth.timesteps.zones import Zones, zones_from_borders
 
-__all__ = ["PLACES", "DamagePlan"]
+__all__ = ["PLACES", "Degradation"]
 
 LEAST = {"predictions": 2, "pictures": 2, "seed": 0, "batch": 1, "shown": 1}
 PLACES = ("folder", "document")
 
 
-class DamagePlan:
-    """Everything the verb needs to know of its configuration; cheap objects are built here, before heavy work starts.
+class Degradation:
+    """One measurement; cheap objects are built here, before heavy work starts."""
 
-    `source` is the quantized base that is measured, None for quant=fp.
-    """
-
-    def __init__(self, cfg: DictConfig) -> None:
-        self.cfg, self.settings = cfg, plain(cfg)
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self.options: dict[str, Any] = dict(run.settings["damage"])
         for option, least in LEAST.items():
             whole(f"damage.{option}", self.options[option], least)
         for option in PLACES:
             place(f"damage.{option}", self.options[option])
         for folder in words("damage.beside", self.options["beside"]):
             open_artifact(Path(folder), KIND)
-        activation_bits(self.settings["quant"])
-        self.store = Store(place("paths.store", self.settings["paths"]["store"]))
-        self.base_folder = build(cfg.base.folder, Path)
-        self.source = None if self.settings["quant"]["bits"] is None else Plan(cfg).quantized_base
+        run.check("quantized_base", "sampler", "scorer")
         self.measurement = Measurement(
-            questions=_questions(cfg),
+            questions=_questions(run),
             predictions=self.options["predictions"],
             pictures=self.options["pictures"],
-            zones=_zones(self.base_settings),
-            sampler=build(cfg.sampler, Sampler),
-            scorer=build(cfg.scorer, Scorer),
+            zones=_zones(run.settings["base"]),
+            sampler=run.sampler,
+            scorer=run.scorer,
             seed=self.options["seed"],
             batch=self.options["batch"],
-            trainer=lambda what: build(cfg.trainer, Trainer, logger=False, callbacks=[Bar(what)]),
+            trainer=run.trainer,
         )
-
-    @property
-    def options(self) -> dict[str, Any]:
-        return dict(self.settings["damage"])
-
-    @property
-    def base_settings(self) -> dict[str, Any]:
-        return dict(self.settings["base"])
-
-    @property
-    def calibration(self) -> str:
-        """How codes are found, in a word: minmax, mse, qdiffusion."""
-        return str(self.settings["calibration"]["name"])
 
     @cached_property
     def reference(self) -> Item:
         """The measurement of the float base, which every other of the same questions is compared with."""
+        run = self.run
         identity = {
-            "base": folder_fingerprint(self.base_folder),
+            "base": run.base_fingerprint,
             "questions": self.measurement.questions.fingerprint,
-            "scorer": self.measurement.scorer.name,
-            "sampler": content(self.settings, "sampler"),
-            "zones": self.base_settings["zones"],
-            **content(self.settings, "damage"),
-            **trainer_content(self.settings),
+            "scorer": run.scorer.name,
+            "sampler": content(run.settings, "sampler"),
+            "zones": run.settings["base"]["zones"],
+            **content(run.settings, "damage"),
+            **trainer_content(run.settings),
         }
-        return Item(self.store, KIND, f"{self.base_settings['name']}-fp", "quantbooth-damage", identity)
+        return Item(run.store, KIND, f"{run.base_name}-fp", "quantbooth-damage", identity)
 
     @cached_property
     def item(self) -> Item:
         """The measurement of this setting."""
-        if self.source is None:
+        source = self.run.quantized_base
+        if source is None:
             return self.reference
-        identity = {"reference": self.reference.identity, "quantized_base": self.source.identity}
-        parents = {"reference": self.reference, "quantized_base": self.source}
-        label = f"{self.source.label}-{self.calibration}"
-        return Item(self.store, KIND, label, "quantbooth-damage", identity, parents)
-
-    def base(self, quantized: Path | None) -> Base:
-        """The base, its unet quantized when the folder of a quantized base is given.
-
-        Raises:
-            UserError: when base.timesteps are not the base's.
-        """
-        unet = None if quantized is None else read_quantized_unet(quantized, self.base_folder)
-        base = load_base(self.base_folder, self.base_settings["name"], unet)
-        if base.timesteps != self.measurement.zones.timesteps:
-            raise UserError(f"base.timesteps must be {base.timesteps}, got {self.measurement.zones.timesteps}")
-        return base
+        identity = {"reference": self.reference.identity, "quantized_base": source.identity}
+        parents = {"reference": self.reference, "quantized_base": source}
+        label = f"{source.label}-{self.run.settings['calibration']['name']}"
+        return Item(self.run.store, KIND, label, "quantbooth-damage", identity, parents)
 
     def record(self, base: Base, file_bytes: int, reference: str, quantized: Path | None) -> Record:
         """What was measured; `reference` is the fingerprint of the float measurement, `quantized` None for that one."""
-        measurement, sampler = self.measurement, self.measurement.sampler
+        measurement, sampler = self.measurement, self.run.sampler
         return Record(
-            base=self.base_settings["name"],
+            base=self.run.base_name,
             zones={zone.name: [zone.start, zone.stop] for zone in measurement.zones.zones},
             layers=sum(1 for _ in quantized_layers(base.unet)),
             left_float=[name for name, layer in base.unet.named_modules() if type(layer) in KINDS],
@@ -136,20 +97,20 @@ class DamagePlan:
     def _quantization(self, quantized: Path | None) -> dict[str, Any]:
         if quantized is None:
             return {"quant": "fp", "bits": None, "calibration": "", "options": {}, "source": "float base"}
-        quant = self.settings["quant"]
+        quant = self.run.settings["quant"]
         return {
             "quant": quant["name"],
             "bits": quant["bits"],
-            "calibration": self.calibration,
-            "options": _options(used(self.settings)),
+            "calibration": str(self.run.settings["calibration"]["name"]),
+            "options": _options(self.run.calibration.used),
             "source": quantized.name,
             **self._costs(),
         }
 
     def _costs(self) -> dict[str, float]:
         """Of the quantized base and of the calibration set it was made with."""
-        seen = Plan(self.cfg).calibration_set
-        items = [self.source, None if seen is None else seen.item]
+        observed = self.run.calibration.observed
+        items = [self.run.quantized_base, None if observed is None else observed.item]
         found = [item.manifest().measured for item in items if item is not None]
         return {
             "seconds": sum(cost["seconds"] for cost in found),
@@ -166,13 +127,13 @@ def _options(calibration: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _questions(cfg: DictConfig) -> Questions:
+def _questions(run: Run) -> Questions:
     """The person's own sentences, else what the base is measured on."""
-    settings = plain(cfg)["damage"]
+    settings = run.settings["damage"]
     count, seed = max(settings["predictions"], settings["pictures"]), settings["seed"]
     if settings["prompts"] is not None:
         return questions_of(settings["prompts"], count, seed, option="damage.prompts")
-    return build(cfg.base.held_out, Questions, count=count, seed=seed)
+    return build(run.cfg.base.held_out, Questions, count=count, seed=seed)
 
 
 def _zones(base: dict[str, Any]) -> Zones:

@@ -1,4 +1,4 @@
-"""The plan of a calibration set: which questions it takes, from where, in which batches; a file that is none."""
+"""What is looked at while a base is quantized: which questions, from where, in which batches; a file that is none."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -7,9 +7,10 @@ import hydra
 import pytest
 from omegaconf import DictConfig
 
-from quantbooth.calibration_plan import CalibrationPlan
 from quantbooth.config import conf_dir
 from quantbooth.errors import UserError
+from quantbooth.run.calibration import Observed
+from quantbooth.run.run import Run
 
 Configure = Callable[..., DictConfig]
 
@@ -25,8 +26,14 @@ def configure(base_folder: Path, tmp_path: Path) -> Configure:
     return make
 
 
+def observed(cfg: DictConfig) -> Observed:
+    found = Run(cfg).calibration.observed
+    assert found is not None
+    return found
+
+
 def test_batches_are_the_questions_in_their_order(configure: Configure) -> None:
-    plan = CalibrationPlan(configure("calibration.set.count=5", "calibration.set.batch=2"))
+    plan = observed(configure("calibration.set.count=5", "calibration.set.batch=2"))
     assert [len(asked.texts) for asked in plan.asked] == [2, 2, 1]
     asked = [pair for some in plan.asked for pair in zip(some.texts, some.seeds, strict=True)]
     assert asked == [(question.text, question.seed) for question in plan.questions.each]
@@ -36,27 +43,27 @@ def test_sentences_are_given_or_lie_in_a_file(configure: Configure, tmp_path: Pa
     file = tmp_path / "prompts.txt"
     file.write_text("a red mug\n\n  ein Löwe \n", encoding="utf-8")
     counted = "calibration.set.count=3"
-    filed = CalibrationPlan(configure(f"calibration.set.prompts={file}", counted))
-    given = CalibrationPlan(configure("calibration.set.prompts=['a red mug','ein Löwe']", counted))
+    filed = observed(configure(f"calibration.set.prompts={file}", counted))
+    given = observed(configure("calibration.set.prompts=['a red mug','ein Löwe']", counted))
     assert [question.text for question in filed.questions.each] == ["a red mug", "ein Löwe", "a red mug"]
     assert filed.item.identity == given.item.identity
     file.write_text("a red mug\na duck\n", encoding="utf-8")
-    assert CalibrationPlan(configure(f"calibration.set.prompts={file}", counted)).item.identity != given.item.identity
+    assert observed(configure(f"calibration.set.prompts={file}", counted)).item.identity != given.item.identity
 
 
 def test_a_word_that_is_no_file_is_refused(configure: Configure) -> None:
     with pytest.raises(UserError, match=r"calibration.set.prompts must be a list .* or a text file .* got 'mugs.txt'"):
-        CalibrationPlan(configure("calibration.set.prompts=mugs.txt"))
+        observed(configure("calibration.set.prompts=mugs.txt"))
 
 
 def test_a_file_without_sentences_is_refused(configure: Configure, tmp_path: Path) -> None:
     (tmp_path / "none.txt").write_text("\n")
     with pytest.raises(UserError, match=r"calibration.set.prompts must be a list of sentences"):
-        CalibrationPlan(configure(f"calibration.set.prompts={tmp_path}/none.txt"))
+        observed(configure(f"calibration.set.prompts={tmp_path}/none.txt"))
 
 
 def test_true_pictures_serve_forward_where_they_are_known(configure: Configure) -> None:
     options = ("calibration.set.source=forward", "calibration.set.count=3", "calibration.set.batch=2")
     toy = configure(*options, toy=True)
-    pictures = [asked.pictures for asked in CalibrationPlan(toy).asked]
+    pictures = [asked.pictures for asked in observed(toy).asked]
     assert [None if shown is None else len(shown) for shown in pictures] == [2, 1]

@@ -14,10 +14,11 @@ from quantbooth import export, pipeline
 from quantbooth.artifacts.image_set import read_requests
 from quantbooth.calibrate import calibrate
 from quantbooth.errors import UserError
-from quantbooth.plan import Plan
-from quantbooth.sample import draw_all, sample, sample_all
-from quantbooth.together import base_of
-from quantbooth.tune import tune, tune_all
+from quantbooth.run.load import load
+from quantbooth.run.models import tuned_base
+from quantbooth.run.run import Run
+from quantbooth.sample import draw, sample
+from quantbooth.tune import tune
 
 Configure = Callable[..., DictConfig]
 Compose = Callable[..., DictConfig]
@@ -45,23 +46,28 @@ def configure(compose: Compose, tmp_path_factory: pytest.TempPathFactory) -> Con
         return compose(place / store, *QUICK, *options)
 
     for store in ("together", "alone"):
-        calibrate(make(store))
+        calibrate(Run(make(store)))
     return make
 
 
-def of_each(configure: Configure, store: str, *overrides: str) -> list[DictConfig]:
-    return [configure(store, *overrides, f"subject={subject}") for subject in SUBJECTS]
+def of_all(configure: Configure, store: str, *overrides: str) -> Run:
+    return Run(configure(store, *overrides, f"subjects=[{','.join(SUBJECTS)}]"))
+
+
+def of_each(configure: Configure, store: str, *overrides: str) -> list[Run]:
+    return [Run(configure(store, *overrides, f"subject={subject}")) for subject in SUBJECTS]
 
 
 @pytest.mark.parametrize("options", KINDS.values(), ids=KINDS)
 def test_each_subject_learns_what_it_learns_alone(configure: Configure, options: tuple[str, ...]) -> None:
     options = (*options, "protocol.at_steps=[2]")
-    together = tune_all(of_each(configure, "together", *options))
-    alone = [tune(cfg) for cfg in of_each(configure, "alone", *options)]
+    together = tune(of_all(configure, "together", *options))
+    alone = [tune(run)[0] for run in of_each(configure, "alone", *options)]
     assert [folder.name for folder in together] == [folder.name for folder in alone]
     learned = []
     for one, other in zip(together, alone, strict=True):
         assert {file.name for file in one.iterdir()} == {file.name for file in other.iterdir()}
+        assert (one / "config.yaml").read_text() == (other / "config.yaml").read_text().replace("/alone", "/together")
         for step in (2, 4):
             mine, theirs = (load_file(folder / f"step-00000{step}.safetensors") for folder in (one, other))
             assert mine.keys() == theirs.keys()
@@ -73,14 +79,14 @@ def test_each_subject_learns_what_it_learns_alone(configure: Configure, options:
 
 
 def test_what_a_run_cost_is_shared(configure: Configure) -> None:
-    cfgs = of_each(configure, "together", "strategy=tas", "seed=7")
-    tune_all(cfgs)
-    costs = [Plan(cfg).tuned.manifest().measured for cfg in cfgs]
+    run = of_all(configure, "together", "strategy=tas", "seed=7")
+    tune(run)
+    costs = [one.tuned.manifest().measured for one in run.subjects]
     assert [cost["subjects_together"] for cost in costs] == [3, 3, 3]
     assert len({cost["seconds"] for cost in costs}) == 1
-    alone = tune(configure("together", "strategy=tas", "seed=8"))
-    measured = Plan(configure("together", "strategy=tas", "seed=8")).tuned.manifest().measured
-    assert alone.name.startswith("toy_mug")
+    alone = Run(configure("together", "strategy=tas", "seed=8"))
+    assert tune(alone)[0].name.startswith("toy_mug")
+    measured = alone.only.tuned.manifest().measured
     assert "subjects_together" not in measured
     assert {name: costs[0][name] for name in ("trainable", "samples_seen", "samples_per_expert")} == {
         name: measured[name] for name in ("trainable", "samples_seen", "samples_per_expert")
@@ -88,28 +94,29 @@ def test_what_a_run_cost_is_shared(configure: Configure) -> None:
 
 
 def test_subjects_that_are_there_already_are_left_alone(configure: Configure) -> None:
-    cfgs = of_each(configure, "together", "seed=11")
-    first = tune(cfgs[1])
+    (first,) = tune(of_each(configure, "together", "seed=11")[1])
     before = {file: file.stat().st_mtime_ns for file in first.iterdir()}
-    tune_all(cfgs)
+    run = of_all(configure, "together", "seed=11")
+    tune(run)
     assert before == {file: file.stat().st_mtime_ns for file in first.iterdir()}
-    costs = [Plan(cfg).tuned.manifest().measured.get("subjects_together") for cfg in cfgs]
+    costs = [one.tuned.manifest().measured.get("subjects_together") for one in run.subjects]
     assert costs == [2, None, 2]
 
 
 def test_a_mixed_batch_gives_every_row_its_own_subjects_unet(configure: Configure) -> None:
-    cfgs = of_each(configure, "together", "strategy=s2")
-    tune_all(cfgs)
-    plans = [Plan(cfg) for cfg in cfgs]
-    base, route = base_of(plans, 4)
+    run = of_all(configure, "together", "strategy=s2")
+    tune(run)
+    base, route = tuned_base(run, 4)
     assert route is not None
     draw = torch.Generator().manual_seed(0)
     x, text = torch.randn(6, 24, 8, 8, generator=draw), torch.randn(6, 26, 128, generator=draw)
     t, whose = torch.tensor([100, 500, 900, 500, 100, 500]), torch.tensor([2, 0, 1, 1, 0, 2])
-    route.choose(whose)
     with torch.no_grad():
+        with pytest.raises(RuntimeError, match="a subject must be chosen for each of 6 rows, got nothing"):
+            base.unet(x, t, encoder_hidden_states=text)
+        route.choose(whose)
         mixed = base.unet(x, t, encoder_hidden_states=text).sample
-        apart = [plan.tuned_base(4).unet for plan in plans]
+        apart = [tuned_base(alone, 4)[0].unet for alone in of_each(configure, "together", "strategy=s2")]
         for i in range(6):
             rows = [unet(x[i][None], t[i], encoder_hidden_states=text[i][None]).sample[0] for unet in apart]
             distances = [float((mixed[i] - row).abs().max()) for row in rows]
@@ -117,16 +124,25 @@ def test_a_mixed_batch_gives_every_row_its_own_subjects_unet(configure: Configur
             assert min(distance for place, distance in enumerate(distances) if place != whose[i]) > 1e-4
 
 
+def test_subjects_tuned_by_different_methods_are_not_mixed(configure: Configure) -> None:
+    words = (("strategy=s2",), ("strategy=tas", "strategy.count=3"))
+    runs = [
+        Run(configure("together", *word, f"subject={subject}")) for word, subject in zip(words, SUBJECTS, strict=False)
+    ]
+    folders = [tune(run)[0] for run in runs]
+    with pytest.raises(UserError, match="were tuned by different methods; load them one by one"):
+        load(runs[0].base_folder, "folder", folders)
+
+
 def test_pictures_drawn_together_are_those_drawn_alone(configure: Configure) -> None:
     options = ("protocol.every=9", "protocol.batch=4", "strategy=s2")
-    cfgs = of_each(configure, "alone", *options)
-    for cfg in cfgs:
-        tune(cfg)
-    alone = [folder for cfg in cfgs for folder in sample(cfg)]
-    pictures = {folder.name: pixels(folder) for folder in alone}
-    again = of_each(configure, "together", *options)
-    tune_all(again)
-    folders = sample_all(again)
+    runs = of_each(configure, "alone", *options)
+    for run in runs:
+        tune(run)
+    pictures = {folder.name: pixels(folder) for run in runs for folder in sample(run)}
+    again = of_all(configure, "together", *options)
+    tune(again)
+    folders = sample(again)
     assert {folder.name for folder in folders} == set(pictures)
     assert len(folders) == 2 * len(SUBJECTS)
     for folder in folders:
@@ -140,33 +156,36 @@ def pixels(folder: Path) -> np.ndarray:
 
 
 def test_a_persons_sentence_is_drawn_of_every_subject(configure: Configure, capsys: pytest.CaptureFixture[str]) -> None:
-    cfgs = of_each(configure, "together", "strategy=s2", 'prompt="a {} on the beach"', "protocol.seeds=[3]")
-    tune_all(cfgs)
-    drawn = draw_all(cfgs)
-    said = capsys.readouterr().out
-    assert said.count("1 pictures in ") == 3
+    run = of_all(configure, "together", "strategy=s2", 'prompt="a {} on the beach"', "protocol.seeds=[3]")
+    tune(run)
+    drawn = draw(run)
+    assert capsys.readouterr().out.count("1 pictures in ") == 3
     assert len(drawn) == 6
     assert {path.parent.name.split("-")[0] for path in drawn} == set(SUBJECTS)
-    one = of_each(configure, "together", "strategy=s2", 'prompt="a {}"', "scale_sets=some")
-    with pytest.raises(UserError, match="scale_sets are those of one subject, got 3 subjects"):
-        draw_all(one)
+    with pytest.raises(UserError, match="scale_sets are those of one subject; leave subjects or scale_sets out"):
+        draw(of_all(configure, "together", "strategy=s2", 'prompt="a {}"', "scale_sets=some"))
 
 
 @pytest.mark.parametrize("options", [("quant=fp", "tuner=full"), ("tuner.identifier=true",)])
 def test_what_is_there_once_cannot_be_shared(configure: Configure, options: tuple[str, ...]) -> None:
-    with pytest.raises(UserError, match="several subjects learn together by scales or adapters"):
-        tune_all(of_each(configure, "together", *options))
+    with pytest.raises(UserError, match=r"subjects=\[a,b\] shares a run by scales or adapters"):
+        tune(of_all(configure, "together", *options))
+
+
+def test_a_calibration_asks_nothing_of_the_tuner(configure: Configure) -> None:
+    """Neither a tuner that needs a float base, nor a subject that is not there, concerns it."""
+    words = ("tuner=lora", "subject=folder", "subject.path=nowhere", "subject.class_word=dog", "strategy=s2")
+    assert calibrate(Run(configure("together", *words))).parent.name == "quantized_base"
 
 
 def test_the_whole_chain_of_a_list_of_subjects(typed: Typed, tmp_path: Path) -> None:
-    asked = ("subject=[toy_mug,toy_duck]", "tuner.together=true")
-    assert typed(pipeline.main, *QUICK, *asked) == (0, "")
+    assert typed(pipeline.main, *QUICK, "subjects=[toy_mug,toy_duck]") == (0, "")
     tuned = sorted(folder.name.split("-")[0] for folder in (tmp_path / "out/store/scale_sets").iterdir())
     assert tuned == ["toy_duck", "toy_mug"]
     assert len(list((tmp_path / "out/store/scores").iterdir())) == 4
     table = (tmp_path / "out/report/table.csv").read_text()
     assert "s2" not in table
-    assert typed(pipeline.main, *QUICK, "-m", "subject=[toy_mug,toy_duck],[toy_duck,toy_fish]", asked[1]) == (0, "")
+    assert typed(pipeline.main, *QUICK, "-m", "subjects=[toy_mug,toy_duck],[toy_duck,toy_fish]") == (0, "")
     assert len(list((tmp_path / "out/store/scale_sets").iterdir())) == 3
 
 
@@ -175,11 +194,23 @@ def test_the_whole_chain_of_a_list_of_subjects(typed: Typed, tmp_path: Path) -> 
     [
         (
             ("subject=[toy_mug,toy_duck]",),
-            "subject=[toy_mug,toy_duck] is several subjects at once: add tuner.together=true to tune them in one run, "
-            "or sweep over them with -m subject=toy_mug,toy_duck",
+            "subject=[a,b] merges its members; write subjects=[a,b] for one run, -m subject=a,b for each",
         ),
-        (("subject=[toy_mug,toy_mug]", "tuner.together=true"), "subject=[toy_mug,toy_mug] names a subject twice"),
-        (("tuner.together=1",), "tuner.together must be true or false, got 1"),
+        (
+            ("subjects=[toy_mug,toy_mug]",),
+            "subjects must be different names of the group subject, got [toy_mug,toy_mug]",
+        ),
+        (("subjects=[]",), "subjects must be different names of the group subject, got []"),
+        (("subjects=toy_mug",), "subjects must be a list of names such as [toy_mug,toy_duck], got 'toy_mug'"),
+        (("subjects=[3]",), "subjects must be a list of names such as [toy_mug,toy_duck], got [3]"),
+        (
+            ("subjects=[toy_mug,toy_duck]", "subject=toy_fish"),
+            "subject=toy_fish is about one subject, subjects=[toy_mug,toy_duck] names several; leave one out",
+        ),
+        (
+            ("subjects=[toy_mug,toy_duck]", "subject.name=rex"),
+            "subject.name=rex is about one subject, subjects=[toy_mug,toy_duck] names several; leave one out",
+        ),
     ],
 )
 def test_a_list_that_cannot_be_is_refused_in_one_line(
@@ -189,6 +220,13 @@ def test_a_list_that_cannot_be_is_refused_in_one_line(
     assert not (tmp_path / "out/store").exists()
 
 
+def test_a_subject_that_there_is_not_is_refused_by_its_name(typed: Typed, tmp_path: Path) -> None:
+    code, said = typed(pipeline.main, *QUICK, "subjects=[toy_mug,toy_mg]")
+    assert code == 2
+    assert said.startswith("quantbooth: 'subject' has no option 'toy_mg' (did you mean 'toy_mug'?); choose from ")
+    assert not (tmp_path / "out/store").exists()
+
+
 def test_a_command_for_one_subject_says_so(typed: Typed) -> None:
-    code, said = typed(export.main, *QUICK, "subject=[toy_mug,toy_duck]", "tuner.together=true")
+    code, said = typed(export.main, *QUICK, "subjects=[toy_mug,toy_duck]")
     assert (code, said) == (2, "quantbooth: this command takes one subject, got 2; sweep over them with -m\n")

@@ -1,0 +1,1 @@
+"""A run: one setting's artifacts and models, from its configuration."""

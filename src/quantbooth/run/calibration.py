@@ -1,0 +1,212 @@
+"""The calibration of a run: how its base is quantized, what is looked at meanwhile, and the artifacts of both."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from quantbooth.artifacts.item import Item
+from quantbooth.artifacts.store import Store
+from quantbooth.config import build, plain
+from quantbooth.data.options import flag, whole, words
+from quantbooth.data.questions import Questions, questions_of
+from quantbooth.diffusion.calibration_sources import Asked, Source, batches, kept_places, source_of
+from quantbooth.diffusion.sampling import Sampler
+from quantbooth.errors import UserError
+from quantbooth.quant.activations import ActivationBits
+from quantbooth.quant.grid import Grid
+from quantbooth.quant.scale_search import ScaleSearch
+from quantbooth.schema import content, trainer_content
+from quantbooth.stages.reconstruction import Reconstruction
+from quantbooth.stages.step_learning import StepRecipe
+
+__all__ = ["Calibration", "Observed"]
+
+LEAST = {"count": 1, "timesteps": 1, "seed": 0, "batch": 1}
+FEWEST, MOST = 2, 16
+"""Bits of a simulated activation."""
+PRECISIONS = {"32-true": "", "bf16-mixed": "bf16", "16-mixed": "fp16"}
+"""What Lightning calls them, and what is added to the names of settings; half precision is of products alone."""
+
+
+@dataclass(frozen=True)
+class Observed:
+    """What the denoiser is run on while its quantization is learned, and the artifact of that.
+
+    Attributes:
+        source: where states come from.
+        questions: the sentences.
+        asked: the sentences in batches.
+        count: timesteps of each sentence.
+        item: the set as an artifact.
+    """
+
+    source: Source
+    questions: Questions
+    asked: tuple[Asked, ...]
+    count: int
+    item: Item
+
+
+class Calibration:
+    """The groups `quant` and `calibration` as objects, each validated when it is first used.
+
+    Args:
+        cfg: the configuration of the run.
+        base: gives the base's fingerprint; a large base is read when an artifact is named, not before.
+        store: where artifacts are.
+    """
+
+    def __init__(self, cfg: DictConfig, base: Callable[[], str], store: Store) -> None:
+        self.cfg, self.settings, self.base, self.store = cfg, plain(cfg), base, store
+
+    @cached_property
+    def bits(self) -> int | None:
+        """Bits of a weight, None for float."""
+        bits = self.settings["quant"]["bits"]
+        return None if bits is None else Grid(bits).bits
+
+    @cached_property
+    def name(self) -> str:
+        """The name in tables: quant's own, and the precision of products where it is not float32 (w4-bf16).
+
+        Raises:
+            UserError: for a precision that is not offered.
+        """
+        precision = str(self.settings["trainer"]["precision"])
+        if precision not in PRECISIONS:
+            raise UserError(f"trainer.precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
+        added = PRECISIONS[precision]
+        return "-".join([str(self.settings["quant"]["name"]), *([added] if added else [])])
+
+    @cached_property
+    def layers(self) -> tuple[list[str], list[str], bool]:
+        """Patterns of the layers to quantize, of those to leave float, and whether concatenations are split."""
+        quant = self.settings["quant"]
+        include, exclude = (words(f"quant.{option}", quant[option]) for option in ("include", "exclude"))
+        return include, exclude, flag("quant.split", quant["split"])
+
+    @cached_property
+    def activations(self) -> ActivationBits | None:
+        """Bits of activations; None where they stay float.
+
+        Raises:
+            UserError: for bits that are not offered, a softmax alone, float weights, or a name that does not tell.
+        """
+        quant = self.settings["quant"]
+        inputs, softmax = quant["activations"], quant["softmax"]
+        if inputs is None and softmax is None:
+            return None
+        if inputs is None:
+            raise UserError(
+                f"quant.softmax={softmax} needs quant.activations: choose quant=w4a8, or quant.softmax=null"
+            )
+        for option, bits in (("quant.activations", inputs), ("quant.softmax", softmax)):
+            if bits is not None:
+                whole(option, bits, FEWEST, below=MOST + 1)
+        if quant["bits"] is None:
+            raise UserError(f"quant.activations={inputs} needs quantized weights: choose quant=w4a8 with quant.bits")
+        if not str(quant["name"]).endswith(f"a{inputs}"):
+            raise UserError(
+                f"quant.name must end in a{inputs}, for tables to tell that activations are quantized, got "
+                f"{quant['name']!r}: choose quant=w4a8 with quant.bits and quant.activations"
+            )
+        return ActivationBits(inputs, softmax)
+
+    @cached_property
+    def search(self) -> ScaleSearch:
+        return build(self.cfg.calibration.search, ScaleSearch)
+
+    @cached_property
+    def rounding(self) -> Reconstruction | None:
+        """How rounding is learned; None where every weight goes to the nearest code."""
+        return None if self.cfg.calibration.rounding is None else build(self.cfg.calibration.rounding, Reconstruction)
+
+    @cached_property
+    def activation_recipe(self) -> StepRecipe | None:
+        """How scales of activations are found; None where activations stay float."""
+        return None if self.activations is None else build(self.cfg.calibration.activations, StepRecipe)
+
+    @property
+    def used(self) -> dict[str, Any]:
+        """The options of the group `calibration` that count: none of activations where they stay float."""
+        calibration = dict(self.settings["calibration"])
+        if self.activations is None:
+            del calibration["activations"]
+            if calibration["rounding"] is None:
+                del calibration["set"]
+        return calibration
+
+    @cached_property
+    def observed(self) -> Observed | None:
+        """What the denoiser is run on; None where every weight goes to the nearest code and activations stay float.
+
+        Raises:
+            UserError: for an option that is not offered, no prompts, or a source without its pictures.
+        """
+        if "set" not in self.used:
+            return None
+        options = self.settings["calibration"]["set"]
+        for option, least in LEAST.items():
+            whole(f"calibration.set.{option}", options[option], least)
+        sampler = build(self.cfg.sampler, Sampler)
+        source, questions = source_of(options["source"], sampler), self._questions(options)
+        each = questions.each
+        whole_set = Asked(tuple(q.text for q in each), tuple(q.seed for q in each), questions.pictures)
+        asked = tuple(batches(whole_set, options["batch"]))
+        kept_places(sampler.steps, options["timesteps"])
+        source.check(asked[0])
+        return Observed(source, questions, asked, options["timesteps"], self._set_item(options, questions))
+
+    @cached_property
+    def quantized_base(self) -> Item | None:
+        """None for quant=fp."""
+        _ = self.layers, self.activations  # what decides the content is looked at before it is named
+        if self.bits is None:
+            return None
+        calibration = content({"calibration": self.used}, "calibration")
+        calibration["search"] = {"name": self.search.name, **calibration["search"]}
+        parents = {} if self.observed is None else {"calibration_set": self.observed.item}
+        identity = {
+            "base": self.base(),
+            "quant": content(self.settings, "quant"),
+            "calibration": calibration,
+            **trainer_content(self.settings, training=self.observed is not None),
+            **{role: item.identity for role, item in parents.items()},
+        }
+        label = f"{self.settings['base']['name']}-{self.name}"
+        return Item(self.store, "quantized_base", label, "quantbooth-calibrate", identity, parents)
+
+    def _set_item(self, options: Mapping[str, Any], questions: Questions) -> Item:
+        identity = {
+            "base": self.base(),
+            "questions": questions.fingerprint,
+            "sampler": content(self.settings, "sampler"),
+            **content(self.settings, "calibration.set"),
+            **trainer_content(self.settings),
+        }
+        label = f"{self.settings['base']['name']}-{options['source']}"
+        return Item(self.store, "calibration_set", label, "quantbooth-calibrate", identity)
+
+    def _questions(self, options: Mapping[str, Any]) -> Questions:
+        """The person's own sentences, given or in a file, else what the base is measured on, with other seeds."""
+        count, seed, prompts = options["count"], options["seed"], options["prompts"]
+        if prompts is not None:
+            given = _lines(Path(prompts).expanduser()) if isinstance(prompts, str) else prompts
+            return questions_of(given, count, seed, option="calibration.set.prompts")
+        return build(self.cfg.base.held_out, Questions, count=count, seed=seed)
+
+
+def _lines(file: Path) -> list[str]:
+    """The sentences of a text file, one a line; empty lines do not count."""
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(
+            "calibration.set.prompts must be a list of sentences such as [a dog,a red car], "
+            f"or a text file with one a line, got {str(file)!r}: {error}"
+        ) from error
+    return [line.strip() for line in lines if line.strip()]

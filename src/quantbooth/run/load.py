@@ -1,0 +1,141 @@
+"""The loader of tuned bases: the artifact says what was tuned with which strategy, nothing else is asked.
+
+    pipeline = quantbooth.load_pipeline("toy", "outputs/store/scale_sets/toy_mug-s2-w4-seed0-924f22e5976d")
+    pipeline("a photo of a sks mug").images[0].save("mug.png")
+
+The codes stay packed, and every timestep is served by its scale set. `initial_noise` gives the noise that
+`quantbooth-sample` begins with, to be handed over as `latents`.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from quantbooth.artifacts.manifest import Manifest, open_artifact
+from quantbooth.artifacts.quantized_base import read_quantized_unet
+from quantbooth.artifacts.tuned import open_tuned, read_snapshot, steps_kept, strategy_of
+from quantbooth.config import build, conf_dir
+from quantbooth.diffusion.base import Base
+from quantbooth.diffusion.pretrained import as_pipeline, load_base
+from quantbooth.diffusion.router import SubjectsRoute, route_unet_
+from quantbooth.diffusion.sampling import initial_noise
+from quantbooth.diffusion.sources import source_folder
+from quantbooth.errors import UserError
+from quantbooth.quant.selection import Selection
+from quantbooth.stages.lora_tuner import LoraTuner
+from quantbooth.stages.tuners import FullTuner, IdentifierTuner, ScaleTuner, Tuner
+
+__all__ = ["initial_noise", "load", "load_pipeline"]
+
+TUNERS: dict[str, type[Tuner]] = {kind.name: kind for kind in (ScaleTuner, FullTuner, LoraTuner)}
+
+
+def load_pipeline(
+    base: str | Path,
+    tuned: str | Path | None = None,
+    quantized_base: str | Path | None = None,
+    step: int | None = None,
+) -> Any:
+    """Return a diffusers pipeline whose pictures are those of `quantbooth-sample` from the same noise.
+
+    Args:
+        base: the diffusers folder that was quantized, or the name of a base that ships, such as "toy".
+        tuned: a folder that `quantbooth-tune` made; none gives the base.
+        quantized_base: a folder that `quantbooth-calibrate` made; where none is given, the one in the same store that
+            `tuned` was tuned on.
+        step: of the run; the last that was kept where none is given.
+
+    Raises:
+        UserError: when something is missing, is something else, or does not belong together.
+    """
+    folders = [] if tuned is None else [Path(tuned)]
+    quantized = None if quantized_base is None else Path(quantized_base)
+    return as_pipeline(load(_base_folder(str(base)), str(base), folders, quantized, step)[0])
+
+
+def load(
+    folder: Path, name: str, tuned: Sequence[Path] = (), quantized: Path | None = None, step: int | None = None
+) -> tuple[Base, SubjectsRoute | None]:
+    """Return a base with what was tuned on it, each timestep served by its set.
+
+    Args:
+        folder: the base's, in diffusers format.
+        name: what figures made with it are labelled with.
+        tuned: folders that `quantbooth-tune` made, one of each subject; they become one base, their sets side by side.
+        quantized: a folder that `quantbooth-calibrate` made; where none is given, the one in the same store that the
+            first of `tuned` was tuned on.
+        step: of the run; the last that was kept where none is given.
+
+    Returns:
+        The base, and the route, which is told whose row is whose where there are several subjects; None for no tuned.
+
+    Raises:
+        UserError: when something is missing, is something else, or does not belong together.
+    """
+    manifests = [open_tuned(each) for each in tuned]
+    quantized = quantized or (_quantized(tuned[0], manifests[0]) if manifests else None)
+    _require_same(manifests, None if quantized is None else open_artifact(quantized, "quantized_base"))
+    base = load_base(folder, name, None if quantized is None else read_quantized_unet(quantized, folder))
+    return base, _load_sets_(base, tuned, manifests[0], step) if manifests else None
+
+
+def _require_same(manifests: Sequence[Manifest], quantized: Manifest | None) -> None:
+    """Refuse what was tuned on another quantized base, or several tuned by different methods."""
+    for manifest in manifests:
+        if quantized is not None:
+            manifest.require_parent("quantized_base", quantized.fingerprint)
+        if manifest.contents != manifests[0].contents:
+            raise UserError(
+                f"{manifest.name} and {manifests[0].name} were tuned by different methods; load them one by one"
+            )
+
+
+def _load_sets_(base: Base, folders: Sequence[Path], manifest: Manifest, step: int | None) -> SubjectsRoute:
+    tuner, strategy, selection = _tuner(manifest), strategy_of(manifest), Selection()
+    if strategy.trained.timesteps != base.timesteps:
+        raise UserError(
+            f"{manifest.name} was tuned on {strategy.trained.timesteps} timesteps, {base.name} has {base.timesteps}"
+        )
+    states = [read_snapshot(each, steps_kept(each)[-1] if step is None else step) for each in folders]
+    state = states[0] if len(states) == 1 else tuner.join(states)
+    tuner.load_(base, state, strategy.sets * len(folders), selection)
+    route = SubjectsRoute(strategy.route, strategy.sets, len(folders))
+    route_unet_(base.unet, route, selection)
+    return route
+
+
+def _tuner(manifest: Manifest) -> Tuner:
+    """Return the tuner that an artifact was made with.
+
+    Raises:
+        UserError: when its manifest names none that there is.
+    """
+    options = dict(manifest.contents.get("tuner") or {})
+    name, identifier = options.pop("name", None), options.pop("identifier", None)
+    if name not in TUNERS:
+        raise UserError(f"{manifest.name} must say which tuner made it, one of {', '.join(TUNERS)}, found {name!r}")
+    tuner = TUNERS[name](**options)
+    return tuner if identifier is None else IdentifierTuner(tuner, **identifier)
+
+
+def _quantized(tuned: Path, manifest: Manifest) -> Path | None:
+    """Return the quantized base in the same store that something was tuned on; None where that was the float one."""
+    fingerprint = manifest.parents.get("quantized_base")
+    if fingerprint is None:
+        return None
+    place = tuned.resolve().parent.parent / "quantized_base"
+    for folder in place.glob(f"*-{fingerprint[:12]}"):
+        return folder
+    raise UserError(
+        f"{tuned} was tuned on the quantized base {fingerprint[:12]}, which is not in {place}; name its folder"
+    )
+
+
+def _base_folder(base: str) -> Path:
+    """Return the folder that conf/base/<base>.yaml names where that needs no path, else the folder or model itself."""
+    file = conf_dir() / "base" / f"{base}.yaml"
+    if file.is_file() and "path" not in (cfg := OmegaConf.load(file)):
+        return build(OmegaConf.create({"base": cfg}).base.folder, Path)
+    return source_folder(base)

@@ -1,0 +1,55 @@
+"""The models of a run: its base as it is, quantized, or tuned on its subjects after a step."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from quantbooth.diffusion.base import Base
+from quantbooth.diffusion.pretrained import empty_unet, load_base
+from quantbooth.diffusion.router import SubjectsRoute
+from quantbooth.errors import UserError
+from quantbooth.run.load import load
+from quantbooth.run.run import Run, SubjectRun
+
+__all__ = ["base_with", "tuned_base", "untuned_base", "whole_base"]
+
+
+def base_with(run: Run, quantized: Path | None) -> Base:
+    """Return the base, float or as the folder of a quantized base has it.
+
+    Raises:
+        UserError: when base.timesteps are not the base's.
+    """
+    base, _ = load(run.base_folder, run.base_name, quantized=quantized)
+    expected = run.settings["base"]["timesteps"]
+    if base.timesteps != expected:
+        raise UserError(f"base.timesteps must be {base.timesteps}, got {expected}")
+    return base
+
+
+def untuned_base(run: Run) -> Base:
+    """Return the base, quantized unless quant=fp."""
+    return base_with(run, None if run.quantized_base is None else run.quantized_base.require())
+
+
+def tuned_base(run: Run, step: int, subjects: Sequence[SubjectRun] | None = None) -> tuple[Base, SubjectsRoute | None]:
+    """Return the base as tuned on these subjects after a step, and the route that is told whose row is whose.
+
+    Subjects are those of the run where none are given. Step 0 is the untuned base, which has no route.
+
+    Raises:
+        UserError: when the step was not kept, or what was tuned belongs to another base.
+    """
+    if step == 0:
+        return untuned_base(run), None
+    folders = [one.tuned.require() for one in subjects or run.subjects]
+    quantized = None if run.quantized_base is None else run.quantized_base.require()
+    return load(run.base_folder, run.base_name, folders, quantized, step)
+
+
+def whole_base(run: Run, base: Base) -> Base:
+    """Return the base with all its networks, those it lacks read again."""
+    whole = load_base(run.base_folder, base.name, empty_unet(run.base_folder)).with_unet(base.unet)
+    if base.text_encoder is None:
+        return whole
+    return replace(whole, text_encoder=base.text_encoder, second=base.second)

@@ -1,0 +1,53 @@
+"""The subjects of a run, always a list: those of `subjects=[a,b]`, else the one of `subject=a`."""
+
+from copy import deepcopy
+
+import hydra
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, open_dict
+
+from quantbooth.config import conf_dir, plain
+from quantbooth.errors import UserError
+
+__all__ = ["each_subject"]
+
+
+def each_subject(cfg: DictConfig) -> list[DictConfig]:
+    """Return the configuration of each subject, as it is for that subject alone.
+
+    Raises:
+        UserError: for a subject that is named twice, an empty list, or options of `subject` beside `subjects`.
+        hydra.errors.MissingConfigException: for a name that the group `subject` does not offer.
+    """
+    typed = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
+    if HydraConfig.initialized() and "subject" not in HydraConfig.get().runtime.choices:
+        raise UserError("subject=[a,b] merges its members; write subjects=[a,b] for one run, -m subject=a,b for each")
+    if cfg.subjects is None:
+        return [cfg]
+    names = plain(cfg)["subjects"]
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise UserError(f"subjects must be a list of names such as [toy_mug,toy_duck], got {names!r}")
+    listed = ",".join(names)
+    if not names or len(set(names)) < len(names):
+        raise UserError(f"subjects must be different names of the group subject, got [{listed}]")
+    if single := [option for option in typed if option.partition("=")[0].partition(".")[0] == "subject"]:
+        raise UserError(f"{single[0]} is about one subject, subjects=[{listed}] names several; leave one out")
+    return [_with_subject(cfg, name) for name in names]
+
+
+def _with_subject(cfg: DictConfig, name: str) -> DictConfig:
+    own = deepcopy(cfg)
+    with open_dict(own):
+        own.subject = _composed(name).subject
+        own.subjects = None
+    return own
+
+
+def _composed(name: str) -> DictConfig:
+    """Return the group `subject` with this choice, from the search path of the running command where there is one."""
+    choice = [f"+subject={name}"]
+    if GlobalHydra.instance().is_initialized():
+        return hydra.compose(overrides=choice)
+    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        return hydra.compose(overrides=choice)
