@@ -154,12 +154,8 @@ class QuantizedLinear(QuantizedLayer):
 
     @classmethod
     def like(
-        cls: type[Made],
-        layer: nn.Module,
-        bits: int,
-        device: torch.device | str | None = None,
-        split: tuple[int, ...] = (),
-    ) -> Made:
+        cls, layer: nn.Module, bits: int, device: torch.device | str | None = None, split: tuple[int, ...] = ()
+    ) -> "QuantizedLinear":
         """Return an empty layer with the form of an nn.Linear."""
         if not isinstance(layer, nn.Linear):
             raise TypeError(f"layer must be an nn.Linear, got {type(layer).__name__}")
@@ -199,12 +195,8 @@ class QuantizedConv2d(QuantizedLayer):
 
     @classmethod
     def like(
-        cls: type[Made],
-        layer: nn.Module,
-        bits: int,
-        device: torch.device | str | None = None,
-        split: tuple[int, ...] = (),
-    ) -> Made:
+        cls, layer: nn.Module, bits: int, device: torch.device | str | None = None, split: tuple[int, ...] = ()
+    ) -> "QuantizedConv2d":
         """Return an empty layer with the form of an nn.Conv2d; it must pad with zeros, on both sides alike."""
         if not isinstance(layer, nn.Conv2d):
             raise TypeError(f"layer must be an nn.Conv2d, got {type(layer).__name__}")

@@ -36,4 +36,4 @@ class Anew:
 
 def once(latents: Anew) -> Float[Tensor, "n c hl wl"]:
     """All of them, to be kept."""
-    return latents[torch.arange(len(latents))] if len(latents) else torch.empty(0)
+    return latents[torch.arange(len(latents))] if len(latents) else torch.empty(0, 0, 0, 0)
