@@ -19,15 +19,11 @@ from quantbooth.plan import Plan
 from quantbooth.quant.scale_sets import Parts
 from quantbooth.stages.evaluation import Scorer
 from quantbooth.stages.tuners import IdentifierTuner, ScaleTuner
+from quantbooth.toyworld.judges import load_locator, load_scorer
+from quantbooth.toyworld.shipped import judges_folder
 
 MakePlan = Callable[..., Plan]
 ROLES = ("quantized_base", "prior", "tuned", "before", "after", "scores")
-
-
-class Nameless:
-    """Stands for an encoder of which only the name is asked."""
-
-    name = "an encoder"
 
 
 @cache
@@ -48,7 +44,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def plan(folder: Path) -> MakePlan:
-    """Makes the plan of some overrides, with a scorer that is only a name."""
+    """Makes the plan of some overrides, with one scorer for all, of which only the name is asked."""
+    scorer = Scorer(load_scorer(judges_folder()), WholeImage())
 
     def make(*overrides: str) -> Plan:
         groups = tuple(word for word in overrides if (conf_dir() / word.partition("=")[0]).is_dir())
@@ -58,7 +55,7 @@ def plan(folder: Path) -> MakePlan:
             key, _, value = word.partition("=")
             OmegaConf.update(cfg, key, yaml.safe_load(value))
         made = Plan(cfg)
-        made.scorer = Scorer(Nameless(), WholeImage())  # type: ignore[arg-type]
+        made.scorer = scorer
         return made
 
     return make
@@ -159,7 +156,7 @@ def test_without_prior_preservation_the_sampler_does_not_decide_what_is_learned(
 
 def test_another_scorer_scores_anew_and_draws_nothing_anew(plan: MakePlan, default: dict[str, str]) -> None:
     other = plan()
-    other.scorer.encoder.name = "another encoder"  # type: ignore[misc]
+    other.scorer = Scorer(other.scorer.encoder, load_locator(judges_folder()))
     assert differing(default, names(other)) == {"scores"}
 
 
@@ -228,6 +225,7 @@ def test_the_run_is_looked_at_before_it_and_at_its_end_at_least(plan: MakePlan) 
     assert plan("tuner.steps=30", "protocol.at_steps=[20,10]").steps == [0, 10, 20, 30]
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
