@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import hydra
+import jaxtyping
 import pytest
 import torch
 from omegaconf import DictConfig
@@ -28,6 +29,14 @@ TINY = {
 @pytest.fixture(autouse=True, scope="session")
 def one_thread() -> None:
     torch.set_num_threads(1)
+
+
+@pytest.fixture
+def unchecked() -> Iterator[None]:
+    """Leaves annotations unchecked, as a user has them, where a function's own look at its arguments is tested."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture

@@ -184,6 +184,7 @@ def test_a_single_file_and_the_untuned_base(configure: Configure, base_folder: P
     assert "It was taught nothing." in (folder / "README.md").read_text()
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     ("words", "told"),
     [

@@ -32,7 +32,7 @@ def conf_dir() -> Path:
     raise UserError(f"the configuration must be in {candidates[0]} or {candidates[1]}, found neither; install again")
 
 
-def build(node: DictConfig, kind: type[Kind], **extras: Any) -> Kind:
+def build(node: DictConfig | None, kind: type[Kind], **extras: Any) -> Kind:
     """The object that `node._target_` names, made from the node's other keys and from `extras`.
 
     Lists and mappings reach the constructor as plain ones.

@@ -34,6 +34,7 @@ def test_scores_of_several_pictures_need_several() -> None:
     assert str(replace(QUICK, drift=5)) == "quick, 1 seeds a prompt, 5 prompts of other subjects"
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -35,6 +35,7 @@ def test_the_fingerprint_tells_every_part_apart() -> None:
     assert replace(one, name="another").fingerprint == one.fingerprint
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     ("texts", "message"),
     [

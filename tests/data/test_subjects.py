@@ -39,6 +39,7 @@ def test_a_subject_without_photos_is_refused() -> None:
         subject("a {}", photos=PHOTOS[:0])
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_masks_that_do_not_belong_to_the_references_are_refused() -> None:
     for shape in ((1, 4, 4), (2, 3, 4)):
         with pytest.raises(

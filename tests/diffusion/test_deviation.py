@@ -20,6 +20,7 @@ def test_mean_square_equals_a_loop_in_float64(generator: torch.Generator) -> Non
     assert mean_square(one, one).tolist() == [0.0, 0.0, 0.0]
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_shapes_that_would_broadcast_are_refused() -> None:
     with pytest.raises(ValueError, match="both must have one shape"):
         mean_square(torch.zeros(2, 4, 8, 8), torch.zeros(1, 4, 8, 8))

@@ -57,6 +57,7 @@ def test_squared_error_and_psnr_by_hand() -> None:
     assert psnr(0.0) == math.inf
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_what_a_number_would_hide_is_refused() -> None:
     fine = torch.zeros(2, 3, 16, 16)
     with pytest.raises(ValueError, match="both must have one shape"):

@@ -166,6 +166,7 @@ def test_features_of_another_length_than_one_are_refused() -> None:
             call()
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_missing_partners_are_refused() -> None:
     with pytest.raises(ValueError, match="got 3 pictures and 2 texts"):
         clip_t(_features(3, 0), _features(2, 0))

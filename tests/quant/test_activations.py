@@ -18,7 +18,7 @@ def x(generator: torch.Generator) -> Tensor:
 
 def fitted(low: float, high: float, bits: int = 4) -> ActivationQuantizer:
     made = ActivationQuantizer(bits)
-    made.fit_(torch.tensor([low]), torch.tensor([high]))
+    made.fit_(torch.tensor([float(low)]), torch.tensor([float(high)]))
     return made
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from jaxtyping import TypeCheckError
 from torch import Tensor
 
 from quantbooth.quant.grid import BITS
@@ -53,6 +54,12 @@ def test_equals_the_twin_without_a_gain(problem_of: MakeProblem, run: Run, case:
     ours = run(lambda x: problem.ours(x, None, None, problem.bias), problem.x)
     twins = run(lambda x: problem.twin(x, None, None, problem.bias), problem.x)
     assert_same(ours, twins, rtol=1e-5, atol=1e-5)
+
+
+def test_pytest_checks_shapes_so_one_gain_for_a_batch_of_several_is_refused(problem_of: MakeProblem) -> None:
+    problem = problem_of("tokens")
+    with pytest.raises(TypeCheckError, match="typechecking parameter 'gain_out'"):  # it would broadcast
+        problem.ours(problem.x, None, problem.gain_out[:1], problem.bias)
 
 
 TOLERANCES = {torch.float64: 1e-12, torch.float32: 1e-6, torch.float16: 2e-3, torch.bfloat16: 2e-2}

@@ -9,12 +9,14 @@ from quantbooth.errors import UserError
 from quantbooth.quant.grid import BITS, Grid, dequantize, quantize
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("bits", [0, 1, 5, 16, -4, 4.0, True, "4", None])
 def test_refuses_bits_not_offered(bits: Any) -> None:
     with pytest.raises(UserError, match="bits must be one of 2, 3, 4, 8, got"):
         Grid(bits)
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_refuses_a_symmetry_that_is_neither_true_nor_false() -> None:
     with pytest.raises(UserError, match="symmetric must be true or false, got 'no'"):
         Grid(4, symmetric="no")  # type: ignore[arg-type]

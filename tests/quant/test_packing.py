@@ -42,6 +42,7 @@ def test_refuses_codes_out_of_range(bits: int) -> None:
         pack(codes, bits)
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_refuses_codes_of_another_type_or_shape() -> None:
     with pytest.raises(ValueError, match=r"uint8 matrix \[out, n\], got torch.int64"):
         pack(torch.zeros(2, 4, dtype=torch.int64), 4)

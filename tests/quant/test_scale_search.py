@@ -107,6 +107,7 @@ def test_half_precision_weights_are_searched_in_float32() -> None:
         assert torch.equal(ours, theirs)
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_refuses_what_it_cannot_search() -> None:
     search = MinMax(Grid(4))
     with pytest.raises(ValueError, match="must be finite"):

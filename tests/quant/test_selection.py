@@ -34,6 +34,7 @@ def test_refuses_a_set_the_layer_does_not_hold() -> None:
         selection.checked(2, 2)
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("index", [torch.tensor([1.0]), torch.tensor(1), torch.tensor([[1]]), torch.zeros(0).long()])
 def test_refuses_what_is_no_index_vector(index: torch.Tensor) -> None:
     with pytest.raises(ValueError, match="non-empty int64 vector"):

@@ -14,14 +14,10 @@ from quantbooth.config import conf_dir
 from quantbooth.metrics.locators import WholeImage
 from quantbooth.run.run import Run
 from quantbooth.stages.evaluation import Scorer
+from quantbooth.toyworld.judges import load_scorer
+from quantbooth.toyworld.shipped import judges_folder
 
 MakePlan = Callable[..., Run]
-
-
-class Nameless:
-    """Stands for an encoder of which only the name is asked."""
-
-    name = "an encoder"
 
 
 @cache
@@ -42,7 +38,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def plan(folder: Path) -> MakePlan:
-    """Makes the plan of some overrides, with a scorer that is only a name."""
+    """Makes the run of some overrides, with one scorer for all, of which only the name is asked."""
+    scorer = Scorer(load_scorer(judges_folder()), WholeImage())
 
     def make(*overrides: str) -> Run:
         groups = tuple(word for word in overrides if (conf_dir() / word.partition("=")[0]).is_dir())
@@ -52,7 +49,7 @@ def plan(folder: Path) -> MakePlan:
             key, _, value = word.partition("=")
             OmegaConf.update(cfg, key, yaml.safe_load(value), force_add=True)
         made = Run(cfg)
-        made.scorer = Scorer(Nameless(), WholeImage())  # type: ignore[arg-type]
+        made.scorer = scorer
         return made
 
     return make

@@ -14,7 +14,10 @@ from quantbooth.errors import UserError
 from quantbooth.quant.scale_search import MSE
 from quantbooth.quant.scale_sets import Parts
 from quantbooth.run.run import Run
+from quantbooth.stages.evaluation import Scorer
 from quantbooth.stages.tuners import IdentifierTuner, ScaleTuner
+from quantbooth.toyworld.judges import load_locator
+from quantbooth.toyworld.shipped import judges_folder
 
 MakePlan = Callable[..., Run]
 ROLES = ("quantized_base", "prior", "tuned", "before", "after", "scores")
@@ -160,7 +163,7 @@ def test_without_prior_preservation_the_sampler_does_not_decide_what_is_learned(
 
 def test_another_scorer_scores_anew_and_draws_nothing_anew(plan: MakePlan, default: dict[str, str]) -> None:
     other = plan()
-    other.scorer.encoder.name = "another encoder"  # type: ignore[misc]
+    other.scorer = Scorer(other.scorer.encoder, load_locator(judges_folder()))
     assert differing(default, names(other)) == {"scores"}
 
 

@@ -12,6 +12,7 @@ from quantbooth.run.run import Run
 MakePlan = Callable[..., Run]
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [

@@ -168,6 +168,7 @@ def test_a_background_masked_out_is_grey_in_pictures_and_references(tmp_path: Pa
     assert [row["local_clip_i"] for row in known] == pytest.approx(expected.tolist(), abs=1e-5)
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_a_background_that_no_locator_tells_is_refused_before_work() -> None:
     told = (
         r"^scorer\.background=false needs a locator that tells the subject's pixels, whole image does not; choose toy"
@@ -186,7 +187,7 @@ def test_sentences_and_references_are_encoded_once(tmp_path: Path) -> None:
 
 
 def test_every_metric_says_what_it_was_measured_with() -> None:
-    told = Scorer(Colours(), Corner(), object(), Edges(), background=False).measured_with  # type: ignore[arg-type]
+    told = Scorer(Colours(), Corner(), load_oracle(judges_folder()), Edges(), background=False).measured_with
     assert told["clip_t"] == "mean colours: picture with prompt, the class word alone for the subject"
     assert told["local_clip_i"] == "mean colours: the same on regions by corner, background grey"
     assert told["local_dino"].startswith("edges: ")

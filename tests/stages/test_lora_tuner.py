@@ -98,6 +98,7 @@ def test_experts_trained_apart_become_rows_in_their_order(small_base: Base) -> N
     assert all((rows.flatten(1) == torch.arange(3.0)[:, None]).all() for rows in joined.values())
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -147,6 +147,7 @@ def test_beta_falls_along_a_line_after_the_warm_up() -> None:
     assert schedule.beta_at(100) == 2
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -95,6 +95,7 @@ def test_the_same_seed_learns_the_same_and_scales_stay_positive(made: tuple[nn.M
     assert all(float(scale.min()) > 0 for scale in one.values())
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     ("change", "message"),
     [

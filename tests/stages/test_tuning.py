@@ -157,6 +157,7 @@ def test_a_loss_that_is_no_number_ends_the_run(new_stage: MakeStage, examples: E
         fit(new_stage(seen=broken))
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     ("change", "message"),
     [

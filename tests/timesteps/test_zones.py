@@ -44,6 +44,7 @@ def test_equal_zones_are_the_floor_rule_of_tuneqdm(count: int) -> None:
     assert torch.equal(equal_zones(count, 1000).index(t) - 1, t * count // 1000)
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     ("borders", "message"),
     [

@@ -1,7 +1,5 @@
 """Held-out figures with judges that know the truth or err on purpose."""
 
-from typing import cast
-
 import numpy as np
 import pytest
 import torch
@@ -11,7 +9,7 @@ from torch.nn.functional import one_hot
 from quantbooth.toyworld.judge_figures import distinct_groups, locator_figures, oracle_figures, scorer_figures
 from quantbooth.toyworld.judge_pools import ScenePool, random_scenes, render_pool, subject_scenes
 from quantbooth.toyworld.judge_truth import ORACLE_NAMES, answers, scorer_words
-from quantbooth.toyworld.judges import Oracle, ToyLocator, ToyScorer
+from quantbooth.toyworld.judges import ToyScorer
 from quantbooth.toyworld.subjects import SUBJECTS
 
 
@@ -51,14 +49,14 @@ class SeesStars(Truth):
 
 
 def test_the_truth_has_perfect_figures(pool: ScenePool) -> None:
-    figures = oracle_figures(cast(Oracle, Truth(pool)), pool)
+    figures = oracle_figures(Truth(pool), pool)
     assert figures.pop("emblem_false_positives") == 0
     assert set(figures.values()) == {1.0}
-    assert set(locator_figures(cast(ToyLocator, Truth(pool)), pool).values()) == {1.0}
+    assert set(locator_figures(Truth(pool), pool).values()) == {1.0}
 
 
 def test_emblem_recall_and_false_positives_count_different_pictures(pool: ScenePool) -> None:
-    figures = oracle_figures(cast(Oracle, SeesStars(pool)), pool)
+    figures = oracle_figures(SeesStars(pool), pool)
     emblems = [scene.emblem for scene in pool.scenes]
     marked = [emblem for emblem in emblems if emblem]
     assert figures["emblem_false_positives"] == 1.0

@@ -20,7 +20,7 @@ MASK = "_mask"
 
 def photo_subject(
     path: str,
-    class_word: str,
+    class_word: str | None,
     identifier: str,
     live: bool,
     resolution: int,

@@ -145,7 +145,7 @@ def _placed(path: Path, tensors: Mapping[str, Tensor], names: Names) -> dict[Pla
     return placed
 
 
-def _fitted(layer: nn.Module, down: Tensor, up: Tensor, scale: float) -> Factors:
+def _fitted(layer: nn.Module, down: Tensor, up: Tensor, scale: float) -> tuple[Tensor, Tensor]:
     """A and B in the layer's form: files write a 1 x 1 convolution's with its 1 x 1 or without."""
     down, up = (tensor.flatten(1) if tensor.shape[2:] == (1, 1) else tensor for tensor in (down, up))
     is_convolution = len(form_of(layer).inputs) == 3

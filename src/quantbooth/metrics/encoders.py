@@ -36,7 +36,7 @@ class Encoder(ImageEncoder, ABC):
         """Unit-length features of sentences."""
 
 
-def check_pictures(pictures: Float[Tensor, "b 3 h w"]) -> None:
+def check_pictures(pictures: Tensor) -> None:
     """Refuse anything but float pictures [b, 3, h, w] with values in [0, 1].
 
     Raises:

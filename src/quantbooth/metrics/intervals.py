@@ -47,7 +47,7 @@ def relative_increase(
 
     def increase(
         one: Float[np.ndarray, "..."], other: Float[np.ndarray, "..."], axis: int = -1
-    ) -> Float[np.ndarray, "..."]:
+    ) -> Float[np.ndarray, "..."] | float:
         return one.mean(axis=axis) / other.mean(axis=axis) - 1
 
     found = bootstrap(

@@ -82,7 +82,7 @@ def drift(base: Float[Tensor, "b d"], tuned: Float[Tensor, "b d"]) -> Float[Tens
 
 
 def subject_score(
-    probabilities: dict[str, Float[Tensor, "b n"]], names: dict[str, tuple[str, ...]], attributes: dict[str, str]
+    probabilities: dict[str, Float[Tensor, "b _n"]], names: dict[str, tuple[str, ...]], attributes: dict[str, str]
 ) -> Float[Tensor, "b"]:
     """Mean probability an oracle gives to the asked value of every attribute.
 

@@ -38,8 +38,10 @@ __all__ = [
 ]
 
 Sets = dict[str, Float[Tensor, "sets ..."]]
-Factors = tuple[Float[Tensor, "r ..."], Float[Tensor, "out r"]]
+Factors = tuple[Float[Tensor, "_r ..."], Float[Tensor, "_out _r"]]
 """A and B of one layer, the scale in B."""
+Stacked = tuple[Float[Tensor, "sets _r ..."], Float[Tensor, "sets _out _r"]]
+"""A and B of one layer for all sets; whether they fit each other and the layer is for `require_shapes` to say."""
 ATTENTION = ("*.to_q", "*.to_k", "*.to_v", "*.to_out.0")
 """What is adapted usually: attention's projections, as the authors of LoRA and diffusers' training do."""
 
@@ -180,7 +182,7 @@ def likeness(model: nn.Module, names: Sequence[str], count: int, rank: int) -> S
     return made
 
 
-def pairs(sets: Mapping[str, Tensor]) -> dict[str, Factors]:
+def pairs(sets: Mapping[str, Tensor]) -> dict[str, Stacked]:
     """A and B of all sets by layer.
 
     Raises:
@@ -204,7 +206,7 @@ def _shapes(layer: nn.Module, name: str, rank: int) -> tuple[torch.Size, torch.S
     return torch.Size(down), torch.Size(up)
 
 
-def require_shapes(layer: nn.Module, name: str, pair: Factors, what: str) -> None:
+def require_shapes(layer: nn.Module, name: str, pair: tuple[Tensor, Tensor], what: str) -> None:
     """Refuse A and B of one set that are not those of the layer, whatever their rank.
 
     Raises:

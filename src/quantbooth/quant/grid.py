@@ -59,8 +59,8 @@ def quantize(
 
 def dequantize(
     codes: UInt8[Tensor, "out *rest"],
-    scale: Float[Tensor, " out"],
-    zero: Shaped[Tensor, " out"],
+    scale: Float[Tensor, "out *ones"],
+    zero: Shaped[Tensor, "out *ones"],
     dtype: torch.dtype = torch.float32,
 ) -> Float[Tensor, "out *rest"]:
     """Return w' = (q - z) * s, formed in `dtype`; q - z is exact in every float type, so w' is rounded once."""

@@ -8,7 +8,7 @@ dequantization W = s0 (q - z) g_in and so acts on whole numbers that are there a
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from typing import Self
+from typing import TypeVar
 
 import torch
 from jaxtyping import Float, UInt8
@@ -24,6 +24,7 @@ from quantbooth.quant.scale_search import ScaleSearch
 from quantbooth.quant.selection import Selection
 
 Pair = int | tuple[int, ...]
+Made = TypeVar("Made", bound="QuantizedLayer")  # not Self, which no checker of single methods can read
 
 
 class QuantizedLayer(nn.Module, ABC):
@@ -61,8 +62,12 @@ class QuantizedLayer(nn.Module, ABC):
     @classmethod
     @abstractmethod
     def like(
-        cls, layer: nn.Module, bits: int, device: torch.device | str | None = None, split: tuple[int, ...] = ()
-    ) -> Self:
+        cls: type[Made],
+        layer: nn.Module,
+        bits: int,
+        device: torch.device | str | None = None,
+        split: tuple[int, ...] = (),
+    ) -> Made:
         """Return an empty quantized layer with the form of a float one, its inputs in parts where `split` says so.
 
         Raises:
@@ -71,7 +76,7 @@ class QuantizedLayer(nn.Module, ABC):
         """
 
     @classmethod
-    def from_float(cls, layer: nn.Module, search: ScaleSearch, split: tuple[int, ...] = ()) -> Self:
+    def from_float(cls: type[Made], layer: nn.Module, search: ScaleSearch, split: tuple[int, ...] = ()) -> Made:
         """Quantize a float layer to the nearest codes, with the scales that `search` finds; the bias is copied."""
         weight = layer.get_parameter("weight").detach()
         made = cls.like(layer, search.grid.bits, weight.device, split)
@@ -80,12 +85,12 @@ class QuantizedLayer(nn.Module, ABC):
         return made.fill_(codes, scale, zero, layer.bias)
 
     def fill_(
-        self,
+        self: Made,
         codes: UInt8[Tensor, "out ..."],
         scale: Float[Tensor, "*parts out"],
         zero: Float[Tensor, "*parts out"],
         bias: object,
-    ) -> Self:
+    ) -> Made:
         """Stand for (q - z) * s0, with a copy of the bias where it is a tensor; return the layer itself."""
         self.codes, self.scale, self.zero = self.form.store(codes), scale, zero.to(torch.uint8)
         if isinstance(bias, Tensor):
@@ -150,7 +155,7 @@ class QuantizedLinear(QuantizedLayer):
     @classmethod
     def like(
         cls, layer: nn.Module, bits: int, device: torch.device | str | None = None, split: tuple[int, ...] = ()
-    ) -> Self:
+    ) -> "QuantizedLinear":
         """Return an empty layer with the form of an nn.Linear."""
         if not isinstance(layer, nn.Linear):
             raise TypeError(f"layer must be an nn.Linear, got {type(layer).__name__}")
@@ -191,7 +196,7 @@ class QuantizedConv2d(QuantizedLayer):
     @classmethod
     def like(
         cls, layer: nn.Module, bits: int, device: torch.device | str | None = None, split: tuple[int, ...] = ()
-    ) -> Self:
+    ) -> "QuantizedConv2d":
         """Return an empty layer with the form of an nn.Conv2d; it must pad with zeros, on both sides alike."""
         if not isinstance(layer, nn.Conv2d):
             raise TypeError(f"layer must be an nn.Conv2d, got {type(layer).__name__}")

@@ -18,7 +18,7 @@ from quantbooth.quant.layers import QuantizedLayer, quantized_layers
 from quantbooth.quant.named import require_fit
 from quantbooth.quant.selection import Selection
 
-Sets = dict[str, Float[Tensor, "sets n"]]
+Sets = dict[str, Float[Tensor, "sets _n"]]
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ def read(model: nn.Module) -> Sets:
 
 
 @torch.no_grad()
-def load_(model: nn.Module, values: Mapping[str, Float[Tensor, "sets n"]]) -> None:
+def load_(model: nn.Module, values: Mapping[str, Float[Tensor, "sets _n"]]) -> None:
     """Set the attached numbers; names and shapes must be those of the model, all of them.
 
     Raises:
@@ -117,8 +117,8 @@ def load_(model: nn.Module, values: Mapping[str, Float[Tensor, "sets n"]]) -> No
         numbers.copy_(values[name])
 
 
-def stack(parts: Sequence[Mapping[str, Float[Tensor, "sets n"]]]) -> Sets:
-    """Join sets tuned apart: [K1, n], [K2, n], ... become [K1 + K2 + ..., n], in this order.
+def stack(parts: Sequence[Mapping[str, Float[Tensor, "_sets ..."]]]) -> dict[str, Float[Tensor, "_sets ..."]]:
+    """Join sets, or adapters, tuned apart: [K1, ...], [K2, ...], ... become [K1 + K2 + ..., ...], in this order.
 
     Raises:
         ValueError: when there is nothing to join.
@@ -133,7 +133,7 @@ def stack(parts: Sequence[Mapping[str, Float[Tensor, "sets n"]]]) -> Sets:
     return {name: torch.cat([part[name] for part in parts]) for name in first}
 
 
-def unstack(sets: Mapping[str, Float[Tensor, "sets n"]], parts: int) -> list[Sets]:
+def unstack(sets: Mapping[str, Float[Tensor, "_sets ..."]], parts: int) -> list[dict[str, Float[Tensor, "_sets ..."]]]:
     """Part stacked sets into as many of equal size; the inverse of `stack` of such.
 
     Raises:

@@ -5,7 +5,7 @@ is set k. Choose before the forward, and leave it alone until the backward is ov
 again there.
 """
 
-from typing import Any, Self
+from typing import Any
 
 import torch
 from jaxtyping import Int64
@@ -23,7 +23,7 @@ class Selection:
         self._index: Tensor | None = None
         self._largest = 0
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Selection":
         return self
 
     def choose(self, index: Int64[Tensor, " b"]) -> None:

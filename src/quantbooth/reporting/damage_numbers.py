@@ -61,7 +61,7 @@ def _setting(study: DamageStudy, damage: Damage) -> Row:
 def _errors(zone: str, rows: pd.DataFrame) -> Row:
     found = {name: _mean(rows[name]) for name in ("float_error", "error", "deviation")}
     found["added"] = _mean(rows["error"] - rows["float_error"])
-    found["relative"] = relative_increase(rows["error"], rows["float_error"], _rng())
+    found["relative"] = relative_increase(rows["error"].to_numpy(), rows["float_error"].to_numpy(), _rng())
     return {f"{zone}_{name}": value for key, spread in found.items() for name, value in _named(key, spread)}
 
 

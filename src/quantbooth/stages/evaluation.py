@@ -67,7 +67,6 @@ class EvaluationStage(LightningModule):
         encoders = [self.scorer.encoder, *([self.scorer.dino] if self.scorer.dino else [])]
         self.references = [(one.images(references), one.images(regions.pictures)) for one in encoders]
 
-    @torch.no_grad()
     def test_step(self, places: list[int]) -> None:
         requests = [self.requests[place] for place in places]
         for score, chosen in (

@@ -1,7 +1,7 @@
 """Latents of pictures: encoded once and kept, or encoded whenever they are asked for; the numbers are the same."""
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -12,6 +12,7 @@ __all__ = ["Anew", "Encode", "Latents", "once"]
 Encode = Callable[[Float[Tensor, "b 3 h w"]], Float[Tensor, "b c hl wl"]]
 
 
+@runtime_checkable
 class Latents(Protocol):
     """Latents by place; a tensor is one."""
 
@@ -35,4 +36,4 @@ class Anew:
 
 def once(latents: Anew) -> Float[Tensor, "n c hl wl"]:
     """All of them, to be kept."""
-    return latents[torch.arange(len(latents))] if len(latents) else torch.empty(0)
+    return latents[torch.arange(len(latents))] if len(latents) else torch.empty(0, 0, 0, 0)

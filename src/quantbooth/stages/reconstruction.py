@@ -25,7 +25,7 @@ from quantbooth.quant.rounding import LearnedRounding
 
 __all__ = ["Reconstruction", "UnitStage"]
 
-Codes = dict[str, UInt8[Tensor, "out ..."]]
+Codes = dict[str, UInt8[Tensor, "_out ..."]]
 
 
 @dataclass(frozen=True)

@@ -62,7 +62,7 @@ class SameNoise(LightningModule):
 
 
 def right_answers(
-    probabilities: Mapping[str, Float[Tensor, "b n"]],
+    probabilities: Mapping[str, Float[Tensor, "b _n"]],
     names: Mapping[str, tuple[str, ...]],
     asked: Sequence[Mapping[str, str]],
 ) -> list[dict[str, float]]:

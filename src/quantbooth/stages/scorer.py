@@ -1,6 +1,6 @@
 """The scorer: the judges whose figures may stand in one table, and what each metric is measured with."""
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -13,9 +13,10 @@ from quantbooth.toyworld.judge_files import fingerprint
 
 __all__ = ["Oracle", "Probabilities", "Scorer"]
 
-Probabilities = dict[str, Float[Tensor, "b n"]]
+Probabilities = dict[str, Float[Tensor, "b _n"]]
 
 
+@runtime_checkable
 class Oracle(Protocol):
     """Knows the truth of a world: what is in a picture, attribute by attribute."""
 

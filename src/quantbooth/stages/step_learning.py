@@ -26,7 +26,7 @@ from quantbooth.quant.activations import ActivationQuantizer
 
 __all__ = ["StepRecipe", "StepStage"]
 
-Scales = dict[str, Float[Tensor, " parts"]]
+Scales = dict[str, Float[Tensor, " _parts"]]
 
 
 @dataclass(frozen=True)

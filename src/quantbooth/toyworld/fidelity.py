@@ -37,7 +37,7 @@ def held_out_captions(count: int, seed: int) -> list[HeldOut]:
 
 
 def accuracies(
-    probabilities: Mapping[str, Float[Tensor, "b n"]],
+    probabilities: Mapping[str, Float[Tensor, "b _n"]],
     names: Mapping[str, tuple[str, ...]],
     asked: Sequence[Mapping[str, str]],
 ) -> dict[str, float]:

@@ -1,20 +1,39 @@
 """How good the judges are on held-out scenes: the figures of their model card."""
 
+from collections.abc import Mapping
+from typing import Protocol, runtime_checkable
+
 import numpy as np
 import torch
-from jaxtyping import Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from quantbooth.metrics.locators import box_overlap, boxes_of_masks, mask_overlap
 from quantbooth.toyworld.judge_pools import ScenePool, pictures
 from quantbooth.toyworld.judge_truth import answers, full_caption
-from quantbooth.toyworld.judges import Oracle, ToyLocator, ToyScorer
+from quantbooth.toyworld.judges import ToyScorer
 from quantbooth.toyworld.world import PATTERNS, Scene
 
 __all__ = ["distinct_groups", "locator_figures", "oracle_figures", "scorer_figures"]
 
 GROUP = 100
 CHUNK = 256
+
+
+@runtime_checkable
+class Names(Protocol):
+    """What an oracle does here."""
+
+    def probabilities(self, pictures: Float[Tensor, "b 3 h w"]) -> Mapping[str, Float[Tensor, "b _n"]]: ...
+
+
+@runtime_checkable
+class Finds(Protocol):
+    """What a locator has and does here."""
+
+    least: int
+
+    def masks(self, pictures: Float[Tensor, "b 3 h w"]) -> Bool[Tensor, "b h w"]: ...
 
 
 @torch.inference_mode()
@@ -43,7 +62,7 @@ def distinct_groups(scenes: tuple[Scene, ...]) -> list[Int64[Tensor, "100"]]:
 
 
 @torch.inference_mode()
-def locator_figures(locator: ToyLocator, pool: ScenePool) -> dict[str, float]:
+def locator_figures(locator: Finds, pool: ScenePool) -> dict[str, float]:
     """Mean overlap of found and true masks and of their square boxes, and the share of pictures with a find."""
     masks = torch.cat([locator.masks(part) for part in pictures(pool, slice(None)).split(CHUNK)])
     found, true = boxes_of_masks(masks, locator.least), boxes_of_masks(pool.masks, locator.least)
@@ -55,7 +74,7 @@ def locator_figures(locator: ToyLocator, pool: ScenePool) -> dict[str, float]:
 
 
 @torch.inference_mode()
-def oracle_figures(oracle: Oracle, pool: ScenePool) -> dict[str, float]:
+def oracle_figures(oracle: Names, pool: ScenePool) -> dict[str, float]:
     """Accuracy per attribute; emblems named right of those there; emblems seen in pictures without one."""
     parts = [oracle.probabilities(part) for part in pictures(pool, slice(None)).split(CHUNK)]
     goals = answers(pool.scenes)

@@ -78,7 +78,7 @@ def mask_loss(logits: Float[Tensor, "b h w"], goal: Float[Tensor, "b h w"]) -> F
 
 
 def attribute_loss(
-    logits: Mapping[str, Float[Tensor, "b n"]], goals: Mapping[str, Int64[Tensor, "b"]]
+    logits: Mapping[str, Float[Tensor, "b _n"]], goals: Mapping[str, Int64[Tensor, "b"]]
 ) -> Float[Tensor, ""]:
     """Sum over attributes of the cross-entropy; the emblem, smallest of all, counts twice."""
     losses = {name: cross_entropy(logits[name], goal) for name, goal in goals.items()}

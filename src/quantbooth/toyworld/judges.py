@@ -119,13 +119,13 @@ class Oracle(nn.Module):
         heads = {attribute: nn.Linear(2 * widths[-1], len(values)) for attribute, values in self.names.items()}
         self.heads = nn.ModuleDict(heads)
 
-    def logits(self, pictures: Float[Tensor, "b 3 h w"]) -> dict[str, Float[Tensor, "b n"]]:
+    def logits(self, pictures: Float[Tensor, "b 3 h w"]) -> dict[str, Float[Tensor, "b _n"]]:
         """Unnormalized log-probabilities per attribute."""
         check_size(pictures, self.kind)
         features = pooled(self.tower(pictures)[-1])
         return {attribute: head(features) for attribute, head in self.heads.items()}
 
-    def probabilities(self, pictures: Float[Tensor, "b 3 h w"]) -> dict[str, Float[Tensor, "b n"]]:
+    def probabilities(self, pictures: Float[Tensor, "b 3 h w"]) -> dict[str, Float[Tensor, "b _n"]]:
         """Probabilities per attribute, in the order of `names`."""
         return {attribute: logits.softmax(dim=1) for attribute, logits in self.logits(pictures).items()}
 
