@@ -69,8 +69,8 @@ def drawn(cfg: DictConfig) -> tuple[np.ndarray, Any, torch.Tensor]:
     plan = Plan(cfg)
     folder = plan.images(plan.recipe.steps).require()
     request = read_requests(folder)[0]
-    unet = plan.untuned_base().unet.config
-    noise = quantbooth.initial_noise([request.prompt], [request.seed], (unet.in_channels, 8, 8))
+    denoiser = plan.untuned_base().denoiser.config
+    noise = quantbooth.initial_noise([request.prompt], [request.seed], (denoiser.in_channels, 8, 8))
     return pixels(folder / request.file), request, noise
 
 
@@ -138,7 +138,7 @@ def test_adapters_alone_draw_our_pictures_on_the_float_base(
             "^export.format=lora writes adapters that were tuned; choose tuner=lora or tuner=qlora for it$",
         ),
         ((*METHODS["lora"], "export.step=0"), "^export.format=lora writes adapters that were tuned"),
-        (METHODS["s2-qlora"], "^strategy s2 has 3 unets, one file holds one; choose"),
+        (METHODS["s2-qlora"], "^strategy s2 has 3 denoisers, one file holds one; choose"),
         ((*METHODS["s2-qlora"], "export.merged=true"), "no place for what export.merged=true makes; choose export.fo"),
         ((*METHODS["lora"], "tuner.identifier=true"), "export.format=lora has no place for a learned identifier"),
     ],
@@ -195,7 +195,7 @@ def test_a_single_file_and_the_untuned_base(configure: Configure, base_folder: P
             ("export.format=safetensors", "export.merged=true"),
             r"^export\.format=safetensors has no place for a learned ",
         ),
-        (("strategy=s2", "export.format=safetensors"), r"^strategy s2 has 3 unets, one file holds one; choose "),
+        (("strategy=s2", "export.format=safetensors"), r"^strategy s2 has 3 denoisers, one file holds one; choose "),
         (("seed=7",), r"^no scale_sets for these settings in .*; make it with quantbooth-tune and the same options$"),
     ],
 )

@@ -184,7 +184,7 @@ def test_float_and_quantized_start_from_different_pictures(plan: MakePlan) -> No
     assert full.quantized_base is None
     assert (quantized.method, full.method) == ("baseline", "float")
     assert names(quantized)["before"] != names(full)["before"]
-    assert (quantized.tuned.kind, full.tuned.kind) == ("scale_sets", "tuned_unet")
+    assert (quantized.tuned.kind, full.tuned.kind) == ("scale_sets", "tuned_weights")
 
 
 def test_another_tuner_says_its_name_in_tables(plan: MakePlan) -> None:

@@ -108,10 +108,10 @@ def test_a_mixed_batch_gives_every_row_its_own_subjects_unet(configure: Configur
     t, whose = torch.tensor([100, 500, 900, 500, 100, 500]), torch.tensor([2, 0, 1, 1, 0, 2])
     route.choose(whose)
     with torch.no_grad():
-        mixed = base.unet(x, t, encoder_hidden_states=text).sample
-        apart = [plan.tuned_base(4).unet for plan in plans]
+        mixed = base.denoiser(x, t, encoder_hidden_states=text).sample
+        apart = [plan.tuned_base(4).denoiser for plan in plans]
         for i in range(6):
-            rows = [unet(x[i][None], t[i], encoder_hidden_states=text[i][None]).sample[0] for unet in apart]
+            rows = [denoiser(x[i][None], t[i], encoder_hidden_states=text[i][None]).sample[0] for denoiser in apart]
             distances = [float((mixed[i] - row).abs().max()) for row in rows]
             assert distances[whose[i]] < 1e-5
             assert min(distance for place, distance in enumerate(distances) if place != whose[i]) > 1e-4

@@ -12,11 +12,10 @@ from typing import Any
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig
-from torch import nn
 
 from quantbooth.artifacts.calibration_set import CalibrationSet
 from quantbooth.artifacts.progress import Progress
-from quantbooth.artifacts.quantized_base import WEIGHTS, write_blocks, write_quantized_unet
+from quantbooth.artifacts.quantized_base import WEIGHTS, write_blocks, write_quantized_denoiser
 from quantbooth.calibration_plan import CalibrationPlan
 from quantbooth.cli import command
 from quantbooth.config import build
@@ -25,7 +24,6 @@ from quantbooth.data.options import flag
 from quantbooth.diffusion.base import Base
 from quantbooth.diffusion.pretrained import load_base
 from quantbooth.diffusion.quantized_attention import Bits
-from quantbooth.diffusion.shortcuts import concatenations
 from quantbooth.diffusion.units import Unit
 from quantbooth.errors import UserError
 from quantbooth.plan import Plan
@@ -46,9 +44,9 @@ __all__ = ["calibrate", "main"]
 
 @dataclass(frozen=True)
 class Made:
-    """A quantized unet, which of its layers and attentions are, figures of it, and the errors of its blocks, if any."""
+    """A base with a quantized denoiser, which layers and attentions are, figures, and the errors of blocks, if any."""
 
-    unet: nn.Module
+    base: Base
     replaced: list[Replaced]
     figures: dict[str, float | str]
     blocks: list[dict[str, Any]]
@@ -56,7 +54,7 @@ class Made:
 
 
 def calibrate(cfg: DictConfig) -> Path:
-    """Quantize the unet of the base; return the folder of the quantized base."""
+    """Quantize the denoiser of the base; return the folder of the quantized base."""
     plan = Plan(cfg)
     if plan.quantized_base is None:
         raise UserError("quant=fp keeps the base as it is: there is nothing to calibrate")
@@ -78,7 +76,7 @@ def calibrate(cfg: DictConfig) -> Path:
                 made = as_learned(plan, search, recipe, items, progress)
             if items is not None and steps is not None:
                 made = with_activations(plan, made, steps, items, Progress(progress.folder / "activations"))
-            write_quantized_unet(draft.path, made.unet, made.replaced, made.attention)
+            write_quantized_denoiser(draft.path, made.base.denoiser, made.replaced, made.attention)
             write_blocks(draft.path, made.blocks)
         draft.measured.update(
             layers=len(made.replaced),
@@ -95,14 +93,15 @@ def float_base(plan: Plan) -> Base:
     return load_base(plan.base_folder, plan.settings["base"]["name"])
 
 
-def layers(plan: Plan, unet: nn.Module) -> tuple[list[str], Any]:
+def layers(plan: Plan, base: Base) -> tuple[list[str], Any]:
     """Names of the layers to quantize, and the splits of some."""
-    names = matching(unet, plan.cfg.quant.include, plan.cfg.quant.exclude)
-    return names, concatenations(unet) if plan.cfg.quant.split else NO_SPLITS
+    excluded = base.float_layers if plan.cfg.quant.exclude is None else plan.cfg.quant.exclude
+    names = matching(base.denoiser, plan.cfg.quant.include, excluded)
+    return names, base.skip_splits() if plan.cfg.quant.split else NO_SPLITS
 
 
 def draw_set(plan: Plan, seen: CalibrationPlan) -> None:
-    """Make what the unet is run on, once per base and choice of it."""
+    """Make what the denoiser is run on, once per base and choice of it."""
     if seen.item.find():
         return
     trainer = build(plan.cfg.trainer, Trainer, logger=False, callbacks=[Bar(f"drawing {seen.item.label}")])
@@ -119,29 +118,29 @@ def draw_set(plan: Plan, seen: CalibrationPlan) -> None:
 
 def to_nearest(plan: Plan, search: ScaleSearch) -> Made:
     """Every weight to the nearest code, layer by layer."""
-    unet = float_base(plan).unet
-    names, splits = layers(plan, unet)
-    stage = CalibrationStage(unet, search, splits)
+    base = float_base(plan).denoiser_alone
+    names, splits = layers(plan, base)
+    stage = CalibrationStage(base.denoiser, search, splits)
     bar = Bar(f"quantizing {plan.quant_name}")  # scales of activations may be learned through what is made here
     trainer = build(plan.cfg.trainer, Trainer, logger=False, inference_mode=False, callbacks=[bar])
     trainer.predict(stage, stage.loader(names), return_predictions=False)
     mean = sum(stage.errors.values()) / len(stage.errors)
-    return Made(unet, stage.replaced, {"mean_weight_error": mean}, [])
+    return Made(base, stage.replaced, {"mean_weight_error": mean}, [])
 
 
 def as_learned(
     plan: Plan, search: ScaleSearch, recipe: Reconstruction, items: CalibrationSet, progress: Progress
 ) -> Made:
     """Rounding learned block by block; a run that was stopped goes on at its block."""
-    unet = float_base(plan).unet
-    names, splits = layers(plan, unet)
+    base = float_base(plan).denoiser_alone
+    names, splits = layers(plan, base)
     logger = build(plan.cfg.logger, Logger, run=progress.folder.name)
 
     def trainer(what: str) -> Trainer:
         return build(plan.cfg.trainer, Trainer, logger=False, max_steps=recipe.iterations, callbacks=[Bar(what)])
 
-    unet.to(trainer("").strategy.root_device)
-    rounding = BlockRounding(unet, names, splits, search, recipe, items, trainer)
+    base.denoiser.to(trainer("").strategy.root_device)
+    rounding = BlockRounding(base, names, splits, search, recipe, items, trainer)
     blocks: list[dict[str, Any]] = []
 
     def note(number: int, outcome: Outcome) -> None:
@@ -173,14 +172,14 @@ def with_activations(plan: Plan, made: Made, recipe: StepRecipe, items: Calibrat
         logger.log_metrics({f"block/{name}": error for name, error in errors.items()}, step=number)
 
     device = trainer("").strategy.root_device
-    made.unet.to(device)
+    made.base.denoiser.to(device)
     try:
-        work = BlockSteps(made.unet, plan.activations, recipe, items, trainer)
-        attention = work.run(progress, lambda: float_base(plan).unet.to(device), note)
+        work = BlockSteps(made.base, plan.activations, recipe, items, trainer)
+        attention = work.run(progress, lambda: float_base(plan).denoiser_alone, note)
     finally:
         close(logger)
     told = {"activations": f"simulated integers of {bits} bits, softmax {f'{softmax} bits' if softmax else 'float'}"}
-    replaced = with_inputs(made.unet, made.replaced, bits)
+    replaced = with_inputs(made.base.denoiser, made.replaced, bits)
     return replace(
         made, replaced=replaced, figures={**made.figures, **told}, blocks=list(blocks.values()), attention=attention
     )

@@ -77,7 +77,7 @@ def computed(settings: Mapping[str, Any]) -> dict[str, str]:
 
 
 class CalibrationPlan:
-    """What the unet will be run on while its quantization is learned; wrong options are refused here.
+    """What the denoiser will be run on while its quantization is learned; wrong options are refused here.
 
     Raises:
         UserError: for an option that is not offered, no prompts, or a source without its pictures.

@@ -12,7 +12,7 @@ from quantbooth.artifacts.damage import KIND, Record
 from quantbooth.artifacts.fingerprint import file_fingerprint
 from quantbooth.artifacts.item import Item
 from quantbooth.artifacts.manifest import open_artifact
-from quantbooth.artifacts.quantized_base import read_quantized_unet
+from quantbooth.artifacts.quantized_base import read_quantized_denoiser
 from quantbooth.artifacts.store import Store
 from quantbooth.calibration_plan import activation_bits, computed, used
 from quantbooth.config import build, plain
@@ -104,13 +104,13 @@ class DamagePlan:
         return Item(self.store, KIND, label, "quantbooth-damage", identity, parents)
 
     def base(self, quantized: Path | None) -> Base:
-        """The base, its unet quantized when the folder of a quantized base is given.
+        """The base, its denoiser quantized when the folder of a quantized base is given.
 
         Raises:
             UserError: when base.timesteps are not the base's.
         """
-        unet = None if quantized is None else read_quantized_unet(quantized, self.base_folder)
-        base = load_base(self.base_folder, self.base_settings["name"], unet)
+        denoiser = None if quantized is None else read_quantized_denoiser(quantized, self.base_folder)
+        base = load_base(self.base_folder, self.base_settings["name"], denoiser)
         if base.timesteps != self.measurement.zones.timesteps:
             raise UserError(f"base.timesteps must be {base.timesteps}, got {self.measurement.zones.timesteps}")
         return base
@@ -121,8 +121,8 @@ class DamagePlan:
         return Record(
             base=self.base_settings["name"],
             zones={zone.name: [zone.start, zone.stop] for zone in measurement.zones.zones},
-            layers=sum(1 for _ in quantized_layers(base.unet)),
-            left_float=[name for name, layer in base.unet.named_modules() if type(layer) in KINDS],
+            layers=sum(1 for _ in quantized_layers(base.denoiser)),
+            left_float=[name for name, layer in base.denoiser.named_modules() if type(layer) in KINDS],
             file_bytes=file_bytes,
             held_out=measurement.questions.name,
             seed=measurement.seed,

@@ -14,6 +14,7 @@ from quantbooth.artifacts.scores import Record, write_scores
 from quantbooth.cli import command
 from quantbooth.config import build
 from quantbooth.data.draws import place_loader
+from quantbooth.diffusion.pretrained import float_bytes
 from quantbooth.plan import Plan
 from quantbooth.stages.evaluation import EvaluationStage
 from quantbooth.stages.progress import Bar
@@ -56,7 +57,7 @@ def record_of(plan: Plan, step: int, images: Path) -> Record:
     costs["base_file_bytes"] = (
         quantized.measured["file_bytes"]
         if quantized
-        else _unet_bytes(plan.base_folder, plan.settings["base"]["unet_bits"])
+        else float_bytes(plan.base_folder, plan.settings["base"]["stored_bits"])
     )
     return Record(
         method=plan.method if step else "base",
@@ -71,12 +72,6 @@ def record_of(plan: Plan, step: int, images: Path) -> Record:
         images=str(images.relative_to(plan.store.root)),
         run=tuned.name if tuned else (quantized.name if quantized else "float base"),
     )
-
-
-def _unet_bytes(base_folder: Path, bits: int) -> int:
-    """Size of the float unet at 32 bits, whatever precision its file is kept in."""
-    stored = sum(file.stat().st_size for file in (base_folder / "unet").glob("*.safetensors"))
-    return stored * 32 // bits
 
 
 main = command(evaluate, "quantbooth", together=evaluate_all)

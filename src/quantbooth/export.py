@@ -1,8 +1,8 @@
 """quantbooth-export: what was tuned as files for other tools, float weights with a model card beside them.
 
-quantbooth-export subject=toy_mug strategy=s2                        # a folder for diffusers, a unet for each zone
-quantbooth-export subject=toy_mug strategy=s2 export.merged=true     # one unet for all zones, its error measured
-quantbooth-export subject=toy_mug export.format=safetensors          # the unet alone, one file
+quantbooth-export subject=toy_mug strategy=s2                        # a folder for diffusers, a denoiser for each zone
+quantbooth-export subject=toy_mug strategy=s2 export.merged=true     # one denoiser for all zones, its error measured
+quantbooth-export subject=toy_mug export.format=safetensors          # the denoiser alone, one file
 quantbooth-export subject=toy_mug method=qlora export.format=lora    # the adapters alone, as diffusers loads them
 quantbooth-export subject=toy_mug export.step=0                      # the quantized base itself
 """
@@ -21,7 +21,7 @@ from quantbooth.cli import command
 from quantbooth.config import build, plain
 from quantbooth.data.options import flag, place, whole
 from quantbooth.diffusion.base import Base
-from quantbooth.diffusion.exported import MAIN, Unets, float_unet, write_lora, write_pipeline, write_unet
+from quantbooth.diffusion.exported import Denoisers, float_denoiser, write_lora, write_pipeline, write_weights
 from quantbooth.errors import UserError
 from quantbooth.plan import Plan
 from quantbooth.quant import adapters
@@ -67,7 +67,7 @@ def export(cfg: DictConfig) -> Path:
     merging = Merging(stretches, plan.strategy.served)
     if options.format != FORMATS[0] and len(merging.shares) > 1 and not options.merged:
         raise UserError(
-            f"strategy {plan.strategy.name} has {len(merging.shares)} unets, one file holds one; choose "
+            f"strategy {plan.strategy.name} has {len(merging.shares)} denoisers, one file holds one; choose "
             "export.merged=true, or export.format=diffusers"
         )
     if options.format != FORMATS[0] and step and plan.settings["tuner"]["identifier"]:
@@ -77,20 +77,23 @@ def export(cfg: DictConfig) -> Path:
     if options.format == "lora":
         _require_a_lora(plan, step, options)
     base = plan.tuned_base(step)
+    main = base.component
     if options.format != "lora":
-        require_foldable(base.unet)
-    unets: Unets = {name: partial(folded, base.unet, index) for name, index in merging.folders(MAIN).items()}
+        require_foldable(base.denoiser)
+    denoisers: Denoisers = {
+        name: partial(folded, base.denoiser, index) for name, index in merging.folders(main).items()
+    }
     if options.merged:
-        unets = {MAIN: partial(average, base.unet, merging.shares)}
+        denoisers = {main: partial(average, base.denoiser, merging.shares)}
     with whole_folder(Path(options.folder) / _name(plan, step, options), "export.folder") as folder:
-        errors = _errors(plan, base, unets) if options.merged and len(merging.shares) > 1 else {}
+        errors = _errors(plan, base, denoisers) if options.merged and len(merging.shares) > 1 else {}
         if options.format == "diffusers":
-            write_pipeline(base, unets, merging.rows(MAIN), folder, precision_of(options.precision))
+            write_pipeline(base, denoisers, merging.rows(main), folder, precision_of(options.precision))
         elif options.format == "lora":
-            write_lora(adapters.read(base.unet), folder, precision_of(options.precision))
+            write_lora(adapters.read(base.denoiser), main, folder, precision_of(options.precision))
         else:
-            write_unet(unets[MAIN](), folder, precision_of(options.precision))
-        (folder / "README.md").write_text(model_card(**_facts(plan, step, merging, options), errors=errors))
+            write_weights(denoisers[main](), main, folder, precision_of(options.precision))
+        (folder / "README.md").write_text(model_card(**_facts(plan, step, merging, options, main), errors=errors))
         made = Path(options.folder) / folder.name
     print(f"exported: {made}")  # noqa: T201  # what a person looks for next
     return made
@@ -112,9 +115,9 @@ def _name(plan: Plan, step: int, options: Options) -> str:
     return "-".join(part for part in parts if part)
 
 
-def _errors(plan: Plan, base: Base, unets: Unets) -> dict[str, tuple[float, float]]:
-    """By zone, what the merged unet does otherwise than its parts (see `stages.merging`)."""
-    merged = base.with_unet(float_unet(base, unets[MAIN]()))
+def _errors(plan: Plan, base: Base, denoisers: Denoisers) -> dict[str, tuple[float, float]]:
+    """By zone, what the merged denoiser does otherwise than its parts (see `stages.merging`)."""
+    merged = base.with_denoiser(float_denoiser(base, denoisers[base.component]()))
 
     def trainer(what: str) -> Trainer:
         return build(plan.cfg.trainer, Trainer, logger=False, callbacks=[Bar(what)])
@@ -122,11 +125,12 @@ def _errors(plan: Plan, base: Base, unets: Unets) -> dict[str, tuple[float, floa
     return prediction_errors(base, merged, plan.subject, plan.strategy.served, trainer)
 
 
-def _facts(plan: Plan, step: int, merging: Merging, options: Options) -> dict[str, Any]:
+def _facts(plan: Plan, step: int, merging: Merging, options: Options, main: str) -> dict[str, Any]:
     """What the model card tells."""
-    rows = [(0, merging.timesteps, MAIN)] if options.merged else merging.rows(MAIN)
+    rows = [(0, merging.timesteps, main)] if options.merged else merging.rows(main)
     return {
         "base": plan.settings["base"]["name"],
+        "component": main,
         "licence": plan.settings["base"]["licence"],
         "subject": plan.subject,
         "method": plan.method if step else "the base as quantized, not tuned",

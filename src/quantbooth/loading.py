@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 
 from quantbooth.artifacts.manifest import Manifest, open_artifact
-from quantbooth.artifacts.quantized_base import read_quantized_unet
+from quantbooth.artifacts.quantized_base import read_quantized_denoiser
 from quantbooth.artifacts.tuned import read_snapshot, read_strategy, steps_kept
 from quantbooth.diffusion.base import Base
 from quantbooth.diffusion.identifier import attach_rows_
 from quantbooth.diffusion.pretrained import as_pipeline, load_base
-from quantbooth.diffusion.router import route_unet_
+from quantbooth.diffusion.router import route_
 from quantbooth.diffusion.sampling import initial_noise
 from quantbooth.diffusion.sources import source_folder
 from quantbooth.errors import UserError
@@ -32,7 +32,7 @@ from quantbooth.toyworld.shipped import base_folder
 __all__ = ["initial_noise", "load_pipeline", "load_tuned"]
 
 TOY = "toy"
-TUNED = ("scale_sets", "tuned_unet", "adapters")
+TUNED = ("scale_sets", "tuned_weights", "adapters")
 """Kinds of what was tuned; a folder that is in none of theirs is taken for the first."""
 ROWS = "identifier."
 
@@ -68,7 +68,7 @@ def load_tuned(
     quantized = quantized_base or _quantized(tuned, manifest)
     if manifest is not None and quantized is not None:
         manifest.require_parent("quantized_base", open_artifact(quantized, "quantized_base").fingerprint)
-    base = load_base(folder, name, None if quantized is None else read_quantized_unet(quantized, folder))
+    base = load_base(folder, name, None if quantized is None else read_quantized_denoiser(quantized, folder))
     if tuned is not None:
         _teach_(base, tuned, steps_kept(tuned)[-1] if step is None else step)
     return base
@@ -101,16 +101,16 @@ def _teach_(base: Base, folder: Path, step: int) -> None:
         with torch.no_grad():
             learned.copy_(torch.stack(list(rows.values())))
     if any(name.endswith(".gain_out") for name in state):
-        scale_sets.attach_(base.unet, strategy.sets, selection, scale_sets.parts_of(base.unet, state))
-        scale_sets.load_(base.unet, state)
-        route_unet_(base.unet, strategy.route, selection)
+        scale_sets.attach_(base.denoiser, strategy.sets, selection, scale_sets.parts_of(base.denoiser, state))
+        scale_sets.load_(base.denoiser, state)
+        route_(base, strategy.route, selection)
     elif any(name.endswith(".lora_A") for name in state):
-        adapters.serve_(base.unet, state, selection)
-        route_unet_(base.unet, strategy.route, selection)
+        adapters.serve_(base.denoiser, state, selection)
+        route_(base, strategy.route, selection)
     else:
         _load_weights_(base, state)
 
 
 def _load_weights_(base: Base, state: Mapping[str, Tensor]) -> None:
-    require_fit(base.unet.state_dict(), dict(state), "the unet", "what was tuned")
-    base.unet.load_state_dict(dict(state), strict=True)
+    require_fit(base.denoiser.state_dict(), dict(state), "the denoiser", "what was tuned")
+    base.denoiser.load_state_dict(dict(state), strict=True)

@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 from quantbooth.artifacts.fingerprint import file_fingerprint
 from quantbooth.artifacts.image_set import Request, requests_for, unrelated_requests
 from quantbooth.artifacts.item import Item, word
-from quantbooth.artifacts.quantized_base import read_quantized_unet
+from quantbooth.artifacts.quantized_base import read_quantized_denoiser
 from quantbooth.artifacts.store import Store
 from quantbooth.artifacts.tuned import precision_of, read_snapshot, read_strategy
 from quantbooth.calibration_plan import PRECISIONS, CalibrationPlan, activation_bits, computed, used
@@ -22,8 +22,8 @@ from quantbooth.data.questions import Questions
 from quantbooth.data.subjects import Subject
 from quantbooth.diffusion.base import Base
 from quantbooth.diffusion.lora_files import add_loras_, lora_files
-from quantbooth.diffusion.pretrained import empty_unet, load_base
-from quantbooth.diffusion.router import route_unet_
+from quantbooth.diffusion.pretrained import empty_denoiser, load_base
+from quantbooth.diffusion.router import route_
 from quantbooth.diffusion.sampling import Sampler
 from quantbooth.errors import UserError
 from quantbooth.loading import load_tuned
@@ -68,8 +68,9 @@ class Plan:
             flag(f"tuner.{option}", self.settings["tuner"][option])
         self.activations = activation_bits(self.settings["quant"])
         self.loras = lora_files(self.settings["lora"])
-        for option in ("include", "exclude"):
-            words(f"quant.{option}", self.settings["quant"][option])
+        words("quant.include", self.settings["quant"]["include"])
+        if self.settings["quant"]["exclude"] is not None:
+            words("quant.exclude", self.settings["quant"]["exclude"])
 
     @property
     def bits(self) -> int | None:
@@ -130,7 +131,7 @@ class Plan:
 
     @cached_property
     def calibration_set(self) -> CalibrationPlan | None:
-        """What the unet is run on; None where every weight goes to the nearest code and activations stay float."""
+        """What the denoiser is run on; None where every weight goes to the nearest code and activations stay float."""
         seen = self.activations is not None or self.settings["calibration"]["rounding"] is not None
         return CalibrationPlan(self.cfg) if seen else None
 
@@ -188,21 +189,19 @@ class Plan:
         return unrelated_requests(questions, self.subject, count, min(self.protocol.seeds))
 
     def untuned_base(self) -> Base:
-        """The base, its unet quantized unless quant=fp."""
-        unet = None
+        """The base, its denoiser quantized unless quant=fp."""
+        denoiser = None
         if self.quantized_base is not None:
-            unet = read_quantized_unet(self.quantized_base.require(), self.base_folder)
-        base = load_base(self.base_folder, self._base_name, unet)
+            denoiser = read_quantized_denoiser(self.quantized_base.require(), self.base_folder)
+        base = load_base(self.base_folder, self._base_name, denoiser)
         if base.timesteps != self.strategy.trained.timesteps:
             raise UserError(f"base.timesteps must be {base.timesteps}, got {self.strategy.trained.timesteps}")
         return base
 
     def around(self, base: Base) -> Base:
         """The base with all its networks, those it lacks read anew."""
-        whole = load_base(self.base_folder, base.name, empty_unet(self.base_folder)).with_unet(base.unet)
-        if base.text_encoder is None:
-            return whole
-        return replace(whole, text_encoder=base.text_encoder, second=base.second)
+        whole = load_base(self.base_folder, base.name, empty_denoiser(self.base_folder)).with_denoiser(base.denoiser)
+        return replace(whole, encoders=base.encoders) if base.encoders else whole
 
     def tuned_base(self, step: int) -> Base:
         """The base as tuned after a step, each timestep served by its set.
@@ -216,7 +215,7 @@ class Plan:
             self.require_same_base()
             selection, strategy = Selection(), read_strategy(folder)
             self.tuner.load_(base, read_snapshot(folder, step), strategy.sets, selection)
-            route_unet_(base.unet, strategy.route, selection)
+            route_(base, strategy.route, selection)
         return base
 
     def require_same_base(self) -> None:

@@ -25,7 +25,7 @@ from quantbooth.stages.report_logging import log_report
 
 __all__ = ["main", "report"]
 
-LEARNED = ("scale_sets", "tuned_unet", "adapters")
+LEARNED = ("scale_sets", "tuned_weights", "adapters")
 """Kinds of what tuning makes."""
 
 

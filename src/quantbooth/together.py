@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from quantbooth.artifacts.tuned import read_snapshot
 from quantbooth.diffusion.base import Base
-from quantbooth.diffusion.router import SubjectsRoute, route_unet_
+from quantbooth.diffusion.router import SubjectsRoute, route_
 from quantbooth.errors import UserError
 from quantbooth.plan import Plan
 from quantbooth.quant.selection import Selection
@@ -48,7 +48,7 @@ def base_of(plans: Sequence[Plan], step: int) -> Served:
     state = plan.tuner.join([read_snapshot(each.tuned.require(), step) for each in plans])
     plan.tuner.load_(base, state, sets * len(plans), selection)
     route = SubjectsRoute(plan.strategy.route, sets)
-    route_unet_(base.unet, route, selection)
+    route_(base, route, selection)
     return base, route
 
 

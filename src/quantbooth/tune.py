@@ -22,8 +22,7 @@ from quantbooth.artifacts.tuned import read_snapshot, snapshot_path, write_snaps
 from quantbooth.cli import command
 from quantbooth.config import build, factory
 from quantbooth.diffusion.base import Base
-from quantbooth.diffusion.router import SubjectsRoute, route_unet_
-from quantbooth.diffusion.schedule import Schedule
+from quantbooth.diffusion.router import SubjectsRoute, route_
 from quantbooth.errors import UserError
 from quantbooth.plan import Plan
 from quantbooth.quant.selection import Selection
@@ -138,12 +137,11 @@ def learn(plans: Sequence[Plan], zones: Zones, optimizer: OptimizerFactory, draf
     learning = plan.tuner.prepare_(base, len(zones), selection, len(plans))
     sentences = [EncodedAnew(base, plan.subject.tuning_text)] if "identifier" in learning else None
     if sentences is None and plan.settings["tuner"]["cache"]:
-        base = base.unet_alone
-    route_unet_(base.unet, route, selection)
+        base = base.denoiser_alone
+    route_(base, route, selection)
     if plan.settings["tuner"]["checkpointing"]:
-        base.unet.enable_gradient_checkpointing()
-    schedule = Schedule(base.scheduler_config)
-    stage = TuningStage(base.unet, learning, examples, zones, schedule, plan.recipe, optimizer, sentences, route)
+        base.enable_gradient_checkpointing_()
+    stage = TuningStage(base, learning, examples, zones, plan.recipe, optimizer, sentences, route)
     snapshots = Snapshots(plan.tuner, base, plan.steps[1:], partial(keep, plans, drafts), stage.kept)
     grids = [
         SampleGrids(
@@ -184,7 +182,7 @@ def fit(plan: Plan, stage: TuningStage, run: str, callbacks: list[Callback]) -> 
 def encode(plan: Plan, base: Base) -> Examples:
     """Latents and texts of everything a run sees; with tuner.cache=false latents are made anew in every step."""
     with torch.no_grad():
-        texts = base.encode_texts([plan.subject.tuning_text, plan.subject.class_text])
+        texts = base.encode_prompts([plan.subject.tuning_text, plan.subject.class_text])
     photos, prior = plan.subject.photos, plan.subject.photos[:0]
     if plan.recipe.prior_batch:
         folder = plan.prior.require()
@@ -193,7 +191,7 @@ def encode(plan: Plan, base: Base) -> Examples:
         photos, prior = (torch.cat([pictures, pictures.flip(-1)]) for pictures in (photos, prior))
     made = [Anew(base.encode_images, pictures) for pictures in (photos, prior)]
     kept = [once(latents) for latents in made] if plan.settings["tuner"]["cache"] else made
-    return Examples(kept[0], texts[0], kept[1], texts[1], plan.subject.name)
+    return Examples(kept[0], texts[:1], kept[1], texts[1:], plan.subject.name)
 
 
 def watched(plan: Plan) -> list[Request]:

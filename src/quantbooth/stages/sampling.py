@@ -75,8 +75,7 @@ class SamplingStage(LightningModule):
 
     def render(self, requests: Sequence[Request]) -> Float[Tensor, "b 3 h w"]:
         """The pictures of some requests."""
-        side, channels = self.base.unet.config.sample_size, self.base.unet.config.in_channels
-        noise = initial_noise([r.prompt for r in requests], [r.seed for r in requests], (channels, side, side))
+        noise = initial_noise([r.prompt for r in requests], [r.seed for r in requests], self.base.latent_shape)
         return self.sampler.sample(self.base, [r.text for r in requests], noise)
 
 
@@ -92,10 +91,10 @@ class SubjectsSampling(SamplingStage):
     """Renders what several subjects are asked, their rows mixed in a batch; `route` serves each row by its subject.
 
     Args:
-        base: its unet holds the sets of all subjects, or none.
+        base: its denoiser holds the sets of all subjects, or none.
         sampler: as of `SamplingStage`.
         shares: of each subject, in the order of their sets.
-        route: that of the base's unet; None where the base is drawn untuned.
+        route: that of the base's denoiser; None where the base is drawn untuned.
     """
 
     def __init__(self, base: Base, sampler: Sampler, shares: Sequence[Share], route: SubjectsRoute | None) -> None:
