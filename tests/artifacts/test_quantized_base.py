@@ -165,3 +165,9 @@ def test_a_base_of_another_architecture_is_refused_in_one_line(
     with pytest.raises(UserError, match=message) as caught:
         read_quantized_denoiser(folder, other)
     assert "\n" not in str(caught.value)
+
+
+def test_a_folder_without_weights_is_refused_in_one_line(quantized: tuple[Any, Path, Path], tmp_path: Path) -> None:
+    _, _, base = quantized
+    with pytest.raises(UserError, match=r"must hold denoiser\.safetensors, found none; remove that folder and calib"):
+        read_quantized_denoiser(tmp_path, base)

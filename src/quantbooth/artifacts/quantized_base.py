@@ -45,8 +45,10 @@ def read_quantized_denoiser(folder: Path, base_folder: Path) -> nn.Module:
     """A quantized denoiser whose float weights are never made: architecture from the base, tensors from here.
 
     Raises:
-        UserError: when the architecture is not the one that was quantized.
+        UserError: when the architecture is not the one that was quantized, or the folder was made by an older version.
     """
+    if not (folder / WEIGHTS).is_file():
+        raise UserError(f"{folder} must hold {WEIGHTS}, found none; remove that folder and calibrate again")
     denoiser = empty_denoiser(base_folder)
     empty_like_(denoiser, from_json(json.loads((folder / LAYERS).read_text())))
     if (folder / ATTENTION).is_file():

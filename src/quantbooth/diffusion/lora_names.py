@@ -104,5 +104,5 @@ def _names(part: str, layer: str, family: Family) -> Iterator[str]:
             yield f"{part}.{short}"
             if part != "text_encoder_2":  # its layers are called as those of the first are
                 yield short
-        for prefix in family.lora_prefixes if part == family.component else KOHYA[part]:
+        for prefix in family.lora_prefixes if part == family.component else KOHYA.get(part, ()):
             yield prefix + name.replace(".", "_")
