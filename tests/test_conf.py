@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 from transformers import ViTConfig, ViTImageProcessor, ViTModel
 
-from quantbooth.config import build, conf_dir, factory, plain
+from quantbooth.config import build, conf_dir, plain
 from quantbooth.damage_plan import DamagePlan
 from quantbooth.data.dreambooth import NAMES
 from quantbooth.data.photos import photo_subject
@@ -33,6 +33,7 @@ from quantbooth.metrics.locators import Locator
 from quantbooth.plan import Plan
 from quantbooth.quant.scale_search import ScaleSearch
 from quantbooth.stages.evaluation import Scorer
+from quantbooth.stages.optimizers import optimizer_factory
 from quantbooth.stages.tuners import Tuner
 from quantbooth.timesteps.strategies import Strategy
 from quantbooth.timesteps.zones import zones_from_borders
@@ -114,7 +115,7 @@ def test_groups_build_what_they_are_for(tmp_path: Path) -> None:
         assert isinstance(build(cfg.tuner.learner, Tuner), Tuner)
     for cfg in options("optimizer"):
         OmegaConf.update(cfg, "tuner", composed().tuner)
-        made = factory(cfg.optimizer)([torch.nn.Parameter(torch.zeros(1))])
+        made = optimizer_factory(plain(cfg.optimizer))([{"params": [torch.nn.Parameter(torch.zeros(1))]}])
         assert isinstance(made, torch.optim.Optimizer)
         assert made.param_groups[0]["lr"] == composed().tuner.learning_rate
     for cfg in options("trainer", "gpu"):

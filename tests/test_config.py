@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue
 
 from quantbooth import config
-from quantbooth.config import build, conf_dir, factory, plain, save
+from quantbooth.config import build, conf_dir, plain, save
 from quantbooth.errors import UserError
 
 
@@ -31,16 +31,6 @@ def test_build_makes_what_the_node_names_from_plain_arguments() -> None:
     made = build(node(_target_="collections.OrderedDict", sizes=[1, 2], extra={"a": 1}), OrderedDict, more=[3])
     assert made == {"sizes": [1, 2], "extra": {"a": 1}, "more": [3]}
     assert [type(value) for value in made.values()] == [list, dict, list]
-
-
-def test_a_factory_is_called_later_with_what_no_config_has() -> None:
-    make = factory(node(_target_="collections.Counter", _partial_=True, a=1))
-    assert make(b=2) == {"a": 1, "b": 2}
-
-
-def test_a_factory_must_be_asked_for() -> None:
-    with pytest.raises(UserError, match=r"^quant must say _partial_: true, for collections\.Counter is called later$"):
-        factory(node(_target_="collections.Counter"))
 
 
 def test_build_refuses_another_kind() -> None:

@@ -12,7 +12,7 @@ import yaml
 from omegaconf import DictConfig
 from PIL import Image
 
-from quantbooth.artifacts.manifest import FORMAT_VERSIONS, Manifest
+from quantbooth.artifacts.manifest import FORMAT, Manifest
 from quantbooth.artifacts.scores import Record, write_scores
 from quantbooth.artifacts.tuned import write_snapshot, write_strategy
 from quantbooth.config import conf_dir, plain
@@ -28,7 +28,7 @@ Configure = Callable[..., DictConfig]
 
 def _artifact(folder: Path, kind: str, parents: dict[str, str]) -> Path:
     folder.mkdir(parents=True)
-    manifest = Manifest(kind, FORMAT_VERSIONS[kind], folder.name, "f" * 64, parents, "0", {})
+    manifest = Manifest(kind, FORMAT, folder.name, "f" * 64, parents, "0", {})
     (folder / "manifest.json").write_text(manifest.to_json())
     return folder
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from quantbooth.artifacts.fingerprint import file_fingerprint
+from quantbooth.artifacts.fingerprint import folder_fingerprint
 from quantbooth.artifacts.item import Item
 from quantbooth.artifacts.store import Store
 from quantbooth.config import build, plain
@@ -17,8 +17,10 @@ from quantbooth.diffusion.calibration_sources import Asked, Source, batches, kep
 from quantbooth.diffusion.sampling import Sampler
 from quantbooth.errors import UserError
 from quantbooth.quant.activations import ActivationBits
+from quantbooth.quant.scale_search import ScaleSearch
+from quantbooth.schema import content, trainer_content
 
-__all__ = ["CalibrationPlan", "activation_bits", "used"]
+__all__ = ["CalibrationPlan", "activation_bits", "precision_name", "quantization", "used"]
 
 LEAST = {"count": 1, "timesteps": 1, "seed": 0, "batch": 1}
 FEWEST, MOST = 2, 16
@@ -53,19 +55,30 @@ def activation_bits(quant: Mapping[str, Any]) -> ActivationBits | None:
     return ActivationBits(inputs, softmax)
 
 
-def used(settings: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """What counts of the groups `quant` and `calibration`: nothing about activations where they stay float."""
-    quant, calibration = dict(settings["quant"]), dict(settings["calibration"])
-    if quant["activations"] is None:
-        del quant["activations"], quant["softmax"]
-        calibration.pop("activations", None)
+def used(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of the group `calibration` that count: none of activations where they stay float."""
+    calibration = dict(settings["calibration"])
+    if settings["quant"]["activations"] is None:
+        del calibration["activations"]
         if calibration["rounding"] is None:
-            calibration.pop("set", None)
-    return {"quant": quant, "calibration": calibration}
+            del calibration["set"]
+    return calibration
 
 
-def computed(settings: Mapping[str, Any]) -> dict[str, str]:
-    """The precision of products where it is not float32: it decides what comes out, so it is part of what is found.
+def quantization(settings: Mapping[str, Any], search: ScaleSearch) -> dict[str, Any]:
+    """Return what decides the codes and scales of a quantized base."""
+    calibration = content({"calibration": used(settings)}, "calibration")
+    calibration["search"] = {"name": search.name, **calibration["search"]}
+    learned = "rounding" in calibration or "activations" in calibration
+    return {
+        "quant": content(settings, "quant"),
+        "calibration": calibration,
+        **trainer_content(settings, training=learned),
+    }
+
+
+def precision_name(settings: Mapping[str, Any]) -> str:
+    """Return what the precision of products adds to names, nothing for float32.
 
     Raises:
         UserError: for a precision that is not offered.
@@ -73,7 +86,7 @@ def computed(settings: Mapping[str, Any]) -> dict[str, str]:
     precision = str(settings["trainer"]["precision"])
     if precision not in PRECISIONS:
         raise UserError(f"trainer.precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
-    return {"precision": precision} if PRECISIONS[precision] else {}
+    return PRECISIONS[precision]
 
 
 class CalibrationPlan:
@@ -122,11 +135,11 @@ class CalibrationPlan:
         """The set as an artifact."""
         base = self.settings["base"]
         identity = {
-            "base": file_fingerprint([build(self.cfg.base.folder, Path)]),
+            "base": folder_fingerprint(build(self.cfg.base.folder, Path)),
             "questions": self.questions.fingerprint,
-            "sampler": self.settings["sampler"],
-            **{option: self.options[option] for option in ("source", "timesteps", "batch")},
-            **computed(self.settings),
+            "sampler": content(self.settings, "sampler"),
+            **content(self.settings, "calibration.set"),
+            **trainer_content(self.settings),
         }
         store = Store(place("paths.store", self.settings["paths"]["store"]))
         label = f"{base['name']}-{self.options['source']}"

@@ -1,7 +1,6 @@
 """The bridge from Hydra's nodes to plain values and built objects; no other module below the verbs knows them."""
 
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from quantbooth.errors import UserError
 
-__all__ = ["build", "conf_dir", "each_subject", "factory", "plain", "save"]
+__all__ = ["build", "conf_dir", "each_subject", "plain", "save"]
 
 Kind = TypeVar("Kind")
 SUBJECTS = "subject/"
@@ -56,18 +55,6 @@ def build(node: DictConfig, kind: type[Kind], **extras: Any) -> Kind:
         raise
     if not isinstance(made, kind):
         raise UserError(f"{where} must be a {kind.__name__}, got a {type(made).__name__} from {node._target_}")
-    return made
-
-
-def factory(node: DictConfig) -> Callable[..., Any]:
-    """What `_target_` names with the node's other keys bound, for objects that need arguments no config has.
-
-    Raises:
-        UserError: when the node does not say `_partial_: true`, or its target does not exist.
-    """
-    made = build(node, object)
-    if not node.get("_partial_", False) or not callable(made):
-        raise UserError(f"{_where(node)} must say _partial_: true, for {node._target_} is called later")
     return made
 
 

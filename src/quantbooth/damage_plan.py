@@ -9,12 +9,12 @@ from lightning.pytorch import Trainer
 from omegaconf import DictConfig
 
 from quantbooth.artifacts.damage import KIND, Record
-from quantbooth.artifacts.fingerprint import file_fingerprint
+from quantbooth.artifacts.fingerprint import folder_fingerprint
 from quantbooth.artifacts.item import Item
 from quantbooth.artifacts.manifest import open_artifact
 from quantbooth.artifacts.quantized_base import read_quantized_denoiser
 from quantbooth.artifacts.store import Store
-from quantbooth.calibration_plan import activation_bits, computed, used
+from quantbooth.calibration_plan import activation_bits, used
 from quantbooth.config import build, plain
 from quantbooth.data.options import place, whole, words
 from quantbooth.data.questions import Questions, questions_of
@@ -25,6 +25,7 @@ from quantbooth.errors import UserError
 from quantbooth.plan import Plan
 from quantbooth.quant.layers import quantized_layers
 from quantbooth.quant.surgery import KINDS
+from quantbooth.schema import content, trainer_content
 from quantbooth.stages.damage import Measurement
 from quantbooth.stages.evaluation import Scorer
 from quantbooth.stages.progress import Bar
@@ -83,13 +84,13 @@ class DamagePlan:
     def reference(self) -> Item:
         """The measurement of the float base, which every other of the same questions is compared with."""
         identity = {
-            "base": file_fingerprint([self.base_folder]),
+            "base": folder_fingerprint(self.base_folder),
             "questions": self.measurement.questions.fingerprint,
             "scorer": self.measurement.scorer.name,
-            "sampler": self.settings["sampler"],
+            "sampler": content(self.settings, "sampler"),
             "zones": self.base_settings["zones"],
-            **{option: self.options[option] for option in ("predictions", "pictures", "seed")},
-            **computed(self.settings),
+            **content(self.settings, "damage"),
+            **trainer_content(self.settings),
         }
         return Item(self.store, KIND, f"{self.base_settings['name']}-fp", "quantbooth-damage", identity)
 
@@ -140,7 +141,7 @@ class DamagePlan:
             "quant": quant["name"],
             "bits": quant["bits"],
             "calibration": self.calibration,
-            "options": _options(used(self.settings)["calibration"]),
+            "options": _options(used(self.settings)),
             "source": quantized.name,
             **self._costs(),
         }

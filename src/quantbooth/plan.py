@@ -8,13 +8,13 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from quantbooth.artifacts.fingerprint import file_fingerprint
+from quantbooth.artifacts.fingerprint import folder_fingerprint
 from quantbooth.artifacts.image_set import Request, requests_for, unrelated_requests
 from quantbooth.artifacts.item import Item, word
 from quantbooth.artifacts.quantized_base import read_quantized_denoiser
 from quantbooth.artifacts.store import Store
 from quantbooth.artifacts.tuned import precision_of, read_snapshot, read_strategy
-from quantbooth.calibration_plan import PRECISIONS, CalibrationPlan, activation_bits, computed, used
+from quantbooth.calibration_plan import CalibrationPlan, activation_bits, precision_name, quantization
 from quantbooth.config import build, plain
 from quantbooth.data.options import flag, number, place, whole, words
 from quantbooth.data.protocol import Protocol
@@ -28,7 +28,9 @@ from quantbooth.diffusion.sampling import Sampler
 from quantbooth.errors import UserError
 from quantbooth.loading import load_tuned
 from quantbooth.quant.grid import Grid
+from quantbooth.quant.scale_search import ScaleSearch
 from quantbooth.quant.selection import Selection
+from quantbooth.schema import content, trainer_content
 from quantbooth.stages.evaluation import Scorer
 from quantbooth.stages.tuners import IdentifierTuner, Tuner
 from quantbooth.stages.tuning import Recipe
@@ -38,8 +40,6 @@ __all__ = ["Plan"]
 
 RATES = {"shifts": "shift_learning_rate", "identifier": "identifier_learning_rate"}
 """Options of the tuner that are learning rates of one kind of numbers; the others learn at the optimizer's."""
-UNSEEN = ("sample_every", "checkpointing", "cache", "together")
-"""Options of the tuner that change nothing that is learned."""
 UNRELATED_SEED = 4
 """Of the sentences that prior damage is looked at with."""
 PLAIN = ("scales", "full")
@@ -80,7 +80,7 @@ class Plan:
 
     @property
     def quant_name(self) -> str:
-        added = PRECISIONS[computed(self.settings).get("precision", "32-true")]
+        added = precision_name(self.settings)
         return "-".join([str(self.settings["quant"]["name"]), *([added] if added else [])])
 
     @property
@@ -115,7 +115,7 @@ class Plan:
 
     @cached_property
     def base_fingerprint(self) -> str:
-        return file_fingerprint([self.base_folder])
+        return folder_fingerprint(self.base_folder)
 
     @cached_property
     def quantized_base(self) -> Item | None:
@@ -123,7 +123,8 @@ class Plan:
         if self.bits is None:
             return None
         seen = self.calibration_set
-        identity = {"base": self.base_fingerprint, **used(self.settings), **computed(self.settings)}
+        search = build(self.cfg.calibration.search, ScaleSearch)
+        identity = {"base": self.base_fingerprint, **quantization(self.settings, search)}
         parents = {} if seen is None else {"calibration_set": seen.item}
         label = f"{self._base_name}-{self.quant_name}"
         identity |= {role: item.identity for role, item in parents.items()}
@@ -139,7 +140,12 @@ class Plan:
     def prior(self) -> Item:
         """The class's own pictures, drawn by the model that is to be tuned before it is."""
         prior = {key: self.settings["prior"][key] for key in ("count", "seed")}
-        identity = {**self._untuned, "class": self.subject.class_text, "prior": prior, **self._part("sampler")}
+        identity = {
+            **self._untuned,
+            "class": self.subject.class_text,
+            "prior": prior,
+            "sampler": content(self.settings, "sampler"),
+        }
         label = f"prior-{self._base_name}-{self.quant_name}-{word(self.subject.class_word)}"
         return Item(self.store, "image_set", label, "quantbooth-tune", identity, self._bases)
 
@@ -155,7 +161,7 @@ class Plan:
             "subject": self.subject.fingerprint,
             "protocol": self.protocol.choice,
             **({"unrelated": [request.text for request in self._unrelated]} if self.protocol.drift else {}),
-            **self._part("sampler"),
+            "sampler": content(self.settings, "sampler"),
             **({"lora": [lora.identity for lora in self.loras]} if self.loras else {}),
         }
         added = "".join(f"-with-{word(lora.name)}" for lora in self.loras)
@@ -172,7 +178,7 @@ class Plan:
         method = self.method if step else "base"
         names = [self._base_name, self.drawn_weights, self.subject.name, method, str(self.protocol)]
         identity = {"images": images.identity, "scorer": self.scorer.name, "names": names}
-        if self.protocol.of_several:  # younger than scores that are found by the rest
+        if self.protocol.of_several:
             identity["of_several"] = self.protocol.of_several
         parents = {"images": images, **({"untuned": self.images(0)} if self.protocol.drift and step else {})}
         return Item(self.store, "scores", images.label, "quantbooth-evaluate", identity, parents)
@@ -251,21 +257,20 @@ class Plan:
     @property
     def _untuned(self) -> dict[str, Any]:
         quantized = None if self.quantized_base is None else self.quantized_base.identity
-        return {"base": self.base_fingerprint, "quantized_base": quantized, **computed(self.settings)}
+        return {"base": self.base_fingerprint, "quantized_base": quantized, **trainer_content(self.settings)}
 
     @property
     def _learned(self) -> dict[str, Any]:
         """What decides what is learned; neither what is watched meanwhile nor which steps are kept does."""
-        tuner = {key: value for key, value in self.settings["tuner"].items() if key not in UNSEEN}
-        if not tuner["flip"]:
-            del tuner["flip"]  # younger than runs that are found by the rest
         return {
             **self._untuned,
             "subject": self.subject.fingerprint,
             "strategy": self.strategy.describe(),
-            "tuner": tuner,
+            "tuner": {"name": self.tuner.name, **content(self.settings, "tuner")},
             "prior_pictures": self.prior.identity if self.recipe.prior_batch else None,
-            **self._part("optimizer", "prior", "seed"),
+            **{group: content(self.settings, group) for group in ("optimizer", "prior")},
+            "seed": self.settings["seed"],
+            **trainer_content(self.settings, training=True),
         }
 
     def _tuner(self) -> Tuner:
@@ -273,9 +278,6 @@ class Plan:
         if not flag("tuner.identifier", self.settings["tuner"]["identifier"]):
             return tuner
         return IdentifierTuner(tuner, self.subject.tuning_text, self.subject.class_text)
-
-    def _part(self, *groups: str) -> dict[str, Any]:
-        return {group: self.settings[group] for group in groups}
 
 
 def _recipe(settings: Mapping[str, Any]) -> Recipe:

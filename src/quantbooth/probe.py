@@ -14,11 +14,10 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from omegaconf import DictConfig
 
-from quantbooth.artifacts.fingerprint import file_fingerprint
+from quantbooth.artifacts.fingerprint import folder_fingerprint
 from quantbooth.artifacts.item import Item
 from quantbooth.artifacts.probe import KIND, ProbeRecord, read_probe, write_probe
 from quantbooth.artifacts.store import Store
-from quantbooth.calibration_plan import computed
 from quantbooth.cli import command
 from quantbooth.config import build, plain
 from quantbooth.data.contrasts import Contrast, contrasts_of
@@ -30,6 +29,7 @@ from quantbooth.diffusion.pretrained import load_base
 from quantbooth.diffusion.sampling import Sampler
 from quantbooth.errors import UserError
 from quantbooth.reporting.probe import write_document
+from quantbooth.schema import content, trainer_content
 from quantbooth.stages.costs import measured
 from quantbooth.stages.evaluation import Scorer
 from quantbooth.stages.probing import Forecasts, Swaps, WorthOfText
@@ -74,15 +74,14 @@ class Probing:
     @property
     def item(self) -> Item:
         """The artifact of this probe."""
-        chosen = ("pairs", "every", "questions", "grid", "prompts", "seed")
         identity = {
-            "base": file_fingerprint([self.base_folder]),
-            "sampler": self.settings["sampler"],
+            "base": folder_fingerprint(self.base_folder),
+            "sampler": content(self.settings, "sampler"),
             "scorer": self.scorer.name,
+            **content(self.settings, "probe"),
             "pairs": [[pair.first, pair.second, pair.seed] for pair in self.contrasts],
             "asked": self.questions.fingerprint,
-            **{option: self.options[option] for option in chosen},
-            **computed(self.settings),
+            **trainer_content(self.settings),
         }
         return Item(self.store, KIND, str(self.base_settings["name"]), "quantbooth-probe", identity)
 

@@ -14,16 +14,14 @@ import torch
 from lightning.pytorch import Callback, Trainer, seed_everything
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig
-from torch import nn
 
 from quantbooth.artifacts.image_set import Request, read_images, read_requests, requests_for, write_requests
 from quantbooth.artifacts.store import Draft
 from quantbooth.artifacts.tuned import read_snapshot, snapshot_path, write_snapshot, write_strategy
 from quantbooth.cli import command
-from quantbooth.config import build, factory
+from quantbooth.config import build
 from quantbooth.diffusion.base import Base
 from quantbooth.diffusion.router import SubjectsRoute, route_
-from quantbooth.errors import UserError
 from quantbooth.plan import Plan
 from quantbooth.quant.selection import Selection
 from quantbooth.stages.callbacks import SampleGrids, Snapshots
@@ -31,6 +29,7 @@ from quantbooth.stages.costs import Cost, measured
 from quantbooth.stages.drawing import draw_set
 from quantbooth.stages.latents import Anew, once
 from quantbooth.stages.loggers import close
+from quantbooth.stages.optimizers import optimizer_factory
 from quantbooth.stages.progress import Bar
 from quantbooth.stages.sampling import SamplingStage
 from quantbooth.stages.sentences import EncodedAnew
@@ -49,7 +48,8 @@ def tune(cfg: DictConfig) -> Path:
 
 def tune_all(cfgs: Sequence[DictConfig]) -> list[Path]:
     """The same for several subjects, in one run of all that are not there yet; each leaves a folder of its own."""
-    plans, optimizer = [Plan(cfg) for cfg in cfgs], optimizer_of(cfgs[0])
+    plans = [Plan(cfg) for cfg in cfgs]
+    optimizer = optimizer_factory(plans[0].settings["optimizer"])
     require_together(plans)
     if todo := [plan for plan in plans if not plan.tuned.find()]:
         tune_together(todo, optimizer)
@@ -84,20 +84,6 @@ def costs_of(plan: Plan, folder: Path, cost: Cost, subjects: int) -> dict[str, f
         "file_bytes": snapshot_path(folder, steps).stat().st_size,
         **({"subjects_together": subjects} if subjects > 1 else {}),
     }
-
-
-def optimizer_of(cfg: DictConfig) -> OptimizerFactory:
-    """The optimizer, tried on one number before any work starts.
-
-    Raises:
-        UserError: when it refuses its options.
-    """
-    optimizer = factory(cfg.optimizer)
-    try:
-        optimizer([{"params": [nn.Parameter(torch.zeros(1))]}])
-    except (TypeError, ValueError) as error:
-        raise UserError(f"optimizer {cfg.optimizer._target_} refuses its options: {error}") from error
-    return optimizer
 
 
 def draw_prior(plan: Plan) -> None:

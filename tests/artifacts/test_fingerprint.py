@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from quantbooth.artifacts.fingerprint import file_fingerprint, fingerprint
+from quantbooth.artifacts.fingerprint import fingerprint, folder_fingerprint
 from quantbooth.errors import UserError
 
 
@@ -39,22 +39,25 @@ def photos(tmp_path: Path) -> Path:
 
 
 def test_the_same_files_elsewhere_have_the_same_fingerprint(photos: Path, tmp_path: Path) -> None:
-    elsewhere = photos.rename(tmp_path / "photos")
-    copied = file_fingerprint([elsewhere])
-    elsewhere.rename(photos)
-    assert file_fingerprint([photos]) == copied
+    before = folder_fingerprint(photos)
+    assert folder_fingerprint(photos.rename(tmp_path / "another name")) == before
 
 
-def test_names_and_contents_of_files_count_and_their_order_does_not(photos: Path) -> None:
-    a, b = photos / "a.png", photos / "more" / "b.png"
-    assert file_fingerprint([a, b]) == file_fingerprint([b, a])
-    before = file_fingerprint([photos])
-    b.write_bytes(b"three")
-    changed = file_fingerprint([photos])
-    a.rename(photos / "c.png")
-    assert len({before, changed, file_fingerprint([photos])}) == 3
+def test_names_and_contents_of_files_count(photos: Path) -> None:
+    before = folder_fingerprint(photos)
+    (photos / "more" / "b.png").write_bytes(b"three")
+    changed = folder_fingerprint(photos)
+    (photos / "a.png").rename(photos / "c.png")
+    assert len({before, changed, folder_fingerprint(photos)}) == 3
 
 
-def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"^a file or folder was expected at .*gone, found nothing$"):
-        file_fingerprint([tmp_path / "gone"])
+def test_a_file_is_read_once(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = folder_fingerprint(photos)
+    monkeypatch.setattr(hashlib, "file_digest", None)
+    assert folder_fingerprint(photos) == before
+
+
+@pytest.mark.parametrize(("place", "found"), [("gone", "nothing"), ("here/photos/a.png", "a file")])
+def test_what_is_no_folder_is_named(photos: Path, tmp_path: Path, place: str, found: str) -> None:
+    with pytest.raises(UserError, match=rf"^a folder was expected at .*{place}, found {found}$"):
+        folder_fingerprint(tmp_path / place)

@@ -15,7 +15,7 @@ import yaml
 
 from quantbooth.artifacts import store as store_module
 from quantbooth.artifacts.fingerprint import fingerprint
-from quantbooth.artifacts.manifest import open_artifact
+from quantbooth.artifacts.manifest import FORMAT, open_artifact
 from quantbooth.artifacts.store import Draft, Store
 from quantbooth.errors import UserError
 
@@ -55,11 +55,30 @@ def test_the_folder_is_named_by_what_it_holds(store: Store) -> None:
     with writing(store) as draft:
         pass
     manifest = open_artifact(draft.destination, "quantized_base")
-    full = fingerprint({"kind": "quantized_base", "format_version": 1, "identity": IDENTITY})
+    full = fingerprint({"kind": "quantized_base", "format_version": FORMAT, "identity": IDENTITY})
     assert draft.destination == store.root / "quantized_base" / f"toy-w4-{full[:12]}"
     assert (manifest.fingerprint, draft.fingerprint) == (full, full)
     assert manifest.name == draft.destination.name
     assert manifest.parents == {"base": "a" * 64}
+
+
+def test_an_artifact_is_found_whatever_its_label(store: Store) -> None:
+    with writing(store) as draft:
+        pass
+    assert store.find("quantized_base", IDENTITY, "another-label") == draft.destination
+
+
+def test_a_store_of_another_format_is_told_apart_in_one_line(store: Store) -> None:
+    with writing(store) as draft:
+        pass
+    manifest = draft.destination / "manifest.json"
+    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "format_version": 1}))
+    elsewhere = Store(store.root.rename(store.root.with_name("older")))
+    message = f"^{elsewhere.root} was written by another version of quantbooth .format 1, this one has {FORMAT}.; set"
+    with pytest.raises(UserError, match=message):
+        elsewhere.find("scores", IDENTITY, "any")
+    with pytest.raises(UserError, match=message), writing(elsewhere):
+        pass
 
 
 def test_another_setting_is_another_artifact(store: Store) -> None:

@@ -2,13 +2,14 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from quantbooth.errors import UserError
 
-__all__ = ["SHORT", "file_fingerprint", "fingerprint"]
+__all__ = ["SHORT", "fingerprint", "folder_fingerprint"]
 
 SHORT = 12
 """Digits of a fingerprint that a folder's name shows."""
@@ -26,30 +27,27 @@ def fingerprint(identity: Mapping[str, Any]) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
-def file_fingerprint(paths: Iterable[Path]) -> str:
-    """sha256 over the names and contents of files; a folder counts with everything in it.
+def folder_fingerprint(folder: Path) -> str:
+    """Return sha256 over the names, relative to the folder, and the contents of all its files.
 
-    Names are relative to the folder a path lies in, so the same files elsewhere are the same.
+    A file is read once a process, as long as its size and time of change stay.
 
     Raises:
-        UserError: for a path that does not exist.
+        UserError: when there is no such folder.
     """
-    named = sorted((name, file) for path in paths for name, file in _files(path))
-    return fingerprint({"files": [[name, _digest(file)] for name, file in named]})
+    if not folder.is_dir():
+        raise UserError(f"a folder was expected at {folder}, found {'a file' if folder.exists() else 'nothing'}")
+    files = sorted((file.relative_to(folder).as_posix(), file) for file in folder.rglob("*") if file.is_file())
+    return fingerprint({"files": [[name, _digest_now(file)] for name, file in files]})
 
 
-def _files(path: Path) -> Iterator[tuple[str, Path]]:
-    if path.is_dir():
-        for file in path.rglob("*"):
-            if file.is_file():
-                yield file.relative_to(path.parent).as_posix(), file
-    elif path.is_file():
-        yield path.name, path
-    else:
-        raise UserError(f"a file or folder was expected at {path}, found nothing")
+def _digest_now(file: Path) -> str:
+    state = file.stat()
+    return _digest(file.resolve(), state.st_size, state.st_mtime_ns)
 
 
-def _digest(file: Path) -> str:
+@cache
+def _digest(file: Path, _size: int, _changed: int) -> str:
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 

@@ -9,7 +9,7 @@ from typing import Any
 from quantbooth.artifacts.fingerprint import SHORT
 from quantbooth.errors import UserError
 
-__all__ = ["FORMAT_VERSIONS", "KINDS", "MANIFEST", "Manifest", "open_artifact"]
+__all__ = ["FORMAT", "KINDS", "MANIFEST", "Manifest", "open_artifact"]
 
 MAKERS = {
     "quantized_base": "quantbooth-calibrate",
@@ -24,8 +24,8 @@ MAKERS = {
     "calibration_set": "quantbooth-calibrate",
 }
 KINDS = tuple(MAKERS)
-FORMAT_VERSIONS = {**dict.fromkeys(MAKERS, 1), "scale_sets": 2}
-"""By kind; 2 of scale_sets: tensors are named `<module>.gain_out` and so on, where 1 had gains by layer."""
+FORMAT = 3
+"""Of every artifact; 3: names are free of addresses of code, tensors of scale sets are named `<module>.gain_out`."""
 MANIFEST = "manifest.json"
 
 TYPES: dict[str, type] = {
@@ -110,9 +110,10 @@ def _check(values: Mapping[str, Any], file: Path) -> None:
     kind, version = values.get("kind"), values.get("format_version")
     if not isinstance(kind, str) or kind not in KINDS:
         raise UserError(f"{file} has the unknown kind {kind!r}; known are {', '.join(KINDS)}")
-    if version != FORMAT_VERSIONS[kind]:
+    if version != FORMAT:
         raise UserError(
-            f"{file} must have format_version {FORMAT_VERSIONS[kind]}, found {version}; it needs another quantbooth"
+            f"{file} has format_version {version}, this quantbooth reads {FORMAT}; set paths.store to a new folder and "
+            "make it again"
         )
     expected = {field.name for field in fields(Manifest)}
     if missing := sorted(expected - values.keys()):

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import json
 import os
 import re
 import shutil
@@ -9,6 +10,7 @@ import socket
 import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ import yaml
 
 from quantbooth.artifacts.disk import full_disk_in_one_line
 from quantbooth.artifacts.fingerprint import SHORT, fingerprint
-from quantbooth.artifacts.manifest import FORMAT_VERSIONS, KINDS, MANIFEST, Manifest, open_artifact
+from quantbooth.artifacts.manifest import FORMAT, KINDS, MANIFEST, Manifest, open_artifact
 from quantbooth.errors import UserError
 
 __all__ = ["CONFIG", "Draft", "Store"]
@@ -46,7 +48,8 @@ class Draft:
 class Store:
     """Artifacts at `<root>/<kind>/<label>-<first 12 digits of the fingerprint>`.
 
-    The identity is everything that decides the content: settings, seed, and the fingerprints of the parents.
+    The identity is everything that decides the content: settings, seed, and the fingerprints of the parents. The label
+    is for people: an artifact is found by its fingerprint whatever its label.
     """
 
     root: Path
@@ -55,15 +58,17 @@ class Store:
         """The finished artifact of this identity, or None.
 
         Raises:
-            UserError: when its folder is taken by something else.
+            UserError: when its folder is taken by something else, or another version of quantbooth wrote the store.
         """
         full, path = self._place(kind, identity, label)
-        if not path.exists():
-            return None
-        found = open_artifact(path, kind).fingerprint
-        if found != full:
-            raise UserError(f"{path} must have the fingerprint {full}, found {found}; move it away")
-        return path
+        _require_format(self.root)
+        others = sorted(path.parent.glob(f"[!.]*-{full[:SHORT]}"))
+        for candidate in [path] if path.exists() else others:
+            found = open_artifact(candidate, kind).fingerprint
+            if found != full:
+                raise UserError(f"{candidate} must have the fingerprint {full}, found {found}; move it away")
+            return candidate
+        return None
 
     @contextlib.contextmanager
     def writing(
@@ -82,6 +87,7 @@ class Store:
             UserError: for a full disk, or when the artifact's folder is taken by something else.
         """
         full, destination = self._place(kind, identity, label)
+        _require_format(self.root)
         with full_disk_in_one_line(self.root, "paths.store"):
             destination.parent.mkdir(parents=True, exist_ok=True)
             _remove_abandoned(destination.parent)
@@ -92,7 +98,7 @@ class Store:
                 _write(draft.path / CONFIG, yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True))
                 manifest = Manifest(
                     kind,
-                    FORMAT_VERSIONS[kind],
+                    FORMAT,
                     destination.name,
                     full,
                     dict(parents),
@@ -111,8 +117,24 @@ class Store:
             raise UserError(
                 f"a name must be 1 to 100 letters, digits and _.+=,- and begin with one of the first two, got {label!r}"
             )
-        full = fingerprint({"kind": kind, "format_version": FORMAT_VERSIONS[kind], "identity": dict(identity)})
+        full = fingerprint({"kind": kind, "format_version": FORMAT, "identity": dict(identity)})
         return full, self.root / kind / f"{label}-{full[:SHORT]}"
+
+
+@cache
+def _require_format(root: Path) -> None:
+    """Refuse a store of another format; all artifacts of a store have one, so the first tells."""
+    for file in root.glob("*/[!.]*/" + MANIFEST):
+        try:
+            found = json.loads(file.read_text(encoding="utf-8")).get("format_version")
+        except (AttributeError, ValueError, OSError):
+            continue  # a damaged one is refused where it is opened
+        if found != FORMAT:
+            raise UserError(
+                f"{root} was written by another version of quantbooth (format {found}, this one has {FORMAT}); set "
+                "paths.store to a new folder, or remove that one"
+            )
+        return
 
 
 def _publish(draft: Draft, kind: str) -> None:

@@ -11,6 +11,7 @@ or, on a symmetric grid,
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -28,11 +29,16 @@ Affine = tuple[Float[Tensor, " out"], Float[Tensor, " out"]]
 class ScaleSearch(ABC):
     """A rule that picks (scale, zero) for every row of a weight; rows are independent of each other.
 
+    Attributes:
+        grid: what codes there are.
+        name: tells the rule from every other in names of artifacts; it never changes.
+
     Raises:
         ValueError: when the weight is not a non-empty matrix of finite numbers.
     """
 
     grid: Grid
+    name: ClassVar[str]
 
     def __call__(self, weight: Float[Tensor, "out n"]) -> Affine:
         """Return (s, z), float32, z whole numbers in [0, levels]."""
@@ -53,6 +59,8 @@ class ScaleSearch(ABC):
 class MinMax(ScaleSearch):
     """The whole range of each channel."""
 
+    name = "minmax"
+
     def search(self, weight: Float[Tensor, "out n"]) -> Affine:
         """Return (s, z) of [lo, hi]."""
         return affine(*bounds(weight), self.grid)
@@ -69,6 +77,7 @@ class MSE(ScaleSearch):
         ValueError: when the norm is not positive or the points would shrink a range to nothing.
     """
 
+    name = "mse"
     norm: float = 2.4
     points: int = 80
 

@@ -31,6 +31,7 @@ class LoraTuner(Tuner):
         UserError: naming the option that is not what it must be.
     """
 
+    name = "lora"
     kind = "adapters"
     together = True
 

@@ -31,10 +31,12 @@ class Tuner(ABC):
     """One way to personalize a base.
 
     Attributes:
+        name: tells the tuner from every other in names of artifacts; it never changes.
         kind: of the artifact that holds what was learned.
         together: whether several subjects can learn side by side in one base.
     """
 
+    name: str
     kind: str
     together: bool = False
 
@@ -74,6 +76,7 @@ class ScaleTuner(Tuner):
         UserError: when an option is not true or false.
     """
 
+    name = "scales"
     kind = "scale_sets"
     together = True
 
@@ -102,6 +105,7 @@ class ScaleTuner(Tuner):
 class FullTuner(Tuner):
     """Every weight of the float denoiser: DreamBooth as published (Ruiz et al. 2023), the measure for the others."""
 
+    name = "full"
     kind = "tuned_weights"
 
     def check(self, strategy: Strategy, bits: int | None) -> None:
@@ -139,7 +143,7 @@ class IdentifierTuner(Tuner):
 
     def __init__(self, inner: Tuner, sentence: str, without: str) -> None:
         self.inner, self.sentence, self.without = inner, sentence, without
-        self.kind = inner.kind
+        self.name, self.kind = inner.name, inner.kind
 
     def check(self, strategy: Strategy, bits: int | None) -> None:
         self.inner.check(strategy, bits)

@@ -1,0 +1,170 @@
+"""Which options decide the content of an artifact, declared field by field.
+
+    identity(artifact) = { field: value | field decides the content, value is not neutral } + parents' identities
+
+A field that is not declared here decides: an unknown option then makes another artifact, it never finds the wrong one.
+Keys that begin with an underscore (`_target_`, `_partial_`) are addresses of code. They never decide, so moving code
+renames nothing; what a class computes is told apart by its `name`, which stands beside its fields.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+__all__ = ["FIELDS", "TRAINING_ONLY", "Field", "content", "trainer_content"]
+
+_ALWAYS = object()
+
+
+@dataclass(frozen=True)
+class Field:
+    """How one option counts.
+
+    Attributes:
+        decides: whether it decides the content; names, resources and previews do not.
+        neutral: a value that changes nothing and stands in no identity, so that adding the option renames nothing.
+    """
+
+    decides: bool = True
+    neutral: Any = _ALWAYS
+
+    def enters(self, value: object) -> bool:
+        """Return whether this value stands in an identity."""
+        return self.decides and not (type(value) is type(self.neutral) and value == self.neutral)
+
+
+DECIDES = Field()
+IGNORED = Field(decides=False)
+
+
+def unless(neutral: object) -> Field:
+    """Return a field that decides unless it has this value."""
+    return Field(neutral=neutral)
+
+
+FIELDS: dict[str, dict[str, Field]] = {
+    "quant": {
+        "name": IGNORED,
+        "bits": DECIDES,
+        "symmetric": DECIDES,
+        "include": DECIDES,
+        "exclude": DECIDES,
+        "split": unless(False),
+        "activations": unless(None),
+        "softmax": unless(None),
+    },
+    "calibration": {
+        "name": IGNORED,
+        "search": DECIDES,  # its grid repeats quant.bits and quant.symmetric
+        "rounding": unless(None),
+        "activations": DECIDES,
+        "set": IGNORED,  # the calibration set is a parent, with an identity of its own
+    },
+    "calibration.set": {
+        "source": DECIDES,
+        "timesteps": DECIDES,
+        "batch": DECIDES,
+        "prompts": IGNORED,  # the sentences themselves decide, by their fingerprint
+        "count": IGNORED,
+        "seed": IGNORED,
+    },
+    "tuner": {
+        "name": IGNORED,
+        "tag": IGNORED,
+        "learner": DECIDES,
+        "rank": DECIDES,
+        "alpha": DECIDES,
+        "include": DECIDES,
+        "exclude": DECIDES,
+        "biases": DECIDES,
+        "norms": DECIDES,
+        "identifier": DECIDES,
+        "together": IGNORED,
+        "steps": DECIDES,
+        "subject_batch": DECIDES,
+        "learning_rate": DECIDES,
+        "shift_learning_rate": DECIDES,
+        "identifier_learning_rate": DECIDES,
+        "decay": DECIDES,
+        "average": unless(None),
+        "weight_bound": DECIDES,
+        "sample_every": IGNORED,
+        "checkpointing": IGNORED,
+        "saved_as": DECIDES,
+        "flip": unless(False),
+        "cache": IGNORED,
+    },
+    "optimizer": {"name": DECIDES, "lr": DECIDES, "weight_decay": DECIDES},
+    "prior": {"count": DECIDES, "seed": DECIDES, "batch": DECIDES, "weight": DECIDES},
+    "sampler": {"scheduler": DECIDES, "steps": DECIDES, "guidance": DECIDES},
+    "probe": {
+        "pairs": DECIDES,
+        "every": DECIDES,
+        "questions": DECIDES,
+        "grid": DECIDES,
+        "prompts": DECIDES,
+        "seed": DECIDES,
+        "batch": IGNORED,
+        "round": IGNORED,
+        "folder": IGNORED,
+        "document": IGNORED,
+    },
+    "damage": {
+        "predictions": DECIDES,
+        "pictures": DECIDES,
+        "prompts": IGNORED,  # the questions decide, by their fingerprint
+        "seed": DECIDES,
+        "batch": IGNORED,
+        "shown": IGNORED,
+        "beside": IGNORED,
+        "folder": IGNORED,
+        "document": IGNORED,
+        "notes": IGNORED,
+    },
+    "trainer": {
+        "accelerator": IGNORED,
+        "devices": IGNORED,
+        "precision": unless("32-true"),
+        "max_epochs": unless(-1),
+        "enable_checkpointing": IGNORED,
+        "enable_model_summary": IGNORED,
+        "enable_progress_bar": IGNORED,
+        "log_every_n_steps": IGNORED,
+        "default_root_dir": IGNORED,
+        "detect_anomaly": IGNORED,
+        "profiler": IGNORED,
+    },
+}
+"""By group: how each of its options counts."""
+
+TRAINING_ONLY = ("gradient_clip_val", "gradient_clip_algorithm", "accumulate_grad_batches", "max_epochs")
+"""Options of the trainer that decide what is learned, and nothing of what is only drawn or measured."""
+
+
+def content(settings: Mapping[str, Any], group: str) -> dict[str, Any]:
+    """Return the fields of a group that decide content, without addresses of code.
+
+    Args:
+        settings: the resolved configuration.
+        group: dotted, such as "calibration.set".
+    """
+    node: Any = settings
+    for key in group.split("."):
+        node = node[key]
+    fields = FIELDS[group]
+    found = {key: value for key, value in node.items() if fields.get(key, DECIDES).enters(value)}
+    values: dict[str, Any] = _without_addresses(found)
+    return values
+
+
+def trainer_content(settings: Mapping[str, Any], training: bool = False) -> dict[str, Any]:
+    """Return what decides content of the trainer: for an artifact that is learned, or one that is only computed."""
+    found = content(settings, "trainer")
+    chosen = {key: value for key, value in found.items() if training or key not in TRAINING_ONLY}
+    return {"trainer": chosen} if chosen else {}
+
+
+def _without_addresses(node: Any) -> Any:
+    if isinstance(node, Mapping):
+        return {key: _without_addresses(value) for key, value in node.items() if not str(key).startswith("_")}
+    return [_without_addresses(value) for value in node] if isinstance(node, list | tuple) else node

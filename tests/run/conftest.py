@@ -1,0 +1,58 @@
+"""Plans of settings, without any model being read."""
+
+from collections.abc import Callable
+from copy import deepcopy
+from functools import cache
+from pathlib import Path
+
+import hydra
+import pytest
+import yaml
+from omegaconf import DictConfig, OmegaConf
+
+from quantbooth.config import conf_dir
+from quantbooth.metrics.locators import WholeImage
+from quantbooth.plan import Plan
+from quantbooth.stages.evaluation import Scorer
+
+MakePlan = Callable[..., Plan]
+
+
+class Nameless:
+    """Stands for an encoder of which only the name is asked."""
+
+    name = "an encoder"
+
+
+@cache
+def composed(groups: tuple[str, ...]) -> DictConfig:
+    """The configuration for some group choices; composing is slow."""
+    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        return hydra.compose("quantbooth", list(groups))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A base that is only a file, and a place for a store."""
+    place = tmp_path_factory.mktemp("plan")
+    (place / "base").mkdir()
+    (place / "base" / "weights").write_text("1")
+    return place
+
+
+@pytest.fixture(scope="module")
+def plan(folder: Path) -> MakePlan:
+    """Makes the plan of some overrides, with a scorer that is only a name."""
+
+    def make(*overrides: str) -> Plan:
+        groups = tuple(word for word in overrides if (conf_dir() / word.partition("=")[0]).is_dir())
+        cfg = deepcopy(composed(("base=folder", *groups)))
+        given = [word for word in overrides if word not in groups]
+        for word in [f"base.path={folder}/base", f"paths.outputs={folder}/out", "base.resolution=32", *given]:
+            key, _, value = word.partition("=")
+            OmegaConf.update(cfg, key, yaml.safe_load(value), force_add=True)
+        made = Plan(cfg)
+        made.scorer = Scorer(Nameless(), WholeImage())  # type: ignore[arg-type]
+        return made
+
+    return make
