@@ -19,7 +19,10 @@ from open_clip.tokenizer import SimpleTokenizer
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from experiments.bench.sizes import SIZES
-from quantbooth.diffusion.base import Base, SecondEncoder, frozen
+from quantbooth.diffusion.base import Base, frozen
+from quantbooth.diffusion.families.sdxl import StableDiffusionXL
+from quantbooth.diffusion.families.stable_diffusion import StableDiffusion
+from quantbooth.diffusion.model import TextEncoder
 from quantbooth.diffusion.pretrained import save_base
 from quantbooth.toyworld.models import SCHEDULE
 
@@ -39,13 +42,13 @@ VAE: Architecture = {
 }
 SMALL_VAE: Architecture = {**VAE, "block_out_channels": [8, 8, 8, 8], "layers_per_block": 1, "norm_num_groups": 4}
 SMALL_CLIP = {**CLIP_L, "hidden_size": 24, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
-SD21_UNET: Architecture = {
+SD21_DENOISER: Architecture = {
     "sample_size": 96,
     "cross_attention_dim": 1024,
     "attention_head_dim": [5, 10, 20, 20],
     "use_linear_projection": True,
 }
-TINY_XL_UNET: Architecture = {
+TINY_XL_DENOISER: Architecture = {
     **SIZES["tiny"].config,
     "cross_attention_dim": 48,
     "addition_embed_type": "text_time",
@@ -53,19 +56,19 @@ TINY_XL_UNET: Architecture = {
     "projection_class_embeddings_input_dim": 6 * 8 + 16,
 }
 ARCHITECTURES: dict[str, Architecture] = {
-    "sd15": {"unet": SIZES["sd15"].config, "weights": 859_520_964, "text": CLIP_L, "vae": VAE},
+    "sd15": {"denoiser": SIZES["sd15"].config, "weights": 859_520_964, "text": CLIP_L, "vae": VAE},
     "sd21": {
-        **{"unet": SD21_UNET, "weights": 865_910_724, "text": {**CLIP_H, "hidden_act": "gelu"}, "vae": VAE},
+        **{"denoiser": SD21_DENOISER, "weights": 865_910_724, "text": {**CLIP_H, "hidden_act": "gelu"}, "vae": VAE},
         "schedule": {"prediction_type": "v_prediction"},
     },
     "sdxl": {
-        **{"unet": SIZES["sdxl"].config, "weights": 2_567_463_684, "text": {**CLIP_L, "hidden_act": "quick_gelu"}},
+        **{"denoiser": SIZES["sdxl"].config, "weights": 2_567_463_684, "text": {**CLIP_L, "hidden_act": "quick_gelu"}},
         **{"vae": {**VAE, "scaling_factor": 0.13025, "sample_size": 1024}},
         "second": {**CLIP_G, "hidden_act": "gelu", "projection_dim": 1280},
     },
-    "tiny": {"unet": SIZES["tiny"].config, "weights": 201_924, "text": SMALL_CLIP, "vae": SMALL_VAE},
+    "tiny": {"denoiser": SIZES["tiny"].config, "weights": 201_924, "text": SMALL_CLIP, "vae": SMALL_VAE},
     "tiny-xl": {
-        **{"unet": TINY_XL_UNET, "weights": None, "text": SMALL_CLIP, "vae": SMALL_VAE},
+        **{"denoiser": TINY_XL_DENOISER, "weights": None, "text": SMALL_CLIP, "vae": SMALL_VAE},
         "second": {**SMALL_CLIP, "projection_dim": 16},
     },
 }
@@ -89,23 +92,25 @@ def random_base(name: str, seed: int = 0, dtype: torch.dtype = torch.float32) ->
     """All parts of an architecture with random weights that the seed decides, each in `dtype` once it is drawn.
 
     Raises:
-        RuntimeError: when diffusers makes another number of weights of the unet's numbers than the published one.
+        RuntimeError: when diffusers makes another number of weights of the denoiser's numbers than the published one.
     """
     torch.manual_seed(seed)
     parts = ARCHITECTURES[name]
-    unet = UNet2DConditionModel.from_config(parts["unet"])
-    weights = sum(parameter.numel() for parameter in unet.parameters())
+    denoiser = UNet2DConditionModel.from_config(parts["denoiser"])
+    weights = sum(parameter.numel() for parameter in denoiser.parameters())
     if parts["weights"] not in (None, weights):
-        raise RuntimeError(f"the unet of {name} must have {parts['weights']} weights, diffusers makes {weights}")
+        raise RuntimeError(f"the denoiser of {name} must have {parts['weights']} weights, diffusers makes {weights}")
     tokenizer = clip_tokenizer()
+    autoencoder = AutoencoderKL.from_config(parts["vae"]).to(dtype)
+    first = CLIPTextModel(_text(parts["text"], tokenizer)).to(dtype)
+    others = [_second(parts["second"], dtype)] if "second" in parts else []
     made = Base(
         name=name,
-        unet=unet.to(dtype),
-        autoencoder=AutoencoderKL.from_config(parts["vae"]).to(dtype),
-        text_encoder=CLIPTextModel(_text(parts["text"], tokenizer)).to(dtype),
-        tokenizer=tokenizer,
+        family=StableDiffusionXL() if others else StableDiffusion(),
+        denoiser=denoiser.to(dtype),
+        autoencoder=autoencoder,
+        encoders=(TextEncoder(first, tokenizer), *others),
         scheduler_config={**SCHEDULE, **parts.get("schedule", {})},
-        second=_second(parts["second"], dtype) if "second" in parts else None,
     )
     return frozen(made)
 
@@ -118,10 +123,10 @@ def clip_tokenizer(**options: Any) -> CLIPTokenizer:
     return CLIPTokenizer(vocab=vocabulary, merges=list(full.bpe_ranks), model_max_length=77, **options)
 
 
-def _second(numbers: Architecture, dtype: torch.dtype) -> SecondEncoder:
+def _second(numbers: Architecture, dtype: torch.dtype) -> TextEncoder:
     tokenizer = clip_tokenizer(pad_token="!")  # as SDXL's second
     encoder = CLIPTextModelWithProjection(_text(numbers, tokenizer)).to(dtype)
-    return SecondEncoder(encoder, tokenizer, empty_is_zero=True)
+    return TextEncoder(encoder, tokenizer)
 
 
 def _text(numbers: Architecture, tokenizer: CLIPTokenizer) -> CLIPTextConfig:

@@ -14,13 +14,13 @@ import torch
 from omegaconf import DictConfig
 
 from quantbooth.config import conf_dir
-from quantbooth.diffusion.pretrained import new_unet, save_base
+from quantbooth.diffusion.pretrained import save_base
 from quantbooth.toyworld.captions import words
-from quantbooth.toyworld.models import UNET, untrained_base
+from quantbooth.toyworld.models import DENOISER, new_denoiser, untrained_base
 
 os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1", WANDB_MODE="offline", MPLBACKEND="Agg")
 TINY = {
-    **UNET,
+    **DENOISER,
     **{"block_out_channels": (8,), "norm_num_groups": 4, "attention_head_dim": 2, "mid_block_type": None},
     **{"down_block_types": ("CrossAttnDownBlock2D",), "up_block_types": ("UpBlock2D",)},
 }
@@ -51,11 +51,11 @@ def repository() -> Path:
 
 @pytest.fixture(scope="session")
 def base_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An untrained toy base with the smallest unet there can be; nobody writes into it."""
+    """An untrained toy base with the smallest denoiser there can be; nobody writes into it."""
     base = untrained_base(words(), seed=0)
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("base")
-    save_base(replace(base, unet=new_unet(TINY)), folder, torch.float32)
+    save_base(replace(base, denoiser=new_denoiser(TINY)), folder, torch.float32)
     return folder
 
 

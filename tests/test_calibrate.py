@@ -56,8 +56,8 @@ def test_it_leaves_a_quantized_base_and_the_set_it_was_learned_on(configure: Con
 
 def test_tuning_reads_what_it_leaves(configure: Configure) -> None:
     calibrate(Run(configure()))
-    unet = untuned_base(Run(configure())).unet
-    assert sum(type(module).__name__.startswith("Quantized") for module in unet.modules()) > 10
+    denoiser = untuned_base(Run(configure())).denoiser
+    assert sum(type(module).__name__.startswith("Quantized") for module in denoiser.modules()) > 10
 
 
 def test_a_killed_run_goes_on_at_its_block_with_the_same_result(
@@ -86,7 +86,7 @@ def test_a_killed_run_goes_on_at_its_block_with_the_same_result(
     resumed = calibrate(Run(configure()))
     blocks = [block["block"] for block in json.loads((resumed / "blocks.json").read_text())]
     assert learned == blocks[3:]
-    one, other = load_file(resumed / "unet.safetensors"), load_file(through / "unet.safetensors")
+    one, other = load_file(resumed / "denoiser.safetensors"), load_file(through / "denoiser.safetensors")
     assert all(torch.equal(tensor, other[name]) for name, tensor in one.items())
     assert (resumed / "blocks.json").read_text() == (through / "blocks.json").read_text()
     assert resumed.name == through.name

@@ -51,9 +51,9 @@ def test_ranges_are_watched_on_the_calibration_set_and_recorded(configure: Confi
     attention = json.loads((folder / "attention.json").read_text())
     assert attention and all((record["inputs"], record["softmax"]) == (8, 16) for record in attention)
     assert not (folder / "blocks.json").exists()
-    state = load_file(folder / "unet.safetensors")
+    state = load_file(folder / "denoiser.safetensors")
     assert {f"{record['name']}.processor.query.scale" for record in attention} <= state.keys()
-    unet, x = untuned_base(Run(cfg)).unet, torch.randn(2, 24, 8, 8, generator=torch.Generator().manual_seed(0))
+    unet, x = untuned_base(Run(cfg)).denoiser, torch.randn(2, 24, 8, 8, generator=torch.Generator().manual_seed(0))
     assert unet(x[:, : unet.config.in_channels], 5, torch.zeros(2, 4, 128)).sample.isfinite().all()
 
 
@@ -73,7 +73,7 @@ def test_a_killed_run_goes_on_at_its_block_with_the_same_result(
     (left,) = (tmp_path / "out" / "store" / "unfinished").iterdir()
     assert len(list((left / "activations").iterdir())) == 3
     resumed = calibrate(Run(configure(*LEARNED)))
-    one, other = load_file(resumed / "unet.safetensors"), load_file(through / "unet.safetensors")
+    one, other = load_file(resumed / "denoiser.safetensors"), load_file(through / "denoiser.safetensors")
     assert one.keys() == other.keys() and all(torch.equal(tensor, other[name]) for name, tensor in one.items())
     blocks = json.loads((resumed / "blocks.json").read_text())
     assert blocks == json.loads((through / "blocks.json").read_text())
@@ -88,7 +88,7 @@ def test_scales_are_learned_after_rounding_and_errors_lie_side_by_side(configure
     weights = calibrate(Run(configure(*given, "quant=w4")))
     blocks = json.loads((learned / "blocks.json").read_text())
     assert all({"block", "layers", "nearest", "learned", *STEP_ERRORS} == set(block) for block in blocks)
-    one, other = (load_file(folder / "unet.safetensors") for folder in (learned, weights))
+    one, other = (load_file(folder / "denoiser.safetensors") for folder in (learned, weights))
     assert all(torch.equal(one[name], tensor) for name, tensor in other.items())
     assert not (weights / "attention.json").exists()
     assert "activations" not in open_artifact(weights, "quantized_base").measured
@@ -123,7 +123,7 @@ def test_scale_sets_are_tuned_on_it(configure: Configure) -> None:
     calibrate(Run(cfg))
     tune(Run(cfg))
     base = tuned_base(Run(cfg), 1)[0]
-    gains = [numbers for name, numbers in base.unet.named_parameters() if name.endswith("gain_out")]
+    gains = [numbers for name, numbers in base.denoiser.named_parameters() if name.endswith("gain_out")]
     assert gains and any(not torch.equal(numbers, torch.ones_like(numbers)) for numbers in gains)
 
 

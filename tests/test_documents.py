@@ -39,7 +39,7 @@ def test_links_to_files_lead_somewhere(repository: Path, name: str) -> None:
 def test_the_layers_alone_work_as_the_readme_says(repository: Path) -> None:
     examples = re.findall(r"```python\n(.*?)```", (repository / "README.md").read_text(), re.DOTALL)
     (example,) = [found for found in examples if "quantize_(" in found]
-    unet = UNet2DConditionModel(
+    denoiser = UNet2DConditionModel(
         sample_size=4,
         in_channels=2,
         out_channels=2,
@@ -52,7 +52,7 @@ def test_the_layers_alone_work_as_the_readme_says(repository: Path) -> None:
         layers_per_block=1,
     )
     inputs = {"x": torch.randn(3, 2, 4, 4), "t": torch.tensor([10, 500, 990]), "text": torch.randn(3, 5, 8)}
-    exec(example, {"torch": torch, "unet": unet, **inputs})  # our own document
-    gains = scale_sets.read(unet)
+    exec(example, {"torch": torch, "unet": denoiser, **inputs})  # our own document
+    gains = scale_sets.read(denoiser)
     moved = {name: (rows != 1).any(dim=1).tolist() for name, rows in gains.items()}
     assert len(moved) > 20 and set(map(tuple, moved.values())) == {(True, False, True)}

@@ -70,7 +70,7 @@ def drawn(cfg: DictConfig) -> tuple[np.ndarray, Any, torch.Tensor]:
     plan = Run(cfg)
     folder = plan.only.images(plan.recipe.steps).require()
     request = read_requests(folder)[0]
-    unet = untuned_base(plan).unet.config
+    unet = untuned_base(plan).denoiser.config
     noise = quantbooth.initial_noise([request.prompt], [request.seed], (unet.in_channels, 8, 8))
     return pixels(folder / request.file), request, noise
 
@@ -139,7 +139,7 @@ def test_adapters_alone_draw_our_pictures_on_the_float_base(
             "^export.format=lora writes adapters that were tuned; choose tuner=lora or tuner=qlora for it$",
         ),
         ((*METHODS["lora"], "export.step=0"), "^export.format=lora writes adapters that were tuned"),
-        (METHODS["s2-qlora"], "^strategy s2 has 3 unets, one file holds one; choose"),
+        (METHODS["s2-qlora"], "^strategy s2 has 3 denoisers, one file holds one; choose"),
         ((*METHODS["s2-qlora"], "export.merged=true"), "no place for what export.merged=true makes; choose export.fo"),
         ((*METHODS["lora"], "tuner.identifier=true"), "export.format=lora has no place for a learned identifier"),
     ],
@@ -168,7 +168,7 @@ def test_one_unet_for_all_zones_says_what_that_changes(configure: Configure, tmp
     rows = [line for line in (folder / "README.md").read_text().splitlines() if line.endswith(" % |")]
     assert [row.split("|")[1].strip() for row in rows] == ["clean_up", "content", "coarse"]
     assert all(float(row.split("|")[3].strip(" %")) > 0 for row in rows)
-    assert DiffusionPipeline.from_pretrained(str(folder)).unet.config.in_channels > 0
+    assert DiffusionPipeline.from_pretrained(str(folder)).denoiser.config.in_channels > 0
 
 
 def test_a_single_file_and_the_untuned_base(configure: Configure, base_folder: Path, tmp_path: Path) -> None:
@@ -176,8 +176,8 @@ def test_a_single_file_and_the_untuned_base(configure: Configure, base_folder: P
         f"export.folder={tmp_path}", "export.step=0", "export.format=safetensors", "export.precision=float16"
     )
     folder = export(Run(cfg))
-    assert sorted(file.name for file in folder.iterdir()) == ["README.md", "unet.safetensors"]
-    kept = load_file(folder / "unet.safetensors")
+    assert sorted(file.name for file in folder.iterdir()) == ["README.md", "denoiser.safetensors"]
+    kept = load_file(folder / "denoiser.safetensors")
     names = load_file(base_folder / "unet" / "diffusion_pytorch_model.safetensors").keys()
     assert kept.keys() == names
     assert {tensor.dtype for tensor in kept.values()} == {torch.float16}
@@ -197,7 +197,7 @@ def test_a_single_file_and_the_untuned_base(configure: Configure, base_folder: P
             ("export.format=safetensors", "export.merged=true"),
             r"^export\.format=safetensors has no place for a learned ",
         ),
-        (("strategy=s2", "export.format=safetensors"), r"^strategy s2 has 3 unets, one file holds one; choose "),
+        (("strategy=s2", "export.format=safetensors"), r"^strategy s2 has 3 denoisers, one file holds one; choose "),
         (("seed=7",), r"^no scale_sets for these settings in .*; make it with quantbooth-tune and the same options$"),
     ],
 )

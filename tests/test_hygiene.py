@@ -99,6 +99,22 @@ def test_no_source_file_is_unfinished() -> None:
     assert [named(file) for file in SOURCES if marks.search(file.read_text(encoding="utf-8"))] == []
 
 
+def test_nothing_outside_diffusion_says_what_kind_the_denoiser_is() -> None:
+    """Another kind of network must need no change there; the folder of the shipped base is diffusers' own."""
+    package = ROOT / "src" / "quantbooth"
+    inside = (package / "diffusion", package / "conf", package / "toyworld" / "assets" / "base")
+    files = [file for file in tracked() if file.is_relative_to(package)]
+    words = re.compile("unet", re.IGNORECASE)
+    found = [
+        named(file)
+        for file in files
+        if not any(file.is_relative_to(folder) for folder in inside)
+        and (words.search(file.name) or words.search(file.read_text(encoding="utf-8")))
+    ]
+    assert len(files) > 200
+    assert found == []
+
+
 def test_no_file_names_a_machine_or_a_registry() -> None:
     found = [
         f"{named(file)}:{number} {line.strip()[:80]}"

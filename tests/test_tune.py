@@ -55,7 +55,7 @@ def test_everything_at_once_is_kept_by_name_and_served(configure: Configure) -> 
     untuned, tuned = untuned_base(plan), tuned_base(plan, 3)[0]
     texts = [plan.only.subject.tuning_text, plan.only.subject.class_text]
     with torch.no_grad():
-        before, after = (base.encode_texts(texts) for base in (untuned, tuned))
+        before, after = (base.encode_prompts(texts).tokens for base in (untuned, tuned))
     assert [torch.equal(before[i], after[i]) for i in range(2)] == [False, True]
     assert all(torch.equal(tensor, states[1][name]) for name, tensor in plan.tuner.state(tuned).items())
     pictures = [folder.name for folder in sample(Run(cfg))]
@@ -65,9 +65,9 @@ def test_everything_at_once_is_kept_by_name_and_served(configure: Configure) -> 
 def test_checkpointing_is_for_memory_only(configure: Configure, monkeypatch: pytest.MonkeyPatch) -> None:
     switched, switch = [], UNet2DConditionModel.enable_gradient_checkpointing
 
-    def noted(unet: UNet2DConditionModel) -> None:
-        switched.append(unet)
-        switch(unet)
+    def noted(denoiser: UNet2DConditionModel) -> None:
+        switched.append(denoiser)
+        switch(denoiser)
 
     monkeypatch.setattr(UNet2DConditionModel, "enable_gradient_checkpointing", noted)
     one, other = configure("seed=5"), configure("seed=5", "tuner.checkpointing=true", "paths.store=${paths.outputs}/b")
@@ -100,9 +100,9 @@ def test_adapters_are_kept_by_name_and_served_by_setting_and_by_folder(
     x, t = torch.randn(2, 24, 8, 8, generator=torch.Generator().manual_seed(0)), torch.tensor([150, 900])
     outcomes = []
     for base in (untuned_base(plan), tuned_base(plan, 3)[0], load(plan.base_folder, plan.base_name, [folder])[0]):
-        text = base.encode_texts([plan.only.subject.tuning_text] * 2)
+        text = base.encode_prompts([plan.only.subject.tuning_text] * 2)
         with torch.no_grad():
-            outcomes.append(base.unet(x, t, encoder_hidden_states=text).sample)
+            outcomes.append(base.predict(x, t, text))
     assert torch.equal(outcomes[1], outcomes[2])
     assert not any(torch.equal(outcomes[0][i], outcomes[1][i]) for i in range(2))
     again = plan.tuner.state(tuned_base(plan, 3)[0])
@@ -160,10 +160,10 @@ def test_what_is_kept_in_half_the_precision_is_served_nearly_alike(
     found = {}
     for precision in ("float32", "float16"):
         cfg = configure("tuner.learning_rate=0.001", f"tuner.saved_as={precision}", *added)
-        folder, unet = tune(Run(cfg))[0], tuned_base(Run(cfg), 3)[0].unet
+        folder, denoiser = tune(Run(cfg))[0], tuned_base(Run(cfg), 3)[0].denoiser
         size = (folder / "step-000003.safetensors").stat().st_size
-        found[precision] = size, torch.cat([value.flatten() for value in unet.parameters()])
-        assert all(value.dtype == torch.float32 for value in unet.parameters())
+        found[precision] = size, torch.cat([value.flatten() for value in denoiser.parameters()])
+        assert all(value.dtype == torch.float32 for value in denoiser.parameters())
     (whole, one), (half, other) = found.values()
     learned = sum(tensor.numel() for tensor in load_file(folder / "step-000003.safetensors").values())
     assert whole - half == pytest.approx(2 * learned, rel=0.05)  # the rest is names, and where each begins

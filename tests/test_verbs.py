@@ -132,7 +132,7 @@ def test_costs_tell_the_numbers_trained_and_their_size(scores: dict[str, list[Pa
         assert measured["file_bytes"] == (made.only.tuned.require() / "step-000002.safetensors").stat().st_size
         assert measured["samples_per_expert"] == made.recipe.samples_seen / made.strategy.sets
     sizes = [read_record(scores[method][0]).costs["base_file_bytes"] for method in ("s2", "float")]
-    assert sizes[0] == (plan.parents["quantized_base"].require() / "unet.safetensors").stat().st_size < sizes[1]
+    assert sizes[0] == (plan.parents["quantized_base"].require() / "denoiser.safetensors").stat().st_size < sizes[1]
 
 
 def test_a_second_run_makes_nothing_anew(configure: Configure, scores: dict[str, list[Path]]) -> None:
@@ -212,7 +212,8 @@ def test_outside_its_interval_s1_is_served_as_asked(configure: Configure, outsid
     t = torch.tensor([353, 354, 934])
     with torch.no_grad():
         before, after = (
-            base.unet(x, t, encoder_hidden_states=text).sample for base in (untuned_base(plan), tuned_base(plan, 2)[0])
+            base.denoiser(x, t, encoder_hidden_states=text).sample
+            for base in (untuned_base(plan), tuned_base(plan, 2)[0])
         )
     assert [torch.equal(before[i], after[i]) for i in range(3)] == [untouched, False, untouched]
 
@@ -273,7 +274,7 @@ def test_the_parts_of_what_is_concatenated_have_scales_of_their_own_when_asked(c
     split = {record["name"]: record["split"] for record in records if record["split"]}
     assert split == {f"up_blocks.0.resnets.{n}.{layer}": [8, 8] for n in (0, 1) for layer in ("conv1", "conv_shortcut")}
     assert not any(record["split"] for record in json.loads((plain_folder / "layers.json").read_text()))
-    tensors = load_file(folder / "unet.safetensors")
+    tensors = load_file(folder / "denoiser.safetensors")
     assert all(tensors[f"{name}.scale"].shape == (2, 8) for name in split)
     assert {int(zero) for name, z in tensors.items() if name.endswith(".zero") for zero in z.flatten()} == {8}
     with pytest.raises(UserError, match="quant.split must be true or false, got 2"):

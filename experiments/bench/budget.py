@@ -3,8 +3,8 @@
     need = (libraries and working space + weights * bytes per weight + batch * activations) * (1 + reserve)
 
 The numbers only decide what may run at once; they are no result and are in no table. Activations are what autograd
-keeps of the float unet (counted on the meta device: 0.5 GB for SD 1.5, 0.9 GB for SDXL), made larger for what comes and
-goes.
+keeps of the float denoiser (counted on the meta device: 0.5 GB for SD 1.5, 0.9 GB for SDXL), made larger for what comes
+and goes.
 """
 
 from collections.abc import Sequence

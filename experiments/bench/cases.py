@@ -26,7 +26,7 @@ ZONES, SUBJECTS = 3, 8
 
 @dataclass(frozen=True)
 class Setting:
-    """What all methods of a comparison share: the unet, the side of the latents, checkpointing, the device."""
+    """What all methods of a comparison share: the denoiser, the side of the latents, checkpointing, the device."""
 
     model: str
     latents: int
@@ -37,7 +37,9 @@ class Setting:
         if self.model not in SIZES:
             raise UserError(f"model must be one of {', '.join(SIZES)}, got {self.model!r}")
         if self.latents < 8 or self.latents % 8:
-            raise UserError(f"latents must be a multiple of 8 (the unet halves them three times), got {self.latents}")
+            raise UserError(
+                f"latents must be a multiple of 8 (the denoiser halves them three times), got {self.latents}"
+            )
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
-"""The unets that are measured: true architectures as numbers, so that nothing is downloaded.
+"""The denoisers that are measured: true architectures as numbers, so that nothing is downloaded.
 
 The numbers are those of the published `unet/config.json` files where they differ from diffusers' defaults. The count of
-weights is asserted whenever a unet is made: a changed default of the library cannot pass as the model named.
+weights is asserted whenever a denoiser is made: a changed default of the library cannot pass as the model named.
 """
 
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from diffusers import UNet2DConditionModel
 
-__all__ = ["SIZES", "Size", "empty_unet"]
+__all__ = ["SIZES", "Size", "empty_denoiser"]
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Size:
         parameters: how many float weights it has.
         linear: how many of them are matrices of linear layers.
         text: width of the text encoder's output, which is 77 tokens long.
-        pooled: width of SDXL's pooled text embedding; 0 where the unet takes none.
+        pooled: width of SDXL's pooled text embedding; 0 where the denoiser takes none.
     """
 
     config: dict[str, Any]
@@ -72,16 +72,16 @@ SIZES = {
 """`tiny` is there to test the program, not to be measured."""
 
 
-def empty_unet(name: str) -> UNet2DConditionModel:
-    """The unet on the meta device: its architecture without a byte of weights.
+def empty_denoiser(name: str) -> UNet2DConditionModel:
+    """The denoiser on the meta device: its architecture without a byte of weights.
 
     Raises:
         RuntimeError: when the library makes another number of weights of these numbers.
     """
     size = SIZES[name]
     with torch.device("meta"):
-        unet = UNet2DConditionModel.from_config(size.config)
-    found = sum(parameter.numel() for parameter in unet.parameters())
+        denoiser = UNet2DConditionModel.from_config(size.config)
+    found = sum(parameter.numel() for parameter in denoiser.parameters())
     if found != size.parameters:
-        raise RuntimeError(f"the unet of {name} must have {size.parameters} weights, diffusers makes {found}")
-    return unet
+        raise RuntimeError(f"the denoiser of {name} must have {size.parameters} weights, diffusers makes {found}")
+    return denoiser

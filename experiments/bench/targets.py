@@ -75,4 +75,4 @@ TARGETS = (
     Target("base file, MB", 470.0, _figure("base_file_mb")),
     Target("scale set file, MB", 1.3, _figure("file_mb")),
 )
-"""W4 on SD 1.5's unet, 32x32 latents, batch 1, float32, no checkpointing, CPU, unless it says otherwise."""
+"""W4 on SD 1.5's denoiser, 32x32 latents, batch 1, float32, no checkpointing, CPU, unless it says otherwise."""

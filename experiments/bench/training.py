@@ -1,6 +1,6 @@
 """One training step, timed in its three parts: forward with the loss, backward, optimizer.
 
-    L = mean((unet(x_t, t, text) - target)^2)
+    L = mean((denoiser(x_t, t, text) - target)^2)
 
 on random latents, text and target. AdamW serves all methods, without weight decay and with a rate so small that random
 weights do not run away. No gradient is left for the next step, which is part of what a step costs.
@@ -25,7 +25,7 @@ TOKENS, TIMESTEPS, TIME_IDS = 77, 1000, 6
 
 @dataclass(frozen=True)
 class Inputs:
-    """What the unet is given, and what it should answer."""
+    """What the denoiser is given, and what it should answer."""
 
     sample: Tensor
     timestep: Tensor
@@ -60,18 +60,18 @@ def inputs_of(case: Case, generator: torch.Generator) -> Inputs:
 
 
 class Training:
-    """A unet with what its steps need. Where no weight learns, the gradient goes to the latents."""
+    """A denoiser with what its steps need. Where no weight learns, the gradient goes to the latents."""
 
-    def __init__(self, unet: nn.Module, inputs: Inputs) -> None:
-        self.unet, self.inputs = unet, inputs
-        learning = [parameter for parameter in unet.parameters() if parameter.requires_grad]
+    def __init__(self, denoiser: nn.Module, inputs: Inputs) -> None:
+        self.denoiser, self.inputs = denoiser, inputs
+        learning = [parameter for parameter in denoiser.parameters() if parameter.requires_grad]
         self.optimizer = torch.optim.AdamW(learning, lr=RATE, weight_decay=0.0) if learning else None
         inputs.sample.requires_grad_(not learning)
 
     def loss(self) -> Tensor:
         """L, with its graph."""
         given: Any = self.inputs
-        prediction = self.unet(given.sample, given.timestep, given.text, added_cond_kwargs=given.added).sample
+        prediction = self.denoiser(given.sample, given.timestep, given.text, added_cond_kwargs=given.added).sample
         return F.mse_loss(prediction, given.target)
 
     def step(self) -> Seconds:

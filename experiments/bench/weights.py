@@ -1,7 +1,7 @@
 """Random weights in place of the meta device's empty ones, one layer after the other.
 
 A weight is uniform in [-a, a] with a = 1 / sqrt(inputs of an output), as torch draws it; norms are 1 and 0. So
-activations stay finite through a deep unet, and no step meets numbers that are slow or special (denormal, infinite).
+activations stay finite through a deep network, and no step meets numbers that are slow or special (denormal, infinite).
 """
 
 import torch

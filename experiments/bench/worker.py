@@ -20,7 +20,7 @@ from experiments.bench.cases import MODULES, Case
 from experiments.bench.files import beside, file_bytes, learned
 from experiments.bench.kept import kept_bytes
 from experiments.bench.memory import cuda_peak, offer_to_the_kernel, peak, reset_peak, resident
-from experiments.bench.sizes import empty_unet
+from experiments.bench.sizes import empty_denoiser
 from experiments.bench.training import Training, inputs_of
 
 __all__: list[str] = []
@@ -39,21 +39,21 @@ class Worker:
         self.imports = resident()
 
     def build(self) -> Answer:
-        """Make the unet and its training; what that took at the most, and what files it would be."""
+        """Make the denoiser and its training; what that took at the most, and what files it would be."""
         reset_peak()
         generator = torch.Generator().manual_seed(SEED)
-        unet = empty_unet(self.case.setting.model).train()
-        self.method().build_(unet, self.case, generator)
+        denoiser = empty_denoiser(self.case.setting.model).train()
+        self.method().build_(denoiser, self.case, generator)
         if self.case.setting.checkpointing:
-            unet.enable_gradient_checkpointing()
-        self.training = Training(unet, inputs_of(self.case, generator))
-        personal = learned(unet)
+            denoiser.enable_gradient_checkpointing()
+        self.training = Training(denoiser, inputs_of(self.case, generator))
+        personal = learned(denoiser)
         return {
             "import_rss_gb": self.imports / GB,
             "build_rss_gb": peak() / GB,
             "trainable": sum(tensor.numel() for tensor in personal.values()),
             "file_mb": file_bytes(personal) / MB,
-            "base_file_mb": file_bytes(beside(unet)) / MB,
+            "base_file_mb": file_bytes(beside(denoiser)) / MB,
         }
 
     def method(self) -> Any:
@@ -69,7 +69,7 @@ class Worker:
 
     def kept(self) -> Answer:
         """What autograd keeps, from a forward pass that is not timed."""
-        return {"kept_gb": kept_bytes(self.training.unet, self.training.loss) / GB}
+        return {"kept_gb": kept_bytes(self.training.denoiser, self.training.loss) / GB}
 
 
 def serve(worker: Worker, commands: TextIO, answers: TextIO) -> int:

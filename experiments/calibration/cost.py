@@ -1,9 +1,9 @@
 """What learned rounding costs: `python -m experiments.calibration.cost --model sd15 --iterations 10`.
 
-All blocks of a unet with random float weights are rounded, as `calibration=qdiffusion` does it, on random items: time
-and memory do not depend on the values. Each block's seconds (taping; search of scales; learning and checks) and peak
-memory are kept beside its codes in the work folder, so a run that was stopped goes on where it was. The row is added to
-`costs.json`, and `costs.md` is made anew.
+All blocks of a denoiser with random float weights are rounded, as `calibration=qdiffusion` does it, on random items:
+time and memory do not depend on the values. Each block's seconds (taping; search of scales; learning and checks) and
+peak memory are kept beside its codes in the work folder, so a run that was stopped goes on where it was. The row is
+added to `costs.json`, and `costs.md` is made anew.
 """
 
 import json
@@ -29,7 +29,9 @@ from experiments.calibration.anonymous import Anonymous
 from experiments.calibration.cost_table import document
 from quantbooth.artifacts.calibration_set import CalibrationSet, write_states, write_texts
 from quantbooth.artifacts.progress import Progress as Parts
-from quantbooth.diffusion.pretrained import new_unet
+from quantbooth.diffusion.base import Base
+from quantbooth.diffusion.conditioning import Conditioning
+from quantbooth.diffusion.families.stable_diffusion import StableDiffusion
 from quantbooth.errors import UserError
 from quantbooth.quant.grid import Grid
 from quantbooth.quant.scale_search import MSE, Affine
@@ -66,12 +68,13 @@ def row_of(options: Namespace) -> dict[str, Any]:
     """Round all blocks; the figures of the whole run, whatever process did its parts."""
     case = {key: vars(options)[key] for key in ("model", "layers", "latents", "items", "batch", "iterations", "bits")}
     _claim(options.work, case)
-    imports, unet = resident(), _unet(options)
-    built, names = resident(), matching(unet, ["*"], FLOAT_ENDS)
+    imports, denoiser = resident(), _denoiser(options)
+    built, names = resident(), matching(denoiser, ["*"], FLOAT_ENDS)
     recipe = replace(RECIPE, iterations=options.iterations, batch=options.batch)
     watch = _Watch(options.work / "seconds.json")
     search, trainer = _Timed(Grid(options.bits), watch=watch), watch.trainer(options.iterations)
-    rounding = BlockRounding(unet, names, NO_SPLITS, search, recipe, _items(options), trainer)
+    base = Base("cost", StableDiffusion(), denoiser, None, (), {})
+    rounding = BlockRounding(base, names, NO_SPLITS, search, recipe, _items(options), trainer)
     columns = ("{task.description}", MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     with Progress(*columns) as bar, watch.anonymous:
         watch.task, watch.bar = bar.add_task("blocks", total=len(rounding.units)), bar
@@ -82,13 +85,13 @@ def row_of(options: Namespace) -> dict[str, Any]:
         "case": case,
         "units": len(rounding.units),
         "layers": len(names),
-        "weights": sum(layer.numel() for name, layer in unet.named_parameters()),
+        "weights": sum(layer.numel() for name, layer in denoiser.named_parameters()),
         "import_gb": imports / GB,
-        "float_gb": sum(p.numel() * p.element_size() for p in unet.parameters()) / GB,
+        "float_gb": sum(p.numel() * p.element_size() for p in denoiser.parameters()) / GB,
         "built_gb": built / GB,
         **{key: max(part[key] for part in parts) for key in ("peak_gb", "anonymous_gb")},
         **{key: sum(part[key] for part in parts) for key in ("taping_s", "search_s", "learning_s")},
-        "largest_gb": max(sum(_weight(unet, name).nbytes for name in unit.layers) for unit in rounding.units) / GB,
+        "largest_gb": max(sum(_weight(denoiser, name).nbytes for name in unit.layers) for unit in rounding.units) / GB,
         "machine": facts(),
     }
 
@@ -146,16 +149,16 @@ class _Timed(MSE):
         return found
 
 
-def _weight(unet: Any, layer: str) -> torch.Tensor:
-    return unet.get_submodule(layer).weight
+def _weight(denoiser: Any, layer: str) -> torch.Tensor:
+    return denoiser.get_submodule(layer).weight
 
 
-def _unet(options: Namespace) -> Any:
+def _denoiser(options: Namespace) -> Any:
     changed = {"layers_per_block": options.layers} if options.layers else {}
     with torch.device("meta"):
-        unet = new_unet(SIZES[options.model].config | changed)
-    fill_(unet, "cpu", torch.Generator().manual_seed(0))
-    return unet.eval().requires_grad_(False)
+        denoiser = StableDiffusion().new_denoiser(SIZES[options.model].config | changed)
+    fill_(denoiser, "cpu", torch.Generator().manual_seed(0))
+    return denoiser.eval().requires_grad_(False)
 
 
 def _items(options: Namespace) -> CalibrationSet:
@@ -170,7 +173,7 @@ def _items(options: Namespace) -> CalibrationSet:
     folder.mkdir(exist_ok=True)
     times = options.items // 2
     write_states(folder, 0, torch.randn(1, times, 4, options.latents, options.latents, generator=draw))
-    texts = torch.randn(2, TOKENS, SIZES[options.model].text, generator=draw)
+    texts = Conditioning(torch.randn(2, TOKENS, SIZES[options.model].text, generator=draw))
     write_texts(folder, ["a prompt"], texts, torch.linspace(999, 0, times).tolist(), 1)
     return CalibrationSet(folder)
 

@@ -10,7 +10,7 @@ __all__ = ["document"]
 Row = dict[str, Any]
 HOUR, PUBLISHED_ITERATIONS, PUBLISHED_ITEMS = 3600, 20_000, 6_400
 COLUMNS: dict[str, Callable[[Row], str]] = {
-    "unet": lambda row: f"{row['case']['model']}, {row['weights'] / 1e6:,.1f} M weights",
+    "denoiser": lambda row: f"{row['case']['model']}, {row['weights'] / 1e6:,.1f} M weights",
     "blocks": lambda row: str(row["units"]),
     "latents": lambda row: "{0}x{0}".format(row["case"]["latents"]),
     "items": lambda row: str(row["case"]["items"]),

@@ -45,7 +45,7 @@ def main() -> int:
 
 
 def loaded(folder: Path) -> Any:
-    """The pipeline, by the file that an export of several unets brings along."""
+    """The pipeline, by the file that an export of several denoisers brings along."""
     if not (folder / "by_zone.py").exists():
         return DiffusionPipeline.from_pretrained(str(folder), local_files_only=True)
     spec = importlib.util.spec_from_file_location("exported_by_zone", folder / "by_zone.py")

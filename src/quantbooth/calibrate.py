@@ -10,15 +10,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
 from quantbooth.artifacts.calibration_set import CalibrationSet
 from quantbooth.artifacts.progress import Progress
-from quantbooth.artifacts.quantized_base import WEIGHTS, write_blocks, write_quantized_unet
+from quantbooth.artifacts.quantized_base import WEIGHTS, write_blocks, write_quantized_denoiser
 from quantbooth.cli import command
 from quantbooth.data.draws import place_loader
+from quantbooth.diffusion.base import Base
 from quantbooth.diffusion.quantized_attention import Bits
-from quantbooth.diffusion.shortcuts import concatenations
 from quantbooth.diffusion.units import Unit
 from quantbooth.errors import UserError
 from quantbooth.quant.surgery import NO_SPLITS, Replaced, matching, with_inputs
@@ -39,9 +37,9 @@ __all__ = ["calibrate", "main"]
 
 @dataclass(frozen=True)
 class Made:
-    """A quantized unet, which of its layers and attentions are, figures of it, and the errors of its blocks, if any."""
+    """A base with a quantized denoiser, which layers and attentions are, figures, and the errors of blocks, if any."""
 
-    unet: nn.Module
+    base: Base
     replaced: list[Replaced]
     figures: dict[str, float | str]
     blocks: list[dict[str, Any]]
@@ -49,7 +47,7 @@ class Made:
 
 
 def calibrate(run: Run) -> Path:
-    """Quantize the unet of the base; return the folder of the quantized base."""
+    """Quantize the denoiser of the base; return the folder of the quantized base."""
     calibration, item = run.calibration, run.quantized_base
     if item is None:
         raise UserError("quant=fp keeps the base as it is: there is nothing to calibrate")
@@ -68,7 +66,7 @@ def calibrate(run: Run) -> Path:
                 made = as_learned(run, recipe, states, progress)
             if states is not None and activations is not None:
                 made = with_activations(run, made, activations, states, Progress(progress.folder / "activations"))
-            write_quantized_unet(draft.path, made.unet, made.replaced, made.attention)
+            write_quantized_denoiser(draft.path, made.base.denoiser, made.replaced, made.attention)
             write_blocks(draft.path, made.blocks)
         draft.measured.update(
             layers=len(made.replaced),
@@ -81,14 +79,14 @@ def calibrate(run: Run) -> Path:
     return item.require()
 
 
-def layers(run: Run, unet: nn.Module) -> tuple[list[str], Any]:
+def layers(run: Run, base: Base) -> tuple[list[str], Any]:
     """Names of the layers to quantize, and the splits of some."""
     include, exclude, split = run.calibration.layers
-    return matching(unet, include, exclude), concatenations(unet) if split else NO_SPLITS
+    return matching(base.denoiser, include, exclude), base.skip_splits() if split else NO_SPLITS
 
 
 def draw_set(run: Run, observed: Observed) -> None:
-    """Make what the unet is run on, once per base and choice of it."""
+    """Make what the denoiser is run on, once per base and choice of it."""
     if observed.item.find():
         return
     with observed.item.writing(run.settings) as draft:
@@ -106,23 +104,23 @@ def draw_set(run: Run, observed: Observed) -> None:
 
 def to_nearest(run: Run) -> Made:
     """Every weight to the nearest code, layer by layer."""
-    unet = base_with(run, None).unet
-    names, splits = layers(run, unet)
-    stage = CalibrationStage(unet, run.calibration.search, splits)
+    base = base_with(run, None).denoiser_alone
+    names, splits = layers(run, base)
+    stage = CalibrationStage(base.denoiser, run.calibration.search, splits)
     # scales of activations may be learned through what is made here
     trainer = run.trainer(f"quantizing {run.calibration.name}", inference_mode=False)
     trainer.predict(stage, stage.loader(names), return_predictions=False)
     mean = sum(stage.errors.values()) / len(stage.errors)
-    return Made(unet, stage.replaced, {"mean_weight_error": mean}, [])
+    return Made(base, stage.replaced, {"mean_weight_error": mean}, [])
 
 
 def as_learned(run: Run, recipe: Reconstruction, items: CalibrationSet, progress: Progress) -> Made:
     """Rounding learned block by block; a run that was stopped goes on at its block."""
-    unet = base_with(run, None).unet
-    names, splits = layers(run, unet)
+    base = base_with(run, None).denoiser_alone
+    names, splits = layers(run, base)
     logger, trainer = run.logger(progress.folder.name), partial(run.trainer, max_steps=recipe.iterations)
-    unet.to(trainer("").strategy.root_device)
-    rounding = BlockRounding(unet, names, splits, run.calibration.search, recipe, items, trainer)
+    base.denoiser.to(trainer("").strategy.root_device)
+    rounding = BlockRounding(base, names, splits, run.calibration.search, recipe, items, trainer)
     blocks: list[dict[str, Any]] = []
 
     def note(number: int, outcome: Outcome) -> None:
@@ -152,14 +150,14 @@ def with_activations(run: Run, made: Made, recipe: StepRecipe, items: Calibratio
         logger.log_metrics({f"block/{name}": error for name, error in errors.items()}, step=number)
 
     device = trainer("").strategy.root_device
-    made.unet.to(device)
+    made.base.denoiser.to(device)
     try:
-        work = BlockSteps(made.unet, activations, recipe, items, trainer)
-        attention = work.run(progress, lambda: base_with(run, None).unet.to(device), note)
+        work = BlockSteps(made.base, activations, recipe, items, trainer)
+        attention = work.run(progress, lambda: base_with(run, None).denoiser_alone, note)
     finally:
         close(logger)
     told = {"activations": f"simulated integers of {bits} bits, softmax {f'{softmax} bits' if softmax else 'float'}"}
-    replaced = with_inputs(made.unet, made.replaced, bits)
+    replaced = with_inputs(made.base.denoiser, made.replaced, bits)
     return replace(
         made, replaced=replaced, figures={**made.figures, **told}, blocks=list(blocks.values()), attention=attention
     )

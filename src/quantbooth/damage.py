@@ -58,7 +58,7 @@ def measure_float(plan: Degradation) -> None:
             x_0 = measurement.encode(base, measurement.draw_reference(base, pictures))
             errors, predicted = measurement.predict(base, x_0, None, "float")
             write_reference(draft.path, Reference(x_0, predicted))
-            file_bytes = sum(tensor.nbytes for tensor in base.unet.state_dict().values())
+            file_bytes = sum(tensor.nbytes for tensor in base.denoiser.state_dict().values())
             record = plan.record(base, file_bytes, draft.fingerprint, None)
             write_damage(draft.path, record, errors, measurement.judge(pictures, pictures, "float"))
             if measurement.questions.pictures is not None:

@@ -9,6 +9,7 @@ from quantbooth.artifacts.image_set import read_requests
 from quantbooth.artifacts.scores import Record, write_scores
 from quantbooth.cli import command
 from quantbooth.data.draws import place_loader
+from quantbooth.diffusion.pretrained import float_bytes
 from quantbooth.run.run import Run, SubjectRun
 from quantbooth.stages.evaluation import EvaluationStage
 
@@ -46,7 +47,7 @@ def record_of(one: SubjectRun, step: int, images: Path) -> Record:
     costs["base_file_bytes"] = (
         quantized.measured["file_bytes"]
         if quantized
-        else _unet_bytes(run.base_folder, run.settings["base"]["unet_bits"])
+        else float_bytes(run.base_folder, run.settings["base"]["stored_bits"])
     )
     return Record(
         method=run.method if step else "base",
@@ -61,12 +62,6 @@ def record_of(one: SubjectRun, step: int, images: Path) -> Record:
         images=str(images.relative_to(run.store.root)),
         run=tuned.name if tuned else (quantized.name if quantized else "float base"),
     )
-
-
-def _unet_bytes(base_folder: Path, bits: int) -> int:
-    """Size of the float unet at 32 bits, whatever precision its file is kept in."""
-    stored = sum(file.stat().st_size for file in (base_folder / "unet").glob("*.safetensors"))
-    return stored * 32 // bits
 
 
 main = command(lambda cfg: evaluate(Run(cfg)), "quantbooth")

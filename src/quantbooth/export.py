@@ -1,8 +1,8 @@
 """quantbooth-export: what was tuned as files for other tools, float weights with a model card beside them.
 
-quantbooth-export subject=toy_mug strategy=s2                        # a folder for diffusers, a unet for each zone
-quantbooth-export subject=toy_mug strategy=s2 export.merged=true     # one unet for all zones, its error measured
-quantbooth-export subject=toy_mug export.format=safetensors          # the unet alone, one file
+quantbooth-export subject=toy_mug strategy=s2                        # a folder for diffusers, a denoiser for each zone
+quantbooth-export subject=toy_mug strategy=s2 export.merged=true     # one denoiser for all zones, its error measured
+quantbooth-export subject=toy_mug export.format=safetensors          # the denoiser alone, one file
 quantbooth-export subject=toy_mug method=qlora export.format=lora    # the adapters alone, as diffusers loads them
 quantbooth-export subject=toy_mug export.step=0                      # the quantized base itself
 """
@@ -17,7 +17,7 @@ from quantbooth.artifacts.tuned import precision_of
 from quantbooth.cli import command
 from quantbooth.data.options import flag, place, whole
 from quantbooth.diffusion.base import Base
-from quantbooth.diffusion.exported import MAIN, Unets, float_unet, write_lora, write_pipeline, write_unet
+from quantbooth.diffusion.exported import Denoisers, float_denoiser, write_lora, write_pipeline, write_weights
 from quantbooth.errors import UserError
 from quantbooth.quant import adapters
 from quantbooth.quant.folding import average, folded, require_foldable
@@ -64,7 +64,7 @@ def export(run: Run) -> Path:
     merging = Merging(stretches, run.strategy.served)
     if options.format != FORMATS[0] and len(merging.shares) > 1 and not options.merged:
         raise UserError(
-            f"strategy {run.strategy.name} has {len(merging.shares)} unets, one file holds one; choose "
+            f"strategy {run.strategy.name} has {len(merging.shares)} denoisers, one file holds one; choose "
             "export.merged=true, or export.format=diffusers"
         )
     if options.format != FORMATS[0] and step and run.settings["tuner"]["identifier"]:
@@ -74,20 +74,23 @@ def export(run: Run) -> Path:
     if options.format == "lora":
         _require_a_lora(run, step, options)
     base, _ = tuned_base(run, step, [one])
+    main = base.component
     if options.format != "lora":
-        require_foldable(base.unet)
-    unets: Unets = {name: partial(folded, base.unet, index) for name, index in merging.folders(MAIN).items()}
+        require_foldable(base.denoiser)
+    denoisers: Denoisers = {
+        name: partial(folded, base.denoiser, index) for name, index in merging.folders(main).items()
+    }
     if options.merged:
-        unets = {MAIN: partial(average, base.unet, merging.shares)}
+        denoisers = {main: partial(average, base.denoiser, merging.shares)}
     with whole_folder(Path(options.folder) / _name(run, step, options), "export.folder") as folder:
-        errors = _errors(run, base, unets) if options.merged and len(merging.shares) > 1 else {}
+        errors = _errors(run, base, denoisers) if options.merged and len(merging.shares) > 1 else {}
         if options.format == "diffusers":
-            write_pipeline(base, unets, merging.rows(MAIN), folder, precision_of(options.precision))
+            write_pipeline(base, denoisers, merging.rows(main), folder, precision_of(options.precision))
         elif options.format == "lora":
-            write_lora(adapters.read(base.unet), folder, precision_of(options.precision))
+            write_lora(adapters.read(base.denoiser), main, folder, precision_of(options.precision))
         else:
-            write_unet(unets[MAIN](), folder, precision_of(options.precision))
-        (folder / "README.md").write_text(model_card(**_facts(run, step, merging, options), errors=errors))
+            write_weights(denoisers[main](), main, folder, precision_of(options.precision))
+        (folder / "README.md").write_text(model_card(**_facts(run, step, merging, options, main), errors=errors))
         made = Path(options.folder) / folder.name
     print(f"exported: {made}")  # noqa: T201  # what a person looks for next
     return made
@@ -117,15 +120,15 @@ def _made_by(run: Run, step: int) -> str:
     return run.only.tuned.require().name if step else run.only.images(0).label
 
 
-def _errors(run: Run, base: Base, unets: Unets) -> dict[str, tuple[float, float]]:
-    """By zone, what the merged unet does otherwise than its parts (see `stages.merging`)."""
-    merged = base.with_unet(float_unet(base, unets[MAIN]()))
+def _errors(run: Run, base: Base, denoisers: Denoisers) -> dict[str, tuple[float, float]]:
+    """By zone, what the merged denoiser does otherwise than its parts (see `stages.merging`)."""
+    merged = base.with_denoiser(float_denoiser(base, denoisers[base.component]()))
     return prediction_errors(base, merged, run.only.subject, run.strategy.served, run.trainer)
 
 
-def _facts(run: Run, step: int, merging: Merging, options: Options) -> dict[str, Any]:
+def _facts(run: Run, step: int, merging: Merging, options: Options, main: str) -> dict[str, Any]:
     """What the model card tells."""
-    rows = [(0, merging.timesteps, MAIN)] if options.merged else merging.rows(MAIN)
+    rows = [(0, merging.timesteps, main)] if options.merged else merging.rows(main)
     return {
         "base": run.base_name,
         "licence": run.settings["base"]["licence"],

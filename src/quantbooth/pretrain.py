@@ -70,7 +70,7 @@ def train_judges(folder: Path, seeds: dict[str, int]) -> None:
 
 
 def train_base(settings: dict[str, Any], pool: Pool, work: Path) -> Base:
-    """Encoder by principal components, decoder by gradient, then unet and text encoder together, round after round.
+    """Encoder by principal components, decoder by gradient, then denoiser and text encoder together, round after round.
 
     Each round starts from the averaged weights that the one before ended on, with draws of its own.
     """

@@ -20,8 +20,7 @@ from quantbooth.artifacts.tuned import precision_of, read_snapshot, snapshot_pat
 from quantbooth.cli import command
 from quantbooth.data.subjects import Subject
 from quantbooth.diffusion.base import Base
-from quantbooth.diffusion.router import SubjectsRoute, route_unet_
-from quantbooth.diffusion.schedule import Schedule
+from quantbooth.diffusion.router import SubjectsRoute, route_
 from quantbooth.quant.selection import Selection
 from quantbooth.run.models import untuned_base, whole_base
 from quantbooth.run.run import Run, SubjectRun
@@ -117,12 +116,11 @@ def learn(
     learning = run.tuner.prepare_(base, len(zones), selection, len(subjects))
     sentences = [EncodedAnew(base, subjects[0].subject.tuning_text)] if "identifier" in learning else None
     if sentences is None and options["cache"]:
-        base = base.unet_alone
-    route_unet_(base.unet, route, selection)
+        base = base.denoiser_alone
+    route_(base, route, selection)
     if options["checkpointing"]:
-        base.unet.enable_gradient_checkpointing()
-    schedule = Schedule(base.scheduler_config)
-    stage = TuningStage(base.unet, learning, examples, zones, schedule, run.recipe, optimizer, sentences, route)
+        base.enable_gradient_checkpointing_()
+    stage = TuningStage(base, learning, examples, zones, run.recipe, optimizer, sentences, route)
     snapshots = Snapshots(run.tuner, base, run.steps[1:], partial(keep, run, drafts), stage.kept)
     grids = [
         SampleGrids(
@@ -160,7 +158,7 @@ def encode(one: SubjectRun, base: Base) -> Examples:
     """Latents and texts of everything a run sees; with tuner.cache=false latents are made again in every step."""
     run, subject = one.run, one.subject
     with torch.no_grad():
-        texts = base.encode_texts([subject.tuning_text, subject.class_text])
+        texts = base.encode_prompts([subject.tuning_text, subject.class_text])
     photos, prior = subject.photos, subject.photos[:0]
     if run.recipe.prior_batch:
         folder = one.prior.require()
@@ -169,7 +167,7 @@ def encode(one: SubjectRun, base: Base) -> Examples:
         photos, prior = (torch.cat([pictures, pictures.flip(-1)]) for pictures in (photos, prior))
     made = [Anew(base.encode_images, pictures) for pictures in (photos, prior)]
     kept = [once(latents) for latents in made] if run.settings["tuner"]["cache"] else made
-    return Examples(kept[0], texts[0], kept[1], texts[1], subject.name)
+    return Examples(kept[0], texts[:1], kept[1], texts[1:], subject.name)
 
 
 def watched(subject: Subject) -> list[Request]:

@@ -44,7 +44,8 @@ def of_autoencoder(name: str, blocks: int) -> str:
 def original(base: Base) -> dict[str, Tensor]:
     """All weights of a base by the names of the original code."""
     file = {
-        f"model.diffusion_model.{original_name(base.unet, key)}": value for key, value in base.unet.state_dict().items()
+        f"model.diffusion_model.{original_name(base.denoiser, key)}": value
+        for key, value in base.denoiser.state_dict().items()
     }
     autoencoder: Any = base.autoencoder
     for key, value in autoencoder.state_dict().items():
@@ -77,7 +78,7 @@ def test_a_single_file_is_the_folder_it_was_made_of(folder: Path, config: Path, 
     found = find_base(str(file), None, str(config), str(tmp_path / "bases"))
     assert found.parent == tmp_path / "bases"
     again = load_base(found, "tiny")
-    for part in ("unet", "autoencoder", "text_encoder"):
+    for part in ("denoiser", "autoencoder", "text_encoder"):
         states = [getattr(made, part).state_dict() for made in (base, again)]
         assert states[0].keys() == states[1].keys()
         assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])

@@ -8,8 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from quantbooth.artifacts.quantized_base import read_quantized_unet, write_quantized_unet
-from quantbooth.diffusion.pretrained import new_unet
+from quantbooth.artifacts.quantized_base import read_quantized_denoiser, write_quantized_denoiser
 from quantbooth.diffusion.shortcuts import concatenations
 from quantbooth.errors import UserError
 from quantbooth.quant.grid import Grid
@@ -18,49 +17,50 @@ from quantbooth.quant.scale_search import MinMax
 from quantbooth.quant.scale_sets import Parts, attach_, detach_
 from quantbooth.quant.selection import Selection
 from quantbooth.quant.surgery import quantize_
-from quantbooth.toyworld.models import UNET
+from quantbooth.toyworld.models import DENOISER, new_denoiser
 
 SMALL = {
-    **UNET,
+    **DENOISER,
     **{"block_out_channels": (8, 16), "norm_num_groups": 4, "attention_head_dim": 2, "mid_block_type": None},
     **{"down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D")},
     **{"up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D")},
 }
 
 
-def base_folder(place: Path, unet: Any) -> Path:
+def base_folder(place: Path, denoiser: Any) -> Path:
     """A base of which only the architecture is there."""
-    unet.save_config(place / "unet")
+    denoiser.save_config(place / "unet")
+    (place / "model_index.json").write_text('{"_class_name": "StableDiffusionPipeline"}')
     return place
 
 
 @pytest.fixture(scope="module")
 def quantized(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path, Path]:
-    """A quantized unet, the folder it was written to, and its base's folder."""
+    """A quantized denoiser, the folder it was written to, and its base's folder."""
     torch.manual_seed(0)
-    unet = new_unet(SMALL).eval().requires_grad_(False)
-    folder, base = tmp_path_factory.mktemp("quantized"), base_folder(tmp_path_factory.mktemp("base"), unet)
-    replaced = quantize_(unet, MinMax(Grid(3)), exclude=["conv_in", "conv_out"], splits=concatenations(unet))
-    write_quantized_unet(folder, unet, replaced)
-    return unet, folder, base
+    denoiser = new_denoiser(SMALL).eval().requires_grad_(False)
+    folder, base = tmp_path_factory.mktemp("quantized"), base_folder(tmp_path_factory.mktemp("base"), denoiser)
+    replaced = quantize_(denoiser, MinMax(Grid(3)), exclude=["conv_in", "conv_out"], splits=concatenations(denoiser))
+    write_quantized_denoiser(folder, denoiser, replaced)
+    return denoiser, folder, base
 
 
-def predict(unet: nn.Module) -> torch.Tensor:
+def predict(denoiser: nn.Module) -> torch.Tensor:
     generator = torch.Generator().manual_seed(1)
     x, text = torch.randn(2, 24, 8, 8, generator=generator), torch.randn(2, 26, 128, generator=generator)
     with torch.no_grad():
-        return unet(x, torch.tensor([3, 900]), encoder_hidden_states=text).sample
+        return denoiser(x, torch.tensor([3, 900]), encoder_hidden_states=text).sample
 
 
 def test_the_round_trip_changes_no_bit(quantized: tuple[Any, Path, Path]) -> None:
-    unet, folder, base = quantized
-    again = read_quantized_unet(folder, base)
-    for name, tensor in unet.state_dict().items():
+    denoiser, folder, base = quantized
+    again = read_quantized_denoiser(folder, base)
+    for name, tensor in denoiser.state_dict().items():
         other = again.state_dict()[name]
         assert torch.equal(tensor, other), name
         assert (tensor.dtype, tensor.device) == (other.dtype, other.device), name
-    assert [type(module) for module in again.modules()] == [type(module) for module in unet.modules()]
-    assert torch.equal(predict(unet), predict(again))
+    assert [type(module) for module in again.modules()] == [type(module) for module in denoiser.modules()]
+    assert torch.equal(predict(denoiser), predict(again))
 
 
 def test_no_float_weight_is_ever_formed(quantized: tuple[Any, Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -74,7 +74,7 @@ def test_no_float_weight_is_ever_formed(quantized: tuple[Any, Path, Path], monke
 
     monkeypatch.setattr(nn.init, "kaiming_uniform_", noted)
     _, folder, base = quantized
-    again = read_quantized_unet(folder, base)
+    again = read_quantized_denoiser(folder, base)
     assert len(formed) > 40
     assert all(tensor.is_meta for tensor in formed)
     assert not any(tensor.is_meta for tensor in (*again.parameters(), *again.buffers()))
@@ -82,7 +82,7 @@ def test_no_float_weight_is_ever_formed(quantized: tuple[Any, Path, Path], monke
 
 def test_what_is_read_is_frozen_and_evaluates(quantized: tuple[Any, Path, Path]) -> None:
     _, folder, base = quantized
-    again = read_quantized_unet(folder, base)
+    again = read_quantized_denoiser(folder, base)
     assert not again.training
     assert not any(parameter.requires_grad for parameter in again.parameters())
     assert {layer.gain_out for _, layer in quantized_layers(again)} == {None}
@@ -90,22 +90,22 @@ def test_what_is_read_is_frozen_and_evaluates(quantized: tuple[Any, Path, Path])
 
 @pytest.fixture
 def tuned(quantized: tuple[Any, Path, Path]) -> Iterator[nn.Module]:
-    """The unet with two sets of gains of both sides, chosen for a batch of two."""
+    """The denoiser with two sets of gains of both sides, chosen for a batch of two."""
     _, folder, base = quantized
-    unet, selection = read_quantized_unet(folder, base), Selection()
-    attach_(unet, 2, selection, Parts(inputs=True, biases=True, norms=True))
+    denoiser, selection = read_quantized_denoiser(folder, base), Selection()
+    attach_(denoiser, 2, selection, Parts(inputs=True, biases=True, norms=True))
     selection.choose(torch.tensor([2, 1]))
-    yield unet.train()
-    detach_(unet)
+    yield denoiser.train()
+    detach_(denoiser)
 
 
-def step(unet: Any) -> list[torch.Tensor]:
+def step(denoiser: Any) -> list[torch.Tensor]:
     """The prediction, and the gradients of all that learns."""
     generator = torch.Generator().manual_seed(1)
     x, text = torch.randn(2, 24, 8, 8, generator=generator), torch.randn(2, 26, 128, generator=generator)
-    y = unet(x, torch.tensor([3, 900]), encoder_hidden_states=text).sample
+    y = denoiser(x, torch.tensor([3, 900]), encoder_hidden_states=text).sample
     y.square().mean().backward()
-    gradients = [parameter.grad for parameter in unet.parameters() if parameter.requires_grad]
+    gradients = [parameter.grad for parameter in denoiser.parameters() if parameter.requires_grad]
     return [y.detach(), *[gradient for gradient in gradients if gradient is not None]]
 
 
@@ -141,13 +141,13 @@ def test_checkpointing_a_whole_unet_changes_no_bit(tuned: Any) -> None:
 
 
 def test_codes_are_packed_on_disk(quantized: tuple[Any, Path, Path]) -> None:
-    unet, folder, _ = quantized
-    layers = [layer for _, layer in quantized_layers(unet)]
+    denoiser, folder, _ = quantized
+    layers = [layer for _, layer in quantized_layers(denoiser)]
     bits = 3
     weights = sum(layer.dequantized().numel() for layer in layers)
     codes = sum(layer.codes.nbytes for layer in layers)
     assert weights * bits / 8 <= codes <= weights * bits / 8 + sum(layer.shape[0] for layer in layers)
-    assert (folder / "unet.safetensors").stat().st_size < 2 * sum(t.nbytes for t in unet.state_dict().values())
+    assert (folder / "denoiser.safetensors").stat().st_size < 2 * sum(t.nbytes for t in denoiser.state_dict().values())
 
 
 @pytest.mark.parametrize(
@@ -161,7 +161,13 @@ def test_a_base_of_another_architecture_is_refused_in_one_line(
     quantized: tuple[Any, Path, Path], tmp_path: Path, change: dict[str, Any], message: str
 ) -> None:
     _, folder, _ = quantized
-    other = base_folder(tmp_path, new_unet({**SMALL, **change}))
+    other = base_folder(tmp_path, new_denoiser({**SMALL, **change}))
     with pytest.raises(UserError, match=message) as caught:
-        read_quantized_unet(folder, other)
+        read_quantized_denoiser(folder, other)
     assert "\n" not in str(caught.value)
+
+
+def test_a_folder_without_weights_is_refused_in_one_line(quantized: tuple[Any, Path, Path], tmp_path: Path) -> None:
+    _, _, base = quantized
+    with pytest.raises(UserError, match=r"must hold denoiser\.safetensors, found none; remove that folder and calib"):
+        read_quantized_denoiser(tmp_path, base)

@@ -1,4 +1,4 @@
-"""Loading a quantized unet of Stable Diffusion 1.5's size takes the memory of its file, measured in a fresh process."""
+"""Loading a quantized denoiser of Stable Diffusion 1.5's size takes the memory of its file, in a fresh process."""
 
 import json
 import subprocess
@@ -9,36 +9,38 @@ from typing import Any
 import pytest
 import torch
 
-from quantbooth.artifacts.quantized_base import WEIGHTS, read_quantized_unet, write_quantized_unet
-from quantbooth.diffusion.pretrained import empty_unet, new_unet
+from quantbooth.artifacts.quantized_base import WEIGHTS, read_quantized_denoiser, write_quantized_denoiser
+from quantbooth.diffusion.pretrained import empty_denoiser
 from quantbooth.diffusion.shortcuts import concatenations
 from quantbooth.quant.layers import quantized_layers
 from quantbooth.quant.surgery import KINDS, Replaced, empty_like_
+from quantbooth.toyworld.models import new_denoiser
 
 SD15 = {"sample_size": 64, "cross_attention_dim": 768}
-"""The rest of Stable Diffusion 1.5's unet is the library's default."""
+"""The rest of Stable Diffusion 1.5's denoiser is the library's default."""
 STATUS = Path("/proc/self/status")
 
 
 def write(base: Path, folder: Path, split: bool) -> None:
-    """A W4 unet of random codes, and of its base the architecture; no float model is made."""
+    """A W4 denoiser of random codes, and of its base the architecture; no float model is made."""
     with torch.device("meta"):
-        new_unet(SD15).save_config(base / "unet")
-    unet = empty_unet(base)
-    splits = concatenations(unet) if split else {}
-    layers = {name: layer for name, layer in unet.named_modules() if type(layer) in KINDS}
+        new_denoiser(SD15).save_config(base / "unet")
+    (base / "model_index.json").write_text('{"_class_name": "StableDiffusionPipeline"}')
+    denoiser = empty_denoiser(base)
+    splits = concatenations(denoiser) if split else {}
+    layers = {name: layer for name, layer in denoiser.named_modules() if type(layer) in KINDS}
     replaced = [
         Replaced(name, type(layer).__name__, tuple(layer.weight.shape), 4, 0, 0, splits.get(name, ()))
         for name, layer in layers.items()
         if name not in ("conv_in", "conv_out")
     ]
-    empty_like_(unet, replaced)
-    unet.to_empty(device="cpu")
+    empty_like_(denoiser, replaced)
+    denoiser.to_empty(device="cpu")
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
-        for tensor in unet.state_dict().values():
+        for tensor in denoiser.state_dict().values():
             tensor.random_(0, 256 if tensor.dtype == torch.uint8 else 2, generator=generator)
-    write_quantized_unet(folder, unet, replaced)
+    write_quantized_denoiser(folder, denoiser, replaced)
 
 
 def resident(kind: str) -> int:
@@ -51,10 +53,10 @@ def measure(base: Path, folder: Path) -> dict[str, int]:
     """What loading takes, and what reading every byte of what was loaded takes, on top of the process before."""
     Path("/proc/self/clear_refs").write_text("5")  # the peak begins here
     before = resident("VmRSS")
-    unet: Any = read_quantized_unet(folder, base)
+    denoiser: Any = read_quantized_denoiser(folder, base)
     loading = resident("VmHWM") - before
-    total = sum(int(tensor.count_nonzero()) for tensor in unet.state_dict().values())
-    layers = sum(1 for _ in quantized_layers(unet))
+    total = sum(int(tensor.count_nonzero()) for tensor in denoiser.state_dict().values())
+    layers = sum(1 for _ in quantized_layers(denoiser))
     used = resident("VmHWM") - before
     return {"loading": loading, "used": used, "before": before, "layers": layers, "total": total}
 

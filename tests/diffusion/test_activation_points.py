@@ -15,7 +15,7 @@ from quantbooth.quant.surgery import quantize_
 
 
 def test_every_quantized_layer_and_its_attentions_have_points(base: Base) -> None:
-    made = deepcopy(base.unet)
+    made = deepcopy(base.denoiser)
     splits = concatenations(made)
     quantize_(made, MinMax(Grid(8)), exclude=["conv_in", "conv_out", "down_blocks.*"], splits=splits)
     attentions = place_(made, partial(RunningRange, 0.9), 16)

@@ -1,4 +1,4 @@
-"""The attention locator: its maps are the unet's own attention, its boxes lie on drawn objects, misses are told."""
+"""The attention locator: its maps are the denoiser's own attention, its boxes lie on drawn objects, misses are told."""
 
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ def scenes() -> ScenePool:
 def by_hand(folder: Path, shown: Tensor, sentence: str, tokens: list[int], steps: list[int]) -> Tensor:
     """Diffusers' explicit attention, its softmax written down layer by layer."""
     base, seen = load_base(folder, "toy"), list[Tensor]()
-    for name, layer in base.unet.named_modules():
+    for name, layer in base.denoiser.named_modules():
         if name.endswith("attn2"):
             layer.set_processor(AttnProcessor())
             scores = layer.get_attention_scores
@@ -45,7 +45,7 @@ def by_hand(folder: Path, shown: Tensor, sentence: str, tokens: list[int], steps
     with torch.no_grad():
         for step in steps:
             t = torch.full((len(z),), step)
-            base.unet(schedule.add_noise(z, noise, t), t, encoder_hidden_states=base.encode_texts([sentence] * len(z)))
+            base.predict(schedule.add_noise(z, noise, t), t, base.encode_prompts([sentence] * len(z)))
     return interpolate(torch.stack(seen).mean(0), shown.shape[2:], mode="bilinear")[:, 0]
 
 
@@ -61,7 +61,7 @@ def test_maps_are_the_unets_attention_to_the_class_word(scenes: ScenePool) -> No
 def test_looking_leaves_the_unet_as_it_was(scenes: ScenePool) -> None:
     locator = AttentionLocator(shipped(), [300], 0.6)
     locator.maps(pictures(scenes, slice(0, 1)), "mug")
-    assert not any(layer._forward_pre_hooks for name, layer in locator._base.unet.named_modules() if name)
+    assert not any(layer._forward_pre_hooks for name, layer in locator._base.denoiser.named_modules() if name)
 
 
 def test_masks_lie_on_drawn_objects(scenes: ScenePool) -> None:

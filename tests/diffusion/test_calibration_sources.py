@@ -7,7 +7,8 @@ from torch import Tensor
 
 from quantbooth.diffusion.base import Base
 from quantbooth.diffusion.calibration_sources import SOURCES, Asked, batches, kept_places, source_of
-from quantbooth.diffusion.sampling import SCHEDULERS, Sampler, initial_noise
+from quantbooth.diffusion.families.unet import DDPM_SCHEDULERS
+from quantbooth.diffusion.sampling import Sampler, initial_noise
 from quantbooth.errors import UserError
 
 SAMPLER = Sampler("ddim", 5, 3.0)
@@ -24,31 +25,31 @@ def test_the_samplers_states_are_those_of_a_plain_loop(base: Base, asked: Asked)
     scheduler = DDIMScheduler.from_config(base.scheduler_config)
     scheduler.set_timesteps(5)
     met: list[Tensor] = []
-    shape = (base.unet.config.in_channels, base.unet.config.sample_size, base.unet.config.sample_size)
+    shape = base.latent_shape
     with torch.no_grad():
         x, text, empty = (
             initial_noise(TEXTS[1:2], SEEDS[1:2], shape),
-            base.encode_texts([TEXTS[1]]),
-            base.encode_texts([""]),
+            base.encode_prompts([TEXTS[1]]).tokens,
+            base.encode_prompts([""]).tokens,
         )
         for t in scheduler.timesteps:
             met.append(x)
-            own, none = (base.unet(x, t, encoder_hidden_states=c).sample for c in (text, empty))
+            own, none = (base.denoiser(x, t, encoder_hidden_states=c).sample for c in (text, empty))
             x = scheduler.step(none + 3.0 * (own - none), t, x).prev_sample
     expected = torch.stack([met[place][0] for place in (0, 2, 4)])
     torch.testing.assert_close(found[1], expected, rtol=1e-4, atol=1e-4)
     assert source_of("sampler", SAMPLER).timesteps(base, 3).tolist() == scheduler.timesteps[[0, 2, 4]].tolist()
 
 
-@pytest.mark.parametrize("scheduler", SCHEDULERS)
-def test_the_state_at_a_kept_timestep_is_what_the_unet_sees_there(base: Base, scheduler: str) -> None:
+@pytest.mark.parametrize("scheduler", DDPM_SCHEDULERS)
+def test_the_state_at_a_kept_timestep_is_what_the_denoiser_sees_there(base: Base, scheduler: str) -> None:
     source, one = source_of("sampler", Sampler(scheduler, 4, 2.0)), Asked(TEXTS[:1], SEEDS[:1])
     seen: list[tuple[float, Tensor]] = []
 
-    def note(_unet: object, args: tuple[Tensor, Tensor]) -> None:
+    def note(_denoiser: object, args: tuple[Tensor, Tensor]) -> None:
         seen.append((float(args[1]), args[0][:1].clone()))
 
-    hook = base.unet.register_forward_pre_hook(note)
+    hook = base.denoiser.register_forward_pre_hook(note)
     try:
         found = source.states(base, one, 2)
     finally:

@@ -30,9 +30,9 @@ def test_the_error_of_a_prediction_is_the_training_loss(base: Base, generator: t
     schedule, t = Schedule(base.scheduler_config), torch.tensor([3, 500])
     x_0, noise = torch.randn(2, 2, 24, 8, 8, generator=generator).unbind()
     with torch.no_grad():
-        text = base.encode_texts(["a red mug", "a duck"])
-        predicted = predict(base.unet, schedule, x_0, noise, t, text)
-        expected = denoising_error(base.unet, schedule, x_0, noise, t, text)
+        text = base.encode_prompts(["a red mug", "a duck"])
+        predicted = predict(base, schedule, x_0, noise, t, text)
+        expected = denoising_error(base, schedule, x_0, noise, t, text)
     torch.testing.assert_close(mean_square(predicted, schedule.target(x_0, noise, t)), expected)
 
 

@@ -1,8 +1,7 @@
-"""Exported folders: plain diffusers reads them, each timestep served by the unet of its zone."""
+"""Exported folders: plain diffusers reads them, each timestep served by the denoiser of its zone."""
 
 import importlib.util
 import sys
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -15,28 +14,29 @@ from safetensors.torch import load_file
 
 from quantbooth.diffusion.base import Base
 from quantbooth.diffusion.by_zone import by_zone_
-from quantbooth.diffusion.exported import MAIN, Unets, float_unet, write_pipeline, write_unet
+from quantbooth.diffusion.exported import Denoisers, float_denoiser, write_pipeline, write_weights
 from quantbooth.diffusion.identifier import attach_rows_
-from quantbooth.diffusion.pretrained import load_base, new_unet
+from quantbooth.diffusion.pretrained import load_base
 
+MAIN = "unet"
 ROWS = [(0, 200, "unet_1_low"), (200, 750, "unet"), (750, 1000, "unet_3_high")]
 
 
 def weights(seed: int, base: Base) -> dict[str, torch.Tensor]:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return dict(new_unet(dict(base.unet.config)).state_dict())
+        return dict(base.family.new_denoiser(base.denoiser.config).state_dict())
 
 
 @pytest.fixture(scope="module")
-def unets(base: Base) -> Unets:
+def denoisers(base: Base) -> Denoisers:
     return {name: partial(weights, seed, base) for seed, name in enumerate(("unet_1_low", MAIN, "unet_3_high"))}
 
 
 @pytest.fixture(scope="module")
-def folder(base: Base, unets: Unets, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(base: Base, denoisers: Denoisers, tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("exported")
-    write_pipeline(base, unets, ROWS, place, torch.float32)
+    write_pipeline(base, denoisers, ROWS, place, torch.float32)
     return place
 
 
@@ -58,53 +58,53 @@ def test_the_file_in_the_folder_needs_nothing_of_ours(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("t", [0, 199, 199.5, 200, 749, 750, 999])
-def test_each_timestep_goes_to_the_unet_of_its_zone(folder: Path, base: Base, unets: Unets, t: float) -> None:
+def test_each_timestep_goes_to_the_unet_of_its_zone(folder: Path, base: Base, denoisers: Denoisers, t: float) -> None:
     pipeline = module_of(folder).load(str(folder))
     name = next(name for first, end, name in ROWS if first <= t < end)
-    x, text = torch.randn(2, base.unet.config.in_channels, 8, 8), base.encode_texts(["a", "b"])
+    x, text = torch.randn(2, base.denoiser.config.in_channels, 8, 8), base.encode_prompts(["a", "b"]).tokens
     with torch.no_grad():
         theirs = pipeline.unet(x, torch.tensor(t), encoder_hidden_states=text).sample
-        ours = float_unet(base, unets[name]())(x, torch.tensor(t), encoder_hidden_states=text).sample
+        ours = float_denoiser(base, denoisers[name]())(x, torch.tensor(t), encoder_hidden_states=text).sample
     assert torch.equal(theirs, ours)
 
 
-def test_without_the_file_the_main_unet_serves_all(folder: Path, unets: Unets) -> None:
+def test_without_the_file_the_main_unet_serves_all(folder: Path, denoisers: Denoisers) -> None:
     pipeline = StableDiffusionPipeline.from_pretrained(str(folder), safety_checker=None)
-    expected = unets[MAIN]()
+    expected = denoisers[MAIN]()
     assert all(torch.equal(tensor, expected[name]) for name, tensor in pipeline.unet.state_dict().items())
 
 
 def test_others_move_with_the_unet_and_a_strange_timestep_is_refused(folder: Path) -> None:
-    unet = module_of(folder).load(str(folder)).unet.to(torch.float64)
-    assert {parameter.dtype for parameter in unet.parameters()} == {torch.float64}
+    denoiser = module_of(folder).load(str(folder)).unet.to(torch.float64)
+    assert {parameter.dtype for parameter in denoiser.parameters()} == {torch.float64}
     with pytest.raises(ValueError, match=r"^no zone of by_zone\.json holds the timestep 1000\.0$"):
-        unet(torch.zeros(1), 1000)
+        denoiser(torch.zeros(1), 1000)
 
 
-def test_one_unet_needs_no_file(base: Base, unets: Unets, tmp_path: Path) -> None:
-    write_pipeline(base, {MAIN: unets[MAIN]}, [(0, 1000, MAIN)], tmp_path, torch.float16)
+def test_one_unet_needs_no_file(base: Base, denoisers: Denoisers, tmp_path: Path) -> None:
+    write_pipeline(base, {MAIN: denoisers[MAIN]}, [(0, 1000, MAIN)], tmp_path, torch.float16)
     assert not [path.name for path in tmp_path.iterdir() if path.name.startswith("by_zone")]
     again = UNet2DConditionModel.from_pretrained(str(tmp_path), subfolder="unet", torch_dtype=torch.float16)
-    assert all(torch.equal(tensor, unets[MAIN]()[name].half()) for name, tensor in again.state_dict().items())
+    assert all(torch.equal(tensor, denoisers[MAIN]()[name].half()) for name, tensor in again.state_dict().items())
 
 
-def test_a_learned_identifier_becomes_a_plain_row(base_folder: Path, tmp_path: Path, unets: Unets) -> None:
+def test_a_learned_identifier_becomes_a_plain_row(base_folder: Path, tmp_path: Path, denoisers: Denoisers) -> None:
     from_disk = load_base(base_folder, "toy")
     token = from_disk.tokenizer("sks").input_ids[1]
     rows = attach_rows_(from_disk, (token,)).rows
     with torch.no_grad():
         rows.add_(1)
-    state = from_disk.unet.state_dict()
+    state = from_disk.denoiser.state_dict()
     write_pipeline(from_disk, {MAIN: lambda: state}, [(0, 1000, MAIN)], tmp_path, torch.float32)
     pipeline = StableDiffusionPipeline.from_pretrained(str(tmp_path), safety_checker=None)
-    plain = replace(from_disk, text_encoder=pipeline.text_encoder)
+    plain = from_disk.with_text_encoder(pipeline.text_encoder)
     texts = ["a photo of a sks mug", "a mug"]
-    assert torch.equal(plain.encode_texts(texts), from_disk.encode_texts(texts))
+    assert torch.equal(plain.encode_prompts(texts).tokens, from_disk.encode_prompts(texts).tokens)
 
 
 def test_a_single_file_holds_the_weights_in_the_precision_asked_for(base: Base, tmp_path: Path) -> None:
     state = weights(0, base)
-    write_unet(state, tmp_path, torch.float16)
+    write_weights(state, MAIN, tmp_path, torch.float16)
     kept = load_file(tmp_path / "unet.safetensors")
     assert kept.keys() == state.keys()
     assert all(torch.equal(tensor, state[name].half()) for name, tensor in kept.items())
@@ -122,7 +122,7 @@ def test_zones_hand_over_every_argument() -> None:
             calls.append((self.name, args, kwargs))
             return SimpleNamespace(sample=self.name)
 
-    unet = Noted("unet")
-    by_zone_(unet, {"other": Noted("other")}, [(0, 5, "other"), (5, 10, "unet")])
-    assert [unet("x", 4.9, "text", return_dict=False).sample, unet("x", timestep=5).sample] == ["other", "unet"]
+    denoiser = Noted("unet")
+    by_zone_(denoiser, "unet", {"other": Noted("other")}, [(0, 5, "other"), (5, 10, "unet")])
+    assert [denoiser("x", 4.9, "text", return_dict=False).sample, denoiser("x", timestep=5).sample] == ["other", "unet"]
     assert calls == [("other", ("x", 4.9, "text"), {"return_dict": False}), ("unet", ("x", 5), {})]

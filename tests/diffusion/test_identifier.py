@@ -1,7 +1,6 @@
 """A learned identifier: which tokens it has, that only its sentences change with it, and that nothing else learns."""
 
 from copy import deepcopy
-from dataclasses import replace
 
 import pytest
 import torch
@@ -16,7 +15,7 @@ SENTENCE, WITHOUT = "a photo of a sks mug", "a photo of a mug"
 @pytest.fixture
 def fresh(base: Base) -> Base:
     """A base whose text encoder may be changed."""
-    return replace(base, text_encoder=deepcopy(base.text_encoder))
+    return base.with_text_encoder(deepcopy(base.text_encoder))
 
 
 def test_tokens_are_those_that_the_identifier_adds(base: Base) -> None:
@@ -47,19 +46,19 @@ def test_as_attached_every_sentence_is_encoded_as_before_bit_for_bit(base: Base,
     texts = [SENTENCE, WITHOUT, "", "a zx duck on the beach"]
     attach_rows_(fresh, added_tokens(base.tokenizer, "a photo of a zx sks mug", WITHOUT))
     with torch.no_grad():
-        assert torch.equal(fresh.encode_texts(texts), base.encode_texts(texts))
+        assert torch.equal(fresh.encode_prompts(texts).tokens, base.encode_prompts(texts).tokens)
 
 
 def test_sentences_without_the_identifier_never_change_those_with_it_do(base: Base, fresh: Base) -> None:
     """As if the rows stood in the embedding itself."""
     tokens = added_tokens(base.tokenizer, "a photo of a zx mug", WITHOUT)
-    other = replace(base, text_encoder=deepcopy(base.text_encoder))
+    other = base.with_text_encoder(deepcopy(base.text_encoder))
     rows = torch.randn(2, 128, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         attach_rows_(fresh, tokens).rows.copy_(rows)
         other.text_encoder.get_input_embeddings().weight[list(tokens)] = rows
         texts = ["a photo of a zx mug", "a zx x", WITHOUT, ""]
-        before, after, expected = (made.encode_texts(texts) for made in (base, fresh, other))
+        before, after, expected = (made.encode_prompts(texts).tokens for made in (base, fresh, other))
     assert torch.equal(after, expected)
     assert [torch.equal(before[i], after[i]) for i in range(4)] == [False, False, True, True]
 
@@ -70,8 +69,8 @@ def test_only_the_rows_get_a_gradient_and_it_is_that_of_the_embedding(base: Base
     assert [parameter for parameter in fresh.text_encoder.parameters() if parameter.requires_grad] == [rows]
     other = deepcopy(base.text_encoder)
     weight = other.get_input_embeddings().weight.requires_grad_()
-    for made in (fresh, replace(base, text_encoder=other)):
-        made.encode_texts(["a photo of a zx mug", "z"]).square().sum().backward()
+    for made in (fresh, base.with_text_encoder(other)):
+        made.encode_prompts(["a photo of a zx mug", "z"]).tokens.square().sum().backward()
     assert rows.grad is not None
     assert (rows.grad != 0).any(dim=1).all()
     torch.testing.assert_close(rows.grad, weight.grad[list(tokens)])

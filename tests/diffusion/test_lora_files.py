@@ -15,7 +15,7 @@ from torch import Tensor
 
 from quantbooth.diffusion.base import Base
 from quantbooth.diffusion.lora_files import LoraFile, add_loras_, lora_file
-from quantbooth.diffusion.lora_names import to_peft
+from quantbooth.diffusion.lora_names import parts_of, to_peft
 from quantbooth.diffusion.pretrained import as_pipeline
 from quantbooth.errors import UserError
 from quantbooth.quant import adapters
@@ -31,14 +31,14 @@ SCALE = 0.75
 
 @pytest.fixture
 def fresh(base: Base) -> Base:
-    return replace(base, unet=deepcopy(base.unet), text_encoder=deepcopy(base.text_encoder))
+    return base.with_denoiser(deepcopy(base.denoiser)).with_text_encoder(deepcopy(base.text_encoder))
 
 
 def factors(base: Base) -> dict[str, tuple[Tensor, Tensor]]:
-    """Random A and B of rank 2 for some layers of the unet and one of the text encoder."""
+    """Random A and B of rank 2 for some layers of the denoiser and one of the text encoder."""
     draw, made = torch.Generator().manual_seed(0), {}
     for name in LAYERS:
-        out, *inputs = base.unet.get_submodule(name).weight.shape
+        out, *inputs = base.denoiser.get_submodule(name).weight.shape
         point = [1, 1] if len(inputs) == 3 else []
         made[f"unet.{name}"] = [torch.randn(2, *inputs, generator=draw), torch.randn(out, 2, *point, generator=draw)]
     made[f"text_encoder.{CLIP}"] = [torch.randn(2, 128, generator=draw), torch.randn(128, 2, generator=draw)]
@@ -94,10 +94,10 @@ FORMATS: dict[str, Callable[[dict[str, tuple[Tensor, Tensor]], Path], Path]] = {
 
 def by_hand(base: Base, weight: float) -> Base:
     """A copy with w s B A in the weights."""
-    made = replace(base, unet=deepcopy(base.unet), text_encoder=deepcopy(base.text_encoder))
+    made = base.with_denoiser(deepcopy(base.denoiser)).with_text_encoder(deepcopy(base.text_encoder))
     for name, (down, up) in factors(base).items():
         part, _, layer = name.partition(".")
-        own = getattr(made, part).get_submodule(layer).weight
+        own: Any = parts_of(made)[part].get_submodule(layer).weight
         with torch.no_grad():
             own += (weight * SCALE * up.flatten(1).double() @ down.flatten(1).double()).view(own.shape).float()
     return made
@@ -105,11 +105,11 @@ def by_hand(base: Base, weight: float) -> Base:
 
 def outcome(base: Base) -> list[Tensor]:
     draw = torch.Generator().manual_seed(4)
-    side, channels = base.unet.config.sample_size, base.unet.config.in_channels
+    side, channels = base.denoiser.config.sample_size, base.denoiser.config.in_channels
     x, t = torch.randn(2, channels, side, side, generator=draw), torch.tensor([20, 700])
     with torch.no_grad():
-        text = base.encode_texts(["a photo of a red mug", "a duck"])
-        return [text, base.unet(x, t, encoder_hidden_states=text).sample]
+        text = base.encode_prompts(["a photo of a red mug", "a duck"]).tokens
+        return [text, base.denoiser(x, t, encoder_hidden_states=text).sample]
 
 
 @pytest.mark.parametrize("weight", [1.0, -0.4])
@@ -129,10 +129,10 @@ def test_several_files_add_up_on_packed_codes(base: Base, tmp_path: Path) -> Non
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
     paths = [as_kohya(factors(base), tmp_path / "a"), as_diffusers(factors(base), tmp_path / "b")]
-    unet = deepcopy(base.unet)
-    quantize_(unet, 8, exclude=["conv_in"])
-    bases = [base.with_unet(deepcopy(unet)) for _ in range(2)]
-    bases = [replace(made, text_encoder=deepcopy(base.text_encoder)) for made in bases]
+    denoiser = deepcopy(base.denoiser)
+    quantize_(denoiser, 8, exclude=["conv_in"])
+    bases = [base.with_denoiser(deepcopy(denoiser)) for _ in range(2)]
+    bases = [made.with_text_encoder(deepcopy(base.text_encoder)) for made in bases]
     add_loras_(bases[0], [lora_file(f"{paths[0]}:0.25"), lora_file(f"{paths[1]}:0.5")])
     add_loras_(bases[1], [lora_file(f"{paths[0]}:0.75")])
     for one, other in zip(outcome(bases[0]), outcome(bases[1]), strict=True):
@@ -142,16 +142,16 @@ def test_several_files_add_up_on_packed_codes(base: Base, tmp_path: Path) -> Non
 def tuned(base: Base) -> dict[str, Tensor]:
     """One set of random adapters on a base, read out."""
     selection, draw = Selection(), torch.Generator().manual_seed(5)
-    adapters.attach_(base.unet, LAYERS, 1, 2, SCALE, selection, draw)
-    for numbers in adapters.parameters(base.unet):
+    adapters.attach_(base.denoiser, LAYERS, 1, 2, SCALE, selection, draw)
+    for numbers in adapters.parameters(base.denoiser):
         numbers.data = 0.1 * torch.randn(numbers.shape, generator=draw)
     selection.choose(torch.tensor([1, 1]))
-    return adapters.read(base.unet)
+    return adapters.read(base.denoiser)
 
 
 def test_what_we_write_is_read_back_and_does_the_same(base: Base, fresh: Base, tmp_path: Path) -> None:
-    save_file(to_peft(tuned(fresh)), tmp_path / "ours.safetensors")
-    again = replace(base, unet=deepcopy(base.unet))
+    save_file(to_peft(tuned(fresh), "unet"), tmp_path / "ours.safetensors")
+    again = base.with_denoiser(deepcopy(base.denoiser))
     add_loras_(again, [lora_file(str(tmp_path / "ours.safetensors"))])
     for one, other in zip(outcome(fresh), outcome(again), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
@@ -159,8 +159,8 @@ def test_what_we_write_is_read_back_and_does_the_same(base: Base, fresh: Base, t
 
 def test_diffusers_reads_what_we_write_and_does_the_same(base: Base, fresh: Base, tmp_path: Path) -> None:
     pytest.importorskip("peft")
-    save_file(to_peft(tuned(fresh)), tmp_path / "pytorch_lora_weights.safetensors")
-    theirs = replace(base, unet=deepcopy(base.unet))
+    save_file(to_peft(tuned(fresh), "unet"), tmp_path / "pytorch_lora_weights.safetensors")
+    theirs = base.with_denoiser(deepcopy(base.denoiser))
     pipeline = as_pipeline(theirs)
     pipeline.load_lora_weights(str(tmp_path), weight_name="pytorch_lora_weights.safetensors")
     ours, expected, before = (outcome(made)[1] for made in (fresh, theirs, base))
@@ -170,14 +170,14 @@ def test_diffusers_reads_what_we_write_and_does_the_same(base: Base, fresh: Base
 
 def test_we_read_what_peft_and_diffusers_write_and_do_the_same(base: Base, fresh: Base, tmp_path: Path) -> None:
     peft = pytest.importorskip("peft")
-    theirs = deepcopy(base.unet)
+    theirs = deepcopy(base.denoiser)
     config = peft.LoraConfig(r=2, lora_alpha=3, target_modules=["to_q", "to_out.0", "conv1"], init_lora_weights=False)
     theirs.add_adapter(config)
     layers = peft.utils.get_peft_model_state_dict(theirs)
     told = theirs.peft_config["default"].to_dict()
     StableDiffusionPipeline.save_lora_weights(str(tmp_path), unet_lora_layers=layers, unet_lora_adapter_metadata=told)
     add_loras_(fresh, [lora_file(str(tmp_path))])
-    ours, expected, before = (outcome(made)[1] for made in (fresh, base.with_unet(theirs), base))
+    ours, expected, before = (outcome(made)[1] for made in (fresh, base.with_denoiser(theirs), base))
     torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-5)
     assert not torch.allclose(ours, before, rtol=1e-3, atol=1e-4)
 
@@ -265,7 +265,7 @@ def test_what_does_not_fit_is_refused_and_nothing_is_added(
     with pytest.raises(UserError, match=message) as caught:
         add_loras_(fresh, [lora_file(str(path))])
     assert str(path) in str(caught.value)
-    assert not any(hasattr(module, "foreign_A") for module in fresh.unet.modules())
+    assert not any(hasattr(module, "foreign_A") for module in fresh.denoiser.modules())
 
 
 def test_a_damaged_file_and_patterns_of_alpha_are_refused(base: Base, fresh: Base, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from quantbooth.diffusion.base import Base
+from quantbooth.diffusion.families.stable_diffusion import StableDiffusion
 from quantbooth.diffusion.lora_names import Names, parts_of, to_peft
 from quantbooth.errors import UserError
 from quantbooth.quant import adapters
@@ -38,7 +39,7 @@ KEYS = {
 
 @pytest.mark.parametrize("key", KEYS)
 def test_a_layer_is_found_by_each_of_its_names(base: Base, key: str) -> None:
-    found = Names(parts_of(base)).find(key)
+    found = Names(base.family, parts_of(base)).find(key)
     assert found is not None
     (part, layer), half = found
     assert (part, layer.removeprefix("text_model."), half) == KEYS[key]
@@ -57,22 +58,22 @@ def test_a_layer_is_found_by_each_of_its_names(base: Base, key: str) -> None:
     ],
 )
 def test_what_is_no_factor_of_a_layer_means_nothing(base: Base, key: str) -> None:
-    assert Names(parts_of(base)).find(key) is None
+    assert Names(base.family, parts_of(base)).find(key) is None
 
 
 def test_every_layer_has_names_of_its_own(base: Base) -> None:
-    names = Names(parts_of(base))
+    names = Names(base.family, parts_of(base))
     for part, network in parts_of(base).items():
         for layer in adapters.layers(network):
             assert names.find(f"{part}.{layer}.lora_A.weight") == ((part, layer), "A")
-    for layer in adapters.layers(base.unet):
+    for layer in adapters.layers(base.denoiser):
         assert names.find(f"lora_unet_{layer.replace('.', '_')}.alpha") == (("unet", layer), "alpha")
 
 
 def test_underscores_that_may_mean_two_layers_are_refused() -> None:
     inner = nn.Sequential(OrderedDict({"b_c": nn.Linear(2, 2)}))
     other = nn.Sequential(OrderedDict({"c": nn.Linear(2, 2)}))
-    names = Names({"unet": nn.Sequential(OrderedDict({"a": inner, "a_b": other}))})
+    names = Names(StableDiffusion(), {"unet": nn.Sequential(OrderedDict({"a": inner, "a_b": other}))})
     with pytest.raises(UserError, match=r"^'lora_unet_a_b_c.alpha' may mean 'a.b_c' or 'a_b.c'$"):
         names.find("lora_unet_a_b_c.alpha")
     assert names.find("unet.a_b.c.alpha") == (("unet", "a_b.c"), "alpha")
@@ -82,7 +83,9 @@ def test_both_text_encoders_of_sdxl_have_names_of_their_own() -> None:
     one, two = (
         nn.Sequential(OrderedDict({"text_model": nn.Sequential(OrderedDict({"fc": nn.Linear(2, 2)}))})) for _ in "12"
     )
-    names = Names({"unet": nn.Sequential(nn.Linear(2, 2)), "text_encoder": one, "text_encoder_2": two})
+    names = Names(
+        StableDiffusion(), {"unet": nn.Sequential(nn.Linear(2, 2)), "text_encoder": one, "text_encoder_2": two}
+    )
     for key, part in {
         **{"lora_te1_text_model_fc.alpha": "text_encoder", "lora_te2_text_model_fc.alpha": "text_encoder_2"},
         **{"text_encoder.text_model.fc.alpha": "text_encoder", "text_encoder_2.text_model.fc.alpha": "text_encoder_2"},
@@ -92,16 +95,16 @@ def test_both_text_encoders_of_sdxl_have_names_of_their_own() -> None:
 
 
 def test_examples_are_names_of_this_base(base: Base) -> None:
-    examples = Names(parts_of(base)).examples()
+    examples = Names(base.family, parts_of(base)).examples()
     assert len(examples) == 2 and all(name.startswith("unet.") for name in examples)
 
 
 def test_what_was_tuned_is_named_as_diffusers_does_and_only_one_set_is() -> None:
     sets = {"conv.lora_A": torch.ones(1, 2, 4, 3, 3), "conv.lora_B": torch.ones(1, 6, 2)}
     sets |= {"q.lora_A": torch.ones(1, 2, 4), "q.lora_B": torch.ones(1, 5, 2)}
-    assert {name: tuple(rows.shape) for name, rows in to_peft(sets).items()} == {
+    assert {name: tuple(rows.shape) for name, rows in to_peft(sets, "unet").items()} == {
         **{"unet.conv.lora_A.weight": (2, 4, 3, 3), "unet.conv.lora_B.weight": (6, 2, 1, 1)},
         **{"unet.q.lora_A.weight": (2, 4), "unet.q.lora_B.weight": (5, 2)},
     }
     with pytest.raises(UserError, match="^a LoRA file holds one set of adapters for all timesteps, got 3$"):
-        to_peft({name: rows.expand(3, *rows.shape[1:]) for name, rows in sets.items()})
+        to_peft({name: rows.expand(3, *rows.shape[1:]) for name, rows in sets.items()}, "unet")

@@ -7,8 +7,9 @@ import torch
 from diffusers import UNet2DConditionModel
 from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
 
-from experiments.bench.sizes import SIZES, empty_unet
+from experiments.bench.sizes import SIZES, empty_denoiser
 from experiments.random_base import ARCHITECTURES
+from quantbooth.diffusion.families.sdxl import StableDiffusionXL
 from quantbooth.diffusion.lora_names import Names
 from quantbooth.diffusion.original_names import original_name
 
@@ -17,18 +18,18 @@ PREFIX = "model.diffusion_model."
 
 def meta_unet(name: str) -> Any:
     if name in SIZES:
-        return empty_unet(name)
+        return empty_denoiser(name)
     with torch.device("meta"):
-        return UNet2DConditionModel.from_config(ARCHITECTURES[name]["unet"])
+        return UNet2DConditionModel.from_config(ARCHITECTURES[name]["denoiser"])
 
 
 @pytest.mark.parametrize("name", ["tiny", "tiny-xl", "sd15", "sd21", "sdxl"])
 def test_diffusers_translates_the_names_back(name: str) -> None:
-    unet = meta_unet(name)
-    state = unet.state_dict()
-    original = {f"{PREFIX}{original_name(unet, key)}": tensor for key, tensor in state.items()}
+    denoiser = meta_unet(name)
+    state = denoiser.state_dict()
+    original = {f"{PREFIX}{original_name(denoiser, key)}": tensor for key, tensor in state.items()}
     assert len(original) == len(state)
-    back = convert_ldm_unet_checkpoint(dict(original), dict(unet.config))
+    back = convert_ldm_unet_checkpoint(dict(original), dict(denoiser.config))
     assert {key: tensor.shape for key, tensor in back.items()} == {key: tensor.shape for key, tensor in state.items()}
     assert all(back[key] is tensor for key, tensor in state.items())
 
@@ -48,12 +49,12 @@ def test_diffusers_translates_the_names_back(name: str) -> None:
     ],
 )
 def test_lora_files_for_sdxl_are_understood(key: str, layer: str) -> None:
-    found = Names({"unet": meta_unet("sdxl")}).find(key)
+    found = Names(StableDiffusionXL(), {"unet": meta_unet("sdxl")}).find(key)
     assert found is not None
     assert found[0] == ("unet", layer)
 
 
 def test_what_the_original_code_has_not_has_no_name() -> None:
-    unet = meta_unet("tiny")
-    assert original_name(unet, "class_embedding.linear_1") is None
-    assert original_name(unet, "down_blocks.0.resnets.0.conv1") == "input_blocks.1.0.in_layers.2"
+    denoiser = meta_unet("tiny")
+    assert original_name(denoiser, "class_embedding.linear_1") is None
+    assert original_name(denoiser, "down_blocks.0.resnets.0.conv1") == "input_blocks.1.0.in_layers.2"

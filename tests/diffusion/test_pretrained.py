@@ -8,7 +8,7 @@ import torch
 from diffusers import StableDiffusionPipeline
 
 from quantbooth.diffusion.base import Base
-from quantbooth.diffusion.pretrained import empty_unet, load_base, save_base
+from quantbooth.diffusion.pretrained import empty_denoiser, load_base, save_base
 from quantbooth.diffusion.sampling import Sampler, initial_noise
 from quantbooth.errors import UserError
 
@@ -24,30 +24,30 @@ def folder(base: Base, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_saved_base_comes_back_bit_for_bit(base: Base, folder: Path) -> None:
     again = load_base(folder, "toy")
-    for part in ("unet", "autoencoder", "text_encoder"):
+    for part in ("denoiser", "autoencoder", "text_encoder"):
         for name, tensor in getattr(base, part).state_dict().items():
             assert torch.equal(tensor, getattr(again, part).state_dict()[name]), (part, name)
-    assert torch.equal(base.encode_texts(TEXTS), again.encode_texts(TEXTS))
+    assert torch.equal(base.encode_prompts(TEXTS).tokens, again.encode_prompts(TEXTS).tokens)
 
 
 def test_saving_leaves_the_base_as_it_was(base: Base, tmp_path: Path) -> None:
     save_base(base, tmp_path, torch.float16)
-    assert base.unet.dtype == torch.float32
+    assert base.denoiser.dtype == torch.float32
 
 
 def test_plain_diffusers_loads_the_folder_and_draws_the_same_pictures(base: Base, folder: Path) -> None:
     pipeline = StableDiffusionPipeline.from_pretrained(str(folder), safety_checker=None)
     pipeline.set_progress_bar_config(disable=True)
-    noise = initial_noise(TEXTS, [0, 1], (base.unet.config.in_channels, 8, 8))
+    noise = initial_noise(TEXTS, [0, 1], (base.denoiser.config.in_channels, 8, 8))
     theirs = pipeline(TEXTS, latents=noise, num_inference_steps=3, guidance_scale=4.0, output_type="pt").images
     ours = Sampler("ddim", 3, 4.0).sample(base, TEXTS, noise)
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
 
 
 def test_an_empty_unet_has_the_architecture_and_no_weights(base: Base, folder: Path) -> None:
-    unet = empty_unet(folder)
-    assert all(p.is_meta for p in unet.parameters())
-    assert [n for n, _ in unet.named_parameters()] == [n for n, _ in base.unet.named_parameters()]
+    denoiser = empty_denoiser(folder)
+    assert all(p.is_meta for p in denoiser.parameters())
+    assert [n for n, _ in denoiser.named_parameters()] == [n for n, _ in base.denoiser.named_parameters()]
 
 
 def test_a_folder_that_is_no_base_is_refused(tmp_path: Path) -> None:

@@ -6,19 +6,20 @@ import pytest
 import torch
 
 from quantbooth.diffusion.base import Base
+from quantbooth.diffusion.families.unet import DDPM_SCHEDULERS
 from quantbooth.diffusion.probing import forecasts, swapped, worth_of_text
-from quantbooth.diffusion.sampling import SCHEDULERS, Sampler, initial_noise
+from quantbooth.diffusion.sampling import Sampler, initial_noise
 from quantbooth.diffusion.schedule import Schedule
 
 FIRST, SECOND = ["a red mug", "a blue duck"], ["a green car at night", "a fish"]
 
 
 def noise_of(base: Base) -> torch.Tensor:
-    side = base.unet.config.sample_size
-    return initial_noise(FIRST, [0, 1], (base.unet.config.in_channels, side, side))
+    side = base.denoiser.config.sample_size
+    return initial_noise(FIRST, [0, 1], (base.denoiser.config.in_channels, side, side))
 
 
-@pytest.mark.parametrize("scheduler", SCHEDULERS)
+@pytest.mark.parametrize("scheduler", DDPM_SCHEDULERS)
 def test_a_swap_at_either_end_is_plain_sampling(base: Base, scheduler: str) -> None:
     sampler, noise = Sampler(scheduler, 4, 3.0), noise_of(base)
     alone = [sampler.sample(base, texts, noise) for texts in (FIRST, SECOND)]
@@ -37,25 +38,25 @@ def test_every_sample_has_a_swap_of_its_own(base: Base) -> None:
 
 
 def test_the_first_sentence_conditions_down_to_the_swap_and_not_below(base: Base) -> None:
-    """Step by step, by the sentences the unet is really given: t >= switch is the first's."""
+    """Step by step, by the sentences the denoiser is really given: t >= switch is the first's."""
     given: list[tuple[int, torch.Tensor]] = []
 
     def note(_module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         given.append((int(args[1]), kwargs["encoder_hidden_states"][2:].clone()))
 
-    hook = base.unet.register_forward_pre_hook(note, with_kwargs=True)
+    hook = base.denoiser.register_forward_pre_hook(note, with_kwargs=True)
     try:
         swapped(base, Sampler("ddim", 10, 3.0), FIRST, SECOND, noise_of(base), torch.tensor([501, 301]))
     finally:
         hook.remove()
-    before, after = base.encode_texts(FIRST), base.encode_texts(SECOND)
+    before, after = base.encode_prompts(FIRST).tokens, base.encode_prompts(SECOND).tokens
     assert [t for t, _ in given] == list(range(901, 0, -100))
     for t, text in given:
         assert torch.equal(text[0], before[0] if t >= 501 else after[0]), t
         assert torch.equal(text[1], before[1] if t >= 301 else after[1]), t
 
 
-@pytest.mark.parametrize("scheduler", SCHEDULERS)
+@pytest.mark.parametrize("scheduler", DDPM_SCHEDULERS)
 def test_forecasts_draw_near_the_finished_picture(base: Base, scheduler: str) -> None:
     """With every scheduler the forecast at the last, least noisy step is nearly the picture itself."""
     sampler, noise = Sampler(scheduler, 12, 1.0), noise_of(base)
@@ -88,5 +89,5 @@ def test_the_worth_of_the_text_against_a_loop(base: Base) -> None:
         x_t = a**0.5 * x_0[row : row + 1] + (1 - a) ** 0.5 * noise[row : row + 1]
         for text, got in ((FIRST[row], told), ("", untold)):
             with torch.no_grad():
-                guess = base.unet(x_t, t[row], encoder_hidden_states=base.encode_texts([text])).sample
+                guess = base.denoiser(x_t, t[row], encoder_hidden_states=base.encode_prompts([text]).tokens).sample
             assert float(got[row]) == pytest.approx(float((guess - noise[row : row + 1]).square().mean()), rel=1e-4)

@@ -120,7 +120,7 @@ def test_what_is_recorded_is_installed_again_on_the_meta_device(model: Holder, g
 
 def test_attention_of_another_kind_is_refused(model: Holder) -> None:
     made = QuantizedAttention(nn.Identity, None)
-    with pytest.raises(UserError, match=r"'own.to_q' must be an attention module of the unet, got Linear"):
+    with pytest.raises(UserError, match=r"'own.to_q' must be an attention module of the denoiser, got Linear"):
         install_(model, "own.to_q", made)
     model.own.processor = XFormersAttnProcessor()
     with pytest.raises(UserError, match=r"where AttnProcessor computes attention, got XFormersAttnProcessor in 'own'"):

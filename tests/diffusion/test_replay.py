@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from quantbooth.diffusion.base import Base
+from quantbooth.diffusion.families.stable_diffusion import StableDiffusion
 from quantbooth.diffusion.replay import Replay, most_kept, uses_of
 from quantbooth.diffusion.tape import mapped_rows
 from quantbooth.diffusion.taping import caught_inputs
@@ -49,23 +50,24 @@ def call_net(net: Any, places: Sequence[int]) -> Any:
     return net(torch.randn(ITEMS, 3, generator=draw)[list(places)])
 
 
-def call_unet(unet: Any, places: Sequence[int]) -> Any:
+def call_denoiser(denoiser: Any, places: Sequence[int]) -> Any:
     draw = torch.Generator().manual_seed(4)
-    side, channels = unet.config.sample_size, unet.config.in_channels
+    side, channels = denoiser.config.sample_size, denoiser.config.in_channels
     x = torch.randn(ITEMS, channels, side, side, generator=draw)[list(places)]
-    text = torch.randn(ITEMS, 5, unet.config.cross_attention_dim, generator=draw)[list(places)]
-    return unet(x, torch.tensor(places) * 100, encoder_hidden_states=text).sample
+    text = torch.randn(ITEMS, 5, denoiser.config.cross_attention_dim, generator=draw)[list(places)]
+    return denoiser(x, torch.tensor(places) * 100, encoder_hidden_states=text).sample
 
 
 @pytest.fixture
-def unet(base: Base) -> Any:
-    return deepcopy(base.unet)
+def denoiser(base: Base) -> Any:
+    return deepcopy(base.denoiser)
 
 
 @pytest.fixture
-def names(unet: Any) -> list[str]:
-    layers = matching(unet, ["*"], ["conv_in", "conv_out"])
-    return [unit.name for unit in units_of(unet, layers, lambda: call_unet(unet, [0]))]
+def names(denoiser: Any) -> list[str]:
+    layers = matching(denoiser, ["*"], ["conv_in", "conv_out"])
+    call = partial(call_denoiser, denoiser, [0])
+    return [unit.name for unit in units_of(denoiser, StableDiffusion().blocks(denoiser), layers, call)]
 
 
 def counted(net: nn.Module, names: Sequence[str]) -> dict[str, int]:
@@ -93,9 +95,9 @@ def test_readers_of_a_small_net() -> None:
     assert not any("forward" in vars(module) for module in net.modules())
 
 
-def test_readers_are_those_that_a_nan_reaches(unet: Any, names: list[str]) -> None:
+def test_readers_are_those_that_a_nan_reaches(denoiser: Any, names: list[str]) -> None:
     """The slow twin: a unit's output is made NaN, every other unit's is made 0, and we look who is given a NaN."""
-    slow, shapes = [], outputs(unet, names)
+    slow, shapes = [], outputs(denoiser, names)
     for writer in range(len(names)):
         reached = [writer]
 
@@ -107,23 +109,23 @@ def test_readers_are_those_that_a_nan_reaches(unet: Any, names: list[str]) -> No
 
         with ExitStack() as stack, torch.no_grad():
             for number, name in enumerate(names):
-                module = unet.get_submodule(name)
+                module = denoiser.get_submodule(name)
                 module.forward = partial(note, number, module.forward)
                 stack.callback(delattr, module, "forward")
-            call_unet(unet, [0])
+            call_denoiser(denoiser, [0])
         slow.append(max(reached))
-    assert [use.reader for use in uses_of(unet, names, lambda: call_unet(unet, [0]))] == slow
+    assert [use.reader for use in uses_of(denoiser, names, lambda: call_denoiser(denoiser, [0]))] == slow
     assert slow[0] == 1
-    assert sum(last - number > 3 for number, last in enumerate(slow)) > 2, "the unet has no shortcuts"
+    assert sum(last - number > 3 for number, last in enumerate(slow)) > 2, "the denoiser has no shortcuts"
 
 
-def outputs(unet: Any, names: Sequence[str]) -> list[Tensor]:
+def outputs(denoiser: Any, names: Sequence[str]) -> list[Tensor]:
     found: list[Tensor] = []
     with ExitStack() as stack:
         for name in names:
-            hook = unet.get_submodule(name).register_forward_hook(lambda _m, _i, y: found.append(y))
+            hook = denoiser.get_submodule(name).register_forward_hook(lambda _m, _i, y: found.append(y))
             stack.callback(hook.remove)
-        call_unet(unet, [0])
+        call_denoiser(denoiser, [0])
     return found
 
 
@@ -134,22 +136,22 @@ def test_a_unit_that_is_called_twice_is_named() -> None:
 
 
 def test_calls_give_the_same_bit_for_bit_and_every_unit_is_computed_once(
-    unet: Any, names: list[str], tmp_path: Path
+    denoiser: Any, names: list[str], tmp_path: Path
 ) -> None:
     plain = {
-        (end, places[0]): caught_inputs(unet.get_submodule(names[end]), partial(call_unet, unet, places))
+        (end, places[0]): caught_inputs(denoiser.get_submodule(names[end]), partial(call_denoiser, denoiser, places))
         for end in range(len(names))
         for places in BATCHES
     }
-    counts = counted(unet, names)
-    uses = uses_of(unet, names, lambda: call_unet(unet, [0]))
-    replay = Replay(unet, names, uses, tmp_path, ITEMS)
+    counts = counted(denoiser, names)
+    uses = uses_of(denoiser, names, lambda: call_denoiser(denoiser, [0]))
+    replay = Replay(denoiser, names, uses, tmp_path, ITEMS)
     counts.update(dict.fromkeys(counts, 0))
     most = 0
     for end, name in enumerate(names):
         for places in BATCHES:
             with replay.playing(places, end):
-                given = caught_inputs(unet.get_submodule(name), partial(call_unet, unet, places))
+                given = caught_inputs(denoiser.get_submodule(name), partial(call_denoiser, denoiser, places))
             expected = plain[end, places[0]]
             assert given.kwargs.keys() == expected.kwargs.keys()
             ours, theirs = (*given.args, *given.kwargs.values()), (*expected.args, *expected.kwargs.values())
@@ -161,7 +163,7 @@ def test_calls_give_the_same_bit_for_bit_and_every_unit_is_computed_once(
         assert counts == {key: ITEMS if number < end else 0 for number, key in enumerate(names)}
     replay.done(len(names))
     assert not list(tmp_path.iterdir())
-    everything = sum(y.numel() * y.element_size() for y in outputs(unet, names)) * ITEMS
+    everything = sum(y.numel() * y.element_size() for y in outputs(denoiser, names)) * ITEMS
     assert 0 < most < 0.5 * everything
     assert 2 * most < most_kept(uses) * ITEMS < everything
 

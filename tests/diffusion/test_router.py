@@ -4,15 +4,17 @@ import pytest
 import torch
 from torch import nn
 
-from quantbooth.diffusion.router import SubjectsRoute, route_unet_
+from quantbooth.diffusion.base import Base
+from quantbooth.diffusion.families.stable_diffusion import StableDiffusion
+from quantbooth.diffusion.router import SubjectsRoute, route_
 from quantbooth.quant.selection import Selection
 from quantbooth.timesteps.zones import Zone, Zones
 
 TWO = Zones((Zone("content", 200, 700), Zone("coarse", 700, 1000)), 1000)
 
 
-class Unet(nn.Module):
-    """Takes what a unet takes."""
+class Network(nn.Module):
+    """Takes what a denoiser takes."""
 
     def forward(self, sample: torch.Tensor, timestep: object) -> torch.Tensor:
         return sample
@@ -30,12 +32,12 @@ def test_every_subject_and_timestep_has_the_set_that_a_table_says() -> None:
 
 def test_guidance_has_the_rows_twice_one_after_the_other() -> None:
     route, selection = SubjectsRoute(TWO.index, 2), Selection()
-    unet = Unet()
-    route_unet_(unet, route, selection)
+    denoiser = Network()
+    route_(Base("x", StableDiffusion(), denoiser, None, (), {}), route, selection)
     route.choose(torch.tensor([1, 0, 2]))
-    unet(torch.zeros(6, 1), 300)
+    denoiser(torch.zeros(6, 1), 300)
     assert selection.index.tolist() == [3, 1, 5, 3, 1, 5]
-    unet(torch.zeros(3, 1), torch.tensor([100, 800, 300]))
+    denoiser(torch.zeros(3, 1), torch.tensor([100, 800, 300]))
     assert selection.index.tolist() == [0, 2, 5]
 
 

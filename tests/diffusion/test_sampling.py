@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from quantbooth.diffusion.base import Base
-from quantbooth.diffusion.router import route_unet_
-from quantbooth.diffusion.sampling import SCHEDULERS, Sampler, initial_noise
+from quantbooth.diffusion.families.unet import DDPM_SCHEDULERS
+from quantbooth.diffusion.router import route_
+from quantbooth.diffusion.sampling import Sampler, initial_noise
 from quantbooth.errors import UserError
 from quantbooth.quant.selection import Selection
 from quantbooth.timesteps.zones import zones_from_borders
@@ -14,7 +15,7 @@ TEXTS = ["a red mug", "a duck", "a photo of sks mug"]
 
 
 def noise_for(base: Base, texts: list[str], seeds: list[int]) -> torch.Tensor:
-    return initial_noise(texts, seeds, (base.unet.config.in_channels, 8, 8))
+    return initial_noise(texts, seeds, base.latent_shape)
 
 
 def test_noise_depends_on_its_own_prompt_and_seed_only() -> None:
@@ -38,7 +39,7 @@ def test_a_batch_equals_its_pictures_made_alone(base: Base) -> None:
     torch.testing.assert_close(together, torch.stack(alone), rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize("scheduler", SCHEDULERS)
+@pytest.mark.parametrize("scheduler", DDPM_SCHEDULERS)
 @pytest.mark.parametrize("steps", [7, 25, 50])
 def test_every_scheduler_is_routed_as_a_brute_force_table_says(base: Base, scheduler: str, steps: int) -> None:
     """Each timestep goes to the zone a plain loop puts it in, for both halves of the guidance batch."""
@@ -51,7 +52,7 @@ def test_every_scheduler_is_routed_as_a_brute_force_table_says(base: Base, sched
 
     seen: list[tuple[float, list[int]]] = []
     recorder = Recorder()
-    route_unet_(recorder, zones.index, selection)
+    route_(base.with_denoiser(recorder), zones.index, selection)
     for t in Sampler(scheduler, steps, 4.0).new_scheduler(base).timesteps:
         recorder(torch.zeros(4, 1, 1, 1), t, encoder_hidden_states=None)
     names = list(borders.values())
@@ -61,7 +62,7 @@ def test_every_scheduler_is_routed_as_a_brute_force_table_says(base: Base, sched
     assert {index[0] for _, index in seen} == {1, 2, 3}
 
 
-def test_the_router_takes_the_timestep_by_position_by_keyword_and_per_sample() -> None:
+def test_the_router_takes_the_timestep_by_position_by_keyword_and_per_sample(base: Base) -> None:
     zones, selection = zones_from_borders({"low": [0, 500], "high": [500, 1000]}, 1000), Selection()
 
     class Net(torch.nn.Module):
@@ -69,7 +70,7 @@ def test_the_router_takes_the_timestep_by_position_by_keyword_and_per_sample() -
             return sample
 
     net = Net()
-    handle = route_unet_(net, zones.index, selection)
+    handle = route_(base.with_denoiser(net), zones.index, selection)
     x = torch.zeros(2, 1)
     net(x, 499)
     assert selection.index.tolist() == [1, 1]

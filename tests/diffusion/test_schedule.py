@@ -50,6 +50,10 @@ def test_weight_is_bounded() -> None:
 def test_other_predictions_are_refused() -> None:
     with pytest.raises(UserError, match="must predict epsilon or v_prediction, its scheduler says 'sample'"):
         Schedule({**SCHEDULE, "prediction_type": "sample"})
+    with pytest.raises(
+        UserError, match="must have a DDPM noise schedule, its scheduler is FlowMatchEulerDiscreteScheduler$"
+    ):
+        Schedule({"_class_name": "FlowMatchEulerDiscreteScheduler", "num_train_timesteps": 1000})
 
 
 def test_borders_by_signal_to_noise_are_those_of_the_paper(tmp_path: Path) -> None:

@@ -7,13 +7,12 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from quantbooth.diffusion.pretrained import new_unet
 from quantbooth.diffusion.shortcuts import concatenations
 from quantbooth.errors import UserError
-from quantbooth.toyworld.models import UNET
+from quantbooth.toyworld.models import DENOISER, new_denoiser
 
 SD15 = {"sample_size": 64, "cross_attention_dim": 768}
-"""The rest of Stable Diffusion 1.5's unet is the library's default."""
+"""The rest of Stable Diffusion 1.5's denoiser is the library's default."""
 
 
 class Concatenations(TorchFunctionMode):
@@ -30,7 +29,7 @@ class Concatenations(TorchFunctionMode):
         return result
 
 
-def seen_by_hooks(unet: Any) -> dict[str, tuple[int, ...]]:
+def seen_by_hooks(denoiser: Any) -> dict[str, tuple[int, ...]]:
     """The parts of what each ResNet block is given, by name, as a forward pass on the meta device makes them."""
     noted, seen = Concatenations(), {}
 
@@ -42,42 +41,42 @@ def seen_by_hooks(unet: Any) -> dict[str, tuple[int, ...]]:
 
         return hook
 
-    for name, module in unet.named_modules():
+    for name, module in denoiser.named_modules():
         if type(module).__name__ == "ResnetBlock2D":
             module.register_forward_pre_hook(note(name))
-    x = torch.zeros(1, unet.config.in_channels, 32, 32, device="meta")
-    text = torch.zeros(1, 7, unet.config.cross_attention_dim, device="meta")
+    x = torch.zeros(1, denoiser.config.in_channels, 32, 32, device="meta")
+    text = torch.zeros(1, 7, denoiser.config.cross_attention_dim, device="meta")
     with torch.no_grad(), noted:
-        unet(x, torch.zeros(1, device="meta"), encoder_hidden_states=text)
+        denoiser(x, torch.zeros(1, device="meta"), encoder_hidden_states=text)
     return seen
 
 
 def empty(config: dict[str, Any]) -> Any:
     with torch.device("meta"):
-        return new_unet(config)
+        return new_denoiser(config)
 
 
-@pytest.mark.parametrize("config", [UNET, SD15], ids=["toy", "sd15"])
+@pytest.mark.parametrize("config", [DENOISER, SD15], ids=["toy", "sd15"])
 def test_parts_are_those_of_a_forward_pass(config: dict[str, Any]) -> None:
-    unet = empty(config)
-    seen = seen_by_hooks(unet)
-    assert len(seen) == sum(len(block.resnets) for block in unet.up_blocks)
+    denoiser = empty(config)
+    seen = seen_by_hooks(denoiser)
+    assert len(seen) == sum(len(block.resnets) for block in denoiser.up_blocks)
     expected = {
         f"{name}.{layer}": parts
         for name, parts in seen.items()
         for layer in ("conv1", "conv_shortcut")
-        if unet.get_submodule(name)._modules[layer] is not None
+        if denoiser.get_submodule(name)._modules[layer] is not None
     }
-    assert concatenations(unet) == expected
+    assert concatenations(denoiser) == expected
     for name, parts in expected.items():
-        assert sum(parts) == unet.get_submodule(name).in_channels
+        assert sum(parts) == denoiser.get_submodule(name).in_channels
 
 
 def test_stable_diffusion_has_12_shortcuts_of_10560_outputs() -> None:
     """As the paper counts them: .33M = outputs of all layers and of the second parts of the shortcuts."""
-    unet = empty(SD15)
-    found = concatenations(unet)
-    shortcuts = [unet.get_submodule(name) for name in found if name.endswith("conv_shortcut")]
+    denoiser = empty(SD15)
+    found = concatenations(denoiser)
+    shortcuts = [denoiser.get_submodule(name) for name in found if name.endswith("conv_shortcut")]
     assert (len(shortcuts), sum(layer.out_channels for layer in shortcuts)) == (12, 10_560)
     assert len(found) == 24
     assert found["up_blocks.0.resnets.0.conv1"] == (1280, 1280)
@@ -87,15 +86,15 @@ def test_stable_diffusion_has_12_shortcuts_of_10560_outputs() -> None:
 
 def test_a_block_without_a_shortcut_convolution_has_the_other() -> None:
     """It adds what it is given as it is, where it has as many outputs as inputs."""
-    unet = empty(SD15)
-    unet.up_blocks[3].resnets[0].conv_shortcut = None
-    found = concatenations(unet)
+    denoiser = empty(SD15)
+    denoiser.up_blocks[3].resnets[0].conv_shortcut = None
+    found = concatenations(denoiser)
     assert len(found) == 23
     assert "up_blocks.3.resnets.0.conv1" in found
 
 
 def test_a_decoder_without_skip_connections_is_refused() -> None:
-    unet = empty(UNET)
-    unet.up_blocks[1].resnets[0].in_channels = unet.up_blocks[0].resnets[-1].out_channels
+    denoiser = empty(DENOISER)
+    denoiser.up_blocks[1].resnets[0].in_channels = denoiser.up_blocks[0].resnets[-1].out_channels
     with pytest.raises(UserError, match=r"must take a skip connection, got none in up_blocks\.1\.resnets\.0"):
-        concatenations(unet)
+        concatenations(denoiser)

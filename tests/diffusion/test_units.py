@@ -12,6 +12,7 @@ from diffusers.models.resnet import ResnetBlock2D
 from torch import Tensor, nn
 
 from quantbooth.diffusion.base import Base
+from quantbooth.diffusion.families.stable_diffusion import StableDiffusion
 from quantbooth.diffusion.tape import Tape
 from quantbooth.diffusion.taping import Given, caught_inputs, caught_output
 from quantbooth.diffusion.units import Unit, units_of
@@ -20,42 +21,44 @@ from quantbooth.quant.surgery import matching
 ENDS = ["conv_in", "conv_out"]
 
 
-def call(unet: Any, count: int = 2) -> Tensor:
+def call(denoiser: Any, count: int = 2) -> Tensor:
     draw = torch.Generator().manual_seed(count)
-    side, channels = unet.config.sample_size, unet.config.in_channels
+    side, channels = denoiser.config.sample_size, denoiser.config.in_channels
     x = torch.randn(count, channels, side, side, generator=draw)
-    text = torch.randn(count, 5, unet.config.cross_attention_dim, generator=draw)
+    text = torch.randn(count, 5, denoiser.config.cross_attention_dim, generator=draw)
     with torch.no_grad():
-        found: Tensor = unet(x, torch.arange(count) * 100, encoder_hidden_states=text).sample
+        found: Tensor = denoiser(x, torch.arange(count) * 100, encoder_hidden_states=text).sample
     return found
 
 
 @pytest.fixture
-def unet(base: Base) -> Any:
-    return deepcopy(base.unet)
+def denoiser(base: Base) -> Any:
+    return deepcopy(base.denoiser)
 
 
 @pytest.fixture
-def units(unet: Any) -> list[Unit]:
-    return units_of(unet, matching(unet, ["*"], ENDS), lambda: call(unet))
+def units(denoiser: Any) -> list[Unit]:
+    return units_of(
+        denoiser, StableDiffusion().blocks(denoiser), matching(denoiser, ["*"], ENDS), lambda: call(denoiser)
+    )
 
 
-def test_every_layer_is_in_one_unit(unet: Any, units: list[Unit]) -> None:
+def test_every_layer_is_in_one_unit(denoiser: Any, units: list[Unit]) -> None:
     inside = [layer for unit in units for layer in unit.layers]
-    assert sorted(inside) == sorted(matching(unet, ["*"], ENDS))
+    assert sorted(inside) == sorted(matching(denoiser, ["*"], ENDS))
     assert len(set(inside)) == len(inside)
 
 
-def test_units_are_whole_blocks_and_lone_layers(unet: Any, units: list[Unit]) -> None:
+def test_units_are_whole_blocks_and_lone_layers(denoiser: Any, units: list[Unit]) -> None:
     kinds = (ResnetBlock2D, BasicTransformerBlock)
-    blocks = {name for name, module in unet.named_modules() if isinstance(module, kinds)}
+    blocks = {name for name, module in denoiser.named_modules() if isinstance(module, kinds)}
     assert {unit.name for unit in units if len(unit.layers) > 1} == blocks
     for unit in units:
         assert unit.layers == (unit.name,) or unit.name in blocks
         assert all(layer == unit.name or layer.startswith(f"{unit.name}.") for layer in unit.layers)
 
 
-def test_they_come_in_the_order_of_the_call(unet: Any, units: list[Unit]) -> None:
+def test_they_come_in_the_order_of_the_call(denoiser: Any, units: list[Unit]) -> None:
     names = [unit.name for unit in units]
     first = ["time_embedding.linear_1", "time_embedding.linear_2"]
     assert names[:2] == first
@@ -63,39 +66,39 @@ def test_they_come_in_the_order_of_the_call(unet: Any, units: list[Unit]) -> Non
     assert list(dict.fromkeys(parts)) == ["down_blocks", "mid_block", "up_blocks"]
     calls: list[str] = []
     for name in names:
-        module = unet.get_submodule(name)
+        module = denoiser.get_submodule(name)
         module.register_forward_pre_hook(lambda *_, name=name: calls.append(name))
-    call(unet)
+    call(denoiser)
     assert calls == names
 
 
-def test_a_layer_that_the_call_leaves_out_is_named(unet: Any) -> None:
-    unet.spare = nn.Linear(2, 2)
+def test_a_layer_that_the_call_leaves_out_is_named(denoiser: Any) -> None:
+    denoiser.spare = nn.Linear(2, 2)
     with pytest.raises(ValueError, match="leaves out 'spare'"):
-        units_of(unet, ["spare", "conv_in"], lambda: call(unet))
+        units_of(denoiser, [], ["spare", "conv_in"], lambda: call(denoiser))
 
 
-def test_caught_inputs_give_the_caught_output(unet: Any, units: list[Unit]) -> None:
+def test_caught_inputs_give_the_caught_output(denoiser: Any, units: list[Unit]) -> None:
     for unit in units:
-        module, run = unet.get_submodule(unit.name), partial(call, unet)
+        module, run = denoiser.get_submodule(unit.name), partial(call, denoiser)
         given, output = caught_inputs(module, run), caught_output(module, run)
         with torch.no_grad():
             assert torch.equal(module(*given.args, **given.kwargs), output)
 
 
-def test_a_call_goes_no_further_and_leaves_no_hook(unet: Any) -> None:
+def test_a_call_goes_no_further_and_leaves_no_hook(denoiser: Any) -> None:
     last: list[int] = []
-    unet.conv_out.register_forward_hook(lambda *_: last.append(1))
-    caught_output(unet.conv_in, lambda: call(unet))
+    denoiser.conv_out.register_forward_hook(lambda *_: last.append(1))
+    caught_output(denoiser.conv_in, lambda: call(denoiser))
     assert not last
-    assert not unet.conv_in._forward_hooks
-    call(unet)
+    assert not denoiser.conv_in._forward_hooks
+    call(denoiser)
     assert last == [1]
 
 
-def test_a_call_that_does_not_reach_the_module_is_an_error(unet: Any) -> None:
+def test_a_call_that_does_not_reach_the_module_is_an_error(denoiser: Any) -> None:
     with pytest.raises(ValueError, match="must reach the module"):
-        caught_inputs(nn.Linear(1, 1), lambda: call(unet))
+        caught_inputs(nn.Linear(1, 1), lambda: call(denoiser))
 
 
 def test_a_tape_gives_back_its_rows_in_any_order(tmp_path: Path, generator: torch.Generator) -> None:

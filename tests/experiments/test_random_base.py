@@ -14,8 +14,8 @@ from experiments.random_base import ARCHITECTURES, clip_tokenizer, main, random_
 @pytest.mark.parametrize("name", [name for name, parts in ARCHITECTURES.items() if parts["weights"]])
 def test_unets_have_the_published_number_of_weights(name: str) -> None:
     with torch.device("meta"):
-        unet = UNet2DConditionModel.from_config(ARCHITECTURES[name]["unet"])
-    assert sum(parameter.numel() for parameter in unet.parameters()) == ARCHITECTURES[name]["weights"]
+        denoiser = UNet2DConditionModel.from_config(ARCHITECTURES[name]["denoiser"])
+    assert sum(parameter.numel() for parameter in denoiser.parameters()) == ARCHITECTURES[name]["weights"]
 
 
 def test_tokens_are_those_of_clip() -> None:

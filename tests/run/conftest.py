@@ -33,6 +33,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("plan")
     (place / "base").mkdir()
     (place / "base" / "weights").write_text("1")
+    (place / "base" / "model_index.json").write_text('{"_class_name": "StableDiffusionPipeline"}')
     return place
 
 

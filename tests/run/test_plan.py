@@ -1,6 +1,7 @@
 """The plan: an artifact's name changes with all that decides its content, and with nothing else."""
 
 import json
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -167,10 +168,13 @@ def test_another_scorer_scores_anew_and_draws_nothing_anew(plan: MakePlan, defau
     assert differing(default, names(other)) == {"scores"}
 
 
-def test_other_weights_of_the_base_are_another_base(plan: MakePlan, default: dict[str, str], tmp_path: Path) -> None:
+def test_other_weights_of_the_base_are_another_base(
+    plan: MakePlan, default: dict[str, str], folder: Path, tmp_path: Path
+) -> None:
     """Their place does not count, their content does."""
     for content, changed in (("1", set()), ("2", set(ROLES))):
         (tmp_path / "base").mkdir(exist_ok=True)
+        shutil.copytree(folder / "base", tmp_path / "base", dirs_exist_ok=True)
         (tmp_path / "base" / "weights").write_text(content)
         assert differing(default, names(plan(f"base.path={tmp_path}/base"))) == changed
 
@@ -188,7 +192,7 @@ def test_float_and_quantized_start_from_different_pictures(plan: MakePlan) -> No
     assert full.quantized_base is None
     assert (quantized.method, full.method) == ("baseline", "float")
     assert names(quantized)["before"] != names(full)["before"]
-    assert (quantized.only.tuned.kind, full.only.tuned.kind) == ("scale_sets", "tuned_unet")
+    assert (quantized.only.tuned.kind, full.only.tuned.kind) == ("scale_sets", "tuned_weights")
 
 
 def test_another_tuner_says_its_name_in_tables(plan: MakePlan) -> None:

@@ -113,12 +113,12 @@ def test_a_mixed_batch_gives_every_row_its_own_subjects_unet(configure: Configur
     t, whose = torch.tensor([100, 500, 900, 500, 100, 500]), torch.tensor([2, 0, 1, 1, 0, 2])
     with torch.no_grad():
         with pytest.raises(RuntimeError, match="a subject must be chosen for each of 6 rows, got nothing"):
-            base.unet(x, t, encoder_hidden_states=text)
+            base.denoiser(x, t, encoder_hidden_states=text)
         route.choose(whose)
-        mixed = base.unet(x, t, encoder_hidden_states=text).sample
-        apart = [tuned_base(alone, 4)[0].unet for alone in of_each(configure, "together", "strategy=s2")]
+        mixed = base.denoiser(x, t, encoder_hidden_states=text).sample
+        apart = [tuned_base(alone, 4)[0].denoiser for alone in of_each(configure, "together", "strategy=s2")]
         for i in range(6):
-            rows = [unet(x[i][None], t[i], encoder_hidden_states=text[i][None]).sample[0] for unet in apart]
+            rows = [denoiser(x[i][None], t[i], encoder_hidden_states=text[i][None]).sample[0] for denoiser in apart]
             distances = [float((mixed[i] - row).abs().max()) for row in rows]
             assert distances[whose[i]] < 1e-5
             assert min(distance for place, distance in enumerate(distances) if place != whose[i]) > 1e-4

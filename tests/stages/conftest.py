@@ -1,4 +1,4 @@
-"""A toy base with a very small random unet, and tuning stages on fresh quantized copies of it."""
+"""A toy base with a very small random denoiser, and tuning stages on fresh quantized copies of it."""
 
 from collections.abc import Callable, Sequence
 from copy import deepcopy
@@ -12,9 +12,8 @@ from lightning.pytorch import Callback, Trainer
 
 from quantbooth.artifacts.calibration_set import CalibrationSet, write_states, write_texts
 from quantbooth.diffusion.base import Base, frozen
-from quantbooth.diffusion.pretrained import new_unet
-from quantbooth.diffusion.router import route_unet_
-from quantbooth.diffusion.schedule import Schedule
+from quantbooth.diffusion.conditioning import Conditioning
+from quantbooth.diffusion.router import route_
 from quantbooth.quant import scale_sets
 from quantbooth.quant.grid import Grid
 from quantbooth.quant.scale_search import MinMax
@@ -23,10 +22,10 @@ from quantbooth.quant.selection import Selection
 from quantbooth.quant.surgery import quantize_
 from quantbooth.stages.tuning import Examples, Recipe, TuningStage
 from quantbooth.timesteps.zones import Zones, zones_from_borders
-from quantbooth.toyworld.models import SCHEDULE, UNET, untrained_base
+from quantbooth.toyworld.models import DENOISER, new_denoiser, untrained_base
 
 SMALL = {
-    **UNET,
+    **DENOISER,
     **{"block_out_channels": (8, 16), "norm_num_groups": 4, "attention_head_dim": 2, "mid_block_type": None},
     **{"down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D")},
     **{"up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D")},
@@ -42,15 +41,15 @@ MakeStage = Callable[..., TuningStage]
 def small_base() -> Base:
     base = untrained_base(["a", "photo", "of", "red", "mug", "duck", "on", "the", "beach", "sks"], seed=0)
     torch.manual_seed(0)
-    return frozen(replace(base, unet=new_unet(SMALL)))
+    return frozen(replace(base, denoiser=new_denoiser(SMALL)))
 
 
 @pytest.fixture(scope="session")
 def quantized(small_base: Base) -> Callable[[], Any]:
-    """Makes the untuned quantized unet, a new one each time."""
-    unet = deepcopy(small_base.unet)
-    quantize_(unet, MinMax(Grid(4)), exclude=["conv_in", "conv_out"])
-    return lambda: deepcopy(unet)
+    """Makes the untuned quantized denoiser, a new one each time."""
+    denoiser = deepcopy(small_base.denoiser)
+    quantize_(denoiser, MinMax(Grid(4)), exclude=["conv_in", "conv_out"])
+    return lambda: deepcopy(denoiser)
 
 
 @pytest.fixture(scope="session")
@@ -59,19 +58,19 @@ def examples() -> Examples:
     draw = torch.Generator().manual_seed(7)
     subject, prior = torch.randn(5, 24, 8, 8, generator=draw), torch.randn(4, 24, 8, 8, generator=draw)
     texts = torch.randn(2, 26, 128, generator=draw)
-    return Examples(subject, texts[0], prior, texts[1])
+    return Examples(subject, Conditioning(texts[:1]), prior, Conditioning(texts[1:]))
 
 
 @pytest.fixture(scope="session")
-def new_stage(quantized: Callable[[], Any], examples: Examples) -> MakeStage:
+def new_stage(quantized: Callable[[], Any], small_base: Base, examples: Examples) -> MakeStage:
     """Makes a stage as quantbooth-tune does: three zones, three steps, unless told otherwise."""
 
     def make(zones: Zones = ZONES, seen: Examples = examples, parts: Parts = OUTPUTS, **recipe: Any) -> TuningStage:
-        unet, selection = quantized(), Selection()
-        scale_sets.attach_(unet, len(zones), selection, parts)
-        route_unet_(unet, zones.index, selection)
-        learning, schedule = scale_sets.parameters(unet), Schedule(SCHEDULE)
-        return TuningStage(unet, learning, [seen], zones, schedule, replace(RECIPE, **recipe), adamw)
+        base, selection = small_base.with_denoiser(quantized()).denoiser_alone, Selection()
+        scale_sets.attach_(base.denoiser, len(zones), selection, parts)
+        route_(base, zones.index, selection)
+        learning = scale_sets.parameters(base.denoiser)
+        return TuningStage(base, learning, [seen], zones, replace(RECIPE, **recipe), adamw)
 
     return make
 
@@ -103,11 +102,10 @@ def adamw(parameters: Any) -> torch.optim.Optimizer:
 @pytest.fixture
 def items(tmp_path: Path, small_base: Base, generator: torch.Generator) -> CalibrationSet:
     """Two sentences at three timesteps, random states."""
-    side, channels = small_base.unet.config.sample_size, small_base.unet.config.in_channels
     folder = tmp_path / "set"
     folder.mkdir()
-    write_states(folder, 0, torch.randn(2, 3, channels, side, side, generator=generator))
-    texts = small_base.encode_texts(["", "a red mug", "a duck"]).detach()
+    write_states(folder, 0, torch.randn(2, 3, *small_base.latent_shape, generator=generator))
+    texts = small_base.encode_prompts(["", "a red mug", "a duck"]).detach()
     write_texts(folder, ["a red mug", "a duck"], texts, [900.0, 500.0, 100.0], 2)
     return CalibrationSet(folder)
 

@@ -36,11 +36,12 @@ class Stopped(Exception):
 
 @pytest.fixture
 def make(small_base: Base, items: CalibrationSet, quiet_trainer: QuietTrainer) -> Make:
-    def made(search: ScaleSearch | None = None, splits: Splits = NO_SPLITS, unet: Any = None) -> BlockRounding:
-        unet = deepcopy(small_base.unet) if unet is None else unet
-        names = matching(unet, SOME, [])
+    def made(search: ScaleSearch | None = None, splits: Splits = NO_SPLITS, denoiser: Any = None) -> BlockRounding:
+        denoiser = deepcopy(small_base.denoiser) if denoiser is None else denoiser
+        names = matching(denoiser, SOME, [])
+        base = small_base.with_denoiser(denoiser)
         return BlockRounding(
-            unet, names, splits, search or MSE(Grid(2)), RECIPE, items, quiet_trainer(RECIPE.iterations)
+            base, names, splits, search or MSE(Grid(2)), RECIPE, items, quiet_trainer(RECIPE.iterations)
         )
 
     return made
@@ -59,17 +60,17 @@ def run(rounding: BlockRounding, folder: Path, stop: int | None = None) -> list[
     return done
 
 
-def predictions(unet: Any, items: CalibrationSet) -> Tensor:
+def predictions(denoiser: Any, items: CalibrationSet) -> Tensor:
     some = items.batch(range(len(items)))
     with torch.no_grad():
-        found: Tensor = unet(some.x, some.t, encoder_hidden_states=some.text).sample
+        found: Tensor = denoiser(some.x, some.t, encoder_hidden_states=some.conditioning.tokens).sample
     return found
 
 
 def test_every_layer_is_quantized_with_the_scales_of_the_search(make: Make, small_base: Base, tmp_path: Path) -> None:
     rounding = make()
     run(rounding, tmp_path / "work")
-    nearest = deepcopy(small_base.unet)
+    nearest = deepcopy(small_base.denoiser)
     replaced = quantize_(nearest, MSE(Grid(2)), include=SOME)
     assert sorted(record.name for record in rounding.replaced) == sorted(record.name for record in replaced)
     assert {r.name: (r.kind, r.shape, r.bits, r.bytes_before, r.bytes_after) for r in rounding.replaced} == {
@@ -77,7 +78,7 @@ def test_every_layer_is_quantized_with_the_scales_of_the_search(make: Make, smal
     }
     theirs = dict(quantized_layers(nearest))
     changed = 0
-    for name, layer in quantized_layers(rounding.made):
+    for name, layer in quantized_layers(rounding.made.denoiser):
         assert torch.equal(layer.scale, theirs[name].scale)
         assert torch.equal(layer.zero, theirs[name].zero)
         gap = (layer.dequantized() - theirs[name].dequantized()) / layer.scale.view(-1, *[1] * (len(layer.shape) - 1))
@@ -86,37 +87,41 @@ def test_every_layer_is_quantized_with_the_scales_of_the_search(make: Make, smal
     assert changed > 0
 
 
-def test_the_float_unet_stays_as_it_is(make: Make, small_base: Base, tmp_path: Path) -> None:
-    unet = deepcopy(small_base.unet)
-    run(make(unet=unet), tmp_path / "work")
-    assert all(torch.equal(value, small_base.unet.state_dict()[name]) for name, value in unet.state_dict().items())
-    assert not [module for module in unet.modules() if isinstance(module, QuantizedLayer)]
-    assert not any(module._forward_hooks or module._forward_pre_hooks for module in unet.modules())
+def test_the_float_one_stays_as_it_is(make: Make, small_base: Base, tmp_path: Path) -> None:
+    denoiser = deepcopy(small_base.denoiser)
+    run(make(denoiser=denoiser), tmp_path / "work")
+    assert all(
+        torch.equal(value, small_base.denoiser.state_dict()[name]) for name, value in denoiser.state_dict().items()
+    )
+    assert not [module for module in denoiser.modules() if isinstance(module, QuantizedLayer)]
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in denoiser.modules())
 
 
 def test_both_share_what_is_float(make: Make) -> None:
     rounding = make()
-    ours = {id(tensor) for tensor in rounding.made.parameters()}
-    assert ours == {id(tensor) for tensor in rounding.unet.parameters()}
+    ours = {id(tensor) for tensor in rounding.made.denoiser.parameters()}
+    assert ours == {id(tensor) for tensor in rounding.denoiser.parameters()}
 
 
 def test_every_block_sees_those_before_it_quantized_and_aims_at_the_float_output(
     make: Make, small_base: Base, items: CalibrationSet, tmp_path: Path
 ) -> None:
-    """The errors told of a block are those of running the unet up to it, with blocks after it float still."""
+    """The errors told of a block are those of running the denoiser up to it, with blocks after it float still."""
     rounding = make()
     done = run(rounding, tmp_path / "work")
-    partly = deepcopy(small_base.unet)
+    partly = deepcopy(small_base.denoiser)
     some, caught = items.batch(range(len(items))), {}
     for number, outcome in enumerate(done[:6]):
         name = outcome.unit.name
         for layer in outcome.unit.layers:
             parent, _, child = layer.rpartition(".")
-            setattr(partly.get_submodule(parent), child, rounding.made.get_submodule(layer))
-        for key, unet in (("ours", partly), ("float", small_base.unet)):
-            hook = unet.get_submodule(name).register_forward_hook(lambda _m, _i, y, key=key: caught.update({key: y}))
+            setattr(partly.get_submodule(parent), child, rounding.made.denoiser.get_submodule(layer))
+        for key, denoiser in (("ours", partly), ("float", small_base.denoiser)):
+            hook = denoiser.get_submodule(name).register_forward_hook(
+                lambda _m, _i, y, key=key: caught.update({key: y})
+            )
             with torch.no_grad():
-                unet(some.x, some.t, encoder_hidden_states=some.text)
+                denoiser(some.x, some.t, encoder_hidden_states=some.conditioning.tokens)
             hook.remove()
         gap = caught["ours"] - caught["float"]
         error = float(gap.square().sum(1 if gap.ndim == 4 else -1).mean())
@@ -143,9 +148,9 @@ def test_stopped_and_resumed_is_the_same_bit_for_bit(
     assert len(list((tmp_path / "work").iterdir())) == stop + 1
     resumed = make()
     run(resumed, tmp_path / "work")
-    ours, theirs = resumed.made.state_dict(), through.made.state_dict()
+    ours, theirs = resumed.made.denoiser.state_dict(), through.made.denoiser.state_dict()
     assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
-    assert torch.equal(predictions(resumed.made, items), predictions(through.made, items))
+    assert torch.equal(predictions(resumed.made.denoiser, items), predictions(through.made.denoiser, items))
 
 
 def test_what_is_done_is_not_done_again(make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -155,14 +160,14 @@ def test_what_is_done_is_not_done_again(make: Make, tmp_path: Path, monkeypatch:
 
 
 def test_layers_in_parts_have_a_scale_of_each(make: Make, small_base: Base, tmp_path: Path) -> None:
-    splits = concatenations(small_base.unet)
+    splits = concatenations(small_base.denoiser)
     rounding = make(splits=splits)
     run(rounding, tmp_path / "work")
     assert {record.name: record.split for record in rounding.replaced if record.split} == splits
-    nearest = deepcopy(small_base.unet)
+    nearest = deepcopy(small_base.denoiser)
     quantize_(nearest, MSE(Grid(2)), include=SOME, splits=splits)
     for name, layer in quantized_layers(nearest):
-        assert torch.equal(layer.scale, rounding.made.get_submodule(name).get_buffer("scale"))
+        assert torch.equal(layer.scale, rounding.made.denoiser.get_submodule(name).get_buffer("scale"))
 
 
 def test_a_block_that_is_done_leaves_nothing_in_memory(

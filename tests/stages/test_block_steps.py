@@ -40,10 +40,16 @@ class Stopped(Exception):
 @pytest.fixture
 def make(small_base: Base, items: CalibrationSet, quiet_trainer: QuietTrainer) -> Make:
     def made(**changes: Any) -> BlockSteps:
-        unet = deepcopy(small_base.unet)
-        splits = {name: sizes for name, sizes in concatenations(unet).items() if name.startswith(SOME)}
-        quantize_(unet, MinMax(Grid(8)), include=[f"{name}*" for name in SOME], splits=splits)
-        return BlockSteps(unet, BITS, replace(RECIPE, **changes), items, quiet_trainer(RECIPE.iterations))
+        denoiser = deepcopy(small_base.denoiser)
+        splits = {name: sizes for name, sizes in concatenations(denoiser).items() if name.startswith(SOME)}
+        quantize_(denoiser, MinMax(Grid(8)), include=[f"{name}*" for name in SOME], splits=splits)
+        return BlockSteps(
+            small_base.with_denoiser(denoiser),
+            BITS,
+            replace(RECIPE, **changes),
+            items,
+            quiet_trainer(RECIPE.iterations),
+        )
 
     return made
 
@@ -57,14 +63,14 @@ def run(work: BlockSteps, folder: Path, base: Base, stop: int | None = None) -> 
         if number == stop:
             raise Stopped
 
-    work.run(Progress(folder), lambda: base.unet, note)
+    work.run(Progress(folder), lambda: base, note)
     return done
 
 
-def predictions(unet: Any, items: CalibrationSet) -> Tensor:
+def predictions(denoiser: Any, items: CalibrationSet) -> Tensor:
     some = items.batch(range(len(items)))
     with torch.no_grad():
-        found: Tensor = unet(some.x, some.t, encoder_hidden_states=some.text).sample
+        found: Tensor = denoiser(some.x, some.t, encoder_hidden_states=some.conditioning.tokens).sample
     return found
 
 
@@ -74,12 +80,12 @@ def test_every_point_is_quantized_and_learned_in_the_block_it_lies_in(
     work, watched = make(), make(iterations=0)
     run(watched, tmp_path / "watched", small_base)
     done = run(work, tmp_path / "work", small_base)
-    assert {type(point) for point in points(work.made).values()} == {ActivationQuantizer}
-    ours, theirs = work.made.state_dict(), watched.made.state_dict()
+    assert {type(point) for point in points(work.made.denoiser).values()} == {ActivationQuantizer}
+    ours, theirs = work.made.denoiser.state_dict(), watched.made.denoiser.state_dict()
     better = [unit.name for unit, errors in done if errors["activations_learned"] < errors["activations_watched"]]
     assert len(better) > len(done) / 2
     changed = {name for name, value in ours.items() if not torch.equal(value, theirs[name])}
-    scales = {f"{name}.scale" for name in points(work.made)}
+    scales = {f"{name}.scale" for name in points(work.made.denoiser)}
     assert changed == {name for name in scales if name.startswith(tuple(f"{unit}." for unit in better))}
     assert any(name.endswith("processor.query.scale") for name in scales)
 
@@ -87,14 +93,14 @@ def test_every_point_is_quantized_and_learned_in_the_block_it_lies_in(
 def test_the_kept_scales_have_the_smaller_of_both_errors(
     make: Make, small_base: Base, items: CalibrationSet, tmp_path: Path
 ) -> None:
-    """Of the last block, whose inputs are those of the finished unet, by hooks."""
+    """Of the last block, whose inputs are those of the finished denoiser, by hooks."""
     work = make()
     unit, errors = run(work, tmp_path / "work", small_base)[-1]
     caught: dict[str, Tensor] = {}
-    for key, unet in (("ours", work.made), ("float", small_base.unet)):
-        module = unet.get_submodule(unit.name)
+    for key, denoiser in (("ours", work.made.denoiser), ("float", small_base.denoiser)):
+        module = denoiser.get_submodule(unit.name)
         hook = module.register_forward_hook(lambda _m, _i, y, key=key: caught.update({key: y}))
-        predictions(unet, items)
+        predictions(denoiser, items)
         hook.remove()
     gap = (caught["ours"] - caught["float"]).abs().pow(2.4)
     assert set(errors) == set(STEP_ERRORS)
@@ -113,10 +119,10 @@ def test_stopped_and_resumed_is_the_same_bit_for_bit(
     assert len(list((tmp_path / "work").iterdir())) == 1 + stop + 1
     resumed = make()
     assert run(resumed, tmp_path / "work", small_base) == whole
-    ours, theirs = resumed.made.state_dict(), through.made.state_dict()
+    ours, theirs = resumed.made.denoiser.state_dict(), through.made.denoiser.state_dict()
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
-    assert torch.equal(predictions(resumed.made, items), predictions(through.made, items))
+    assert torch.equal(predictions(resumed.made.denoiser, items), predictions(through.made.denoiser, items))
 
 
 def test_what_is_done_is_not_done_again(
@@ -128,13 +134,14 @@ def test_what_is_done_is_not_done_again(
     run(make(), tmp_path / "work", small_base)
 
 
-def test_ranges_alone_need_no_float_unet_and_hold_what_passes(
+def test_ranges_alone_need_no_float_denoiser_and_hold_what_passes(
     make: Make, items: CalibrationSet, tmp_path: Path
 ) -> None:
     work = make(iterations=0)
-    before = predictions(work.made, items)
+    before = predictions(work.made.denoiser, items)
     work.run(Progress(tmp_path / "work"), lambda: pytest.fail("asked for"), lambda *_: pytest.fail("told"))
-    after = predictions(work.made, items)
+    after = predictions(work.made.denoiser, items)
     gap = float((after - before).norm() / before.norm())
     assert 0 < gap < 0.2
-    assert all(len(layer.input_quantizer.scale) == (len(layer.split) or 1) for _, layer in quantized_layers(work.made))  # type: ignore[union-attr,arg-type]
+    layers: list[Any] = [layer for _, layer in quantized_layers(work.made.denoiser)]
+    assert all(len(layer.input_quantizer.scale) == (len(layer.split) or 1) for layer in layers)

@@ -16,15 +16,15 @@ from quantbooth.quant.surgery import matching, quantize_
 from quantbooth.stages.calibration import CalibrationStage
 
 
-def calibrate(unet: nn.Module, names: list[str], bits: int = 4) -> CalibrationStage:
-    stage = CalibrationStage(unet, MinMax(Grid(bits)))
+def calibrate(denoiser: nn.Module, names: list[str], bits: int = 4) -> CalibrationStage:
+    stage = CalibrationStage(denoiser, MinMax(Grid(bits)))
     trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False)
     trainer.predict(stage, stage.loader(names), return_predictions=False)
     return stage
 
 
 def test_layer_by_layer_is_the_same_as_all_at_once(small_base: Base) -> None:
-    one, other = deepcopy(small_base.unet), deepcopy(small_base.unet)
+    one, other = deepcopy(small_base.denoiser), deepcopy(small_base.denoiser)
     stage = calibrate(one, matching(one, ["*"], ["conv_in", "conv_out"]))
     replaced = quantize_(other, MinMax(Grid(4)), exclude=["conv_in", "conv_out"])
     assert stage.replaced == replaced
@@ -32,7 +32,7 @@ def test_layer_by_layer_is_the_same_as_all_at_once(small_base: Base) -> None:
 
 
 def test_shortcuts_in_parts_are_those_of_quantizing_all_at_once(small_base: Base) -> None:
-    one, other = deepcopy(small_base.unet), deepcopy(small_base.unet)
+    one, other = deepcopy(small_base.denoiser), deepcopy(small_base.denoiser)
     splits = concatenations(one)
     stage = CalibrationStage(one, MinMax(Grid(4)), splits)
     for name in matching(one, ["*"], ["conv_in", "conv_out"]):
@@ -43,10 +43,10 @@ def test_shortcuts_in_parts_are_those_of_quantizing_all_at_once(small_base: Base
 
 
 def test_errors_are_relative_distances_of_the_weights(small_base: Base) -> None:
-    unet = deepcopy(small_base.unet)
-    weights = {name: module.weight for name, module in unet.named_modules() if isinstance(module, nn.Linear)}
-    stage = calibrate(unet, list(weights))
-    for name, layer in quantized_layers(unet):
+    denoiser = deepcopy(small_base.denoiser)
+    weights = {name: module.weight for name, module in denoiser.named_modules() if isinstance(module, nn.Linear)}
+    stage = calibrate(denoiser, list(weights))
+    for name, layer in quantized_layers(denoiser):
         weight = weights[name].double()
         expected = ((layer.dequantized().double() - weight).square().sum() / weight.square().sum()).sqrt()
         assert stage.errors[name] == pytest.approx(float(expected), rel=1e-4)

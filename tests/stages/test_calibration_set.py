@@ -53,8 +53,8 @@ def test_items_are_what_the_source_gives_with_each_prompts_own_text_and_with_non
     given = torch.cat([source.states(small_base, part, KEPT) for part in batches(Asked(TEXTS, SEEDS), 2)])
     assert torch.equal(states(found)[:, :, 0], given)
     assert torch.equal(states(found)[:, :, 1], given)
-    own, none = (small_base.encode_texts(list(texts)) for texts in (TEXTS, ["", "a duck"]))
-    text = items.text.unflatten(0, (len(TEXTS), KEPT, 2))
+    own, none = (small_base.encode_prompts(texts).tokens for texts in (TEXTS, ["", "a duck"]))
+    text = items.conditioning.tokens.unflatten(0, (len(TEXTS), KEPT, 2))
     torch.testing.assert_close(text[:, :, 0], own[:, None].expand_as(text[:, :, 0]))
     torch.testing.assert_close(text[:, :, 1], none[0].expand_as(text[:, :, 1]))
     assert (text[:, :, 0] - text[:, :, 1]).abs().amax((-1, -2)).min() > 0.01
@@ -83,7 +83,8 @@ def test_the_size_of_a_batch_changes_rounding_at_most(draw: Draw, source: str) -
     one, other = draw("one", source, batch=2), draw("other", source, batch=4)
     torch.testing.assert_close(states(one), states(other), rtol=1e-4, atol=1e-4)
     places = range(len(one))
-    torch.testing.assert_close(one.batch(places).text, other.batch(places).text, rtol=1e-4, atol=1e-4)
+    left, right = (found.batch(places).conditioning.tokens for found in (one, other))
+    torch.testing.assert_close(left, right, rtol=1e-4, atol=1e-4)
 
 
 def test_memory_does_not_grow_with_the_number_of_batches(draw: Draw, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,11 +23,13 @@ WATCHED = [Request(f"{i}.png", text, text, text, "plain", 0) for i, text in enum
 
 
 def grids(base: Base, stage: TuningStage, every: int, folder: Path) -> SampleGrids:
-    return SampleGrids(lambda: base.with_unet(stage.unet), Sampler("ddim", 2, 4.0), WATCHED, every, folder, stage.kept)
+    return SampleGrids(
+        lambda: base.with_denoiser(stage.denoiser), Sampler("ddim", 2, 4.0), WATCHED, every, folder, stage.kept
+    )
 
 
 def snapshots(base: Base, stage: TuningStage, steps: list[int], states: dict[int, State]) -> Snapshots:
-    return Snapshots(ScaleTuner(), base.with_unet(stage.unet), steps, states.__setitem__, stage.kept)
+    return Snapshots(ScaleTuner(), base.with_denoiser(stage.denoiser), steps, states.__setitem__, stage.kept)
 
 
 def test_exactly_the_steps_asked_for_are_kept(new_stage: MakeStage, small_base: Base, fit: Fit) -> None:
@@ -35,7 +37,7 @@ def test_exactly_the_steps_asked_for_are_kept(new_stage: MakeStage, small_base: 
     states: dict[int, State] = {}
     fit(stage, [snapshots(small_base, stage, [4, 1], states)])
     assert sorted(states) == [1, 4]
-    final = scale_sets.read(stage.unet)
+    final = scale_sets.read(stage.denoiser)
     assert all(torch.equal(states[4][name], final[name]) for name in final)
     assert not any(torch.equal(states[1][name], final[name]) for name in final)
 
@@ -47,7 +49,7 @@ def test_what_is_kept_after_a_step_is_what_a_run_of_that_length_learns(
     states: dict[int, State] = {}
     fit(long, [snapshots(small_base, long, [2], states)])
     fit(short)
-    learned = scale_sets.read(short.unet)
+    learned = scale_sets.read(short.denoiser)
     assert all(torch.equal(states[2][name], learned[name]) for name in learned)
 
 
@@ -58,7 +60,7 @@ def test_watching_draws_a_grid_every_so_many_steps_and_changes_no_bit(
     fit(watched, [grids(small_base, watched, 2, tmp_path / "run")])
     fit(alone)
     assert sorted(file.name for file in (tmp_path / "run").iterdir()) == ["step-000002.png", "step-000004.png"]
-    learned, expected = scale_sets.read(watched.unet), scale_sets.read(alone.unet)
+    learned, expected = scale_sets.read(watched.denoiser), scale_sets.read(alone.denoiser)
     assert all(torch.equal(learned[name], expected[name]) for name in expected)
 
 
@@ -86,8 +88,8 @@ def test_averages_are_what_is_kept_and_shown_and_learning_goes_on_from_the_numbe
     watching = grids(small_base, averaged, 4, tmp_path)
     fit(averaged, [snapshots(small_base, averaged, [1, 2, 3, 4], kept), watching])
     fit(plain, [snapshots(small_base, plain, [1, 2, 3, 4], steps)])
-    for name, last in scale_sets.read(plain.unet).items():
-        assert torch.equal(scale_sets.read(averaged.unet)[name], last)
+    for name, last in scale_sets.read(plain.denoiser).items():
+        assert torch.equal(scale_sets.read(averaged.denoiser)[name], last)
         expected = steps[1][name].double()
         for n in (1, 2, 3):
             decay = min(0.5, (1 + n) / (10 + n))

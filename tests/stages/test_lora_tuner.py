@@ -19,7 +19,7 @@ ZONES = {"clean_up": [0, 200], "content": [200, 700], "coarse": [700, 1000]}
 
 @pytest.fixture
 def base(small_base: Base) -> Base:
-    return replace(small_base, unet=deepcopy(small_base.unet))
+    return replace(small_base, denoiser=deepcopy(small_base.denoiser))
 
 
 def test_float_and_packed_bases_have_a_name_each() -> None:
@@ -38,7 +38,7 @@ def test_float_and_packed_bases_have_a_name_each() -> None:
 def test_attentions_projections_are_adapted_by_rank_times_both_sides(base: Base, sets: int) -> None:
     learning = LoraTuner(rank=3).prepare_(base, sets, Selection())
     kinds = ("to_q", "to_k", "to_v", "to_out.0")
-    sides = [sum(m.weight.shape) for name, m in base.unet.named_modules() if name.endswith(kinds)]
+    sides = [sum(m.weight.shape) for name, m in base.denoiser.named_modules() if name.endswith(kinds)]
     assert list(learning) == ["adapters"]
     assert len(learning["adapters"]) == 2 * len(sides) > 0
     assert sum(numbers.numel() for numbers in learning["adapters"]) == sets * 3 * sum(sides)
@@ -57,7 +57,7 @@ def test_alpha_scales_what_is_added(base: Base, small_base: Base) -> None:
     """The term with alpha = 6 at rank 2 is three times that of the same numbers with alpha = rank."""
     states = []
     for tuner in (LoraTuner(rank=2), LoraTuner(rank=2, alpha=6.0)):
-        made = replace(small_base, unet=deepcopy(small_base.unet))
+        made = replace(small_base, denoiser=deepcopy(small_base.denoiser))
         with torch.no_grad():
             for numbers in tuner.prepare_(made, 1, Selection())["adapters"]:
                 numbers.fill_(1)
@@ -68,7 +68,7 @@ def test_alpha_scales_what_is_added(base: Base, small_base: Base) -> None:
 
 def test_the_seed_decides_what_is_drawn(small_base: Base) -> None:
     def drawn(seed: int) -> torch.Tensor:
-        made, tuner = replace(small_base, unet=deepcopy(small_base.unet)), LoraTuner(seed=seed)
+        made, tuner = replace(small_base, denoiser=deepcopy(small_base.denoiser)), LoraTuner(seed=seed)
         tuner.prepare_(made, 1, Selection())
         return torch.cat([rows.flatten() for rows in tuner.state(made).values()])
 
@@ -79,9 +79,9 @@ def test_the_seed_decides_what_is_drawn(small_base: Base) -> None:
 def test_what_another_rank_learned_is_refused(base: Base, small_base: Base) -> None:
     tuner = LoraTuner(rank=2)
     tuner.prepare_(base, 1, Selection())
-    fresh = replace(small_base, unet=deepcopy(small_base.unet))
+    fresh = replace(small_base, denoiser=deepcopy(small_base.denoiser))
     with pytest.raises(
-        UserError, match=r"does not fit the unet: '.*lora_A' must have shape \(1, 4, \d+\), got \(1, 2,"
+        UserError, match=r"does not fit the denoiser: '.*lora_A' must have shape \(1, 4, \d+\), got \(1, 2,"
     ):
         LoraTuner(rank=4).load_(fresh, tuner.state(base), 1, Selection())
 
@@ -89,7 +89,7 @@ def test_what_another_rank_learned_is_refused(base: Base, small_base: Base) -> N
 def test_experts_trained_apart_become_rows_in_their_order(small_base: Base) -> None:
     tuner, states = LoraTuner(rank=2, quantized=True), []
     for k in range(3):
-        made = replace(small_base, unet=deepcopy(small_base.unet))
+        made = replace(small_base, denoiser=deepcopy(small_base.denoiser))
         with torch.no_grad():
             for numbers in tuner.prepare_(made, 1, Selection())["adapters"]:
                 numbers.fill_(k)

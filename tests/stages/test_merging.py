@@ -1,4 +1,4 @@
-"""Merging: shares of timesteps, folders by zone, and the measured difference of one unet to its parts."""
+"""Merging: shares of timesteps, folders by zone, and the measured difference of one denoiser to its parts."""
 
 import copy
 
@@ -50,11 +50,11 @@ def test_the_difference_is_that_of_both_predictions_by_zone(small_base: Base, se
     base = small_base
     photos = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     subject = Subject("rex", "dog", "sks", photos, photos, (), "x")
-    other = copy.deepcopy(base.unet)
+    other = copy.deepcopy(base.denoiser)
     with torch.no_grad():
         for parameter in other.parameters():
             parameter.mul_(1.1)
-    found = prediction_errors(base, base.with_unet(other), subject, served, trainer)
+    found = prediction_errors(base, base.with_denoiser(other), subject, served, trainer)
     names = {"clean_up", "con tent", "coarse"} if served is S2.served else {"base from 0", "selected", "base from 500"}
     assert found.keys() == names
     assert prediction_errors(base, base, subject, served, trainer)[min(names)][1] == 0
@@ -64,9 +64,9 @@ def test_the_difference_is_that_of_both_predictions_by_zone(small_base: Base, se
     assert len(triples) == 33 >= TRIPLES
     x_0 = torch.stack([latents[triple.place % 3] for triple in triples])
     noise = torch.stack([triple.noise(x_0.shape[1:]) for triple in triples])
-    t, text = torch.tensor([triple.t for triple in triples]), base.encode_texts([subject.tuning_text] * 33)
+    t, text = torch.tensor([triple.t for triple in triples]), base.encode_prompts([subject.tuning_text] * 33)
     with torch.no_grad():
-        one, two = (predict(unet, schedule, x_0, noise, t, text) for unet in (base.unet, other))
+        one, two = (predict(each, schedule, x_0, noise, t, text) for each in (base, base.with_denoiser(other)))
     error = float(mean_square(one, schedule.target(x_0, noise, t)).mean())
     assert found[name][0] == pytest.approx(error, rel=1e-4)
     assert found[name][1] == pytest.approx(float(mean_square(one, two).mean()) / error, rel=1e-3)

@@ -48,8 +48,8 @@ def of_float(measure: Measure, small_base: Base) -> PredictionErrors:
     return measure(small_base)
 
 
-def quantized(unet: nn.Module, bits: int) -> nn.Module:
-    made = deepcopy(unet)
+def quantized(denoiser: nn.Module, bits: int) -> nn.Module:
+    made = deepcopy(denoiser)
     quantize_(made, MinMax(Grid(bits)))
     return made
 
@@ -72,16 +72,16 @@ def test_noise_is_decided_by_seed_zone_and_place() -> None:
 
 
 def test_errors_equal_a_loop_in_float64(measure: Measure, small_base: Base, latents: Tensor) -> None:
-    unet = quantized(small_base.unet, 3)
-    found = measure(small_base.with_unet(unet), torch.cat(measure(small_base).predicted))
+    denoiser = quantized(small_base.denoiser, 3)
+    found = measure(small_base.with_denoiser(denoiser), torch.cat(measure(small_base).predicted))
     alpha_bar = torch.cumprod(1 - torch.linspace(0.00085**0.5, 0.012**0.5, 1000).double() ** 2, 0)
-    exact, small = deepcopy(small_base.unet).double(), deepcopy(small_base.unet).double()
-    for name, layer in quantized_layers(unet):
+    exact, small = deepcopy(small_base.denoiser).double(), deepcopy(small_base.denoiser).double()
+    for name, layer in quantized_layers(denoiser):
         small.get_submodule(name).get_parameter("weight").data = layer.dequantized().double()
     for triple, row in zip(TRIPLES, found.rows, strict=True):
         noise, a = triple.noise((24, 8, 8)).double()[None], alpha_bar[triple.t]
         x_t = a.sqrt() * latents[triple.place].double()[None] + (1 - a).sqrt() * noise
-        text = small_base.encode_texts([TEXTS[triple.place]]).double()
+        text = small_base.encode_prompts([TEXTS[triple.place]]).tokens.double()
         with torch.no_grad():
             f, q = (u(x_t, triple.t, encoder_hidden_states=text).sample for u in (exact, small))
         expected = {"float_error": (f - noise), "error": (q - noise), "deviation": (q - f)}
@@ -99,18 +99,18 @@ def test_a_base_is_no_distance_from_itself(measure: Measure, small_base: Base, o
 
 
 def test_a_float_base_with_the_dequantized_weights_takes_no_damage(measure: Measure, small_base: Base) -> None:
-    unet, same = quantized(small_base.unet, 4), deepcopy(small_base.unet)
-    for name, layer in quantized_layers(unet):
+    denoiser, same = quantized(small_base.denoiser, 4), deepcopy(small_base.denoiser)
+    for name, layer in quantized_layers(denoiser):
         same.get_submodule(name).get_parameter("weight").data = layer.dequantized()
-    of_same = measure(small_base.with_unet(same))
-    found = measure(small_base.with_unet(unet), torch.cat(of_same.predicted))
+    of_same = measure(small_base.with_denoiser(same))
+    found = measure(small_base.with_denoiser(denoiser), torch.cat(of_same.predicted))
     assert max(row["deviation"] for row in found.rows) < 1e-10  # the bias is added in another place
 
 
 def test_fewer_bits_deviate_more(measure: Measure, small_base: Base, of_float: PredictionErrors) -> None:
     reference, deviations = torch.cat(of_float.predicted), []
     for bits in (8, 4, 2):
-        rows = measure(small_base.with_unet(quantized(small_base.unet, bits)), reference).rows
+        rows = measure(small_base.with_denoiser(quantized(small_base.denoiser, bits)), reference).rows
         deviations.append(sum(row["deviation"] for row in rows))
         assert all(row["float_error"] == of_float.rows[k]["float_error"] for k, row in enumerate(rows))
     assert 0 < deviations[0] < deviations[1] < deviations[2]

@@ -23,7 +23,7 @@ def pool() -> Pool:
 @pytest.fixture
 def training(small_base: Base, pool: Pool, monkeypatch: pytest.MonkeyPatch) -> BaseTraining:
     """On copies of the parts that learn, without a trainer."""
-    base = replace(small_base, unet=deepcopy(small_base.unet), text_encoder=deepcopy(small_base.text_encoder))
+    base = small_base.with_denoiser(deepcopy(small_base.denoiser)).with_text_encoder(deepcopy(small_base.text_encoder))
     latents = torch.randn(12, 24, 8, 8, generator=torch.Generator().manual_seed(0))
     made = BaseTraining(base, latents, pool, RECIPE)
     monkeypatch.setattr(made, "log", lambda *_, **__: None)
@@ -51,7 +51,7 @@ def test_a_step_draws_the_same_whenever_it_is_taken(training: BaseTraining, monk
 
 def test_unet_and_text_encoder_learn_and_the_autoencoder_does_not(training: BaseTraining) -> None:
     training.training_step(0).backward()
-    for part in (training.base.unet, training.base.text_encoder):
+    for part in (training.base.denoiser, training.base.text_encoder):
         silent = [name for name, parameter in part.named_parameters() if parameter.grad is None]
         assert silent == []
     learning = {id(parameter) for parameter in training.trained.parameters()}
@@ -70,8 +70,8 @@ def test_the_loss_is_the_weighted_mean_error(training: BaseTraining) -> None:
     total = 0.0
     for i, a in enumerate(alpha_bar.tolist()):
         x_t = a**0.5 * training.latents[rows[i]] + (1 - a) ** 0.5 * noise[i]
-        text = training.base.encode_texts([captions[i]])
-        guess = training.base.unet(x_t[None], t[i], encoder_hidden_states=text).sample[0]
+        text = training.base.encode_prompts([captions[i]]).tokens
+        guess = training.base.denoiser(x_t[None], t[i], encoder_hidden_states=text).sample[0]
         total += min(1 / a, 8.0) * float((guess - noise[i]).square().mean().detach()) / 4
     assert float(loss.detach()) == pytest.approx(total, rel=1e-4)
 

@@ -60,5 +60,5 @@ def test_noise_comes_from_the_template_so_every_method_and_subject_starts_alike(
 def test_all_parts_of_the_base_move_with_the_stage(small_base: Base) -> None:
     stage = SamplingStage(small_base, SAMPLER, drawings(REQUESTS, Path()))
     held = {id(parameter) for parameter in stage.parameters()}
-    for part in (small_base.unet, small_base.autoencoder, small_base.text_encoder):
+    for part in (small_base.denoiser, small_base.autoencoder, small_base.text_encoder):
         assert {id(parameter) for parameter in part.parameters()} <= held

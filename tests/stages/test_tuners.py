@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from copy import deepcopy
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -45,8 +44,8 @@ def fresh(quantized: MakeUnet, small_base: Base) -> MakeBase:
 
     def make(tuner: Tuner) -> Base:
         packed = tuner.kind == "scale_sets" or (isinstance(tuner, LoraTuner) and tuner.quantized)
-        unet = quantized() if packed else deepcopy(small_base.unet)
-        return replace(small_base, unet=unet, text_encoder=deepcopy(small_base.text_encoder))
+        denoiser = quantized() if packed else deepcopy(small_base.denoiser)
+        return small_base.with_denoiser(denoiser).with_text_encoder(deepcopy(small_base.text_encoder))
 
     return make
 
@@ -109,7 +108,7 @@ def test_switches_are_true_or_false(option: str) -> None:
 def test_scales_learn_one_number_per_output_channel_and_set(fresh: MakeBase) -> None:
     base = fresh(ScaleTuner())
     learning = ScaleTuner().prepare_(base, 3, Selection())
-    channels = sum(layer.shape[0] for _, layer in quantized_layers(base.unet))
+    channels = sum(layer.shape[0] for _, layer in quantized_layers(base.denoiser))
     assert list(learning) == ["gains"]
     assert sum(parameter.numel() for parameter in learning["gains"]) == 3 * channels
 
@@ -117,8 +116,8 @@ def test_scales_learn_one_number_per_output_channel_and_set(fresh: MakeBase) -> 
 def test_more_of_the_scales_is_more_numbers_of_the_right_kind(fresh: MakeBase) -> None:
     base = fresh(EVERYTHING)
     learning = EVERYTHING.prepare_(base, 2, Selection())
-    layers = [layer for _, layer in quantized_layers(base.unet)]
-    norms = sum(len(norm.get_parameter("weight")) for _, norm in normalizations(base.unet))
+    layers = [layer for _, layer in quantized_layers(base.denoiser)]
+    norms = sum(len(norm.get_parameter("weight")) for _, norm in normalizations(base.denoiser))
     gains = sum(layer.shape[0] + layer.inputs for layer in layers) + norms
     shifts = sum(layer.shape[0] for layer in layers if layer.bias is not None) + norms
     counts = {kind: sum(numbers.numel() for numbers in found) for kind, found in learning.items()}
@@ -128,21 +127,19 @@ def test_more_of_the_scales_is_more_numbers_of_the_right_kind(fresh: MakeBase) -
 def test_full_learns_every_weight(fresh: MakeBase) -> None:
     base = fresh(FullTuner())
     learning = FullTuner().prepare_(base, 1, Selection())
-    assert {id(p) for p in learning["weights"]} == {id(p) for p in base.unet.parameters()}
+    assert {id(p) for p in learning["weights"]} == {id(p) for p in base.denoiser.parameters()}
 
 
 def test_only_what_is_prepared_gets_a_gradient_and_nothing_changes_yet(fresh: MakeBase, tuner: Tuner) -> None:
     base, before, selection = fresh(tuner), fresh(tuner), Selection()
     learning = tuner.prepare_(base, 1, selection)
     selection.choose(torch.tensor([1, 1]))
-    modules = (base.unet, base.text_encoder, base.autoencoder)
+    modules = (base.denoiser, base.text_encoder, base.autoencoder)
     asking = [id(p) for module in modules for p in module.parameters() if p.requires_grad]
     assert sorted(asking) == sorted(id(p) for numbers in learning.values() for p in numbers)
     x, t = torch.randn(2, 24, 8, 8, generator=torch.Generator().manual_seed(0)), torch.tensor([3, 900])
     with torch.no_grad():
-        one, other = (
-            made.unet(x, t, encoder_hidden_states=made.encode_texts(list(SENTENCES))).sample for made in (base, before)
-        )
+        one, other = (made.predict(x, t, made.encode_prompts(SENTENCES)) for made in (base, before))
     assert torch.equal(one, other)
 
 
@@ -175,10 +172,7 @@ def test_a_fresh_base_with_a_loaded_state_is_the_tuned_one(fresh: MakeBase, tune
     selection.choose(torch.tensor([1, 1]))
     x, t = torch.randn(2, 24, 8, 8, generator=torch.Generator().manual_seed(0)), torch.tensor([3, 900])
     with torch.no_grad():
-        one, other, base = (
-            made.unet(x, t, encoder_hidden_states=made.encode_texts(list(SENTENCES))).sample
-            for made in (tuned, again, untuned)
-        )
+        one, other, base = (made.predict(x, t, made.encode_prompts(SENTENCES)) for made in (tuned, again, untuned))
     assert torch.equal(one, other)
     assert not torch.equal(one, base)
     assert all(torch.equal(tensor, state[name]) for name, tensor in tuner.state(again).items())

@@ -28,7 +28,7 @@ def test_equal_seeds_learn_equal_gains_bit_for_bit_and_others_do_not(new_stage: 
         torch.manual_seed(elsewhere)
         stage = new_stage(seed=seed)
         fit(stage)
-        learned.append(scale_sets.read(stage.unet))
+        learned.append(scale_sets.read(stage.denoiser))
     one, again, other = learned
     assert all(torch.equal(one[name], again[name]) for name in one)
     assert not any(torch.equal(one[name], other[name]) for name in one)
@@ -38,16 +38,16 @@ def test_checkpointing_computes_blocks_twice_and_learns_the_same_bit_for_bit(new
     learned, calls = [], [0, 0]
     for on in (False, True):
         stage = new_stage()
-        unet: Any = stage.unet
+        denoiser: Any = stage.denoiser
         if on:
-            unet.enable_gradient_checkpointing()
+            denoiser.enable_gradient_checkpointing()
 
         def count(*_: object, on: bool = on) -> None:
             calls[on] += 1
 
-        unet.get_submodule("up_blocks.0.resnets.0").register_forward_pre_hook(count)
+        denoiser.get_submodule("up_blocks.0.resnets.0").register_forward_pre_hook(count)
         fit(stage)
-        learned.append(scale_sets.read(stage.unet))
+        learned.append(scale_sets.read(stage.denoiser))
     off, on_too = learned
     assert all(torch.equal(off[name], on_too[name]) for name in off)
     assert calls == [stage.recipe.steps, 2 * stage.recipe.steps]
@@ -62,7 +62,7 @@ def test_outside_its_interval_s1_is_the_untuned_base_bit_for_bit(
     x, text = torch.randn(6, 24, 8, 8, generator=draw), torch.randn(6, 26, 128, generator=draw)
     t = torch.tensor([0, 199, 200, 699, 700, 999])
     with torch.no_grad():
-        before, after = (unet(x, t, encoder_hidden_states=text).sample for unet in (base, stage.unet))
+        before, after = (denoiser(x, t, encoder_hidden_states=text).sample for denoiser in (base, stage.denoiser))
     same = [torch.equal(before[i], after[i]) for i in range(6)]
     assert same == [True, True, False, False, True, True]
 
@@ -70,7 +70,7 @@ def test_outside_its_interval_s1_is_the_untuned_base_bit_for_bit(
 def test_a_set_whose_zone_was_never_drawn_is_still_the_base(new_stage: MakeStage, fit: Fit) -> None:
     stage = new_stage(Zones((Zone("first", 0, 1), Zone("most", 1, 999), Zone("last", 999, 1000)), 1000))
     fit(stage)
-    for gain in scale_sets.read(stage.unet).values():
+    for gain in scale_sets.read(stage.denoiser).values():
         assert (gain[[0, 2]] == 1).all()
         assert (gain[1] != 1).any()
 
@@ -78,9 +78,9 @@ def test_a_set_whose_zone_was_never_drawn_is_still_the_base(new_stage: MakeStage
 def test_tuning_moves_gains_and_nothing_else(quantized: MakeUnet, new_stage: MakeStage, fit: Fit) -> None:
     stage, before = new_stage(), quantized().state_dict()
     fit(stage)
-    after = stage.unet.state_dict()
+    after = stage.denoiser.state_dict()
     assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
-    assert set(after) - set(before) == {f"{name}.gain_out" for name, _ in quantized_layers(stage.unet)}
+    assert set(after) - set(before) == {f"{name}.gain_out" for name, _ in quantized_layers(stage.denoiser)}
 
 
 @pytest.mark.parametrize(("photos", "others"), [(2, 3), (1, 0), (6, 1)])
@@ -94,7 +94,7 @@ def test_a_batch_is_photos_then_class_pictures_each_beside_its_sentence(
     for i, sample in enumerate(x_0):
         source = cast(Tensor, examples.prior if i >= photos else examples.subject)
         assert any(torch.equal(sample, picture) for picture in source)
-        assert torch.equal(text[i], examples.prior_text if i >= photos else examples.subject_text)
+        assert torch.equal(text.tokens[i], (examples.prior_text if i >= photos else examples.subject_text).tokens[0])
 
 
 def test_every_photo_is_drawn_about_equally_often(new_stage: MakeStage, examples: Examples) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from quantbooth.data.draws import generator_for
 from quantbooth.diffusion.base import Base
+from quantbooth.diffusion.conditioning import Conditioning
 from quantbooth.diffusion.losses import denoising_error
 from quantbooth.quant import scale_sets
 from quantbooth.quant.layers import quantized_layers
@@ -37,7 +38,7 @@ def shaken(stage: TuningStage) -> TuningStage:
 
 
 def batch(count: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Random latents, noise and texts."""
+    """Random latents, noise and tokens of sentences."""
     draw = torch.Generator().manual_seed(0)
     x_0, noise = torch.randn(2, count, 24, 8, 8, generator=draw).unbind()
     return x_0, noise, torch.randn(count, 26, 128, generator=draw)
@@ -46,31 +47,31 @@ def batch(count: int) -> tuple[Tensor, Tensor, Tensor]:
 def errors_of(stage: TuningStage, t: list[int]) -> Tensor:
     """Per-sample errors of a random batch at these timesteps."""
     x_0, noise, text = batch(len(t))
-    return denoising_error(stage.unet, stage.schedule, x_0, noise, torch.tensor(t), text)
+    return denoising_error(stage.base, stage.schedule, x_0, noise, torch.tensor(t), Conditioning(text))
 
 
 def gradients(stage: TuningStage, loss: Tensor) -> dict[str, Tensor]:
-    learning = {name: numbers for name, numbers in stage.unet.named_parameters() if numbers.requires_grad}
+    learning = {name: numbers for name, numbers in stage.denoiser.named_parameters() if numbers.requires_grad}
     assert len(learning) == len(stage.numbers)
     return dict(zip(learning, torch.autograd.grad(loss, list(learning.values())), strict=True))
 
 
 class Twin:
-    """The slow way in float64: a plain unet whose weights carry a set's numbers, one set and one sample at a time."""
+    """The slow way in float64: a plain denoiser whose weights carry a set's numbers, one set and sample at a time."""
 
-    def __init__(self, stage: TuningStage, float_unet: Any) -> None:
-        self.unet, self.zones = float_unet.double(), stage.zones
-        self.layers = dict(quantized_layers(stage.unet))
-        self.norms = dict(normalizations(stage.unet))
-        self.sets = {name: rows.double().requires_grad_() for name, rows in scale_sets.read(stage.unet).items()}
-        self.others = {name: tensor.double() for name, tensor in stage.unet.state_dict().items()}
+    def __init__(self, stage: TuningStage, float_denoiser: Any) -> None:
+        self.denoiser, self.zones = float_denoiser.double(), stage.zones
+        self.layers = dict(quantized_layers(stage.denoiser))
+        self.norms = dict(normalizations(stage.denoiser))
+        self.sets = {name: rows.double().requires_grad_() for name, rows in scale_sets.read(stage.denoiser).items()}
+        self.others = {name: tensor.double() for name, tensor in stage.denoiser.state_dict().items()}
 
     def row(self, name: str, k: int, start: float) -> Tensor | float:
         return self.sets[name][k - 1] if name in self.sets else start
 
     def weights(self, k: int) -> dict[str, Tensor]:
         """All parameters as set k has them."""
-        made = {name: self.others[name] for name, _ in self.unet.named_parameters() if name in self.others}
+        made = {name: self.others[name] for name, _ in self.denoiser.named_parameters() if name in self.others}
         for name, layer in self.layers.items():
             q = unpack(layer.codes, layer.bits, prod(layer.shape[1:])).double() - layer.zero[:, None]
             scale = layer.scale.double() * self.row(f"{name}.gain_out", k, 1)
@@ -91,7 +92,7 @@ class Twin:
         x_t = alpha_bar.sqrt() * x_0.double() + (1 - alpha_bar).sqrt() * noise.double()
         k = 1 + next(k for k, zone in enumerate(self.zones.zones) if zone.start <= t < zone.stop)
         options = {"encoder_hidden_states": text.double()[None]}
-        guess = torch.func.functional_call(self.unet, self.weights(k), (x_t[None], t), options).sample[0]
+        guess = torch.func.functional_call(self.denoiser, self.weights(k), (x_t[None], t), options).sample[0]
         return (guess - noise.double()).square().mean() * min(1 / float(alpha_bar), 8.0)
 
 
@@ -108,8 +109,8 @@ def test_loss_and_every_gains_gradient_equal_those_of_the_float64_twin(
     noise = torch.randn(x_0.shape, generator=draw)
     t = stage.zones.draw(5, draw).tolist()
     assert len(set(stage.zones.index(torch.tensor(t)).tolist())) > 1
-    twin = Twin(stage, type(small_base.unet).from_config(small_base.unet.config))
-    errors = torch.stack([twin.error(x_0[i], noise[i], t[i], text[i]) for i in range(5)])
+    twin = Twin(stage, type(small_base.denoiser).from_config(small_base.denoiser.config))
+    errors = torch.stack([twin.error(x_0[i], noise[i], t[i], text.tokens[i]) for i in range(5)])
     expected = errors[is_prior == 0].mean() + 0.5 * errors[is_prior == 1].mean()
     torch.testing.assert_close(loss.double(), expected, rtol=1e-4, atol=0)
     slow = dict(zip(twin.sets, torch.autograd.grad(expected, list(twin.sets.values())), strict=True))
@@ -123,7 +124,7 @@ def test_loss_and_every_gains_gradient_equal_those_of_the_float64_twin(
 @pytest.mark.parametrize("name", ["gain_in", "gain_out", "shift"])
 def test_one_numbers_gradient_is_what_finite_differences_say(new_stage: MakeStage, name: str) -> None:
     stage, t = shaken(new_stage(parts=EVERYTHING)), [100, 400, 800]
-    layer, holder = next(iter(quantized_layers(stage.unet)))
+    layer, holder = next(iter(quantized_layers(stage.denoiser)))
     gradient = gradients(stage, errors_of(stage, t).sum())[f"{layer}.{name}"][1]
     channel, values = int(gradient.abs().argmax()), []
     for step in (1e-2, -1e-2):
@@ -141,8 +142,8 @@ def test_a_mixed_batch_equals_separate_calls(new_stage: MakeStage, parts: Parts)
     t = torch.tensor([100, 250, 500, 199, 900])
     x_0, noise, text = batch(5)
     together = errors_of(stage, t.tolist())
-    parts_of_it = zip(x_0.split(1), noise.split(1), t.split(1), text.split(1), strict=True)
-    alone = torch.cat([denoising_error(stage.unet, stage.schedule, *part) for part in parts_of_it])
+    parts_of_it = zip(x_0.split(1), noise.split(1), t.split(1), map(Conditioning, text.split(1)), strict=True)
+    alone = torch.cat([denoising_error(stage.base, stage.schedule, *part) for part in parts_of_it])
     torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-6)
     found, expected = gradients(stage, together.sum()), gradients(stage, alone.sum())
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-5)
@@ -155,7 +156,7 @@ def test_uncovered_timesteps_are_the_base_bit_for_bit_whatever_learned(
     t = torch.tensor([0, 199, 200, 999])
     stage = shaken(new_stage(CONTENT, parts=EVERYTHING))
     with torch.no_grad():
-        one, other = (unet(x_0, t, encoder_hidden_states=text).sample for unet in (stage.unet, quantized()))
+        one, other = (denoiser(x_0, t, encoder_hidden_states=text).sample for denoiser in (stage.denoiser, quantized()))
     assert [torch.equal(one[i], other[i]) for i in range(4)] == [True, True, False, True]
 
 
@@ -164,9 +165,9 @@ def test_recomputed_activations_change_no_bit(new_stage: MakeStage) -> None:
     for recompute in (False, True):
         stage = shaken(new_stage(parts=EVERYTHING))
         if recompute:
-            unet: Any = stage.unet.train()
-            unet.enable_gradient_checkpointing()
-            assert unet.is_gradient_checkpointing
+            denoiser: Any = stage.denoiser.train()
+            denoiser.enable_gradient_checkpointing()
+            assert denoiser.is_gradient_checkpointing
         found.append(gradients(stage, errors_of(stage, [100, 400, 800]).sum()))
     assert all(torch.equal(gradient, found[1][name]) for name, gradient in found[0].items())
 
@@ -193,7 +194,9 @@ def test_an_expert_feels_its_own_zones_samples_only(new_stage: MakeStage, parts:
     x_0, noise, text = batch(3)
     for other in (0.0, 5.0):
         x_0[[0, 2]], text[[0, 2]] = other, other
-        errors = denoising_error(stage.unet, stage.schedule, x_0, noise, torch.tensor([100, 400, 800]), text)
+        errors = denoising_error(
+            stage.base, stage.schedule, x_0, noise, torch.tensor([100, 400, 800]), Conditioning(text)
+        )
         found.append(gradients(stage, errors.sum()))
     for name in found[0]:
         torch.testing.assert_close(found[0][name][1], found[1][name][1], rtol=1e-5, atol=1e-6)

@@ -12,9 +12,8 @@ import torch
 from quantbooth.artifacts.image_set import Request
 from quantbooth.artifacts.tuned import read_snapshot, write_snapshot
 from quantbooth.diffusion.base import Base
-from quantbooth.diffusion.router import route_unet_
+from quantbooth.diffusion.router import route_
 from quantbooth.diffusion.sampling import Sampler
-from quantbooth.diffusion.schedule import Schedule
 from quantbooth.quant.selection import Selection
 from quantbooth.stages.callbacks import SampleGrids, Snapshots
 from quantbooth.stages.sampling import SamplingStage, drawings
@@ -23,7 +22,7 @@ from quantbooth.stages.tuners import FullTuner, IdentifierTuner, ScaleTuner, Sta
 from quantbooth.stages.tuning import Examples, Recipe, TuningStage
 from quantbooth.timesteps.zones import Zones, equal_zones, zones_from_borders
 
-MakeUnet = Callable[[], Any]
+MakeDenoiser = Callable[[], Any]
 Fit = Callable[..., None]
 THREE = zones_from_borders({"clean_up": [0, 200], "content": [200, 700], "coarse": [700, 1000]}, 1000)
 SENTENCE, WITHOUT = "a photo of a sks mug", "a photo of a mug"
@@ -53,10 +52,10 @@ class Run:
     def __init__(self, tuner: Tuner, average: float | None, base: Base, examples: Examples, folder: Path) -> None:
         selection, self.base = Selection(), base
         learning = tuner.prepare_(base, len(self.zones(tuner)), selection)
-        route_unet_(base.unet, self.zones(tuner).index, selection)
+        route_(base, self.zones(tuner).index, selection)
         sentences = [EncodedAnew(base, SENTENCE)] if "identifier" in learning else None
-        recipe, schedule = replace(RECIPE, average=average), Schedule(base.scheduler_config)
-        self.stage = TuningStage(base.unet, learning, [examples], self.zones(tuner), schedule, recipe, adamw, sentences)
+        recipe = replace(RECIPE, average=average)
+        self.stage = TuningStage(base, learning, [examples], self.zones(tuner), recipe, adamw, sentences)
         self.start = [numbers.detach().clone() for numbers in self.stage.numbers]
         self.states: dict[int, State] = {}
         self.snapshots = Snapshots(tuner, base, [3], self.states.__setitem__, self.stage.kept)
@@ -64,7 +63,7 @@ class Run:
 
     @staticmethod
     def zones(tuner: Tuner) -> Zones:
-        return equal_zones(1, 1000) if tuner.kind == "tuned_unet" else THREE
+        return equal_zones(1, 1000) if tuner.kind == "tuned_weights" else THREE
 
     @property
     def state(self) -> State:
@@ -83,10 +82,10 @@ def option(request: pytest.FixtureRequest) -> tuple[Tuner, float | None]:
 
 
 @pytest.fixture
-def fresh(quantized: MakeUnet, small_base: Base) -> Callable[[Tuner], Base]:
+def fresh(quantized: MakeDenoiser, small_base: Base) -> Callable[[Tuner], Base]:
     def make(tuner: Tuner) -> Base:
-        unet = quantized() if tuner.kind == "scale_sets" else deepcopy(small_base.unet)
-        return replace(small_base, unet=unet, text_encoder=deepcopy(small_base.text_encoder))
+        denoiser = quantized() if tuner.kind == "scale_sets" else deepcopy(small_base.denoiser)
+        return small_base.with_denoiser(denoiser).with_text_encoder(deepcopy(small_base.text_encoder))
 
     return make
 
@@ -119,7 +118,7 @@ def test_it_learns_repeats_bit_for_bit_and_comes_back_from_disk_the_same(
     loaded, selection = fresh(tuner), Selection()
     zones = Run.zones(tuner)
     tuner.load_(loaded, read_snapshot(tmp_path, 3), len(zones), selection)
-    route_unet_(loaded.unet, zones.index, selection)
+    route_(loaded, zones.index, selection)
     asked = drawings(WATCHED, tmp_path)
     pictures = SamplingStage(loaded, Sampler("ddim", 2, 4.0), asked).render(asked)
     assert torch.equal(pictures, one.pictures())
@@ -135,7 +134,7 @@ def test_a_learned_identifier_speaks_only_where_it_is_named(
     fit(run.stage, [run.snapshots])
     untuned = fresh(tuner)
     with torch.no_grad():
-        one, other = (base.encode_texts([SENTENCE, WITHOUT, ""]) for base in (run.base, untuned))
+        one, other = (base.encode_prompts([SENTENCE, WITHOUT, ""]).tokens for base in (run.base, untuned))
     assert [torch.equal(one[i], other[i]) for i in range(3)] == [False, True, True]
     frozen = dict(untuned.text_encoder.named_parameters())
     for name, parameter in run.base.text_encoder.named_parameters():
@@ -152,7 +151,7 @@ def test_the_sentence_of_each_step_is_the_one_that_learned_so_far(
     with torch.no_grad():
         run.stage.learning["identifier"][0].add_(1)
     _, after, is_prior = run.stage.batch(draw)
-    assert before.requires_grad
+    assert before.tokens.requires_grad
     for i, prior in enumerate(is_prior):
-        assert torch.equal(before[i], after[i]) == bool(prior)
-        assert not prior or torch.equal(after[i], examples.prior_text)
+        assert torch.equal(before.tokens[i], after.tokens[i]) == bool(prior)
+        assert not prior or torch.equal(after.tokens[i], examples.prior_text.tokens[0])

@@ -1,4 +1,4 @@
-"""Tapes of units: what both unets give, from wherever one begins, with work that grows as units and items do."""
+"""Tapes of units: what both denoisers give, from wherever one begins, with work that grows as units and items do."""
 
 import shutil
 from collections.abc import Callable, Iterator
@@ -28,8 +28,8 @@ Make = Callable[[], UnitTapes]
 @pytest.fixture
 def make(small_base: Base, quantized: Callable[[], Any], items: CalibrationSet) -> Make:
     def made() -> UnitTapes:
-        unet = deepcopy(small_base.unet)
-        return UnitTapes(unet, quantized(), matching(unet, ["*"], ["conv_in", "conv_out"]), items, BATCH)
+        base, made = (small_base.with_denoiser(one) for one in (deepcopy(small_base.denoiser), quantized()))
+        return UnitTapes(base, made, matching(base.denoiser, ["*"], ["conv_in", "conv_out"]), items, BATCH)
 
     return made
 
@@ -39,7 +39,7 @@ def rows(tape: Tape) -> list[Tensor]:
     return [target, *(value for value in (*given.args, *given.kwargs.values()) if isinstance(value, Tensor))]
 
 
-def test_a_tape_holds_inputs_of_the_quantized_and_outputs_of_the_float_unet(make: Make, tmp_path: Path) -> None:
+def test_a_tape_holds_inputs_of_the_quantized_and_outputs_of_the_float_one(make: Make, tmp_path: Path) -> None:
     tapes = make()
     recorder = Recorder(tapes, tmp_path)
     for number, unit in enumerate(tapes.units):
@@ -47,8 +47,8 @@ def test_a_tape_holds_inputs_of_the_quantized_and_outputs_of_the_float_unet(make
             found = rows(tape)
         for start in range(0, len(tapes.items), BATCH):
             places = list(range(start, min(start + BATCH, len(tapes.items))))
-            given = caught_inputs(tapes.made.get_submodule(unit.name), partial(tapes.run, tapes.made, places))
-            target = caught_output(tapes.unet.get_submodule(unit.name), partial(tapes.run, tapes.unet, places))
+            given = caught_inputs(tapes.made.denoiser.get_submodule(unit.name), partial(tapes.run, tapes.made, places))
+            target = caught_output(tapes.base.denoiser.get_submodule(unit.name), partial(tapes.run, tapes.base, places))
             values = (*given.args, *given.kwargs.values())
             expected = [target, *(value for value in values if isinstance(value, Tensor))]
             assert all(torch.equal(ours[places], theirs) for ours, theirs in zip(found, expected, strict=True))
@@ -86,12 +86,13 @@ def test_a_disk_without_room_is_told_before_any_work(
 def test_work_grows_as_units_and_items(
     make: Make, small_base: Base, quantized: Any, items: CalibrationSet, tmp_path: Path, prompts: int, layers: str
 ) -> None:
-    """Every unit of both unets computes every item once; the last of the quantized one, never."""
-    unet, made = deepcopy(small_base.unet), quantized()
+    """Every unit of both denoisers computes every item once; the last of the quantized one, never."""
+    denoiser, made = deepcopy(small_base.denoiser), quantized()
     items.prompts = items.prompts[:prompts]
-    tapes = UnitTapes(unet, made, matching(unet, [layers], ["conv_in", "conv_out"]), items, BATCH)
+    base, partly = (small_base.with_denoiser(one) for one in (denoiser, made))
+    tapes = UnitTapes(base, partly, matching(denoiser, [layers], ["conv_in", "conv_out"]), items, BATCH)
     recorder = Recorder(tapes, tmp_path)
-    with computed(tapes.names, unet) as theirs, computed(tapes.names, made) as ours:
+    with computed(tapes.names, denoiser) as theirs, computed(tapes.names, made) as ours:
         for number in range(len(tapes.names)):
             with recorder.tape(number):
                 pass
@@ -101,7 +102,7 @@ def test_work_grows_as_units_and_items(
 
 
 @contextmanager
-def computed(names: list[str], unet: nn.Module) -> Iterator[dict[str, int]]:
+def computed(names: list[str], denoiser: nn.Module) -> Iterator[dict[str, int]]:
     """How many items each unit's own forward computes."""
     counts = dict.fromkeys(names, 0)
 
@@ -111,7 +112,7 @@ def computed(names: list[str], unet: nn.Module) -> Iterator[dict[str, int]]:
         return output
 
     for name in names:
-        module = unet.get_submodule(name)
+        module = denoiser.get_submodule(name)
         module.forward = partial(counting, name, module.forward)
     yield counts
 

@@ -1,4 +1,4 @@
-"""Float DreamBooth: every weight of the unet learns."""
+"""Float DreamBooth: every weight of the denoiser learns."""
 
 import torch
 from torch import nn
@@ -9,6 +9,6 @@ from experiments.bench.weights import fill_
 __all__ = ["build_"]
 
 
-def build_(unet: nn.Module, case: Case, generator: torch.Generator) -> None:
-    """Fill the unet; all of it is trainable as it was made."""
-    fill_(unet, case.setting.device, generator)
+def build_(denoiser: nn.Module, case: Case, generator: torch.Generator) -> None:
+    """Fill the denoiser; all of it is trainable as it was made."""
+    fill_(denoiser, case.setting.device, generator)

@@ -12,7 +12,7 @@ from experiments.bench.weights import fill_
 __all__ = ["build_"]
 
 
-def build_(unet: nn.Module, case: Case, generator: torch.Generator) -> None:
-    """Fill the unet and freeze it; the gradient goes to the noisy latents instead."""
-    fill_(unet, case.setting.device, generator)
-    unet.requires_grad_(False)
+def build_(denoiser: nn.Module, case: Case, generator: torch.Generator) -> None:
+    """Fill the denoiser and freeze it; the gradient goes to the noisy latents instead."""
+    fill_(denoiser, case.setting.device, generator)
+    denoiser.requires_grad_(False)

@@ -15,16 +15,18 @@ from quantbooth.quant.surgery import Replaced, empty_like_
 __all__ = ["build_"]
 
 
-def build_(unet: nn.Module, case: Case, generator: torch.Generator) -> None:
+def build_(denoiser: nn.Module, case: Case, generator: torch.Generator) -> None:
     """Swap in empty quantized layers, fill them with random codes, attach the sets and choose one for each sample."""
     assert case.bits is not None
     assert case.sets is not None
     kinds = {
-        name: (type(layer).__name__, layer.get_parameter("weight").shape) for name, layer in layers_of(unet).items()
+        name: (type(layer).__name__, layer.get_parameter("weight").shape) for name, layer in layers_of(denoiser).items()
     }
-    empty_like_(unet, [Replaced(name, kind, tuple(shape), case.bits, 0, 0) for name, (kind, shape) in kinds.items()])
-    fill_(unet, case.setting.device, generator)
-    unet.requires_grad_(False)
+    empty_like_(
+        denoiser, [Replaced(name, kind, tuple(shape), case.bits, 0, 0) for name, (kind, shape) in kinds.items()]
+    )
+    fill_(denoiser, case.setting.device, generator)
+    denoiser.requires_grad_(False)
     selection = Selection()
-    attach_(unet, case.sets, selection)
+    attach_(denoiser, case.sets, selection)
     selection.choose(1 + torch.arange(case.batch, device=case.setting.device) % case.sets)

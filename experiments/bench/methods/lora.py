@@ -1,4 +1,4 @@
-"""LoRA on the float unet: peft adapters of rank 4 on the linear layers of attention, as diffusers' DreamBooth LoRA."""
+"""LoRA on the float denoiser: peft adapters of rank 4 on attention's linear layers, as diffusers' DreamBooth LoRA."""
 
 import torch
 from diffusers import UNet2DConditionModel
@@ -13,8 +13,8 @@ RANK = 4
 TARGETS = ["to_q", "to_k", "to_v", "to_out.0"]
 
 
-def build_(unet: UNet2DConditionModel, case: Case, generator: torch.Generator) -> None:
-    """Fill the unet, freeze it and add the adapters."""
-    fill_(unet, case.setting.device, generator)
-    unet.requires_grad_(False)
-    unet.add_adapter(LoraConfig(r=RANK, lora_alpha=RANK, init_lora_weights="gaussian", target_modules=TARGETS))
+def build_(denoiser: UNet2DConditionModel, case: Case, generator: torch.Generator) -> None:
+    """Fill the denoiser, freeze it and add the adapters."""
+    fill_(denoiser, case.setting.device, generator)
+    denoiser.requires_grad_(False)
+    denoiser.add_adapter(LoraConfig(r=RANK, lora_alpha=RANK, init_lora_weights="gaussian", target_modules=TARGETS))

@@ -60,13 +60,13 @@ class PlainConv2d(Plain):
         return F.conv2d(x, self.weight(), self.bias, **self.options)
 
 
-def build_(unet: nn.Module, case: Case, generator: torch.Generator) -> None:
+def build_(denoiser: nn.Module, case: Case, generator: torch.Generator) -> None:
     """Swap the layers, fill the rest, and let only the ds learn."""
     assert case.bits is not None
-    for name, layer in layers_of(unet).items():
-        swap_(unet, name, _plain(layer, case.bits, case.setting.device, generator))
-    fill_(unet, case.setting.device, generator)
-    for name, parameter in unet.named_parameters():
+    for name, layer in layers_of(denoiser).items():
+        swap_(denoiser, name, _plain(layer, case.bits, case.setting.device, generator))
+    fill_(denoiser, case.setting.device, generator)
+    for name, parameter in denoiser.named_parameters():
         parameter.requires_grad_(name.endswith(".delta"))
 
 

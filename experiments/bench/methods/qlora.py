@@ -20,15 +20,15 @@ __all__ = ["build_"]
 RANK = 2
 
 
-def build_(unet: UNet2DConditionModel, case: Case, generator: torch.Generator) -> None:
+def build_(denoiser: UNet2DConditionModel, case: Case, generator: torch.Generator) -> None:
     """Quantize layer after layer, one float weight being there at a time; then fill the rest and add the adapters."""
-    for name, layer in layers_of(unet).items():
+    for name, layer in layers_of(denoiser).items():
         if isinstance(layer, nn.Linear):
-            swap_(unet, name, _quantized(layer, case.setting.device, generator))
-    fill_(unet, case.setting.device, generator)
-    unet.requires_grad_(False)
-    unet.is_loaded_in_4bit = True  # peft asks for it, and would take the layers for float ones
-    unet.add_adapter(LoraConfig(r=RANK, lora_alpha=RANK, init_lora_weights="gaussian", target_modules=TARGETS))
+            swap_(denoiser, name, _quantized(layer, case.setting.device, generator))
+    fill_(denoiser, case.setting.device, generator)
+    denoiser.requires_grad_(False)
+    denoiser.is_loaded_in_4bit = True  # peft asks for it, and would take the layers for float ones
+    denoiser.add_adapter(LoraConfig(r=RANK, lora_alpha=RANK, init_lora_weights="gaussian", target_modules=TARGETS))
 
 
 def _quantized(layer: nn.Linear, device: str, generator: torch.Generator) -> nn.Module:

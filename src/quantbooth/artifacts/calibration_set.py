@@ -1,10 +1,11 @@
-"""The calibration set on disk: (x_t, t, text) a unet is run on to see what its quantization does.
+"""The calibration set on disk: (x_t, t, conditioning) a denoiser is run on to see what its quantization does.
 
     states-00000.safetensors, ...    x [prompts of the shard, timesteps, c, h, w], in the order of the prompts
-    texts.safetensors                texts [n, length, d] of the empty sentence and of each prompt once (`sentences`)
+    texts.safetensors                tokens [n, length, d], and what else the base's family conditions on, of the empty
+                                     sentence and of each prompt once (`sentences`)
     set.json                         prompts, timesteps, prompts of a shard
 
-Each prompt at each timestep is two items, with its own text and with the empty one, as guidance runs a unet twice.
+Each prompt at each timestep is two items, with its own text and with the empty one, as guidance runs a denoiser twice.
 """
 
 import json
@@ -20,6 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from quantbooth.diffusion.conditioning import Conditioning
 from quantbooth.errors import UserError
 
 __all__ = ["CalibrationSet", "Items", "sentences", "write_states", "write_texts"]
@@ -30,11 +32,11 @@ TEXTS = "texts.safetensors"
 
 @dataclass(frozen=True)
 class Items:
-    """A batch: x_t, its timestep, and the text that conditions it."""
+    """A batch: x_t, its timestep, and what conditions it."""
 
     x: Float[Tensor, "b c h w"]
     t: Float[Tensor, " b"]
-    text: Float[Tensor, "b length d"]
+    conditioning: Conditioning
 
 
 class CalibrationSet:
@@ -53,7 +55,7 @@ class CalibrationSet:
             self.prompts: list[str] = about["prompts"]
             self.timesteps: list[float] = about["timesteps"]
             self._shard: int = about["shard"]
-            self._texts = load_file(folder / TEXTS)["texts"]
+            self._texts = Conditioning.from_tensors(load_file(folder / TEXTS))
             rows = {text: row for row, text in enumerate(sentences(self.prompts))}
             _require(len(self._texts) == len(rows), f"{TEXTS} must have {len(rows)} texts, found {len(self._texts)}")
             self._rows = [rows[prompt] for prompt in self.prompts]
@@ -72,8 +74,8 @@ class CalibrationSet:
             raise IndexError(f"places must be in [0, {len(self)}), got {wrong[0]}")
         found = [(*divmod(place // 2, len(self.timesteps)), place % 2) for place in places]
         x = torch.stack([self._state(prompt, time) for prompt, time, _ in found])
-        text = self._texts[[0 if empty else self._rows[prompt] for prompt, _, empty in found]]
-        return Items(x, torch.tensor([self.timesteps[time] for _, time, _ in found]), text)
+        conditioning = self._texts[[0 if empty else self._rows[prompt] for prompt, _, empty in found]]
+        return Items(x, torch.tensor([self.timesteps[time] for _, time, _ in found]), conditioning)
 
     def _state(self, prompt: int, time: int) -> Tensor:
         shard, place = divmod(prompt, self._shard)
@@ -103,12 +105,12 @@ def write_states(folder: Path, shard: int, states: Float[Tensor, "b k c h w"]) -
 def write_texts(
     folder: Path,
     prompts: Sequence[str],
-    texts: Float[Tensor, "n length d"],
+    texts: Conditioning,
     timesteps: Sequence[float],
     shard: int,
 ) -> None:
     """Write the `texts` of `sentences(prompts)` and what the states belong to; every shard but the last has `shard`."""
-    save_file({"texts": texts.contiguous()}, folder / TEXTS)
+    save_file({name: tensor.contiguous() for name, tensor in texts.tensors.items()}, folder / TEXTS)
     about = {"prompts": list(prompts), "timesteps": list(timesteps), "shard": shard}
     (folder / ABOUT).write_text(json.dumps(about, indent=1, ensure_ascii=False))
 

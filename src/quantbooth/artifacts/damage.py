@@ -48,7 +48,7 @@ class Record:
         options: the calibration's own options, to tell settings of one calibration apart.
         layers: how many layers are quantized.
         left_float: names of the linear and convolution layers that are not.
-        file_bytes: of the unet, codes packed; for float at 32 bits a weight.
+        file_bytes: of the denoiser, codes packed; for float at 32 bits a weight.
         held_out: what the questions are.
         seed: of what was held out, of timesteps and noise.
         sampler: how the pictures were drawn.

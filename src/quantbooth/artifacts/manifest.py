@@ -14,7 +14,7 @@ __all__ = ["FORMAT", "KINDS", "MANIFEST", "Manifest", "open_artifact"]
 MAKERS = {
     "quantized_base": "quantbooth-calibrate",
     "scale_sets": "quantbooth-tune",
-    "tuned_unet": "quantbooth-tune",
+    "tuned_weights": "quantbooth-tune",
     "adapters": "quantbooth-tune",
     "image_set": "quantbooth-sample",
     "scores": "quantbooth-evaluate",

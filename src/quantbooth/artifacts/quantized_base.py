@@ -1,6 +1,6 @@
-"""The quantized base on disk: packed codes, scales and zero points of a unet, beside its float norms and biases.
+"""The quantized base on disk: packed codes, scales and zero points of a denoiser, beside its float norms and biases.
 
-Where activations are quantized too, their scales and zero points lie with the unet's tensors; which layers quantize
+Where activations are quantized too, their scales and zero points lie with the denoiser's tensors; which layers quantize
 what they are given is said in layers.json, which attention modules their products and softmax in attention.json.
 """
 
@@ -12,24 +12,24 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from quantbooth.diffusion.pretrained import empty_unet
+from quantbooth.diffusion.pretrained import empty_denoiser
 from quantbooth.diffusion.quantized_attention import Bits, as_records, empty_attention_, from_records
 from quantbooth.errors import UserError
 from quantbooth.quant.surgery import Replaced, empty_like_, from_json, to_json
 
-__all__ = ["WEIGHTS", "read_quantized_unet", "write_blocks", "write_quantized_unet"]
+__all__ = ["WEIGHTS", "read_quantized_denoiser", "write_blocks", "write_quantized_denoiser"]
 
-WEIGHTS = "unet.safetensors"
+WEIGHTS = "denoiser.safetensors"
 LAYERS = "layers.json"
 BLOCKS = "blocks.json"
 ATTENTION = "attention.json"
 
 
-def write_quantized_unet(
-    folder: Path, unet: nn.Module, replaced: list[Replaced], attention: Bits | None = None
+def write_quantized_denoiser(
+    folder: Path, denoiser: nn.Module, replaced: list[Replaced], attention: Bits | None = None
 ) -> None:
-    """The unet's tensors as they lie in memory, and which layers and attention modules are quantized."""
-    save_file({name: tensor.contiguous() for name, tensor in unet.state_dict().items()}, folder / WEIGHTS)
+    """The denoiser's tensors as they lie in memory, and which layers and attention modules are quantized."""
+    save_file({name: tensor.contiguous() for name, tensor in denoiser.state_dict().items()}, folder / WEIGHTS)
     (folder / LAYERS).write_text(json.dumps(to_json(replaced), indent=1))
     if attention:
         (folder / ATTENTION).write_text(json.dumps(as_records(attention), indent=1))
@@ -41,19 +41,21 @@ def write_blocks(folder: Path, blocks: Sequence[Mapping[str, Any]]) -> None:
         (folder / BLOCKS).write_text(json.dumps(list(blocks), indent=1))
 
 
-def read_quantized_unet(folder: Path, base_folder: Path) -> nn.Module:
-    """A quantized unet; its float weights are never made: the architecture comes from the base, the tensors from here.
+def read_quantized_denoiser(folder: Path, base_folder: Path) -> nn.Module:
+    """A quantized denoiser whose float weights are never made: architecture from the base, tensors from here.
 
     Raises:
-        UserError: when the architecture is not the one that was quantized.
+        UserError: when the architecture is not the one that was quantized, or the folder was made by an older version.
     """
-    unet = empty_unet(base_folder)
-    empty_like_(unet, from_json(json.loads((folder / LAYERS).read_text())))
+    if not (folder / WEIGHTS).is_file():
+        raise UserError(f"{folder} must hold {WEIGHTS}, found none; remove that folder and calibrate again")
+    denoiser = empty_denoiser(base_folder)
+    empty_like_(denoiser, from_json(json.loads((folder / LAYERS).read_text())))
     if (folder / ATTENTION).is_file():
-        empty_attention_(unet, from_records(json.loads((folder / ATTENTION).read_text())))
+        empty_attention_(denoiser, from_records(json.loads((folder / ATTENTION).read_text())))
     try:
-        unet.load_state_dict(load_file(folder / WEIGHTS), strict=True, assign=True)
+        denoiser.load_state_dict(load_file(folder / WEIGHTS), strict=True, assign=True)
     except RuntimeError as error:
         first = str(error).splitlines()[1].strip()
         raise UserError(f"{folder} is not a quantization of the base in {base_folder}: {first}") from error
-    return unet.eval().requires_grad_(False)
+    return denoiser.eval().requires_grad_(False)

@@ -23,7 +23,7 @@ __all__ = [
     "write_snapshot",
 ]
 
-TUNED = ("scale_sets", "tuned_unet", "adapters")
+TUNED = ("scale_sets", "tuned_weights", "adapters")
 """Kinds of what was tuned."""
 PRECISIONS = {"float32": torch.float32, "float16": torch.float16}
 """Of kept floats. A gain near 1 loses at most 1 / 2048 of itself in float16; bfloat16 would lose eight times that."""

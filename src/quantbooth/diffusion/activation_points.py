@@ -1,4 +1,4 @@
-"""The places of a quantized unet where activations are quantized: what its quantized layers and attentions are given.
+"""The places of a quantized denoiser where activations are quantized: what its quantized layers and attentions get.
 
 Layers that stay float keep float inputs, and so does all between layers: normalizations, nonlinearities, sums.
 """
@@ -18,11 +18,11 @@ __all__ = ["Point", "place_", "points"]
 Point = RunningRange | ActivationQuantizer
 
 
-def place_(unet: nn.Module, make: Callable[[tuple[int, ...], int], Point], softmax: int | None) -> list[str]:
+def place_(denoiser: nn.Module, make: Callable[[tuple[int, ...], int], Point], softmax: int | None) -> list[str]:
     """Put a point before every quantized layer and behind the projections of their attentions.
 
     Args:
-        unet: quantized; points that are there already are replaced.
+        denoiser: quantized; points that are there already are replaced.
         make: makes a point from the split of its channels and the axis that counts them.
         softmax: bits of attention's probabilities.
 
@@ -32,14 +32,14 @@ def place_(unet: nn.Module, make: Callable[[tuple[int, ...], int], Point], softm
     Raises:
         UserError: when an attention is of a kind that cannot be quantized.
     """
-    attentions = quantized_attentions(unet)
+    attentions = quantized_attentions(denoiser)
     for name in attentions:
-        install_(unet, name, QuantizedAttention(partial(make, (), -1), softmax))
-    for _, layer in quantized_layers(unet):
+        install_(denoiser, name, QuantizedAttention(partial(make, (), -1), softmax))
+    for _, layer in quantized_layers(denoiser):
         layer.input_quantizer = make(layer.split, layer.channel)
     return attentions
 
 
-def points(unet: nn.Module) -> dict[str, Point]:
-    """Every point by its name in the unet."""
-    return {name: module for name, module in unet.named_modules() if isinstance(module, Point)}
+def points(denoiser: nn.Module) -> dict[str, Point]:
+    """Every point by its name in the denoiser."""
+    return {name: module for name, module in denoiser.named_modules() if isinstance(module, Point)}

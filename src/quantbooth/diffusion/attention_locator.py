@@ -1,4 +1,4 @@
-"""The base as a locator: where its unet looks, at a noised picture, while it is told the class word."""
+"""The base as a locator: where its denoiser looks, at a noised picture, while it is told the class word."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,7 +14,6 @@ from torch.nn.functional import interpolate
 
 from quantbooth.diffusion.base import Base
 from quantbooth.diffusion.pretrained import load_base
-from quantbooth.diffusion.schedule import Schedule
 from quantbooth.errors import UserError
 from quantbooth.metrics.folders import digest
 from quantbooth.metrics.locators import Boxes, Locator, boxes_of_likelihoods
@@ -69,13 +68,13 @@ class AttentionLocator(Locator):
         if tuple(pictures.shape[2:]) != (base.side, base.side):
             height, width = pictures.shape[2:]
             raise UserError(f"the attention locator reads {base.side} x {base.side} pictures, got {width} x {height}")
-        z, schedule = base.encode_images(pictures), Schedule(base.scheduler_config)
-        text = base.encode_texts([f"{BEFORE} {class_word}"]).expand(len(z), -1, -1)
+        z, schedule = base.encode_images(pictures), base.schedule
+        conditioning = base.encode_prompts([f"{BEFORE} {class_word}"]).expand(len(z))
         noise = torch.randn(z.shape[1:], generator=torch.Generator().manual_seed(0)).to(z).expand_as(z)
-        with _watched(base.unet, _places(base, class_word), z.shape[2:]) as seen:
+        with _watched(base.denoiser, _places(base, class_word), z.shape[2:]) as seen:
             for step in self.timesteps:
                 t = torch.full((len(z),), step, device=z.device)
-                base.unet(schedule.add_noise(z, noise, t), t, encoder_hidden_states=text)
+                base.predict(schedule.add_noise(z, noise, t), t, conditioning)
         looked = torch.stack([interpolate(one[:, None], size=z.shape[2:], mode="bilinear") for one in seen]).mean(0)
         return interpolate(looked, size=pictures.shape[2:], mode="bilinear")[:, 0]
 
@@ -109,7 +108,7 @@ def _places(base: Base, class_word: str) -> slice:
 
 
 @contextmanager
-def _watched(unet: Any, places: slice, shape: Sequence[int]) -> Iterator[list[Tensor]]:
+def _watched(denoiser: Any, places: slice, shape: Sequence[int]) -> Iterator[list[Tensor]]:
     """The attention that each cross-attention layer gives to some tokens, [b, h, w] a call, while the block runs."""
     seen: list[Tensor] = []
 
@@ -121,7 +120,7 @@ def _watched(unet: Any, places: slice, shape: Sequence[int]) -> Iterator[list[Te
         finer = round((shape[0] * shape[1] / count) ** 0.5)
         seen.append(shares.reshape(len(hidden), -1, count).mean(1).reshape(-1, shape[0] // finer, shape[1] // finer))
 
-    layers = [one for one in unet.modules() if isinstance(one, Attention) and one.is_cross_attention]
+    layers = [one for one in denoiser.modules() if isinstance(one, Attention) and one.is_cross_attention]
     hooks = [layer.register_forward_pre_hook(look, with_kwargs=True) for layer in layers]
     try:
         yield seen

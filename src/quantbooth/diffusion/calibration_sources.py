@@ -1,8 +1,8 @@
 """Where the noised latents of a calibration set come from.
 
 Q-Diffusion (arXiv 2302.04304, section 3.3) runs the float base's own sampler and keeps x_t at evenly spaced timesteps:
-what a unet is given changes with t, and a set of one kind of t serves the others badly. The other two sources are there
-to compare with.
+what a denoiser is given changes with t, and a set of one kind of t serves the others badly. The other two sources are
+there to compare with.
 """
 
 from abc import ABC, abstractmethod
@@ -15,8 +15,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from quantbooth.diffusion.base import Base
+from quantbooth.diffusion.model import NoiseSchedule
 from quantbooth.diffusion.sampling import Sampler, initial_noise
-from quantbooth.diffusion.schedule import Schedule
 from quantbooth.errors import UserError
 
 __all__ = [
@@ -42,8 +42,7 @@ class Asked:
 
     def noise(self, base: Base, purpose: str = "") -> Float[Tensor, "b c hl wl"]:
         """Standard normal, by sentence, seed and purpose alone."""
-        side, channels = base.unet.config.sample_size, base.unet.config.in_channels
-        return initial_noise([f"{purpose}{text}" for text in self.texts], self.seeds, (channels, side, side))
+        return initial_noise([f"{purpose}{text}" for text in self.texts], self.seeds, base.latent_shape)
 
 
 def kept_places(steps: int, count: int) -> list[int]:
@@ -76,7 +75,7 @@ class Source(ABC):
 
     @abstractmethod
     def states(self, base: Base, asked: Asked, count: int) -> Float[Tensor, "b count c hl wl"]:
-        """x_t at unit variance, as the unet sees it, at each of `count` timesteps.
+        """x_t at unit variance, as the denoiser sees it, at each of `count` timesteps.
 
         Raises:
             UserError: when there is not what the source needs.
@@ -91,14 +90,14 @@ class SamplerSource(Source):
 
     def states(self, base: Base, asked: Asked, count: int) -> Float[Tensor, "b count c hl wl"]:
         kept = set(kept_places(len(self.sampler.new_scheduler(base).timesteps), count))
-        text, place = base.encode_texts(list(asked.texts)), counted()
+        conditioning, place = base.encode_prompts(asked.texts), counted()
         met: list[Tensor] = []
 
         def keep(_t: Tensor, x_t: Tensor, _predicted: Tensor) -> None:
             if next(place) in kept:
                 met.append(x_t.cpu())
 
-        self.sampler.denoise(base, lambda _t: text, asked.noise(base), keep)
+        self.sampler.denoise(base, lambda _t: conditioning, asked.noise(base), keep)
         return torch.stack(met, dim=1)
 
 
@@ -126,12 +125,12 @@ class ForwardSource(Source):
     def states(self, base: Base, asked: Asked, count: int) -> Float[Tensor, "b count c hl wl"]:
         self.check(asked)
         assert asked.pictures is not None
-        latents, schedule = base.encode_images(asked.pictures).cpu(), Schedule(base.scheduler_config)
+        latents, schedule = base.encode_images(asked.pictures).cpu(), base.schedule
         times = self.timesteps(base, count).round().long().tolist()
         return torch.stack([self._noised(base, asked, schedule, latents, t) for t in times], dim=1)
 
     @staticmethod
-    def _noised(base: Base, asked: Asked, schedule: Schedule, latents: Tensor, t: int) -> Tensor:
+    def _noised(base: Base, asked: Asked, schedule: NoiseSchedule, latents: Tensor, t: int) -> Tensor:
         return schedule.add_noise(latents, asked.noise(base, f"{t} "), torch.full((len(latents),), t))
 
 

@@ -1,25 +1,27 @@
-"""Prediction errors on held-out (x_t, t, c): how far a unet is from its target, and from another unet."""
+"""Prediction errors on held-out (x_t, t, c): how far a base is from its target, and from another base."""
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
-from quantbooth.diffusion.schedule import Schedule
+from quantbooth.diffusion.base import Base
+from quantbooth.diffusion.conditioning import Conditioning
+from quantbooth.diffusion.model import NoiseSchedule
 from quantbooth.timesteps.zones import Zone
 
 __all__ = ["mean_square", "predict", "spread_timesteps"]
 
 
 def predict(
-    unet: nn.Module,
-    schedule: Schedule,
+    base: Base,
+    schedule: NoiseSchedule,
     x_0: Float[Tensor, "b c h w"],
     noise: Float[Tensor, "b c h w"],
     t: Int[Tensor, " b"],
-    text: Float[Tensor, "b length d"],
+    conditioning: Conditioning,
 ) -> Float[Tensor, "b c h w"]:
-    """unet(x_t, t, c) with x_t = sqrt(a_t) x_0 + sqrt(1 - a_t) e (DDPM, eq. 4)."""
-    return unet(schedule.add_noise(x_0, noise, t), t, encoder_hidden_states=text).sample.float()
+    """Return the prediction at x_t, which the schedule makes of x_0 and noise (DDPM, eq. 4), in float32 at least."""
+    return base.predict(schedule.add_noise(x_0, noise, t), t, conditioning).float()
 
 
 def mean_square(one: Float[Tensor, "b c h w"], other: Float[Tensor, "b c h w"]) -> Float[Tensor, " b"]:

@@ -60,8 +60,10 @@ def attach_rows_(base: Base, tokens: tuple[int, ...]) -> LearnedRows:
         UserError: for a base with two text encoders, which would have to learn a row each.
         RuntimeError: when it has such rows already.
     """
-    if base.second is not None:
-        raise UserError(f"tuner.identifier=true needs a base with one text encoder, {base.name} has two; leave it out")
+    if (count := len(base.encoders)) > 1:
+        raise UserError(
+            f"tuner.identifier=true needs a base with one text encoder, {base.name} has {count}; leave it out"
+        )
     embedding = base.text_encoder.get_input_embeddings()
     if isinstance(embedding, LearnedRows):
         raise RuntimeError("rows that learn must be attached once, got some already")

@@ -8,7 +8,7 @@ beside whatever is tuned. Safetensors only: other files can run code when they a
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from quantbooth.diffusion.base import Base
 from quantbooth.diffusion.lora_names import Names, Place, parts_of
+from quantbooth.diffusion.model import Family
 from quantbooth.errors import UserError
 from quantbooth.quant import adapters
 from quantbooth.quant.adapters import Factors
@@ -94,7 +95,7 @@ def lora_file(text: object) -> LoraFile:
 
 
 def add_loras_(base: Base, loras: Sequence[LoraFile]) -> None:
-    """Add what some files hold to the unet and the text encoders of a base.
+    """Add what some files hold to the denoiser and the text encoders of a base.
 
     Raises:
         UserError: naming the file, when it matches nothing, or in part only, or does not fit.
@@ -102,16 +103,16 @@ def add_loras_(base: Base, loras: Sequence[LoraFile]) -> None:
     parts = parts_of(base)
     found: dict[str, dict[str, list[Factors]]] = {part: {} for part in parts}
     for lora in loras:
-        for (part, layer), factors in _factors(lora, parts).items():
+        for (part, layer), factors in _factors(lora, base.family, parts).items():
             found[part].setdefault(layer, []).append(factors)
     for part, network in parts.items():
         adapters.add_(network, found[part])
 
 
-def _factors(lora: LoraFile, parts: Mapping[str, nn.Module]) -> dict[Place, Factors]:
+def _factors(lora: LoraFile, family: Family, parts: Mapping[str, nn.Module]) -> dict[Place, Factors]:
     """A and B of every layer a file speaks of, its scale and weight in B."""
-    tensors, configs = _read(lora)
-    placed = _placed(lora.path, tensors, Names(parts))
+    tensors, configs = _read(lora, parts)
+    placed = _placed(lora.path, tensors, Names(family, parts))
     made: dict[Place, Factors] = {}
     for (part, layer), halves in placed.items():
         if not {"A", "B"} <= halves.keys():
@@ -152,7 +153,7 @@ def _fitted(layer: nn.Module, down: Tensor, up: Tensor, scale: float) -> tuple[T
     return (down[..., None, None] if is_convolution and down.ndim == 2 else down).float(), up.float() * scale
 
 
-def _read(lora: LoraFile) -> tuple[dict[str, Tensor], dict[str, dict[str, Any]]]:
+def _read(lora: LoraFile, parts: Iterable[str]) -> tuple[dict[str, Tensor], dict[str, dict[str, Any]]]:
     """The tensors of a file, and what is said of their scale by part."""
     try:
         with safe_open(lora.path, framework="pt") as file:
@@ -164,7 +165,7 @@ def _read(lora: LoraFile) -> tuple[dict[str, Tensor], dict[str, dict[str, Any]]]
     for key, tensor in tensors.items():
         if not tensor.isfinite().all():
             raise UserError(f"{lora.path}: {key!r} must be finite")
-    named = {part: _under(metadata, part) for part in ("unet", "text_encoder", "text_encoder_2")}
+    named = {part: _under(metadata, part) for part in parts}
     return tensors, {part: told or config for part, told in named.items()}
 
 

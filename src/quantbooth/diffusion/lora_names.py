@@ -11,12 +11,13 @@ called, in every way.
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from torch import Tensor, nn
 
 from quantbooth.diffusion.base import Base
-from quantbooth.diffusion.original_names import original_name
+from quantbooth.diffusion.diffusers_folder import text_encoder_names
+from quantbooth.diffusion.model import Family
 from quantbooth.errors import UserError
 from quantbooth.quant import adapters
 from quantbooth.quant.adapters import Sets
@@ -24,28 +25,30 @@ from quantbooth.quant.adapters import Sets
 __all__ = ["Names", "Place", "parts_of", "to_peft"]
 
 Place = tuple[str, str]
-"""Part of the base ("unet", "text_encoder", "text_encoder_2") and name of the layer in it."""
+"""Part of the base (its denoiser's component, "text_encoder", "text_encoder_2") and name of the layer in it."""
 FACTOR = re.compile(r"(.+?)[._]lora(?:_linear_layer)?[._](A|B|down|up)(?:\.default)?\.weight")
 ALPHA = re.compile(r"(.+?)(?:\.lora)?\.(alpha)")
 HALVES = {"A": "A", "down": "A", "B": "B", "up": "B", "alpha": "alpha"}
-KOHYA = {"unet": ("lora_unet_",), "text_encoder": ("lora_te_", "lora_te1_"), "text_encoder_2": ("lora_te2_",)}
+KOHYA = {"text_encoder": ("lora_te_", "lora_te1_"), "text_encoder_2": ("lora_te2_",)}
+"""What kohya's files write before the layers of text encoders; before those of the denoiser it is the family's own."""
 INSIDE = "text_model."
 """Stands before the layers of a text encoder in files, in some releases of transformers and not in others."""
 
 
 def parts_of(base: Base) -> dict[str, nn.Module]:
     """The networks of a base that LoRA files speak of."""
-    return dict(zip(KOHYA, (base.unet, *base.text_encoders), strict=False))
+    names = text_encoder_names(len(base.encoders))
+    return {base.component: base.denoiser, **dict(zip(names, base.text_encoders, strict=True))}
 
 
 class Names:
-    """Every layer of some networks by every name it may have in a file."""
+    """Every layer of some networks (`parts_of`) by every name it may have in a file."""
 
-    def __init__(self, parts: Mapping[str, nn.Module]) -> None:
+    def __init__(self, family: Family, parts: Mapping[str, nn.Module]) -> None:
         self._places: dict[str, list[Place]] = {}
         for part, network in parts.items():
             for layer in adapters.layers(network):
-                for name in dict.fromkeys((*_names(part, layer), *_originals(part, network, layer))):
+                for name in dict.fromkeys((*_names(part, layer, family), *_others(part, network, layer, family))):
                     self._places.setdefault(name, []).append((part, layer))
 
     def find(self, key: str) -> tuple[Place, str] | None:
@@ -68,7 +71,7 @@ class Names:
         return tuple(f"{part}.{layer}" for part, layer in dict.fromkeys(p[0] for p in self._places.values()))[:2]
 
 
-def to_peft(sets: Mapping[str, Tensor]) -> Sets:
+def to_peft(sets: Mapping[str, Tensor], component: str) -> Sets:
     """What a tuner of adapters learned, by the names of diffusers and peft, for `load_lora_weights` and others.
 
     The scale alpha / r is in B, so alpha is the rank, which is what readers take where nothing is said.
@@ -81,26 +84,25 @@ def to_peft(sets: Mapping[str, Tensor]) -> Sets:
         if len(down) != 1:
             raise UserError(f"a LoRA file holds one set of adapters for all timesteps, got {len(down)}")
         point = (1, 1) if down.ndim == 5 else ()
-        made[f"unet.{name}.lora_A.weight"] = down[0].contiguous()
-        made[f"unet.{name}.lora_B.weight"] = up[0].reshape(*up.shape[1:], *point).contiguous()
+        made[f"{component}.{name}.lora_A.weight"] = down[0].contiguous()
+        made[f"{component}.{name}.lora_B.weight"] = up[0].reshape(*up.shape[1:], *point).contiguous()
     return made
 
 
-def _originals(part: str, network: nn.Module, layer: str) -> Iterator[str]:
-    """The original code's name of a unet's layer, as kohya writes it."""
-    if part == "unet" and (name := original_name(network, layer)) is not None:
-        yield f"lora_unet_{name.replace('.', '_')}"
+def _others(part: str, network: nn.Module, layer: str, family: Family) -> Iterable[str]:
+    """What the family knows a layer of its denoiser to be called in files of other tools."""
+    return family.lora_names(network, layer) if part == family.component else ()
 
 
-def _names(part: str, layer: str) -> Iterator[str]:
+def _names(part: str, layer: str, family: Family) -> Iterator[str]:
     """What a layer may be called, without what follows it."""
     spelled = [layer]
-    if part != "unet":
+    if part != family.component:
         spelled = [layer.removeprefix(INSIDE), INSIDE + layer.removeprefix(INSIDE)]
     for name in spelled:
         for short in dict.fromkeys((name, name.removesuffix(".0") if name.endswith("to_out.0") else name)):
             yield f"{part}.{short}"
             if part != "text_encoder_2":  # its layers are called as those of the first are
                 yield short
-        for prefix in KOHYA[part]:
+        for prefix in family.lora_prefixes if part == family.component else KOHYA.get(part, ()):
             yield prefix + name.replace(".", "_")

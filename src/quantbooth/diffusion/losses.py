@@ -1,24 +1,26 @@
 """The DreamBooth objective: denoising error of the subject's photos plus that of the class's own pictures."""
 
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
+from quantbooth.diffusion.base import Base
+from quantbooth.diffusion.conditioning import Conditioning
 from quantbooth.diffusion.deviation import predict
-from quantbooth.diffusion.schedule import Schedule
+from quantbooth.diffusion.model import NoiseSchedule
 
 __all__ = ["denoising_error", "with_prior_preservation"]
 
 
 def denoising_error(
-    unet: nn.Module,
-    schedule: Schedule,
+    base: Base,
+    schedule: NoiseSchedule,
     x_0: Float[Tensor, "b c h w"],
     noise: Float[Tensor, "b c h w"],
     t: Int[Tensor, " b"],
-    text: Float[Tensor, "b length d"],
+    conditioning: Conditioning,
 ) -> Float[Tensor, " b"]:
-    """Per sample: mean over the latent of (target - unet(x_t, t, text))^2 (DDPM, eq. 14; LDM, eq. 2)."""
-    predicted = predict(unet, schedule, x_0, noise, t, text)
+    """Per sample: mean over the latent of (target - prediction(x_t, t, c))^2 (DDPM, eq. 14; LDM, eq. 2)."""
+    predicted = predict(base, schedule, x_0, noise, t, conditioning)
     squares = (predicted - schedule.target(x_0, noise, t).float()).square()
     return squares.mean(dim=(1, 2, 3))
 

@@ -7,9 +7,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from quantbooth.diffusion.base import Base
+from quantbooth.diffusion.conditioning import Conditioning
 from quantbooth.diffusion.losses import denoising_error
 from quantbooth.diffusion.sampling import Sampler
-from quantbooth.diffusion.schedule import Schedule
 
 __all__ = ["forecasts", "swapped", "worth_of_text"]
 
@@ -24,9 +24,9 @@ def swapped(
     switch: Int[Tensor, " b"],
 ) -> Float[Tensor, "b 3 h w"]:
     """Images drawn from `first` while t >= switch and from `second` below, each sample with a switch of its own."""
-    before, after = base.encode_texts(list(first)), base.encode_texts(list(second))
-    border = switch.to(before.device)[:, None, None]
-    return base.decode_latents(sampler.denoise(base, lambda t: torch.where(t >= border, before, after), noise))
+    before, after = base.encode_prompts(first), base.encode_prompts(second)
+    border = switch.to(before.device)
+    return base.decode_latents(sampler.denoise(base, lambda t: Conditioning.where(t >= border, before, after), noise))
 
 
 @torch.no_grad()
@@ -38,13 +38,13 @@ def forecasts(
     Returns:
         The sampler's timesteps, falling; the forecast at each; the latents of the finished pictures.
     """
-    schedule, text = Schedule(base.scheduler_config), base.encode_texts(list(texts))
+    schedule, conditioning = base.schedule, base.encode_prompts(texts)
     seen: list[tuple[Tensor, Tensor]] = []
 
     def watch(t: Tensor, x_t: Tensor, predicted: Tensor) -> None:
         seen.append((t, base.decode_latents(schedule.origin(x_t, predicted, t)).cpu()))
 
-    finished = sampler.denoise(base, lambda _t: text, noise, watch)
+    finished = sampler.denoise(base, lambda _t: conditioning, noise, watch)
     return torch.stack([t.float().cpu() for t, _ in seen]), torch.stack([picture for _, picture in seen]), finished
 
 
@@ -57,8 +57,8 @@ def worth_of_text(
     t: Int[Tensor, " b"],
 ) -> tuple[Float[Tensor, " b"], Float[Tensor, " b"]]:
     """Per sample the denoising error given its text, and given the empty one: what the text is still worth at t."""
-    schedule = Schedule(base.scheduler_config)
-    given, empty = base.encode_texts(list(texts)), base.encode_texts([""] * len(texts))
-    x_0, noise, t = x_0.to(given), noise.to(given), t.to(given.device)
-    told, untold = (denoising_error(base.unet, schedule, x_0, noise, t, text) for text in (given, empty))
-    return told, untold
+    schedule = base.schedule
+    given, empty = base.encode_prompts(texts), base.encode_prompts([""] * len(texts))
+    x_0, noise, t = x_0.to(given.tokens), noise.to(given.tokens), t.to(given.device)
+    with_text, without = (denoising_error(base, schedule, x_0, noise, t, each) for each in (given, empty))
+    return with_text, without

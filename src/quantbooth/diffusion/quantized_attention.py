@@ -77,21 +77,21 @@ class _Through:
         return getattr(self.attn, name)
 
 
-def quantized_attentions(unet: nn.Module) -> list[str]:
+def quantized_attentions(denoiser: nn.Module) -> list[str]:
     """Names of the attention modules with a quantized layer inside, in the order of the model."""
-    found = [(name, module) for name, module in unet.named_modules() if isinstance(module, Attention)]
+    found = [(name, module) for name, module in denoiser.named_modules() if isinstance(module, Attention)]
     return [name for name, module in found if any(isinstance(inner, QuantizedLayer) for inner in module.modules())]
 
 
-def install_(unet: nn.Module, name: str, processor: QuantizedAttention) -> None:
+def install_(denoiser: nn.Module, name: str, processor: QuantizedAttention) -> None:
     """Have one attention module computed by `processor`.
 
     Raises:
         UserError: when there is no such module, or it is of a kind that diffusers' plain processor does not compute.
     """
-    attn = dict(unet.named_modules()).get(name)
+    attn = dict(denoiser.named_modules()).get(name)
     if not isinstance(attn, Attention):
-        raise UserError(f"{name!r} must be an attention module of the unet, got {type(attn).__name__}")
+        raise UserError(f"{name!r} must be an attention module of the denoiser, got {type(attn).__name__}")
     kind, normed = type(attn.processor), attn.norm_q is not None or attn.norm_k is not None
     if kind not in (*USUAL, QuantizedAttention) or normed:
         found = f"{kind.__name__}{', with queries or keys normalized' if normed else ''}"
@@ -99,13 +99,13 @@ def install_(unet: nn.Module, name: str, processor: QuantizedAttention) -> None:
     attn.set_processor(processor)
 
 
-def empty_attention_(unet: nn.Module, bits: Bits) -> None:
+def empty_attention_(denoiser: nn.Module, bits: Bits) -> None:
     """Install processors that wait for a state dict, on the devices of their modules."""
     for name, own in bits.items():
-        module = dict(unet.named_modules()).get(name, unet)
+        module = dict(denoiser.named_modules()).get(name, denoiser)
         device = next(chain(module.parameters(), module.buffers())).device
         point = partial(ActivationQuantizer, own.inputs, device=device)
-        install_(unet, name, QuantizedAttention(point, own.softmax))
+        install_(denoiser, name, QuantizedAttention(point, own.softmax))
 
 
 def as_records(bits: Bits) -> list[dict[str, Any]]:

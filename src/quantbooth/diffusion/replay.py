@@ -1,6 +1,6 @@
-"""Replay: units of a unet that are done give again what they gave, so that each is computed once for every item.
+"""Replay: units of a denoiser that are done give again what they gave, so that each is computed once for every item.
 
-A unit's inputs depend on some outputs of units before it, by what the unet does between units: additions,
+A unit's inputs depend on some outputs of units before it, by what the denoiser does between units: additions,
 concatenations, normalizations. `uses_of` finds which by the autograd graph of one call that is cut at the units.
 Outputs lie in files, and only as long as a unit that is not done reads them; where nothing will, zeros take their
 place. What is between units is computed again in every call.
@@ -40,18 +40,20 @@ class Use:
 
 
 class Replay:
-    """A unet that is called again and again on the same items, further from time to time.
+    """A denoiser that is called again and again on the same items, further from time to time.
 
     Args:
-        unet: of the units.
+        denoiser: of the units.
         names: of its units in the order of the call; each is called once.
         uses: what `uses_of` found.
         folder: of the files, removed by whoever made it.
         items: how many there are.
     """
 
-    def __init__(self, unet: nn.Module, names: Sequence[str], uses: Sequence[Use], folder: Path, items: int) -> None:
-        self.unet, self.names, self.uses, self.folder, self.items = unet, names, uses, folder, items
+    def __init__(
+        self, denoiser: nn.Module, names: Sequence[str], uses: Sequence[Use], folder: Path, items: int
+    ) -> None:
+        self.denoiser, self.names, self.uses, self.folder, self.items = denoiser, names, uses, folder, items
         self._done = 0
         self._kept: dict[int, Tensor] = {}
         self._blank: dict[int, Tensor] = {}
@@ -59,7 +61,7 @@ class Replay:
     @contextmanager
     def playing(self, places: Sequence[int], end: int) -> Iterator[None]:
         """Within it a call with the items of these places computes, of the units before `end`, those not done yet."""
-        with _forwards(self.unet, self.names[:end], partial(self._play, places)):
+        with _forwards(self.denoiser, self.names[:end], partial(self._play, places)):
             yield
 
     def done(self, end: int) -> None:
@@ -96,13 +98,13 @@ class Replay:
         return self.folder / f"output-{number:05d}.bin"
 
 
-def uses_of(unet: nn.Module, names: Sequence[str], call: Callable[[], Any]) -> list[Use]:
+def uses_of(denoiser: nn.Module, names: Sequence[str], call: Callable[[], Any]) -> list[Use]:
     """What becomes of the output of each unit.
 
     Args:
-        unet: is called.
+        denoiser: is called.
         names: of its units in the order of the call.
-        call: runs the unet once, with one item.
+        call: runs the denoiser once, with one item.
 
     Raises:
         ValueError: for a unit that is called more than once.
@@ -111,7 +113,9 @@ def uses_of(unet: nn.Module, names: Sequence[str], call: Callable[[], Any]) -> l
 
     def cut(number: int, forward: Forward, *args: Any, **kwargs: Any) -> Tensor:
         if number in leaves:
-            raise ValueError(f"a unit must be called once in a call of the unet, but {names[number]!r} is called again")
+            raise ValueError(
+                f"a unit must be called once in a call of the denoiser, but {names[number]!r} is called again"
+            )
         given = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
         read = _ancestors(given)
         for writer, leaf in leaves.items():
@@ -122,13 +126,13 @@ def uses_of(unet: nn.Module, names: Sequence[str], call: Callable[[], Any]) -> l
         uses.append(Use(number, sum(tensor.nbytes for tensor in given), leaves[number].nbytes))
         return leaves[number].requires_grad_().clone()  # a clone may be changed in place
 
-    with torch.enable_grad(), _forwards(unet, names, cut):
+    with torch.enable_grad(), _forwards(denoiser, names, cut):
         call()
     return uses
 
 
 def most_kept(uses: Sequence[Use]) -> int:
-    """The most bytes an item ever takes in files: outputs that are still read, of two unets, and the tape of a unit."""
+    """The most bytes an item takes in files: outputs still to be read, of two denoisers, and the tape of a unit."""
     return max(
         2 * sum(use.made for use in uses[: number + 1] if use.reader >= number) + uses[number].given + uses[number].made
         for number in range(len(uses))
@@ -147,11 +151,11 @@ def _ancestors(tensors: Sequence[Tensor]) -> set[int]:
 
 
 @contextmanager
-def _forwards(unet: nn.Module, names: Sequence[str], forward: Callable[..., Any]) -> Iterator[None]:
+def _forwards(denoiser: nn.Module, names: Sequence[str], forward: Callable[..., Any]) -> Iterator[None]:
     """Within it these modules call `forward` with their number and their own forward before the arguments."""
     with ExitStack() as stack:
         for number, name in enumerate(names):
-            module = unet.get_submodule(name)
+            module = denoiser.get_submodule(name)
             own = {key: value for key, value in vars(module).items() if key == "forward"}
             vars(module)["forward"] = partial(forward, number, module.forward)
             stack.callback(vars(module).update, own)

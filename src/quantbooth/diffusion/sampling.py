@@ -6,30 +6,19 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from diffusers import (
-    DDIMScheduler,
-    DPMSolverMultistepScheduler,
-    EulerDiscreteScheduler,
-    PNDMScheduler,
-)
 from jaxtyping import Float
 from torch import Tensor
 
 from quantbooth.diffusion.base import Base
+from quantbooth.diffusion.conditioning import Conditioning
+from quantbooth.diffusion.families.registry import all_schedulers
 from quantbooth.errors import UserError
 
-__all__ = ["SCHEDULERS", "Sampler", "TextAt", "Watch", "initial_noise"]
+__all__ = ["Sampler", "ConditioningAt", "Watch", "initial_noise"]
 
-TextAt = Callable[[Tensor], Float[Tensor, "b length d"]]
-"""A timestep of the sampler -> the encoded sentence that conditions each sample there."""
+ConditioningAt = Callable[[Tensor], Conditioning]
+"""A timestep of the sampler -> what conditions each sample there."""
 Watch = Callable[[Tensor, Tensor, Tensor], None]
-
-SCHEDULERS: dict[str, Any] = {
-    "ddim": DDIMScheduler,
-    "dpm": DPMSolverMultistepScheduler,
-    "euler": EulerDiscreteScheduler,
-    "pndm": PNDMScheduler,
-}
 
 
 def initial_noise(
@@ -50,8 +39,8 @@ class Sampler:
     """Classifier-free guidance (Ho & Salimans 2022, eq. 6) along a diffusers scheduler.
 
     Attributes:
-        scheduler: one of SCHEDULERS.
-        steps: how many times the unet is called for an image.
+        scheduler: one that the family of the base has.
+        steps: how many times the denoiser is called for an image.
         guidance: w in e = e_uncond + w (e_cond - e_uncond); 1 is no guidance.
 
     Raises:
@@ -63,8 +52,8 @@ class Sampler:
     guidance: float
 
     def __post_init__(self) -> None:
-        if self.scheduler not in SCHEDULERS:
-            raise UserError(f"sampler.scheduler must be one of {', '.join(SCHEDULERS)}, got {self.scheduler!r}")
+        if self.scheduler not in (offered := all_schedulers()):
+            raise UserError(f"sampler.scheduler must be one of {', '.join(offered)}, got {self.scheduler!r}")
         if self.steps < 1 or self.guidance < 0:
             raise UserError(
                 f"sampler.steps must be >= 1 and sampler.guidance >= 0, got {self.steps} and {self.guidance}"
@@ -72,31 +61,33 @@ class Sampler:
 
     def new_scheduler(self, base: Base) -> Any:
         """A fresh diffusers scheduler on the base's own noise schedule, its timesteps set."""
-        scheduler = SCHEDULERS[self.scheduler].from_config(base.scheduler_config)
-        scheduler.set_timesteps(self.steps)
-        return scheduler
+        return base.new_scheduler(self.scheduler, self.steps)
 
     @torch.no_grad()
     def sample(self, base: Base, texts: Sequence[str], noise: Float[Tensor, "b c hl wl"]) -> Float[Tensor, "b 3 h w"]:
-        """Images in [0, 1]; scale sets, when the base has some, are chosen by the router hooked to its unet."""
-        text = base.encode_texts(list(texts))
-        return base.decode_latents(self.denoise(base, lambda _t: text, noise))
+        """Images in [0, 1]; scale sets, when the base has some, are chosen by the router hooked to its denoiser."""
+        conditioning = base.encode_prompts(texts)
+        return base.decode_latents(self.denoise(base, lambda _t: conditioning, noise))
 
     @torch.no_grad()
     def denoise(
-        self, base: Base, text_at: TextAt, noise: Float[Tensor, "b c hl wl"], watch: Watch | None = None
+        self,
+        base: Base,
+        conditioning_at: ConditioningAt,
+        noise: Float[Tensor, "b c hl wl"],
+        watch: Watch | None = None,
     ) -> Float[Tensor, "b c hl wl"]:
-        """Latents of finished images, every step conditioned on what `text_at` says for its timestep.
+        """Latents of finished images, every step conditioned on what `conditioning_at` says for its timestep.
 
-        `watch` is told at each step t, x_t at unit variance as the unet sees it, and the guided prediction.
+        `watch` is told at each step t, x_t at unit variance as the denoiser sees it, and the guided prediction.
         """
         scheduler = self.new_scheduler(base)
-        empty = base.encode_texts([""] * len(noise))
+        empty = base.encode_prompts([""] * len(noise))
         x = noise.to(empty.device, empty.dtype) * scheduler.init_noise_sigma
         for t in scheduler.timesteps:
             x_t = scheduler.scale_model_input(x, t)
-            text = torch.cat([empty, text_at(t)])
-            both = base.unet(torch.cat([x_t, x_t]), t, encoder_hidden_states=text).sample
+            conditioning = Conditioning.cat([empty, conditioning_at(t)])
+            both = base.predict(torch.cat([x_t, x_t]), t, conditioning)
             unconditional, conditional = both.chunk(2)
             predicted = unconditional + self.guidance * (conditional - unconditional)
             if watch is not None:

@@ -14,15 +14,20 @@ from quantbooth.errors import UserError
 
 __all__ = ["Schedule", "borders_by_snr"]
 
+FLOW = "FlowMatch"
+"""Within the names of diffusers' schedulers of another kind, whose numbers mean something else."""
+
 
 class Schedule:
     """x_t = sqrt(a_t) x_0 + sqrt(1 - a_t) e, with a_t = alpha-bar of the base's own schedule (DDPM, eq. 4).
 
     Raises:
-        UserError: when the base predicts something other than noise or velocity.
+        UserError: when the base was trained on flow matching, or predicts something other than noise or velocity.
     """
 
     def __init__(self, config: Mapping[str, Any]) -> None:
+        if FLOW in (kind := str(config.get("_class_name", ""))):
+            raise UserError(f"the base must have a DDPM noise schedule, its scheduler is {kind}")
         self.scheduler = DDPMScheduler.from_config(dict(config))
         self.prediction = str(self.scheduler.config["prediction_type"])
         if self.prediction not in ("epsilon", "v_prediction"):
@@ -49,7 +54,7 @@ class Schedule:
     def target(
         self, x_0: Float[Tensor, "b ..."], noise: Float[Tensor, "b ..."], t: Int[Tensor, " b"]
     ) -> Float[Tensor, "b ..."]:
-        """What the unet is asked to predict: the noise, or the velocity sqrt(a_t) e - sqrt(1 - a_t) x_0."""
+        """What the denoiser is asked to predict: the noise, or the velocity sqrt(a_t) e - sqrt(1 - a_t) x_0."""
         return noise if self.prediction == "epsilon" else self.scheduler.get_velocity(x_0, noise, t)
 
     def origin(

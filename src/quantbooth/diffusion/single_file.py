@@ -1,4 +1,4 @@
-"""Single-file checkpoints: unet, autoencoder and text encoders of a model in one safetensors file, as people share.
+"""Single-file checkpoints: denoiser, autoencoder and text encoders of a model in one safetensors file, as people share.
 
 Their names are those of the original code (`model.diffusion_model.input_blocks...`); diffusers knows how to translate
 them. The file does not tell the architecture: that is said by the configuration files of a diffusers folder.
@@ -8,19 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 from diffusers.loaders.single_file_utils import SingleFileComponentError
 from safetensors import SafetensorError, safe_open
 
+from quantbooth.diffusion.families.registry import family_in, folders_of_networks
 from quantbooth.errors import UserError
 
-__all__ = ["FIRST", "convert"]
+__all__ = ["convert"]
 
-FIRST = "model.diffusion_model.input_blocks.0.0.weight"
-"""A name that every such file has: the unet's first convolution."""
 META = "meta tensor"
 """Stands in what torch says of weights that the file did not give."""
-NETWORKS = ("unet", "vae", "text_encoder", "text_encoder_2")
 
 
 def convert(file: Path, config: Path, destination: Path) -> None:
@@ -34,9 +31,10 @@ def convert(file: Path, config: Path, destination: Path) -> None:
     Raises:
         UserError: when the file is no such checkpoint, or not of that architecture.
     """
-    precision = _precision(file)
+    family = family_in(config)
+    precision = _precision(file, family.first_weight)
     try:
-        pipeline = _pipeline(config).from_single_file(
+        pipeline = family.pipeline_class.from_single_file(
             str(file), config=str(config), torch_dtype=precision, local_files_only=True, safety_checker=None
         )
     except (OSError, ValueError, KeyError, RuntimeError, IndexError, SingleFileComponentError) as error:
@@ -47,25 +45,23 @@ def convert(file: Path, config: Path, destination: Path) -> None:
     pipeline.save_pretrained(str(destination), safe_serialization=True)
 
 
-def _precision(file: Path) -> torch.dtype:
+def _precision(file: Path, first: str | None) -> torch.dtype:
+    if first is None:
+        raise UserError(f"{file}: bases of this family are read from diffusers folders only; choose base.path=DIR")
     try:
         with safe_open(file, framework="pt") as opened:
-            if FIRST not in opened.keys():  # noqa: SIM118  # a safetensors handle is no mapping
+            if first not in opened.keys():  # noqa: SIM118  # a safetensors handle is no mapping
                 raise UserError(
-                    f"{file} is no checkpoint of a whole model, it has no {FIRST}; a LoRA goes into lora=[{file.name}]"
+                    f"{file} is no checkpoint of a whole model, it has no {first}; a LoRA goes into lora=[{file.name}]"
                 )
-            return torch.empty(0, dtype=opened.get_tensor(FIRST).dtype).dtype
+            return torch.empty(0, dtype=opened.get_tensor(first).dtype).dtype
     except (SafetensorError, OSError) as error:
         raise UserError(f"{file} is not a safetensors file that can be read: {error}") from error
 
 
-def _pipeline(config: Path) -> type[StableDiffusionPipeline] | type[StableDiffusionXLPipeline]:
-    return StableDiffusionXLPipeline if (config / "text_encoder_2").is_dir() else StableDiffusionPipeline
-
-
 def _missing(pipeline: Any) -> list[str]:
     """Weights that the file did not give: diffusers leaves them on the meta device."""
-    networks = {name: getattr(pipeline, name, None) for name in NETWORKS}
+    networks = {name: getattr(pipeline, name, None) for name in folders_of_networks()}
     return [
         f"{part}.{name}"
         for part, network in networks.items()

@@ -14,17 +14,18 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
+from quantbooth.diffusion.families.registry import folders_of_networks
 from quantbooth.errors import UserError
 
 __all__ = ["network_folder", "source_folder"]
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 COMMIT = re.compile(r"[0-9a-f]{40}")
-PARTS = ("unet", "vae", "text_encoder", "text_encoder_2", "scheduler")
+PARTS = (*folders_of_networks(), "scheduler")
 WANTED = [
     "model_index.json",
     *(f"{part}/{file}" for part in PARTS for file in ("*.json", "*.safetensors")),
-    *("tokenizer/*", "tokenizer_2/*"),
+    *("tokenizer/*", "tokenizer_2/*", "tokenizer_3/*"),
 ]
 ALONE = ["*.json", "*.txt", "*.safetensors"]
 """What makes one network of transformers: numbers, tokenizer, weights."""

@@ -1,4 +1,4 @@
-"""A tape: what one module of a unet is given and should give, for every item of a calibration set.
+"""A tape: what one module of a denoiser is given and should give, for every item of a calibration set.
 
 What is taped lies in files that are mapped into memory, so a tape may be larger than memory is.
 """

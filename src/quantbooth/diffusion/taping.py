@@ -1,4 +1,4 @@
-"""What a module inside a unet is given and what it gives, caught on the way; the unet goes no further than there."""
+"""What a module inside a denoiser is given and what it gives, caught on the way; the call ends there."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass

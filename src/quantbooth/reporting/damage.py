@@ -70,7 +70,7 @@ def _about_errors(study: DamageStudy) -> str:
         f"{len(reference.predictions) // len(zones)} triples (x_t, t, text) in each zone: {', '.join(zones)}. "
         "The error is the mean squared difference of prediction and target; in brackets what quantization adds to that "
         "of the float prediction of the same triples. Deviation is the mean squared difference of quantized and float "
-        f"prediction, over the float error. {_spread('triples')} The file is the unet's, its codes packed; float "
+        f"prediction, over the float error. {_spread('triples')} The file is the denoiser's, its codes packed; float "
         "counts 32 bits a weight. Time and memory of calibration are those of the machine it ran on, memory that of "
         "the whole process, pages of mapped files included."
     )

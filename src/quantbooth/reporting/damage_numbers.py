@@ -22,9 +22,9 @@ def numbers(study: DamageStudy) -> pd.DataFrame:
     """True pictures where they are known, then float, then the settings; indexed by label.
 
     Each number has `_low` and `_high` beside it. Per zone: `<zone>_error` and `<zone>_float_error`, mean squared errors
-    of this unet's and of the float prediction; `<zone>_added`, their difference; `<zone>_relative`, that over the float
-    error; `<zone>_deviation`, the mean squared difference of both predictions. Of pictures: `ssim`, `mse` and `psnr`
-    against float's of the same noise, `clip_t`, `clip_t_change` against float's, and `right_<attribute>`.
+    of this denoiser's and of the float prediction; `<zone>_added`, their difference; `<zone>_relative`, that over the
+    float error; `<zone>_deviation`, the mean squared difference of both predictions. Of pictures: `ssim`, `mse` and
+    `psnr` against float's of the same noise, `clip_t`, `clip_t_change` against float's, and `right_<attribute>`.
     """
     shown = track((study.reference, *study.settings), "intervals", transient=True)
     rows = [_setting(study, damage) for damage in shown]

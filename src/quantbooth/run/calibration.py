@@ -8,12 +8,14 @@ from typing import Any
 
 from omegaconf import DictConfig
 
+from quantbooth.artifacts.fingerprint import folder_fingerprint
 from quantbooth.artifacts.item import Item
 from quantbooth.artifacts.store import Store
 from quantbooth.config import build, plain
 from quantbooth.data.options import flag, whole, words
 from quantbooth.data.questions import Questions, questions_of
 from quantbooth.diffusion.calibration_sources import Asked, Source, batches, kept_places, source_of
+from quantbooth.diffusion.families.registry import family_in
 from quantbooth.diffusion.sampling import Sampler
 from quantbooth.errors import UserError
 from quantbooth.quant.activations import ActivationBits
@@ -56,12 +58,12 @@ class Calibration:
 
     Args:
         cfg: the configuration of the run.
-        base: gives the base's fingerprint; a large base is read when an artifact is named, not before.
+        folder: gives the base's folder; a large base is looked for and read when an artifact is named, not before.
         store: where artifacts are.
     """
 
-    def __init__(self, cfg: DictConfig, base: Callable[[], str], store: Store) -> None:
-        self.cfg, self.settings, self.base, self.store = cfg, plain(cfg), base, store
+    def __init__(self, cfg: DictConfig, folder: Callable[[], Path], store: Store) -> None:
+        self.cfg, self.settings, self.folder, self.store = cfg, plain(cfg), folder, store
 
     @cached_property
     def bits(self) -> int | None:
@@ -84,10 +86,15 @@ class Calibration:
 
     @cached_property
     def layers(self) -> tuple[list[str], list[str], bool]:
-        """Patterns of the layers to quantize, of those to leave float, and whether concatenations are split."""
+        """Patterns of the layers to quantize, of those to leave float, and whether concatenations are split.
+
+        Where quant.exclude is null, float are those that the base's family names.
+        """
         quant = self.settings["quant"]
-        include, exclude = (words(f"quant.{option}", quant[option]) for option in ("include", "exclude"))
-        return include, exclude, flag("quant.split", quant["split"])
+        include, split = words("quant.include", quant["include"]), flag("quant.split", quant["split"])
+        if quant["exclude"] is None:
+            return include, list(family_in(self.folder()).float_layers), split
+        return include, words("quant.exclude", quant["exclude"]), split
 
     @cached_property
     def activations(self) -> ActivationBits | None:
@@ -164,15 +171,16 @@ class Calibration:
     @cached_property
     def quantized_base(self) -> Item | None:
         """None for quant=fp."""
-        _ = self.layers, self.activations  # what decides the content is looked at before it is named
+        _ = self.activations  # refuses what cannot be, also for float weights
         if self.bits is None:
             return None
+        _, exclude, _ = self.layers
         calibration = content({"calibration": self.used}, "calibration")
         calibration["search"] = {"name": self.search.name, **calibration["search"]}
         parents = {} if self.observed is None else {"calibration_set": self.observed.item}
         identity = {
-            "base": self.base(),
-            "quant": content(self.settings, "quant"),
+            "base": folder_fingerprint(self.folder()),
+            "quant": {**content(self.settings, "quant"), "exclude": exclude},
             "calibration": calibration,
             **trainer_content(self.settings, training=self.observed is not None),
             **{role: item.identity for role, item in parents.items()},
@@ -182,7 +190,7 @@ class Calibration:
 
     def _set_item(self, options: Mapping[str, Any], questions: Questions) -> Item:
         identity = {
-            "base": self.base(),
+            "base": folder_fingerprint(self.folder()),
             "questions": questions.fingerprint,
             "sampler": content(self.settings, "sampler"),
             **content(self.settings, "calibration.set"),

@@ -83,8 +83,8 @@ class Degradation:
         return Record(
             base=self.run.base_name,
             zones={zone.name: [zone.start, zone.stop] for zone in measurement.zones.zones},
-            layers=sum(1 for _ in quantized_layers(base.unet)),
-            left_float=[name for name, layer in base.unet.named_modules() if type(layer) in KINDS],
+            layers=sum(1 for _ in quantized_layers(base.denoiser)),
+            left_float=[name for name, layer in base.denoiser.named_modules() if type(layer) in KINDS],
             file_bytes=file_bytes,
             held_out=measurement.questions.name,
             seed=measurement.seed,

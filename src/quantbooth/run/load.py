@@ -14,12 +14,12 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from quantbooth.artifacts.manifest import Manifest, open_artifact
-from quantbooth.artifacts.quantized_base import read_quantized_unet
+from quantbooth.artifacts.quantized_base import read_quantized_denoiser
 from quantbooth.artifacts.tuned import open_tuned, read_snapshot, steps_kept, strategy_of
 from quantbooth.config import build, conf_dir
 from quantbooth.diffusion.base import Base
 from quantbooth.diffusion.pretrained import as_pipeline, load_base
-from quantbooth.diffusion.router import SubjectsRoute, route_unet_
+from quantbooth.diffusion.router import SubjectsRoute, route_
 from quantbooth.diffusion.sampling import initial_noise
 from quantbooth.diffusion.sources import source_folder
 from quantbooth.errors import UserError
@@ -77,7 +77,7 @@ def load(
     manifests = [open_tuned(each) for each in tuned]
     quantized = quantized or (_quantized(tuned[0], manifests[0]) if manifests else None)
     _require_same(manifests, None if quantized is None else open_artifact(quantized, "quantized_base"))
-    base = load_base(folder, name, None if quantized is None else read_quantized_unet(quantized, folder))
+    base = load_base(folder, name, None if quantized is None else read_quantized_denoiser(quantized, folder))
     return base, _load_sets_(base, tuned, manifests[0], step) if manifests else None
 
 
@@ -102,7 +102,7 @@ def _load_sets_(base: Base, folders: Sequence[Path], manifest: Manifest, step: i
     state = states[0] if len(states) == 1 else tuner.join(states)
     tuner.load_(base, state, strategy.sets * len(folders), selection)
     route = SubjectsRoute(strategy.route, strategy.sets, len(folders))
-    route_unet_(base.unet, route, selection)
+    route_(base, route, selection)
     return route
 
 

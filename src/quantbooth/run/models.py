@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from quantbooth.diffusion.base import Base
-from quantbooth.diffusion.pretrained import empty_unet, load_base
+from quantbooth.diffusion.pretrained import empty_denoiser, load_base
 from quantbooth.diffusion.router import SubjectsRoute
 from quantbooth.errors import UserError
 from quantbooth.run.load import load
@@ -49,7 +49,5 @@ def tuned_base(run: Run, step: int, subjects: Sequence[SubjectRun] | None = None
 
 def whole_base(run: Run, base: Base) -> Base:
     """Return the base with all its networks, those it lacks read again."""
-    whole = load_base(run.base_folder, base.name, empty_unet(run.base_folder)).with_unet(base.unet)
-    if base.text_encoder is None:
-        return whole
-    return replace(whole, text_encoder=base.text_encoder, second=base.second)
+    whole = load_base(run.base_folder, base.name, empty_denoiser(run.base_folder)).with_denoiser(base.denoiser)
+    return replace(whole, encoders=base.encoders) if base.encoders else whole

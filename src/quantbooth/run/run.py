@@ -179,7 +179,7 @@ class Run:
     @cached_property
     def calibration(self) -> Calibration:
         """How the base is quantized; bits None for quant=fp."""
-        return Calibration(self.cfg, lambda: self.base_fingerprint, self.store)
+        return Calibration(self.cfg, lambda: self.base_folder, self.store)
 
     @cached_property
     def strategy(self) -> Strategy:

@@ -1,4 +1,4 @@
-"""Block after block: each unit of a unet is taped, its rounding learned, and the next unit sees what came of it."""
+"""Block after block: each unit of a denoiser is taped, its rounding learned, and the next unit sees what came of it."""
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from quantbooth.artifacts.calibration_set import CalibrationSet
 from quantbooth.artifacts.progress import Progress
+from quantbooth.diffusion.base import Base
 from quantbooth.diffusion.tape import Tape
 from quantbooth.diffusion.units import Unit
 from quantbooth.quant.layers import QuantizedLayer
@@ -37,24 +38,24 @@ class Outcome:
 
 
 class BlockRounding:
-    """Makes a quantized unet of a float one, which stays as it is.
+    """Makes a quantized denoiser of a float one, which stays as it is.
 
-    The quantized unet shares every float tensor it still has with the float one. Codes are the learned ones where they
-    bring the unit nearer to the float unit than the nearest codes do, else those.
+    The quantized denoiser shares every float tensor it still has with the float one. Codes are the learned ones where
+    they bring the unit nearer to the float unit than the nearest codes do, else those.
 
     Args:
-        unet: the float one.
+        base: with the float one.
         names: layers to quantize.
         splits: which of them have a scale for each part of their inputs.
         search: finds scales.
         recipe: how rounding is learned.
-        items: what the unet is run on.
+        items: what the denoiser is run on.
         trainer: makes the trainer of one unit from what it does, in words.
     """
 
     def __init__(
         self,
-        unet: nn.Module,
+        base: Base,
         names: Sequence[str],
         splits: Splits,
         search: ScaleSearch,
@@ -62,10 +63,11 @@ class BlockRounding:
         items: CalibrationSet,
         trainer: Callable[[str], Trainer],
     ) -> None:
-        self.unet, self.made = unet, _sharing(unet)
+        self.denoiser, made = base.denoiser, _sharing(base.denoiser)
+        self.made = base.with_denoiser(made)
         self.splits, self.search, self.recipe, self.trainer = splits, search, recipe, trainer
         self.replaced: list[Replaced] = []
-        self.tapes = UnitTapes(unet, self.made, names, items, 4 * recipe.batch)
+        self.tapes = UnitTapes(base, self.made, names, items, 4 * recipe.batch)
         self.units = self.tapes.units
 
     def run(self, progress: Progress, note: Callable[[int, Outcome], Any]) -> None:
@@ -85,7 +87,7 @@ class BlockRounding:
         """The state of the unit's quantized layers by the names of layers, and its errors."""
         affine = {name: self._empty(name).form.fit(self._weight(name), self.search) for name in unit.layers}
         roundings = {_key(unit, name): self._rounding(name, *affine[name]) for name in unit.layers}
-        stage = UnitStage(unit.name, self.made.get_submodule(unit.name), roundings, tape, self.recipe)
+        stage = UnitStage(unit.name, self.made.denoiser.get_submodule(unit.name), roundings, tape, self.recipe)
         self.trainer(what).fit(stage)
         stage.to(self.device)  # Lightning takes a finished stage off a GPU
         candidates = {"nearest": stage.nearest, "learned": stage.codes()}
@@ -98,33 +100,33 @@ class BlockRounding:
         for name in unit.layers:
             layer = self._empty(name)
             layer.load_state_dict({key: found[f"{name}.{key}"] for key in layer.state_dict()}, assign=True)
-            self.replaced.append(replace_(self.made, name, layer.to(self.device)))
+            self.replaced.append(replace_(self.made.denoiser, name, layer.to(self.device)))
 
     def _rounding(self, name: str, scale: Tensor, zero: Tensor) -> LearnedRounding:
         form = self._empty(name).form
         return LearnedRounding(self._weight(name), form.spread(scale), form.spread(zero), self.search.grid)
 
     def _filled(self, name: str, codes: Tensor, scale: Tensor, zero: Tensor) -> QuantizedLayer:
-        bias = self.unet.get_submodule(name).bias
+        bias = self.denoiser.get_submodule(name).bias
         return self._empty(name).fill_(codes, scale, zero, bias)
 
     def _empty(self, name: str) -> QuantizedLayer:
-        layer = self.unet.get_submodule(name)
+        layer = self.denoiser.get_submodule(name)
         return like(layer, name, self.search.grid.bits, self.device, self.splits.get(name, ()))
 
     @property
     def device(self) -> torch.device:
-        """Where the unets are."""
+        """Where the denoisers are."""
         return self.tapes.device
 
     def _weight(self, name: str) -> Float[Tensor, "out ..."]:
-        return self.unet.get_submodule(name).get_parameter("weight").detach()
+        return self.denoiser.get_submodule(name).get_parameter("weight").detach()
 
 
-def _sharing(unet: nn.Module) -> nn.Module:
-    """Another unet of the same tensors."""
-    tensors = chain(unet.parameters(), unet.buffers())
-    return copy.deepcopy(unet, {id(tensor): tensor for tensor in tensors})
+def _sharing(denoiser: nn.Module) -> nn.Module:
+    """Another denoiser of the same tensors."""
+    tensors = chain(denoiser.parameters(), denoiser.buffers())
+    return copy.deepcopy(denoiser, {id(tensor): tensor for tensor in tensors})
 
 
 def _key(unit: Unit, layer: str) -> str:

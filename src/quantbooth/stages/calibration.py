@@ -1,4 +1,4 @@
-"""Calibration: the float unet becomes a quantized one, a layer at a step, under Lightning's loop and progress bar."""
+"""Calibration: the float denoiser becomes a quantized one, a layer at a step, under Lightning's predict loop."""
 
 import torch
 from lightning.pytorch import LightningModule
@@ -18,19 +18,19 @@ class CalibrationStage(LightningModule):
     `splits` tells which of them have a scale for each part of their inputs.
     """
 
-    def __init__(self, unet: nn.Module, search: ScaleSearch, splits: Splits = NO_SPLITS) -> None:
+    def __init__(self, denoiser: nn.Module, search: ScaleSearch, splits: Splits = NO_SPLITS) -> None:
         super().__init__()
-        self.unet = unet
+        self.denoiser = denoiser
         self.search = search
         self.splits = splits
         self.replaced: list[Replaced] = []
         self.errors: dict[str, float] = {}
 
     def predict_step(self, name: str) -> float:
-        weight = self.unet.get_submodule(name).get_parameter("weight").detach()
+        weight = self.denoiser.get_submodule(name).get_parameter("weight").detach()
         splits = {name: self.splits[name]} if name in self.splits else NO_SPLITS
-        self.replaced += quantize_(self.unet, self.search, include=(name,), splits=splits)
-        layer = self.unet.get_submodule(name)
+        self.replaced += quantize_(self.denoiser, self.search, include=(name,), splits=splits)
+        layer = self.denoiser.get_submodule(name)
         if not isinstance(layer, QuantizedLayer):
             raise TypeError(f"layer {name!r} must be quantized now, got {type(layer).__name__}")
         self.errors[name] = float(torch.dist(layer.dequantized(), weight) / (weight.norm() or 1))

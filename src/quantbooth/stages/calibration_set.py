@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
 from lightning.pytorch import LightningModule
 
 from quantbooth.artifacts.calibration_set import sentences, write_states, write_texts
 from quantbooth.diffusion.base import Base
 from quantbooth.diffusion.calibration_sources import Asked, Source
+from quantbooth.diffusion.conditioning import Conditioning
 
 __all__ = ["CalibrationSetStage"]
 
@@ -29,6 +29,7 @@ class CalibrationSetStage(LightningModule):
     def on_predict_end(self) -> None:
         prompts = [text for asked in self.asked for text in asked.texts]
         encoded, size = sentences(prompts), len(self.asked[0].texts)
-        pieces = [self.base.encode_texts(encoded[start : start + size]) for start in range(0, len(encoded), size)]
+        pieces = [self.base.encode_prompts(encoded[start : start + size]) for start in range(0, len(encoded), size)]
         times = self.source.timesteps(self.base, self.count).tolist()
-        write_texts(self.folder, prompts, torch.cat(pieces).cpu(), times, shard=size)
+        texts = Conditioning.cat(pieces).to("cpu")
+        write_texts(self.folder, prompts, texts, times, shard=size)

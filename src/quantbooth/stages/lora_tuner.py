@@ -1,4 +1,4 @@
-"""LoRA on the float unet, and on the packed codes of a quantized one (QLoRA), a set of adapters for each expert."""
+"""LoRA on the float denoiser, and on the packed codes of a quantized one (QLoRA), a set of adapters for each expert."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -70,22 +70,22 @@ class LoraTuner(Tuner):
 
     def prepare_(self, base: Base, sets: int, selection: Selection, subjects: int = 1) -> Learning:
         draw = torch.Generator().manual_seed(self.seed)
-        adapters.attach_(base.unet, self._names(base), sets, self.rank, self.scale, selection, draw, subjects)
-        return {"adapters": adapters.parameters(base.unet)}
+        adapters.attach_(base.denoiser, self._names(base), sets, self.rank, self.scale, selection, draw, subjects)
+        return {"adapters": adapters.parameters(base.denoiser)}
 
     def state(self, base: Base) -> State:
-        return adapters.read(base.unet)
+        return adapters.read(base.denoiser)
 
     def load_(self, base: Base, state: State, sets: int, selection: Selection) -> None:
-        expected = adapters.likeness(base.unet, self._names(base), sets, self.rank)
-        require_fit(expected, state, "the unet", "what was tuned")
-        adapters.serve_(base.unet, state, selection)
+        expected = adapters.likeness(base.denoiser, self._names(base), sets, self.rank)
+        require_fit(expected, state, "the denoiser", "what was tuned")
+        adapters.serve_(base.denoiser, state, selection)
 
     def join(self, states: Sequence[State]) -> State:
         return scale_sets.stack(states)
 
     def _names(self, base: Base) -> list[str]:
-        return adapters.targets(base.unet, self.include, self.exclude)
+        return adapters.targets(base.denoiser, self.include, self.exclude)
 
 
 def _positive(option: str, value: object) -> float:

@@ -1,4 +1,4 @@
-"""Merging: one unet in the place of one for each zone of timesteps, and what that changes."""
+"""Merging: one denoiser in the place of one for each zone of timesteps, and what that changes."""
 
 import re
 from collections import Counter
@@ -69,7 +69,7 @@ def prediction_errors(
 
     Args:
         parts: the base with a set for each zone.
-        merged: the same with one unet.
+        merged: the same with one denoiser.
         subject: its photos, noised, with the sentence of tuning.
         zones: of the sets.
         trainer: makes a trainer from what it does, in words.
@@ -80,7 +80,7 @@ def prediction_errors(
     texts = [subject.tuning_text] * len(latents)
     whole = _run(PredictionErrors(parts, triples, texts, latents), trainer("predicting zone by zone"))
     other = PredictionErrors(merged, triples, texts, latents, torch.cat(whole.predicted))
-    rows = _run(other, trainer("predicting with one unet")).rows
+    rows = _run(other, trainer("predicting with one denoiser")).rows
     found = {}
     for zone in dict.fromkeys(row["zone"] for row in rows):
         own = [row for row in rows if row["zone"] == zone]

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from quantbooth.data.draws import generator_for
 from quantbooth.diffusion.base import Base
 from quantbooth.diffusion.deviation import mean_square, predict, spread_timesteps
-from quantbooth.diffusion.schedule import Schedule
 from quantbooth.timesteps.zones import Zones
 
 __all__ = ["PredictionErrors", "Triple", "draw_triples"]
@@ -46,11 +45,12 @@ def draw_triples(zones: Zones, count: int, seed: int) -> tuple[Triple, ...]:
 
 
 class PredictionErrors(LightningModule):
-    """Errors of a base's unet beside those of the float unet it was made from.
+    """Errors of a base's denoiser beside those of the float denoiser it was made from.
 
-    `float_error` and `error` are the mean squared errors of the float prediction and of this unet's against the target,
-    `deviation` is the mean square of their difference. Without `reference` (the float unet's prediction of each triple)
-    this unet is the reference itself. `predicted` gathers this unet's predictions in the order of the triples.
+    `float_error` and `error` are the mean squared errors of the float prediction and of this denoiser's against the
+    target, `deviation` is the mean square of their difference. Without `reference` (the float denoiser's prediction of
+    each triple) this denoiser is the reference itself. `predicted` gathers this denoiser's predictions in the order of
+    the triples.
     """
 
     def __init__(
@@ -63,8 +63,8 @@ class PredictionErrors(LightningModule):
     ) -> None:
         super().__init__()
         self.base = base
-        self.parts = nn.ModuleList([base.unet, *base.text_encoders])  # so that they move together
-        self.schedule = Schedule(base.scheduler_config)
+        self.parts = nn.ModuleList([base.denoiser, *base.text_encoders])  # so that they move together
+        self.schedule = base.schedule
         self.triples, self.texts = tuple(triples), tuple(texts)
         self.latents, self.reference = latents, reference
         self.rows: list[dict[str, Any]] = []
@@ -75,8 +75,8 @@ class PredictionErrors(LightningModule):
         x_0 = self.latents[[triple.place for triple in chosen]].to(self.device)
         noise = torch.stack([triple.noise(x_0.shape[1:]) for triple in chosen]).to(x_0)
         t = torch.tensor([triple.t for triple in chosen], device=self.device)
-        text = self.base.encode_texts([self.texts[triple.place] for triple in chosen])
-        predicted = predict(self.base.unet, self.schedule, x_0, noise, t, text)
+        conditioning = self.base.encode_prompts([self.texts[triple.place] for triple in chosen])
+        predicted = predict(self.base, self.schedule, x_0, noise, t, conditioning)
         reference = predicted if self.reference is None else self.reference[places].to(self.device)
         target = self.schedule.target(x_0, noise, t)
         columns = {

@@ -1,4 +1,4 @@
-"""Pre-training of the toy base: the autoencoder's decoder, then unet and text encoder together."""
+"""Pre-training of the toy base: the autoencoder's decoder, then denoiser and text encoder together."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +12,6 @@ from torch import Tensor
 from quantbooth.data.draws import generator_for, step_loader
 from quantbooth.diffusion.base import Base
 from quantbooth.diffusion.losses import denoising_error
-from quantbooth.diffusion.schedule import Schedule
 from quantbooth.toyworld.captions import caption
 from quantbooth.toyworld.pool import Pool
 
@@ -87,7 +86,7 @@ class DecoderTraining(_Training):
 
 
 class BaseTraining(_Training):
-    """Trains unet and text encoder on captioned latents with the noise-prediction loss (LDM, eq. 2).
+    """Trains denoiser and text encoder on captioned latents with the noise-prediction loss (LDM, eq. 2).
 
     Each sample's error is weighted by min(1 / alpha_bar, 8), and every tenth caption is emptied for guidance.
 
@@ -106,11 +105,11 @@ class BaseTraining(_Training):
         super().__init__()
         self.focus = focus
         self.recipe = recipe
-        self.trained = torch.nn.ModuleDict({"unet": base.unet, "text_encoder": base.text_encoder})
+        self.trained = torch.nn.ModuleDict({"denoiser": base.denoiser, "text_encoder": base.text_encoder})
         self.base = base
         self.latents = latents
         self.scenes = pool.scenes
-        self.schedule = Schedule(base.scheduler_config)
+        self.schedule = base.schedule
 
     def on_train_start(self) -> None:
         self.trained.requires_grad_(True).train()
@@ -121,8 +120,8 @@ class BaseTraining(_Training):
         t = self.timesteps(count, draw)
         x_0 = self.latents[rows].to(self.device).float()
         noise = torch.randn(x_0.shape, generator=draw).to(x_0)
-        text = self.base.encode_texts(self.captions(rows))
-        errors = denoising_error(self.base.unet, self.schedule, x_0, noise, t.to(self.device), text)
+        conditioning = self.base.encode_prompts(self.captions(rows))
+        errors = denoising_error(self.base, self.schedule, x_0, noise, t.to(self.device), conditioning)
         weight = self.schedule.bounded_inverse_weight(t, self.weight_bound).to(errors)
         self.log("pretrain/error", errors.detach().mean(), prog_bar=True)
         return (weight * errors).mean()

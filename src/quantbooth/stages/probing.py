@@ -34,8 +34,7 @@ class _Probe(LightningModule):
         self.rows: Rows = []
 
     def noise(self, prompts: Sequence[str], seeds: Sequence[int]) -> Float[Tensor, "b c h w"]:
-        side, channels = self.base.unet.config.sample_size, self.base.unet.config.in_channels
-        return initial_noise(prompts, seeds, (channels, side, side))
+        return initial_noise(prompts, seeds, self.base.latent_shape)
 
 
 class Swaps(_Probe):

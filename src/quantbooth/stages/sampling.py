@@ -39,10 +39,10 @@ class SamplingStage(LightningModule):
     """Renders drawings in batches; the noise of each comes from its template and seed alone, not from its batch.
 
     Args:
-        base: its unet holds the sets of all subjects, or none.
+        base: its denoiser holds the sets of all subjects, or none.
         sampler: draws.
         drawings: of one subject or several, whose rows are mixed in a batch.
-        route: that of the base's unet, told whose row is whose; None where the base is drawn untuned.
+        route: that of the base's denoiser, told whose row is whose; None where the base is drawn untuned.
     """
 
     def __init__(
@@ -97,6 +97,5 @@ class SamplingStage(LightningModule):
         if self.route is not None:
             self.route.choose(torch.tensor([drawing.subject for drawing in drawings]))
         requests = [drawing.request for drawing in drawings]
-        side, channels = self.base.unet.config.sample_size, self.base.unet.config.in_channels
-        noise = initial_noise([r.prompt for r in requests], [r.seed for r in requests], (channels, side, side))
+        noise = initial_noise([r.prompt for r in requests], [r.seed for r in requests], self.base.latent_shape)
         return self.sampler.sample(self.base, [r.text for r in requests], noise)

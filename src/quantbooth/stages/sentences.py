@@ -1,9 +1,9 @@
 """The subject's sentence as tuning reads it: encoded once, or anew in every step because part of the encoder learns."""
 
-from jaxtyping import Float
-from torch import Tensor, nn
+from torch import nn
 
 from quantbooth.diffusion.base import Base
+from quantbooth.diffusion.conditioning import Conditioning
 
 __all__ = ["EncodedOnce", "EncodedAnew"]
 
@@ -11,12 +11,15 @@ __all__ = ["EncodedOnce", "EncodedAnew"]
 class EncodedOnce(nn.Module):
     """A sentence whose encoding never changes: the text encoder is not needed any more."""
 
-    def __init__(self, text: Float[Tensor, "length d"]) -> None:
+    def __init__(self, text: Conditioning) -> None:
         super().__init__()
-        self.register_buffer("text", text, persistent=False)
+        self.names = tuple(text.tensors)
+        for name, tensor in text.tensors.items():  # buffers, so that they move with the stage
+            self.register_buffer(name, tensor, persistent=False)
 
-    def forward(self) -> Float[Tensor, "length d"]:
-        return self.get_buffer("text")
+    def forward(self) -> Conditioning:
+        """Return the sentence, one row."""
+        return Conditioning.from_tensors({name: self.get_buffer(name) for name in self.names})
 
 
 class EncodedAnew(nn.Module):
@@ -27,5 +30,6 @@ class EncodedAnew(nn.Module):
         self.text_encoders = nn.ModuleList(base.text_encoders)
         self.base, self.sentence = base, sentence
 
-    def forward(self) -> Float[Tensor, "length d"]:
-        return self.base.encode_texts([self.sentence])[0]
+    def forward(self) -> Conditioning:
+        """Return the sentence, one row."""
+        return self.base.encode_prompts([self.sentence])

@@ -62,7 +62,7 @@ class StepRecipe:
 
 
 class StepStage(LightningModule):
-    """One unit of the quantized unet, whose scales are `start` as it is made.
+    """One unit of the quantized denoiser, whose scales are `start` as it is made.
 
     Args:
         name: of the unit, decides the draws with the recipe's seed.

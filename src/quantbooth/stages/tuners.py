@@ -75,7 +75,7 @@ class Tuner(ABC):
 
 
 class ScaleTuner(Tuner):
-    """Gains on the scales of a quantized unet (PEQA, as relative gains): its integers, and all else, stay frozen.
+    """Gains on the scales of a quantized denoiser (PEQA, as relative gains): its integers, and all else, stay frozen.
 
     Raises:
         UserError: when an option is not true or false.
@@ -97,25 +97,25 @@ class ScaleTuner(Tuner):
             raise UserError("tuner=scales tunes quantization scales; choose quant=w8, w4, w3 or w2, or tuner=full")
 
     def prepare_(self, base: Base, sets: int, selection: Selection, subjects: int = 1) -> Learning:
-        scale_sets.attach_(base.unet, sets * subjects, selection, self.parts)
-        return scale_sets.parameters(base.unet)
+        scale_sets.attach_(base.denoiser, sets * subjects, selection, self.parts)
+        return scale_sets.parameters(base.denoiser)
 
     def state(self, base: Base) -> State:
-        return scale_sets.read(base.unet)
+        return scale_sets.read(base.denoiser)
 
     def load_(self, base: Base, state: State, sets: int, selection: Selection) -> None:
-        scale_sets.attach_(base.unet, sets, selection, self.parts)
-        scale_sets.load_(base.unet, state)
+        scale_sets.attach_(base.denoiser, sets, selection, self.parts)
+        scale_sets.load_(base.denoiser, state)
 
     def join(self, states: Sequence[State]) -> State:
         return scale_sets.stack(states)
 
 
 class FullTuner(Tuner):
-    """Every weight of the float unet: DreamBooth as published (Ruiz et al. 2023), the measure for the others."""
+    """Every weight of the float denoiser: DreamBooth as published (Ruiz et al. 2023), the measure for the others."""
 
     name = "full"
-    kind = "tuned_unet"
+    kind = "tuned_weights"
 
     def describe(self) -> dict[str, Any]:
         return {"name": self.name}
@@ -128,14 +128,14 @@ class FullTuner(Tuner):
             raise UserError(f"tuner=full has one set of weights for all timesteps; strategy {strategy.name} needs more")
 
     def prepare_(self, base: Base, sets: int, selection: Selection, subjects: int = 1) -> Learning:
-        return {"weights": list(base.unet.requires_grad_(True).parameters())}
+        return {"weights": list(base.denoiser.requires_grad_(True).parameters())}
 
     def state(self, base: Base) -> State:
-        return {name: tensor.detach().clone() for name, tensor in base.unet.state_dict().items()}
+        return {name: tensor.detach().clone() for name, tensor in base.denoiser.state_dict().items()}
 
     def load_(self, base: Base, state: State, sets: int, selection: Selection) -> None:
-        require_fit(base.unet.state_dict(), state, "the unet", "what was tuned")
-        base.unet.load_state_dict(state, strict=True)
+        require_fit(base.denoiser.state_dict(), state, "the denoiser", "what was tuned")
+        base.denoiser.load_state_dict(state, strict=True)
 
     def join(self, states: Sequence[State]) -> State:
         return _only(states, "float weights")

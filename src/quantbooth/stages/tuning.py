@@ -6,16 +6,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from quantbooth.data.draws import generator_for, step_loader
 from quantbooth.data.options import number, whole
+from quantbooth.diffusion.base import Base
+from quantbooth.diffusion.conditioning import Conditioning
 from quantbooth.diffusion.losses import denoising_error, with_prior_preservation
 from quantbooth.diffusion.router import SubjectsRoute
-from quantbooth.diffusion.schedule import Schedule
 from quantbooth.errors import UserError
 from quantbooth.stages.averaging import Average
 from quantbooth.stages.latents import Latents
@@ -34,16 +35,16 @@ class Examples:
 
     Attributes:
         subject: latents of the subject's photos; kept ones need no autoencoder any more.
-        subject_text: the encoded sentence beside them.
+        subject_text: the encoded sentence beside them, one row.
         prior: latents of the class's own pictures.
-        prior_text: the encoded sentence beside those.
+        prior_text: the encoded sentence beside those, one row.
         name: of the subject, where curves of several are told apart.
     """
 
     subject: Latents
-    subject_text: Float[Tensor, "length d"]
+    subject_text: Conditioning
     prior: Latents
-    prior_text: Float[Tensor, "length d"]
+    prior_text: Conditioning
     name: str = ""
 
 
@@ -107,6 +108,25 @@ class Recipe:
         ]
 
 
+@dataclass(frozen=True)
+class Rows:
+    """What one subject has in the batch of a step.
+
+    Attributes:
+        x_0: latents.
+        conditioning: of each.
+        noise: standard normal.
+        t: training timesteps.
+        is_prior: 1 for a class picture, 0 for a photo of the subject.
+    """
+
+    x_0: Float[Tensor, "b c h w"]
+    conditioning: Conditioning
+    noise: Float[Tensor, "b c h w"]
+    t: Int[Tensor, " b"]
+    is_prior: Float[Tensor, " b"]
+
+
 class TuningStage(LightningModule):
     """One run: every sample of a batch has its own timestep, and with it its own scale set.
 
@@ -115,11 +135,10 @@ class TuningStage(LightningModule):
     get alone; optimizers that treat each number by itself, as AdamW does, then take the same steps.
 
     Args:
-        unet: holds what learns, and is routed by timestep already.
+        base: its denoiser holds what learns, and is routed by timestep already; it may be alone.
         learning: what learns, by kind.
         examples: pictures and sentences of each subject.
         zones: where timesteps are drawn from.
-        schedule: the base's noise schedule.
         recipe: how it learns.
         optimizer: makes the optimizer.
         sentences: give each subject's sentence in each step; None are those of the examples.
@@ -131,22 +150,21 @@ class TuningStage(LightningModule):
 
     def __init__(
         self,
-        unet: nn.Module,
+        base: Base,
         learning: Mapping[str, list[nn.Parameter]],
         examples: Sequence[Examples],
         zones: Zones,
-        schedule: Schedule,
         recipe: Recipe,
         optimizer: OptimizerFactory,
         sentences: Sequence[nn.Module] | None = None,
         route: SubjectsRoute | None = None,
     ) -> None:
         super().__init__()
-        self.unet = unet
+        self.base, self.denoiser = base, base.denoiser
         self.learning = learning
         self.examples = tuple(examples)
         self.zones = zones
-        self.schedule = schedule
+        self.schedule = base.schedule
         self.recipe = recipe
         self.optimizer_factory = optimizer
         self.sentences = nn.ModuleList(sentences or [EncodedOnce(one.subject_text) for one in examples])
@@ -175,11 +193,13 @@ class TuningStage(LightningModule):
 
     def training_step(self, _step: int) -> Tensor:
         subjects = range(len(self.examples))
-        drawn = zip(*(self.rows(subject) for subject in subjects), strict=True)
-        x_0, text, noise, t, is_prior = (torch.cat(parts) for parts in drawn)
+        drawn = [self.rows(subject) for subject in subjects]
+        conditioning = Conditioning.cat([rows.conditioning for rows in drawn])
+        tensors = zip(*((rows.x_0, rows.noise, rows.t, rows.is_prior) for rows in drawn), strict=True)
+        x_0, noise, t, is_prior = (torch.cat(parts) for parts in tensors)
         if self.route is not None:
             self.route.choose(torch.arange(len(subjects)).repeat_interleave(self.recipe.batch))
-        errors = denoising_error(self.unet, self.schedule, x_0, noise, t, text)
+        errors = denoising_error(self.base, self.schedule, x_0, noise, t, conditioning)
         if self.recipe.weight_bound is not None:
             errors = errors * self.schedule.bounded_inverse_weight(t, self.recipe.weight_bound)
         shares = zip(errors.split(self.recipe.batch), is_prior.split(self.recipe.batch), strict=True)
@@ -187,25 +207,25 @@ class TuningStage(LightningModule):
         self._show(losses.detach())
         return losses.sum()
 
-    def rows(self, subject: int) -> tuple[Tensor, ...]:
-        """What a subject has in this step's batch, the same whoever else is in it: x_0, text, noise, t, is_prior."""
+    def rows(self, subject: int) -> Rows:
+        """What a subject has in this step's batch, the same whoever else is in it."""
         draw = generator_for(self.recipe.seed, self.global_step, "tune")
-        x_0, text, is_prior = self.batch(draw, subject)
+        x_0, conditioning, is_prior = self.batch(draw, subject)
         noise = torch.randn(x_0.shape, generator=draw).to(x_0)
-        return x_0, text, noise, self.zones.draw(len(x_0), draw).to(x_0.device), is_prior
+        return Rows(x_0, conditioning, noise, self.zones.draw(len(x_0), draw).to(x_0.device), is_prior)
 
-    def batch(self, draw: torch.Generator, subject: int = 0) -> tuple[Tensor, Tensor, Tensor]:
-        """Latents, texts and which of them are class pictures, of one subject for one step."""
+    def batch(self, draw: torch.Generator, subject: int = 0) -> tuple[Tensor, Conditioning, Tensor]:
+        """Latents, what conditions them and which of them are class pictures, of one subject for one step."""
         examples, recipe = self.examples[subject], self.recipe
         photos = torch.randint(len(examples.subject), (recipe.subject_batch,), generator=draw)
-        parts, texts = [examples.subject[photos]], [self.sentences[subject]().expand(recipe.subject_batch, -1, -1)]
+        parts, texts = [examples.subject[photos]], [self.sentences[subject]().expand(recipe.subject_batch)]
         if recipe.prior_batch:
             others = torch.randint(len(examples.prior), (recipe.prior_batch,), generator=draw)
             parts.append(examples.prior[others])
-            texts.append(examples.prior_text.expand(recipe.prior_batch, -1, -1))
+            texts.append(examples.prior_text.expand(recipe.prior_batch))
         is_prior = torch.arange(recipe.batch) >= recipe.subject_batch
-        texts = [text.to(self.device) for text in texts]
-        return torch.cat(parts).to(self.device), torch.cat(texts), is_prior.float().to(self.device)
+        conditioning = Conditioning.cat([text.to(self.device) for text in texts])
+        return torch.cat(parts).to(self.device), conditioning, is_prior.float().to(self.device)
 
     def _show(self, losses: Tensor) -> None:
         """Log the mean over subjects, and of several each by its name; refuse what is no number."""

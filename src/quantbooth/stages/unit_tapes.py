@@ -1,4 +1,4 @@
-"""What each unit is given by the quantized unet and should give by the float one, for a whole calibration set."""
+"""What each unit is given by the quantized denoiser and should give by the float one, for a whole calibration set."""
 
 import gc
 import shutil
@@ -10,9 +10,9 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from torch import nn
 
 from quantbooth.artifacts.calibration_set import CalibrationSet
+from quantbooth.diffusion.base import Base
 from quantbooth.diffusion.replay import Replay, most_kept, uses_of
 from quantbooth.diffusion.tape import Tape
 from quantbooth.diffusion.taping import caught_inputs, caught_output
@@ -25,45 +25,42 @@ GB = 1e9
 
 
 class UnitTapes:
-    """Two unets of one architecture, run on the same items.
+    """A base with two denoisers of one architecture, run on the same items.
 
     Args:
-        unet: the float one.
+        base: with the float one.
         made: the quantized one, as far as it is.
         names: layers to learn; `units` holds every one of them, in the order of the call.
         items: what both are run on.
         batch: items of a call.
     """
 
-    def __init__(
-        self, unet: nn.Module, made: nn.Module, names: Sequence[str], items: CalibrationSet, batch: int
-    ) -> None:
-        self.unet, self.made, self.items, self.batch = unet, made, items, batch
-        once = partial(self.run, unet, [0])
-        self.units = units_of(unet, names, once)
+    def __init__(self, base: Base, made: Base, names: Sequence[str], items: CalibrationSet, batch: int) -> None:
+        self.base, self.made, self.items, self.batch = base, made, items, batch
+        once = partial(self.run, base, [0])
+        self.units = units_of(base.denoiser, base.blocks(), names, once)
         self.names = [unit.name for unit in self.units]
-        self.uses = uses_of(unet, self.names, once)
+        self.uses = uses_of(base.denoiser, self.names, once)
 
-    def run(self, unet: nn.Module, places: Sequence[int]) -> Any:
-        """Call one of the unets with some items."""
+    def run(self, base: Base, places: Sequence[int]) -> Any:
+        """Call one of the denoisers with some items."""
         items = self.items.batch(places)
-        x, t, text = (tensor.to(self.device) for tensor in (items.x, items.t, items.text))
-        return unet(x, t, encoder_hidden_states=text)
+        return base.predict(items.x.to(self.device), items.t.to(self.device), items.conditioning.to(self.device))
 
     @property
     def device(self) -> torch.device:
-        """Where the unets are."""
-        return next(self.unet.parameters()).device
+        """Where the denoisers are."""
+        return next(self.base.denoiser.parameters()).device
 
 
 class Recorder:
     """Makes the tapes of units one after another, in their order; it may begin anywhere.
 
-    A unit of either unet is computed once for every item, when the first tape needs it: then the quantized unet's must
-    be as it will stay.
+    A unit of either denoiser is computed once for every item, when the first tape needs it: then the quantized one's
+    must be as it will stay.
 
     Args:
-        tapes: the unets and their units.
+        tapes: the denoisers and their units.
         folder: of its files, removed by whoever made it.
 
     Raises:
@@ -83,9 +80,9 @@ class Recorder:
 
     @contextmanager
     def tape(self, number: int) -> Iterator[Tape]:
-        """Inputs of a unit from the quantized unet and its output from the float one, for as long as they are used."""
+        """Inputs of a unit from the quantized denoiser and its output from the float one, while they are used."""
         tapes, name = self.tapes, self.tapes.names[number]
-        ours, theirs = tapes.made.get_submodule(name), tapes.unet.get_submodule(name)
+        ours, theirs = tapes.made.denoiser.get_submodule(name), tapes.base.denoiser.get_submodule(name)
         with TemporaryDirectory(dir=self.folder) as folder:
             tape = Tape(Path(folder), len(tapes.items))
             for some in torch.arange(len(tapes.items)).split(tapes.batch):
@@ -93,7 +90,7 @@ class Recorder:
                 with self._made.playing(places, number):
                     given = caught_inputs(ours, partial(tapes.run, tapes.made, places))
                 with self._float.playing(places, number + 1):
-                    tape.record(places, given, caught_output(theirs, partial(tapes.run, tapes.unet, places)))
+                    tape.record(places, given, caught_output(theirs, partial(tapes.run, tapes.base, places)))
             self._made.done(number)
             self._float.done(number + 1)
             yield tape
@@ -101,5 +98,5 @@ class Recorder:
 
     def _replay(self, kind: str) -> Replay:
         (folder := self.folder / kind).mkdir()
-        unet = {"made": self.tapes.made, "float": self.tapes.unet}[kind]
-        return Replay(unet, self.tapes.names, self.tapes.uses, folder, len(self.tapes.items))
+        base = {"made": self.tapes.made, "float": self.tapes.base}[kind]
+        return Replay(base.denoiser, self.tapes.names, self.tapes.uses, folder, len(self.tapes.items))

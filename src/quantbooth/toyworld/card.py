@@ -23,7 +23,7 @@ TEXT = """# Toy base
 A Stable-Diffusion-shaped model of a rendered 32x32 world, made by `quantbooth-pretrain` of this project from nothing.
 It is a normal diffusers pipeline folder (`StableDiffusionPipeline.from_pretrained` reads it). Licence: Apache-2.0.
 
-- unet: {unet:,} parameters, latents 24 x 8 x 8; text encoder: {text:,}; autoencoder: {autoencoder:,} (float16 files)
+- denoiser: {denoiser:,} parameters, latents 24 x 8 x 8; text encoder: {text:,}; autoencoder: {autoencoder:,}; float16
 - noise schedule: scaled linear, T = 1000, predicts epsilon, trained with every tenth caption empty
 - training data: rendered scenes only; the twelve personal subjects' combinations of class with emblem or layout are
   left out
@@ -48,7 +48,7 @@ def write_card(assets: Path, pictures: int, seed: int, notes: Sequence[str] = ()
     figures = measure(assets, pictures, seed)
     base, names = load_base(assets / "base", "toy"), list(figures["rendered"])
     text = TEXT.format(
-        unet=_size(base.unet),
+        denoiser=_size(base.denoiser),
         text=_size(base.text_encoder),
         autoencoder=_size(base.autoencoder),
         notes="\n".join(f"- {note}" for note in notes),
@@ -79,12 +79,11 @@ def measure(assets: Path, pictures: int, seed: int) -> dict[str, dict[str, float
 
 def _drawn(assets: Path, held: list[HeldOut]) -> torch.Tensor:
     base = load_base(assets / "base", "toy")
-    shape = (base.unet.config.in_channels, base.unet.config.sample_size, base.unet.config.sample_size)
     texts = [caption.text for caption in held]
     starts = range(0, len(texts), BATCH)
     return torch.cat(
         [
-            SAMPLER.sample(base, part, initial_noise(part, [0] * len(part), shape))
+            SAMPLER.sample(base, part, initial_noise(part, [0] * len(part), base.latent_shape))
             for part in (texts[i : i + BATCH] for i in track(starts, description="drawing held-out captions"))
         ]
     )

@@ -1,6 +1,6 @@
-"""The shipped base's sizes and its untrained parts: reduced CLIP vocabulary, text encoder, unet, autoencoder."""
+"""The shipped base's sizes and its untrained parts: reduced CLIP vocabulary, text encoder, denoiser, autoencoder."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -10,9 +10,11 @@ from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from quantbooth.diffusion.base import Base
-from quantbooth.diffusion.pretrained import new_autoencoder, new_unet
+from quantbooth.diffusion.families.stable_diffusion import StableDiffusion
+from quantbooth.diffusion.model import TextEncoder
+from quantbooth.diffusion.pretrained import new_autoencoder
 
-__all__ = ["SCHEDULE", "TEXT_LENGTH", "fit_encoder_", "reduced_tokenizer", "untrained_base"]
+__all__ = ["DENOISER", "SCHEDULE", "TEXT_LENGTH", "fit_encoder_", "new_denoiser", "reduced_tokenizer", "untrained_base"]
 
 TEXT_LENGTH = 26
 TEXT_WIDTH = 128
@@ -32,7 +34,7 @@ SCHEDULE: dict[str, Any] = {
     "skip_prk_steps": True,
 }
 
-UNET: dict[str, Any] = {
+DENOISER: dict[str, Any] = {
     "sample_size": 8,
     "in_channels": LATENT_CHANNELS,
     "out_channels": LATENT_CHANNELS,
@@ -85,16 +87,21 @@ def text_encoder_for(tokenizer: CLIPTokenizer) -> CLIPTextModel:
     )
 
 
+def new_denoiser(config: Mapping[str, Any]) -> Any:
+    """A denoiser with random weights of the architecture described."""
+    return StableDiffusion().new_denoiser(config)
+
+
 def untrained_base(words: Iterable[str], seed: int) -> Base:
     """All parts of the toy base with random weights that the seed decides."""
     torch.manual_seed(seed)
     tokenizer = reduced_tokenizer(words)
     return Base(
         name="toy",
-        unet=new_unet(UNET),
+        family=StableDiffusion(),
+        denoiser=new_denoiser(DENOISER),
         autoencoder=new_autoencoder(AUTOENCODER),
-        text_encoder=text_encoder_for(tokenizer),
-        tokenizer=tokenizer,
+        encoders=(TextEncoder(text_encoder_for(tokenizer), tokenizer),),
         scheduler_config=dict(SCHEDULE),
     )
 

@@ -3,15 +3,15 @@
 import pytest
 
 from experiments.bench.cases import MODULES, Case, Setting, reference, settings, units
-from experiments.bench.sizes import SIZES, empty_unet
+from experiments.bench.sizes import SIZES, empty_denoiser
 from quantbooth.errors import UserError
 
 
 @pytest.mark.parametrize("name", SIZES)
 def test_a_unet_has_as_many_weights_as_its_size_says_and_no_byte(name: str) -> None:
-    unet = empty_unet(name)
-    assert all(parameter.is_meta for parameter in unet.parameters())
-    matrices = [module.weight.numel() for module in unet.modules() if type(module).__name__ == "Linear"]
+    denoiser = empty_denoiser(name)
+    assert all(parameter.is_meta for parameter in denoiser.parameters())
+    matrices = [module.weight.numel() for module in denoiser.modules() if type(module).__name__ == "Linear"]
     assert sum(matrices) == SIZES[name].linear
 
 

@@ -10,7 +10,7 @@ from torch import nn
 from experiments.bench.cases import MODULES, Case, Setting, units
 from experiments.bench.files import beside, learned
 from experiments.bench.methods.peqa_plain import Plain
-from experiments.bench.sizes import empty_unet
+from experiments.bench.sizes import empty_denoiser
 from experiments.bench.training import Training, inputs_of
 from quantbooth.quant.layers import quantized_layers
 from quantbooth.quant.packing import unpack
@@ -26,23 +26,23 @@ def training_of(case: Case, seed: int = 0) -> Training:
     for library in LIBRARIES.get(case.method, []):
         pytest.importorskip(library)
     generator = torch.Generator().manual_seed(seed)
-    unet: Any = empty_unet(case.setting.model).train()
-    importlib.import_module(f"experiments.bench.methods.{MODULES[case.method]}").build_(unet, case, generator)
+    denoiser: Any = empty_denoiser(case.setting.model).train()
+    importlib.import_module(f"experiments.bench.methods.{MODULES[case.method]}").build_(denoiser, case, generator)
     if case.setting.checkpointing:
-        unet.enable_gradient_checkpointing()
-    return Training(unet, inputs_of(case, generator))
+        denoiser.enable_gradient_checkpointing()
+    return Training(denoiser, inputs_of(case, generator))
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize("method", MODULES)
 def test_a_step_changes_all_that_learns_and_nothing_else(method: str, checkpointing: bool) -> None:
     training = training_of(case_of(method, Setting("tiny", 8, checkpointing)))
-    assert not any(tensor.is_meta for tensor in (*training.unet.parameters(), *training.unet.buffers()))
-    before = {name: tensor.clone() for name, tensor in training.unet.state_dict().items()}
+    assert not any(tensor.is_meta for tensor in (*training.denoiser.parameters(), *training.denoiser.buffers()))
+    before = {name: tensor.clone() for name, tensor in training.denoiser.state_dict().items()}
     training.step()
     training.step()  # a B of LoRA begins at 0, and its A has no gradient before B has moved
-    changed = {name for name, tensor in training.unet.state_dict().items() if not torch.equal(tensor, before[name])}
-    assert changed == set(learned(training.unet))
+    changed = {name for name, tensor in training.denoiser.state_dict().items() if not torch.equal(tensor, before[name])}
+    assert changed == set(learned(training.denoiser))
     assert (method == "floor") == (not changed)
 
 
@@ -50,37 +50,41 @@ def test_the_floor_passes_a_gradient_to_the_latents_and_forms_none_of_a_weight(t
     training = training_of(Case(tiny, "floor"))
     training.loss().backward()
     assert training.inputs.sample.grad is not None
-    assert all(parameter.grad is None for parameter in training.unet.parameters())
+    assert all(parameter.grad is None for parameter in training.denoiser.parameters())
 
 
 @pytest.mark.parametrize(("method", "ends"), [("quantbooth", 2), ("peqa_plain", 2)])
 def test_quantized_methods_hold_no_float_weight_but_the_first_and_last(method: str, ends: int, tiny: Setting) -> None:
-    unet = training_of(case_of(method, tiny)).unet
-    floats = [name for name, tensor in beside(unet).items() if tensor.is_floating_point() and tensor.numel() > 512]
+    denoiser = training_of(case_of(method, tiny)).denoiser
+    floats = [name for name, tensor in beside(denoiser).items() if tensor.is_floating_point() and tensor.numel() > 512]
     assert floats == ["conv_in.weight", "conv_out.weight"][:ends]
 
 
 def test_nf4_layers_are_wrapped_as_such_and_convolutions_stay_float(tiny: Setting) -> None:
-    unet = training_of(Case(tiny, "qlora", 4)).unet
-    adapters = {type(module).__name__ for name, module in unet.named_modules() if name.endswith(("to_q", "to_out.0"))}
+    denoiser = training_of(Case(tiny, "qlora", 4)).denoiser
+    adapters = {
+        type(module).__name__ for name, module in denoiser.named_modules() if name.endswith(("to_q", "to_out.0"))
+    }
     assert adapters == {"Linear4bit"}
-    assert any(module.__module__.startswith("peft") for name, module in unet.named_modules() if name.endswith("to_q"))
-    assert not any(type(module) is nn.Linear for name, module in unet.named_modules() if "lora" not in name)
+    assert any(
+        module.__module__.startswith("peft") for name, module in denoiser.named_modules() if name.endswith("to_q")
+    )
+    assert not any(type(module) is nn.Linear for name, module in denoiser.named_modules() if "lora" not in name)
 
 
 def test_plain_peqa_and_ours_give_the_same_loss_and_gradients(tiny: Setting) -> None:
     """With the same codes; dL/dgain = s0 dL/dds, since s = s0 + ds = s0 * gain."""
     plain, ours = training_of(Case(tiny, "peqa_plain", 4)), training_of(Case(tiny, "quantbooth", 4, 1, 1))
-    layers = dict(quantized_layers(ours.unet))
-    twins = {name: module for name, module in plain.unet.named_modules() if isinstance(module, Plain)}
+    layers = dict(quantized_layers(ours.denoiser))
+    twins = {name: module for name, module in plain.denoiser.named_modules() if isinstance(module, Plain)}
     assert layers.keys() == twins.keys()
     for name, twin in twins.items():
         layer = layers[name]
         twin.codes = unpack(layer.codes, 4, twin.codes[0].numel()).view(twin.codes.shape)
         torch.testing.assert_close(layer.scale, twin.scale.flatten())
-    state = plain.unet.state_dict()
+    state = plain.denoiser.state_dict()
     with torch.no_grad():
-        for name, tensor in ours.unet.named_parameters():
+        for name, tensor in ours.denoiser.named_parameters():
             if name in state:
                 tensor.copy_(state[name])
     ours.inputs = plain.inputs
@@ -102,7 +106,7 @@ def test_the_same_case_is_the_same_training(tiny: Setting) -> None:
 def test_sets_are_mixed_in_the_batch(tiny: Setting) -> None:
     training = training_of(Case(tiny, "quantbooth_mixed_zones", 4, 3, 3))
     training.loss().backward()
-    for _, layer in quantized_layers(training.unet):
+    for _, layer in quantized_layers(training.denoiser):
         gradient = layer.get_parameter("gain_out").grad
         assert gradient is not None
         assert len(gradient) == 3

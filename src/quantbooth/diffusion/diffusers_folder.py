@@ -1,0 +1,49 @@
+"""A diffusers folder as it lies on disk: its parts, its JSON files, and what they are called."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from quantbooth.errors import UserError
+
+__all__ = ["part_of", "read_json", "text_encoder_names", "tokenizer_names"]
+
+
+def part_of(folder: Path, name: str) -> Path:
+    """Return the folder of one part.
+
+    Raises:
+        UserError: when it is missing.
+    """
+    part = folder / name
+    if not part.is_dir():
+        raise UserError(f"{folder} is not a text-to-image model folder: {name}/ is missing; check base.path")
+    return part
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return what a JSON file of the folder says.
+
+    Raises:
+        UserError: when it is missing or damaged.
+    """
+    if not path.is_file():
+        raise UserError(f"{path.parent} is not a diffusers model folder: {path.name} is missing; check base.path")
+    try:
+        return dict(json.loads(path.read_text()))
+    except ValueError as error:
+        raise UserError(f"{path} is not readable JSON: {error}") from error
+
+
+def text_encoder_names(count: int) -> list[str]:
+    """Return what diffusers calls so many text encoders: `text_encoder`, `text_encoder_2`, ..."""
+    return _numbered("text_encoder", count)
+
+
+def tokenizer_names(count: int) -> list[str]:
+    """Return what diffusers calls so many tokenizers: `tokenizer`, `tokenizer_2`, ..."""
+    return _numbered("tokenizer", count)
+
+
+def _numbered(name: str, count: int) -> list[str]:
+    return [name if number == 1 else f"{name}_{number}" for number in range(1, count + 1)]

@@ -1,0 +1,46 @@
+"""The families that are offered, by the class that `model_index.json` of a diffusers folder names."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from quantbooth.diffusion.diffusers_folder import read_json, text_encoder_names
+from quantbooth.diffusion.families.sdxl import StableDiffusionXL
+from quantbooth.diffusion.families.stable_diffusion import StableDiffusion
+from quantbooth.diffusion.model import Family
+from quantbooth.errors import UserError
+
+__all__ = ["FAMILIES", "all_schedulers", "family_in", "folders_of_networks"]
+
+FAMILIES: dict[str, type[Family]] = {
+    "StableDiffusionPipeline": StableDiffusion,
+    "StableDiffusionXLPipeline": StableDiffusionXL,
+}
+
+
+def family_in(folder: Path) -> Family:
+    """Return the family of a diffusers folder.
+
+    Raises:
+        UserError: when there is no `model_index.json`, or it names a pipeline that no family knows.
+    """
+    index = read_json(folder / "model_index.json")
+    found = index.get("_class_name")
+    if found not in FAMILIES:
+        offered = ", ".join(FAMILIES)
+        raise UserError(f"{folder}: the pipeline must be a text-to-image one of {offered}, found {found!r}")
+    return FAMILIES[found].from_index(index)
+
+
+def all_schedulers() -> Mapping[str, Any]:
+    """Return the samplers that one family or another has."""
+    return {name: kind for family in FAMILIES.values() for name, kind in family.schedulers.items()}
+
+
+def folders_of_networks() -> tuple[str, ...]:
+    """Return the folders of networks that a base of one family or another has, each once."""
+    return tuple(dict.fromkeys(name for family in FAMILIES.values() for name in _folders(family)))
+
+
+def _folders(family: type[Family]) -> Iterator[str]:
+    yield from (family.component, "vae", *text_encoder_names(len(family.text_classes)))
