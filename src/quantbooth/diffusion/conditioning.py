@@ -32,7 +32,7 @@ class Conditioning:
     """
 
     tokens: Float[Tensor, "b length d"]
-    extra: Mapping[str, Shaped[Tensor, "b ..."]] = field(default_factory=dict)
+    extra: Mapping[str, Shaped[Tensor, "..."]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if TOKENS in self.extra:
@@ -70,7 +70,7 @@ class Conditioning:
         return {TOKENS: self.tokens, **self.extra}
 
     @classmethod
-    def from_tensors(cls, tensors: Mapping[str, Shaped[Tensor, "b ..."]]) -> "Conditioning":
+    def from_tensors(cls, tensors: Mapping[str, Shaped[Tensor, "..."]]) -> "Conditioning":
         """Return the conditioning of which these are the `tensors`.
 
         Raises:

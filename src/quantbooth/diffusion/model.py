@@ -14,7 +14,7 @@ which only sees the network's call. A family is one file in `diffusion/families/
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -25,6 +25,7 @@ from quantbooth.errors import UserError
 __all__ = ["Family", "NoiseSchedule", "TextEncoder"]
 
 
+@runtime_checkable
 class NoiseSchedule(Protocol):
     """How a family noises latents, and what its denoiser is asked to predict; t is a training timestep."""
 
