@@ -109,7 +109,7 @@ def step(denoiser: Any) -> list[torch.Tensor]:
     return [y.detach(), *[gradient for gradient in gradients if gradient is not None]]
 
 
-def test_a_step_of_a_whole_unet_keeps_no_quantized_weight_in_float(tuned: nn.Module) -> None:
+def test_a_step_of_a_whole_denoiser_keeps_no_quantized_weight_in_float(tuned: nn.Module) -> None:
     saved: list[torch.Tensor] = []
 
     def note(tensor: torch.Tensor) -> torch.Tensor:
@@ -127,7 +127,7 @@ def test_a_step_of_a_whole_unet_keeps_no_quantized_weight_in_float(tuned: nn.Mod
     assert [tensor.shape for tensor in saved if tensor.is_floating_point() and tuple(tensor.shape) in weights] == []
 
 
-def test_checkpointing_a_whole_unet_changes_no_bit(tuned: Any) -> None:
+def test_checkpointing_a_whole_denoiser_changes_no_bit(tuned: Any) -> None:
     plain = step(tuned)
     tuned.zero_grad()
     tuned.enable_gradient_checkpointing()

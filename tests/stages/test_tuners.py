@@ -16,7 +16,7 @@ from quantbooth.stages.lora_tuner import LoraTuner
 from quantbooth.stages.tuners import FullTuner, IdentifierTuner, ScaleTuner, Tuner
 from quantbooth.timesteps.strategies import Strategy, baseline, s1, s2, tas
 
-MakeUnet = Callable[[], Any]
+MakeDenoiser = Callable[[], Any]
 MakeBase = Callable[[Tuner], Base]
 ZONES = {"clean_up": [0, 200], "content": [200, 700], "coarse": [700, 1000]}
 SENTENCES = ("a photo of a sks mug", "a photo of a mug")
@@ -39,7 +39,7 @@ def tuner(request: pytest.FixtureRequest) -> Tuner:
 
 
 @pytest.fixture(scope="module")
-def fresh(quantized: MakeUnet, small_base: Base) -> MakeBase:
+def fresh(quantized: MakeDenoiser, small_base: Base) -> MakeBase:
     """Makes an untuned base of the kind a tuner needs."""
 
     def make(tuner: Tuner) -> Base:

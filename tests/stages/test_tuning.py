@@ -16,7 +16,7 @@ from quantbooth.stages.tuning import Examples, Recipe, TuningStage
 from quantbooth.timesteps.strategies import s1
 from quantbooth.timesteps.zones import Zone, Zones, equal_zones
 
-MakeUnet = Callable[[], Any]
+MakeDenoiser = Callable[[], Any]
 MakeStage = Callable[..., TuningStage]
 Fit = Callable[[TuningStage], None]
 RECIPE = Recipe(steps=100, subject_batch=2, prior_batch=2, prior_weight=1.0, weight_bound=None, decay=True, seed=0)
@@ -54,7 +54,7 @@ def test_checkpointing_computes_blocks_twice_and_learns_the_same_bit_for_bit(new
 
 
 def test_outside_its_interval_s1_is_the_untuned_base_bit_for_bit(
-    quantized: MakeUnet, new_stage: MakeStage, fit: Fit
+    quantized: MakeDenoiser, new_stage: MakeStage, fit: Fit
 ) -> None:
     base, stage = quantized(), new_stage(s1([200, 700], "base", 1000).trained)
     fit(stage)
@@ -75,7 +75,7 @@ def test_a_set_whose_zone_was_never_drawn_is_still_the_base(new_stage: MakeStage
         assert (gain[1] != 1).any()
 
 
-def test_tuning_moves_gains_and_nothing_else(quantized: MakeUnet, new_stage: MakeStage, fit: Fit) -> None:
+def test_tuning_moves_gains_and_nothing_else(quantized: MakeDenoiser, new_stage: MakeStage, fit: Fit) -> None:
     stage, before = new_stage(), quantized().state_dict()
     fit(stage)
     after = stage.denoiser.state_dict()

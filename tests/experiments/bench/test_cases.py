@@ -8,7 +8,7 @@ from quantbooth.errors import UserError
 
 
 @pytest.mark.parametrize("name", SIZES)
-def test_a_unet_has_as_many_weights_as_its_size_says_and_no_byte(name: str) -> None:
+def test_a_denoiser_has_as_many_weights_as_its_size_says_and_no_byte(name: str) -> None:
     denoiser = empty_denoiser(name)
     assert all(parameter.is_meta for parameter in denoiser.parameters())
     matrices = [module.weight.numel() for module in denoiser.modules() if type(module).__name__ == "Linear"]
