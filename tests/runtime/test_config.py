@@ -106,7 +106,7 @@ def test_save_writes_what_plain_gives(tmp_path: Path) -> None:
 def test_conf_dir_prefers_the_packaged_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     package = tmp_path / "src" / "quantbooth"
     package.mkdir(parents=True)
-    monkeypatch.setattr(config, "__file__", str(package / "config.py"))
+    monkeypatch.setattr(config, "__file__", str(package / "runtime" / "config.py"))
     with pytest.raises(UserError, match=r"the configuration must be in .* found neither"):
         conf_dir()
     (tmp_path / "conf").mkdir()

@@ -1,4 +1,4 @@
-"""Where the activations of a unet are quantized, and the ranges they take over a calibration set.
+"""Where the activations of a denoiser are quantized, and the ranges they take over a calibration set.
 
 The places of a quantized denoiser where activations are quantized: what its quantized layers and attentions get.
 

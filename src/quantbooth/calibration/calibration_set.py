@@ -1,4 +1,4 @@
-"""The calibration set: (x_t, t, text) a unet is run on to see what its quantization does, made and on disk.
+"""The calibration set: (x_t, t, text) a denoiser is run on to see what its quantization does, made and on disk.
 
 The calibration set on disk: (x_t, t, conditioning) a denoiser is run on to see what its quantization does.
 

@@ -1,4 +1,4 @@
-"""A tape: what one module of a unet is given and should give, caught on the way, for every calibration item.
+"""A tape: what one module of a denoiser is given and should give, caught on the way, for every calibration item.
 
 What a module inside a denoiser is given and what it gives, caught on the way; the call ends there.
 

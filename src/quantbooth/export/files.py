@@ -1,4 +1,4 @@
-"""Write a tuned base as plain diffusers loads it: float weights, a unet per zone, the model card beside them.
+"""Write a tuned base as plain diffusers loads it: float weights, a denoiser per zone, the model card beside them.
 
 A tuned base as a folder that plain diffusers loads: float weights, a denoiser for each zone of several.
 
