@@ -17,18 +17,19 @@ from omegaconf import DictConfig, OmegaConf
 
 from experiments.rank_correlation import Variant, differences_table, validity_table
 from experiments.validity_plot import scatter
-from quantbooth.artifacts.image_set import UNRELATED, read_requests
-from quantbooth.artifacts.manifest import MANIFEST, open_artifact
-from quantbooth.artifacts.scores import Record, read_measured, read_record
-from quantbooth.config import build, conf_dir
-from quantbooth.data.draws import place_loader
 from quantbooth.data.subjects import Subject
-from quantbooth.errors import UserError
-from quantbooth.metrics.encoders import Encoder
-from quantbooth.metrics.locators import Locator
+from quantbooth.evaluation.encoders import Encoder
+from quantbooth.evaluation.files import Record, read_measured, read_record
+from quantbooth.evaluation.locators import Locator
+from quantbooth.evaluation.module import EvaluationStage
+from quantbooth.evaluation.scorer import Scorer
 from quantbooth.reporting.claims import FEWEST
 from quantbooth.reporting.columns import score_named
-from quantbooth.stages.evaluation import EvaluationStage, Scorer
+from quantbooth.runtime.config import build, conf_dir
+from quantbooth.runtime.draws import place_loader
+from quantbooth.runtime.errors import UserError
+from quantbooth.sampling.image_set import UNRELATED, read_requests
+from quantbooth.store.manifest import MANIFEST, open_artifact
 
 __all__ = ["Scored", "main", "rescored", "scored", "tables", "variants_of", "wide"]
 

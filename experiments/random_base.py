@@ -24,7 +24,7 @@ from quantbooth.diffusion.families.sdxl import StableDiffusionXL
 from quantbooth.diffusion.families.stable_diffusion import StableDiffusion
 from quantbooth.diffusion.model import TextEncoder
 from quantbooth.diffusion.pretrained import save_base
-from quantbooth.toyworld.models import SCHEDULE
+from quantbooth_toyworld.models import SCHEDULE
 
 __all__ = ["ARCHITECTURES", "main", "random_base", "write_clip"]
 

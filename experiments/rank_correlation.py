@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 from scipy.stats import spearmanr
 
-from quantbooth.metrics.statistics import Interval, mean_interval, paired_difference
 from quantbooth.reporting.columns import NOTHING
-from quantbooth.reporting.markdown import markdown
+from quantbooth.reporting.layout import markdown
+from quantbooth.reporting.statistics import Interval, mean_interval, paired_difference
 
 __all__ = ["LEVELS", "Variant", "correlations", "differences_table", "over_subjects", "validity_table"]
 

@@ -17,13 +17,14 @@ from typing import Any
 import torch
 from lightning.pytorch import Trainer
 
-from quantbooth.artifacts.image_set import Request, write_image
-from quantbooth.data.draws import place_loader
-from quantbooth.stages.costs import measured
-from quantbooth.stages.evaluation import EvaluationStage, Scorer
-from quantbooth.toyworld.judges import load_locator, load_oracle, load_scorer
-from quantbooth.toyworld.personal import toy_subject
-from quantbooth.toyworld.shipped import judges_folder
+from quantbooth.evaluation.module import EvaluationStage
+from quantbooth.evaluation.scorer import Scorer
+from quantbooth.runtime.draws import place_loader
+from quantbooth.runtime.profiling import measured
+from quantbooth.sampling.image_set import Request, write_image
+from quantbooth_toyworld.judges import load_locator, load_oracle, load_scorer
+from quantbooth_toyworld.shipped import judges_folder
+from quantbooth_toyworld.subjects import toy_subject
 
 __all__ = ["deviation", "main", "scoring"]
 

@@ -9,9 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from experiments.rank_correlation import Variant
-from quantbooth.reporting.colours import FAINT, INK, MUTED, look
 from quantbooth.reporting.plots import RC
-from quantbooth.reporting.svg import svg
+from quantbooth.reporting.style import FAINT, INK, MUTED, look, svg
 
 __all__ = ["scatter", "shortly"]
 

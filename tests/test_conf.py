@@ -17,27 +17,27 @@ from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 from transformers import ViTConfig, ViTImageProcessor, ViTModel
 
-from quantbooth.config import build, conf_dir, plain
 from quantbooth.data.dreambooth import NAMES
 from quantbooth.data.photos import photo_subject
 from quantbooth.data.prompts import prompts_for
 from quantbooth.data.protocol import Protocol
 from quantbooth.data.questions import Questions
 from quantbooth.data.subjects import Subject
-from quantbooth.diffusion.sampling import Sampler
+from quantbooth.diffusion.sampler import Sampler
 from quantbooth.diffusion.schedule import Schedule
-from quantbooth.errors import UserError
-from quantbooth.metrics.encoders import ImageEncoder
-from quantbooth.metrics.locators import Locator
-from quantbooth.quant.scale_search import ScaleSearch
+from quantbooth.evaluation.encoders import ImageEncoder
+from quantbooth.evaluation.locators import Locator
+from quantbooth.evaluation.scorer import Scorer
+from quantbooth.quant.observers import ScaleSearch
 from quantbooth.run.degradation import Degradation
 from quantbooth.run.run import Run
-from quantbooth.stages.evaluation import Scorer
-from quantbooth.stages.optimizers import optimizer_factory
-from quantbooth.stages.tuners import Tuner
+from quantbooth.runtime.config import build, conf_dir, plain
+from quantbooth.runtime.errors import UserError
 from quantbooth.timesteps.strategies import Strategy
 from quantbooth.timesteps.zones import zones_from_borders
-from quantbooth.toyworld.models import SCHEDULE
+from quantbooth.tuning.optimizers import optimizer_factory
+from quantbooth.tuning.tuners import Tuner
+from quantbooth_toyworld.models import SCHEDULE
 
 FILES = sorted(conf_dir().rglob("*.yaml"))
 APART = ("method", "experiment")

@@ -14,7 +14,7 @@ import torch
 
 from experiments.bench.cases import Case, reference
 from experiments.bench.sizes import SIZES
-from quantbooth.errors import UserError
+from quantbooth.runtime.errors import UserError
 
 __all__ = ["available_gb", "groups", "need_gb"]
 

@@ -6,7 +6,7 @@ from itertools import product
 from typing import Any
 
 from experiments.bench.sizes import SIZES
-from quantbooth.errors import UserError
+from quantbooth.runtime.errors import UserError
 
 __all__ = ["MODULES", "Case", "Setting", "reference", "settings", "units"]
 

@@ -9,7 +9,7 @@ from typing import Any
 import psutil
 import torch
 
-from quantbooth.errors import UserError
+from quantbooth.runtime.errors import UserError
 
 __all__ = ["commit", "facts"]
 

@@ -8,7 +8,7 @@ from statistics import median
 from typing import Any
 
 from experiments.bench.cases import Case
-from quantbooth.errors import UserError
+from quantbooth.runtime.errors import UserError
 
 __all__ = ["Row", "is_done", "merged", "missing_row", "read", "row_of", "to_json", "write"]
 

@@ -21,7 +21,7 @@ from experiments.bench.machine import commit, facts
 from experiments.bench.results import Row, is_done, merged, missing_row, read, row_of, to_json, write
 from experiments.bench.sizes import SIZES
 from experiments.bench.table import document
-from quantbooth.errors import UserError
+from quantbooth.runtime.errors import UserError
 
 __all__ = ["main", "measured"]
 

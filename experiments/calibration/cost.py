@@ -27,17 +27,16 @@ from experiments.bench.sizes import SIZES
 from experiments.bench.weights import FLOAT_ENDS, fill_
 from experiments.calibration.anonymous import Anonymous
 from experiments.calibration.cost_table import document
-from quantbooth.artifacts.calibration_set import CalibrationSet, write_states, write_texts
-from quantbooth.artifacts.progress import Progress as Parts
+from quantbooth.calibration.calibration_set import CalibrationSet, write_states, write_texts
+from quantbooth.calibration.reconstruction import BlockRounding, Outcome, Reconstruction
 from quantbooth.diffusion.base import Base
 from quantbooth.diffusion.conditioning import Conditioning
 from quantbooth.diffusion.families.stable_diffusion import StableDiffusion
-from quantbooth.errors import UserError
-from quantbooth.quant.grid import Grid
-from quantbooth.quant.scale_search import MSE, Affine
+from quantbooth.quant.format import Grid
+from quantbooth.quant.observers import MSE, Affine
 from quantbooth.quant.surgery import NO_SPLITS, matching
-from quantbooth.stages.block_rounding import BlockRounding, Outcome
-from quantbooth.stages.reconstruction import Reconstruction
+from quantbooth.runtime.errors import UserError
+from quantbooth.store.progress import Progress as Parts
 
 __all__ = ["main", "parsed", "row_of"]
 

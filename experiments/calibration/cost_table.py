@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from quantbooth.reporting.markdown import markdown
+from quantbooth.reporting.layout import markdown
 
 __all__ = ["document"]
 

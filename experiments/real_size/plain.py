@@ -16,10 +16,10 @@ import numpy as np
 from diffusers import DDIMScheduler, DiffusionPipeline
 from PIL import Image
 
-from quantbooth.artifacts.image_set import read_requests
-from quantbooth.config import conf_dir
-from quantbooth.diffusion.sampling import initial_noise
+from quantbooth.diffusion.sampler import initial_noise
 from quantbooth.run.run import Run
+from quantbooth.runtime.config import conf_dir
+from quantbooth.sampling.image_set import read_requests
 
 LIMIT = 1
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.bench.machine import facts
-from quantbooth.reporting.markdown import markdown
+from quantbooth.reporting.layout import markdown
 
 __all__ = ["document", "main", "timed"]
 
@@ -100,7 +100,13 @@ def _commands(options: Namespace, words: list[str]) -> dict[str, list[str]]:
         made["clip"] = [python, "-m", "experiments.random_base", "--model", "clip", "--folder", clip]
     made |= {verb: [python, "-m", f"quantbooth.{verb}", *words] for verb in options.verbs}
     if options.export:
-        made["export"] = [python, "-m", "quantbooth.export", *words, f"export.folder={options.work / 'export'}"]
+        made["export"] = [
+            python,
+            "-m",
+            "quantbooth.commands.export",
+            *words,
+            f"export.folder={options.work / 'export'}",
+        ]
         made["plain diffusers"] = [python, "-m", "experiments.real_size.plain", str(options.work), *words]
     return made
 

@@ -23,8 +23,8 @@ import numpy as np
 from safetensors.numpy import load_file
 
 from experiments.bench.machine import facts
-from quantbooth.artifacts.scores import read_record, read_rows
-from quantbooth.reporting.markdown import markdown
+from quantbooth.evaluation.files import read_record, read_rows
+from quantbooth.reporting.layout import markdown
 
 __all__ = ["deviation", "document", "main"]
 

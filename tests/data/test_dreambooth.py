@@ -7,7 +7,7 @@ from PIL import Image
 
 from quantbooth.data.dreambooth import NAMES, check_photos, dreambooth_subject, present
 from quantbooth.data.photos import photo_subject
-from quantbooth.errors import UserError
+from quantbooth.runtime.errors import UserError
 
 
 @pytest.fixture

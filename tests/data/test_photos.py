@@ -11,7 +11,7 @@ from PIL import Image
 from quantbooth.data.photos import mask_files, photo_files, photo_subject
 from quantbooth.data.prompts import prompts_for
 from quantbooth.data.subjects import Subject
-from quantbooth.errors import UserError
+from quantbooth.runtime.errors import UserError
 
 SIDE = 32
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from quantbooth.data.pictures import FITS, read_mask, read_photo
-from quantbooth.errors import UserError
+from quantbooth.data.photos import FITS, read_mask, read_photo
+from quantbooth.runtime.errors import UserError
 
 RED, GREY, WHITE, BLACK = (1.0, 0.0, 0.0), (0.5, 0.5, 0.5), (1.0, 1.0, 1.0), (0.0, 0.0, 0.0)
 SIDE = 32

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from quantbooth.data.protocol import Protocol
-from quantbooth.errors import UserError
+from quantbooth.runtime.errors import UserError
 
 QUICK = Protocol("quick", seeds=[0], every=1, at_steps=[], batch=25)
 

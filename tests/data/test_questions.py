@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from quantbooth.data.questions import GENERAL, Question, Questions, general_questions, questions_of
-from quantbooth.errors import UserError
+from quantbooth.runtime.errors import UserError
 
 
 def test_sentences_come_again_with_the_next_noise_seed() -> None:

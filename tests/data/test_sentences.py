@@ -2,8 +2,8 @@
 
 import pytest
 
-from quantbooth.data.sentences import wishes
-from quantbooth.errors import UserError
+from quantbooth.data.prompts import wishes
+from quantbooth.runtime.errors import UserError
 
 
 def test_every_sentence_is_drawn_with_every_seed_and_the_subject_put_in() -> None:

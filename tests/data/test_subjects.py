@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from quantbooth.data.subjects import Prompt, Subject
-from quantbooth.errors import UserError
+from quantbooth.runtime.errors import UserError
 
 PHOTOS = torch.zeros(2, 3, 4, 4)
 

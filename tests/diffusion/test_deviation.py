@@ -4,8 +4,7 @@ import pytest
 import torch
 
 from quantbooth.diffusion.base import Base
-from quantbooth.diffusion.deviation import mean_square, predict, spread_timesteps
-from quantbooth.diffusion.losses import denoising_error
+from quantbooth.diffusion.objective import denoising_error, mean_square, predict, spread_timesteps
 from quantbooth.diffusion.schedule import Schedule
 from quantbooth.timesteps.zones import Zone
 

@@ -17,10 +17,10 @@ from quantbooth.diffusion.base import Base
 from quantbooth.diffusion.lora_files import LoraFile, add_loras_, lora_file
 from quantbooth.diffusion.lora_names import parts_of, to_peft
 from quantbooth.diffusion.pretrained import as_pipeline
-from quantbooth.errors import UserError
 from quantbooth.quant import adapters
 from quantbooth.quant.selection import Selection
 from quantbooth.quant.surgery import quantize_
+from quantbooth.runtime.errors import UserError
 
 BLOCK = "down_blocks.1.attentions.0.transformer_blocks.0.attn1"
 LAYERS = (f"{BLOCK}.to_q", f"{BLOCK}.to_out.0", "conv_in", "mid_block.resnets.0.conv1")

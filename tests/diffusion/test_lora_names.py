@@ -9,8 +9,8 @@ from torch import nn
 from quantbooth.diffusion.base import Base
 from quantbooth.diffusion.families.stable_diffusion import StableDiffusion
 from quantbooth.diffusion.lora_names import Names, parts_of, to_peft
-from quantbooth.errors import UserError
 from quantbooth.quant import adapters
+from quantbooth.runtime.errors import UserError
 
 BLOCK = "down_blocks.1.attentions.0.transformer_blocks.0.attn1"
 FLAT = BLOCK.replace(".", "_")

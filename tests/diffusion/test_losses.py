@@ -2,7 +2,7 @@
 
 import torch
 
-from quantbooth.diffusion.losses import with_prior_preservation
+from quantbooth.diffusion.objective import with_prior_preservation
 
 
 def test_loss_is_the_dreambooth_sum_of_two_means() -> None:

@@ -10,8 +10,7 @@ from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
 from experiments.bench.sizes import SIZES, empty_denoiser
 from experiments.random_base import ARCHITECTURES
 from quantbooth.diffusion.families.sdxl import StableDiffusionXL
-from quantbooth.diffusion.lora_names import Names
-from quantbooth.diffusion.original_names import original_name
+from quantbooth.diffusion.lora_names import Names, original_name
 
 PREFIX = "model.diffusion_model."
 

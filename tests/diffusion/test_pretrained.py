@@ -9,8 +9,8 @@ from diffusers import StableDiffusionPipeline
 
 from quantbooth.diffusion.base import Base
 from quantbooth.diffusion.pretrained import empty_denoiser, load_base, save_base
-from quantbooth.diffusion.sampling import Sampler, initial_noise
-from quantbooth.errors import UserError
+from quantbooth.diffusion.sampler import Sampler, initial_noise
+from quantbooth.runtime.errors import UserError
 
 TEXTS = ["a red mug", "a duck on the beach"]
 

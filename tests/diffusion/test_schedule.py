@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from quantbooth.diffusion.schedule import Schedule, borders_by_snr
-from quantbooth.errors import UserError
-from quantbooth.toyworld.models import SCHEDULE
+from quantbooth.runtime.errors import UserError
+from quantbooth_toyworld.models import SCHEDULE
 
 
 def slow_alpha_bar() -> torch.Tensor:

@@ -8,7 +8,7 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 
 from quantbooth.diffusion import sources
 from quantbooth.diffusion.sources import network_folder, source_folder
-from quantbooth.errors import UserError
+from quantbooth.runtime.errors import UserError
 
 COMMIT = "0123456789" * 4
 

@@ -11,8 +11,8 @@ import torch
 from experiments.calibration import cost
 from experiments.calibration.anonymous import Anonymous
 from experiments.calibration.cost_table import COLUMNS, document, published_hours
-from quantbooth.errors import UserError
-from quantbooth.stages.block_rounding import Outcome
+from quantbooth.calibration.reconstruction import Outcome
+from quantbooth.runtime.errors import UserError
 
 
 def options(work: Path, **changed: object) -> Namespace:

@@ -12,11 +12,11 @@ from experiments import metric_validity
 from experiments.metric_validity import Scored, main, scored, tables, variants_of, wide
 from experiments.rank_correlation import Variant, correlations, differences_table, over_subjects, validity_table
 from experiments.validity_plot import shortly
-from quantbooth.artifacts.scores import Record
-from quantbooth.config import conf_dir
-from quantbooth.errors import UserError
-from quantbooth.pipeline import run
-from quantbooth.report import read_result
+from quantbooth.commands.pipeline import run
+from quantbooth.commands.report import read_result
+from quantbooth.evaluation.files import Record
+from quantbooth.runtime.config import conf_dir
+from quantbooth.runtime.errors import UserError
 
 LOCAL = Variant("local CLIP-I", "an encoder on regions", "oracle_subject", "local")
 PLAIN = Variant("CLIP-I", "an encoder", "oracle_subject", "plain")

@@ -8,10 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from quantbooth.quant.functional import gained_product
+from quantbooth.quant.format import pack
+from quantbooth.quant.ops import Conv2dProduct, LinearProduct, Product, gained_product
 from quantbooth.quant.packed_weight import Packed
-from quantbooth.quant.packing import pack
-from quantbooth.quant.products import Conv2dProduct, LinearProduct, Product
 
 Case = tuple[Product, tuple[int, ...], tuple[int, ...], tuple[int, ...]]
 """A product, the shapes of its weight and of x, and the parts of its inputs."""

@@ -6,13 +6,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from quantbooth.errors import UserError
 from quantbooth.quant import adapters
-from quantbooth.quant.folding import folded
 from quantbooth.quant.low_rank import FOREIGN
+from quantbooth.quant.merging import folded
 from quantbooth.quant.scale_sets import attach_ as attach_scale_sets_
 from quantbooth.quant.selection import Selection
 from quantbooth.quant.surgery import quantize_
+from quantbooth.runtime.errors import UserError
 
 
 def make(quantized: bool = False) -> nn.Sequential:

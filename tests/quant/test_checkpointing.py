@@ -6,8 +6,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from quantbooth.quant.grid import Grid
-from quantbooth.quant.scale_search import MinMax
+from quantbooth.quant.format import Grid
+from quantbooth.quant.observers import MinMax
 from quantbooth.quant.scale_sets import Parts, attach_
 from quantbooth.quant.selection import Selection
 from quantbooth.quant.surgery import KINDS

@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from quantbooth.quant.grid import Grid
-from quantbooth.quant.scale_search import MinMax
+from quantbooth.quant.format import Grid
+from quantbooth.quant.observers import MinMax
 from quantbooth.quant.scale_sets import Parts, attach_, parameters
 from quantbooth.quant.selection import Selection
 from quantbooth.quant.surgery import quantize_

@@ -8,8 +8,8 @@ import torch
 from jaxtyping import TypeCheckError
 from torch import Tensor
 
-from quantbooth.quant.grid import BITS
-from quantbooth.quant.products import Conv2dProduct, LinearProduct
+from quantbooth.quant.format import BITS
+from quantbooth.quant.ops import Conv2dProduct, LinearProduct
 
 Case = Any
 Run = Callable[..., list[Tensor]]

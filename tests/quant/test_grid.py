@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 import torch
 
-from quantbooth.errors import UserError
-from quantbooth.quant.grid import BITS, Grid, dequantize, quantize
+from quantbooth.quant.format import BITS, Grid, dequantize, quantize
+from quantbooth.runtime.errors import UserError
 
 
 @pytest.mark.usefixtures("unchecked")

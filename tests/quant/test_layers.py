@@ -8,13 +8,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from quantbooth.errors import UserError
-from quantbooth.quant.grid import BITS, Grid
+from quantbooth.quant.format import BITS, Grid, packed_width
 from quantbooth.quant.layers import QuantizedConv2d, QuantizedLayer, QuantizedLinear, quantized_layers
-from quantbooth.quant.packing import packed_width
-from quantbooth.quant.scale_search import MSE, MinMax
+from quantbooth.quant.observers import MSE, MinMax
 from quantbooth.quant.scale_sets import OUTPUTS, Parts, attach_
 from quantbooth.quant.selection import Selection
+from quantbooth.runtime.errors import UserError
 
 MAKERS: dict[str, Callable[[], tuple[nn.Module, Tensor]]] = {
     "linear": lambda: (nn.Linear(7, 5), torch.randn(3, 4, 7)),

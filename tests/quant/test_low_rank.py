@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from quantbooth.errors import UserError
-from quantbooth.quant.grid import Grid
+from quantbooth.quant.format import Grid
 from quantbooth.quant.low_rank import FOREIGN, LEARNED, adapt_, delta, form_of, release_
-from quantbooth.quant.scale_search import MinMax
+from quantbooth.quant.observers import MinMax
 from quantbooth.quant.selection import Selection
 from quantbooth.quant.surgery import KINDS as QUANTIZED
+from quantbooth.runtime.errors import UserError
 
 RANK, SCALE = 2, 0.7
 MAKERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {

@@ -11,9 +11,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.checkpoint import checkpoint
 
-from quantbooth.quant.grid import BITS, Grid
+from quantbooth.quant.format import BITS, Grid
 from quantbooth.quant.layers import QuantizedLayer
-from quantbooth.quant.scale_search import MSE, MinMax, ScaleSearch
+from quantbooth.quant.observers import MSE, MinMax, ScaleSearch
 from quantbooth.quant.scale_sets import OUTPUTS, Parts, attach_
 from quantbooth.quant.selection import Selection
 from quantbooth.quant.surgery import KINDS, quantize_

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from quantbooth.quant import norms
+from quantbooth.quant import per_channel
 from quantbooth.quant.selection import Selection
 
 MAKERS: dict[str, Callable[[], tuple[nn.Module, Tensor]]] = {
@@ -33,7 +33,7 @@ def made(request: pytest.FixtureRequest) -> tuple[Any, Tensor]:
 def attached(norm: Any, count: int = 2) -> Selection:
     """Random sets."""
     selection, generator = Selection(), torch.Generator().manual_seed(1)
-    norms.attach_(norm, count, selection)
+    per_channel.attach_(norm, count, selection)
     with torch.no_grad():
         for numbers in learning(norm):
             numbers.uniform_(0.5, 1.5, generator=generator)
@@ -91,7 +91,7 @@ def test_it_stays_the_module_it_was_and_detaching_leaves_nothing(made: tuple[Any
     attached(norm)
     assert type(norm) is kind
     assert {"weight", "gain_out"} <= set(norm.state_dict())
-    norms.detach_(norm)
+    per_channel.detach_(norm)
     assert vars(norm).keys() == before.keys()
     assert list(norm.state_dict()) == list(kind.state_dict(copy.deepcopy(norm)))
     assert torch.equal(norm(x), base)
@@ -107,7 +107,7 @@ def test_a_deep_copy_computes_the_same_and_learns_apart(made: tuple[Any, Tensor]
         other.gain_out.mul_(2)
     assert torch.equal(norm(x), before)
     assert not torch.equal(other(x), before)
-    norms.detach_(other)
+    per_channel.detach_(other)
     assert torch.equal(norm(x), before)
 
 
@@ -141,11 +141,11 @@ def test_those_with_a_weight_per_channel_are_found() -> None:
             "batch": nn.BatchNorm2d(2),
         }
     )
-    assert [name for name, _ in norms.normalizations(model)] == ["group", "own"]
+    assert [name for name, _ in per_channel.normalizations(model)] == ["group", "own"]
 
 
 def test_an_unset_selection_is_refused() -> None:
     norm = nn.GroupNorm(1, 2)
-    norms.attach_(norm, 1, Selection())
+    per_channel.attach_(norm, 1, Selection())
     with pytest.raises(RuntimeError, match="must be chosen for every sample"):
         norm(torch.zeros(1, 2, 3))

@@ -7,15 +7,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from quantbooth.errors import UserError
-from quantbooth.quant.grid import BITS, Grid
+from quantbooth.quant.format import BITS, Grid, packed_width
 from quantbooth.quant.layers import QuantizedConv2d, QuantizedLayer, QuantizedLinear
+from quantbooth.quant.observers import MSE, MinMax
 from quantbooth.quant.packed_weight import Packed
-from quantbooth.quant.packing import packed_width
-from quantbooth.quant.scale_search import MSE, MinMax
 from quantbooth.quant.scale_sets import Parts, attach_
 from quantbooth.quant.selection import Selection
 from quantbooth.quant.surgery import KINDS
+from quantbooth.runtime.errors import UserError
 
 SPLIT = (5, 3)
 MAKERS: dict[str, Callable[[int], nn.Module]] = {

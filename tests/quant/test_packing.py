@@ -3,8 +3,7 @@
 import pytest
 import torch
 
-from quantbooth.quant.grid import BITS
-from quantbooth.quant.packing import pack, packed_width, unpack
+from quantbooth.quant.format import BITS, pack, packed_width, unpack
 
 
 @pytest.mark.parametrize("bits", BITS)

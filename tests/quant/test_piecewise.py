@@ -5,12 +5,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from quantbooth.quant import piecewise
-from quantbooth.quant.grid import Grid, quantize
+from quantbooth.quant import ops
+from quantbooth.quant.format import Grid, quantize
+from quantbooth.quant.observers import MinMax
+from quantbooth.quant.ops import Conv2dProduct, LinearProduct, PackedProduct, Product
 from quantbooth.quant.packed_weight import Packed
-from quantbooth.quant.piecewise import PackedProduct
-from quantbooth.quant.products import Conv2dProduct, LinearProduct, Product
-from quantbooth.quant.scale_search import MinMax
 
 PLAIN = Conv2dProduct((2, 1), (1, 1), (1, 1), 1)
 GROUPS = Conv2dProduct((1, 1), (0, 1), (1, 1), 2)
@@ -46,7 +45,7 @@ def _whole(product: Product, x: Tensor, weight: Tensor) -> Tensor:
 def test_pieces_give_product_and_transpose_of_the_whole(
     form: str, bits: int, limit: int, generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(piecewise, "PIECE", limit)
+    monkeypatch.setattr(ops, "PIECE", limit)
     made, weight, x = _made(form, bits, generator)
     x.requires_grad_()
     y = _whole(made.product, x, weight)
@@ -69,7 +68,7 @@ def test_no_piece_is_larger_than_the_limit_or_one_channel(
         return weight
 
     made, _, x = _made("linear", 4, generator)
-    monkeypatch.setattr(piecewise, "PIECE", limit)
+    monkeypatch.setattr(ops, "PIECE", limit)
     monkeypatch.setattr(Packed, "weight", counted)
     made.apply(x)
     assert formed == sizes
@@ -77,6 +76,6 @@ def test_no_piece_is_larger_than_the_limit_or_one_channel(
 
 def test_a_grouped_convolution_is_one_piece(generator: torch.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
     made, _, x = _made("groups", 4, generator)
-    monkeypatch.setattr(piecewise, "PIECE", 1)
+    monkeypatch.setattr(ops, "PIECE", 1)
     (piece,) = made._pieces(x.dtype)
     assert piece[0] == 0 and piece[1].shape == (6, 4, 3, 3)

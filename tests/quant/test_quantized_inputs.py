@@ -8,10 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from quantbooth.quant.activations import ActivationQuantizer
-from quantbooth.quant.grid import Grid
+from quantbooth.quant.format import Grid
 from quantbooth.quant.layers import QuantizedLayer, quantized_layers
-from quantbooth.quant.running_range import RunningRange
-from quantbooth.quant.scale_search import MinMax
+from quantbooth.quant.observers import MinMax, RunningRange
 from quantbooth.quant.scale_sets import Parts, attach_
 from quantbooth.quant.selection import Selection
 from quantbooth.quant.surgery import empty_like_, from_json, quantize_, to_json, with_inputs

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from quantbooth.quant.grid import BITS, Grid, dequantize, quantize
+from quantbooth.quant.format import BITS, Grid, dequantize, quantize
+from quantbooth.quant.observers import MSE, MinMax
 from quantbooth.quant.rounding import LearnedRounding
-from quantbooth.quant.scale_search import MSE, MinMax
 
 SHAPE = (6, 5, 3, 3)
 

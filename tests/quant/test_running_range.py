@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from quantbooth.quant.running_range import RunningRange
+from quantbooth.quant.observers import RunningRange
 
 
 def test_extremes_are_averaged_from_the_first_batch_on(generator: torch.Generator) -> None:

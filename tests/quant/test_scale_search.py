@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from quantbooth.quant import scale_search
-from quantbooth.quant.grid import BITS, Grid, dequantize, quantize
-from quantbooth.quant.scale_search import MSE, MinMax, ScaleSearch
+from quantbooth.quant import observers
+from quantbooth.quant.format import BITS, Grid, dequantize, quantize
+from quantbooth.quant.observers import MSE, MinMax, ScaleSearch
 
 
 def heavy_tailed(rows: int, n: int, seed: int = 0) -> Tensor:
@@ -95,7 +95,7 @@ def test_zero_points_are_codes_and_zero_is_exact(make: Callable[[Grid], ScaleSea
 def test_rows_do_not_depend_on_each_other_nor_on_blocks(search: ScaleSearch, monkeypatch: pytest.MonkeyPatch) -> None:
     weight = heavy_tailed(7, 30)
     whole = search(weight)
-    monkeypatch.setattr(scale_search, "BLOCK", 65)
+    monkeypatch.setattr(observers, "BLOCK", 65)
     for at_once, in_blocks in zip(whole, search(weight), strict=True):
         assert torch.equal(at_once, in_blocks)
 

@@ -4,13 +4,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from quantbooth.errors import UserError
 from quantbooth.quant import scale_sets
-from quantbooth.quant.grid import Grid
+from quantbooth.quant.format import Grid
 from quantbooth.quant.layers import QuantizedLinear
-from quantbooth.quant.scale_search import MinMax
+from quantbooth.quant.observers import MinMax
 from quantbooth.quant.scale_sets import Parts, attach_, detach_, load_, read, stack, trainable
 from quantbooth.quant.selection import Selection
+from quantbooth.runtime.errors import UserError
 
 
 def make() -> nn.Sequential:

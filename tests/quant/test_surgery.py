@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from quantbooth.errors import UserError
-from quantbooth.quant.grid import Grid
+from quantbooth.quant.format import Grid
 from quantbooth.quant.layers import QuantizedConv2d, QuantizedLinear
-from quantbooth.quant.scale_search import MSE, MinMax
+from quantbooth.quant.observers import MSE, MinMax
 from quantbooth.quant.surgery import empty_like_, from_json, quantize_, to_json
+from quantbooth.runtime.errors import UserError
 
 
 class Net(nn.Module):

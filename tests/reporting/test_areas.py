@@ -7,8 +7,7 @@ from collections.abc import Callable
 import pandas as pd
 import pytest
 
-from quantbooth.reporting.areas import area_sheet, areas, as_csv, explained, front
-from quantbooth.reporting.curves import curves
+from quantbooth.reporting.areas import area_sheet, areas, as_csv, curves, explained, front
 from quantbooth.reporting.results import Result
 from quantbooth.reporting.study import Arm, Study
 

@@ -4,12 +4,11 @@ from collections.abc import Callable
 
 import pytest
 
-from quantbooth.metrics.comparisons import paired_p, smallest_seen
-from quantbooth.reporting.claims import difference
+from quantbooth.reporting.claims import difference, family, pairs
 from quantbooth.reporting.columns import score_named
-from quantbooth.reporting.family import family, pairs
 from quantbooth.reporting.headline import headline
 from quantbooth.reporting.results import Result
+from quantbooth.reporting.statistics import paired_p, smallest_seen
 from quantbooth.reporting.study import Arm, Study
 
 Make = Callable[..., Result]

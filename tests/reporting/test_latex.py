@@ -3,10 +3,9 @@
 import re
 from collections.abc import Callable
 
-from quantbooth.reporting.latex import latex
 from quantbooth.reporting.layout import Cell, Written, footnotes, whole_sheet
 from quantbooth.reporting.results import Result
-from quantbooth.reporting.tables import table
+from quantbooth.reporting.tables import latex, table
 
 Make = Callable[..., Result]
 

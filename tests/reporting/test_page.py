@@ -9,11 +9,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from quantbooth.errors import UserError
 from quantbooth.reporting.layout import whole_sheet
 from quantbooth.reporting.page import write_page
 from quantbooth.reporting.results import Result
 from quantbooth.reporting.tables import table
+from quantbooth.runtime.errors import UserError
 
 Make = Callable[..., Result]
 

@@ -7,14 +7,12 @@ from collections.abc import Callable
 
 import pytest
 
-from quantbooth.errors import UserError
-from quantbooth.reporting.colours import LOOKS, OTHERS, Look, look
-from quantbooth.reporting.curves import curves
-from quantbooth.reporting.labels import Box, place
-from quantbooth.reporting.plots import oracle_tradeoff, tradeoff
+from quantbooth.reporting.areas import curves
+from quantbooth.reporting.plots import Box, oracle_tradeoff, place, tradeoff
 from quantbooth.reporting.results import Result
 from quantbooth.reporting.study import Study
-from quantbooth.reporting.svg import inlined
+from quantbooth.reporting.style import LOOKS, OTHERS, Look, inlined, look
+from quantbooth.runtime.errors import UserError
 
 Make = Callable[..., Result]
 

@@ -6,8 +6,8 @@ from collections.abc import Callable
 import pandas as pd
 import pytest
 
-from quantbooth.errors import UserError
 from quantbooth.reporting.results import Result
+from quantbooth.runtime.errors import UserError
 
 Make = Callable[..., Result]
 

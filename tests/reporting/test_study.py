@@ -5,11 +5,11 @@ from collections.abc import Callable
 
 import pytest
 
-from quantbooth.errors import UserError
 from quantbooth.reporting.headline import headline, incomplete
 from quantbooth.reporting.results import Result
 from quantbooth.reporting.study import Arm, Study
 from quantbooth.reporting.tables import table
+from quantbooth.runtime.errors import UserError
 
 Make = Callable[..., Result]
 

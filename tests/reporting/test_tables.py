@@ -8,10 +8,10 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from quantbooth.errors import UserError
 from quantbooth.reporting.layout import whole_sheet
 from quantbooth.reporting.results import Result
 from quantbooth.reporting.tables import as_csv, as_markdown, caption, print_table, rows, table
+from quantbooth.runtime.errors import UserError
 
 Make = Callable[..., Result]
 COSTS = {

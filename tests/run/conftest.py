@@ -10,12 +10,12 @@ import pytest
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
-from quantbooth.config import conf_dir
-from quantbooth.metrics.locators import WholeImage
+from quantbooth.evaluation.locators import WholeImage
+from quantbooth.evaluation.scorer import Scorer
 from quantbooth.run.run import Run
-from quantbooth.stages.evaluation import Scorer
-from quantbooth.toyworld.judges import load_scorer
-from quantbooth.toyworld.shipped import judges_folder
+from quantbooth.runtime.config import conf_dir
+from quantbooth_toyworld.judges import load_scorer
+from quantbooth_toyworld.shipped import judges_folder
 
 MakePlan = Callable[..., Run]
 

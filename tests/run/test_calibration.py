@@ -7,10 +7,10 @@ import hydra
 import pytest
 from omegaconf import DictConfig
 
-from quantbooth.config import conf_dir
-from quantbooth.errors import UserError
 from quantbooth.run.calibration import Observed
 from quantbooth.run.run import Run
+from quantbooth.runtime.config import conf_dir
+from quantbooth.runtime.errors import UserError
 
 Configure = Callable[..., DictConfig]
 

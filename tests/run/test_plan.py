@@ -9,16 +9,16 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from quantbooth.artifacts.fingerprint import fingerprint
-from quantbooth.diffusion.sampling import Sampler
-from quantbooth.errors import UserError
-from quantbooth.quant.scale_search import MSE
+from quantbooth.diffusion.sampler import Sampler
+from quantbooth.evaluation.scorer import Scorer
+from quantbooth.quant.observers import MSE
 from quantbooth.quant.scale_sets import Parts
 from quantbooth.run.run import Run
-from quantbooth.stages.evaluation import Scorer
-from quantbooth.stages.tuners import IdentifierTuner, ScaleTuner
-from quantbooth.toyworld.judges import load_locator
-from quantbooth.toyworld.shipped import judges_folder
+from quantbooth.runtime.errors import UserError
+from quantbooth.store.files import fingerprint
+from quantbooth.tuning.tuners import IdentifierTuner, ScaleTuner
+from quantbooth_toyworld.judges import load_locator
+from quantbooth_toyworld.shipped import judges_folder
 
 MakePlan = Callable[..., Run]
 ROLES = ("quantized_base", "prior", "tuned", "before", "after", "scores")

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from quantbooth.errors import UserError
-from quantbooth.pipeline import check
+from quantbooth.commands.pipeline import check
 from quantbooth.run.run import Run
+from quantbooth.runtime.errors import UserError
 
 MakePlan = Callable[..., Run]
 

@@ -10,15 +10,15 @@ from omegaconf import DictConfig
 from PIL import Image
 from safetensors.torch import load_file
 
-from quantbooth import export, pipeline
-from quantbooth.artifacts.image_set import read_requests
-from quantbooth.calibrate import calibrate
-from quantbooth.errors import UserError
+from quantbooth.commands import export, pipeline
+from quantbooth.commands.calibrate import calibrate
+from quantbooth.commands.sample import draw, sample
+from quantbooth.commands.tune import tune
 from quantbooth.run.load import load
 from quantbooth.run.models import tuned_base
 from quantbooth.run.run import Run
-from quantbooth.sample import draw, sample
-from quantbooth.tune import tune
+from quantbooth.runtime.errors import UserError
+from quantbooth.sampling.image_set import read_requests
 
 Configure = Callable[..., DictConfig]
 Compose = Callable[..., DictConfig]

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from quantbooth.errors import UserError
+from quantbooth.runtime.errors import UserError
 from quantbooth.timesteps.strategies import Strategy, baseline, from_description, s1, s2, tas
 
 ZONES = {"clean_up": [0, 200], "content": [200, 700], "coarse": [700, 1000]}

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from quantbooth.errors import UserError
+from quantbooth.runtime.errors import UserError
 from quantbooth.timesteps.zones import Zone, Zones, equal_zones, zones_from_borders
 
 SD_BORDERS = {"clean_up": [0, 354], "content": [354, 934], "coarse": [934, 1000]}

@@ -1,17 +1,155 @@
-"""DreamBooth's 30 public subjects: their names, what a folder of them must hold, and one of them as a subject.
+"""DreamBooth's 30 public subjects: fetched from the public repository, checked, and one of them as a subject.
+
+DreamBooth's photos from the public repository: one version's list of files, then each file, compared with the list.
+
+The list is git's own: beside each name stands the sha1 of "blob", the size and the content, so each file is verified.
+It was run against a server of our own (tests/commands/test_data.py), never against the public one.
+
+DreamBooth's 30 public subjects: their names, what a folder of them must hold, and one of them as a subject.
 
 Source: Ruiz et al. 2023; github.com/google/dreambooth, CC-BY 4.0, photos in part under the Unsplash licence.
 """
 
+import hashlib
+import json
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
+from urllib.parse import urlsplit
+from urllib.request import urlopen
 
-from quantbooth.data.photos import photo_files, photo_subject
-from quantbooth.data.pictures import read_photo
+from rich.progress import track
+
+from quantbooth.data.photos import photo_files, photo_subject, read_photo
 from quantbooth.data.subjects import Subject
-from quantbooth.errors import UserError
+from quantbooth.runtime.errors import UserError
 
-__all__ = ["NAMES", "check_photos", "dreambooth_subject", "present"]
+__all__ = [
+    "LISTING",
+    "NAMES",
+    "Source",
+    "check_photos",
+    "dreambooth_subject",
+    "fetch",
+    "present",
+    "read_listing",
+    "verify",
+]
+
+LISTING = "listing.json"
+"""What was published: each file's name and git's digest of it; kept beside the photos."""
+WANTED = re.compile(r"dataset/((?:\w+/)?\w+\.(?:jpe?g|png|txt))")
+SECONDS = 60
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where one version of the data set is.
+
+    Attributes:
+        version: the commit.
+        listing: the address of its list of files, as GitHub's API gives it.
+        files: the address below which the files are.
+    """
+
+    version: str
+    listing: str
+    files: str
+
+
+def fetch(source: Source, folder: Path) -> int:
+    """Fetch what is missing; how many files that was. What is there is kept, so a stopped run goes on.
+
+    Raises:
+        UserError: when the source cannot be reached, sends something else than was published, or a file of another
+            content is in the way.
+    """
+    listing = _listed(source)
+    folder.mkdir(parents=True, exist_ok=True)
+    missing = [name for name, digest in listing.items() if not _is_there(folder / name, digest)]
+    for name in track(missing, "fetching photos", transient=True):
+        content = _get(f"{source.files}/dataset/{name}")
+        if _git_digest(content) != listing[name]:
+            raise UserError(f"{source.files}/dataset/{name} is not the published file; run the same command again")
+        _write_whole(folder / name, content)
+    _write_whole(folder / LISTING, json.dumps(listing, indent=1, sort_keys=True).encode())
+    return len(missing)
+
+
+def read_listing(folder: Path) -> dict[str, str]:
+    """What `fetch` left about its files; empty for a folder from elsewhere."""
+    file = folder / LISTING
+    return dict(json.loads(file.read_text())) if file.is_file() else {}
+
+
+def verify(folder: Path, listing: Mapping[str, str]) -> None:
+    """Compare every listed file with what was published.
+
+    Raises:
+        UserError: for one that is missing or another.
+    """
+    for name, digest in listing.items():
+        if not _is_there(folder / name, digest):
+            raise UserError(f"{folder / name} is missing; run quantbooth-data dreambooth again")
+
+
+def _listed(source: Source) -> dict[str, str]:
+    content = _get(source.listing)
+    try:
+        given = json.loads(content)
+        found = {match[1]: item["sha"] for item in given["tree"] if (match := WANTED.fullmatch(item["path"]))}
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{source.listing} must be a list of files as GitHub gives it, got {content[:40]!r}") from error
+    if not found or given.get("truncated"):
+        raise UserError(f"{source.listing} must list all photos below dataset/, it lists {len(found)} of them")
+    return found
+
+
+def _is_there(file: Path, digest: str) -> bool:
+    if not file.exists():
+        return False
+    if _git_digest(file.read_bytes()) != digest:
+        raise UserError(f"{file} is not the published file; move it away, or give another folder=DIR")
+    return True
+
+
+def _git_digest(content: bytes) -> str:
+    return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
+
+
+def _write_whole(file: Path, content: bytes) -> None:
+    """The whole file or none: written beside, then renamed."""
+    file.parent.mkdir(exist_ok=True)
+    draft = file.with_name(f".{file.name}.partial")
+    draft.write_bytes(content)
+    os.replace(draft, file)
+
+
+def _get(address: str) -> bytes:
+    """What is at an address.
+
+    Raises:
+        UserError: when it cannot be had, which says how to do it by hand.
+    """
+    try:
+        with urlopen(address, timeout=SECONDS) as answer:
+            return bytes(answer.read())
+    except (OSError, HTTPException, ValueError) as error:
+        reason = f"it answers {error.code} {error.reason}" if isinstance(error, HTTPError) else _reason(error)
+        by_hand = (
+            "try again, or get github.com/google/dreambooth elsewhere and set paths.dreambooth to its folder dataset"
+        )
+        raise UserError(f"could not fetch from {urlsplit(address).netloc or address} ({reason}); {by_hand}") from error
+
+
+def _reason(error: Exception) -> str:
+    return str(getattr(error, "reason", error))
+
 
 NAMES = (
     *("backpack", "backpack_dog", "bear_plushie", "berry_bowl", "can", "candle", "cat", "cat2", "clock"),

@@ -1,18 +1,140 @@
-"""A subject from a folder of photos, and of masks beside them where there are any."""
+"""A subject from a folder of photos, and of masks beside them: each read upright, in plain colours, square.
+
+A picture from a file: upright, in plain colours, made square; every refusal names its file.
+
+A subject from a folder of photos, and of masks beside them where there are any.
+"""
 
 import hashlib
+import struct
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from quantbooth.data.pictures import FITS, read_mask, read_photo
 from quantbooth.data.prompts import prompts_for
 from quantbooth.data.subjects import Prompt, Subject
-from quantbooth.errors import UserError
+from quantbooth.runtime.errors import UserError
 
-__all__ = ["SUFFIXES", "mask_files", "photo_files", "photo_subject"]
+__all__ = ["FITS", "SUFFIXES", "mask_files", "photo_files", "photo_subject", "read_mask", "read_photo"]
+
+SMALLEST = 16
+ENLARGED = 4
+"""How many times a photo may be enlarged: beyond it the model would learn the blur."""
+LONGEST = 8
+"""How many times as long as wide a photo may be: beyond it no square shows the subject."""
+KINDS = ("JPEG", "PNG", "WebP", "BMP", "TIFF", "GIF")
+"""What is read, whatever the file's name ends in; Pillow knows more, and would start other programs for some."""
+UNREADABLE = (UnidentifiedImageError, OSError, ValueError, SyntaxError, EOFError, struct.error)
+
+Square = Callable[[Image.Image, int, Image.Resampling], Image.Image]
+FITS: dict[str, Square] = {
+    "crop": lambda picture, side, method: ImageOps.fit(picture, (side, side), method),
+    "pad": lambda picture, side, method: ImageOps.pad(picture, (side, side), method, color=_blank(picture)),
+    "squash": lambda picture, side, method: picture.resize((side, side), method),
+}
+"""What becomes of a picture that is no square: its centre; all of it between blank bars; all of it squeezed."""
+
+
+def read_photo(file: Path, resolution: int, fit: str = "crop") -> Float[Tensor, "3 h w"]:
+    """One photo in [0, 1]: turned upright by its EXIF tag, on white where transparent, made square, resized.
+
+    Args:
+        file: any kind of picture that shows one frame.
+        resolution: side of the square, in pixels.
+        fit: a key of `FITS`.
+
+    Raises:
+        UserError: for a file that cannot be read, is animated, too small to be enlarged, or too long to be a square.
+    """
+    picture = _opened(file, "white")
+    _check_size(picture, file, max(SMALLEST, resolution // ENLARGED))
+    square = FITS[fit](picture, resolution, Image.Resampling.LANCZOS)
+    return torch.from_numpy(np.asarray(square, dtype=np.float32).transpose(2, 0, 1) / 255)
+
+
+def read_mask(file: Path, photo: Path, resolution: int, fit: str = "crop") -> Bool[Tensor, "h w"]:
+    """Where the subject is in what `read_photo` makes of its photo: lighter than half in the mask, which is as upright.
+
+    Raises:
+        UserError: when the mask has not the shape of its upright photo, or shows nothing of the subject in the square.
+    """
+    mask, size = _opened(file, "black").convert("L"), _opened(photo, "white").size
+    if abs(mask.width * size[1] - mask.height * size[0]) > max(size):  # one pixel, rounded
+        seen = f"{mask.width}x{mask.height} pixels, the photo {photo.name} {size[0]}x{size[1]} when upright"
+        raise UserError(f"the mask {file} has another shape than its photo: it is {seen}; draw it on the photo as seen")
+    whole = mask.point(lambda value: 255 * (value > 127)).resize(size, Image.Resampling.NEAREST)
+    square = np.array(FITS[fit](whole, resolution, Image.Resampling.NEAREST)) > 0
+    if not square.any():
+        cause = "its subject lies outside the centre; set subject.fit=pad" if whole.getbbox() else "it is empty"
+        raise UserError(f"the mask {file} shows nothing of the subject: {cause}")
+    return torch.from_numpy(square)
+
+
+def _opened(file: Path, background: str) -> Image.Image:
+    """The upright picture in red, green and blue, the background's colour where it is transparent.
+
+    Raises:
+        UserError: when it cannot be read or is animated.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of photos as large as phones' now are, and of damaged tags
+            with Image.open(file, formats=KINDS) as opened:
+                frames = 1 if opened.format == "MPO" else getattr(opened, "n_frames", 1)  # MPO: a photo and its depth
+                upright = _plain_colours(ImageOps.exif_transpose(opened), background)
+    except Image.DecompressionBombError as error:
+        raise UserError(f"cannot read the photo {file}: {error}; save it smaller") from error
+    except UNREADABLE as error:
+        reason = f"it is no {_list(KINDS)}" if isinstance(error, UnidentifiedImageError) else error
+        raise UserError(f"cannot read the photo {file}: {reason}; remove it or save it again") from error
+    if frames > 1:
+        raise UserError(f"the photo {file} is animated or has {frames} pages; save the one to learn as PNG or JPEG")
+    return upright
+
+
+def _check_size(picture: Image.Image, file: Path, least: int) -> None:
+    about = f"the photo {file} is {picture.width}x{picture.height} pixels"
+    if min(picture.size) < least:
+        raise UserError(f"{about}; at least {least} are needed")
+    if max(picture.size) > LONGEST * min(picture.size):
+        raise UserError(f"{about}, over {LONGEST} times as long as wide; cut it to what shows the subject")
+
+
+def _plain_colours(picture: Image.Image, background: str) -> Image.Image:
+    """Eight bits of red, green, blue; transparent places take the background's colour."""
+    if picture.mode.startswith("I;16") or picture.mode in ("I", "F"):
+        values = np.asarray(picture, dtype=np.float32)
+        if not np.isfinite(values).all():
+            raise ValueError("some of its values are no numbers")
+        grey = (values / _white(picture.mode, values) * 255).clip(0, 255).round().astype(np.uint8)
+        return Image.fromarray(grey).convert("RGB")
+    if picture.mode == "P" or picture.has_transparency_data:
+        rgba = picture.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", rgba.size, background), rgba).convert("RGB")
+    return picture.convert("RGB")
+
+
+def _white(mode: str, values: np.ndarray) -> float:
+    """The value that is white: 16-bit files say so, the others show it by the range they use."""
+    if mode == "F" and values.max() <= 1:
+        return 1
+    return 255 if values.max() <= 255 and not mode.startswith("I;16") else 65535
+
+
+def _list(kinds: tuple[str, ...]) -> str:
+    return f"{', '.join(kinds[:-1])} or {kinds[-1]}"
+
+
+def _blank(picture: Image.Image) -> str:
+    """White beside a photo, nothing beside a mask."""
+    return "white" if picture.mode == "RGB" else "black"
+
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 MASK = "_mask"

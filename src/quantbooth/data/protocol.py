@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from quantbooth.data.options import whole, wholes
-from quantbooth.errors import UserError
+from quantbooth.runtime.errors import UserError
+from quantbooth.runtime.options import whole, wholes
 
 __all__ = ["AUTO", "Protocol"]
 

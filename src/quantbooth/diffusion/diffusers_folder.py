@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from quantbooth.errors import UserError
+from quantbooth.runtime.errors import UserError
 
 __all__ = ["part_of", "read_json", "text_encoder_names", "tokenizer_names"]
 

@@ -19,10 +19,10 @@ from torch import Tensor, nn
 from quantbooth.diffusion.base import Base
 from quantbooth.diffusion.lora_names import Names, Place, parts_of
 from quantbooth.diffusion.model import Family
-from quantbooth.errors import UserError
 from quantbooth.quant import adapters
 from quantbooth.quant.adapters import Factors
 from quantbooth.quant.low_rank import form_of
+from quantbooth.runtime.errors import UserError
 
 __all__ = ["LoraFile", "add_loras_", "lora_file", "lora_files"]
 

@@ -20,7 +20,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from quantbooth.diffusion.conditioning import Conditioning
-from quantbooth.errors import UserError
+from quantbooth.runtime.errors import UserError
 
 __all__ = ["Family", "NoiseSchedule", "TextEncoder"]
 

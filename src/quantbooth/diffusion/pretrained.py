@@ -17,7 +17,7 @@ from quantbooth.diffusion.base import Base, frozen
 from quantbooth.diffusion.diffusers_folder import part_of, read_json, text_encoder_names, tokenizer_names
 from quantbooth.diffusion.families.registry import family_in
 from quantbooth.diffusion.model import Family, TextEncoder
-from quantbooth.errors import UserError
+from quantbooth.runtime.errors import UserError
 
 __all__ = ["as_pipeline", "empty_denoiser", "float_bytes", "load_base", "new_autoencoder", "save_base"]
 

@@ -10,7 +10,7 @@ from diffusers import DDPMScheduler
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from quantbooth.errors import UserError
+from quantbooth.runtime.errors import UserError
 
 __all__ = ["Schedule", "borders_by_snr"]
 

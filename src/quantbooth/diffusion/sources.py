@@ -1,8 +1,22 @@
-"""Where networks come from: a folder of the person's own, or a pinned revision from the model hub."""
+"""Where a base comes from: a folder, a pinned revision on the model hub, or a single file turned into a folder.
 
+Where networks come from: a folder of the person's own, or a pinned revision from the model hub.
+
+Single-file checkpoints: denoiser, autoencoder and text encoders of a model in one safetensors file, as people share.
+
+Their names are those of the original code (`model.diffusion_model.input_blocks...`); diffusers knows how to translate
+them. The file does not tell the architecture: that is said by the configuration files of a diffusers folder.
+
+Where a base is, whatever its form: a folder, a model on the hub, or a single file that is turned into a folder.
+"""
+
+import hashlib
 import re
 from pathlib import Path
+from typing import Any
 
+import torch
+from diffusers.loaders.single_file_utils import SingleFileComponentError
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import (
     GatedRepoError,
@@ -13,11 +27,13 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from safetensors import SafetensorError, safe_open
 
-from quantbooth.diffusion.families.registry import folders_of_networks
-from quantbooth.errors import UserError
+from quantbooth.diffusion.families.registry import family_in, folders_of_networks
+from quantbooth.runtime.errors import UserError
+from quantbooth.store.files import whole_folder
 
-__all__ = ["network_folder", "source_folder"]
+__all__ = ["convert", "find_base", "network_folder", "source_folder"]
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -101,3 +117,100 @@ def _not_a_folder(file: Path, option: str, library: str) -> str:
 
 def _first_line(error: BaseException) -> str:
     return next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(". ")
+
+
+META = "meta tensor"
+"""Stands in what torch says of weights that the file did not give."""
+
+
+def convert(file: Path, config: Path, destination: Path) -> None:
+    """Write a single file as a diffusers folder in the precision of the file.
+
+    Args:
+        file: the checkpoint.
+        config: a diffusers folder of the same architecture, whose weights are not read.
+        destination: an empty folder.
+
+    Raises:
+        UserError: when the file is no such checkpoint, or not of that architecture.
+    """
+    family = family_in(config)
+    precision = _precision(file, family.first_weight)
+    try:
+        pipeline = family.pipeline_class.from_single_file(
+            str(file), config=str(config), torch_dtype=precision, local_files_only=True, safety_checker=None
+        )
+    except (OSError, ValueError, KeyError, RuntimeError, IndexError, SingleFileComponentError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise UserError(_refusal(file, config, "weights are missing" if META in first else first)) from error
+    if missing := _missing(pipeline):
+        raise UserError(_refusal(file, config, f"{len(missing)} weights are missing, the first is {missing[0]}"))
+    pipeline.save_pretrained(str(destination), safe_serialization=True)
+
+
+def _precision(file: Path, first: str | None) -> torch.dtype:
+    if first is None:
+        raise UserError(f"{file}: bases of this family are read from diffusers folders only; choose base.path=DIR")
+    try:
+        with safe_open(file, framework="pt") as opened:
+            if first not in opened.keys():  # noqa: SIM118  # a safetensors handle is no mapping
+                raise UserError(
+                    f"{file} is no checkpoint of a whole model, it has no {first}; a LoRA goes into lora=[{file.name}]"
+                )
+            return torch.empty(0, dtype=opened.get_tensor(first).dtype).dtype
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{file} is not a safetensors file that can be read: {error}") from error
+
+
+def _missing(pipeline: Any) -> list[str]:
+    """Weights that the file did not give: diffusers leaves them on the meta device."""
+    networks = {name: getattr(pipeline, name, None) for name in folders_of_networks()}
+    return [
+        f"{part}.{name}"
+        for part, network in networks.items()
+        if network is not None
+        for name, weight in network.named_parameters()
+        if weight.is_meta
+    ]
+
+
+def _refusal(file: Path, config: Path, reason: str) -> str:
+    return f"{file} is not of the architecture of {config} ({reason.rstrip('.')}); choose another base.config"
+
+
+SINGLE = ".safetensors"
+
+
+def find_base(path: str, revision: str | None = None, config: str | None = None, converted: str = "bases") -> Path:
+    """The diffusers folder of a base; a single file is converted once and found again until it changes.
+
+    Args:
+        path: a folder, a safetensors file, or "owner/name" on the model hub.
+        revision: the commit on the hub.
+        config: of a single file: a folder or model whose configuration files say the file's architecture.
+        converted: where folders are made of single files.
+
+    Raises:
+        UserError: when there is nothing there, it is something else, or the configuration is missing.
+    """
+    file = Path(path).expanduser()
+    if file.suffix.lower() != SINGLE or not file.is_file():
+        return source_folder(path, revision)
+    if config is None:
+        raise UserError(
+            f"{file} does not tell its architecture: base.config=DIR names a diffusers folder of the same one, whose "
+            "configuration files are read and whose weights are not"
+        )
+    architecture = source_folder(config, revision)
+    destination = Path(converted).expanduser() / f"{file.stem}-{_digits(file, architecture)}"
+    if not destination.is_dir():
+        with whole_folder(destination, "paths.outputs") as draft:
+            convert(file, architecture, draft)
+    return destination
+
+
+def _digits(file: Path, config: Path) -> str:
+    """Other digits for another file, a changed one, or another configuration."""
+    state = file.stat()
+    told = f"{file.resolve()} {state.st_size} {state.st_mtime_ns} {config.resolve()}"
+    return hashlib.sha256(told.encode()).hexdigest()[:12]

@@ -13,11 +13,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from quantbooth.errors import UserError
 from quantbooth.quant.layers import QuantizedLayer
 from quantbooth.quant.low_rank import FOREIGN, KINDS, LEARNED, adapt_, form_of, release_
 from quantbooth.quant.selection import Selection
 from quantbooth.quant.surgery import matching
+from quantbooth.runtime.errors import UserError
 
 __all__ = [
     "ATTENTION",

@@ -14,14 +14,12 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from quantbooth.errors import UserError
-from quantbooth.quant.functional import gained_product
-from quantbooth.quant.grid import quantize
-from quantbooth.quant.holders import chosen, held, let_go_
+from quantbooth.quant.format import quantize
+from quantbooth.quant.observers import ScaleSearch
+from quantbooth.quant.ops import Conv2dProduct, LinearProduct, Product, gained_product
 from quantbooth.quant.packed_weight import Packed
-from quantbooth.quant.products import Conv2dProduct, LinearProduct, Product
-from quantbooth.quant.scale_search import ScaleSearch
-from quantbooth.quant.selection import Selection
+from quantbooth.quant.selection import Selection, chosen, held, let_go_
+from quantbooth.runtime.errors import UserError
 
 Pair = int | tuple[int, ...]
 Made = TypeVar("Made", bound="QuantizedLayer")  # not Self, which no checker of single methods can read

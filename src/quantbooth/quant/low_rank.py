@@ -18,10 +18,10 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from quantbooth.errors import UserError
 from quantbooth.quant.layers import QuantizedConv2d, QuantizedLinear
-from quantbooth.quant.products import Conv2dProduct, LinearProduct, Product
+from quantbooth.quant.ops import Conv2dProduct, LinearProduct, Product
 from quantbooth.quant.selection import Selection
+from quantbooth.runtime.errors import UserError
 
 __all__ = ["ADAPTED", "FOREIGN", "KINDS", "LEARNED", "Form", "adapt_", "delta", "form_of", "release_", "term"]
 

@@ -19,9 +19,9 @@ import torch
 from jaxtyping import Float, Integer, UInt8
 from torch import Tensor
 
-from quantbooth.errors import UserError
-from quantbooth.quant.packing import pack, packed_width, unpack
-from quantbooth.quant.scale_search import ScaleSearch
+from quantbooth.quant.format import pack, packed_width, unpack
+from quantbooth.quant.observers import ScaleSearch
+from quantbooth.runtime.errors import UserError
 
 __all__ = ["Affine", "Packed"]
 

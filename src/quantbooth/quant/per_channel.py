@@ -1,4 +1,6 @@
-"""A gain and a shift per channel and sample, y = g * u + b, with the gradients of both.
+"""A gain and a shift per channel and sample, y = g * u + b, and the same on a model's normalizations.
+
+A gain and a shift per channel and sample, y = g * u + b, with the gradients of both.
 
     dL/db = sum(dL/dy)          over all axes but the batch and the channel
     dL/dg = sum(dL/dy * u)
@@ -7,16 +9,37 @@
 What autograd keeps for dL/dg is one activation, y, and that only where g learns: u = (y - b) / g. The division is safe
 in float32 while |g| >= 0.1 (y carries an error of eps |y|, which it enlarges by 1 / |g|); below that, or in a half
 precision, u itself is kept instead. y is often kept by the next operation anyway, u never is.
+
+Gains and shifts on a model's normalizations, y = g * norm(x) + b, per channel and scale set.
+
+The normalization stays as it is, its own weight and bias frozen: a forward hook puts g and b on top, so that whoever
+asks for its class (as diffusers does in places) or its weight still finds them.
 """
 
+from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-__all__ = ["affine", "gain_gradient", "gained", "in_layout", "keeps_output", "require_full", "summed", "times"]
+from quantbooth.quant.selection import Selection, chosen, hold_
+
+__all__ = [
+    "affine",
+    "attach_",
+    "detach_",
+    "gain_gradient",
+    "gained",
+    "in_layout",
+    "keeps_output",
+    "normalizations",
+    "require_full",
+    "summed",
+    "times",
+]
 
 SAFE_GAIN = 0.1
 FULL = (torch.float32, torch.float64)
@@ -138,3 +161,34 @@ def _shape(batch: int, channels: int, channel: int, ndim: int) -> list[int]:
     shape = [batch] + [1] * (ndim - 1)
     shape[channel] = channels
     return shape
+
+
+Norm = nn.GroupNorm | nn.LayerNorm
+HANDLE = "sets_hook"
+
+
+def normalizations(model: nn.Module) -> Iterator[tuple[str, Norm]]:
+    """Yield every GroupNorm and LayerNorm that has a weight per channel, with its name, in the order of the model."""
+    for name, module in model.named_modules():
+        if isinstance(module, Norm) and isinstance(module.weight, Tensor) and module.weight.ndim == 1:
+            yield name, module
+
+
+def attach_(norm: Norm, count: int, selection: Selection) -> None:
+    """Give a normalization `count` sets: a gain on each channel, and a shift where it has a bias."""
+    channels, channel = len(norm.weight), 1 if isinstance(norm, nn.GroupNorm) else -1
+    sizes = {"gain_out": channels} | ({} if norm.bias is None else {"shift": channels})
+    hold_(norm, sizes, count, selection, norm.weight.device)
+    setattr(norm, HANDLE, norm.register_forward_hook(partial(_with_sets, channel)))
+
+
+def detach_(norm: Norm) -> None:
+    """Undo `attach_`, leaving nothing behind."""
+    getattr(norm, HANDLE).remove()
+    for name in (HANDLE, "gain_in", "gain_out", "shift", "selection"):
+        delattr(norm, name)
+
+
+def _with_sets(channel: int, norm: Norm, _inputs: tuple[Tensor, ...], y: Tensor) -> Tensor:
+    gain = chosen(norm, "gain_out", len(y))
+    return y if gain is None else gained(y, gain, chosen(norm, "shift", len(y)), channel)

@@ -23,7 +23,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from quantbooth.quant.grid import Grid
+from quantbooth.quant.format import Grid
 
 __all__ = ["LearnedRounding", "up"]
 

@@ -1,5 +1,7 @@
 """Scale sets of a whole model: put them in, take them out, read and load them.
 
+Named tensors that must fit: the same names and shapes, or a refusal that names the first difference.
+
 A scale set is the personal part: one gain per output channel of every quantized layer, and what `Parts` adds to it. K
 sets live side by side: `<layer>.gain_out` is [K, out], set k (k >= 1) in row k - 1. Set 0 is the base, stored nowhere.
 Which numbers there can be, and where they start, is said in `holders`.
@@ -9,14 +11,44 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
-from quantbooth.quant import norms
-from quantbooth.quant.holders import START, held, hold_, let_go_
+from quantbooth.quant import per_channel
 from quantbooth.quant.layers import QuantizedLayer, quantized_layers
-from quantbooth.quant.named import require_fit
-from quantbooth.quant.selection import Selection
+from quantbooth.quant.selection import START, Selection, held, hold_, let_go_
+from quantbooth.runtime.errors import UserError
+
+__all__ = ["require_fit"]
+
+
+def require_fit(
+    expected: Mapping[str, Shaped[Tensor, "..."]],
+    got: Mapping[str, Shaped[Tensor, "..."]],
+    of: str,
+    other: str,
+) -> None:
+    """Compare names and shapes.
+
+    Args:
+        expected: tensors as they must be; their values do not count.
+        got: tensors that are given.
+        of: what `expected` belongs to, in words.
+        other: what `got` is, in words.
+
+    Raises:
+        UserError: naming the first difference.
+    """
+    for name, tensor in expected.items():
+        if name not in got:
+            raise UserError(f"{other} does not fit {of}: {name!r} is missing")
+        if got[name].shape != tensor.shape:
+            shapes = f"must have shape {tuple(tensor.shape)}, got {tuple(got[name].shape)}"
+            raise UserError(f"{other} does not fit {of}: {name!r} {shapes}")
+    for name in got:
+        if name not in expected:
+            raise UserError(f"{other} does not fit {of}: {name!r} is not in {of}")
+
 
 Sets = dict[str, Float[Tensor, "sets _n"]]
 
@@ -43,7 +75,7 @@ def parts_of(model: nn.Module, names: Iterable[str]) -> Parts:
     """What sets with these names hold beside the gains of output channels, in a model that has none attached."""
     layers, found = dict(quantized_layers(model)), set(names)
     held_by = {name.rpartition(".")[2] for name in found if name.rpartition(".")[0] in layers}
-    norm_names = (f"{name}.gain_out" for name, _ in norms.normalizations(model))
+    norm_names = (f"{name}.gain_out" for name, _ in per_channel.normalizations(model))
     return Parts("gain_in" in held_by, "shift" in held_by, any(name in found for name in norm_names))
 
 
@@ -60,7 +92,7 @@ def attach_(model: nn.Module, count: int, selection: Selection | None = None, pa
     if count < 1:
         raise ValueError(f"count of scale sets must be at least 1, got {count}")
     layers, selection = _layers(model), selection or Selection()
-    normalizations = dict(norms.normalizations(model)) if parts.norms else {}
+    normalizations = dict(per_channel.normalizations(model)) if parts.norms else {}
     if parts.norms and not normalizations:
         raise ValueError(f"the model must have normalizations, got none in {type(model).__name__}")
     for name in _numbers(model):
@@ -68,15 +100,15 @@ def attach_(model: nn.Module, count: int, selection: Selection | None = None, pa
     for layer in layers.values():
         hold_(layer, _sizes(layer, parts), count, selection, layer.codes.device)
     for norm in normalizations.values():
-        norms.attach_(norm, count, selection)
+        per_channel.attach_(norm, count, selection)
     return selection
 
 
 def detach_(model: nn.Module) -> None:
     """Take all sets and the selection out: the model is the base again."""
-    for _, norm in norms.normalizations(model):
+    for _, norm in per_channel.normalizations(model):
         if held(norm):
-            norms.detach_(norm)
+            per_channel.detach_(norm)
     for layer in _layers(model).values():
         let_go_(layer)
 
@@ -164,7 +196,7 @@ def _sizes(layer: QuantizedLayer, parts: Parts) -> dict[str, int]:
 
 
 def _numbers(model: nn.Module) -> dict[str, nn.Parameter]:
-    holders = {**dict(quantized_layers(model)), **dict(norms.normalizations(model))}
+    holders = {**dict(quantized_layers(model)), **dict(per_channel.normalizations(model))}
     order = [name for name, _ in model.named_modules() if name in holders]
     return {f"{name}.{key}": numbers for name in order for key, numbers in held(holders[name]).items()}
 

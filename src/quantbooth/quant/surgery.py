@@ -14,11 +14,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from quantbooth.errors import UserError
 from quantbooth.quant.activations import ActivationQuantizer
-from quantbooth.quant.grid import Grid
+from quantbooth.quant.format import Grid
 from quantbooth.quant.layers import QuantizedConv2d, QuantizedLayer, QuantizedLinear
-from quantbooth.quant.scale_search import MSE, ScaleSearch
+from quantbooth.quant.observers import MSE, ScaleSearch
+from quantbooth.runtime.errors import UserError
 
 KINDS: dict[type[nn.Module], type[QuantizedLayer]] = {nn.Linear: QuantizedLinear, nn.Conv2d: QuantizedConv2d}
 

@@ -1,21 +1,120 @@
-"""How much of the trade-off each method dominates, and which snapshots no other beats: one number for a whole curve."""
+"""Curves of two scores over the training, which snapshots no other beats, and the area a method dominates.
 
+Two scores at once: which points no other beats at both, and how much area they dominate together.
+
+Curves of one score against another as training goes on, over complete snapshots only.
+
+How much of the trade-off each method dominates, and which snapshots no other beats: one number for a whole curve.
+"""
+
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
-from quantbooth.metrics.dominance import dominated_area, pareto_front
-from quantbooth.metrics.statistics import Interval
-from quantbooth.reporting.claims import Difference, Snapshot, interval, paired_claim
+from quantbooth.reporting.claims import Difference, Pair, Snapshot, corrected, interval, last, paired_claim, pairs
 from quantbooth.reporting.columns import NOTHING, Score, Unit
-from quantbooth.reporting.curves import Curve, curves
 from quantbooth.reporting.differences import difference_cell, sheet_markdown
-from quantbooth.reporting.family import Pair, corrected, pairs
 from quantbooth.reporting.layout import Cell, Written
-from quantbooth.reporting.study import Study
+from quantbooth.reporting.statistics import Interval
+from quantbooth.reporting.study import BASE, Arm, Study
 
-__all__ = ["TRADES", "Area", "area_sheet", "areas", "as_csv", "as_markdown", "explained", "front"]
+__all__ = [
+    "Area",
+    "Curve",
+    "TRADES",
+    "area_sheet",
+    "areas",
+    "as_csv",
+    "as_markdown",
+    "curves",
+    "dominated_area",
+    "explained",
+    "front",
+    "pareto_front",
+]
+
+Point = tuple[float, float]
+
+
+def pareto_front(points: Sequence[Point]) -> list[int]:
+    """Places of the points that none is at least as good as at both and better at one; x rises along them, y falls.
+
+    Of equal points the first is told.
+    """
+    front: list[int] = []
+    highest = float("-inf")
+    for k in sorted(range(len(points)), key=lambda k: (-points[k][0], -points[k][1], k)):
+        if points[k][1] > highest:
+            front.append(k)
+            highest = points[k][1]
+    return front[::-1]
+
+
+def dominated_area(points: Sequence[Point], reference: Point = (0.0, 0.0)) -> float:
+    """Area of the union of the rectangles from `reference` to each point: the hypervolume of two scores.
+
+    A point that is not above the reference at both scores dominates nothing.
+    """
+    above = [point for point in points if point[0] > reference[0] and point[1] > reference[1]]
+    area, left = 0.0, reference[0]
+    for x, y in (above[k] for k in pareto_front(above)):
+        area += (x - left) * (y - reference[1])
+        left = x
+    return area
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One method's path: optimizer steps, and the two scores at each, the untuned base at step 0 first.
+
+    `snapshots` are what lies at each step. `spans` are the intervals of both scores at the last step when there are
+    several subjects.
+    """
+
+    arm: Arm
+    label: str
+    steps: tuple[int, ...]
+    x: tuple[float, ...]
+    y: tuple[float, ...]
+    spans: tuple[Interval, Interval] | None
+    snapshots: tuple[Snapshot, ...]
+
+
+def curves(study: Study, x: str, y: str) -> tuple[Curve, ...]:
+    """A curve for every arm with a complete snapshot; a tuned arm starts at the untuned base of its own weights.
+
+    Snapshots that lack a subject or a seed are left out: over other subjects they would lie elsewhere for no reason
+    of the method's.
+    """
+    found = (_curve(study, arm, x, y) for arm in study.arms)
+    return tuple(curve for curve in found if curve is not None)
+
+
+def _curve(study: Study, arm: Arm, x: str, y: str) -> Curve | None:
+    own = [(arm, step) for step in study.steps(arm) if _complete(study, arm, step, x, y)]
+    if not own:
+        return None
+    start = Arm(BASE, arm.quant)
+    if not arm.untuned and start in study.arms and _complete(study, start, 0, x, y):
+        own.insert(0, (start, 0))
+    points = [tuple(_mean(study.means(at, step, key)) for key in (x, y)) for at, step in own]
+    ends = [interval(study.means(*own[-1], key)) for key in (x, y)]
+    across, along = ends
+    spans = (across, along) if across and along and own[-1][1] == last(study, arm) else None
+    steps = tuple(step for _, step in own)
+    x_values, y_values = (tuple(point[k] for point in points) for k in (0, 1))
+    return Curve(arm, study.label(arm), steps, x_values, y_values, spans, tuple(own))
+
+
+def _complete(study: Study, arm: Arm, step: int, x: str, y: str) -> bool:
+    return not study.missing(arm, step) and all(len(study.means(arm, step, k)) == len(study.subjects) for k in (x, y))
+
+
+def _mean(means: dict[str, float]) -> float:
+    return float(np.mean(list(means.values())))
+
 
 TRADES = (("CLIP", "clip_t", "local_clip_i"), ("oracle", "oracle_prompt", "oracle_subject"))
 """Judge, the score across, the score up."""

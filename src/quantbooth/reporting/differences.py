@@ -2,12 +2,10 @@
 
 from collections.abc import Sequence
 
-from quantbooth.metrics.statistics import Interval
-from quantbooth.reporting.claims import FEWEST, Difference, Snapshot, share_of_gain
+from quantbooth.reporting.claims import FEWEST, Difference, Snapshot, family, pairs, share_of_gain
 from quantbooth.reporting.columns import NOTHING, Score, signed
-from quantbooth.reporting.family import family, pairs
-from quantbooth.reporting.layout import Cell, Written
-from quantbooth.reporting.markdown import markdown
+from quantbooth.reporting.layout import Cell, Written, markdown
+from quantbooth.reporting.statistics import Interval
 from quantbooth.reporting.study import BASE, Arm, Study
 
 __all__ = [

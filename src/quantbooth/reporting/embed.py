@@ -8,7 +8,7 @@ from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
 
-from quantbooth.errors import UserError
+from quantbooth.runtime.errors import UserError
 
 __all__ = ["AS_THEY_ARE", "SHOWN", "Embedded", "Weight", "embedded", "weight_for"]
 

@@ -8,12 +8,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from quantbooth.reporting.claims import interval, last
-from quantbooth.reporting.colours import FAINT, GROUND, INK, MUTED, look
 from quantbooth.reporting.columns import Score
 from quantbooth.reporting.plots import RC
 from quantbooth.reporting.results import Result
 from quantbooth.reporting.study import Arm, Study
-from quantbooth.reporting.svg import svg
+from quantbooth.reporting.style import FAINT, GROUND, INK, MUTED, look, svg
 
 __all__ = ["frontier"]
 

@@ -1,8 +1,7 @@
 """The headline: one sentence made from the numbers, honest about signs, intervals and few subjects."""
 
-from quantbooth.reporting.claims import FEWEST, Difference, last
+from quantbooth.reporting.claims import FEWEST, Difference, Pair, family, last
 from quantbooth.reporting.columns import score_named, signed
-from quantbooth.reporting.family import Pair, family
 from quantbooth.reporting.study import BASE, Arm, Study
 
 __all__ = ["asked", "headline", "incomplete"]

@@ -1,15 +1,54 @@
-"""The table as it is written: columns with units, numbers with spreads, marks and footnotes, the same everywhere."""
+"""A table as it is written: columns with units, numbers with spreads, footnotes, Markdown.
 
-from collections.abc import Iterator
+What tables say of settings whose activations are quantized: that those integers are simulated.
+
+A table in Markdown: the first column to the left where it holds names, numbers to the right.
+
+The table as it is written: columns with units, numbers with spreads, marks and footnotes, the same everywhere.
+"""
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
 from quantbooth.reporting.columns import COSTS, NOTHING, SCORES, CostColumn, Score
-from quantbooth.reporting.simulated import simulated
 
-__all__ = ["INCOMPLETE", "Cell", "Written", "cost_sheet", "footnotes", "score_sheet", "whole_sheet"]
+__all__ = [
+    "Cell",
+    "INCOMPLETE",
+    "Written",
+    "cost_sheet",
+    "footnotes",
+    "markdown",
+    "score_sheet",
+    "simulated",
+    "whole_sheet",
+]
+
+
+def simulated(quants: Iterable[str]) -> str | None:
+    """A sentence that names them; None where the activations of all are float.
+
+    Args:
+        quants: names of settings, which end in a8, a6, ... where activations have such bits.
+    """
+    named = list(dict.fromkeys(quant for quant in quants if re.search(r"a\d+$", quant)))
+    if not named:
+        return None
+    return (
+        f"{', '.join(named)} - activations: simulated integers, whole numbers held as floats, so neither speed nor "
+        "memory of an integer product is shown; the codes of weights are packed."
+    )
+
+
+def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """The lines of the table; cells are texts already."""
+    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+
 
 INCOMPLETE = "†"
 

@@ -6,16 +6,14 @@ from pathlib import Path
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from quantbooth.reporting import areas, colours, differences
+from quantbooth.reporting import areas, differences, style
 from quantbooth.reporting.embed import weight_for
-from quantbooth.reporting.grids import Grid, grid
 from quantbooth.reporting.headline import asked, headline, incomplete
-from quantbooth.reporting.latex import latex
+from quantbooth.reporting.images import Grid, grid, grid_sheet, stacked
 from quantbooth.reporting.layout import cost_sheet, footnotes, score_sheet, whole_sheet
 from quantbooth.reporting.results import Result
-from quantbooth.reporting.sheets import grid_sheet, stacked
 from quantbooth.reporting.study import Study
-from quantbooth.reporting.tables import as_csv, as_markdown, caption, rows, table
+from quantbooth.reporting.tables import as_csv, as_markdown, caption, latex, rows, table
 from quantbooth.reporting.views import Plot, definitions, facts, nowrap, plots, subject_view, view, wide_plots
 
 __all__ = ["write_files", "write_page"]
@@ -87,7 +85,7 @@ def _html(
     )
     return environment.get_template("page.html.j2").render(
         **about,
-        colours=colours,
+        colours=style,
         title=_title(study),
         asked=asked(study),
         headline=nowrap(headline(study)),

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from quantbooth.artifacts.image_set import UNRELATED
-from quantbooth.errors import UserError
+from quantbooth.runtime.errors import UserError
+from quantbooth.sampling.image_set import UNRELATED
 from quantbooth.timesteps.strategies import Strategy
 
 __all__ = ["REQUIRED", "Cost", "Result"]

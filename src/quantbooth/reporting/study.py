@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TypeVar
 
-from quantbooth.errors import UserError
-from quantbooth.metrics.statistics import subject_means
 from quantbooth.reporting.columns import SCORES, Score
 from quantbooth.reporting.results import Result
+from quantbooth.reporting.statistics import subject_means
+from quantbooth.runtime.errors import UserError
 
 __all__ = ["BASE", "Arm", "Study"]
 

@@ -1,4 +1,9 @@
-"""The results table: methods by scores and costs, as numbers, Markdown, CSV and on the terminal."""
+"""The results table: methods by scores and costs, as numbers, Markdown, CSV, LaTeX and on the terminal.
+
+The table for a paper: LaTeX with booktabs, marked cells in bold, footnotes below.
+
+The results table: methods by scores and costs, as numbers, Markdown, CSV and on the terminal.
+"""
 
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -14,7 +19,55 @@ from quantbooth.reporting.layout import Cell, Written, cost_sheet, footnotes, sc
 from quantbooth.reporting.results import Cost, Result
 from quantbooth.reporting.study import Arm, Study
 
-__all__ = ["as_csv", "as_markdown", "caption", "print_table", "rows", "table"]
+__all__ = ["as_csv", "as_markdown", "caption", "latex", "print_table", "rows", "table"]
+
+SPECIAL = {
+    "\\": r"\textbackslash{}",
+    **{sign: "\\" + sign for sign in "&%$#_{}"},
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "±": r"$\pm$",
+    "−": "$-$",
+    "–": "--",
+    "†": r"$^\dagger$",
+    "×": r"$\times$",
+    "<": "$<$",
+    ">": "$>$",
+    "|": "$|$",
+}
+"""What plain LaTeX reads otherwise, or does not know without further packages."""
+
+
+def latex(sheet: Written, first: str, notes: Sequence[str] = ()) -> str:
+    r"""The sheet as a tabular for `\input`; needs the package booktabs, and says so in its first line.
+
+    `first` is the title above the row labels; `notes` are lines below the table.
+    """
+    lines = [
+        r"% needs \usepackage{booktabs}",
+        rf"\begin{{tabular}}{{l{'r' * len(sheet.titles)}}}",
+        r"\toprule",
+        _row([_escaped(title) for title in (first, *sheet.titles)]),
+        r"\midrule",
+        *(_row([_escaped(label), *map(_cell, cells)]) for label, cells in sheet.rows()),
+        r"\bottomrule",
+        r"\end{tabular}",
+    ]
+    lines += [rf"\par\smallskip\noindent\footnotesize {_escaped(note)}" for note in notes]
+    return "\n".join(lines) + "\n"
+
+
+def _row(cells: Sequence[str]) -> str:
+    return " & ".join(cells) + r" \\"
+
+
+def _cell(cell: Cell) -> str:
+    return rf"\textbf{{{_escaped(cell.text)}}}" if cell.best else _escaped(cell.text)
+
+
+def _escaped(text: str) -> str:
+    return "".join(SPECIAL.get(sign, sign) for sign in text)
+
 
 LABEL = "method"
 MOST_RUNS = 12
@@ -32,7 +85,7 @@ def table(results: Sequence[Result]) -> pd.DataFrame:
         UserError: the results do not compare.
     """
     study = Study(tuple(results))
-    frame = pd.DataFrame([_row(study, arm) for arm in study.arms]).set_index(LABEL)
+    frame = pd.DataFrame([_tables_row(study, arm) for arm in study.arms]).set_index(LABEL)
     winners = {score.key: [study.label(arm) for arm in best(study, score)] for score in study.scores}
     frame["best"] = [" ".join(key for key, labels in winners.items() if label in labels) for label in frame.index]
     return frame
@@ -93,7 +146,7 @@ def print_table(frame: pd.DataFrame, console: Console | None = None) -> None:
         console.print(Text(note, style="yellow"))
 
 
-def _row(study: Study, arm: Arm) -> dict[str, object]:
+def _tables_row(study: Study, arm: Arm) -> dict[str, object]:
     step = last(study, arm)
     found = study.at(arm, step)
     row: dict[str, object] = {

@@ -6,19 +6,17 @@ from dataclasses import dataclass, replace
 import pandas as pd
 from markupsafe import Markup, escape
 
-from quantbooth.reporting.colours import Look, look
+from quantbooth.reporting.areas import curves
 from quantbooth.reporting.columns import COSTS
-from quantbooth.reporting.curves import curves
 from quantbooth.reporting.embed import SHOWN, Embedded, Weight, embedded
 from quantbooth.reporting.frontier import frontier
-from quantbooth.reporting.grids import Grid
+from quantbooth.reporting.images import Grid
 from quantbooth.reporting.layout import INCOMPLETE, Cell, Written, score_sheet
 from quantbooth.reporting.plots import oracle_tradeoff, tradeoff
 from quantbooth.reporting.study import Arm, Study
-from quantbooth.reporting.svg import inlined
+from quantbooth.reporting.style import Look, inlined, look
 from quantbooth.reporting.tables import table
-from quantbooth.reporting.zone_plot import zone_plot
-from quantbooth.reporting.zones import learned_in, strategies
+from quantbooth.reporting.zone_plot import learned_in, strategies, zone_plot
 
 __all__ = [
     "Picture",

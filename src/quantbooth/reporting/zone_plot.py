@@ -1,5 +1,11 @@
-"""The plot of intervals: each method's change of a score drawn over the timesteps that it learned in."""
+"""The plot of intervals: which timesteps each method learned in, and its change of a score over them.
 
+Which timesteps each method learned in, in words, and whether the methods of a study differ in that.
+
+The plot of intervals: each method's change of a score drawn over the timesteps that it learned in.
+"""
+
+import re
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -8,17 +14,53 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from quantbooth.reporting.claims import Difference, difference_between, last
-from quantbooth.reporting.colours import FAINT, GROUND, INK, MUTED, look
 from quantbooth.reporting.columns import Score, signed
 from quantbooth.reporting.plots import RC
 from quantbooth.reporting.results import Result
 from quantbooth.reporting.study import BASE, Arm, Study
-from quantbooth.reporting.svg import svg
-from quantbooth.reporting.zones import differ, learned_in, strategies
+from quantbooth.reporting.style import FAINT, GROUND, INK, MUTED, look, svg
 from quantbooth.timesteps.strategies import Strategy
-from quantbooth.timesteps.zones import Zone
+from quantbooth.timesteps.zones import Zone, Zones
 
-__all__ = ["zone_plot"]
+__all__ = ["differ", "learned_in", "strategies", "zone_plot"]
+
+UNNAMED = re.compile(r"selected|part\d+")
+"""Names that zones have for want of one."""
+ALL = "all"
+
+
+def strategies(study: Study) -> dict[Arm, Strategy]:
+    """The strategy of every tuned method, where its runs at the last step agree on one."""
+    found = {}
+    for arm in (arm for arm in study.arms if not arm.untuned):
+        own = {result.strategy for result in study.at(arm, last(study, arm))}
+        if len(own) == 1 and (strategy := own.pop()) is not None:
+            found[arm] = strategy
+    return found
+
+
+def differ(found: dict[Arm, Strategy]) -> bool:
+    """Whether two methods learned in, or are served in, different timesteps."""
+    return len({(one.trained, one.served) for one in found.values()}) > 1
+
+
+def learned_in(strategy: Strategy) -> str:
+    """The intervals of training timesteps, and what serves the others."""
+    learned = _listed(strategy.trained)
+    text = f"learned in {learned}{'' if learned == ALL else ' of'} {strategy.trained.timesteps:,} timesteps"
+    if strategy.apart:
+        text += ", each interval in a run of its own"
+    if strategy.served != strategy.trained:
+        return f"{text}; serves {_listed(strategy.served)}"
+    covered = sum(zone.stop - zone.start for zone in strategy.served.zones)
+    return text if covered == strategy.served.timesteps else f"{text}; the base serves the others"
+
+
+def _listed(zones: Zones) -> str:
+    if [(zone.start, zone.stop) for zone in zones.zones] == [(0, zones.timesteps)]:
+        return ALL
+    return ", ".join(f"[{z.start}, {z.stop})" if UNNAMED.fullmatch(z.name) else str(z) for z in zones.zones)
+
 
 INCHES, RIGHT = (9.4, 3.3), 0.79
 PANELS = ("oracle_subject", "local_clip_i", "clip_t")

@@ -8,22 +8,21 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from quantbooth.artifacts.fingerprint import folder_fingerprint
-from quantbooth.artifacts.item import Item
-from quantbooth.artifacts.store import Store
-from quantbooth.config import build, plain
-from quantbooth.data.options import flag, whole, words
+from quantbooth.calibration.reconstruction import Reconstruction
+from quantbooth.calibration.sources import Asked, Source, batches, kept_places, source_of
+from quantbooth.calibration.step_learning import StepRecipe
 from quantbooth.data.questions import Questions, questions_of
-from quantbooth.diffusion.calibration_sources import Asked, Source, batches, kept_places, source_of
 from quantbooth.diffusion.families.registry import family_in
-from quantbooth.diffusion.sampling import Sampler
-from quantbooth.errors import UserError
+from quantbooth.diffusion.sampler import Sampler
 from quantbooth.quant.activations import ActivationBits
-from quantbooth.quant.grid import Grid
-from quantbooth.quant.scale_search import ScaleSearch
+from quantbooth.quant.format import Grid
+from quantbooth.quant.observers import ScaleSearch
+from quantbooth.runtime.config import build, plain
+from quantbooth.runtime.errors import UserError
+from quantbooth.runtime.options import flag, whole, words
 from quantbooth.schema import content, trainer_content
-from quantbooth.stages.reconstruction import Reconstruction
-from quantbooth.stages.step_learning import StepRecipe
+from quantbooth.store.files import folder_fingerprint
+from quantbooth.store.store import Item, Store
 
 __all__ = ["Calibration", "Observed"]
 

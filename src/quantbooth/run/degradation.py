@@ -5,19 +5,19 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from quantbooth.artifacts.damage import KIND, Record
-from quantbooth.artifacts.item import Item
-from quantbooth.artifacts.manifest import open_artifact
-from quantbooth.config import build
-from quantbooth.data.options import place, whole, words
 from quantbooth.data.questions import Questions, questions_of
+from quantbooth.degradation.files import KIND, Record
+from quantbooth.degradation.measurement import Measurement
 from quantbooth.diffusion.base import Base
-from quantbooth.errors import UserError
 from quantbooth.quant.layers import quantized_layers
 from quantbooth.quant.surgery import KINDS
 from quantbooth.run.run import Run
+from quantbooth.runtime.config import build
+from quantbooth.runtime.errors import UserError
+from quantbooth.runtime.options import place, whole, words
 from quantbooth.schema import content, trainer_content
-from quantbooth.stages.damage import Measurement
+from quantbooth.store.manifest import open_artifact
+from quantbooth.store.store import Item
 from quantbooth.timesteps.zones import Zones, zones_from_borders
 
 __all__ = ["PLACES", "Degradation"]

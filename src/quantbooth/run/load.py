@@ -13,19 +13,18 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from quantbooth.artifacts.manifest import Manifest, open_artifact
-from quantbooth.artifacts.quantized_base import read_quantized_denoiser
-from quantbooth.artifacts.tuned import open_tuned, read_snapshot, steps_kept, strategy_of
-from quantbooth.config import build, conf_dir
+from quantbooth.calibration.quantized_base import read_quantized_denoiser
 from quantbooth.diffusion.base import Base
 from quantbooth.diffusion.pretrained import as_pipeline, load_base
 from quantbooth.diffusion.router import SubjectsRoute, route_
-from quantbooth.diffusion.sampling import initial_noise
+from quantbooth.diffusion.sampler import initial_noise
 from quantbooth.diffusion.sources import source_folder
-from quantbooth.errors import UserError
 from quantbooth.quant.selection import Selection
-from quantbooth.stages.lora_tuner import LoraTuner
-from quantbooth.stages.tuners import FullTuner, IdentifierTuner, ScaleTuner, Tuner
+from quantbooth.runtime.config import build, conf_dir
+from quantbooth.runtime.errors import UserError
+from quantbooth.store.manifest import Manifest, open_artifact
+from quantbooth.tuning.files import open_tuned, read_snapshot, steps_kept, strategy_of
+from quantbooth.tuning.tuners import FullTuner, IdentifierTuner, LoraTuner, ScaleTuner, Tuner
 
 __all__ = ["initial_noise", "load", "load_pipeline"]
 

@@ -7,9 +7,9 @@ from pathlib import Path
 from quantbooth.diffusion.base import Base
 from quantbooth.diffusion.pretrained import empty_denoiser, load_base
 from quantbooth.diffusion.router import SubjectsRoute
-from quantbooth.errors import UserError
 from quantbooth.run.load import load
 from quantbooth.run.run import Run, SubjectRun
+from quantbooth.runtime.errors import UserError
 
 __all__ = ["base_with", "tuned_base", "untuned_base", "whole_base"]
 

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from quantbooth.data.options import flag, number, whole
-from quantbooth.stages.tuning import Recipe
+from quantbooth.runtime.options import flag, number, whole
+from quantbooth.tuning.module import Recipe
 
 __all__ = ["recipe_of", "tuner_options"]
 

@@ -13,28 +13,27 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig
 
-from quantbooth.artifacts.fingerprint import folder_fingerprint
-from quantbooth.artifacts.image_set import Request, requests_for, unrelated_requests
-from quantbooth.artifacts.item import Item, word
-from quantbooth.artifacts.store import Store
-from quantbooth.artifacts.tuned import precision_of
-from quantbooth.config import build, plain
-from quantbooth.data.options import flag, place
 from quantbooth.data.protocol import Protocol
 from quantbooth.data.questions import Questions
 from quantbooth.data.subjects import Subject
 from quantbooth.diffusion.lora_files import LoraFile, lora_files
-from quantbooth.diffusion.sampling import Sampler
-from quantbooth.errors import UserError
+from quantbooth.diffusion.sampler import Sampler
+from quantbooth.evaluation.scorer import Scorer
 from quantbooth.run.calibration import Calibration
 from quantbooth.run.options import recipe_of, tuner_options
 from quantbooth.run.subjects import each_subject
+from quantbooth.runtime.config import build, plain
+from quantbooth.runtime.errors import UserError
+from quantbooth.runtime.lightning import Bar
+from quantbooth.runtime.options import flag, place
+from quantbooth.sampling.image_set import Request, requests_for, unrelated_requests
 from quantbooth.schema import content, trainer_content
-from quantbooth.stages.evaluation import Scorer
-from quantbooth.stages.progress import Bar
-from quantbooth.stages.tuners import IdentifierTuner, Tuner
-from quantbooth.stages.tuning import Recipe
+from quantbooth.store.files import folder_fingerprint
+from quantbooth.store.store import Item, Store, word
 from quantbooth.timesteps.strategies import Strategy
+from quantbooth.tuning.files import precision_of
+from quantbooth.tuning.module import Recipe
+from quantbooth.tuning.tuners import IdentifierTuner, Tuner
 
 __all__ = ["Run", "SubjectRun"]
 

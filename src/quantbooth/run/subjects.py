@@ -7,8 +7,8 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, open_dict
 
-from quantbooth.config import conf_dir, plain
-from quantbooth.errors import UserError
+from quantbooth.runtime.config import conf_dir, plain
+from quantbooth.runtime.errors import UserError
 
 __all__ = ["each_subject"]
 

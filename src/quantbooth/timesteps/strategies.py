@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Int, Shaped
 from torch import Tensor
 
-from quantbooth.errors import UserError
+from quantbooth.runtime.errors import UserError
 from quantbooth.timesteps.zones import Zone, Zones, equal_zones, zones_from_borders
 
 __all__ = ["Strategy", "baseline", "from_description", "s1", "s2", "tas"]

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Int, Shaped
 from torch import Tensor
 
-from quantbooth.errors import UserError
+from quantbooth.runtime.errors import UserError
 
 __all__ = ["Zone", "Zones", "equal_zones", "zones_from_borders"]
 

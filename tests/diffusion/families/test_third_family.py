@@ -16,22 +16,22 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from quantbooth.calibration.units import units_of
 from quantbooth.diffusion.base import Base, frozen
 from quantbooth.diffusion.conditioning import Conditioning
-from quantbooth.diffusion.exported import write_pipeline
 from quantbooth.diffusion.families.registry import FAMILIES
 from quantbooth.diffusion.lora_names import Names, parts_of
-from quantbooth.diffusion.losses import denoising_error
 from quantbooth.diffusion.model import Family, TextEncoder
+from quantbooth.diffusion.objective import denoising_error
 from quantbooth.diffusion.pretrained import as_pipeline, empty_denoiser, load_base, save_base
 from quantbooth.diffusion.router import route_
-from quantbooth.diffusion.sampling import Sampler, initial_noise
+from quantbooth.diffusion.sampler import Sampler, initial_noise
 from quantbooth.diffusion.sources import source_folder
-from quantbooth.diffusion.units import units_of
-from quantbooth.errors import UserError
+from quantbooth.export.files import write_pipeline
 from quantbooth.quant import scale_sets
 from quantbooth.quant.selection import Selection
 from quantbooth.quant.surgery import matching, quantize_
+from quantbooth.runtime.errors import UserError
 from quantbooth.timesteps.zones import zones_from_borders
 
 PROMPTS = ["a red mug", "a duck"]

@@ -4,7 +4,7 @@ import pytest
 
 from experiments.bench.cases import MODULES, Case, Setting, reference, settings, units
 from experiments.bench.sizes import SIZES, empty_denoiser
-from quantbooth.errors import UserError
+from quantbooth.runtime.errors import UserError
 
 
 @pytest.mark.parametrize("name", SIZES)

@@ -13,7 +13,7 @@ from experiments.bench.files import beside, file_bytes, learned
 from experiments.bench.kept import kept_bytes
 from experiments.bench.memory import STATUS, peak, reset_peak, resident
 from experiments.bench.results import Row, is_done, merged, missing_row, read, row_of, to_json, write
-from quantbooth.errors import UserError
+from quantbooth.runtime.errors import UserError
 
 
 def test_a_file_has_the_size_it_has_when_written(tmp_path: Path) -> None:

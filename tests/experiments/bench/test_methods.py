@@ -12,8 +12,8 @@ from experiments.bench.files import beside, learned
 from experiments.bench.methods.peqa_plain import Plain
 from experiments.bench.sizes import empty_denoiser
 from experiments.bench.training import Training, inputs_of
+from quantbooth.quant.format import unpack
 from quantbooth.quant.layers import quantized_layers
-from quantbooth.quant.packing import unpack
 
 LIBRARIES = {"lora": ["peft"], "qlora": ["peft", "bitsandbytes"]}
 

@@ -16,7 +16,7 @@ from experiments.bench.cases import MODULES, Case, Setting, reference, units
 from experiments.bench.handle import Handle, WorkerFailed
 from experiments.bench.results import read
 from experiments.bench.worker import Worker, serve
-from quantbooth.errors import UserError
+from quantbooth.runtime.errors import UserError
 
 BUILT = {"import_rss_gb": 0.5, "build_rss_gb": 1.0, "trainable": 7, "file_mb": 1.0, "base_file_mb": 250.0}
 STEP = {"forward": 1.0, "backward": 2.0, "optimizer": 0.5, "peak_rss_gb": 2.0, "cuda_peak_gb": None}

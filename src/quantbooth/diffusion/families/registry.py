@@ -8,7 +8,7 @@ from quantbooth.diffusion.diffusers_folder import read_json, text_encoder_names
 from quantbooth.diffusion.families.sdxl import StableDiffusionXL
 from quantbooth.diffusion.families.stable_diffusion import StableDiffusion
 from quantbooth.diffusion.model import Family
-from quantbooth.errors import UserError
+from quantbooth.runtime.errors import UserError
 
 __all__ = ["FAMILIES", "all_schedulers", "family_in", "folders_of_networks"]
 

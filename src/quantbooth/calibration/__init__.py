@@ -1,0 +1,1 @@
+"""Make a quantized base: calibration sets, rounding and activation scales learned unit by unit."""

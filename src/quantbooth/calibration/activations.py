@@ -1,0 +1,80 @@
+"""Where the activations of a denoiser are quantized, and the ranges they take over a calibration set.
+
+The places of a quantized denoiser where activations are quantized: what its quantized layers and attentions get.
+
+Layers that stay float keep float inputs, and so does all between layers: normalizations, nonlinearities, sums.
+
+Activation ranges: a quantized denoiser is run over a calibration set, and every point notes its range.
+"""
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import nn
+from torch.utils.data import DataLoader
+
+from quantbooth.calibration.calibration_set import CalibrationSet
+from quantbooth.calibration.quantized_attention import QuantizedAttention, install_, quantized_attentions
+from quantbooth.diffusion.base import Base
+from quantbooth.quant.activations import ActivationQuantizer
+from quantbooth.quant.layers import quantized_layers
+from quantbooth.quant.observers import RunningRange
+from quantbooth.runtime.draws import generator_for, place_loader
+
+__all__ = ["Point", "RangeStage", "place_", "points"]
+
+Point = RunningRange | ActivationQuantizer
+
+
+def place_(denoiser: nn.Module, make: Callable[[tuple[int, ...], int], Point], softmax: int | None) -> list[str]:
+    """Put a point before every quantized layer and behind the projections of their attentions.
+
+    Args:
+        denoiser: quantized; points that are there already are replaced.
+        make: makes a point from the split of its channels and the axis that counts them.
+        softmax: bits of attention's probabilities.
+
+    Returns:
+        The names of the attention modules.
+
+    Raises:
+        UserError: when an attention is of a kind that cannot be quantized.
+    """
+    attentions = quantized_attentions(denoiser)
+    for name in attentions:
+        install_(denoiser, name, QuantizedAttention(partial(make, (), -1), softmax))
+    for _, layer in quantized_layers(denoiser):
+        layer.input_quantizer = make(layer.split, layer.channel)
+    return attentions
+
+
+def points(denoiser: nn.Module) -> dict[str, Point]:
+    """Every point by its name in the denoiser."""
+    return {name: module for name, module in denoiser.named_modules() if isinstance(module, Point)}
+
+
+class RangeStage(LightningModule):
+    """Runs a denoiser whose points are `RunningRange`s; items come mixed, so that a batch spans prompts and timesteps.
+
+    Args:
+        base: whose denoiser is run.
+        items: what it is run on, each once.
+        seed: decides their order.
+    """
+
+    def __init__(self, base: Base, items: CalibrationSet, seed: int) -> None:
+        super().__init__()
+        self.base, self.denoiser, self.items = base, base.denoiser, items
+        self.order = torch.randperm(len(items), generator=generator_for(seed, 0, "activation ranges")).tolist()
+
+    def loader(self, batch: int) -> DataLoader[list[int]]:
+        """All items, `batch` at a time."""
+        return place_loader(len(self.order), batch)
+
+    def predict_step(self, turns: list[int]) -> int:
+        """Run some items; return how many."""
+        some = self.items.batch([self.order[turn] for turn in turns])
+        self.base.predict(some.x.to(self.device), some.t.to(self.device), some.conditioning.to(self.device))
+        return len(turns)

@@ -1,0 +1,164 @@
+"""The calibration set: (x_t, t, text) a denoiser is run on to see what its quantization does, made and on disk.
+
+The calibration set on disk: (x_t, t, conditioning) a denoiser is run on to see what its quantization does.
+
+    states-00000.safetensors, ...    x [prompts of the shard, timesteps, c, h, w], in the order of the prompts
+    texts.safetensors                tokens [n, length, d], and what else the base's family conditions on, of the empty
+                                     sentence and of each prompt once (`sentences`)
+    set.json                         prompts, timesteps, prompts of a shard
+
+Each prompt at each timestep is two items, with its own text and with the empty one, as guidance runs a denoiser twice.
+
+Making a calibration set under Lightning's predict loop: a batch of prompts at a step, written before the next.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from lightning.pytorch import LightningModule
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from quantbooth.calibration.sources import Asked, Source
+from quantbooth.diffusion.base import Base
+from quantbooth.diffusion.conditioning import Conditioning
+from quantbooth.runtime.errors import UserError
+
+__all__ = ["CalibrationSet", "CalibrationSetStage", "Items", "sentences", "write_states", "write_texts"]
+
+ABOUT = "set.json"
+TEXTS = "texts.safetensors"
+
+
+@dataclass(frozen=True)
+class Items:
+    """A batch: x_t, its timestep, and what conditions it."""
+
+    x: Float[Tensor, "b c h w"]
+    t: Float[Tensor, " b"]
+    conditioning: Conditioning
+
+
+class CalibrationSet:
+    """Items by place; states stay on disk, memory-mapped, until they are asked for.
+
+    Item (p k + i) 2 + e is prompt p at kept timestep i of k, with its own text (e = 0) or the empty one (e = 1).
+
+    Raises:
+        UserError: when a file is missing, damaged or of another set.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        with _in_one_line(folder):
+            about = json.loads((folder / ABOUT).read_text())
+            self.prompts: list[str] = about["prompts"]
+            self.timesteps: list[float] = about["timesteps"]
+            self._shard: int = about["shard"]
+            self._texts = Conditioning.from_tensors(load_file(folder / TEXTS))
+            rows = {text: row for row, text in enumerate(sentences(self.prompts))}
+            _require(len(self._texts) == len(rows), f"{TEXTS} must have {len(rows)} texts, found {len(self._texts)}")
+            self._rows = [rows[prompt] for prompt in self.prompts]
+            self._shards = [self._opened(first) for first in range(0, len(self.prompts), self._shard)]
+
+    def __len__(self) -> int:
+        return 2 * len(self.prompts) * len(self.timesteps)
+
+    def batch(self, places: Sequence[int]) -> Items:
+        """The items at these places.
+
+        Raises:
+            IndexError: for a place that is not in [0, len).
+        """
+        if wrong := [place for place in places if not 0 <= place < len(self)]:
+            raise IndexError(f"places must be in [0, {len(self)}), got {wrong[0]}")
+        found = [(*divmod(place // 2, len(self.timesteps)), place % 2) for place in places]
+        x = torch.stack([self._state(prompt, time) for prompt, time, _ in found])
+        conditioning = self._texts[[0 if empty else self._rows[prompt] for prompt, _, empty in found]]
+        return Items(x, torch.tensor([self.timesteps[time] for _, time, _ in found]), conditioning)
+
+    def _state(self, prompt: int, time: int) -> Tensor:
+        shard, place = divmod(prompt, self._shard)
+        row: Tensor = self._shards[shard].get_slice("x")[place : place + 1]
+        return row[0, time]
+
+    def _opened(self, first: int) -> Any:
+        """The shard that begins with prompt `first`; only its header is read."""
+        path = self.folder / _shard_name(first // self._shard)
+        opened = safe_open(path, "pt")
+        expected = [min(self._shard, len(self.prompts) - first), len(self.timesteps)]
+        found = opened.get_slice("x").get_shape()[:2]
+        _require(found == expected, f"{path.name} must have {expected} prompts and timesteps, found {found}")
+        return opened
+
+
+def sentences(prompts: Sequence[str]) -> list[str]:
+    """What is encoded: the empty sentence, then each prompt once, in the order they are met."""
+    return list(dict.fromkeys(["", *prompts]))
+
+
+def write_states(folder: Path, shard: int, states: Float[Tensor, "b k c h w"]) -> None:
+    """Write the states of one shard's prompts."""
+    save_file({"x": states.contiguous()}, folder / _shard_name(shard))
+
+
+def write_texts(
+    folder: Path,
+    prompts: Sequence[str],
+    texts: Conditioning,
+    timesteps: Sequence[float],
+    shard: int,
+) -> None:
+    """Write the `texts` of `sentences(prompts)` and what the states belong to; every shard but the last has `shard`."""
+    save_file({name: tensor.contiguous() for name, tensor in texts.tensors.items()}, folder / TEXTS)
+    about = {"prompts": list(prompts), "timesteps": list(timesteps), "shard": shard}
+    (folder / ABOUT).write_text(json.dumps(about, indent=1, ensure_ascii=False))
+
+
+def _shard_name(shard: int) -> str:
+    return f"states-{shard:05d}.safetensors"
+
+
+def _require(holds: bool, otherwise: str) -> None:
+    if not holds:
+        raise ValueError(otherwise)
+
+
+@contextmanager
+def _in_one_line(folder: Path) -> Iterator[None]:
+    """What reading a damaged file raises, as one sentence."""
+    try:
+        yield
+    except (OSError, SafetensorError, ValueError, LookupError, TypeError) as error:
+        raise UserError(
+            f"the calibration set in {folder} cannot be read: {error}; remove that folder and calibrate again"
+        ) from error
+
+
+class CalibrationSetStage(LightningModule):
+    """Writes the states of each batch of sentences, `count` timesteps of each."""
+
+    def __init__(self, base: Base, source: Source, asked: Sequence[Asked], count: int, folder: Path) -> None:
+        super().__init__()
+        self.base, self.source, self.asked, self.count, self.folder = base, source, tuple(asked), count, folder
+        self.parts = base.networks  # so that all move together
+
+    def predict_step(self, shards: list[int]) -> int:
+        for shard in shards:
+            write_states(self.folder, shard, self.source.states(self.base, self.asked[shard], self.count))
+        return len(shards)
+
+    def on_predict_end(self) -> None:
+        prompts = [text for asked in self.asked for text in asked.texts]
+        encoded, size = sentences(prompts), len(self.asked[0].texts)
+        pieces = [self.base.encode_prompts(encoded[start : start + size]) for start in range(0, len(encoded), size)]
+        times = self.source.timesteps(self.base, self.count).tolist()
+        texts = Conditioning.cat(pieces).to("cpu")
+        write_texts(self.folder, prompts, texts, times, shard=size)

@@ -1,0 +1,118 @@
+"""Attention whose queries, keys, values and probabilities go through quantizers: a processor for diffusers' Attention.
+
+    softmax^(q^ k^T / sqrt(d)) v^
+
+Diffusers' own processor with the explicit softmax does the work, so that no attention is re-implemented; it is handed
+the attention module with quantizers behind its projections and its softmax. Fused kernels never show probabilities, so
+there is none here, and their memory saving is lost: probabilities are [b heads, n, n] floats.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from functools import partial
+from itertools import chain
+from typing import Any
+
+from diffusers.models.attention_processor import Attention, AttnProcessor, AttnProcessor2_0
+from torch import Tensor, nn
+
+from quantbooth.quant.activations import ActivationBits, ActivationQuantizer, Probabilities
+from quantbooth.quant.layers import QuantizedLayer
+from quantbooth.runtime.errors import UserError
+
+__all__ = [
+    "Bits",
+    "QuantizedAttention",
+    "as_records",
+    "empty_attention_",
+    "from_records",
+    "install_",
+    "quantized_attentions",
+]
+
+USUAL = (AttnProcessor, AttnProcessor2_0)
+Bits = dict[str, ActivationBits]
+"""By the name of an attention module."""
+
+
+class QuantizedAttention(nn.Module):
+    """The processor.
+
+    Args:
+        point: makes what stands behind each of the three projections.
+        softmax: bits of the probabilities; None leaves them float.
+    """
+
+    def __init__(self, point: Callable[[], nn.Module], softmax: int | None) -> None:
+        super().__init__()
+        self.query, self.key, self.value = point(), point(), point()
+        self.probabilities = nn.Identity() if softmax is None else Probabilities(softmax)
+
+    def forward(self, attn: Any, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """Return what the attention module gives; arguments are those of diffusers' processors."""
+        made: Tensor = AttnProcessor()(_Through(attn, self), hidden_states, *args, **kwargs)
+        return made
+
+
+@dataclass(frozen=True)
+class _Through:
+    """An attention module as its processor sees it, quantizers behind three projections and the softmax."""
+
+    attn: Any
+    points: QuantizedAttention
+
+    def to_q(self, x: Tensor) -> Any:
+        return self.points.query(self.attn.to_q(x))
+
+    def to_k(self, x: Tensor) -> Any:
+        return self.points.key(self.attn.to_k(x))
+
+    def to_v(self, x: Tensor) -> Any:
+        return self.points.value(self.attn.to_v(x))
+
+    def get_attention_scores(self, query: Tensor, key: Tensor, mask: Tensor | None) -> Any:
+        return self.points.probabilities(self.attn.get_attention_scores(query, key, mask))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.attn, name)
+
+
+def quantized_attentions(denoiser: nn.Module) -> list[str]:
+    """Names of the attention modules with a quantized layer inside, in the order of the model."""
+    found = [(name, module) for name, module in denoiser.named_modules() if isinstance(module, Attention)]
+    return [name for name, module in found if any(isinstance(inner, QuantizedLayer) for inner in module.modules())]
+
+
+def install_(denoiser: nn.Module, name: str, processor: QuantizedAttention) -> None:
+    """Have one attention module computed by `processor`.
+
+    Raises:
+        UserError: when there is no such module, or it is of a kind that diffusers' plain processor does not compute.
+    """
+    attn = dict(denoiser.named_modules()).get(name)
+    if not isinstance(attn, Attention):
+        raise UserError(f"{name!r} must be an attention module of the denoiser, got {type(attn).__name__}")
+    kind, normed = type(attn.processor), attn.norm_q is not None or attn.norm_k is not None
+    if kind not in (*USUAL, QuantizedAttention) or normed:
+        found = f"{kind.__name__}{', with queries or keys normalized' if normed else ''}"
+        raise UserError(f"activations can be quantized where AttnProcessor computes attention, got {found} in {name!r}")
+    attn.set_processor(processor)
+
+
+def empty_attention_(denoiser: nn.Module, bits: Bits) -> None:
+    """Install processors that wait for a state dict, on the devices of their modules."""
+    for name, own in bits.items():
+        module = dict(denoiser.named_modules()).get(name, denoiser)
+        device = next(chain(module.parameters(), module.buffers())).device
+        point = partial(ActivationQuantizer, own.inputs, device=device)
+        install_(denoiser, name, QuantizedAttention(point, own.softmax))
+
+
+def as_records(bits: Bits) -> list[dict[str, Any]]:
+    """Return what is installed where as plain data."""
+    return [{"name": name, **asdict(own)} for name, own in bits.items()]
+
+
+def from_records(records: Iterable[dict[str, Any]]) -> Bits:
+    """Return plain data as `as_records` took it."""
+    return {record["name"]: ActivationBits(record["inputs"], record["softmax"]) for record in records}

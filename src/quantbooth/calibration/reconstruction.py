@@ -1,0 +1,264 @@
+"""Reconstruction: the rounding of each unit is learned until it gives what the float unit gave, unit after unit.
+
+Reconstruction: the rounding of one unit is learned until it gives what the float unit gave, under Lightning's loop.
+
+    L = mean(sum_channels (unit(x, W~) - y)^2) + weight sum R(V)
+
+x is what the unit is given when all units before it are quantized, y what the float unit gives when none is. After
+`warm_up` of the iterations R sets in, its beta falling along a line; at the end every weight is rounded hard. BRECQ
+(arXiv 2102.05426), with the choices of Q-Diffusion (arXiv 2302.04304).
+
+Block after block: each unit of a denoiser is taped, its rounding learned, and the next unit sees what came of it.
+"""
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any
+
+import torch
+from jaxtyping import Float, UInt8
+from lightning.pytorch import LightningModule, Trainer
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from quantbooth.calibration.calibration_set import CalibrationSet
+from quantbooth.calibration.replay import Recorder, UnitTapes
+from quantbooth.calibration.tape import Tape
+from quantbooth.calibration.units import Unit
+from quantbooth.diffusion.base import Base
+from quantbooth.quant.layers import QuantizedLayer
+from quantbooth.quant.observers import ScaleSearch
+from quantbooth.quant.rounding import LearnedRounding
+from quantbooth.quant.surgery import Replaced, Splits, like, replace_
+from quantbooth.runtime.draws import generator_for, step_loader
+from quantbooth.runtime.errors import UserError
+from quantbooth.runtime.options import number, whole
+from quantbooth.store.progress import Progress
+
+__all__ = ["BlockRounding", "Outcome", "Reconstruction", "UnitStage"]
+
+Codes = dict[str, UInt8[Tensor, "_out ..."]]
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """How a unit's rounding is learned.
+
+    Attributes:
+        iterations: optimizer steps.
+        batch: items of a step.
+        learning_rate: Adam's.
+        penalty: weight of R.
+        warm_up: fraction of the iterations without R.
+        beta: of R, at first and in the end.
+        seed: decides which items a step sees.
+
+    Raises:
+        UserError: naming the option that is not such a number.
+    """
+
+    iterations: int
+    batch: int
+    learning_rate: float
+    penalty: float
+    warm_up: float
+    beta: Sequence[float]
+    seed: int
+
+    def __post_init__(self) -> None:
+        for name, least in (("iterations", 1), ("batch", 1), ("seed", 0)):
+            whole(f"calibration.rounding.{name}", getattr(self, name), least=least)
+        number("calibration.rounding.learning_rate", self.learning_rate, least=0)
+        number("calibration.rounding.penalty", self.penalty, least=0)
+        number("calibration.rounding.warm_up", self.warm_up, least=0, below=1)
+        if not isinstance(self.beta, Sequence) or len(self.beta) != 2:
+            raise UserError(f"calibration.rounding.beta must be two numbers, the first and the last, got {self.beta!r}")
+        for beta in self.beta:
+            number("calibration.rounding.beta", beta, least=0)
+
+    def beta_at(self, step: int) -> float | None:
+        """beta of a step, None before R sets in."""
+        start = self.warm_up * self.iterations
+        if step < start:
+            return None
+        first, last = self.beta
+        return last + (first - last) * (1 - (step - start) / (self.iterations - start))
+
+
+class UnitStage(LightningModule):
+    """One unit, whose weights are rounded as `roundings` say, by the names its layers have inside it.
+
+    Args:
+        name: of the unit, decides the draws with the recipe's seed.
+        unit: its own weights are not changed.
+        roundings: of weights, by their names within the unit ("conv1.weight").
+        tape: what it is given and should give.
+        recipe: how it learns.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        unit: nn.Module,
+        roundings: Mapping[str, LearnedRounding],
+        tape: Tape,
+        recipe: Reconstruction,
+    ) -> None:
+        super().__init__()
+        self.unit_name, self.unit, self.tape, self.recipe = name, unit, tape, recipe
+        self.weights, self.roundings = tuple(roundings), nn.ModuleList(roundings.values())
+        self.nearest = self.codes()
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.Adam([rounding.v for _, rounding in self._named], lr=self.recipe.learning_rate)
+
+    def train_dataloader(self) -> object:
+        return step_loader(self.recipe.iterations)
+
+    def training_step(self, _step: int) -> Tensor:
+        draw = generator_for(self.recipe.seed, self.global_step, f"reconstruct {self.unit_name}")
+        places = torch.randint(self.tape.items, (self.recipe.batch,), generator=draw).tolist()
+        loss = self.error({name: rounding.weight() for name, rounding in self._named}, places)
+        self.log("error", loss.detach(), prog_bar=True)
+        beta = self.recipe.beta_at(self.global_step)
+        if beta is None:
+            return loss
+        return loss + self.recipe.penalty * torch.stack([rounding.penalty(beta) for _, rounding in self._named]).sum()
+
+    def error(self, weights: Mapping[str, Tensor], places: Sequence[int]) -> Float[Tensor, ""]:
+        """Mean over items and places of the squared error summed over channels, with these weights in the unit."""
+        given, target = self.tape.batch(places, self.device)
+        output = functional_call(self.unit, dict(weights), given.args, dict(given.kwargs))
+        channel = 1 if output.ndim == 4 else -1
+        return (output - target).square().sum(channel).mean()
+
+    @torch.no_grad()
+    def error_of(self, codes: Codes) -> float:
+        """The same over the whole tape with hard codes."""
+        weights = {name: (codes[name] - rounding.zero) * rounding.scale for name, rounding in self._named}
+        places = torch.arange(self.tape.items).split(self.recipe.batch)
+        errors = [self.error(weights, some.tolist()) * len(some) for some in places]
+        return float(torch.stack(errors).sum() / self.tape.items)
+
+    def codes(self) -> Codes:
+        """The codes as they are learned now, by the name of the weight."""
+        return {name: rounding.codes() for name, rounding in self._named}
+
+    @property
+    def _named(self) -> list[tuple[str, LearnedRounding]]:
+        return list(zip(self.weights, self.roundings, strict=True))  # type: ignore[arg-type]  # all are roundings
+
+
+ERRORS = ("nearest", "learned")
+"""Of a unit's output over the whole calibration set, with the nearest codes and with those that were learned."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A unit that is done: its errors by ERRORS."""
+
+    unit: Unit
+    errors: Mapping[str, float]
+
+
+class BlockRounding:
+    """Makes a quantized denoiser of a float one, which stays as it is.
+
+    The quantized denoiser shares every float tensor it still has with the float one. Codes are the learned ones where
+    they bring the unit nearer to the float unit than the nearest codes do, else those.
+
+    Args:
+        base: with the float one.
+        names: layers to quantize.
+        splits: which of them have a scale for each part of their inputs.
+        search: finds scales.
+        recipe: how rounding is learned.
+        items: what the denoiser is run on.
+        trainer: makes the trainer of one unit from what it does, in words.
+    """
+
+    def __init__(
+        self,
+        base: Base,
+        names: Sequence[str],
+        splits: Splits,
+        search: ScaleSearch,
+        recipe: Reconstruction,
+        items: CalibrationSet,
+        trainer: Callable[[str], Trainer],
+    ) -> None:
+        self.denoiser, made = base.denoiser, _sharing(base.denoiser)
+        self.made = base.with_denoiser(made)
+        self.splits, self.search, self.recipe, self.trainer = splits, search, recipe, trainer
+        self.replaced: list[Replaced] = []
+        self.tapes = UnitTapes(base, self.made, names, items, 4 * recipe.batch)
+        self.units = self.tapes.units
+
+    def run(self, progress: Progress, note: Callable[[int, Outcome], Any]) -> None:
+        """Do every unit that `progress` does not have; `note` is told of each with its number."""
+        with progress.scratch() as folder:
+            recorder = Recorder(self.tapes, folder)
+            for number, unit in enumerate(self.units):
+                found = progress.read(number)
+                if found is None:
+                    with recorder.tape(number) as tape:
+                        found = self._learned(unit, tape, f"rounding block {number + 1} of {len(self.units)}")
+                    progress.write(number, found)
+                self._put(unit, found)
+                note(number, Outcome(unit, {name: float(found[name]) for name in ERRORS}))
+
+    def _learned(self, unit: Unit, tape: Tape, what: str) -> dict[str, Tensor]:
+        """The state of the unit's quantized layers by the names of layers, and its errors."""
+        affine = {name: self._empty(name).form.fit(self._weight(name), self.search) for name in unit.layers}
+        roundings = {_key(unit, name): self._rounding(name, *affine[name]) for name in unit.layers}
+        stage = UnitStage(unit.name, self.made.denoiser.get_submodule(unit.name), roundings, tape, self.recipe)
+        self.trainer(what).fit(stage)
+        stage.to(self.device)  # Lightning takes a finished stage off a GPU
+        candidates = {"nearest": stage.nearest, "learned": stage.codes()}
+        errors = {name: stage.error_of(codes) for name, codes in candidates.items()}
+        codes = candidates[min(errors, key=errors.__getitem__)]
+        layers = {name: self._filled(name, codes[_key(unit, name)], *affine[name]) for name in unit.layers}
+        return _states(layers) | {name: torch.tensor(error) for name, error in errors.items()}
+
+    def _put(self, unit: Unit, found: Mapping[str, Tensor]) -> None:
+        for name in unit.layers:
+            layer = self._empty(name)
+            layer.load_state_dict({key: found[f"{name}.{key}"] for key in layer.state_dict()}, assign=True)
+            self.replaced.append(replace_(self.made.denoiser, name, layer.to(self.device)))
+
+    def _rounding(self, name: str, scale: Tensor, zero: Tensor) -> LearnedRounding:
+        form = self._empty(name).form
+        return LearnedRounding(self._weight(name), form.spread(scale), form.spread(zero), self.search.grid)
+
+    def _filled(self, name: str, codes: Tensor, scale: Tensor, zero: Tensor) -> QuantizedLayer:
+        bias = self.denoiser.get_submodule(name).bias
+        return self._empty(name).fill_(codes, scale, zero, bias)
+
+    def _empty(self, name: str) -> QuantizedLayer:
+        layer = self.denoiser.get_submodule(name)
+        return like(layer, name, self.search.grid.bits, self.device, self.splits.get(name, ()))
+
+    @property
+    def device(self) -> torch.device:
+        """Where the denoisers are."""
+        return self.tapes.device
+
+    def _weight(self, name: str) -> Float[Tensor, "out ..."]:
+        return self.denoiser.get_submodule(name).get_parameter("weight").detach()
+
+
+def _sharing(denoiser: nn.Module) -> nn.Module:
+    """Another denoiser of the same tensors."""
+    tensors = chain(denoiser.parameters(), denoiser.buffers())
+    return copy.deepcopy(denoiser, {id(tensor): tensor for tensor in tensors})
+
+
+def _key(unit: Unit, layer: str) -> str:
+    """The name of a layer's weight within its unit, which may be the layer itself."""
+    return f"{layer}.weight".removeprefix(f"{unit.name}.")
+
+
+def _states(layers: Mapping[str, QuantizedLayer]) -> dict[str, Tensor]:
+    return {f"{name}.{key}": value for name, layer in layers.items() for key, value in layer.state_dict().items()}

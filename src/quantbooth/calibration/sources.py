@@ -1,0 +1,160 @@
+"""Where the noised latents of a calibration set come from.
+
+Q-Diffusion (arXiv 2302.04304, section 3.3) runs the float base's own sampler and keeps x_t at evenly spaced timesteps:
+what a denoiser is given changes with t, and a set of one kind of t serves the others badly. The other two sources are
+there to compare with.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import count as counted
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from quantbooth.diffusion.base import Base
+from quantbooth.diffusion.model import NoiseSchedule
+from quantbooth.diffusion.sampler import Sampler, initial_noise
+from quantbooth.runtime.errors import UserError
+
+__all__ = [
+    "SOURCES",
+    "Asked",
+    "ForwardSource",
+    "NormalSource",
+    "SamplerSource",
+    "Source",
+    "batches",
+    "kept_places",
+    "source_of",
+]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A few sentences, the seed of each, and where they are known their true pictures."""
+
+    texts: tuple[str, ...]
+    seeds: tuple[int, ...]
+    pictures: Float[Tensor, "b 3 h w"] | None = None
+
+    def noise(self, base: Base, purpose: str = "") -> Float[Tensor, "b c hl wl"]:
+        """Standard normal, by sentence, seed and purpose alone."""
+        return initial_noise([f"{purpose}{text}" for text in self.texts], self.seeds, base.latent_shape)
+
+
+def kept_places(steps: int, count: int) -> list[int]:
+    """`count` of the places 0 .. steps - 1, evenly spaced, the first and the last among them (one: the middle).
+
+    Raises:
+        UserError: when there are not that many.
+    """
+    if not 1 <= count <= steps:
+        raise UserError(f"calibration.set.timesteps must be in [1, {steps}], the steps of the sampler, got {count}")
+    if count == 1:
+        return [steps // 2]
+    return [round(place * (steps - 1) / (count - 1)) for place in range(count)]
+
+
+@dataclass(frozen=True)
+class Source(ABC):
+    """Gives x_t of some sentences at chosen places of the sampler's trajectory."""
+
+    sampler: Sampler
+
+    def timesteps(self, base: Base, count: int) -> Float[Tensor, " count"]:
+        """The timesteps that are kept; a scheduler may have fractional ones."""
+        steps = self.sampler.new_scheduler(base).timesteps
+        return steps[kept_places(len(steps), count)].float()
+
+    @abstractmethod
+    def check(self, asked: Asked) -> None:
+        """Raise UserError when there is not what the source needs."""
+
+    @abstractmethod
+    def states(self, base: Base, asked: Asked, count: int) -> Float[Tensor, "b count c hl wl"]:
+        """x_t at unit variance, as the denoiser sees it, at each of `count` timesteps.
+
+        Raises:
+            UserError: when there is not what the source needs.
+        """
+
+
+@dataclass(frozen=True)
+class SamplerSource(Source):
+    """What the float base's own sampler meets on its way to a picture."""
+
+    def check(self, asked: Asked) -> None: ...
+
+    def states(self, base: Base, asked: Asked, count: int) -> Float[Tensor, "b count c hl wl"]:
+        kept = set(kept_places(len(self.sampler.new_scheduler(base).timesteps), count))
+        conditioning, place = base.encode_prompts(asked.texts), counted()
+        met: list[Tensor] = []
+
+        def keep(_t: Tensor, x_t: Tensor, _predicted: Tensor) -> None:
+            if next(place) in kept:
+                met.append(x_t.cpu())
+
+        self.sampler.denoise(base, lambda _t: conditioning, asked.noise(base), keep)
+        return torch.stack(met, dim=1)
+
+
+@dataclass(frozen=True)
+class NormalSource(Source):
+    """Noise alone, whatever the timestep."""
+
+    def check(self, asked: Asked) -> None: ...
+
+    def states(self, base: Base, asked: Asked, count: int) -> Float[Tensor, "b count c hl wl"]:
+        return torch.stack([asked.noise(base, f"{place} ") for place in range(count)], dim=1)
+
+
+@dataclass(frozen=True)
+class ForwardSource(Source):
+    """True pictures, noised as in training (DDPM, eq. 4); a fractional timestep is rounded."""
+
+    def check(self, asked: Asked) -> None:
+        if asked.pictures is None:
+            raise UserError(
+                "calibration.set.source=forward noises true pictures, and nobody knows those of these prompts; "
+                "choose sampler or normal"
+            )
+
+    def states(self, base: Base, asked: Asked, count: int) -> Float[Tensor, "b count c hl wl"]:
+        self.check(asked)
+        assert asked.pictures is not None
+        latents, schedule = base.encode_images(asked.pictures).cpu(), base.schedule
+        times = self.timesteps(base, count).round().long().tolist()
+        return torch.stack([self._noised(base, asked, schedule, latents, t) for t in times], dim=1)
+
+    @staticmethod
+    def _noised(base: Base, asked: Asked, schedule: NoiseSchedule, latents: Tensor, t: int) -> Tensor:
+        return schedule.add_noise(latents, asked.noise(base, f"{t} "), torch.full((len(latents),), t))
+
+
+SOURCES: dict[str, type[Source]] = {"sampler": SamplerSource, "normal": NormalSource, "forward": ForwardSource}
+
+
+def source_of(name: object, sampler: Sampler) -> Source:
+    """The source of that name.
+
+    Raises:
+        UserError: when there is none.
+    """
+    if name not in SOURCES:
+        raise UserError(f"calibration.set.source must be one of {', '.join(SOURCES)}, got {name!r}")
+    return SOURCES[str(name)](sampler)
+
+
+def batches(asked: Asked, size: int) -> Sequence[Asked]:
+    """The same in pieces of `size`."""
+    return [
+        Asked(
+            asked.texts[start : start + size],
+            asked.seeds[start : start + size],
+            None if asked.pictures is None else asked.pictures[start : start + size],
+        )
+        for start in range(0, len(asked.texts), size)
+    ]

@@ -1,0 +1,140 @@
+"""A tape: what one module of a denoiser is given and should give, caught on the way, for every calibration item.
+
+What a module inside a denoiser is given and what it gives, caught on the way; the call ends there.
+
+A tape: what one module of a denoiser is given and should give, for every item of a calibration set.
+
+What is taped lies in files that are mapped into memory, so a tape may be larger than memory is.
+"""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+__all__ = ["Given", "Tape", "caught_inputs", "caught_output", "mapped_rows"]
+
+
+@dataclass(frozen=True)
+class Given:
+    """Arguments of a call."""
+
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+
+
+class _Enough(Exception):
+    """Ends a call from inside."""
+
+
+@torch.no_grad()
+def caught_inputs(module: nn.Module, call: Callable[[], Any]) -> Given:
+    """What `module` is given when `call` runs.
+
+    Raises:
+        ValueError: when the call never reaches it.
+    """
+    found: list[Given] = []
+
+    def note(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        found.append(Given(args, kwargs))
+        raise _Enough
+
+    return _run(module.register_forward_pre_hook(note, with_kwargs=True), call, found)
+
+
+@torch.no_grad()
+def caught_output(module: nn.Module, call: Callable[[], Any]) -> Tensor:
+    """What `module` gives when `call` runs.
+
+    Raises:
+        ValueError: when the call never reaches it.
+    """
+    found: list[Tensor] = []
+
+    def note(_module: nn.Module, _args: tuple[Any, ...], output: Tensor) -> None:
+        found.append(output)
+        raise _Enough
+
+    return _run(module.register_forward_hook(note), call, found)
+
+
+def _run(hook: Any, call: Callable[[], Any], found: list[Any]) -> Any:
+    try:
+        call()
+    except _Enough:
+        return found[0]
+    finally:
+        hook.remove()
+    raise ValueError("the call must reach the module whose inputs or output are wanted, and it did not")
+
+
+TARGET = "target"
+
+
+class Tape:
+    """Calls of one module, of which every tensor has a row per item; other arguments are the same in all calls.
+
+    Args:
+        folder: of the files, removed by whoever made it.
+        items: how many there are.
+    """
+
+    def __init__(self, folder: Path, items: int) -> None:
+        self.folder, self.items = folder, items
+        self._rows: dict[str, Tensor] = {}
+        self._first: Given | None = None
+
+    def record(self, places: Sequence[int], given: Given, target: Float[Tensor, "b ..."]) -> None:
+        """Keep the calls of some items."""
+        self._first = self._first or Given(
+            tuple(None if isinstance(value, Tensor) else value for value in given.args),
+            {key: None if isinstance(value, Tensor) else value for key, value in given.kwargs.items()},
+        )
+        for key, value in (*_named(given).items(), (TARGET, target)):
+            if key not in self._rows:
+                self._rows[key] = mapped_rows(self.folder / f"{key}.bin", self.items, value)
+            self._rows[key][list(places)] = value.to("cpu")
+
+    def batch(self, places: Sequence[int], device: torch.device) -> tuple[Given, Float[Tensor, "b ..."]]:
+        """The joint call of some items, and what it should give."""
+        assert self._first is not None
+        rows = {key: kept[list(places)].to(device) for key, kept in self._rows.items()}
+        args = tuple(rows.get(_at(place), value) for place, value in enumerate(self._first.args))
+        kwargs = {key: rows.get(key, value) for key, value in self._first.kwargs.items()}
+        return Given(args, kwargs), rows[TARGET]
+
+    @property
+    def nbytes(self) -> int:
+        """Of all files."""
+        return sum(rows.nbytes for rows in self._rows.values())
+
+
+def mapped_rows(path: Path, items: int, like: Float[Tensor, "b ..."]) -> Float[Tensor, "items ..."]:
+    """A new file of a row per item, mapped into memory.
+
+    Its place on the disk is taken at once: a mapped file that finds no place when it is written ends the process.
+
+    Raises:
+        OSError: when the disk is full.
+    """
+    shape = torch.Size((items, *like.shape[1:]))
+    with path.open("wb") as file:
+        if hasattr(os, "posix_fallocate"):  # not on every system
+            os.posix_fallocate(file.fileno(), 0, shape.numel() * like.element_size())
+    return torch.from_file(str(path), shared=True, size=shape.numel(), dtype=like.dtype).view(shape)
+
+
+def _at(place: int) -> str:
+    """The key of a positional argument; no keyword is a number."""
+    return str(place)
+
+
+def _named(given: Given) -> dict[str, Tensor]:
+    arguments: dict[str, Any] = {_at(place): value for place, value in enumerate(given.args)} | dict(given.kwargs)
+    return {key: value for key, value in arguments.items() if isinstance(value, Tensor)}

@@ -1,0 +1,64 @@
+"""quantbooth-data: fetches DreamBooth's public photos, or looks whether a folder holds them.
+
+quantbooth-data dreambooth                    into paths.dreambooth, where subject=dog and the 29 others look
+quantbooth-data check folder=DIR              any folder of theirs, from wherever it came
+"""
+
+import re
+import sys
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from quantbooth.data.dreambooth import NAMES, Source, check_photos, fetch, present, read_listing, verify
+from quantbooth.runtime.cli import command
+from quantbooth.runtime.config import plain
+from quantbooth.runtime.errors import UserError
+from quantbooth.runtime.options import place
+
+__all__ = ["data", "main"]
+
+
+def data(cfg: DictConfig) -> None:
+    """Do the one or the other, and say what was found.
+
+    Raises:
+        UserError: for another action; when something cannot be fetched, is not as published or cannot be read.
+    """
+    settings = plain(cfg)
+    action, folder = settings["action"], place("folder", settings["folder"])
+    if action not in ("dreambooth", "check"):
+        said = "" if action is None else f", got {action!r}"
+        raise UserError(f"say what to do{said}: quantbooth-data dreambooth fetches, quantbooth-data check looks")
+    if action == "dreambooth":
+        fetched = fetch(Source(**settings["source"]), folder)
+        print(f"fetched {fetched} files, all as published")  # noqa: T201  # what the command is run for
+    print(looked_at(folder))  # noqa: T201
+
+
+def looked_at(folder: Path) -> str:
+    """What a folder holds, in a sentence.
+
+    Raises:
+        UserError: for the first thing that is wrong with it.
+    """
+    found = present(folder)
+    photos = sum(check_photos(folder / name) for name in found)
+    listing = read_listing(folder)
+    verify(folder, listing)
+    readable = "readable, of the published number; not compared with the published files"
+    compared = "every file as published" if listing else readable
+    missing = [name for name in NAMES if name not in found]
+    without = f"; without {', '.join(missing)}" if missing else ""
+    return f"{folder}: {len(found)} of {len(NAMES)} subjects, {photos} photos, {compared}{without}"
+
+
+def main() -> None:
+    """The command; its first word is the action, as in git."""
+    if len(sys.argv) > 1 and re.fullmatch(r"\w+", sys.argv[1]):
+        sys.argv[1] = f"action={sys.argv[1]}"
+    command(data, "data")()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,70 @@
+"""quantbooth-evaluate: scores of the pictures, one row each.
+
+quantbooth-evaluate subject=toy_mug strategy=s2 scorer=toy
+"""
+
+from pathlib import Path
+
+from quantbooth.diffusion.pretrained import float_bytes
+from quantbooth.evaluation.files import Record, write_scores
+from quantbooth.evaluation.module import EvaluationStage
+from quantbooth.run.run import Run, SubjectRun
+from quantbooth.runtime.cli import command
+from quantbooth.runtime.draws import place_loader
+from quantbooth.sampling.image_set import read_requests
+
+__all__ = ["evaluate", "main"]
+
+
+def evaluate(run: Run) -> list[Path]:
+    """Score the pictures of every subject at every step that is looked at; return the folders of scores."""
+    run.check("scorer")
+    return [score(one, step) for one in run.subjects for step in run.steps]
+
+
+def score(one: SubjectRun, step: int) -> Path:
+    """The scores of a subject's pictures after one step."""
+    run, item = one.run, one.scores(step)
+    if found := item.find():
+        return found
+    images = one.images(step).require()
+    with item.writing(one.settings) as draft:
+        requests = read_requests(images)
+        untuned = one.images(0).require() if run.protocol.drift else None
+        stage = EvaluationStage(run.scorer, one.subject, requests, images, untuned)
+        loader = place_loader(len(requests), run.protocol.scored)
+        run.trainer(f"scoring {item.label}").test(stage, loader, verbose=False)
+        write_scores(draft.path, record_of(one, step, images), stage.rows, stage.measured_with)
+    return item.require()
+
+
+def record_of(one: SubjectRun, step: int, images: Path) -> Record:
+    """What the scores are about."""
+    run = one.run
+    tuned = one.tuned.manifest() if step else None
+    quantized = run.quantized_base.manifest() if run.quantized_base else None
+    costs = dict(tuned.measured) if tuned else {}
+    costs["base_file_bytes"] = (
+        quantized.measured["file_bytes"]
+        if quantized
+        else float_bytes(run.base_folder, run.settings["base"]["stored_bits"])
+    )
+    return Record(
+        method=run.method if step else "base",
+        subject=one.name,
+        quant=run.drawn_weights,
+        seed=run.settings["seed"] if step else 0,
+        step=step,
+        base=run.base_name,
+        scorer=run.scorer.name,
+        protocol=str(run.protocol),
+        costs=costs,
+        images=str(images.relative_to(run.store.root)),
+        run=tuned.name if tuned else (quantized.name if quantized else "float base"),
+    )
+
+
+main = command(lambda cfg: evaluate(Run(cfg)), "quantbooth")
+
+if __name__ == "__main__":
+    main()

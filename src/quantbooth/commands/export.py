@@ -1,0 +1,150 @@
+"""quantbooth-export: what was tuned as files for other tools, float weights with a model card beside them.
+
+quantbooth-export subject=toy_mug strategy=s2                        # a folder for diffusers, a denoiser for each zone
+quantbooth-export subject=toy_mug strategy=s2 export.merged=true     # one denoiser for all zones, its error measured
+quantbooth-export subject=toy_mug export.format=safetensors          # the denoiser alone, one file
+quantbooth-export subject=toy_mug method=qlora export.format=lora    # the adapters alone, as diffusers loads them
+quantbooth-export subject=toy_mug export.step=0                      # the quantized base itself
+"""
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from quantbooth.diffusion.base import Base
+from quantbooth.export.files import Denoisers, float_denoiser, model_card, write_lora, write_pipeline, write_weights
+from quantbooth.export.merging import Merging, prediction_errors
+from quantbooth.quant import adapters
+from quantbooth.quant.merging import average, folded, require_foldable
+from quantbooth.run.models import tuned_base
+from quantbooth.run.run import Run
+from quantbooth.runtime.cli import command
+from quantbooth.runtime.errors import UserError
+from quantbooth.runtime.options import flag, place, whole
+from quantbooth.store.files import whole_folder
+from quantbooth.tuning.files import precision_of
+
+__all__ = ["export", "main"]
+
+FORMATS = ("diffusers", "safetensors", "lora")
+
+
+@dataclass(frozen=True)
+class Options:
+    """The group `export` of the configuration.
+
+    Raises:
+        UserError: naming the option that is none of what it may be.
+    """
+
+    format: str
+    folder: str
+    step: int | None
+    merged: bool
+    precision: str
+
+    def __post_init__(self) -> None:
+        if self.format not in FORMATS:
+            raise UserError(f"export.format must be one of {', '.join(FORMATS)}, got {self.format!r}")
+        if self.step is not None:
+            whole("export.step", self.step, least=0)
+        flag("export.merged", self.merged)
+        place("export.folder", self.folder)
+        precision_of(self.precision, "export.precision")
+
+
+def export(run: Run) -> Path:
+    """Write one tuned (or untuned) base for other tools; return the folder that was made in export.folder."""
+    one, options = run.only, Options(**run.settings["export"])
+    run.check("strategy", "recipe", "tuner", "loras")
+    step = run.recipe.steps if options.step is None else options.step
+    stretches = run.strategy.stretches if step else ((0, run.strategy.served.timesteps, 0),)
+    merging = Merging(stretches, run.strategy.served)
+    if options.format != FORMATS[0] and len(merging.shares) > 1 and not options.merged:
+        raise UserError(
+            f"strategy {run.strategy.name} has {len(merging.shares)} denoisers, one file holds one; choose "
+            "export.merged=true, or export.format=diffusers"
+        )
+    if options.format != FORMATS[0] and step and run.settings["tuner"]["identifier"]:
+        raise UserError(f"export.format={options.format} has no place for a learned identifier; choose diffusers")
+    if run.loras:
+        raise UserError("lora adds files of others to pictures that are drawn; leave it out of an export")
+    if options.format == "lora":
+        _require_a_lora(run, step, options)
+    base, _ = tuned_base(run, step, [one])
+    main = base.component
+    if options.format != "lora":
+        require_foldable(base.denoiser)
+    denoisers: Denoisers = {
+        name: partial(folded, base.denoiser, index) for name, index in merging.folders(main).items()
+    }
+    if options.merged:
+        denoisers = {main: partial(average, base.denoiser, merging.shares)}
+    with whole_folder(Path(options.folder) / _name(run, step, options), "export.folder") as folder:
+        errors = _errors(run, base, denoisers) if options.merged and len(merging.shares) > 1 else {}
+        if options.format == "diffusers":
+            write_pipeline(base, denoisers, merging.rows(main), folder, precision_of(options.precision))
+        elif options.format == "lora":
+            write_lora(adapters.read(base.denoiser), main, folder, precision_of(options.precision))
+        else:
+            write_weights(denoisers[main](), main, folder, precision_of(options.precision))
+        (folder / "README.md").write_text(model_card(**_facts(run, step, merging, options, main), errors=errors))
+        made = Path(options.folder) / folder.name
+    print(f"exported: {made}")  # noqa: T201  # what a person looks for next
+    return made
+
+
+def _require_a_lora(run: Run, step: int, options: Options) -> None:
+    """Refuse what a LoRA file has no place for."""
+    if run.tuner.kind != "adapters" or step == 0:
+        raise UserError("export.format=lora writes adapters that were tuned; choose tuner=lora or tuner=qlora for it")
+    if options.merged:
+        raise UserError("a LoRA file has no place for what export.merged=true makes; choose export.format=diffusers")
+
+
+def _name(run: Run, step: int, options: Options) -> str:
+    """Of the run, the step where it is not the last, and how it was exported where that is not usual."""
+    parts = [
+        _made_by(run, step),
+        f"step{step}" if step not in (0, run.recipe.steps) else "",
+        "merged" if options.merged else "",
+    ]
+    parts += [options.format] if options.format != FORMATS[0] else []
+    return "-".join(part for part in parts if part)
+
+
+def _made_by(run: Run, step: int) -> str:
+    """The run that tuned it, or what the untuned base is called."""
+    return run.only.tuned.require().name if step else run.only.images(0).label
+
+
+def _errors(run: Run, base: Base, denoisers: Denoisers) -> dict[str, tuple[float, float]]:
+    """By zone, what the merged denoiser does otherwise than its parts (see `export.merging`)."""
+    merged = base.with_denoiser(float_denoiser(base, denoisers[base.component]()))
+    return prediction_errors(base, merged, run.only.subject, run.strategy.served, run.trainer)
+
+
+def _facts(run: Run, step: int, merging: Merging, options: Options, main: str) -> dict[str, Any]:
+    """What the model card tells."""
+    rows = [(0, merging.timesteps, main)] if options.merged else merging.rows(main)
+    return {
+        "base": run.base_name,
+        "component": main,
+        "licence": run.settings["base"]["licence"],
+        "subject": run.only.subject,
+        "method": run.method if step else "the base as quantized, not tuned",
+        "quant": run.calibration.name,
+        "step": step,
+        "settings": run.settings,
+        "run": _made_by(run, step),
+        "zones": rows,
+        "sets": len(merging.shares),
+        "options": options,
+    }
+
+
+main = command(lambda cfg: export(Run(cfg)), "quantbooth")
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,53 @@
+"""quantbooth: the whole chain for one setting, or with -m for each of a sweep; finished work is never repeated.
+
+quantbooth subject=toy_mug strategy=s2
+quantbooth -m subject=toy_mug,toy_duck strategy=baseline,s1,s2 seed=0,1
+quantbooth subjects=[toy_mug,toy_duck]
+"""
+
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from quantbooth.commands.calibrate import calibrate
+from quantbooth.commands.evaluate import evaluate
+from quantbooth.commands.report import report
+from quantbooth.commands.sample import sample
+from quantbooth.commands.tune import tune
+from quantbooth.run.run import Run
+from quantbooth.runtime.cli import command
+from quantbooth.runtime.errors import UserError
+
+__all__ = ["check", "main", "report_all", "run"]
+
+
+def run(cfg: DictConfig) -> list[Path]:
+    """Calibrate, tune, sample, evaluate one setting; return the folders of scores."""
+    if cfg.prompt is not None:
+        raise UserError("prompt is drawn by quantbooth-sample, after tuning; leave it out here")
+    chain = Run(cfg)
+    check(chain)
+    if chain.calibration.bits is not None:
+        calibrate(chain)
+    tune(chain)
+    sample(chain)
+    return evaluate(chain)
+
+
+def check(chain: Run) -> None:
+    """Refuse, by UserError, what any step of the chain would refuse, before any work."""
+    chain.check("strategy", "protocol", "sampler", "recipe", "steps", "tuner", "loras", "subjects", "quantized_base")
+    for one in chain.subjects:
+        one.requests()
+
+
+def report_all(jobs: list[tuple[DictConfig, list[Path]]]) -> None:
+    """One report over every setting that finished; the untuned base, which settings share, counts once."""
+    scores = dict.fromkeys(path for _, paths in jobs for path in paths)
+    report(jobs[-1][0], list(scores))
+
+
+main = command(run, "quantbooth", conclude=report_all)
+
+if __name__ == "__main__":
+    main()

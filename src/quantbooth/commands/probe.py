@@ -1,0 +1,139 @@
+"""quantbooth-probe: what a base decides at which timestep, and the zones that follow from it.
+
+quantbooth-probe base=toy
+quantbooth-probe base=folder base.path=DIR scorer=clip_b32 sampler.steps=25
+"""
+
+import shlex
+import sys
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from omegaconf import DictConfig
+
+from quantbooth.data.questions import Contrast, Questions, contrasts_of
+from quantbooth.diffusion.base import frozen
+from quantbooth.probe.document import write_document
+from quantbooth.probe.files import KIND, ProbeRecord, read_probe, write_probe
+from quantbooth.probe.probing import Forecasts, Swaps, WorthOfText
+from quantbooth.run.models import base_with
+from quantbooth.run.run import Run
+from quantbooth.runtime.cli import command
+from quantbooth.runtime.config import build, plain
+from quantbooth.runtime.draws import place_loader
+from quantbooth.runtime.errors import UserError
+from quantbooth.runtime.options import place, whole
+from quantbooth.runtime.profiling import measured
+from quantbooth.schema import content, trainer_content
+from quantbooth.store.store import Item
+
+__all__ = ["document", "main", "probe"]
+
+LEAST = {"pairs": 2, "every": 1, "questions": 1, "grid": 2, "seed": 0, "batch": 1, "round": 1}
+PLACES = ("folder", "document")
+
+
+class Probing:
+    """One probe's settings; cheap objects are built here, before heavy work starts."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self.options: dict[str, Any] = dict(run.settings["probe"])
+        for option, least in LEAST.items():
+            whole(f"probe.{option}", self.options[option], least)
+        for option in PLACES:
+            place(f"probe.{option}", self.options[option])
+        if run.calibration.bits is not None:
+            raise UserError("quantbooth-probe looks at a float base; leave quant=fp")
+        run.check("sampler", "scorer")
+        count, seed = self.options["questions"], self.options["seed"]
+        self.questions = build(run.cfg.base.held_out, Questions, count=count, seed=seed)
+
+    @cached_property
+    def contrasts(self) -> tuple[Contrast, ...]:
+        """The person's own pairs, else those of the base."""
+        count, seed = self.options["pairs"], self.options["seed"]
+        if self.options["prompts"] is not None:
+            return contrasts_of(self.options["prompts"], count, seed)
+        return build(self.run.cfg.base.contrasts, tuple, count=count, seed=seed)
+
+    @property
+    def item(self) -> Item:
+        """The artifact of this probe."""
+        identity = {
+            "base": self.run.base_fingerprint,
+            "sampler": content(self.run.settings, "sampler"),
+            "scorer": self.run.scorer.name,
+            **content(self.run.settings, "probe"),
+            "pairs": [[pair.first, pair.second, pair.seed] for pair in self.contrasts],
+            "asked": self.questions.fingerprint,
+            **trainer_content(self.run.settings),
+        }
+        return Item(self.run.store, KIND, self.run.base_name, "quantbooth-probe", identity)
+
+    def record(self) -> ProbeRecord:
+        return ProbeRecord(
+            base=self.run.base_name,
+            quant=self.run.settings["quant"]["name"],
+            timesteps=self.run.settings["base"]["timesteps"],
+            pairs=len(self.contrasts),
+            questions=self.questions.name,
+            seed=self.options["seed"],
+            sampler=str(self.run.sampler),
+            scorer=self.run.scorer.name,
+            zones=self.run.settings["base"]["zones"],
+        )
+
+
+def probe(run: Run) -> Path:
+    """Probe one base; return the folder of the probe."""
+    probing = Probing(run)
+    if found := probing.item.find():
+        return found
+    with probing.item.writing(run.settings) as draft:
+        with measured() as cost:
+            write_probe(draft.path, probing.record(), **rows_of(probing))
+        draft.measured.update(seconds=round(cost.seconds, 3), peak_memory_bytes=cost.peak_memory_bytes)
+    return probing.item.require()
+
+
+def rows_of(probing: Probing) -> dict[str, list[dict[str, Any]]]:
+    """The three tables."""
+    run, options, questions = probing.run, probing.options, probing.questions
+    base = frozen(base_with(run, None))
+    switches = list(range(0, base.timesteps + 1, options["every"]))
+    swaps = Swaps(base, run.sampler, probing.contrasts, switches, run.scorer)
+    _run(probing, swaps, len(probing.contrasts) * len(switches), "swapping prompts")
+    made = Forecasts(base, run.sampler, questions.each)
+    _run(probing, made, len(questions.each), "watching pictures come to be")
+    known = questions.pictures
+    x_0 = torch.cat(made.finished) if known is None else base.encode_images(known).cpu()
+    grid = torch.linspace(0, base.timesteps - 1, options["grid"]).round().int().tolist()
+    worth = WorthOfText(base, x_0, questions.each, grid)
+    _run(probing, worth, len(questions.each) * len(grid), "weighing the text")
+    return {"swaps": swaps.rows, "forecasts": made.rows, "worth": worth.rows}
+
+
+def document(jobs: list[tuple[DictConfig, Path]]) -> None:
+    """The document of the last probe."""
+    cfg, folder = jobs[-1]
+    options, found = plain(cfg)["probe"], read_probe(folder)
+    files, page = (place(f"probe.{option}", options[option]) for option in PLACES)
+    typed = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    borders = write_document(found, page, files, options["round"], typed)
+    print(f"suggested zones of {found.record.base}: {borders}")  # noqa: T201  # what a person looks for next
+    print(f"the document: {page}")  # noqa: T201
+
+
+def _run(probing: Probing, stage: LightningModule, count: int, what: str) -> None:
+    loader = place_loader(count, probing.options["batch"])
+    probing.run.trainer(what).predict(stage, loader, return_predictions=False)
+
+
+main = command(lambda cfg: probe(Run(cfg)), "probe", conclude=document)
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,201 @@
+"""The document of a degradation study: tables, plots and a same-noise grid over every setting of a sweep.
+
+The same-noise grid: prompts down, settings across, small enough for a repository.
+
+The damage document: two tables, a plot and a grid over every setting of a sweep, figures with their runs.
+"""
+
+import io
+import math
+import os
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+
+import pandas as pd
+
+from quantbooth.degradation.files import PICTURES, RIGHT, TRUTH, Damage
+from quantbooth.degradation.plots import curve_plot, error_plot, swept
+from quantbooth.degradation.study import DamageStudy
+from quantbooth.degradation.tables import TRUE_PICTURES, attributes, numbers, ratio_table
+from quantbooth.reporting.columns import NOTHING
+from quantbooth.reporting.images import contact_sheet
+from quantbooth.reporting.layout import markdown, simulated
+
+__all__ = ["same_noise_grid", "write_document"]
+
+CELL = 64
+LABEL_WIDTH = 170
+BYTES = 300_000
+
+
+def same_noise_grid(study: DamageStudy, shown: int) -> bytes:
+    """A PNG of the first `shown` questions, or of as many (at least one) as fit into 300 kB: true pictures where they
+    are known, float's, and each setting's of the same noise.
+    """
+    folders = {study.label(damage): damage.folder / PICTURES for damage in (study.reference, *study.settings)}
+    if study.reference.truth is not None:
+        folders = {"true": study.reference.folder / TRUTH} | folders
+    rows = {label: [folder / file for folder in folders.values()] for label, file in _labelled(study, shown).items()}
+
+    @cache
+    def made(count: int) -> bytes:
+        return _png(dict(list(rows.items())[:count]), list(folders))
+
+    fitting = bisect_right(range(1, len(rows) + 1), BYTES, key=lambda count: len(made(count)))
+    return made(max(fitting, 1))
+
+
+def _labelled(study: DamageStudy, shown: int) -> dict[str, str]:
+    """Files of the first questions by sentence, with the noise seed where a sentence comes again."""
+    asked = study.reference.pictures[:shown]
+    again = asked["text"].duplicated(keep=False)
+    labels = asked["text"].where(~again, asked["text"] + ", seed " + asked["noise_seed"].astype(str))
+    return dict(zip(labels, asked["file"], strict=True))
+
+
+def _png(rows: Mapping[str, Sequence[Path]], columns: Sequence[str]) -> bytes:
+    buffer = io.BytesIO()
+    contact_sheet(rows, columns, CELL, label_width=LABEL_WIDTH).save(buffer, format="PNG", optimize=True)
+    return buffer.getvalue()
+
+
+TABLE, PLOT, CURVE, GRID = "table.csv", "errors.svg", "curve.svg", "grid.png"
+MB, GB = 1e6, 1e9
+
+
+def write_document(found: Sequence[Damage], page: Path, folder: Path, shown: int, notes: Sequence[str]) -> None:
+    """Write table, plot and grid into the folder, and the page that shows them.
+
+    Raises:
+        UserError: the measurements do not compare.
+    """
+    study = DamageStudy(tuple(found))
+    table = numbers(study)
+    for place in (folder, page.parent):
+        place.mkdir(parents=True, exist_ok=True)
+    (folder / TABLE).write_text(table.to_csv(lineterminator="\n"))
+    (folder / GRID).write_bytes(same_noise_grid(study, shown))
+    if study.settings:
+        (folder / PLOT).write_text(error_plot(study, table))
+    if option := swept(study):
+        (folder / CURVE).write_text(curve_plot(study, table, option))
+    page.write_text(_page(study, table, Path(os.path.relpath(folder, page.parent)), notes))
+
+
+def _page(study: DamageStudy, table: pd.DataFrame, folder: Path, notes: Sequence[str]) -> str:
+    record = study.reference.record
+    parts = [f"# What quantization alone does to the base {record.base}", *notes]
+    parts += ["## Prediction error", _about_errors(study), _error_table(study, table)]
+    if note := simulated(study.quants):
+        parts += [note]
+    if ratios := ratio_table(study):
+        parts += [_about_ratios(), ratios]
+    if study.settings:
+        parts += [f"![error added by quantization, by zone and bits]({(folder / PLOT).as_posix()})"]
+    if option := swept(study):
+        parts += [f"![deviation by {option.option}]({(folder / CURVE).as_posix()})"]
+    parts += ["## Pictures from the same noise", _about_pictures(study), _picture_table(table)]
+    parts += [f"![pictures from the same noise]({(folder / GRID).as_posix()})"]
+    runs = [f"- {study.label(damage)}: {damage.run}" for damage in (study.reference, *study.settings)]
+    parts += [f"All numbers: [{TABLE}]({(folder / TABLE).as_posix()}). Runs:", "\n".join(runs)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _about_errors(study: DamageStudy) -> str:
+    reference = study.reference
+    record, zones = reference.record, [f"{name} [{a}, {b})" for name, (a, b) in reference.record.zones.items()]
+    return (
+        f"Base {record.base}; held out: {record.held_out} (seed {record.seed}); "
+        f"{len(reference.predictions) // len(zones)} triples (x_t, t, text) in each zone: {', '.join(zones)}. "
+        "The error is the mean squared difference of prediction and target; in brackets what quantization adds to that "
+        "of the float prediction of the same triples. Deviation is the mean squared difference of quantized and float "
+        f"prediction, over the float error. {_spread('triples')} The file is the denoiser's, its codes packed; float "
+        "counts 32 bits a weight. Time and memory of calibration are those of the machine it ran on, memory that of "
+        "the whole process, pages of mapped files included."
+    )
+
+
+def _about_pictures(study: DamageStudy) -> str:
+    reference = study.reference
+    known = "" if reference.truth is None else " True pictures are what the questions describe."
+    asked = [name for name in reference.pictures if name.startswith(RIGHT)]
+    oracle = " The last columns: of the questions that ask for it, in how many the oracle sees it." if asked else ""
+    return (
+        f"{len(reference.pictures)} of the same questions, each drawn by every setting from the same noise "
+        f"({reference.record.sampler}). SSIM and PSNR compare with float's picture; PSNR is that of the mean squared "
+        f"error. Scorer: {reference.record.scorer}.{oracle}{known} {_spread('pictures')}"
+    )
+
+
+def _about_ratios() -> str:
+    return (
+        "Calibrations against each other: the first one's deviation over the other's, in brackets the 95 % interval "
+        "over triples. Not corrected for the number of comparisons."
+    )
+
+
+def _spread(of: str) -> str:
+    return f"± is the wider half of the 95 % interval over {of}."
+
+
+def _error_table(study: DamageStudy, table: pd.DataFrame) -> str:
+    zones = list(study.reference.record.zones)
+    head = ["setting", "quantized layers", "left float", "file (MB)", "calibration (s)", "its peak memory (GB)"]
+    head += [*zones, *(f"deviation, {zone}" for zone in zones)]
+    rows = []
+    for label, row in table.drop(index=TRUE_PICTURES, errors="ignore").iterrows():
+        quantized = label != study.label(study.reference)
+        cells = [f"{row['layers']:.0f}", row["left_float"] if quantized else "all", f"{row['file_bytes'] / MB:,.2f}"]
+        cells += [_cost(row["calibration_seconds"], 0), _cost(row["calibration_peak_memory_bytes"] / GB, 2)]
+        cells += [_error(row, zone, quantized) for zone in zones]
+        cells += [_deviation(row, zone) if quantized else NOTHING for zone in zones]
+        rows.append([str(label), *cells])
+    return markdown(head, rows)
+
+
+def _cost(value: float, decimals: int) -> str:
+    return NOTHING if math.isnan(value) else f"{value:,.{decimals}f}"
+
+
+def _error(row: pd.Series, zone: str, quantized: bool) -> str:
+    error = f"{row[f'{zone}_error']:.4f}"
+    if not quantized:
+        return f"{error} ±{_half(row, f'{zone}_error'):.4f}"
+    relative, half = 100 * row[f"{zone}_relative"], 100 * _half(row, f"{zone}_relative")
+    decimals = 0 if half >= 1 else 1 if half >= 0.1 else 2
+    return f"{error} ({relative:+,.{decimals}f} ±{half:,.{decimals}f} %)"
+
+
+def _deviation(row: pd.Series, zone: str) -> str:
+    deviation = 100 * row[f"{zone}_deviation"] / row[f"{zone}_float_error"]
+    return f"{deviation:,.{0 if deviation >= 10 else 2}f} %"
+
+
+def _picture_table(table: pd.DataFrame) -> str:
+    seen = attributes(table)
+    head = ["setting", "SSIM", "PSNR (dB)", "CLIP-T", "CLIP-T, change", *(name.replace("_word", "") for name in seen)]
+    rows = []
+    for label, row in table.iterrows():
+        compared = not math.isnan(row["ssim"]) and row["quant"] != "fp"
+        cells = [_number(row, "ssim"), _psnr(row)] if compared else [NOTHING, NOTHING]
+        cells += [_number(row, "clip_t"), _number(row, "clip_t_change", "+") if compared else NOTHING]
+        rows.append([str(label), *cells, *(_number(row, RIGHT + name) for name in seen)])
+    return markdown(head, rows)
+
+
+def _number(row: pd.Series, key: str, sign: str = "") -> str:
+    return f"{row[key]:{sign}.3f} ±{_half(row, key):.3f}"
+
+
+def _psnr(row: pd.Series) -> str:
+    """Pictures that are all equal have no finite one."""
+    if math.isinf(row["psnr"]):
+        return "∞"
+    half = _half(row, "psnr")
+    return f"{row['psnr']:.1f}" + ("" if math.isinf(half) else f" ±{half:.1f}")
+
+
+def _half(row: pd.Series, key: str) -> float:
+    return max(row[key] - row[f"{key}_low"], row[f"{key}_high"] - row[key])

@@ -1,0 +1,132 @@
+"""The tables of a degradation study: one row per setting, and calibrations against each other at the same bits.
+
+The numbers of a damage study: one row per setting, every mean with its 95 % interval.
+
+Calibrations against each other at the same bits: how large the one's deviation from float is beside the other's.
+"""
+
+from collections.abc import Iterator
+from itertools import combinations
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+from rich.progress import track
+
+from quantbooth.degradation.files import RIGHT, Damage
+from quantbooth.degradation.study import DamageStudy, left_float
+from quantbooth.evaluation.scores import psnr
+from quantbooth.reporting.layout import markdown
+from quantbooth.reporting.statistics import Interval, mean, relative_increase, share
+
+__all__ = ["TRUE_PICTURES", "attributes", "numbers", "ratio_table"]
+
+TRUE_PICTURES = "true pictures"
+SEED = 0
+
+Row = dict[str, object]
+
+
+def numbers(study: DamageStudy) -> pd.DataFrame:
+    """True pictures where they are known, then float, then the settings; indexed by label.
+
+    Each number has `_low` and `_high` beside it. Per zone: `<zone>_error` and `<zone>_float_error`, mean squared errors
+    of this denoiser's and of the float prediction; `<zone>_added`, their difference; `<zone>_relative`, that over the
+    float error; `<zone>_deviation`, the mean squared difference of both predictions. Of pictures: `ssim`, `mse` and
+    `psnr` against float's of the same noise, `clip_t`, `clip_t_change` against float's, and `right_<attribute>`.
+    """
+    shown = track((study.reference, *study.settings), "intervals", transient=True)
+    rows = [_setting(study, damage) for damage in shown]
+    if study.reference.truth is not None:
+        rows.insert(0, {"label": TRUE_PICTURES} | _judged(study.reference.truth))
+    return pd.DataFrame(rows).set_index("label")
+
+
+def attributes(table: pd.DataFrame) -> list[str]:
+    """Attributes that the oracle looked for."""
+    found = (name for name in table if name.startswith(RIGHT) and not name.endswith(("_low", "_high")))
+    return [name.removeprefix(RIGHT) for name in found]
+
+
+def _setting(study: DamageStudy, damage: Damage) -> Row:
+    record = damage.record
+    about: Row = {
+        "label": study.label(damage),
+        "quant": record.quant,
+        "bits": record.bits,
+        "calibration": record.calibration,
+        "left_float": left_float(damage),
+        "layers": record.layers,
+        "file_bytes": record.file_bytes,
+        "calibration_seconds": record.seconds,
+        "calibration_peak_memory_bytes": record.peak_memory_bytes,
+        "run": damage.run,
+    }
+    for zone in record.zones:
+        about |= _errors(zone, damage.predictions[damage.predictions["zone"] == zone])
+    return about | _compared(damage.pictures, study.reference.pictures) | _judged(damage.pictures)
+
+
+def _errors(zone: str, rows: pd.DataFrame) -> Row:
+    found = {name: _mean(rows[name]) for name in ("float_error", "error", "deviation")}
+    found["added"] = _mean(rows["error"] - rows["float_error"])
+    found["relative"] = relative_increase(rows["error"].to_numpy(), rows["float_error"].to_numpy(), _rng())
+    return {f"{zone}_{name}": value for key, spread in found.items() for name, value in _named(key, spread)}
+
+
+def _compared(pictures: pd.DataFrame, reference: pd.DataFrame) -> Row:
+    if pictures["file"].tolist() != reference["file"].tolist():
+        raise ValueError("pictures must be of the same questions as float's")
+    spreads = {name: _mean(pictures[name]) for name in ("ssim", "mse")}
+    spreads["clip_t_change"] = _mean(pictures["clip_t"] - reference["clip_t"])
+    row: Row = dict(pair for key, spread in spreads.items() for pair in _named(key, spread))
+    mse = spreads["mse"]
+    return row | {"psnr": psnr(mse.mean), "psnr_low": psnr(mse.high), "psnr_high": psnr(mse.low)}
+
+
+def _judged(pictures: pd.DataFrame) -> Row:
+    spreads: Row = {"pictures": len(pictures), **dict(_named("clip_t", _mean(pictures["clip_t"])))}
+    for name in (column for column in pictures if column.startswith(RIGHT)):
+        spreads |= dict(_named(name, share(pictures[name].dropna().tolist())))
+    return spreads
+
+
+def _mean(values: pd.Series) -> Interval:
+    return mean(values.tolist(), _rng())
+
+
+def _named(key: str, spread: Interval) -> list[tuple[str, float]]:
+    return [(key, spread.mean), (f"{key}_low", spread.low), (f"{key}_high", spread.high)]
+
+
+def _rng() -> np.random.Generator:
+    return np.random.default_rng(SEED)
+
+
+def ratio_table(study: DamageStudy) -> str | None:
+    """A row for each pair of settings that differ in calibration only; None where there is no pair."""
+    zones = list(study.reference.record.zones)
+    rows = [
+        [f"{study.label(one)} / {study.family(other)}", *(_ratio(one, other, zone) for zone in zones)]
+        for one, other in _pairs(study)
+    ]
+    return markdown(["deviation, ratio", *zones], rows) if rows else None
+
+
+def _pairs(study: DamageStudy) -> Iterator[tuple[Damage, Damage]]:
+    """The later of two settings first."""
+    for other, one in combinations(study.settings, 2):
+        same = (one.record.quant, one.record.left_float) == (other.record.quant, other.record.left_float)
+        if same and study.family(one) != study.family(other):
+            yield one, other
+
+
+def _ratio(one: Damage, other: Damage, zone: str) -> str:
+    """Mean deviation of the one over that of the other on the same triples, with its 95 % interval over triples."""
+    found = relative_increase(_deviations(one, zone), _deviations(other, zone), np.random.default_rng(SEED))
+    return f"{1 + found.mean:.2f} [{1 + found.low:.2f}, {1 + found.high:.2f}]"
+
+
+def _deviations(damage: Damage, zone: str) -> Float[np.ndarray, " n"]:
+    rows = damage.predictions
+    return rows.loc[rows["zone"] == zone, "deviation"].to_numpy()

@@ -1,0 +1,189 @@
+"""Encoders: pictures, and where they can texts, become unit-length features whose cosine measures likeness.
+
+Encoders: pictures and texts become unit-length features in one space, in which a cosine measures likeness.
+
+DINO and DINOv2: pictures become features of what they show, learned without any text; folders of transformers.
+"""
+
+import hashlib
+import warnings
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import torch
+from jaxtyping import Float, UInt8
+from PIL import Image
+from PIL.Image import Resampling
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+from transformers import AutoImageProcessor, Dinov2Model, ViTModel
+
+from quantbooth.evaluation.folders import digest, model_type, read_network, read_processor
+from quantbooth.runtime.errors import UserError
+
+__all__ = ["DinoEncoder"]
+
+
+class ImageEncoder(nn.Module, ABC):
+    """Maps pictures to unit-length features whose inner product is their cosine similarity."""
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """Model, weights and preprocessing: figures of encoders with different names are never compared."""
+
+    @abstractmethod
+    def images(self, pictures: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d"]:
+        """Unit-length features of pictures with values in [0, 1]."""
+
+
+class Encoder(ImageEncoder, ABC):
+    """Maps pictures and texts into one space."""
+
+    @abstractmethod
+    def texts(self, sentences: list[str]) -> Float[Tensor, "b d"]:
+        """Unit-length features of sentences."""
+
+
+def check_pictures(pictures: Tensor) -> None:
+    """Refuse anything but float pictures [b, 3, h, w] with values in [0, 1].
+
+    Raises:
+        ValueError: for another shape, dtype or range (a cosine would hide all three).
+    """
+    if pictures.ndim != 4 or pictures.shape[1] != 3 or not pictures.is_floating_point():
+        raise ValueError(f"pictures must be float [b, 3, h, w], got {pictures.dtype} {tuple(pictures.shape)}")
+    if pictures.numel() and not (pictures.amin() >= 0 and pictures.amax() <= 1):
+        low, high = pictures.amin().item(), pictures.amax().item()
+        raise ValueError(f"pictures must have values in [0, 1], got [{low:.4g}, {high:.4g}]")
+
+
+def in_bytes(pictures: Float[Tensor, "b 3 h w"]) -> UInt8[Tensor, "b 3 h w"]:
+    """Pictures as they are when they are saved."""
+    return (pictures * 255).round().byte()
+
+
+class OpenClipEncoder(Encoder):
+    """A published CLIP, loaded by open_clip, with the preprocessing it was trained with.
+
+    `model` is an open_clip model name or `local-dir:FOLDER`; `pretrained` a published tag or a weight file (empty for a
+    folder). Pictures are rounded to 8 bits and go through open_clip's own inference transform, so the figures
+    are those of any other tool that reads the same saved pictures.
+
+    Raises:
+        UserError: weights cannot be had, or were trained with another activation (QuickGELU) than the model has.
+    """
+
+    def __init__(self, model: str, pretrained: str | None = None) -> None:
+        super().__init__()
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", message=".*QuickGELU mismatch.*")
+            try:
+                self.model, self.transform = open_clip.create_model_from_pretrained(model, pretrained or None)
+                self.tokenizer = open_clip.get_tokenizer(model)
+            except (RuntimeError, OSError, ValueError, UserWarning) as error:
+                raise UserError(_refusal(model, pretrained, error)) from error
+        self.requires_grad_(False).eval()
+        self._name = f"open_clip {model} {_weights(pretrained)}{_preprocessing(self.model)}"
+
+    @property
+    def name(self) -> str:
+        return self._name
+
+    @torch.inference_mode()
+    def images(self, pictures: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d"]:
+        check_pictures(pictures)
+        bytes_last = in_bytes(pictures).permute(0, 2, 3, 1).cpu().numpy()
+        batch = torch.stack([self.transform(Image.fromarray(picture)) for picture in bytes_last])
+        return self.model.encode_image(batch.to(self._device), normalize=True).float()
+
+    @torch.inference_mode()
+    def texts(self, sentences: list[str]) -> Float[Tensor, "b d"]:
+        for sentence in sentences:
+            self._check_length(sentence)
+        return self.model.encode_text(self.tokenizer(sentences).to(self._device), normalize=True).float()
+
+    @property
+    def _device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    def _check_length(self, sentence: str) -> None:
+        """open_clip cuts what does not fit without a word; a score for half a prompt is no score."""
+        if isinstance(self.tokenizer, open_clip.SimpleTokenizer):
+            length, room = len(self.tokenizer.encode(sentence)) + 2, self.tokenizer.context_length
+            if length > room:
+                raise UserError(f"the prompt has {length} tokens and the scorer reads {room}; shorten {sentence!r}")
+
+
+def _refusal(model: str, pretrained: str | None, error: BaseException) -> str:
+    """One line for the person: what was asked, why it cannot be had, what to do."""
+    first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    if "QuickGELU mismatch" in first:
+        return f"scorer {model} has another activation than its weights {pretrained}; take {_twin(model)} instead"
+    return f"scorer {model} with weights {pretrained} cannot be loaded ({first}); name a published tag or a local file"
+
+
+def _twin(model: str) -> str:
+    """The same open_clip model with the other activation."""
+    return model.removesuffix("-quickgelu") if model.endswith("-quickgelu") else f"{model}-quickgelu"
+
+
+def _weights(pretrained: str | None) -> str:
+    """A published tag as it is; a local file by its content, so that the record means the same everywhere."""
+    if pretrained and Path(pretrained).is_file():
+        with open(pretrained, "rb") as file:
+            return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()[:12]} "
+    return f"{pretrained} " if pretrained else ""
+
+
+def _preprocessing(model: Any) -> str:
+    """Size, filter and activation: what changes a figure without changing the weights."""
+    size, filter_name = model.visual.preprocess_cfg["size"], model.visual.preprocess_cfg["interpolation"]
+    activations = {type(module).__name__ for module in model.modules()} & {"QuickGELU", "GELU"}
+    return f"{size}px {filter_name} {'+'.join(sorted(activations))}"
+
+
+KINDS = {"vit": ViTModel, "dinov2": Dinov2Model}
+"""By the architecture that a folder names: DINO (Caron et al. 2021) and DINOv2 (Oquab et al. 2023)."""
+NO_POOLER = {"add_pooling_layer": False}
+
+
+class DinoEncoder(ImageEncoder):
+    """A published DINO or DINOv2 with the preprocessing that lies beside it: the class token after the last norm.
+
+    Pictures are rounded to 8 bits first, so the figures are those of any other tool that reads the same saved pictures.
+
+    Raises:
+        UserError: the folder is not there, of another architecture, incomplete, or a pickle.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        super().__init__()
+        place = Path(folder)
+        kind = model_type(place)
+        if kind not in KINDS:
+            raise UserError(f"{place} must hold a DINO (vit) or a DINOv2 (dinov2), found a {kind}")
+        options = NO_POOLER if kind == "vit" else {}
+        self.model = read_network(KINDS[kind], place, spare="pooler.", **options)
+        self.processor = read_processor(AutoImageProcessor, place)
+        side = self._prepared(torch.zeros(1, 3, 64, 64, dtype=torch.uint8)).shape[-1]
+        smooth = Resampling(int(self.processor.resample)).name.lower()
+        self._name = f"{'dino' if kind == 'vit' else kind} sha256:{digest(place)} {side}px {smooth}"
+
+    @property
+    def name(self) -> str:
+        return self._name
+
+    @torch.inference_mode()
+    def images(self, pictures: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d"]:
+        check_pictures(pictures)
+        device = next(self.model.parameters()).device
+        found = self.model(pixel_values=self._prepared(in_bytes(pictures)).to(device))
+        return normalize(found.last_hidden_state[:, 0].float(), dim=1)
+
+    def _prepared(self, pictures: Tensor) -> Tensor:
+        """Bytes [b, 3, h, w] as the network was trained to see them."""
+        done = self.processor(list(pictures.cpu()), return_tensors="pt", input_data_format="channels_first")
+        return done["pixel_values"]

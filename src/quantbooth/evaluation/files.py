@@ -1,0 +1,114 @@
+"""Scores on disk: a row per picture and metric, and the record of what they are about and what tuning cost."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from quantbooth.runtime.errors import UserError
+
+__all__ = ["ABOUT", "Record", "read_measured", "read_record", "read_rows", "write_scores"]
+
+ROWS = "rows.parquet"
+EARLIER = "rows.csv"
+"""A row per picture, as it was kept before; what it was measured with stands in the record alone."""
+RECORD = "record.json"
+ABOUT = ("prompt", "kind", "noise_seed", "file")
+"""What tells a picture; everything else in a row is a metric."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """What one set of scores is about.
+
+    Attributes:
+        method: its name in tables.
+        subject: whose fidelity was measured.
+        quant: fp, w8, w4, ...
+        seed: of the tuning run.
+        step: optimizer steps at this snapshot; 0 is the untuned base.
+        base: which base made the pictures.
+        scorer: names of the encoder, locator and oracle.
+        protocol: name of the protocol and number of seeds per prompt.
+        costs: what tuning cost (samples seen, trained numbers, seconds, bytes).
+        images: folder of the image set, relative to the store.
+        run: name of the tuning artifact.
+    """
+
+    method: str
+    subject: str
+    quant: str
+    seed: int
+    step: int
+    base: str
+    scorer: str
+    protocol: str
+    costs: dict[str, float]
+    images: str
+    run: str
+
+
+def write_scores(
+    folder: Path, record: Record, rows: Sequence[Mapping[str, Any]], measured_with: Mapping[str, str]
+) -> None:
+    """Keep the metrics of pictures in long form: subject, step, the picture, metric, value, what it was measured with.
+
+    Each of `rows` is a picture's; a metric that it does not have is left out, NaN is one that says nothing.
+
+    Raises:
+        ValueError: naming a metric of which nobody says what it was measured with.
+    """
+    metrics = dict.fromkeys(name for row in rows for name in row if name not in ABOUT)
+    if unknown := [name for name in metrics if name not in measured_with]:
+        raise ValueError(f"every metric must say what it was measured with, got nothing for {', '.join(unknown)}")
+    of_all = {"subject": record.subject, "step": record.step}
+    long = [
+        of_all
+        | {name: row[name] for name in ABOUT}
+        | {"metric": name, "value": float(row[name]), "measured_with": measured_with[name]}
+        for row in rows
+        for name in metrics
+        if name in row
+    ]
+    pd.DataFrame(long).to_parquet(folder / ROWS, engine="pyarrow", index=False)
+    (folder / RECORD).write_text(json.dumps(asdict(record), indent=1))
+
+
+def read_measured(folder: Path) -> pd.DataFrame:
+    """The rows as they are kept, one for each picture and metric; scores of before are read too.
+
+    Raises:
+        UserError: when there are none, or their file is damaged.
+    """
+    path = folder / ROWS
+    try:
+        return pd.read_parquet(path, engine="pyarrow") if path.is_file() else _earlier(folder)
+    except FileNotFoundError as error:
+        raise UserError(f"{folder} holds no {ROWS}; remove the folder and evaluate again") from error
+    except (OSError, ValueError) as error:
+        told = " ".join(str(error).split())
+        raise UserError(f"{path} cannot be read: {told}; remove its folder and evaluate again") from error
+
+
+def read_rows(folder: Path) -> pd.DataFrame:
+    """The same with a row for each picture, a column for each metric; NaN where a picture does not have it."""
+    long = read_measured(folder)
+    pictures = long[list(ABOUT)].drop_duplicates()
+    metrics = list(long["metric"].unique())
+    values = long.pivot(index="file", columns="metric", values="value")[metrics]
+    return pictures.join(values, on="file").reset_index(drop=True)
+
+
+def read_record(folder: Path) -> Record:
+    return Record(**json.loads((folder / RECORD).read_text()))
+
+
+def _earlier(folder: Path) -> pd.DataFrame:
+    wide, record = pd.read_csv(folder / EARLIER), read_record(folder)
+    metrics = [name for name in wide if name not in ABOUT]
+    wide = wide.assign(subject=record.subject, step=record.step)
+    long = wide.melt([*("subject", "step"), *ABOUT], metrics, var_name="metric", ignore_index=False)
+    return long.sort_index(kind="stable").assign(measured_with=record.scorer).reset_index(drop=True)

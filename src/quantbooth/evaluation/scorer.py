@@ -1,0 +1,99 @@
+"""The scorer: the judges whose figures may stand in one table, and what each metric is measured with."""
+
+from typing import Protocol, runtime_checkable
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from quantbooth.evaluation.encoders import Encoder, ImageEncoder
+from quantbooth.evaluation.locators import Locator
+from quantbooth.runtime.errors import UserError
+from quantbooth.runtime.options import flag
+from quantbooth.store.files import weights_fingerprint
+
+__all__ = ["Oracle", "Probabilities", "Scorer"]
+
+Probabilities = dict[str, Float[Tensor, "b _n"]]
+
+
+@runtime_checkable
+class Oracle(Protocol):
+    """Knows the truth of a world: what is in a picture, attribute by attribute."""
+
+    names: dict[str, tuple[str, ...]]
+
+    def probabilities(self, pictures: Float[Tensor, "b 3 h w"]) -> Probabilities: ...
+
+
+class Scorer:
+    """An encoder, a locator, where the world is known an oracle, and if asked for DINO; figures of one table come from
+    one scorer.
+
+    Args:
+        dino: an encoder of pictures alone, for columns of its own.
+        background: compare the subject's region with what surrounds the subject in it; else that is made grey.
+
+    Raises:
+        UserError: the background is to be masked out, and the locator tells no pixels.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        locator: Locator,
+        oracle: Oracle | None = None,
+        dino: ImageEncoder | None = None,
+        background: bool = True,
+    ) -> None:
+        if not flag("scorer.background", background) and not locator.tells_pixels:
+            raise UserError(
+                f"scorer.background=false needs a locator that tells the subject's pixels, {locator.name} does not; "
+                "choose toy, clipseg or attention"
+            )
+        self.encoder = encoder
+        self.locator = locator
+        self.oracle = oracle
+        self.dino = dino
+        self.background = background
+
+    @property
+    def judges(self) -> list[nn.Module]:
+        """The networks, which follow a stage to its device."""
+        found = (self.encoder, self.locator, self.oracle, self.dino)
+        return [judge for judge in found if isinstance(judge, nn.Module)]
+
+    @property
+    def name(self) -> str:
+        """Encoder, locator, oracle and DINO, each by its weights; figures of different names never meet."""
+        parts = [self.encoder.name, self._located, self._oracle, self.dino.name if self.dino else ""]
+        return " | ".join(part for part in parts if part)
+
+    @property
+    def measured_with(self) -> dict[str, str]:
+        """By metric: the judges, and what is compared with what."""
+        encoder, region = self.encoder.name, f"regions by {self._located}"
+        found = {
+            "clip_t": f"{encoder}: picture with prompt, the class word alone for the subject",
+            "clip_i": f"{encoder}: picture with each reference, averaged",
+            "local_clip_i": f"{encoder}: the same on {region}",
+            "subject_found": self._located,
+            "diversity": f"{encoder}: 1 - mean cosine with the prompt's pictures of other seeds",
+            "prior_kept": f"{encoder}: picture with the untuned base's of the same noise, prompts of other subjects",
+        }
+        if self.dino is not None:
+            found["dino"] = f"{self.dino.name}: picture with each reference, averaged"
+            found["local_dino"] = f"{self.dino.name}: the same on {region}"
+        if self.oracle is not None:
+            found |= {f"oracle_{what}": self._oracle or "oracle" for what in ("subject", "prompt", "class")}
+        return found
+
+    @property
+    def _located(self) -> str:
+        return self.locator.name if self.background else f"{self.locator.name}, background grey"
+
+    @property
+    def _oracle(self) -> str:
+        """A judge that is no network has no weights to tell."""
+        if isinstance(self.oracle, nn.Module):
+            return f"toy oracle {weights_fingerprint(self.oracle)}"
+        return ""

@@ -1,0 +1,113 @@
+"""Write a tuned base as plain diffusers loads it: float weights, a denoiser per zone, the model card beside them.
+
+A tuned base as a folder that plain diffusers loads: float weights, a denoiser for each zone of several.
+
+The model card beside an exported model: what it is, made from what, how to use it, what to know before.
+"""
+
+import json
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from safetensors.torch import save_file
+from torch import Tensor
+
+from quantbooth.diffusion.base import Base
+from quantbooth.diffusion.lora_names import to_peft
+from quantbooth.diffusion.pretrained import save_base
+from quantbooth.export import by_zone
+from quantbooth.tuning.identifier import LearnedRows
+
+__all__ = ["Denoisers", "float_denoiser", "model_card", "write_lora", "write_pipeline", "write_weights"]
+
+LORA = "pytorch_lora_weights.safetensors"
+"""As diffusers calls a LoRA file."""
+
+Denoisers = Mapping[str, Callable[[], Mapping[str, Tensor]]]
+"""What makes the weights of each denoiser when they are needed, by its folder; so one is in memory at a time."""
+
+
+def float_denoiser(base: Base, state: Mapping[str, Tensor]) -> Any:
+    """A float denoiser of the base's architecture with these weights, frozen; none but theirs is ever made."""
+    with torch.device("meta"):
+        denoiser = base.family.new_denoiser(base.denoiser.config)
+    denoiser.load_state_dict(dict(state), strict=True, assign=True)
+    return denoiser.eval().requires_grad_(False)
+
+
+def write_pipeline(
+    base: Base,
+    denoisers: Denoisers,
+    zones: Sequence[tuple[int, int, str]],
+    folder: Path,
+    dtype: torch.dtype,
+) -> None:
+    """Write a diffusers pipeline folder.
+
+    Args:
+        base: gives all parts but denoisers; a learned identifier becomes a plain row of its token embedding.
+        denoisers: that of the base's component is the one a pipeline has by itself.
+        zones: (first timestep, timestep after the last, folder) for all timesteps; of use with several denoisers.
+        folder: to write into.
+        dtype: of all weights.
+    """
+    main = base.component
+    plain = base.with_text_encoder(_folded_rows(base.text_encoder))
+    save_base(plain.with_denoiser(float_denoiser(base, denoisers[main]())), folder, dtype)
+    for name in denoisers.keys() - {main}:
+        denoiser = float_denoiser(base, denoisers[name]()).to(dtype)
+        denoiser.register_to_config(_name_or_path="")
+        denoiser.save_pretrained(str(folder / name), safe_serialization=True)
+    if len(denoisers) > 1:
+        (folder / by_zone.ZONES).write_text(json.dumps([list(row) for row in zones]), encoding="utf-8")
+        shutil.copyfile(by_zone.__file__, folder / Path(by_zone.__file__).name)
+
+
+def write_weights(state: Mapping[str, Tensor], component: str, folder: Path, dtype: torch.dtype) -> None:
+    """Write the weights of a denoiser as one file with diffusers' names, called as its part of a pipeline."""
+    kept = {
+        name: tensor.to(dtype if tensor.is_floating_point() else tensor.dtype).contiguous()
+        for name, tensor in state.items()
+    }
+    save_file(kept, folder / f"{component}.safetensors", metadata={"format": "pt"})
+
+
+def write_lora(sets: Mapping[str, Tensor], component: str, folder: Path, dtype: torch.dtype) -> None:
+    """Write one set of adapters as the file that `load_lora_weights` looks for.
+
+    Raises:
+        UserError: when there are several sets.
+    """
+    kept = {name: tensor.to(dtype) for name, tensor in to_peft(sets, component).items()}
+    save_file(kept, folder / LORA, metadata={"format": "pt"})
+
+
+def _folded_rows(text_encoder: Any) -> Any:
+    """The same text encoder with the learned rows of tokens among all others."""
+    embedding = text_encoder.get_input_embeddings()
+    if not isinstance(embedding, LearnedRows):
+        return text_encoder
+    made = deepcopy(text_encoder)
+    rows = made.get_input_embeddings()
+    with torch.no_grad():
+        rows.embedding.weight[rows.get_buffer("tokens")] = rows.rows.to(rows.embedding.weight.dtype)
+    made.set_input_embeddings(rows.embedding)
+    return made
+
+
+def model_card(**facts: Any) -> str:
+    """The card as Markdown with a head that model hubs read."""
+    environment = Environment(
+        loader=PackageLoader("quantbooth.export", "templates"),
+        autoescape=False,  # Markdown, for people
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("card.md.j2").render(version=version("quantbooth"), **facts)

@@ -1,0 +1,102 @@
+"""Merging: one denoiser in the place of one for each zone of timesteps, and what that changes."""
+
+import re
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from lightning.pytorch import Trainer
+
+from quantbooth.data.subjects import Subject
+from quantbooth.diffusion.base import Base
+from quantbooth.evaluation.prediction_errors import PredictionErrors, draw_triples
+from quantbooth.runtime.draws import place_loader
+from quantbooth.timesteps.zones import Zone, Zones
+
+__all__ = ["Merging", "prediction_errors"]
+
+TRIPLES = 32
+"""Held-out (x_t, t, text) of each zone at least; a photo serves several times, with other noise and timesteps."""
+BATCH = 8
+
+
+@dataclass(frozen=True)
+class Merging:
+    """Which set serves how many timesteps.
+
+    Attributes:
+        stretches: (first timestep, timestep after the last, set) over all timesteps, in ascending order.
+        served: the zones of the sets, for their names.
+    """
+
+    stretches: tuple[tuple[int, int, int], ...]
+    served: Zones
+
+    @property
+    def timesteps(self) -> int:
+        return self.stretches[-1][1]
+
+    @cached_property
+    def shares(self) -> dict[int, float]:
+        """The part of all timesteps that each set serves; set 0 is the base."""
+        counts: Counter[int] = Counter()
+        for first, end, index in self.stretches:
+            counts[index] += end - first
+        return {index: count / self.timesteps for index, count in sorted(counts.items())}
+
+    def folders(self, main: str) -> dict[str, int]:
+        """Each set by the name of its folder: `main` for that of the most timesteps, `main_<k>_<zone>` for others."""
+        largest = max(self.shares, key=self.shares.__getitem__)
+        return {main if index == largest else f"{main}_{index}_{self._zone(index)}": index for index in self.shares}
+
+    def rows(self, main: str) -> list[tuple[int, int, str]]:
+        """The stretches with folders in the place of sets."""
+        names = {index: name for name, index in self.folders(main).items()}
+        return [(first, end, names[index]) for first, end, index in self.stretches]
+
+    def _zone(self, index: int) -> str:
+        return re.sub(r"\W+", "-", self.served.zones[index - 1].name) if index else "base"
+
+
+def prediction_errors(
+    parts: Base, merged: Base, subject: Subject, zones: Zones, trainer: Callable[[str], Trainer]
+) -> dict[str, tuple[float, float]]:
+    """By zone: the mean squared error of the routed prediction on the subject's photos, and how far the merged one is.
+
+    The second figure is the mean square of the difference of both predictions over the first one.
+
+    Args:
+        parts: the base with a set for each zone.
+        merged: the same with one denoiser.
+        subject: its photos, noised, with the sentence of tuning.
+        zones: of the sets.
+        trainer: makes a trainer from what it does, in words.
+    """
+    repeats = -(-TRIPLES // len(subject.photos))
+    latents = parts.encode_images(subject.photos).repeat(repeats, 1, 1, 1)
+    triples = draw_triples(Zones(_covered(zones), zones.timesteps), len(latents), seed=0)
+    texts = [subject.tuning_text] * len(latents)
+    whole = _run(PredictionErrors(parts, triples, texts, latents), trainer("predicting zone by zone"))
+    other = PredictionErrors(merged, triples, texts, latents, torch.cat(whole.predicted))
+    rows = _run(other, trainer("predicting with one denoiser")).rows
+    found = {}
+    for zone in dict.fromkeys(row["zone"] for row in rows):
+        own = [row for row in rows if row["zone"] == zone]
+        error, deviation = (sum(row[name] for row in own) / len(own) for name in ("float_error", "deviation"))
+        found[zone] = (error, deviation / error)
+    return found
+
+
+def _run(stage: PredictionErrors, trainer: Trainer) -> PredictionErrors:
+    trainer.predict(stage, place_loader(len(stage.triples), BATCH), return_predictions=False)
+    return stage
+
+
+def _covered(zones: Zones) -> tuple[Zone, ...]:
+    """The zones, and those that lie between and beside them, which the base serves."""
+    ends = [0, *(zone.stop for zone in zones.zones)]
+    starts = [*(zone.start for zone in zones.zones), zones.timesteps]
+    between = [Zone(f"base from {end}", end, start) for end, start in zip(ends, starts, strict=True) if end < start]
+    return tuple(sorted((*zones.zones, *between), key=lambda zone: zone.start))

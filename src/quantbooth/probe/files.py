@@ -1,0 +1,68 @@
+"""A probe on disk: three tables of rows, and the record of what was probed."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from quantbooth.store.manifest import open_artifact
+
+__all__ = ["KIND", "Probe", "ProbeRecord", "read_probe", "write_probe"]
+
+KIND = "probe"
+RECORD = "record.json"
+TABLES = ("swaps", "forecasts", "worth")
+
+
+@dataclass(frozen=True)
+class ProbeRecord:
+    """What was probed.
+
+    Attributes:
+        base: name of the base.
+        quant: fp, w8, w4, ...
+        timesteps: T.
+        pairs: how many pairs of sentences were swapped.
+        questions: what the pictures are of.
+        seed: of pairs and questions.
+        sampler: how pictures were drawn.
+        scorer: names of encoder, locator and oracle.
+        zones: the zones the base's configuration has, name to [start, stop].
+    """
+
+    base: str
+    quant: str
+    timesteps: int
+    pairs: int
+    questions: str
+    seed: int
+    sampler: str
+    scorer: str
+    zones: dict[str, list[int]]
+
+
+@dataclass(frozen=True, eq=False)
+class Probe:
+    """One finished probe; columns as the stages of probing name them."""
+
+    record: ProbeRecord
+    run: str
+    swaps: pd.DataFrame
+    forecasts: pd.DataFrame
+    worth: pd.DataFrame
+
+
+def write_probe(folder: Path, record: ProbeRecord, **rows: list[dict[str, Any]]) -> None:
+    """Write the record and one CSV per table."""
+    (folder / RECORD).write_text(json.dumps(asdict(record), indent=1))
+    for name in TABLES:
+        (folder / f"{name}.csv").write_text(pd.DataFrame(rows[name]).to_csv(index=False, lineterminator="\n"))
+
+
+def read_probe(folder: Path) -> Probe:
+    """The inverse of :func:`write_probe`."""
+    manifest = open_artifact(folder, KIND)
+    record = ProbeRecord(**json.loads((folder / RECORD).read_text()))
+    return Probe(record, manifest.name, **{name: pd.read_csv(folder / f"{name}.csv") for name in TABLES})

@@ -1,0 +1,131 @@
+"""Folding: the float model that a quantized one is where one scale set serves every sample, as plain tensors.
+
+    W_k = g_out_k * (q - z) s0 * g_in_k        b_k = b + shift_k
+    w_k = g_out_k * w,  b_k = g_out_k * b + shift_k     of a normalization
+    W_k = W + s B_k A_k                                 of a layer with an adapter (see `low_rank`)
+
+so W_k x + b_k = g_out_k * (W_0 (g_in_k * x)) + b + shift_k, the same function by other roundings (see `functional`).
+"""
+
+from collections.abc import Mapping
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from quantbooth.quant.adapters import adapted
+from quantbooth.quant.layers import QuantizedLayer, quantized_layers
+from quantbooth.quant.low_rank import LEARNED, delta
+from quantbooth.quant.per_channel import normalizations
+from quantbooth.quant.selection import START, held
+from quantbooth.runtime.errors import UserError
+
+__all__ = ["average", "folded", "require_foldable"]
+
+State = dict[str, Tensor]
+
+
+@torch.no_grad()
+def folded(model: nn.Module, index: int) -> State:
+    """The state dict of the float model, in float32 where anything was folded; no other copy of a weight is kept.
+
+    Args:
+        model: quantized, with scale sets or without; a float model gives its own tensors.
+        index: of the set, 0 for the base.
+
+    Raises:
+        UserError: when it is not foldable.
+    """
+    require_foldable(model)
+    state = dict(model.state_dict())
+    for name, layer in quantized_layers(model):
+        _replace(state, name, _layer(layer, index))
+    for name, norm in normalizations(model):
+        if held(norm):
+            _replace(state, name, _norm(norm, index))
+    for name, module in adapted(model):
+        _add(state, name, delta(module, LEARNED, index))
+    return state
+
+
+def require_foldable(model: nn.Module) -> None:
+    """Refuse a model that no float model is equal to.
+
+    Raises:
+        UserError: when activations are quantized: a float model has no place for their grids.
+    """
+    for name, layer in quantized_layers(model):
+        if layer.input_quantizer is not None:
+            raise UserError(
+                f"activations are quantized (of layer {name!r} first), which float weights cannot hold; choose a quant "
+                "of weights alone"
+            )
+
+
+def average(model: nn.Module, weights: Mapping[int, float]) -> State:
+    """The mean of what `folded` gives for some sets, each with its weight; weights of a mean sum to 1.
+
+    Raises:
+        ValueError: when they do not.
+    """
+    if abs(sum(weights.values()) - 1) > 1e-6:
+        raise ValueError(f"weights must sum to 1, got {sum(weights.values())}")
+    mean: State = {}
+    for index, weight in weights.items():
+        for name, tensor in folded(model, index).items():
+            part = tensor * weight if tensor.is_floating_point() else tensor
+            mean[name] = mean[name].add_(part) if name in mean and tensor.is_floating_point() else part
+    return mean
+
+
+def _replace(state: State, name: str, tensors: Mapping[str, Tensor | None]) -> None:
+    """Put these in the place of all that a module has in the state."""
+    for key in [key for key in state if key.rpartition(".")[0] == name]:
+        del state[key]
+    state |= {f"{name}.{key}": tensor for key, tensor in tensors.items() if tensor is not None}
+
+
+def _add(state: State, name: str, change: Tensor | None) -> None:
+    """Put what an adapter amounts to into the weight, in the place of A and B where they are in the state."""
+    for key in "AB":
+        state.pop(f"{name}.{LEARNED}_{key}", None)
+    if change is not None:
+        weight = state[f"{name}.weight"]
+        state[f"{name}.weight"] = (weight.float() + change).to(weight.dtype)
+
+
+def _layer(layer: QuantizedLayer, index: int) -> dict[str, Tensor | None]:
+    weight = layer.dequantized()
+    across, shift = _row(layer, "gain_out", index), _row(layer, "shift", index)
+    if across is not None:
+        weight *= across.view(-1, *[1] * (weight.ndim - 1))
+    along = _row(layer, "gain_in", index)
+    if along is not None:
+        weight *= _along(along, weight)
+    bias = layer.bias if shift is None or layer.bias is None else layer.bias + shift
+    return {"weight": weight, "bias": bias}
+
+
+def _along(gain: Float[Tensor, " inputs"], weight: Float[Tensor, "out n ..."]) -> Float[Tensor, "#out n ..."]:
+    """Gains of input channels where a weight has them: of a grouped convolution each row sees its group's only."""
+    out, width = weight.shape[:2]
+    groups = len(gain) // width
+    rows = gain.view(groups, 1, width).expand(groups, out // groups, width).reshape(out, width)
+    return rows.view(out, width, *[1] * (weight.ndim - 2))
+
+
+def _norm(norm: nn.GroupNorm | nn.LayerNorm, index: int) -> dict[str, Tensor | None]:
+    gain, shift = _row(norm, "gain_out", index), _row(norm, "shift", index)
+    weight: Tensor = norm.weight.detach()
+    bias: Tensor | None = norm.bias
+    if gain is not None:
+        weight, bias = weight * gain, None if bias is None else bias * gain
+    return {"weight": weight, "bias": bias if shift is None or bias is None else bias + shift}
+
+
+def _row(module: nn.Module, name: str, index: int) -> Float[Tensor, " n"] | None:
+    """Numbers of one set, where the module holds them; the base's are at their start."""
+    rows = held(module).get(name)
+    if rows is None:
+        return None
+    return rows[index - 1].detach() if index else torch.full_like(rows[0], START[name])

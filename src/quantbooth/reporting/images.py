@@ -1,0 +1,247 @@
+"""Grids of pictures: methods down, prompts across, and any labelled rows of pictures on one sheet.
+
+The picture grid of a subject: methods down, prompts across, every picture of a column from the same noise.
+
+A contact sheet: labelled rows of pictures on one canvas, small ones enlarged crisply; for documents and trackers.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from itertools import zip_longest
+from pathlib import Path
+
+import matplotlib
+import pandas as pd
+from PIL import Image, ImageDraw, ImageFont
+
+from quantbooth.reporting.claims import last
+from quantbooth.reporting.results import Result
+from quantbooth.reporting.study import Arm, Study
+from quantbooth.runtime.errors import UserError
+
+__all__ = ["Grid", "GridRow", "choose_prompts", "contact_sheet", "grid", "grid_sheet", "stacked"]
+
+PHOTO_ENDINGS = (".png", ".jpg", ".jpeg", ".webp")
+
+
+@dataclass(frozen=True)
+class GridRow:
+    """One method's picture of each prompt; None for all where the method lacks the subject."""
+
+    arm: Arm
+    label: str
+    files: tuple[Path | None, ...]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A subject's photos, the prompts with their kinds, and one row per method at its last step."""
+
+    subject: str
+    photos: tuple[Path, ...]
+    prompts: tuple[str, ...]
+    kinds: tuple[str, ...]
+    noise_seed: int
+    seed: int
+    rows: tuple[GridRow, ...]
+
+    @property
+    def files(self) -> list[Path]:
+        """Every photo and picture."""
+        return [*self.photos, *(file for row in self.rows for file in row.files if file is not None)]
+
+
+def choose_prompts(rows: pd.DataFrame, count: int) -> list[str]:
+    """As many prompts, taken from each kind in turn so that every kind occurs; listed kind by kind, in file order."""
+    kinds = [list(group["prompt"].unique()) for _, group in rows.groupby("kind", sort=False)]
+    in_turn = [prompt for turn in zip_longest(*map(_spread, kinds)) for prompt in turn if prompt is not None]
+    chosen = set(in_turn[:count])
+    return [prompt for kind in kinds for prompt in kind if prompt in chosen]
+
+
+def grid(study: Study, subject: str, count: int = 8) -> Grid:
+    """The grid of a subject: lowest noise seed, lowest tuning seed.
+
+    Raises:
+        UserError: the study does not have the subject, or a picture that a row names is not there.
+    """
+    found = [result for result in study.results if result.subject == subject]
+    if not found:
+        raise UserError(f"a grid needs a subject of the study ({', '.join(study.subjects)}), got {subject!r}")
+    rows = found[0].rows
+    prompts = choose_prompts(rows, count)
+    kind_of = dict(zip(rows["prompt"], rows["kind"], strict=True))
+    noise, seed = int(rows["noise_seed"].min()), min(study.seeds)
+    return Grid(
+        subject,
+        _photos(found),
+        tuple(prompts),
+        tuple(kind_of[prompt] for prompt in prompts),
+        noise,
+        seed,
+        tuple(_row(study, arm, subject, prompts, noise, seed) for arm in study.arms),
+    )
+
+
+def _row(study: Study, arm: Arm, subject: str, prompts: list[str], noise: int, seed: int) -> GridRow:
+    at = study.at(arm, last(study, arm), subject)
+    of_seed = [result for result in at if result.seed == seed or arm.untuned]
+    files = tuple(_file(of_seed[0], prompt, noise) if of_seed else None for prompt in prompts)
+    return GridRow(arm, study.label(arm), files)
+
+
+def _file(result: Result, prompt: str, noise: int) -> Path:
+    if (prompt, noise) not in result.files:
+        raise UserError(f"a grid needs noise seed {noise} of every prompt, {result.run} lacks it of {prompt!r}")
+    file = result.files[prompt, noise]
+    if not file.is_file():
+        raise UserError(f"the picture {file.name} of {result.run} is gone from its folder; sample it again")
+    return file
+
+
+def _photos(results: list[Result]) -> tuple[Path, ...]:
+    folder = next((result.references for result in results if result.references is not None), None)
+    if folder is None:
+        return ()
+    if not folder.is_dir():
+        raise UserError(
+            f"the photos of {results[0].subject} must lie in {folder.name} of {folder.parent.name}, got none"
+        )
+    return tuple(sorted(file for file in folder.iterdir() if file.suffix.lower() in PHOTO_ENDINGS))
+
+
+def _spread(items: list[str]) -> list[str]:
+    """The same items, far ones first (first, middle, then between), so that a few of them differ much."""
+    order: list[int] = []
+    parts = 1
+    while len(order) < len(items):
+        order += [k for k in (i * len(items) // parts for i in range(parts)) if k not in order]
+        parts *= 2
+    return [items[k] for k in dict.fromkeys(order)]
+
+
+Picture = Image.Image | Path | None
+PAPER, TEXT, QUIET, EMPTY = "#fdfdfc", "#24292f", "#626a73", "#e9ebee"
+GAP, EDGE = 6, 14
+LABEL_SIZE, HEAD_SIZE, LEADING = 13, 11, 14
+
+
+def contact_sheet(
+    rows: Mapping[str, Sequence[Picture]],
+    columns: Sequence[str] = (),
+    cell: int = 96,
+    title: str = "",
+    above: Mapping[str, Sequence[Picture]] | None = None,
+    label_width: int | None = None,
+) -> Image.Image:
+    """Rows of pictures by label, under column headers when given; `above` are rows the headers do not concern.
+
+    A picture smaller than a cell is enlarged by the largest whole factor, pixel by pixel; a larger one is reduced.
+    None leaves a grey cell. With `label_width` long labels are written small, in lines no wider.
+
+    Raises:
+        UserError: there is nothing to show.
+    """
+    free = above or {}
+    width = max([len(columns), *(len(pictures) for pictures in (*free.values(), *rows.values()))], default=0)
+    if width == 0:
+        raise UserError("a contact sheet needs at least one picture, got none")
+    font, small = _font(LABEL_SIZE), _font(HEAD_SIZE)
+    heads = [_wrapped(text, small, cell) for text in columns]
+    names = _Labels(font) if label_width is None else _Labels(small, label_width)
+    left = EDGE + max((names.width(label) for label in (*free, *rows)), default=0) + 2 * GAP
+    step = cell + GAP
+    tall = max((len(lines) for lines in heads), default=0) * LEADING + (GAP if heads else 0)
+    top = EDGE + (LABEL_SIZE + 2 * GAP if title else 0)
+    body = top + len(free) * step + (GAP if free else 0) + tall
+    sheet = Image.new("RGB", (left + width * step - GAP + EDGE, body + len(rows) * step - GAP + EDGE), PAPER)
+    draw = ImageDraw.Draw(sheet)
+    draw.text((EDGE, EDGE), title, TEXT, font=font)
+    _put_rows(sheet, free, left, top, cell, names)
+    _put_rows(sheet, rows, left, body, cell, names)
+    for k, lines in enumerate(heads):
+        for up, line in enumerate(reversed(lines)):
+            draw.text((left + k * step, body - GAP - up * LEADING), line, QUIET, font=small, anchor="ls")
+    return sheet
+
+
+def grid_sheet(grid: Grid, cell: int = 96, title: str = "") -> Image.Image:
+    """A grid with the subject's photos above it."""
+    photos = {"photos": list(grid.photos[: len(grid.prompts)])} if grid.photos else {}
+    return contact_sheet({row.label: list(row.files) for row in grid.rows}, grid.prompts, cell, title, photos)
+
+
+def stacked(sheets: Sequence[Image.Image]) -> Image.Image:
+    """Sheets one below the other."""
+    canvas = Image.new("RGB", (max(sheet.width for sheet in sheets), sum(sheet.height for sheet in sheets)), PAPER)
+    y = 0
+    for sheet in sheets:
+        canvas.paste(sheet, (0, y))
+        y += sheet.height
+    return canvas
+
+
+@dataclass(frozen=True)
+class _Labels:
+    """How labels of rows are written: in one line, or in lines no wider than `limit` pixels."""
+
+    font: ImageFont.FreeTypeFont
+    limit: int | None = None
+
+    def lines(self, label: str) -> list[str]:
+        return [label] if self.limit is None else _wrapped(label, self.font, self.limit)
+
+    def width(self, label: str) -> int:
+        return max((int(self.font.getlength(line)) for line in self.lines(label)), default=0)
+
+
+def _put_rows(
+    sheet: Image.Image, rows: Mapping[str, Sequence[Picture]], left: int, top: int, cell: int, names: _Labels
+) -> None:
+    """Rows with their labels, from `top` down."""
+    draw = ImageDraw.Draw(sheet)
+    for k, (label, pictures) in enumerate(rows.items()):
+        y = top + k * (cell + GAP)
+        draw.text((EDGE, y + cell / 2), "\n".join(names.lines(label)), TEXT, font=names.font, anchor="lm")
+        for j, picture in enumerate(pictures):
+            _put(sheet, picture, left + j * (cell + GAP), y, cell)
+
+
+def _put(sheet: Image.Image, picture: Picture, x: int, y: int, cell: int) -> None:
+    if picture is None:
+        sheet.paste(EMPTY, (x, y, x + cell, y + cell))
+        return
+    image = _opened(picture)
+    longest = max(image.size)
+    if longest <= cell:
+        factor = cell // longest
+        image = image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
+    else:
+        image.thumbnail((cell, cell), Image.Resampling.LANCZOS)
+    sheet.paste(image, (x + (cell - image.width) // 2, y + (cell - image.height) // 2))
+
+
+def _opened(picture: Image.Image | Path) -> Image.Image:
+    if isinstance(picture, Image.Image):
+        return picture.convert("RGB")
+    with Image.open(picture) as image:
+        return image.convert("RGB")
+
+
+@cache
+def _font(size: int) -> ImageFont.FreeTypeFont:
+    """DejaVu Sans, which matplotlib ships, so that a sheet looks the same everywhere."""
+    return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf", size)
+
+
+def _wrapped(text: str, font: ImageFont.FreeTypeFont, width: int) -> list[str]:
+    """The text in lines no wider than `width` pixels; a longer word stands alone."""
+    lines: list[str] = []
+    for word in text.split():
+        joined = f"{lines[-1]} {word}" if lines else word
+        if lines and font.getlength(joined) <= width:
+            lines[-1] = joined
+        else:
+            lines.append(word)
+    return lines

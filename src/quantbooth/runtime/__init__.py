@@ -1,0 +1,1 @@
+"""What every command runs in: errors, configuration, trainers, trackers, costs."""

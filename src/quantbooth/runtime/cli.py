@@ -1,0 +1,188 @@
+"""Run a verb as a command whose errors end in one line: `main = command(run, "tune")`.
+
+Exit codes: 0 done; 2 a mistake of the user, or failed jobs in a sweep; 130 Ctrl-C; 1 a defect of ours, with traceback.
+QUANTBOOTH_DEBUG=1 shows the traceback of a mistake too.
+"""
+
+import argparse
+import contextlib
+import functools
+import gc
+import os
+import sys
+import traceback
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any
+
+import hydra
+from hydra._internal.utils import get_args_parser
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from quantbooth.runtime.config import conf_dir
+from quantbooth.runtime.errors import UserError
+from quantbooth.runtime.explain import explain, flat, is_mistake
+
+__all__ = ["command"]
+
+Verb = Callable[[DictConfig], Any]
+Job = tuple[DictConfig, Any]
+Conclusion = Callable[[list[Job]], object]
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A job that failed: what to say, which job of a sweep it was, and for a single job the defect to raise again.
+
+    A sweep keeps no exception: its traceback would keep the job's models alive.
+    """
+
+    line: str
+    job: str | None = None
+    defect: Exception | None = None
+
+
+def command(verb: Verb, config_name: str, conclude: Conclusion | None = None) -> Callable[[], None]:
+    """The program for a verb: composes conf/<config_name>.yaml with the command line, calls the verb per job, exits.
+
+    `conclude` is handed every finished job of this process, its configuration and what the verb returned, at the end.
+    (Hydra's own callbacks would turn a failure there into a warning.)
+    """
+
+    def main() -> None:
+        sys.exit(_run(verb, config_name, conclude))
+
+    return main
+
+
+def _run(verb: Verb, config_name: str, conclude: Conclusion | None) -> int:
+    failures: list[Failure] = []
+    finished: list[Job] = []
+    try:
+        _check_flags()
+        _quiet_libraries()
+        with _hydra_raises():
+            program = hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=config_name)
+            program(_guarded(verb, failures, finished))()
+        if conclude is not None and finished:
+            conclude(finished)
+    except KeyboardInterrupt:
+        return _interrupted()
+    except SystemExit as stop:  # Lightning turns Ctrl-C into an exit with 1
+        if isinstance(stop.__context__, KeyboardInterrupt):
+            return _interrupted()
+        raise
+    except Exception as error:
+        if not (is_mistake(error) or isinstance(error, ValueError)):  # Hydra's own refusals are ValueErrors in part
+            raise
+        _debug(error)
+        _say(explain(error, config_name))
+        return 2
+    return _conclude(failures)
+
+
+def _guarded(verb: Verb, failures: list[Failure], finished: list[Job]) -> Verb:
+    """The verb, with its failure noted instead of raised, so that the other jobs of a sweep go on."""
+    main_process = os.getpid()
+
+    @functools.wraps(verb)
+    def job(cfg: DictConfig) -> object:
+        try:
+            result = verb(cfg)
+            finished.append((cfg, result))
+            return result
+        except Exception as error:
+            if os.getpid() != main_process:  # a launcher's worker cannot reach the list; the launcher passes this on
+                raise UserError(_line(error)) from error
+            _debug(error)
+            failures.append(_failure(error))
+            return None
+        finally:
+            gc.collect()
+
+    return job
+
+
+def _failure(error: Exception) -> Failure:
+    """A failed job of a sweep is said at once, and again at the end."""
+    if HydraConfig.get().mode != RunMode.MULTIRUN:
+        return Failure(_line(error), defect=None if is_mistake(error) else error)
+    if not is_mistake(error):
+        traceback.print_exception(error)
+    job = f"job {HydraConfig.get().job.num} ({' '.join(HydraConfig.get().overrides.task)})"
+    _say(f"{job} failed: {_line(error)}")
+    return Failure(_line(error), job)
+
+
+def _conclude(failures: list[Failure]) -> int:
+    for failure in failures:
+        if failure.defect is not None:
+            raise failure.defect
+    if any(failure.job for failure in failures):
+        _say(f"failed jobs: {len(failures)} (the others finished)")
+    for failure in failures:
+        _say(f"  {failure.job}: {failure.line}" if failure.job else failure.line)
+    return 2 if failures else 0
+
+
+def _line(error: Exception) -> str:
+    return explain(error) if is_mistake(error) else f"{type(error).__name__}: {flat(str(error))}"
+
+
+def _quiet_libraries() -> None:
+    """Lightning warns about what we mean: a frozen base, short runs, in-memory loaders. QUANTBOOTH_DEBUG=1 shows it."""
+    if os.environ.get("QUANTBOOTH_DEBUG") != "1":
+        warnings.filterwarnings("ignore", module=r"lightning(_utilities)?\..*")
+        warnings.filterwarnings("ignore", message=r".*LeafSpec.*")
+
+
+def _check_flags() -> None:
+    """Refuse in one line what Hydra's own parser would answer with a page of usage."""
+    words = sys.argv[1:]
+    if "--version" in words:
+        sys.stdout.write(f"quantbooth {version('quantbooth')}\n")
+        sys.exit(0)
+    parser = get_args_parser()
+    parser.exit_on_error = False
+    try:
+        _, unread = parser.parse_known_args(words)
+    except argparse.ArgumentError as error:
+        raise UserError(f"{error}; --hydra-help shows all flags") from error
+    for word in unread:
+        if word.startswith("-"):
+            option = word.lstrip("-") if "=" in word else f"{word.lstrip('-')}=..."
+            raise UserError(f"unknown flag '{word}'; options are written without dashes: {option}")
+    if unread:
+        raise UserError(f"'{unread[0]}' comes after a flag; write flags such as -m first, then the key=value options")
+
+
+@contextlib.contextmanager
+def _hydra_raises() -> Iterator[None]:
+    """Without HYDRA_FULL_ERROR Hydra prints exceptions itself and exits with 1."""
+    before = os.environ.get("HYDRA_FULL_ERROR")
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["HYDRA_FULL_ERROR"]
+        else:
+            os.environ["HYDRA_FULL_ERROR"] = before
+
+
+def _interrupted() -> int:
+    _say("interrupted; finished work is kept, and the same command goes on from there")
+    return 130
+
+
+def _debug(error: Exception) -> None:
+    if is_mistake(error) and os.environ.get("QUANTBOOTH_DEBUG") == "1":
+        traceback.print_exception(error)
+
+
+def _say(line: str) -> None:
+    sys.stderr.write(f"quantbooth: {line}\n")

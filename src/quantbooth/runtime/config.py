@@ -1,0 +1,92 @@
+"""The bridge from Hydra's nodes to plain values and built objects; no other module below the verbs knows them."""
+
+import re
+from pathlib import Path
+from typing import Any, TypeVar
+
+import hydra.utils
+import yaml
+from hydra.errors import InstantiationException
+from omegaconf import DictConfig, OmegaConf
+
+from quantbooth.runtime.errors import UserError
+
+__all__ = ["build", "conf_dir", "plain", "save"]
+
+Kind = TypeVar("Kind")
+MISTAKES = (UserError, TypeError, ValueError, OSError, ImportError)
+"""What a wrong setting makes a constructor raise; anything else is a defect and keeps its traceback."""
+
+
+def conf_dir() -> Path:
+    """The folder of config groups: quantbooth/conf in a wheel, conf/ at the top of a repository.
+
+    Raises:
+        UserError: when neither is there.
+    """
+    package = Path(__file__).parents[1]
+    candidates = (package / "conf", package.parents[1] / "conf")
+    for folder in candidates:
+        if folder.is_dir():
+            return folder
+    raise UserError(f"the configuration must be in {candidates[0]} or {candidates[1]}, found neither; install again")
+
+
+def build(node: DictConfig | None, kind: type[Kind], **extras: Any) -> Kind:
+    """The object that `node._target_` names, made from the node's other keys and from `extras`.
+
+    Lists and mappings reach the constructor as plain ones.
+
+    Raises:
+        UserError: when the constructor refuses its arguments, does not exist, or makes something that is no `kind`.
+    """
+    where = _where(node)
+    if not isinstance(node, DictConfig) or "_target_" not in node:
+        raise UserError(f"{where} must name a {kind.__name__} by _target_, got {_keys(node)}")
+    try:
+        made = hydra.utils.instantiate(node, _convert_="all", **extras)
+    except InstantiationException as error:
+        if isinstance(error.__cause__, MISTAKES):
+            raise UserError(_refusal(error, error.__cause__, where)) from error
+        raise
+    if not isinstance(made, kind):
+        raise UserError(f"{where} must be a {kind.__name__}, got a {type(made).__name__} from {node._target_}")
+    return made
+
+
+def plain(cfg: DictConfig) -> dict[str, Any]:
+    """The config as dicts, lists, strings and numbers, every interpolation resolved.
+
+    Raises:
+        omegaconf.errors.OmegaConfBaseException: for a mandatory value that is missing; the command line explains it.
+    """
+    values = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    if not isinstance(values, dict):
+        raise TypeError(f"a config must be a mapping, got {type(values).__name__}")
+    return {str(key): value for key, value in values.items()}
+
+
+def save(cfg: DictConfig, path: Path) -> None:
+    """Write the resolved config as YAML."""
+    path.write_text(yaml.safe_dump(plain(cfg), sort_keys=False, allow_unicode=True), encoding="utf-8")
+
+
+def _where(node: Any) -> str:
+    key = node._get_full_key(None) if OmegaConf.is_config(node) else ""
+    return str(key) or "the config"
+
+
+def _keys(node: Any) -> str:
+    return f"only {', '.join(map(str, node))}" if isinstance(node, DictConfig) and len(node) else repr(node)
+
+
+def _refusal(error: InstantiationException, cause: BaseException, where: str) -> str:
+    """One sentence for what a constructor raised: Hydra's text tells which of nested targets, at which key."""
+    target = re.search(r"target '([^']+)'", str(error))
+    nested = re.search(r"full_key: (\S+)", str(error))
+    where = nested[1] if nested else where
+    text = " ".join(str(cause).split())
+    if not isinstance(cause, UserError) and target:
+        text = f"cannot build {target[1]}: {text}"
+    named = re.search(rf"\b{re.escape(where)}\b", text)
+    return text if named else f"{text}, from {where}"

@@ -1,0 +1,113 @@
+"""A mistake as one line: Hydra's, OmegaConf's and the system's complaints in the words of who typed the command."""
+
+import contextlib
+import difflib
+import errno
+import re
+import sys
+from collections.abc import Iterable, Iterator
+
+import hydra
+import yaml
+from hydra.errors import HydraException, InstantiationException, MissingConfigException, OverrideParseException
+from omegaconf import OmegaConf
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+
+from quantbooth.runtime.config import MISTAKES, conf_dir
+from quantbooth.runtime.errors import UserError
+
+__all__ = ["explain", "is_mistake"]
+
+NOISE = ("See http", "object_type", "reference_type", "full_key", "Config search path", "provider=")
+"""How the lines begin that tell about Hydra and OmegaConf themselves."""
+
+
+def is_mistake(error: BaseException) -> bool:
+    """True for what the user can mend; False for a defect, which deserves its traceback."""
+    if isinstance(error, InstantiationException):
+        return error.__cause__ is None or isinstance(error.__cause__, MISTAKES)
+    return isinstance(error, UserError | HydraException | OmegaConfBaseException | OSError | yaml.YAMLError)
+
+
+def explain(error: BaseException, config_name: str | None = None) -> str:
+    """One line: what was found, and what to do.
+
+    `config_name` is the config that was being composed; the nearest valid key is looked up in it.
+    """
+    match error:
+        case InstantiationException(__cause__=UserError() as cause):
+            return flat(str(cause))
+        case MissingConfigException(missing_cfg_file=str(missing), options=[*options]):
+            group, _, name = missing.rpartition("/")
+            return f"'{group}' has no option '{name}'{_meant(name, options)}; choose from {', '.join(options)}"
+        case OverrideParseException():
+            reason = flat(error.message.replace(f"Error parsing override '{error.override}'", ""))
+            return f"cannot read '{error.override}' ({reason}); options are written key=value, lists key=[a,b]"
+        case MissingMandatoryValue():
+            return f"option '{error.full_key}' has no value; set it with {error.full_key}=..."
+        case OSError(errno=errno.ENOSPC):
+            place = f" ({error.filename})" if error.filename else ""
+            return f"the disk is full{place}; free some space, or set paths.store to a folder on another disk"
+        case OSError(strerror=str(reason), filename=str(path)):
+            return f"{reason}: {path}"
+        case _:
+            return _by_text(str(error), config_name)
+
+
+def flat(text: str) -> str:
+    """Paragraphs as one line."""
+    lines = [line.strip() for line in text.splitlines()]
+    return " ".join(line for line in lines if line and not line.startswith(NOISE))
+
+
+def _by_text(text: str, config_name: str | None) -> str:
+    """Hydra has one exception for many mistakes; only the text tells them apart."""
+    if unknown := re.match(r"Could not override '([^']+)'", text):
+        hint = _meant(unknown[1], _known_keys(unknown[1], config_name))
+        return f"unknown option '{unknown[1]}'{hint}; --cfg job shows all options"
+    if several := re.match(r"Ambiguous value for argument '([^']+)'", text):
+        key, _, value = several[1].partition("=")
+        return f"'{several[1]}' names several values; add -m to run each, or write {key}=[{value}] for one list"
+    if text.startswith("Config group override must be a string"):
+        return flat(text) + _offers()
+    return flat(text)
+
+
+def _meant(word: str, known: Iterable[str]) -> str:
+    """The known key nearest to `word` as a question: first those with the same last part, then by spelling."""
+    last_parts: dict[str, str] = {key.rpartition(".")[2]: key for key in sorted(known, reverse=True)}
+    keys = sorted(known)
+    last = word.rpartition(".")[2]
+    same = [key for key in keys if key.rpartition(".")[2] == last]
+    near = difflib.get_close_matches(word, same, 1, 0.0) or difflib.get_close_matches(word, keys, 1)
+    near = near or [last_parts[part] for part in difflib.get_close_matches(last, last_parts, 1, 0.7)]
+    return f" (did you mean '{near[0]}'?)" if near else ""
+
+
+def _known_keys(unknown: str, config_name: str | None) -> set[str]:
+    """Every group and key that the command line could have set instead of the unknown one."""
+    keys = {path.relative_to(conf_dir()).as_posix() for path in conf_dir().rglob("*") if path.is_dir()}
+    others = [word for word in sys.argv[1:] if "=" in word and not word.startswith(("-", unknown))]
+    for overrides in (others, []):
+        with (
+            contextlib.suppress(HydraException, OmegaConfBaseException, ValueError),
+            hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"),
+        ):
+            return keys | set(_dotted(OmegaConf.to_container(hydra.compose(config_name, overrides))))
+    return keys
+
+
+def _dotted(node: object, prefix: str = "") -> Iterator[str]:
+    if isinstance(node, dict):
+        for key, value in node.items():
+            yield f"{prefix}{key}"
+            yield from _dotted(value, f"{prefix}{key}.")
+
+
+def _offers() -> str:
+    """What the groups on the command line offer: Hydra does not say which of them got the number."""
+    groups = [word.partition("=")[0] for word in sys.argv[1:] if "=" in word]
+    folders = [conf_dir() / group for group in groups if (conf_dir() / group).is_dir()]
+    return "".join(
+        f"; '{each.name}' offers {', '.join(sorted(file.stem for file in each.glob('*.yaml')))}" for each in folders
+    )

@@ -1,0 +1,77 @@
+"""Trackers: where curves, sample grids and the report of a run go, each closed when its job is done.
+
+Trackers: where curves and sample grids of a run go, each closed when its job is done.
+
+The report in a tracker: its files as one artifact of a run of its own, where the tracker keeps artifacts.
+"""
+
+import netrc
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import wandb
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
+
+__all__ = ["close", "csv_logger", "log_grid", "log_report", "tensorboard_logger", "wandb_logger"]
+
+
+def csv_logger(folder: str, run: str) -> CSVLogger:
+    """Curves as ``metrics.csv``."""
+    return CSVLogger(save_dir=folder, name="csv", version=run)
+
+
+def tensorboard_logger(folder: str, run: str) -> TensorBoardLogger:
+    """Curves and grids as TensorBoard events."""
+    return TensorBoardLogger(save_dir=folder, name="tensorboard", version=run)
+
+
+def wandb_logger(folder: str, run: str, project: str) -> WandbLogger:
+    """A Weights & Biases run named after its artifact; offline (``wandb sync`` uploads it) when no key is set."""
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    offline = not _has_wandb_key() or os.environ.get("WANDB_MODE") == "offline"
+    return WandbLogger(project=project, name=run, save_dir=folder, offline=offline)
+
+
+def log_grid(logger: Logger | None, picture: np.ndarray, step: int, title: str = "samples") -> None:
+    """Show a grid of samples where the tracker can show pictures."""
+    if isinstance(logger, WandbLogger):
+        logger.log_image(title, [picture], step=step)
+    elif isinstance(logger, TensorBoardLogger):
+        logger.experiment.add_image(title, picture, step, dataformats="HWC")
+
+
+def close(logger: Logger | None) -> None:
+    """End the run, so that the next job of a sweep in this process starts one of its own."""
+    if logger is not None:
+        logger.finalize("success")
+    if isinstance(logger, WandbLogger):
+        logger.experiment.finish()
+
+
+def _has_wandb_key() -> bool:
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    try:
+        return netrc.netrc().authenticators("api.wandb.ai") is not None
+    except (FileNotFoundError, netrc.NetrcParseError):
+        return False
+
+
+def log_report(logger: Logger, files: Sequence[Path]) -> bool:
+    """Hand the report's files to Weights & Biases, online or off; other trackers keep no files, and nothing is done.
+
+    Returns:
+        Whether the tracker took them.
+    """
+    if not isinstance(logger, WandbLogger):
+        return False
+    artifact = wandb.Artifact("report", type="report", description="quantbooth's page with its tables and plots")
+    for file in files:
+        artifact.add_file(str(file))
+    try:
+        logger.experiment.log_artifact(artifact)
+    finally:
+        close(logger)
+    return True

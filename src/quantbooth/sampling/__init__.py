@@ -1,0 +1,1 @@
+"""Draw pictures: requests, the predict loop, sets of pictures on disk."""

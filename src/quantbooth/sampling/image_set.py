@@ -1,0 +1,118 @@
+"""Generated pictures on disk: one PNG each, and a list of what was asked for with which noise."""
+
+import json
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+
+from quantbooth.data.questions import Questions
+from quantbooth.data.subjects import Prompt, Subject
+from quantbooth.runtime.errors import UserError
+
+__all__ = [
+    "UNRELATED",
+    "Request",
+    "read_images",
+    "read_requests",
+    "requests_for",
+    "unrelated_requests",
+    "write_image",
+    "write_requests",
+]
+
+LIST = "images.json"
+UNRELATED = "unrelated"
+"""The kind of prompts that do not name the subject: they tell what tuning did to everything else."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """One picture to make, and what it will be judged by.
+
+    Attributes:
+        file: its name in the image set.
+        text: what the model is given.
+        judged_text: what CLIP-T compares with.
+        prompt: the template, to group by.
+        kind: context, accessory, property, plain, prior, or UNRELATED.
+        seed: with the template decides the noise, the same for every method and subject of a class.
+        asked: attributes asked for, where the world can tell.
+        own: the subject's attributes left as they are, where the world can tell.
+    """
+
+    file: str
+    text: str
+    judged_text: str
+    prompt: str
+    kind: str
+    seed: int
+    asked: Mapping[str, str] = field(default_factory=dict)
+    own: Mapping[str, str] = field(default_factory=dict)
+
+
+def requests_for(subject: Subject, seeds: Sequence[int], every: int = 1) -> list[Request]:
+    """Every prompt (or every n-th) of a subject with every seed."""
+    chosen: list[tuple[int, Prompt]] = list(enumerate(subject.prompts))[::every]
+    return [
+        Request(
+            file=f"{number:03d}-{seed}.png",
+            text=subject.asked_text(prompt),
+            judged_text=subject.judged_text(prompt),
+            prompt=prompt.template,
+            kind=prompt.kind,
+            seed=seed,
+            asked=dict(prompt.asked),
+            own=dict(prompt.own),
+        )
+        for number, prompt in chosen
+        for seed in seeds
+    ]
+
+
+def unrelated_requests(questions: Questions, subject: Subject, count: int, seed: int) -> list[Request]:
+    """The first sentences that name neither the subject's class nor its identifier, all with one noise seed.
+
+    Raises:
+        UserError: when there are not so many.
+    """
+    own = re.compile(rf"\b(?:{re.escape(subject.class_word)}s?|{re.escape(subject.identifier)})\b", re.IGNORECASE)
+    texts = list(dict.fromkeys(one.text for one in questions.each if not own.search(one.text)))[:count]
+    if len(texts) < count:
+        raise UserError(
+            f"protocol.drift={count} needs as many sentences of base.held_out without {subject.class_word}, found "
+            f"{len(texts)}; take fewer, or 0"
+        )
+    return [
+        Request(f"unrelated-{number:03d}-{seed}.png", text, text, text, UNRELATED, seed)
+        for number, text in enumerate(texts)
+    ]
+
+
+def write_requests(folder: Path, requests: Sequence[Request]) -> None:
+    (folder / LIST).write_text(json.dumps([asdict(request) for request in requests], indent=1))
+
+
+def read_requests(folder: Path) -> list[Request]:
+    return [Request(**row) for row in json.loads((folder / LIST).read_text())]
+
+
+def write_image(path: Path, image: Float[Tensor, "3 h w"]) -> None:
+    """An image in [0, 1] as 8-bit PNG; it appears whole or not at all."""
+    pixels = (image.detach().cpu().clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
+    draft = path.with_name(f".{os.getpid()}.{path.name}")
+    Image.fromarray(pixels).save(draft)
+    draft.rename(path)
+
+
+def read_images(paths: Sequence[Path]) -> Float[Tensor, "n 3 h w"]:
+    """PNGs as one batch in [0, 1]."""
+    pixels = [np.asarray(Image.open(path).convert("RGB"), dtype=np.float32) for path in paths]
+    return torch.from_numpy(np.stack(pixels).transpose(0, 3, 1, 2) / 255)

@@ -1,0 +1,1 @@
+"""Artifacts on disk: manifests, fingerprints, the store that finds finished work again."""

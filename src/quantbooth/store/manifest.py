@@ -1,0 +1,130 @@
+"""The manifest: the page in an artifact's folder that says what it is and what it was made from."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from quantbooth.runtime.errors import UserError
+from quantbooth.store.files import SHORT
+
+__all__ = ["FORMAT", "KINDS", "MANIFEST", "Manifest", "open_artifact"]
+
+MAKERS = {
+    "quantized_base": "quantbooth-calibrate",
+    "scale_sets": "quantbooth-tune",
+    "tuned_weights": "quantbooth-tune",
+    "adapters": "quantbooth-tune",
+    "image_set": "quantbooth-sample",
+    "scores": "quantbooth-evaluate",
+    "damage": "quantbooth-damage",
+    "probe": "quantbooth-probe",
+    "report": "quantbooth-report",
+    "calibration_set": "quantbooth-calibrate",
+}
+KINDS = tuple(MAKERS)
+FORMAT = 3
+"""Of every artifact; 3: names are free of addresses of code, tensors of scale sets are named `<module>.gain_out`."""
+MANIFEST = "manifest.json"
+
+TYPES: dict[str, type] = {
+    "kind": str,
+    "format_version": int,
+    "name": str,
+    "fingerprint": str,
+    "parents": dict,
+    "contents": dict,
+    "package_version": str,
+    "measured": dict,
+}
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What an artifact is.
+
+    `parents` maps a role (`base`, `scale_sets`) to the fingerprint of the artifact that played it; `contents` says what
+    its files hold, for who reads them; `measured` is what making it cost (seconds, bytes, numbers trained). The last
+    two are no part of the fingerprint.
+    """
+
+    kind: str
+    format_version: int
+    name: str
+    fingerprint: str
+    parents: dict[str, str]
+    contents: dict[str, Any]
+    package_version: str
+    measured: dict[str, Any]
+
+    def require_parent(self, role: str, fingerprint: str) -> None:
+        """Refuse a parent other than the one this was made from.
+
+        Raises:
+            UserError: when the manifest names another fingerprint, or none, for the role.
+        """
+        if self.parents.get(role) != fingerprint:
+            found = self.parents.get(role, "none")[:SHORT]
+            raise UserError(
+                f"{self.kind} {self.name} belongs to the {role} {found}, got {fingerprint[:SHORT]}; "
+                f"make it again for this {role}"
+            )
+
+    def to_json(self) -> str:
+        """The text of manifest.json.
+
+        Raises:
+            ValueError: for a measured number that is not finite.
+        """
+        return json.dumps(asdict(self), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+
+
+def open_artifact(path: Path, kind: str) -> Manifest:
+    """The manifest of a finished artifact of this kind.
+
+    Raises:
+        UserError: when there is nothing at `path`, it is not finished, or it is something else.
+    """
+    file = path / MANIFEST
+    if not path.is_dir():
+        found = "a file" if path.exists() else "nothing"
+    elif not file.is_file():
+        found = f"a folder without {MANIFEST}"
+    elif (manifest := _parse(file)).kind == kind:
+        return manifest
+    else:
+        found = f"a {manifest.kind}"
+    raise UserError(f"{path} must be a {kind}, found {found}; {MAKERS[kind]} makes one")
+
+
+def _parse(file: Path) -> Manifest:
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{file} must be JSON, found: {error}") from error
+    if not isinstance(values, dict):
+        raise UserError(f"{file} must hold a JSON object, found a {type(values).__name__}")
+    _check(values, file)
+    return Manifest(**values)
+
+
+def _check(values: Mapping[str, Any], file: Path) -> None:
+    kind, version = values.get("kind"), values.get("format_version")
+    if not isinstance(kind, str) or kind not in KINDS:
+        raise UserError(f"{file} has the unknown kind {kind!r}; known are {', '.join(KINDS)}")
+    if version != FORMAT:
+        raise UserError(
+            f"{file} has format_version {version}, this quantbooth reads {FORMAT}; set paths.store to a new folder and "
+            "make it again"
+        )
+    expected = {field.name for field in fields(Manifest)}
+    if missing := sorted(expected - values.keys()):
+        raise UserError(f"{file} lacks {', '.join(missing)}")
+    if unknown := sorted(values.keys() - expected):
+        raise UserError(f"{file} has unknown keys: {', '.join(unknown)}")
+    for key, value in values.items():
+        if not isinstance(value, TYPES[key]):
+            raise UserError(f"{file}: {key} must be a {TYPES[key].__name__}, found {value!r}")
+    if strange := [role for role, parent in values["parents"].items() if not isinstance(parent, str)]:
+        raise UserError(f"{file}: the parents must be fingerprints, found none for {', '.join(strange)}")

@@ -1,0 +1,252 @@
+"""The store: finished artifacts under one root, in folders named by what they are, found again or made.
+
+The store: finished artifacts under one root, in folders named by what they are, written whole or not at all.
+
+An item of a plan: an artifact that is there or can be made, known by what decides it.
+"""
+
+import contextlib
+import errno
+import json
+import os
+import re
+import shutil
+import socket
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import psutil
+import yaml
+
+from quantbooth.runtime.errors import UserError
+from quantbooth.store.files import SHORT, fingerprint, full_disk_in_one_line
+from quantbooth.store.manifest import FORMAT, KINDS, MANIFEST, Manifest, open_artifact
+
+__all__ = ["CONFIG", "Draft", "Item", "Store", "all_made", "named", "word"]
+
+CONFIG = "config.yaml"
+TAKEN = (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR)
+
+
+@dataclass(frozen=True)
+class Draft:
+    """An artifact being written to `path`, later at `destination`; `contents` and `measured` go into its manifest."""
+
+    path: Path
+    destination: Path
+    fingerprint: str
+    contents: dict[str, Any] = field(default_factory=dict)
+    measured: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def unfinished(self) -> Path:
+        """Where parts of the artifact may be kept until all are there: a run that was stopped finds them again."""
+        return self.destination.parents[1] / "unfinished" / self.destination.name
+
+
+@dataclass(frozen=True)
+class Store:
+    """Artifacts at `<root>/<kind>/<label>-<first 12 digits of the fingerprint>`.
+
+    The identity is everything that decides the content: settings, seed, and the fingerprints of the parents. The label
+    is for people: an artifact is found by its fingerprint whatever its label.
+    """
+
+    root: Path
+
+    def find(self, kind: str, identity: Mapping[str, Any], label: str) -> Path | None:
+        """The finished artifact of this identity, or None.
+
+        Raises:
+            UserError: when its folder is taken by something else, or another version of quantbooth wrote the store.
+        """
+        full, path = self._place(kind, identity, label)
+        _require_format(self.root)
+        others = sorted(path.parent.glob(f"[!.]*-{full[:SHORT]}"))
+        for candidate in [path] if path.exists() else others:
+            found = open_artifact(candidate, kind).fingerprint
+            if found != full:
+                raise UserError(f"{candidate} must have the fingerprint {full}, found {found}; move it away")
+            return candidate
+        return None
+
+    @contextlib.contextmanager
+    def writing(
+        self,
+        kind: str,
+        label: str,
+        identity: Mapping[str, Any],
+        parents: Mapping[str, str],
+        config: Mapping[str, Any],
+    ) -> Iterator[Draft]:
+        """A draft to fill; when the block ends the artifact appears at once, when it raises nothing remains.
+
+        If another process finished the same artifact meanwhile, that one stays and this draft is dropped.
+
+        Raises:
+            UserError: for a full disk, or when the artifact's folder is taken by something else.
+        """
+        full, destination = self._place(kind, identity, label)
+        _require_format(self.root)
+        with full_disk_in_one_line(self.root, "paths.store"):
+            destination.parent.mkdir(parents=True, exist_ok=True)
+            _remove_abandoned(destination.parent)
+            draft = Draft(_temporary(destination), destination, full)
+            draft.path.mkdir()
+            try:
+                yield draft
+                _write(draft.path / CONFIG, yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True))
+                manifest = Manifest(
+                    kind,
+                    FORMAT,
+                    destination.name,
+                    full,
+                    dict(parents),
+                    draft.contents,
+                    version("quantbooth"),
+                    draft.measured,
+                )
+                _write(draft.path / MANIFEST, manifest.to_json())
+                _publish(draft, kind)
+            finally:
+                shutil.rmtree(draft.path, ignore_errors=True)
+
+    def _place(self, kind: str, identity: Mapping[str, Any], label: str) -> tuple[str, Path]:
+        if kind not in KINDS:
+            raise ValueError(f"the kind of an artifact must be one of {', '.join(KINDS)}, got {kind!r}")
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.+=,-]{0,99}", label):
+            raise UserError(
+                f"a name must be 1 to 100 letters, digits and _.+=,- and begin with one of the first two, got {label!r}"
+            )
+        full = fingerprint({"kind": kind, "format_version": FORMAT, "identity": dict(identity)})
+        return full, self.root / kind / f"{label}-{full[:SHORT]}"
+
+
+@cache
+def _require_format(root: Path) -> None:
+    """Refuse a store of another format; all artifacts of a store have one, so the first tells."""
+    for file in root.glob("*/[!.]*/" + MANIFEST):
+        try:
+            found = json.loads(file.read_text(encoding="utf-8")).get("format_version")
+        except (AttributeError, ValueError, OSError):
+            continue  # a damaged one is refused where it is opened
+        if found != FORMAT:
+            raise UserError(
+                f"{root} was written by another version of quantbooth (format {found}, this one has {FORMAT}); set "
+                "paths.store to a new folder, or remove that one"
+            )
+        return
+
+
+def _publish(draft: Draft, kind: str) -> None:
+    """Put everything on the disk, then rename: a reader sees the whole artifact or none."""
+    for path in (*draft.path.rglob("*"), draft.path):
+        _sync(path)
+    try:
+        draft.path.rename(draft.destination)
+    except OSError as error:
+        if error.errno not in TAKEN:
+            raise
+        if open_artifact(draft.destination, kind).fingerprint != draft.fingerprint:
+            raise UserError(f"{draft.destination} is taken by another {kind}; move it away") from error
+    _sync(draft.destination.parent)
+
+
+def _temporary(destination: Path) -> Path:
+    """A hidden sibling that tells who is writing it: .<name>.<host>.<pid>.<unique>.partial"""
+    return destination.with_name(f".{destination.name}.{_host()}.{os.getpid()}.{uuid.uuid4().hex[:8]}.partial")
+
+
+def _remove_abandoned(folder: Path) -> None:
+    """Remove what processes of this machine were writing when they were killed."""
+    for path in folder.glob(f".*.{_host()}.*.*.partial"):
+        pid = path.name.split(".")[-3]
+        if pid.isdigit() and not psutil.pid_exists(int(pid)):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _host() -> str:
+    return re.sub(r"[^A-Za-z0-9-]", "-", socket.gethostname())
+
+
+def _write(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@dataclass(frozen=True)
+class Item:
+    """One artifact of the plan, finished or not."""
+
+    store: Store
+    kind: str
+    label: str
+    verb: str
+    identity: dict[str, Any]
+    parents: Mapping[str, "Item"] = field(default_factory=dict)
+
+    def find(self) -> Path | None:
+        return self.store.find(self.kind, self.identity, self.label)
+
+    def require(self) -> Path:
+        """Its folder.
+
+        Raises:
+            UserError: when it is not there yet, saying which command makes it.
+        """
+        found = self.find()
+        if found is None:
+            raise UserError(
+                f"no {self.kind} for these settings in {self.store.root}; make it with {self.verb} and the same options"
+            )
+        return found
+
+    def manifest(self) -> Manifest:
+        return open_artifact(self.require(), self.kind)
+
+    def made_by(self, make: Callable[[], object]) -> Path:
+        """Its folder, made where it is not there yet."""
+        return all_made([self], make)[0]
+
+    def writing(self, config: Mapping[str, Any]) -> AbstractContextManager[Draft]:
+        parents = {role: item.manifest().fingerprint for role, item in self.parents.items()}
+        return self.store.writing(self.kind, self.label, self.identity, parents, config)
+
+
+def all_made(items: Sequence[Item], make: Callable[[], object]) -> list[Path]:
+    """The folders of several, made together where one is not there yet.
+
+    Parts that are kept while they are unfinished belong to every process that makes them: the one that ends first
+    clears them away, and the others take what it made.
+    """
+    if all(item.find() for item in items):
+        return [item.require() for item in items]
+    try:
+        make()
+    except FileNotFoundError:
+        if not all(item.find() for item in items):
+            raise
+    return [item.require() for item in items]
+
+
+def named(names: Sequence[str]) -> str:
+    """Return the first of several names, and how many more there are."""
+    return names[0] if len(names) == 1 else f"{names[0]}-and-{len(names) - 1}-more"
+
+
+def word(name: str) -> str:
+    """The part of a name that may stand in a folder's name everywhere."""
+    return re.sub(r"[^A-Za-z0-9_.]+", "-", name).strip("-_.")[:40] or "subject"

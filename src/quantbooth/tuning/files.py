@@ -1,0 +1,108 @@
+"""What tuning leaves on disk: the learned numbers after chosen steps; the manifest says with what they were tuned."""
+
+from pathlib import Path
+
+import torch
+from jaxtyping import Shaped
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from quantbooth.runtime.errors import UserError
+from quantbooth.store.manifest import Manifest, open_artifact
+from quantbooth.timesteps.strategies import Strategy, from_description
+
+__all__ = [
+    "TUNED",
+    "open_tuned",
+    "precision_of",
+    "read_snapshot",
+    "snapshot_path",
+    "steps_kept",
+    "strategy_of",
+    "write_snapshot",
+]
+
+TUNED = ("scale_sets", "tuned_weights", "adapters")
+"""Kinds of what was tuned."""
+PRECISIONS = {"float32": torch.float32, "float16": torch.float16}
+"""Of kept floats. A gain near 1 loses at most 1 / 2048 of itself in float16; bfloat16 would lose eight times that."""
+
+
+def snapshot_path(folder: Path, step: int) -> Path:
+    """Where the numbers after a step are."""
+    return folder / f"step-{step:06d}.safetensors"
+
+
+def write_snapshot(
+    folder: Path, step: int, state: dict[str, Shaped[Tensor, "..."]], precision: torch.dtype = torch.float32
+) -> None:
+    """Keep the numbers after a step, floats in this precision: half of it makes half the file.
+
+    Raises:
+        UserError: when a number is too large for it.
+    """
+    kept = {name: _in_precision(name, tensor, precision) for name, tensor in state.items()}
+    save_file(kept, snapshot_path(folder, step))
+
+
+def precision_of(name: object, option: str = "tuner.saved_as") -> torch.dtype:
+    """The precision of that name, which `option` chose.
+
+    Raises:
+        UserError: when it is not offered.
+    """
+    if name not in PRECISIONS:
+        raise UserError(f"{option} must be one of {', '.join(PRECISIONS)}, got {name!r}")
+    return PRECISIONS[str(name)]
+
+
+def _in_precision(name: str, tensor: Shaped[Tensor, "..."], precision: torch.dtype) -> Shaped[Tensor, "..."]:
+    if not tensor.is_floating_point():
+        return tensor.contiguous()
+    kept = tensor.to(precision).contiguous()
+    if not torch.equal(kept.isfinite(), tensor.isfinite()):
+        raise UserError(f"{name!r} has numbers too large for tuner.saved_as={str(precision)[6:]}; choose float32")
+    return kept
+
+
+def read_snapshot(folder: Path, step: int) -> dict[str, Shaped[Tensor, "..."]]:
+    """The numbers after a step.
+
+    Raises:
+        UserError: when that step was not kept (the message tells which were), or its file is damaged.
+    """
+    path = snapshot_path(folder, step)
+    if not path.is_file():
+        kept = ", ".join(map(str, steps_kept(folder)))
+        raise UserError(f"{folder.name} keeps the steps {kept}, not {step}; see protocol.at_steps")
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise UserError(f"{path} cannot be read: {error}; remove {folder} and tune again") from error
+
+
+def steps_kept(folder: Path) -> list[int]:
+    """The steps whose numbers are there, in order."""
+    return sorted(int(path.stem.removeprefix("step-")) for path in folder.glob("step-*.safetensors"))
+
+
+def open_tuned(folder: Path) -> Manifest:
+    """Return the manifest of what was tuned; a folder that lies in no kind's place is taken for scale sets.
+
+    Raises:
+        UserError: when it is no such artifact.
+    """
+    return open_artifact(folder, folder.parent.name if folder.parent.name in TUNED else TUNED[0])
+
+
+def strategy_of(manifest: Manifest) -> Strategy:
+    """Return the strategy that something was tuned with.
+
+    Raises:
+        UserError: when its manifest names none.
+    """
+    try:
+        return from_description(manifest.contents["strategy"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{manifest.name} must say with which strategy it was tuned: {error!r}") from error

@@ -1,0 +1,41 @@
+"""Optimizers of torch by name: `optimizer.name=adamw`, the other keys of the group are its options."""
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from quantbooth.runtime.errors import UserError
+from quantbooth.tuning.module import OptimizerFactory
+
+__all__ = ["OPTIMIZERS", "optimizer_factory"]
+
+OPTIMIZERS: dict[str, Any] = {
+    name.lower(): kind
+    for name, kind in vars(torch.optim).items()
+    if isinstance(kind, type) and issubclass(kind, Optimizer) and kind is not Optimizer
+}
+
+
+def optimizer_factory(options: Mapping[str, Any]) -> OptimizerFactory:
+    """Return a function that makes the optimizer, tried on one number before any work starts.
+
+    Args:
+        options: `name` and the arguments of the optimizer.
+
+    Raises:
+        UserError: for a name that torch does not have, or options that the optimizer refuses.
+    """
+    given = dict(options)
+    name = given.pop("name", None)
+    if name not in OPTIMIZERS:
+        raise UserError(f"optimizer.name must be one of {', '.join(sorted(OPTIMIZERS))}, got {name!r}")
+    factory = partial(OPTIMIZERS[name], **given)
+    try:
+        factory([{"params": [nn.Parameter(torch.zeros(1))]}])
+    except (TypeError, ValueError) as error:
+        raise UserError(f"optimizer.name={name} refuses its options: {error}") from error
+    return factory

@@ -1,0 +1,289 @@
+"""Tuners: which numbers of a base learn the subject, and how they are read out and put back.
+
+
+
+LoRA on the float denoiser, and on the packed codes of a quantized one (QLoRA), a set of adapters for each expert.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Shaped
+from torch import Tensor, nn
+
+from quantbooth.diffusion.base import Base
+from quantbooth.quant import adapters, scale_sets
+from quantbooth.quant.scale_sets import Parts, require_fit
+from quantbooth.quant.selection import Selection
+from quantbooth.runtime.errors import UserError
+from quantbooth.runtime.options import flag, number, whole, words
+from quantbooth.timesteps.strategies import Strategy
+from quantbooth.tuning.identifier import added_tokens, attach_rows_, learned_rows
+
+__all__ = ["FullTuner", "IdentifierTuner", "Learning", "LoraTuner", "ScaleTuner", "State", "Tuner"]
+
+State = dict[str, Shaped[Tensor, "..."]]
+"""What was learned, by name."""
+Learning = dict[str, list[nn.Parameter]]
+"""What learns, by kind (gains, shifts, weights, adapters, identifier); each may have a learning rate of its own."""
+
+ROWS = "identifier."
+
+
+class Tuner(ABC):
+    """One way to personalize a base.
+
+    Attributes:
+        name: tells the tuner from every other in names of artifacts; it never changes.
+        kind: of the artifact that holds what was learned.
+        by_sample: whether each sample may have numbers of its own, so that several subjects can share a batch.
+    """
+
+    name: str
+    kind: str
+    by_sample: bool = False
+
+    @abstractmethod
+    def check(self, strategy: Strategy, bits: int | None) -> None:
+        """Raise UserError when this tuner cannot do what the strategy or the bit-width asks."""
+
+    @abstractmethod
+    def describe(self) -> dict[str, Any]:
+        """Return its name and the arguments it is made from again, as plain data for a manifest."""
+
+    @abstractmethod
+    def prepare_(self, base: Base, sets: int, selection: Selection, subjects: int = 1) -> Learning:
+        """Put what will learn into the base, and return it; each of several subjects has `sets` sets, all alike."""
+
+    @abstractmethod
+    def state(self, base: Base) -> State:
+        """A copy of what was learned."""
+
+    @abstractmethod
+    def load_(self, base: Base, state: State, sets: int, selection: Selection) -> None:
+        """Make a fresh base the tuned one.
+
+        Raises:
+            UserError: when names or shapes are not the base's, naming the first difference.
+        """
+
+    @abstractmethod
+    def join(self, states: Sequence[State]) -> State:
+        """What was learned apart, by experts of one subject or by several subjects, as one state."""
+
+    def part(self, state: State, subjects: int) -> list[State]:
+        """What each of several subjects learned; the inverse of `join`."""
+        return scale_sets.unstack(state, subjects) if self.by_sample else [state]
+
+
+class ScaleTuner(Tuner):
+    """Gains on the scales of a quantized denoiser (PEQA, as relative gains): its integers, and all else, stay frozen.
+
+    Raises:
+        UserError: when an option is not true or false.
+    """
+
+    name = "scales"
+    kind = "scale_sets"
+    by_sample = True
+
+    def __init__(self, inputs: bool = False, biases: bool = False, norms: bool = False) -> None:
+        self.parts = Parts(flag("inputs", inputs), flag("biases", biases), flag("norms", norms))
+
+    def describe(self) -> dict[str, Any]:
+        parts = self.parts
+        return {"name": self.name, "inputs": parts.inputs, "biases": parts.biases, "norms": parts.norms}
+
+    def check(self, strategy: Strategy, bits: int | None) -> None:
+        if bits is None:
+            raise UserError("tuner=scales tunes quantization scales; choose quant=w8, w4, w3 or w2, or tuner=full")
+
+    def prepare_(self, base: Base, sets: int, selection: Selection, subjects: int = 1) -> Learning:
+        scale_sets.attach_(base.denoiser, sets * subjects, selection, self.parts)
+        return scale_sets.parameters(base.denoiser)
+
+    def state(self, base: Base) -> State:
+        return scale_sets.read(base.denoiser)
+
+    def load_(self, base: Base, state: State, sets: int, selection: Selection) -> None:
+        scale_sets.attach_(base.denoiser, sets, selection, self.parts)
+        scale_sets.load_(base.denoiser, state)
+
+    def join(self, states: Sequence[State]) -> State:
+        return scale_sets.stack(states)
+
+
+class FullTuner(Tuner):
+    """Every weight of the float denoiser: DreamBooth as published (Ruiz et al. 2023), the measure for the others."""
+
+    name = "full"
+    kind = "tuned_weights"
+
+    def describe(self) -> dict[str, Any]:
+        return {"name": self.name}
+
+    def check(self, strategy: Strategy, bits: int | None) -> None:
+        if bits is not None:
+            raise UserError("tuner=full tunes float weights; choose quant=fp with it, or tuner=scales")
+        served = sum(zone.stop - zone.start for zone in strategy.served.zones)
+        if strategy.sets != 1 or served < strategy.served.timesteps:
+            raise UserError(f"tuner=full has one set of weights for all timesteps; strategy {strategy.name} needs more")
+
+    def prepare_(self, base: Base, sets: int, selection: Selection, subjects: int = 1) -> Learning:
+        return {"weights": list(base.denoiser.requires_grad_(True).parameters())}
+
+    def state(self, base: Base) -> State:
+        return {name: tensor.detach().clone() for name, tensor in base.denoiser.state_dict().items()}
+
+    def load_(self, base: Base, state: State, sets: int, selection: Selection) -> None:
+        require_fit(base.denoiser.state_dict(), state, "the denoiser", "what was tuned")
+        base.denoiser.load_state_dict(state, strict=True)
+
+    def join(self, states: Sequence[State]) -> State:
+        return _only(states, "float weights")
+
+
+class IdentifierTuner(Tuner):
+    """Any tuner, and beside it the identifier's own rows of the token embedding (see `tuning.identifier`).
+
+    The rows stand in the state as `identifier.<token>`. There is one for each token, whatever the strategy: they are
+    read before any timestep is known.
+
+    Args:
+        inner: what else learns.
+        sentence: the subject's sentence, with the identifier.
+        without: the same without the identifier.
+    """
+
+    def __init__(self, inner: Tuner, sentence: str, without: str) -> None:
+        self.inner, self.sentence, self.without = inner, sentence, without
+        self.name, self.kind = inner.name, inner.kind
+
+    def describe(self) -> dict[str, Any]:
+        return {**self.inner.describe(), "identifier": {"sentence": self.sentence, "without": self.without}}
+
+    def check(self, strategy: Strategy, bits: int | None) -> None:
+        self.inner.check(strategy, bits)
+        if len(strategy.runs) > 1:
+            raise UserError(
+                f"tuner.identifier=true learns one identifier for all timesteps, but strategy {strategy.name} trains "
+                f"its {strategy.sets} experts apart and each would learn its own; choose strategy.apart=false"
+            )
+
+    def prepare_(self, base: Base, sets: int, selection: Selection, subjects: int = 1) -> Learning:
+        rows = attach_rows_(base, self._tokens(base)).rows
+        return {**self.inner.prepare_(base, sets, selection, subjects), "identifier": [rows]}
+
+    def state(self, base: Base) -> State:
+        return {**self.inner.state(base), **self._named(base, learned_rows(base).rows)}
+
+    def load_(self, base: Base, state: State, sets: int, selection: Selection) -> None:
+        own, others = _parted(state)
+        module = attach_rows_(base, self._tokens(base))
+        expected = self._named(base, module.rows)
+        require_fit(expected, own, "the identifier", "what was tuned")
+        with torch.no_grad():
+            module.rows.copy_(torch.stack([own[name] for name in expected]))
+        self.inner.load_(base, others, sets, selection)
+
+    def join(self, states: Sequence[State]) -> State:
+        own, others = _parted(_only(states, "an identifier"))
+        return {**self.inner.join([others]), **own}
+
+    def _tokens(self, base: Base) -> tuple[int, ...]:
+        return added_tokens(base.tokenizer, self.sentence, self.without)
+
+    def _named(self, base: Base, rows: Tensor) -> State:
+        return {f"{ROWS}{token}": row.detach().clone() for token, row in zip(self._tokens(base), rows, strict=True)}
+
+
+def _parted(state: State) -> tuple[State, State]:
+    """The identifier's rows, and the rest."""
+    own = {name: tensor for name, tensor in state.items() if name.startswith(ROWS)}
+    return own, {name: tensor for name, tensor in state.items() if name not in own}
+
+
+def _only(states: Sequence[State], what: str) -> State:
+    if len(states) != 1:
+        raise ValueError(f"{what} of one run were expected, got {len(states)} runs")
+    return states[0]
+
+
+class LoraTuner(Tuner):
+    """Low-rank terms beside frozen layers (Hu et al. 2021, arXiv 2106.09685; on quantized ones Dettmers et al. 2023).
+
+    Args:
+        rank: r, of A and B.
+        alpha: the term is scaled by alpha / r; None is r, and so no scale.
+        include: patterns of the layers' names.
+        exclude: patterns of layers that are left out of these.
+        quantized: whether the layers are to be packed codes.
+        seed: draws A.
+
+    Raises:
+        UserError: naming the option that is not what it must be.
+    """
+
+    name = "lora"
+    kind = "adapters"
+    by_sample = True
+
+    def __init__(
+        self,
+        rank: int = 4,
+        alpha: float | None = None,
+        include: Sequence[str] = adapters.ATTENTION,
+        exclude: Sequence[str] = (),
+        quantized: bool = False,
+        seed: int = 0,
+    ) -> None:
+        self.rank = whole("tuner.rank", rank, least=1)
+        self.alpha = alpha
+        self.scale = 1.0 if alpha is None else _positive("tuner.alpha", alpha) / self.rank
+        self.include, self.exclude = words("tuner.include", include), words("tuner.exclude", exclude)
+        self.quantized = flag("quantized", quantized)
+        self.seed = whole("seed", seed, least=0)
+
+    def describe(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "rank": self.rank,
+            "alpha": self.alpha,
+            "include": self.include,
+            "exclude": self.exclude,
+            "quantized": self.quantized,
+        }
+
+    def check(self, strategy: Strategy, bits: int | None) -> None:
+        if self.quantized and bits is None:
+            raise UserError("tuner=qlora adapts packed codes; choose quant=w8, w4, w3 or w2, or tuner=lora")
+        if not self.quantized and bits is not None:
+            raise UserError("tuner=lora adapts float weights; choose quant=fp with it, or tuner=qlora")
+
+    def prepare_(self, base: Base, sets: int, selection: Selection, subjects: int = 1) -> Learning:
+        draw = torch.Generator().manual_seed(self.seed)
+        adapters.attach_(base.denoiser, self._names(base), sets, self.rank, self.scale, selection, draw, subjects)
+        return {"adapters": adapters.parameters(base.denoiser)}
+
+    def state(self, base: Base) -> State:
+        return adapters.read(base.denoiser)
+
+    def load_(self, base: Base, state: State, sets: int, selection: Selection) -> None:
+        expected = adapters.likeness(base.denoiser, self._names(base), sets, self.rank)
+        require_fit(expected, state, "the denoiser", "what was tuned")
+        adapters.serve_(base.denoiser, state, selection)
+
+    def join(self, states: Sequence[State]) -> State:
+        return scale_sets.stack(states)
+
+    def _names(self, base: Base) -> list[str]:
+        return adapters.targets(base.denoiser, self.include, self.exclude)
+
+
+def _positive(option: str, value: object) -> float:
+    found = number(option, value, least=0)
+    if found == 0 or found == float("inf"):
+        raise UserError(f"{option} must be a number > 0, got {value!r}")
+    return found

@@ -1,0 +1,163 @@
+"""Reconstruction of a unit: its loss by hand, hard codes better than the nearest, the same again from the same seed."""
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Trainer
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from quantbooth.calibration.reconstruction import Reconstruction, UnitStage
+from quantbooth.calibration.tape import Given, Tape
+from quantbooth.quant.format import Grid, dequantize
+from quantbooth.quant.observers import MinMax
+from quantbooth.quant.rounding import LearnedRounding, up
+from quantbooth.runtime.errors import UserError
+
+ITEMS, BITS = 24, 4
+
+
+def recipe(**changes: Any) -> Reconstruction:
+    numbers = {"iterations": 60, "batch": 8, "learning_rate": 0.05, "penalty": 0.01, "warm_up": 0.2, "seed": 0}
+    return Reconstruction(**{**numbers, "beta": (20, 2), **changes})
+
+
+class Block(nn.Module):
+    """Two layers and what joins them, called with a positional and a named tensor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = nn.Conv2d(4, 6, 3, padding=1), nn.Linear(5, 6)
+
+    def forward(self, x: Tensor, added: Tensor) -> Tensor:
+        found: Tensor = F.silu(self.one(x) + self.two(added)[:, :, None, None])
+        return found
+
+
+@pytest.fixture
+def block() -> nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return Block().requires_grad_(False)
+
+
+@pytest.fixture
+def tape(tmp_path: Path, block: nn.Module, generator: torch.Generator) -> Tape:
+    """As in a network, channels and places of x have to do with one another: errors can make up for one another."""
+    hidden = F.interpolate(torch.randn(ITEMS, 2, 2, 2, generator=generator), size=5, mode="bilinear")
+    x = torch.einsum("bchw,cd->bdhw", hidden, torch.randn(2, 4, generator=generator))
+    added, tape = torch.randn(ITEMS, 5, generator=generator), Tape(tmp_path, ITEMS)
+    tape.record(range(ITEMS), Given((x,), {"added": added}), block(x, added))
+    return tape
+
+
+def stage(block: nn.Module, tape: Tape, **changes: Any) -> UnitStage:
+    roundings = {}
+    for name in ("one", "two"):
+        weight = block.get_submodule(name).get_parameter("weight")
+        scale, zero = (values.view(-1, *[1] * (weight.ndim - 1)) for values in MinMax(Grid(BITS))(weight.flatten(1)))
+        roundings[f"{name}.weight"] = LearnedRounding(weight, scale, zero, Grid(BITS))
+    return UnitStage("block", block, roundings, tape, recipe(**changes))
+
+
+def learned(made: UnitStage) -> dict[str, Tensor]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        trainer = Trainer(
+            accelerator="cpu",
+            logger=False,
+            max_steps=made.recipe.iterations,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            enable_checkpointing=False,
+        )
+        trainer.fit(made)
+    return made.codes()
+
+
+def by_hand(block: nn.Module, tape: Tape, weights: dict[str, Tensor]) -> float:
+    """A loop over items, in float64."""
+    wide, errors = Block().double(), []
+    state = {**block.state_dict(), **weights}
+    wide.load_state_dict({name: value.double() for name, value in state.items()})
+    for place in range(ITEMS):
+        given, target = tape.batch([place], torch.device("cpu"))
+        gap = wide(given.args[0].double(), given.kwargs["added"].double()) - target.double()
+        errors.append(float(gap.square().sum(1).mean().detach()))
+    return sum(errors) / ITEMS
+
+
+def test_the_error_is_the_sum_over_channels_and_the_mean_over_the_rest(block: nn.Module, tape: Tape) -> None:
+    made = stage(block, tape)
+    codes = made.nearest
+    weights = {
+        name: dequantize(codes[name], rounding.scale.flatten(), rounding.zero.flatten())
+        for name, rounding in zip(codes, made.roundings, strict=True)
+        if isinstance(rounding, LearnedRounding)
+    }
+    assert made.error_of(codes) == pytest.approx(by_hand(block, tape, weights), rel=1e-5)
+    assert made.error_of(codes) > 0
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_learned_codes_serve_the_output_better_than_the_nearest(block: nn.Module, tape: Tape, seed: int) -> None:
+    made = stage(block, tape, seed=seed, iterations=300)
+    before = {name: value.clone() for name, value in block.state_dict().items()}
+    codes = learned(made)
+    assert made.error_of(codes) < 0.5 * made.error_of(made.nearest)
+    assert any(not torch.equal(codes[name], made.nearest[name]) for name in codes)
+    apart = [codes[name].int() - made.nearest[name].int() for name in codes]
+    assert max(int(gap.abs().max()) for gap in apart) == 1
+    assert all(torch.equal(value, before[name]) for name, value in block.state_dict().items())
+
+
+def test_the_penalty_leaves_nothing_between_two_codes(block: nn.Module, tape: Tape) -> None:
+    def undecided(penalty: float) -> int:
+        made = stage(block, tape, iterations=300, penalty=penalty)
+        learned(made)
+        ups = [up(rounding.v) for rounding in made.roundings if isinstance(rounding, LearnedRounding)]
+        return sum(int(((up > 0.05) & (up < 0.95)).sum()) for up in ups)
+
+    assert undecided(0.1) < 0.05 * 246
+    assert undecided(0.0) > 3 * undecided(0.1)
+
+
+def test_the_same_seed_learns_the_same_bit_for_bit_and_another_does_not(block: nn.Module, tape: Tape) -> None:
+    def numbers(seed: int) -> Tensor:
+        made = stage(block, tape, seed=seed)
+        learned(made)
+        return torch.cat([value.flatten() for value in made.roundings.state_dict().values()])
+
+    torch.manual_seed(1)
+    first = numbers(0)
+    torch.manual_seed(2)
+    assert torch.equal(numbers(0), first)
+    assert not torch.equal(numbers(1), first)
+
+
+def test_beta_falls_along_a_line_after_the_warm_up() -> None:
+    schedule = recipe(iterations=100, warm_up=0.2)
+    assert schedule.beta_at(0) is schedule.beta_at(19) is None
+    assert schedule.beta_at(20) == 20
+    assert schedule.beta_at(60) == 11
+    assert schedule.beta_at(100) == 2
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"iterations": 0}, "calibration.rounding.iterations must be a whole number >= 1, got 0"),
+        ({"batch": 0}, "calibration.rounding.batch must be a whole number >= 1, got 0"),
+        ({"learning_rate": -1}, "calibration.rounding.learning_rate"),
+        ({"warm_up": 1.0}, "calibration.rounding.warm_up"),
+        ({"beta": [20]}, "calibration.rounding.beta must be two numbers"),
+        ({"beta": 3}, "calibration.rounding.beta must be two numbers"),
+    ],
+)
+def test_refusals(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        recipe(**change)

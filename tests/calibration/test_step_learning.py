@@ -1,0 +1,109 @@
+"""Learned activation steps of a unit: the loss by hand, better than the ranges', the same again from the same seed."""
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Trainer
+from torch import Tensor, nn
+
+from quantbooth.calibration.step_learning import StepRecipe, StepStage
+from quantbooth.calibration.tape import Given, Tape
+from quantbooth.quant.activations import ActivationQuantizer
+from quantbooth.quant.format import Grid
+from quantbooth.quant.layers import QuantizedLayer, quantized_layers
+from quantbooth.quant.observers import MinMax, RunningRange
+from quantbooth.quant.surgery import quantize_
+from quantbooth.runtime.errors import UserError
+
+ITEMS = 24
+
+
+def recipe(**changes: Any) -> StepRecipe:
+    numbers = {"momentum": 0.9, "batch": 8, "iterations": 100, "learning_rate": 0.02, "norm": 2.4, "seed": 0}
+    return StepRecipe(**{**numbers, **changes})
+
+
+@pytest.fixture
+def made(tmp_path: Path, generator: torch.Generator) -> tuple[nn.Module, Tape]:
+    """Two layers on heavy-tailed inputs, whose whole range is no good range, and what their float twins give."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        unit = nn.Sequential(nn.Conv2d(4, 6, 3, padding=1), nn.SiLU(), nn.Conv2d(6, 5, 1)).requires_grad_(False)
+    x, tape = torch.randn(ITEMS, 4, 5, 5, generator=generator) ** 3, Tape(tmp_path, ITEMS)
+    tape.record(range(ITEMS), Given((x,), {}), unit(x))
+    quantize_(unit, MinMax(Grid(8)))
+    for _, layer in quantized_layers(unit):
+        layer.input_quantizer = RunningRange(0.9)
+    unit(x)
+    for _, layer in quantized_layers(unit):
+        assert isinstance(layer.input_quantizer, RunningRange)
+        layer.input_quantizer = layer.input_quantizer.quantizer(4)
+    return unit, tape
+
+
+def stage(made: tuple[nn.Module, Tape], **changes: Any) -> StepStage:
+    unit, tape = made
+    inside = {name: module for name, module in unit.named_modules() if isinstance(module, ActivationQuantizer)}
+    return StepStage("unit", unit, inside, tape, recipe(**changes))
+
+
+def learned(made: StepStage) -> dict[str, Tensor]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        Trainer(
+            accelerator="cpu",
+            logger=False,
+            max_steps=made.recipe.iterations,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            enable_checkpointing=False,
+        ).fit(made)
+    return {name: scale.detach() for name, scale in made.scales().items()}
+
+
+def test_the_error_is_summed_over_channels_and_averaged_over_the_rest(made: tuple[nn.Module, Tape]) -> None:
+    unit, tape = made
+    given, target = tape.batch(range(ITEMS), torch.device("cpu"))
+    gap = (unit(given.args[0]) - target).double().abs()
+    ours = stage(made)
+    assert ours.error_of(ours.start) == pytest.approx(float((gap**2.4).sum(1).mean()), rel=1e-5)
+    doubled = {name: 2 * scale for name, scale in ours.start.items()}
+    assert ours.error_of(doubled) != pytest.approx(ours.error_of(ours.start), rel=1e-2)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_learned_steps_serve_the_output_better_than_those_of_the_ranges(
+    made: tuple[nn.Module, Tape], seed: int
+) -> None:
+    before = {name: value.clone() for name, value in made[0].state_dict().items()}
+    ours = stage(made, seed=seed)
+    scales = learned(ours)
+    assert ours.error_of(scales) < 0.9 * ours.error_of(ours.start)
+    assert all(torch.equal(value, before[name]) for name, value in made[0].state_dict().items())
+    assert any(isinstance(layer, QuantizedLayer) for layer in made[0])  # type: ignore[attr-defined]  # a Sequential
+
+
+def test_the_same_seed_learns_the_same_and_scales_stay_positive(made: tuple[nn.Module, Tape]) -> None:
+    one, other, another = (learned(stage(made, iterations=8, learning_rate=1.0, seed=seed)) for seed in (0, 0, 1))
+    assert all(torch.equal(scale, other[name]) for name, scale in one.items())
+    assert any(not torch.equal(scale, another[name]) for name, scale in one.items())
+    assert all(float(scale.min()) > 0 for scale in one.values())
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"momentum": 1.0}, r"calibration.activations.momentum must be a number >= 0 and < 1, got 1.0"),
+        ({"batch": 0}, r"calibration.activations.batch must be a whole number >= 1, got 0"),
+        ({"iterations": -1}, r"calibration.activations.iterations must be a whole number >= 0, got -1"),
+        ({"learning_rate": "fast"}, r"calibration.activations.learning_rate must be a number >= 0"),
+        ({"norm": 0}, r"calibration.activations.norm must be positive"),
+    ],
+)
+def test_numbers_that_are_none_are_refused_by_name(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        recipe(**change)

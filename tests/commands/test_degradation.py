@@ -1,0 +1,196 @@
+"""quantbooth-damage on a tiny untrained base: what it leaves, what it never repeats, what it refuses."""
+
+import logging
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import hydra
+import pandas as pd
+import pytest
+from omegaconf import DictConfig
+
+from quantbooth.commands.degradation import damage, document, main
+from quantbooth.degradation.files import read_damage
+from quantbooth.degradation.measurement import SameNoise
+from quantbooth.run.degradation import Degradation
+from quantbooth.run.run import Run
+from quantbooth.runtime.config import conf_dir
+from quantbooth.runtime.errors import UserError
+from quantbooth.store.manifest import open_artifact
+
+Configure = Callable[..., DictConfig]
+Command = Callable[..., tuple[int, str]]
+QUICK = (
+    *("base=folder", "base.resolution=32", "calibration=minmax", "sampler.steps=1", "damage.predictions=3"),
+    *("damage.pictures=2", "damage.batch=2", "damage.shown=2", "damage.prompts=[a red mug,a duck on the beach]"),
+)
+
+
+@pytest.fixture(scope="module")
+def configure(base_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Configure:
+    """Makes a configuration; all share one store unless told otherwise."""
+    outputs = tmp_path_factory.mktemp("outputs")
+
+    def make(*overrides: str) -> DictConfig:
+        with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+            given = [*QUICK, f"base.path={base_folder}", f"paths.outputs={outputs}", *overrides]
+            return hydra.compose("damage", given)
+
+    return make
+
+
+@pytest.fixture
+def command(
+    base_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Command]:
+    """Runs the command as if typed, in this process; gives its exit code and what it wrote to stderr."""
+    handlers = logging.root.handlers[:]
+
+    def run(*given: str) -> tuple[int, str]:
+        settings = [*QUICK, f"base.path={base_folder}", f"paths.outputs={tmp_path}/out", *given]
+        monkeypatch.setattr(sys, "argv", ["quantbooth-damage", *sorted(settings, key=lambda word: word != "-m")])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        return int(str(ended.value.code)), capsys.readouterr().err
+
+    yield run
+    logging.root.handlers[:] = handlers
+
+
+def times(folder: Path) -> dict[str, int]:
+    """When each file of finished artifacts was written."""
+    return {str(file): file.stat().st_mtime_ns for file in folder.glob("store/*/*/**/*") if file.is_file()}
+
+
+def test_a_setting_is_measured_beside_float_and_calibrated_on_the_way(configure: Configure) -> None:
+    reference, folder = damage(Run(configure("quant=w4")))
+    fp, w4 = read_damage(reference), read_damage(folder)
+    quantized = Run(configure("quant=w4")).parents["quantized_base"].manifest()
+    assert fp.is_float
+    assert fp.truth is None
+    assert (w4.record.quant, w4.record.bits, w4.record.calibration) == ("w4", 4, "minmax")
+    assert w4.record.left_float == ["conv_in", "conv_out"]
+    assert w4.record.layers == len(fp.record.left_float) - 2
+    assert w4.record.file_bytes == quantized.measured["file_bytes"] < fp.record.file_bytes
+    assert w4.record.reference == open_artifact(reference, "damage").fingerprint == fp.record.reference
+    assert open_artifact(folder, "damage").parents["quantized_base"] == quantized.fingerprint
+    for found in (fp, w4):
+        assert found.predictions.groupby("zone").size().to_dict() == {"clean_up": 3, "coarse": 3, "content": 3}
+        assert found.pictures["text"].tolist() == ["a red mug", "a duck on the beach"]
+    assert (fp.predictions["deviation"] == 0).all()
+    assert (fp.pictures[["ssim", "mse"]] == [1.0, 0.0]).all(axis=None)
+    assert (w4.predictions["deviation"] > 0).all()
+    assert (w4.predictions["float_error"] == fp.predictions["error"]).all()
+    same = ["zone", "place", "t", "text"]
+    assert (w4.predictions[same] == fp.predictions[same]).all(axis=None)
+
+
+def test_float_draws_as_many_pictures_as_its_predictions_need(configure: Configure) -> None:
+    (reference,) = damage(Run(configure("quant=fp")))
+    assert len(list((reference / "pictures").iterdir())) == 3
+    assert len(read_damage(reference).pictures) == 2
+
+
+def test_a_second_run_measures_nothing_anew(configure: Configure, monkeypatch: pytest.MonkeyPatch) -> None:
+    cfg = configure("quant=w4")
+    first, before = damage(Run(cfg)), times(Path(cfg.paths.outputs))
+
+    def forbidden(*_: object) -> None:
+        raise AssertionError("nothing is left to judge")
+
+    monkeypatch.setattr(SameNoise, "predict_step", forbidden)
+    assert damage(Run(cfg)) == first
+    assert times(Path(cfg.paths.outputs)) == before
+
+
+def test_the_same_settings_give_the_same_rows_elsewhere(configure: Configure, tmp_path: Path) -> None:
+    for one, other in zip(
+        damage(Run(configure("quant=w4"))), damage(Run(configure("quant=w4", f"paths.outputs={tmp_path}"))), strict=True
+    ):
+        assert one.name == other.name
+        for name in ("predictions.csv", "pictures.csv"):
+            assert (one / name).read_bytes() == (other / name).read_bytes()
+
+
+def test_a_sweep_that_was_killed_goes_on_and_writes_one_document(
+    command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    out, sweep = tmp_path / "out", ("-m", "quant=w2", "quant.exclude=[conv_in,conv_out],[]")
+    judge, calls = SameNoise.predict_step, iter(range(100))
+
+    def interrupted(stage: SameNoise, places: list[int]) -> int:
+        if next(calls) == 2:  # the second quantized setting
+            raise KeyboardInterrupt
+        return judge(stage, places)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SameNoise, "predict_step", interrupted)
+        assert command(*sweep)[0] == 130
+    before = times(out)
+    assert len(list(out.glob("store/damage/*/record.json"))) == 2
+    assert not (out / "damage").exists()
+    assert command(*sweep) == (0, "")
+    assert before.items() <= times(out).items()
+    table = pd.read_csv(out / "damage" / "table.csv", index_col="label")
+    assert table.index.tolist() == ["float", "w2, conv_in + conv_out float", "w2, all quantized"]
+    text = (out / "damage" / "damage.md").read_text()
+    assert "Made by `quantbooth-damage -m " in text
+    assert "2 given prompts" in text
+
+
+def test_earlier_measurements_are_shown_beside(configure: Configure, tmp_path: Path) -> None:
+    earlier = damage(Run(configure("quant=w8")))
+    cfg = configure("quant=w2", f"damage.beside=[{earlier[-1]}]", f"damage.folder={tmp_path}")
+    document([(cfg, damage(Run(cfg)))])
+    assert pd.read_csv(tmp_path / "table.csv", index_col="label").index.tolist() == ["float", "w8", "w2"]
+    source = Run(cfg).parents["quantized_base"].require()
+    with pytest.raises(UserError, match="must be a damage, found a quantized_base"):
+        damage(Run(configure("quant=w2", f"damage.beside=[{source}]")))
+
+
+@pytest.mark.parametrize(
+    ("given", "line"),
+    [
+        ("damage.beside=[nowhere]", "nowhere must be a damage, found nothing; quantbooth-damage makes one"),
+        ("quant=w5", "'quant' has no option 'w5'; choose from fp, w2, w3, w4, w4a8, w8"),
+        ("quant.bits=5", "bits must be one of 2, 3, 4, 8, got 5"),
+        ("~base.zones", "base.zones must name at least one zone as name: [start, stop], got None"),
+        ("damage.prompts=[]", "damage.prompts must be a list of sentences such as [a dog,a red car], got []"),
+        ("damage.pictures=1", "damage.pictures must be a whole number >= 2, got 1"),
+        ("damage.document=null", "damage.document must be a path, got None"),
+        ("base.resolution=64", "the toy scorer reads 32 x 32 pictures, got 64 x 64; choose another scorer"),
+        ("damage.prompts=[a zeppelin]", "the toy scorer"),
+    ],
+)
+def test_a_mistake_ends_in_one_line_and_2_before_any_work(
+    command: Command, tmp_path: Path, given: str, line: str
+) -> None:
+    code, said = command(given)
+    assert said.startswith(f"quantbooth: {line}")
+    assert (code, said.count("\n")) == (2, 1)
+    assert times(tmp_path / "out") == {}
+
+
+@pytest.mark.slow
+def test_one_document_is_about_one_float_measurement(command: Command, tmp_path: Path) -> None:
+    code, said = command("-m", "quant=fp", "damage.seed=1,2")
+    assert code == 2
+    assert "were compared with different float measurements; sweep them apart" in said
+    assert len(list(tmp_path.glob("out/store/damage/*"))) == 2
+
+
+def test_identities_change_with_what_is_asked_only(configure: Configure) -> None:
+    one = Degradation(Run(configure("quant=w4")))
+    same = ("damage.batch=1", "damage.shown=1", "damage.notes=[x]", "trainer.log_every_n_steps=1", "seed=3")
+    assert Degradation(Run(configure("quant=w4", *same))).item.identity == one.item.identity
+    for other in ("damage.seed=1", "sampler.steps=2", "base.zones.content=[354,900]", "quant.bits=8"):
+        assert Degradation(Run(configure("quant=w4", other))).item.identity != one.item.identity
+    assert Degradation(Run(configure("quant=fp", "calibration=mse"))).item.identity == one.reference.identity
+
+
+def test_a_base_of_other_timesteps_is_refused(configure: Configure, tmp_path: Path) -> None:
+    cfg = configure("quant=fp", "base.timesteps=2000", f"paths.outputs={tmp_path}")
+    with pytest.raises(UserError, match="base.timesteps must be 1000, got 2000"):
+        damage(Run(cfg))
+    assert not list(tmp_path.glob("store/damage/*"))

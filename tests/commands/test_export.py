@@ -1,0 +1,234 @@
+"""quantbooth-export and load_pipeline: other programs draw what quantbooth-sample draws."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DiffusionPipeline
+from omegaconf import DictConfig
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+import quantbooth
+from quantbooth.commands.calibrate import calibrate
+from quantbooth.commands.export import export
+from quantbooth.commands.sample import sample
+from quantbooth.commands.tune import tune
+from quantbooth.run.models import untuned_base
+from quantbooth.run.run import Run
+from quantbooth.runtime.errors import UserError
+from quantbooth.sampling.image_set import read_requests
+
+Configure = Callable[..., DictConfig]
+Compose = Callable[..., DictConfig]
+QUICK = (
+    *("base=folder", "base.resolution=32", "calibration=minmax", "sampler.steps=3", "prior=none"),
+    *("tuner.steps=3", "tuner.sample_every=0", "protocol.every=25", "tuner.learning_rate=0.2"),
+)
+METHODS = {
+    "s2": ("strategy=s2", "tuner=scales_shifts", "tuner.identifier=true"),
+    "s1": ("strategy=s1", "tuner=scales_in_out"),
+    "float": ("method=float",),
+    "lora": ("method=lora", "tuner.alpha=6"),
+    "s2-qlora": ("tuner=qlora", "strategy=s2"),
+}
+STRANGER = """
+import sys, torch
+from safetensors.torch import load_file
+folder, noise, text, out = sys.argv[1:]
+sys.path.insert(0, folder)
+if {zones}:
+    from by_zone import load
+else:
+    from diffusers import StableDiffusionPipeline
+    load = StableDiffusionPipeline.from_pretrained
+pipeline = load(folder)
+pipeline(text, latents=load_file(noise)["noise"], num_inference_steps=3, guidance_scale=4.0).images[0].save(out)
+assert not [name for name in sys.modules if name.startswith("quantbooth")]
+"""
+
+
+@pytest.fixture(scope="module")
+def configure(compose: Compose, tmp_path_factory: pytest.TempPathFactory) -> Configure:
+    """Makes a configuration on a tiny untrained base that is quantized already; all share one store."""
+    make = partial(compose, tmp_path_factory.mktemp("export") / "out", *QUICK)
+    calibrate(Run(make()))
+    for words in METHODS.values():
+        tune(Run(make(*words)))
+        sample(Run(make(*words)))
+    return make
+
+
+def drawn(cfg: DictConfig) -> tuple[np.ndarray, Any, torch.Tensor]:
+    """Our own picture of the first request, the request, and the noise it began with."""
+    plan = Run(cfg)
+    folder = plan.only.images(plan.recipe.steps).require()
+    request = read_requests(folder)[0]
+    unet = untuned_base(plan).denoiser.config
+    noise = quantbooth.initial_noise([request.prompt], [request.seed], (unet.in_channels, 8, 8))
+    return pixels(folder / request.file), request, noise
+
+
+def pixels(file: Path) -> np.ndarray:
+    return np.asarray(Image.open(file), dtype=np.int32)
+
+
+def draw(pipeline: Any, request: Any, noise: torch.Tensor) -> np.ndarray:
+    pipeline.set_progress_bar_config(disable=True)
+    image = pipeline(request.text, latents=noise, num_inference_steps=3, guidance_scale=4.0).images[0]
+    return np.asarray(image, dtype=np.int32)
+
+
+@pytest.mark.parametrize("method", ["s2", "float", "lora", "s2-qlora"])
+def test_plain_diffusers_in_another_process_draws_our_pictures(
+    configure: Configure, method: str, tmp_path: Path
+) -> None:
+    cfg = configure(*METHODS[method], f"export.folder={tmp_path}/here")
+    folder = export(Run(cfg))
+    ours, request, noise = drawn(cfg)
+    save_file({"noise": noise}, tmp_path / "noise.safetensors")
+    program = STRANGER.format(zones=method.startswith("s2"))
+    given = [str(folder), str(tmp_path / "noise.safetensors"), request.text, str(tmp_path / "theirs.png")]
+    subprocess.run([sys.executable, "-W", "ignore", "-c", program, *given], check=True, cwd=tmp_path)
+    assert np.abs(pixels(tmp_path / "theirs.png") - ours).max() <= 1
+    assert np.ptp(ours) > 10
+    card = (folder / "README.md").read_text()
+    name = Run(cfg).only.tuned.require().name
+    assert folder == tmp_path / "here" / name
+    assert f"| run | {name} |" in card
+    assert ("from by_zone import load" in card) == method.startswith("s2")
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_loaded_pipeline_draws_our_pictures(configure: Configure, base_folder: Path, method: str) -> None:
+    cfg = configure(*METHODS[method])
+    ours, request, noise = drawn(cfg)
+    pipeline = quantbooth.load_pipeline(base_folder, Run(cfg).only.tuned.require())
+    assert np.abs(draw(pipeline, request, noise) - ours).max() <= 1
+    quantized = Run(cfg).quantized_base
+    untuned = quantbooth.load_pipeline(base_folder, quantized_base=None if quantized is None else quantized.require())
+    assert np.abs(draw(untuned, request, noise) - ours).max() > 1
+
+
+def test_adapters_alone_draw_our_pictures_on_the_float_base(
+    configure: Configure, base_folder: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("peft")
+    cfg = configure(*METHODS["lora"], f"export.folder={tmp_path}", "export.format=lora")
+    folder = export(Run(cfg))
+    assert sorted(file.name for file in folder.iterdir()) == ["README.md", "pytorch_lora_weights.safetensors"]
+    assert 'pipeline.load_lora_weights(".", weight_name=' in (folder / "README.md").read_text()
+    ours, request, noise = drawn(cfg)
+    pipeline = DiffusionPipeline.from_pretrained(str(base_folder))
+    before = draw(pipeline, request, noise)
+    pipeline.load_lora_weights(str(folder), weight_name="pytorch_lora_weights.safetensors")
+    assert np.abs(draw(pipeline, request, noise) - ours).max() <= 1 < np.abs(before - ours).max()
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (
+            METHODS["float"],
+            "^export.format=lora writes adapters that were tuned; choose tuner=lora or tuner=qlora for it$",
+        ),
+        ((*METHODS["lora"], "export.step=0"), "^export.format=lora writes adapters that were tuned"),
+        (METHODS["s2-qlora"], "^strategy s2 has 3 denoisers, one file holds one; choose"),
+        ((*METHODS["s2-qlora"], "export.merged=true"), "no place for what export.merged=true makes; choose export.fo"),
+        ((*METHODS["lora"], "tuner.identifier=true"), "export.format=lora has no place for a learned identifier"),
+    ],
+)
+def test_what_a_lora_file_has_no_place_for_is_told(
+    configure: Configure, tmp_path: Path, words: tuple[str, ...], told: str
+) -> None:
+    with pytest.raises(UserError, match=told):
+        export(Run(configure(*words, f"export.folder={tmp_path}/x", "export.format=lora")))
+    assert not (tmp_path / "x").exists()
+
+
+def test_files_of_others_are_for_drawing_only(configure: Configure, tmp_path: Path) -> None:
+    (tmp_path / "style.safetensors").touch()
+    with pytest.raises(
+        UserError, match="^lora adds files of others to pictures that are drawn; leave it out of an export$"
+    ):
+        export(Run(configure(f"export.folder={tmp_path}/x", f"lora=[{tmp_path}/style.safetensors]")))
+    assert not (tmp_path / "x").exists()
+
+
+def test_one_unet_for_all_zones_says_what_that_changes(configure: Configure, tmp_path: Path) -> None:
+    folder = export(Run(configure(*METHODS["s2"], f"export.folder={tmp_path}", "export.merged=true")))
+    assert folder.name.endswith("-merged")
+    assert not list(folder.glob("unet_*"))
+    rows = [line for line in (folder / "README.md").read_text().splitlines() if line.endswith(" % |")]
+    assert [row.split("|")[1].strip() for row in rows] == ["clean_up", "content", "coarse"]
+    assert all(float(row.split("|")[3].strip(" %")) > 0 for row in rows)
+    assert DiffusionPipeline.from_pretrained(str(folder)).denoiser.config.in_channels > 0
+
+
+def test_a_single_file_and_the_untuned_base(configure: Configure, base_folder: Path, tmp_path: Path) -> None:
+    cfg = configure(
+        f"export.folder={tmp_path}", "export.step=0", "export.format=safetensors", "export.precision=float16"
+    )
+    folder = export(Run(cfg))
+    assert sorted(file.name for file in folder.iterdir()) == ["README.md", "denoiser.safetensors"]
+    kept = load_file(folder / "denoiser.safetensors")
+    names = load_file(base_folder / "unet" / "diffusion_pytorch_model.safetensors").keys()
+    assert kept.keys() == names
+    assert {tensor.dtype for tensor in kept.values()} == {torch.float16}
+    assert "It was taught nothing." in (folder / "README.md").read_text()
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("export.format=ckpt",), r"^export\.format must be one of diffusers, safetensors, lora, got 'ckpt'$"),
+        (("export.step=-1",), r"^export\.step must be a whole number >= 0, got -1$"),
+        (("export.step=2",), r"keeps the steps 3, not 2; see protocol\.at_steps$"),
+        (("export.merged=maybe",), r"^export\.merged must be true or false, got 'maybe'$"),
+        (("export.precision=int8",), r"^export\.precision must be one of float32, float16, got 'int8'$"),
+        (
+            ("export.format=safetensors", "export.merged=true"),
+            r"^export\.format=safetensors has no place for a learned ",
+        ),
+        (("strategy=s2", "export.format=safetensors"), r"^strategy s2 has 3 denoisers, one file holds one; choose "),
+        (("seed=7",), r"^no scale_sets for these settings in .*; make it with quantbooth-tune and the same options$"),
+    ],
+)
+def test_what_cannot_be_exported_is_told_and_leaves_nothing(
+    configure: Configure, tmp_path: Path, words: tuple[str, ...], told: str
+) -> None:
+    with pytest.raises(UserError, match=told):
+        export(Run(configure("strategy=s2", *METHODS["s2"][1:], f"export.folder={tmp_path}/x", *words)))
+    assert not (tmp_path / "x").exists()
+
+
+def test_an_export_is_not_written_over(configure: Configure, tmp_path: Path) -> None:
+    cfg = configure(*METHODS["s1"], f"export.folder={tmp_path}")
+    export(Run(cfg))
+    with pytest.raises(UserError, match=r" is there already; remove it, or choose another export\.folder$"):
+        export(Run(cfg))
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_what_does_not_belong_together_is_not_loaded(configure: Configure, base_folder: Path, tmp_path: Path) -> None:
+    tuned = Run(configure(*METHODS["s1"])).only.tuned.require()
+    other = calibrate(Run(configure("quant=w8", *METHODS["s1"])))
+    with pytest.raises(UserError, match=r"^scale_sets toy_mug-s1-.* belongs to the quantized_base "):
+        quantbooth.load_pipeline(base_folder, tuned, other)
+    moved = tmp_path / "scale_sets" / tuned.name
+    moved.parent.mkdir()
+    moved.symlink_to(tuned)
+    assert quantbooth.load_pipeline(base_folder, moved)
+    with pytest.raises(UserError, match=r"must be a quantized_base, found a scale_sets"):
+        quantbooth.load_pipeline(base_folder, tuned, tuned)
+    with pytest.raises(UserError, match=r"must be a scale_sets, found nothing; quantbooth-tune makes one"):
+        quantbooth.load_pipeline(base_folder, tmp_path / "nothing")
+    with pytest.raises(AttributeError, match="has no attribute 'unload'"):
+        _ = quantbooth.unload

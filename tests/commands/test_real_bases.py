@@ -1,0 +1,74 @@
+"""The whole chain on bases with the structure of Stable Diffusion 1.5 and XL: real formats, random weights, photos."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import hydra
+import numpy as np
+import pytest
+import torch
+from diffusers import DiffusionPipeline
+from omegaconf import DictConfig
+from PIL import Image
+
+import quantbooth
+from experiments.random_base import random_base, write_clip
+from quantbooth.commands.export import export
+from quantbooth.commands.pipeline import run
+from quantbooth.diffusion.pretrained import save_base
+from quantbooth.evaluation.files import read_rows
+from quantbooth.run.run import Run
+from quantbooth.runtime.config import conf_dir
+from quantbooth.sampling.image_set import read_requests
+
+Configure = Callable[..., DictConfig]
+QUICK = (
+    *("base.resolution=64", "sampler.steps=2", "tuner.steps=2", "tuner.sample_every=0", "tuner.learning_rate=0.1"),
+    *("protocol.every=13", "prior.count=1", "prior.batch=1", "locator=whole", "calibration=mse", "strategy=s2"),
+    *("subject=folder", "subject.class_word=dog", "subject.live=true", "scorer=clip_b32", "scorer.encoder.pretrained="),
+)
+
+
+@pytest.fixture(scope="module", params=["tiny", "tiny-xl"])
+def configure(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Configure:
+    """Makes a configuration of one of the bases and a folder with photos of odd sizes."""
+    place = tmp_path_factory.mktemp(request.param)
+    save_base(random_base(request.param), place / "base", torch.float16)
+    write_clip(place / "clip")
+    (place / "rex").mkdir()
+    draw = np.random.default_rng(0)
+    for number, shape in enumerate([(90, 70, 3), (64, 200, 3), (301, 299, 3)]):
+        Image.fromarray(draw.integers(0, 255, shape, dtype=np.uint8)).save(place / "rex" / f"{number}.jpg")
+    name = {"tiny": "sd15", "tiny-xl": "sdxl"}[request.param]
+
+    def make(*overrides: str) -> DictConfig:
+        with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+            given = [*QUICK, f"base={name}", f"base.path={place}/base", f"subject.path={place}/rex"]
+            given += [f"paths.outputs={place}/out", f"scorer.encoder.model='local-dir:{place}/clip'"]
+            return hydra.compose("quantbooth", [*given, *overrides])
+
+    return make
+
+
+def test_everything_runs_and_leaves_as_a_folder_that_draws_the_same(configure: Configure, tmp_path: Path) -> None:
+    cfg = configure(f"export.folder={tmp_path}", "export.merged=true")
+    scores, plan = run(cfg), Run(cfg)
+    rows = read_rows(scores[-1])
+    assert len(rows) == 2
+    assert np.isfinite(rows[["clip_t", "clip_i", "local_clip_i"]]).all(axis=None)
+    folder = plan.only.images(2).require()
+    request = read_requests(folder)[0]
+    noise = quantbooth.initial_noise([request.prompt], [request.seed], (4, 8, 8))
+    pipeline = quantbooth.load_pipeline(plan.base_folder, plan.only.tuned.require())
+    pipeline.set_progress_bar_config(disable=True)
+    image = pipeline(request.text, latents=noise, num_inference_steps=2, guidance_scale=plan.sampler.guidance).images[0]
+    drawn = np.asarray(Image.open(folder / request.file), dtype=int)
+    assert np.abs(np.asarray(image, dtype=int) - drawn).max() <= 1
+    assert DiffusionPipeline.from_pretrained(str(export(Run(cfg)))).unet.config.sample_size == 8
+
+
+@pytest.mark.slow
+def test_rounding_is_learned_and_activations_are_quantized(configure: Configure) -> None:
+    words = ("calibration=qdiffusion", "calibration.set.count=2", "calibration.set.timesteps=2", "quant=w4a8")
+    fast = ("calibration.rounding.iterations=2", "calibration.rounding.batch=2", "tuner.steps=1")
+    assert len(run(configure(*words, *fast))) == 2

@@ -1,0 +1,84 @@
+"""quantbooth-sample prompt=...: a person's sentences drawn by what was tuned, each picture once."""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import pytest
+from omegaconf import DictConfig
+from PIL import Image
+
+from quantbooth.commands.calibrate import calibrate
+from quantbooth.commands.pipeline import run
+from quantbooth.commands.sample import draw
+from quantbooth.commands.tune import tune
+from quantbooth.run.run import Run
+from quantbooth.runtime.errors import UserError
+
+Configure = Callable[..., DictConfig]
+Compose = Callable[..., DictConfig]
+QUICK = (
+    *("base=folder", "base.resolution=32", "calibration=minmax", "sampler.steps=2", "prior=none", "strategy=s2"),
+    *("tuner.steps=2", "tuner.sample_every=0", "tuner.learning_rate=0.2"),
+)
+
+
+@pytest.fixture(scope="module")
+def configure(compose: Compose, tmp_path_factory: pytest.TempPathFactory) -> Configure:
+    """Makes a configuration on a tiny untrained base that is tuned already; all share one store."""
+    make = partial(compose, tmp_path_factory.mktemp("sample") / "out", *QUICK)
+    calibrate(Run(make()))
+    tune(Run(make()))
+    return make
+
+
+def test_sentences_are_drawn_onto_a_sheet_and_never_twice(configure: Configure, tmp_path: Path) -> None:
+    words = ('prompt=["a {} on the moon","a dog"]', "protocol.seeds=[0,3]", f"pictures={tmp_path}")
+    *pictures, sheet = draw(Run(configure(*words)))
+    name = Run(configure()).only.tuned.require().name
+    assert {picture.parent for picture in pictures} == {tmp_path / name}
+    assert [picture.name.rpartition("-")[0] for picture in pictures] == [
+        *("a-sks-mug-on-the-moon-seed0", "a-sks-mug-on-the-moon-seed3", "a-dog-seed0", "a-dog-seed3")
+    ]
+    assert {Image.open(picture).size for picture in pictures} == {(32, 32)}
+    assert Image.open(sheet).width > 2 * 192
+    times = {picture: picture.stat().st_mtime_ns for picture in pictures}
+    (again, _) = draw(Run(configure("prompt=a dog", "protocol.seeds=[3]", f"pictures={tmp_path}")))
+    assert again == pictures[3]
+    assert times == {picture: picture.stat().st_mtime_ns for picture in pictures}
+    assert sorted(path.suffix for path in (tmp_path / name).iterdir()) == [".png"] * 6
+
+
+def test_a_folder_of_scale_sets_stands_for_the_setting_and_batches_change_nothing(
+    configure: Configure, tmp_path: Path
+) -> None:
+    tuned = Run(configure()).only.tuned.require()
+    words = ("prompt=a dog", "protocol.seeds=[0,1,2]")
+    others = (f"scale_sets={tuned}", "strategy=baseline", "subject=toy_duck", "protocol.batch=auto")
+    one, other = (
+        draw(Run(configure(*words, f"pictures={tmp_path}/a"))),
+        draw(Run(configure(*words, *others, f"pictures={tmp_path}/b"))),
+    )
+    assert [path.name for path in one] == [path.name for path in other]
+    for mine, yours in zip(one, other, strict=True):
+        left, right = (list(Image.open(path).convert("RGB").tobytes()) for path in (mine, yours))
+        assert max(abs(a - b) for a, b in zip(left, right, strict=True)) <= 1
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("scale_sets=nowhere",), r"^nowhere must be a scale_sets, found nothing; quantbooth-tune makes one$"),
+        (("seed=9",), r"^no scale_sets for these settings in .*; make it with quantbooth-tune and the same options$"),
+        (("protocol.batch=many",), r"^protocol\.batch must be a whole number >= 1, got 'many'$"),
+    ],
+)
+def test_what_cannot_be_drawn_is_told(configure: Configure, tmp_path: Path, words: tuple[str, ...], told: str) -> None:
+    with pytest.raises(UserError, match=told):
+        draw(Run(configure("prompt=a dog", f"pictures={tmp_path}/x", *words)))
+    assert not (tmp_path / "x").exists()
+
+
+def test_the_whole_chain_does_not_swallow_a_prompt(configure: Configure) -> None:
+    with pytest.raises(UserError, match=r"^prompt is drawn by quantbooth-sample, after tuning; leave it out here$"):
+        run(configure("prompt=a dog"))

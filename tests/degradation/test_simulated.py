@@ -1,0 +1,17 @@
+"""Simulated activations: a degradation document with such a setting says so, no other does."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from quantbooth.degradation.document import write_document
+from quantbooth.degradation.files import Damage
+
+MakeDamage = Callable[..., Damage]
+
+
+def test_a_damage_document_says_so(make_damage: MakeDamage, tmp_path: Path) -> None:
+    page = tmp_path / "damage.md"
+    write_document([make_damage("fp"), make_damage(), make_damage("w4a8")], page, tmp_path / "files", 1, [])
+    assert page.read_text().count("w4a8 - activations: simulated integers") == 1
+    write_document([make_damage("fp"), make_damage()], page, tmp_path / "files", 1, [])
+    assert "simulated" not in page.read_text()

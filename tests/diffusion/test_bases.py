@@ -1,0 +1,133 @@
+"""Single files: converted to the folder they were made of, found again, and refused where they cannot be."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from experiments.random_base import random_base
+from quantbooth.diffusion.base import Base
+from quantbooth.diffusion.lora_names import original_name
+from quantbooth.diffusion.pretrained import load_base, save_base
+from quantbooth.diffusion.sources import find_base
+from quantbooth.runtime.errors import UserError
+
+AUTOENCODER = {
+    "mid_block.resnets.0": "mid.block_1",
+    "mid_block.resnets.1": "mid.block_2",
+    "mid_block.attentions.0": "mid.attn_1",
+    "conv_norm_out": "norm_out",
+    "conv_shortcut": "nin_shortcut",
+    "group_norm": "norm",
+    "to_q": "q",
+    "to_k": "k",
+    "to_v": "v",
+    "to_out.0": "proj_out",
+    "resnets": "block",
+    "downsamplers.0": "downsample",
+    "upsamplers.0": "upsample",
+}
+
+
+def of_autoencoder(name: str, blocks: int) -> str:
+    for i in range(blocks):
+        name = name.replace(f"down_blocks.{i}.", f"down.{i}.").replace(f"up_blocks.{i}.", f"up.{blocks - 1 - i}.")
+    for ours, theirs in AUTOENCODER.items():
+        name = name.replace(ours, theirs)
+    return name
+
+
+def original(base: Base) -> dict[str, Tensor]:
+    """All weights of a base by the names of the original code."""
+    file = {
+        f"model.diffusion_model.{original_name(base.denoiser, key)}": value
+        for key, value in base.denoiser.state_dict().items()
+    }
+    autoencoder: Any = base.autoencoder
+    for key, value in autoencoder.state_dict().items():
+        square = value[:, :, None, None] if ".attentions." in key and value.ndim == 2 else value
+        file[f"first_stage_model.{of_autoencoder(key, 4)}"] = square
+    for key, value in base.text_encoder.state_dict().items():
+        file[f"cond_stage_model.transformer.text_model.{key.removeprefix('text_model.')}"] = value
+    return {key: value.contiguous().clone() for key, value in file.items()}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A base with the structure of SD 1.5."""
+    place = tmp_path_factory.mktemp("bases") / "tiny"
+    save_base(random_base("tiny", seed=1), place, torch.float32)
+    return place
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Another base of the same architecture."""
+    place = tmp_path_factory.mktemp("bases") / "other"
+    save_base(random_base("tiny", seed=2), place, torch.float32)
+    return place
+
+
+def test_a_single_file_is_the_folder_it_was_made_of(folder: Path, config: Path, tmp_path: Path) -> None:
+    base, file = load_base(folder, "tiny"), tmp_path / "model.safetensors"
+    save_file(original(base), file)
+    found = find_base(str(file), None, str(config), str(tmp_path / "bases"))
+    assert found.parent == tmp_path / "bases"
+    again = load_base(found, "tiny")
+    for part in ("denoiser", "autoencoder", "text_encoder"):
+        states = [getattr(made, part).state_dict() for made in (base, again)]
+        assert states[0].keys() == states[1].keys()
+        assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+    assert again.scheduler_config["prediction_type"] == base.scheduler_config["prediction_type"]
+
+
+def test_it_is_converted_once_and_again_when_it_changes(folder: Path, config: Path, tmp_path: Path) -> None:
+    file, made = tmp_path / "model.safetensors", str(tmp_path / "bases")
+    save_file({name: value.half() for name, value in original(load_base(folder, "tiny")).items()}, file)
+    found = find_base(str(file), None, str(config), made)
+    written = (found / "model_index.json").stat().st_mtime_ns
+    assert find_base(str(file), None, str(config), made) == found
+    assert (found / "model_index.json").stat().st_mtime_ns == written
+    os.utime(file, ns=(1, 1))
+    assert find_base(str(file), None, str(config), made) != found
+    sizes = [sum(part.stat().st_size for part in (place / "unet").iterdir()) for place in (found, folder)]
+    assert sizes[0] < 0.7 * sizes[1]
+
+
+def test_a_file_needs_a_configuration(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    with pytest.raises(UserError, match=r"does not tell its architecture: base\.config=DIR names"):
+        find_base(str(tmp_path / "model.safetensors"))
+
+
+def test_what_is_no_whole_model_of_the_architecture_is_refused(folder: Path, config: Path, tmp_path: Path) -> None:
+    file, whole = tmp_path / "model.safetensors", original(load_base(folder, "tiny"))
+
+    def refusal(content: dict[str, Tensor] | bytes, architecture: Path = config) -> str:
+        if isinstance(content, bytes):
+            file.write_bytes(content)
+        else:
+            save_file(content, file)
+        with pytest.raises(UserError) as caught:
+            find_base(str(file), None, str(architecture), str(tmp_path / "bases"))
+        assert list((tmp_path / "bases").iterdir()) == []
+        return str(caught.value)
+
+    (tmp_path / "bases").mkdir()
+    assert "is not a safetensors file that can be read" in refusal(b"nonsense")
+    assert "a LoRA goes into lora=[model.safetensors]" in refusal({"lora_unet_x.alpha": torch.ones(1)})
+    first = "model.diffusion_model.input_blocks.0.0.weight"
+    assert "is not of the architecture of" in refusal({**whole, first: torch.zeros(8, 4, 3, 3)})
+    lost = "model.diffusion_model.middle_block.0.in_layers.2.weight"
+    told = refusal({name: value for name, value in whole.items() if name != lost})
+    assert "weights are missing" in told
+    without = refusal({name: value for name, value in whole.items() if not name.startswith("first_stage")})
+    assert "choose another base.config" in without
+
+
+def test_folders_are_taken_as_they_are(folder: Path) -> None:
+    assert find_base(str(folder)) == folder

@@ -1,0 +1,94 @@
+"""What sampling must hold, against slow twins and by refusals."""
+
+import pytest
+import torch
+
+from quantbooth.diffusion.base import Base
+from quantbooth.diffusion.families.unet import DDPM_SCHEDULERS
+from quantbooth.diffusion.router import route_
+from quantbooth.diffusion.sampler import Sampler, initial_noise
+from quantbooth.quant.selection import Selection
+from quantbooth.runtime.errors import UserError
+from quantbooth.timesteps.zones import zones_from_borders
+
+TEXTS = ["a red mug", "a duck", "a photo of sks mug"]
+
+
+def noise_for(base: Base, texts: list[str], seeds: list[int]) -> torch.Tensor:
+    return initial_noise(texts, seeds, base.latent_shape)
+
+
+def test_noise_depends_on_its_own_prompt_and_seed_only() -> None:
+    together = initial_noise(TEXTS, [0, 1, 2], (4, 8, 8))
+    alone = [initial_noise([text], [seed], (4, 8, 8))[0] for seed, text in enumerate(TEXTS)]
+    assert torch.equal(together, torch.stack(alone))
+    assert not torch.equal(together[0], initial_noise([TEXTS[0]], [1], (4, 8, 8))[0])
+
+
+def test_same_seeds_same_pictures_bit_for_bit(base: Base) -> None:
+    noise = noise_for(base, TEXTS, [0, 0, 0])
+    pictures = [Sampler("ddim", 4, 4.0).sample(base, TEXTS, noise) for _ in range(2)]
+    assert torch.equal(*pictures)
+
+
+def test_a_batch_equals_its_pictures_made_alone(base: Base) -> None:
+    noise = noise_for(base, TEXTS, [0, 1, 2])
+    sampler = Sampler("ddim", 4, 4.0)
+    together = sampler.sample(base, TEXTS, noise)
+    alone = [sampler.sample(base, TEXTS[i : i + 1], noise[i : i + 1])[0] for i in range(3)]
+    torch.testing.assert_close(together, torch.stack(alone), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("scheduler", DDPM_SCHEDULERS)
+@pytest.mark.parametrize("steps", [7, 25, 50])
+def test_every_scheduler_is_routed_as_a_brute_force_table_says(base: Base, scheduler: str, steps: int) -> None:
+    """Each timestep goes to the zone a plain loop puts it in, for both halves of the guidance batch."""
+    borders = {"clean_up": [0, 200], "content": [200, 700], "coarse": [700, 1000]}
+    zones, selection = zones_from_borders(borders, 1000), Selection()
+
+    class Recorder(torch.nn.Module):
+        def forward(self, sample: torch.Tensor, timestep: object, **_: object) -> None:
+            seen.append((float(torch.as_tensor(timestep)), selection.index.tolist()))
+
+    seen: list[tuple[float, list[int]]] = []
+    recorder = Recorder()
+    route_(base.with_denoiser(recorder), zones.index, selection)
+    for t in Sampler(scheduler, steps, 4.0).new_scheduler(base).timesteps:
+        recorder(torch.zeros(4, 1, 1, 1), t, encoder_hidden_states=None)
+    names = list(borders.values())
+    for t, index in seen:
+        expected = 1 + next(k for k, (start, stop) in enumerate(names) if start <= t < stop)
+        assert index == [expected] * 4
+    assert {index[0] for _, index in seen} == {1, 2, 3}
+
+
+def test_the_router_takes_the_timestep_by_position_by_keyword_and_per_sample(base: Base) -> None:
+    zones, selection = zones_from_borders({"low": [0, 500], "high": [500, 1000]}, 1000), Selection()
+
+    class Net(torch.nn.Module):
+        def forward(self, sample: torch.Tensor, timestep: object) -> torch.Tensor:
+            return sample
+
+    net = Net()
+    handle = route_(base.with_denoiser(net), zones.index, selection)
+    x = torch.zeros(2, 1)
+    net(x, 499)
+    assert selection.index.tolist() == [1, 1]
+    net(sample=x, timestep=torch.tensor(500))
+    assert selection.index.tolist() == [2, 2]
+    net(x, torch.tensor([0, 999]))
+    assert selection.index.tolist() == [1, 2]
+    handle.remove()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("heun", 25, 4.0), "must be one of ddim, dpm, euler, pndm, got 'heun'"),
+        (("ddim", 0, 4.0), "steps must be >= 1"),
+        (("ddim", 25, -1.0), "guidance >= 0"),
+    ],
+)
+def test_options_not_offered_are_refused(options: tuple[str, int, float], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        Sampler(*options)

@@ -1,0 +1,123 @@
+"""The open_clip encoder on a tiny model with random weights: unit features, preprocessing, refusals."""
+
+import json
+from pathlib import Path
+
+import open_clip
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from quantbooth.evaluation.encoders import Encoder, OpenClipEncoder, check_pictures
+from quantbooth.evaluation.scores import clip_i, clip_t
+from quantbooth.runtime.errors import UserError
+
+TINY = {
+    "embed_dim": 16,
+    "vision_cfg": {"image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size": 8},
+    "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A published model's folder, as open_clip reads it: configuration and weights."""
+    path = tmp_path_factory.mktemp("tiny_clip")
+    config = {"model_cfg": TINY, "preprocess_cfg": {"mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bicubic"}}
+    (path / "open_clip_config.json").write_text(json.dumps(config))
+    torch.manual_seed(0)
+    torch.save(open_clip.CLIP(**TINY).state_dict(), path / "open_clip_pytorch_model.bin")
+    return path
+
+
+@pytest.fixture(scope="module")
+def encoder(folder: Path) -> OpenClipEncoder:
+    return OpenClipEncoder(f"local-dir:{folder}")
+
+
+def _pictures(count: int, size: int = 48) -> Tensor:
+    return torch.rand(count, 3, size, size, generator=torch.Generator().manual_seed(1))
+
+
+def test_features_have_length_one_and_share_a_space(encoder: OpenClipEncoder) -> None:
+    images, texts = encoder.images(_pictures(3)), encoder.texts(["a mug", "a photo of a duck"])
+    assert images.shape == (3, 16) and texts.shape == (2, 16)
+    torch.testing.assert_close(torch.cat([images, texts]).norm(dim=1), torch.ones(5))
+
+
+def test_pictures_go_through_the_models_own_preprocessing(encoder: OpenClipEncoder) -> None:
+    eighths = (_pictures(2, 32) * 255).round() / 255
+    expected = encoder.model.encode_image((eighths - 0.5) / 0.5, normalize=True)
+    torch.testing.assert_close(encoder.images(eighths), expected.detach(), atol=1e-5, rtol=1e-5)
+
+
+def test_scores_equal_those_of_open_clip_called_by_hand(folder: Path, encoder: OpenClipEncoder) -> None:
+    """Saved pictures, their own transform, their own tokenizer, cosines: nothing of ours."""
+    model, transform = open_clip.create_model_from_pretrained(f"local-dir:{folder}")
+    model.eval()
+    tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}")
+    pictures, sentences = _pictures(5), ["a mug", "a red mug at sea", "a duck", "a mug", "a fish"]
+    photos = [Image.fromarray((one * 255).round().byte().permute(1, 2, 0).numpy()) for one in pictures]
+    with torch.no_grad():
+        images = [normalize(model.encode_image(transform(photo)[None]), dim=1)[0] for photo in photos]
+        texts = [normalize(model.encode_text(tokenizer([sentence])), dim=1)[0] for sentence in sentences]
+    expected_t = torch.stack([image @ text for image, text in zip(images, texts, strict=True)])
+    expected_i = torch.stack([sum(image @ other for other in images[:3]) / 3 for image in images])  # type: ignore[misc]
+    found = encoder.images(pictures)
+    torch.testing.assert_close(clip_t(found, encoder.texts(sentences)), expected_t, atol=1e-6, rtol=0)
+    torch.testing.assert_close(clip_i(found, encoder.images(pictures[:3])), expected_i, atol=1e-6, rtol=0)
+
+
+def test_name_says_preprocessing_and_activation(encoder: OpenClipEncoder) -> None:
+    assert "bicubic" in encoder.name and encoder.name.endswith(" GELU") and "32" in encoder.name
+
+
+def test_weights_are_frozen(encoder: OpenClipEncoder) -> None:
+    assert not any(parameter.requires_grad for parameter in encoder.parameters())
+
+
+def test_a_prompt_that_would_be_cut_is_refused(encoder: OpenClipEncoder) -> None:
+    encoder.texts(["mug " * 14])
+    with pytest.raises(UserError, match="17 tokens and the scorer reads 16"):
+        encoder.texts(["mug " * 15])
+
+
+def test_a_folder_without_weights_is_refused(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "open_clip_config.json").write_text((folder / "open_clip_config.json").read_text())
+    with pytest.raises(UserError, match="cannot be loaded"):
+        OpenClipEncoder(f"local-dir:{tmp_path}")
+
+
+def test_unknown_model_and_unknown_weights_are_refused() -> None:
+    for model, weights in (("no-such-model", "openai"), ("ViT-B-32", "no-such-tag"), ("ViT-B-32", None)):
+        with pytest.raises(UserError, match="cannot be loaded"):
+            OpenClipEncoder(model, weights)
+
+
+def test_weights_trained_with_another_activation_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    weights = tmp_path / "weights.bin"
+    weights.write_bytes(b"never read")
+    monkeypatch.setattr("open_clip.factory.download_pretrained", lambda *_, **__: str(weights))
+    with pytest.raises(UserError, match="take ViT-B-32-quickgelu instead"):
+        OpenClipEncoder("ViT-B-32", "openai")
+
+
+@pytest.mark.parametrize(
+    ("pictures", "message"),
+    [
+        (torch.full((1, 3, 4, 4), 1.5), r"values in \[0, 1\], got \[1.5, 1.5\]"),
+        (torch.full((1, 3, 4, 4), float("nan")), r"values in \[0, 1\]"),
+        (torch.zeros(1, 4, 4, 3), "must be float"),
+        (torch.zeros(1, 3, 4, 4, dtype=torch.uint8), "must be float"),
+    ],
+)
+def test_pictures_of_another_range_shape_or_type_are_refused(pictures: Tensor, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        check_pictures(pictures)
+
+
+def test_the_abstract_encoder_cannot_be_made() -> None:
+    with pytest.raises(TypeError):
+        Encoder()  # type: ignore[abstract]

@@ -1,0 +1,128 @@
+"""Exported folders: plain diffusers reads them, each timestep served by the denoiser of its zone."""
+
+import importlib.util
+import sys
+from functools import partial
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline, UNet2DConditionModel
+from safetensors.torch import load_file
+
+from quantbooth.diffusion.base import Base
+from quantbooth.diffusion.pretrained import load_base
+from quantbooth.export.by_zone import by_zone_
+from quantbooth.export.files import Denoisers, float_denoiser, write_pipeline, write_weights
+from quantbooth.tuning.identifier import attach_rows_
+
+MAIN = "unet"
+ROWS = [(0, 200, "unet_1_low"), (200, 750, "unet"), (750, 1000, "unet_3_high")]
+
+
+def weights(seed: int, base: Base) -> dict[str, torch.Tensor]:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return dict(base.family.new_denoiser(base.denoiser.config).state_dict())
+
+
+@pytest.fixture(scope="module")
+def denoisers(base: Base) -> Denoisers:
+    return {name: partial(weights, seed, base) for seed, name in enumerate(("unet_1_low", MAIN, "unet_3_high"))}
+
+
+@pytest.fixture(scope="module")
+def folder(base: Base, denoisers: Denoisers, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("exported")
+    write_pipeline(base, denoisers, ROWS, place, torch.float32)
+    return place
+
+
+def module_of(folder: Path) -> ModuleType:
+    """The file that lies in the folder, imported by its path as a stranger's program would."""
+    spec = importlib.util.spec_from_file_location("exported_by_zone", folder / "by_zone.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_file_in_the_folder_needs_nothing_of_ours(folder: Path) -> None:
+    text = (folder / "by_zone.py").read_text()
+    imports = [line for line in text.splitlines() if line.startswith(("import ", "from "))]
+    assert not [line for line in imports if "quantbooth" in line]
+    assert "exported_by_zone" not in sys.modules
+
+
+@pytest.mark.parametrize("t", [0, 199, 199.5, 200, 749, 750, 999])
+def test_each_timestep_goes_to_the_unet_of_its_zone(folder: Path, base: Base, denoisers: Denoisers, t: float) -> None:
+    pipeline = module_of(folder).load(str(folder))
+    name = next(name for first, end, name in ROWS if first <= t < end)
+    x, text = torch.randn(2, base.denoiser.config.in_channels, 8, 8), base.encode_prompts(["a", "b"]).tokens
+    with torch.no_grad():
+        theirs = pipeline.unet(x, torch.tensor(t), encoder_hidden_states=text).sample
+        ours = float_denoiser(base, denoisers[name]())(x, torch.tensor(t), encoder_hidden_states=text).sample
+    assert torch.equal(theirs, ours)
+
+
+def test_without_the_file_the_main_unet_serves_all(folder: Path, denoisers: Denoisers) -> None:
+    pipeline = StableDiffusionPipeline.from_pretrained(str(folder), safety_checker=None)
+    expected = denoisers[MAIN]()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in pipeline.unet.state_dict().items())
+
+
+def test_others_move_with_the_unet_and_a_strange_timestep_is_refused(folder: Path) -> None:
+    denoiser = module_of(folder).load(str(folder)).unet.to(torch.float64)
+    assert {parameter.dtype for parameter in denoiser.parameters()} == {torch.float64}
+    with pytest.raises(ValueError, match=r"^no zone of by_zone\.json holds the timestep 1000\.0$"):
+        denoiser(torch.zeros(1), 1000)
+
+
+def test_one_unet_needs_no_file(base: Base, denoisers: Denoisers, tmp_path: Path) -> None:
+    write_pipeline(base, {MAIN: denoisers[MAIN]}, [(0, 1000, MAIN)], tmp_path, torch.float16)
+    assert not [path.name for path in tmp_path.iterdir() if path.name.startswith("by_zone")]
+    again = UNet2DConditionModel.from_pretrained(str(tmp_path), subfolder="unet", torch_dtype=torch.float16)
+    assert all(torch.equal(tensor, denoisers[MAIN]()[name].half()) for name, tensor in again.state_dict().items())
+
+
+def test_a_learned_identifier_becomes_a_plain_row(base_folder: Path, tmp_path: Path, denoisers: Denoisers) -> None:
+    from_disk = load_base(base_folder, "toy")
+    token = from_disk.tokenizer("sks").input_ids[1]
+    rows = attach_rows_(from_disk, (token,)).rows
+    with torch.no_grad():
+        rows.add_(1)
+    state = from_disk.denoiser.state_dict()
+    write_pipeline(from_disk, {MAIN: lambda: state}, [(0, 1000, MAIN)], tmp_path, torch.float32)
+    pipeline = StableDiffusionPipeline.from_pretrained(str(tmp_path), safety_checker=None)
+    plain = from_disk.with_text_encoder(pipeline.text_encoder)
+    texts = ["a photo of a sks mug", "a mug"]
+    assert torch.equal(plain.encode_prompts(texts).tokens, from_disk.encode_prompts(texts).tokens)
+
+
+def test_a_single_file_holds_the_weights_in_the_precision_asked_for(base: Base, tmp_path: Path) -> None:
+    state = weights(0, base)
+    write_weights(state, MAIN, tmp_path, torch.float16)
+    kept = load_file(tmp_path / "unet.safetensors")
+    assert kept.keys() == state.keys()
+    assert all(torch.equal(tensor, state[name].half()) for name, tensor in kept.items())
+
+
+def test_zones_hand_over_every_argument() -> None:
+    calls: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = []
+
+    class Noted(torch.nn.Module):
+        def __init__(self, name: str) -> None:
+            super().__init__()
+            self.name = name
+
+        def forward(self, *args: Any, **kwargs: Any) -> SimpleNamespace:
+            calls.append((self.name, args, kwargs))
+            return SimpleNamespace(sample=self.name)
+
+    denoiser = Noted("unet")
+    by_zone_(denoiser, "unet", {"other": Noted("other")}, [(0, 5, "other"), (5, 10, "unet")])
+    assert [denoiser("x", 4.9, "text", return_dict=False).sample, denoiser("x", timestep=5).sample] == ["other", "unet"]
+    assert calls == [("other", ("x", 4.9, "text"), {"return_dict": False}), ("unet", ("x", 5), {})]
