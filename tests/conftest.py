@@ -21,6 +21,7 @@ import jaxtyping
 import pytest
 import torch
 from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.plugins.precision import Precision
 from omegaconf import DictConfig
 
 from quantbooth.calibration.calibration_set import CalibrationSet, write_states, write_texts
@@ -35,6 +36,7 @@ from quantbooth.quant.scale_sets import OUTPUTS, Parts
 from quantbooth.quant.selection import Selection
 from quantbooth.quant.surgery import quantize_
 from quantbooth.runtime.config import conf_dir
+from quantbooth.runtime.lightning import Loop
 from quantbooth.timesteps.zones import Zones, zones_from_borders
 from quantbooth.tuning.module import Examples, Recipe, TuningStage
 from quantbooth_toyworld.captions import words as vocabulary
@@ -59,6 +61,12 @@ def unchecked() -> Iterator[None]:
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture(scope="session")
+def loop() -> Loop:
+    """What plain loops run by, on the CPU in float32."""
+    return Loop(torch.device("cpu"), Precision())
 
 
 @pytest.fixture

@@ -22,6 +22,7 @@ from quantbooth.quant.format import Grid
 from quantbooth.quant.layers import quantized_layers
 from quantbooth.quant.observers import MinMax
 from quantbooth.quant.surgery import quantize_
+from quantbooth.runtime.lightning import Loop
 from quantbooth.store.progress import Progress
 
 RECIPE = StepRecipe(momentum=0.9, batch=4, iterations=8, learning_rate=0.02, norm=2.4, seed=0)
@@ -37,7 +38,7 @@ class Stopped(Exception):
 
 
 @pytest.fixture
-def make(small_base: Base, items: CalibrationSet, quiet_trainer: QuietTrainer) -> Make:
+def make(small_base: Base, items: CalibrationSet, loop: Loop, quiet_trainer: QuietTrainer) -> Make:
     def made(**changes: Any) -> BlockSteps:
         denoiser = deepcopy(small_base.denoiser)
         splits = {name: sizes for name, sizes in concatenations(denoiser).items() if name.startswith(SOME)}
@@ -47,6 +48,7 @@ def make(small_base: Base, items: CalibrationSet, quiet_trainer: QuietTrainer) -
             BITS,
             replace(RECIPE, **changes),
             items,
+            loop,
             quiet_trainer(RECIPE.iterations),
         )
 

@@ -3,18 +3,16 @@
 import gc
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import Trainer
 from torch import Tensor
 
-from quantbooth.calibration.calibration_set import CalibrationSet, CalibrationSetStage, write_states
+from quantbooth.calibration.calibration_set import CalibrationSet, draw_calibration_set, write_states
 from quantbooth.calibration.sources import SOURCES, Asked, batches, kept_places, source_of
 from quantbooth.diffusion.base import Base
 from quantbooth.diffusion.sampler import Sampler
-from quantbooth.runtime.draws import place_loader
+from quantbooth.runtime.lightning import Loop
 
 SAMPLER, KEPT = Sampler("ddim", 5, 3.0), 3
 TEXTS = ("a red mug", "a duck on the beach", "a red mug", "a photo of duck", "a photo of a red duck")
@@ -23,7 +21,7 @@ Draw = Callable[..., CalibrationSet]
 
 
 @pytest.fixture
-def draw(tmp_path: Path, small_base: Base) -> Draw:
+def draw(tmp_path: Path, small_base: Base, loop: Loop) -> Draw:
     """Makes a set; the true pictures are noise."""
 
     def run(name: str, source: str = "sampler", seeds: Sequence[int] = SEEDS, batch: int = 2) -> CalibrationSet:
@@ -31,9 +29,7 @@ def draw(tmp_path: Path, small_base: Base) -> Draw:
         folder.mkdir()
         pictures = torch.rand(5, 3, 32, 32, generator=torch.Generator().manual_seed(1))
         asked = batches(Asked(TEXTS, tuple(seeds), pictures), batch)
-        stage = CalibrationSetStage(small_base, source_of(source, SAMPLER), asked, KEPT, folder)
-        quiet: Any = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False}
-        Trainer(accelerator="cpu", **quiet).predict(stage, place_loader(len(asked), 1), return_predictions=False)
+        draw_calibration_set(small_base, source_of(source, SAMPLER), asked, KEPT, folder, loop, "drawing")
         return CalibrationSet(folder)
 
     return run

@@ -10,7 +10,8 @@ from lightning.pytorch import Trainer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from quantbooth.calibration.reconstruction import Reconstruction, UnitStage
+from quantbooth.calibration.block_training import BlockTraining
+from quantbooth.calibration.reconstruction import Reconstruction, Roundings
 from quantbooth.calibration.tape import Given, Tape
 from quantbooth.quant.format import Grid, dequantize
 from quantbooth.quant.observers import MinMax
@@ -54,16 +55,25 @@ def tape(tmp_path: Path, block: nn.Module, generator: torch.Generator) -> Tape:
     return tape
 
 
-def stage(block: nn.Module, tape: Tape, **changes: Any) -> UnitStage:
+class Learning(BlockTraining):
+    """With the parameterization by its type."""
+
+    learned: Roundings
+
+    def error_of_codes(self, codes: dict[str, Tensor]) -> float:
+        return self.error_of(self.learned.rounded(codes))
+
+
+def stage(block: nn.Module, tape: Tape, **changes: Any) -> Learning:
     roundings = {}
     for name in ("one", "two"):
         weight = block.get_submodule(name).get_parameter("weight")
         scale, zero = (values.view(-1, *[1] * (weight.ndim - 1)) for values in MinMax(Grid(BITS))(weight.flatten(1)))
         roundings[f"{name}.weight"] = LearnedRounding(weight, scale, zero, Grid(BITS))
-    return UnitStage("block", block, roundings, tape, recipe(**changes))
+    return Learning("block", block, Roundings(roundings, recipe(**changes)), tape, recipe(**changes))
 
 
-def learned(made: UnitStage) -> dict[str, Tensor]:
+def learned(made: Learning) -> dict[str, Tensor]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         trainer = Trainer(
@@ -74,8 +84,8 @@ def learned(made: UnitStage) -> dict[str, Tensor]:
             enable_model_summary=False,
             enable_checkpointing=False,
         )
-        trainer.fit(made)
-    return made.codes()
+        made.train_by(trainer)
+    return made.learned.codes()
 
 
 def by_hand(block: nn.Module, tape: Tape, weights: dict[str, Tensor]) -> float:
@@ -92,14 +102,14 @@ def by_hand(block: nn.Module, tape: Tape, weights: dict[str, Tensor]) -> float:
 
 def test_the_error_is_the_sum_over_channels_and_the_mean_over_the_rest(block: nn.Module, tape: Tape) -> None:
     made = stage(block, tape)
-    codes = made.nearest
+    codes = made.learned.nearest
     weights = {
         name: dequantize(codes[name], rounding.scale.flatten(), rounding.zero.flatten())
-        for name, rounding in zip(codes, made.roundings, strict=True)
+        for name, rounding in zip(codes, made.learned.roundings, strict=True)
         if isinstance(rounding, LearnedRounding)
     }
-    assert made.error_of(codes) == pytest.approx(by_hand(block, tape, weights), rel=1e-5)
-    assert made.error_of(codes) > 0
+    assert made.error_of_codes(codes) == pytest.approx(by_hand(block, tape, weights), rel=1e-5)
+    assert made.error_of_codes(codes) > 0
 
 
 @pytest.mark.parametrize("seed", [0, 1])
@@ -107,9 +117,9 @@ def test_learned_codes_serve_the_output_better_than_the_nearest(block: nn.Module
     made = stage(block, tape, seed=seed, iterations=300)
     before = {name: value.clone() for name, value in block.state_dict().items()}
     codes = learned(made)
-    assert made.error_of(codes) < 0.5 * made.error_of(made.nearest)
-    assert any(not torch.equal(codes[name], made.nearest[name]) for name in codes)
-    apart = [codes[name].int() - made.nearest[name].int() for name in codes]
+    assert made.error_of_codes(codes) < 0.5 * made.error_of_codes(made.learned.nearest)
+    assert any(not torch.equal(codes[name], made.learned.nearest[name]) for name in codes)
+    apart = [codes[name].int() - made.learned.nearest[name].int() for name in codes]
     assert max(int(gap.abs().max()) for gap in apart) == 1
     assert all(torch.equal(value, before[name]) for name, value in block.state_dict().items())
 
@@ -118,7 +128,7 @@ def test_the_penalty_leaves_nothing_between_two_codes(block: nn.Module, tape: Ta
     def undecided(penalty: float) -> int:
         made = stage(block, tape, iterations=300, penalty=penalty)
         learned(made)
-        ups = [up(rounding.v) for rounding in made.roundings if isinstance(rounding, LearnedRounding)]
+        ups = [up(rounding.v) for rounding in made.learned.roundings if isinstance(rounding, LearnedRounding)]
         return sum(int(((up > 0.05) & (up < 0.95)).sum()) for up in ups)
 
     assert undecided(0.1) < 0.05 * 246
@@ -129,7 +139,7 @@ def test_the_same_seed_learns_the_same_bit_for_bit_and_another_does_not(block: n
     def numbers(seed: int) -> Tensor:
         made = stage(block, tape, seed=seed)
         learned(made)
-        return torch.cat([value.flatten() for value in made.roundings.state_dict().values()])
+        return torch.cat([value.flatten() for value in made.learned.roundings.state_dict().values()])
 
     torch.manual_seed(1)
     first = numbers(0)

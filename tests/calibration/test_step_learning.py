@@ -9,7 +9,8 @@ import torch
 from lightning.pytorch import Trainer
 from torch import Tensor, nn
 
-from quantbooth.calibration.step_learning import StepRecipe, StepStage
+from quantbooth.calibration.block_training import BlockTraining
+from quantbooth.calibration.step_learning import Scales, StepRecipe
 from quantbooth.calibration.tape import Given, Tape
 from quantbooth.quant.activations import ActivationQuantizer
 from quantbooth.quant.format import Grid
@@ -44,24 +45,31 @@ def made(tmp_path: Path, generator: torch.Generator) -> tuple[nn.Module, Tape]:
     return unit, tape
 
 
-def stage(made: tuple[nn.Module, Tape], **changes: Any) -> StepStage:
+class Learning(BlockTraining):
+    """With the parameterization by its type."""
+
+    learned: Scales
+
+
+def stage(made: tuple[nn.Module, Tape], **changes: Any) -> Learning:
     unit, tape = made
     inside = {name: module for name, module in unit.named_modules() if isinstance(module, ActivationQuantizer)}
-    return StepStage("unit", unit, inside, tape, recipe(**changes))
+    return Learning("unit", unit, Scales(inside, recipe(**changes)), tape, recipe(**changes))
 
 
-def learned(made: StepStage) -> dict[str, Tensor]:
+def learned(made: Learning) -> dict[str, Tensor]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        Trainer(
+        trainer = Trainer(
             accelerator="cpu",
             logger=False,
             max_steps=made.recipe.iterations,
             enable_progress_bar=False,
             enable_model_summary=False,
             enable_checkpointing=False,
-        ).fit(made)
-    return {name: scale.detach() for name, scale in made.scales().items()}
+        )
+        made.train_by(trainer)
+    return {name: scale.detach() for name, scale in made.learned.tensors().items()}
 
 
 def test_the_error_is_summed_over_channels_and_averaged_over_the_rest(made: tuple[nn.Module, Tape]) -> None:
@@ -69,9 +77,9 @@ def test_the_error_is_summed_over_channels_and_averaged_over_the_rest(made: tupl
     given, target = tape.batch(range(ITEMS), torch.device("cpu"))
     gap = (unit(given.args[0]) - target).double().abs()
     ours = stage(made)
-    assert ours.error_of(ours.start) == pytest.approx(float((gap**2.4).sum(1).mean()), rel=1e-5)
-    doubled = {name: 2 * scale for name, scale in ours.start.items()}
-    assert ours.error_of(doubled) != pytest.approx(ours.error_of(ours.start), rel=1e-2)
+    assert ours.error_of(ours.learned.start) == pytest.approx(float((gap**2.4).sum(1).mean()), rel=1e-5)
+    doubled = {name: 2 * scale for name, scale in ours.learned.start.items()}
+    assert ours.error_of(doubled) != pytest.approx(ours.error_of(ours.learned.start), rel=1e-2)
 
 
 @pytest.mark.parametrize("seed", [0, 1])
@@ -81,7 +89,7 @@ def test_learned_steps_serve_the_output_better_than_those_of_the_ranges(
     before = {name: value.clone() for name, value in made[0].state_dict().items()}
     ours = stage(made, seed=seed)
     scales = learned(ours)
-    assert ours.error_of(scales) < 0.9 * ours.error_of(ours.start)
+    assert ours.error_of(scales) < 0.9 * ours.error_of(ours.learned.start)
     assert all(torch.equal(value, before[name]) for name, value in made[0].state_dict().items())
     assert any(isinstance(layer, QuantizedLayer) for layer in made[0])  # type: ignore[attr-defined]  # a Sequential
 

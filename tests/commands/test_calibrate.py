@@ -10,7 +10,7 @@ import torch
 from omegaconf import DictConfig
 from safetensors.torch import load_file
 
-from quantbooth.calibration.calibration_set import CalibrationSet, CalibrationSetStage
+from quantbooth.calibration.calibration_set import CalibrationSet
 from quantbooth.calibration.reconstruction import BlockRounding
 from quantbooth.calibration.tape import Tape
 from quantbooth.calibration.units import Unit
@@ -94,7 +94,7 @@ def test_a_killed_run_goes_on_at_its_block_with_the_same_result(
 def test_what_is_there_is_not_made_again(configure: Configure, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = calibrate(Run(configure()))
     monkeypatch.setattr(BlockRounding, "run", lambda *_: pytest.fail("learned again"))
-    monkeypatch.setattr(CalibrationSetStage, "predict_step", lambda *_: pytest.fail("drawn again"))
+    monkeypatch.setattr("quantbooth.commands.calibrate.draw_calibration_set", lambda *_: pytest.fail("drawn again"))
     assert calibrate(Run(configure())) == folder
 
 

@@ -4,6 +4,7 @@ import logging
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import hydra
 import pandas as pd
@@ -12,7 +13,7 @@ from omegaconf import DictConfig
 
 from quantbooth.commands.degradation import damage, document, main
 from quantbooth.degradation.files import read_damage
-from quantbooth.degradation.measurement import SameNoise
+from quantbooth.degradation.measurement import Rows, compare_pictures
 from quantbooth.run.degradation import Degradation
 from quantbooth.run.run import Run
 from quantbooth.runtime.config import conf_dir
@@ -99,7 +100,7 @@ def test_a_second_run_measures_nothing_anew(configure: Configure, monkeypatch: p
     def forbidden(*_: object) -> None:
         raise AssertionError("nothing is left to judge")
 
-    monkeypatch.setattr(SameNoise, "predict_step", forbidden)
+    monkeypatch.setattr("quantbooth.degradation.measurement.compare_pictures", forbidden)
     assert damage(Run(cfg)) == first
     assert times(Path(cfg.paths.outputs)) == before
 
@@ -117,15 +118,15 @@ def test_a_sweep_that_was_killed_goes_on_and_writes_one_document(
     command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     out, sweep = tmp_path / "out", ("-m", "quant=w2", "quant.exclude=[conv_in,conv_out],[]")
-    judge, calls = SameNoise.predict_step, iter(range(100))
+    calls = iter(range(100))
 
-    def interrupted(stage: SameNoise, places: list[int]) -> int:
+    def interrupted(*given: Any) -> Rows:
         if next(calls) == 2:  # the second quantized setting
             raise KeyboardInterrupt
-        return judge(stage, places)
+        return compare_pictures(*given)
 
     with monkeypatch.context() as patch:
-        patch.setattr(SameNoise, "predict_step", interrupted)
+        patch.setattr("quantbooth.degradation.measurement.compare_pictures", interrupted)
         assert command(*sweep)[0] == 130
     before = times(out)
     assert len(list(out.glob("store/damage/*/record.json"))) == 2

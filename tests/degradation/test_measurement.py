@@ -1,21 +1,22 @@
 """Same-noise comparison: rows equal a plain loop's, equal pictures are alike, answers are first guesses."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import Trainer
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from quantbooth.degradation.measurement import SameNoise, right_answers
+from quantbooth.degradation.measurement import compare_pictures, right_answers
 from quantbooth.evaluation.encoders import Encoder
 from quantbooth.evaluation.locators import WholeImage
 from quantbooth.evaluation.scorer import Scorer
-from quantbooth.runtime.draws import place_loader
+from quantbooth.runtime.lightning import Loop
 from quantbooth.sampling.image_set import Request, read_images, write_image
 
+Compare = Callable[..., list[dict[str, Any]]]
 ASKED: list[dict[str, str]] = [{"colour": "red"}, {}, {"colour": "other", "class_word": "dog"}]
 REQUESTS = [
     Request(f"{k}.png", text, text, text, "held out", k, asked)
@@ -59,14 +60,16 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return made
 
 
-def compare(folder: Path, against: Path, oracle: Truth | None = None) -> list[dict[str, Any]]:
-    stage = SameNoise(Scorer(Colours(), WholeImage(), oracle), REQUESTS, folder, against)
-    quiet: Any = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False}
-    Trainer(accelerator="cpu", **quiet).predict(stage, place_loader(3, 2), return_predictions=False)
-    return stage.rows
+@pytest.fixture
+def compare(loop: Loop) -> Compare:
+    def run(folder: Path, against: Path, oracle: Truth | None = None) -> list[dict[str, Any]]:
+        scorer = Scorer(Colours(), WholeImage(), oracle)
+        return compare_pictures(scorer, REQUESTS, folder, against, loop, 2, "comparing")
+
+    return run
 
 
-def test_rows_equal_a_loop(folders: list[Path]) -> None:
+def test_rows_equal_a_loop(compare: Compare, folders: list[Path]) -> None:
     rows = compare(folders[0], folders[1], Truth())
     for request, row in zip(REQUESTS, rows, strict=True):
         one, other = read_images([folder / request.file for folder in folders]).double().unbind()
@@ -79,7 +82,7 @@ def test_rows_equal_a_loop(folders: list[Path]) -> None:
         assert (row["file"], row["text"], row["noise_seed"]) == (request.file, request.text, request.seed)
 
 
-def test_answers_are_there_for_what_is_asked_only(folders: list[Path]) -> None:
+def test_answers_are_there_for_what_is_asked_only(compare: Compare, folders: list[Path]) -> None:
     rows = compare(folders[0], folders[1], Truth())
     red = [float(read_images([folders[0] / request.file])[0, 0].mean()) > 0.5 for request in REQUESTS]
     found = [{key: value for key, value in row.items() if key.startswith("right_")} for row in rows]
@@ -87,7 +90,7 @@ def test_answers_are_there_for_what_is_asked_only(folders: list[Path]) -> None:
     assert not any(key.startswith("right_") for row in compare(folders[0], folders[1]) for key in row)
 
 
-def test_pictures_compared_with_themselves_are_alike(folders: list[Path]) -> None:
+def test_pictures_compared_with_themselves_are_alike(compare: Compare, folders: list[Path]) -> None:
     for row in compare(folders[0], folders[0]):
         assert (row["ssim"], row["mse"]) == (1.0, 0.0)
 

@@ -2,27 +2,26 @@
 
 from collections.abc import Callable
 from copy import deepcopy
-from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import Trainer
 from torch import Tensor, nn
 
 from quantbooth.diffusion.base import Base
-from quantbooth.evaluation.prediction_errors import PredictionErrors, draw_triples
+from quantbooth.evaluation.prediction_errors import Rows, draw_triples, measure_predictions
 from quantbooth.quant.format import Grid
 from quantbooth.quant.layers import quantized_layers
 from quantbooth.quant.observers import MinMax
 from quantbooth.quant.surgery import quantize_
-from quantbooth.runtime.draws import place_loader
+from quantbooth.runtime.lightning import Loop
 from quantbooth.timesteps.zones import zones_from_borders
 
 ZONES = zones_from_borders({"early": [0, 300], "late": [300, 1000]}, 1000)
 TEXTS = ["a red mug", "a duck on the beach", "a photo of a mug"]
 TRIPLES = draw_triples(ZONES, 3, seed=4)
 
-Measure = Callable[..., PredictionErrors]
+Found = tuple[Rows, Tensor]
+Measure = Callable[..., Found]
 
 
 @pytest.fixture(scope="module")
@@ -31,20 +30,17 @@ def latents() -> Tensor:
 
 
 @pytest.fixture(scope="module")
-def measure(latents: Tensor) -> Measure:
-    """Runs a stage over all triples, so many at a time."""
+def measure(latents: Tensor, loop: Loop) -> Measure:
+    """Measures all triples, so many at a time."""
 
-    def run(base: Base, reference: Tensor | None = None, batch: int = 4) -> PredictionErrors:
-        stage = PredictionErrors(base, TRIPLES, TEXTS, latents, reference)
-        quiet: Any = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False}
-        Trainer(accelerator="cpu", **quiet).predict(stage, place_loader(6, batch), return_predictions=False)
-        return stage
+    def run(base: Base, reference: Tensor | None = None, batch: int = 4) -> Found:
+        return measure_predictions(base, TRIPLES, TEXTS, latents, reference, loop, batch, "measuring")
 
     return run
 
 
 @pytest.fixture(scope="module")
-def of_float(measure: Measure, small_base: Base) -> PredictionErrors:
+def of_float(measure: Measure, small_base: Base) -> Found:
     return measure(small_base)
 
 
@@ -73,12 +69,12 @@ def test_noise_is_decided_by_seed_zone_and_place() -> None:
 
 def test_errors_equal_a_loop_in_float64(measure: Measure, small_base: Base, latents: Tensor) -> None:
     denoiser = quantized(small_base.denoiser, 3)
-    found = measure(small_base.with_denoiser(denoiser), torch.cat(measure(small_base).predicted))
+    found = measure(small_base.with_denoiser(denoiser), measure(small_base)[1])[0]
     alpha_bar = torch.cumprod(1 - torch.linspace(0.00085**0.5, 0.012**0.5, 1000).double() ** 2, 0)
     exact, small = deepcopy(small_base.denoiser).double(), deepcopy(small_base.denoiser).double()
     for name, layer in quantized_layers(denoiser):
         small.get_submodule(name).get_parameter("weight").data = layer.dequantized().double()
-    for triple, row in zip(TRIPLES, found.rows, strict=True):
+    for triple, row in zip(TRIPLES, found, strict=True):
         noise, a = triple.noise((24, 8, 8)).double()[None], alpha_bar[triple.t]
         x_t = a.sqrt() * latents[triple.place].double()[None] + (1 - a).sqrt() * noise
         text = small_base.encode_prompts([TEXTS[triple.place]]).tokens.double()
@@ -91,9 +87,9 @@ def test_errors_equal_a_loop_in_float64(measure: Measure, small_base: Base, late
             assert row[name] == pytest.approx(float(difference.square().mean()), rel=1e-4)
 
 
-def test_a_base_is_no_distance_from_itself(measure: Measure, small_base: Base, of_float: PredictionErrors) -> None:
-    again = measure(small_base, torch.cat(of_float.predicted))
-    for row in (*of_float.rows, *again.rows):
+def test_a_base_is_no_distance_from_itself(measure: Measure, small_base: Base, of_float: Found) -> None:
+    again = measure(small_base, of_float[1])
+    for row in (*of_float[0], *again[0]):
         assert row["deviation"] == 0.0
         assert row["error"] == row["float_error"]
 
@@ -103,19 +99,19 @@ def test_a_float_base_with_the_dequantized_weights_takes_no_damage(measure: Meas
     for name, layer in quantized_layers(denoiser):
         same.get_submodule(name).get_parameter("weight").data = layer.dequantized()
     of_same = measure(small_base.with_denoiser(same))
-    found = measure(small_base.with_denoiser(denoiser), torch.cat(of_same.predicted))
-    assert max(row["deviation"] for row in found.rows) < 1e-10  # the bias is added in another place
+    found, _ = measure(small_base.with_denoiser(denoiser), of_same[1])
+    assert max(row["deviation"] for row in found) < 1e-10  # the bias is added in another place
 
 
-def test_fewer_bits_deviate_more(measure: Measure, small_base: Base, of_float: PredictionErrors) -> None:
-    reference, deviations = torch.cat(of_float.predicted), []
+def test_fewer_bits_deviate_more(measure: Measure, small_base: Base, of_float: Found) -> None:
+    reference, deviations = of_float[1], []
     for bits in (8, 4, 2):
-        rows = measure(small_base.with_denoiser(quantized(small_base.denoiser, bits)), reference).rows
+        rows = measure(small_base.with_denoiser(quantized(small_base.denoiser, bits)), reference)[0]
         deviations.append(sum(row["deviation"] for row in rows))
-        assert all(row["float_error"] == of_float.rows[k]["float_error"] for k, row in enumerate(rows))
+        assert all(row["float_error"] == of_float[0][k]["float_error"] for k, row in enumerate(rows))
     assert 0 < deviations[0] < deviations[1] < deviations[2]
 
 
-def test_batches_change_nothing_that_counts(measure: Measure, small_base: Base, of_float: PredictionErrors) -> None:
+def test_batches_change_nothing_that_counts(measure: Measure, small_base: Base, of_float: Found) -> None:
     alone = measure(small_base, batch=1)
-    torch.testing.assert_close(torch.cat(alone.predicted), torch.cat(of_float.predicted), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(alone[1], of_float[1], atol=1e-5, rtol=1e-4)

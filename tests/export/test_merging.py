@@ -4,7 +4,6 @@ import copy
 
 import pytest
 import torch
-from lightning.pytorch import Trainer
 
 from quantbooth.data.subjects import Subject
 from quantbooth.diffusion.base import Base
@@ -12,16 +11,12 @@ from quantbooth.diffusion.objective import mean_square, predict
 from quantbooth.diffusion.schedule import Schedule
 from quantbooth.evaluation.prediction_errors import draw_triples
 from quantbooth.export.merging import TRIPLES, Merging, prediction_errors
+from quantbooth.runtime.lightning import Loop
 from quantbooth.timesteps.strategies import baseline, s1, s2
 from quantbooth.timesteps.zones import Zones
 
 S2 = s2({"clean_up": [0, 200], "con tent": [200, 750], "coarse": [750, 1000]}, False, 1000)
 S1 = s1([300, 500], "base", 1000)
-
-
-def trainer(_what: str) -> Trainer:
-    quiet = dict.fromkeys(("logger", "enable_progress_bar", "enable_model_summary", "enable_checkpointing"), False)
-    return Trainer(accelerator="cpu", **quiet)  # type: ignore[arg-type]
 
 
 def test_each_set_has_its_share_and_a_folder_named_by_its_zone() -> None:
@@ -46,7 +41,7 @@ def test_names_of_zones_that_no_folder_can_have_are_changed() -> None:
 
 
 @pytest.mark.parametrize("served", [S2.served, S1.served], ids=["covering", "with gaps"])
-def test_the_difference_is_that_of_both_predictions_by_zone(small_base: Base, served: Zones) -> None:
+def test_the_difference_is_that_of_both_predictions_by_zone(small_base: Base, served: Zones, loop: Loop) -> None:
     base = small_base
     photos = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     subject = Subject("rex", "dog", "sks", photos, photos, (), "x")
@@ -54,10 +49,10 @@ def test_the_difference_is_that_of_both_predictions_by_zone(small_base: Base, se
     with torch.no_grad():
         for parameter in other.parameters():
             parameter.mul_(1.1)
-    found = prediction_errors(base, base.with_denoiser(other), subject, served, trainer)
+    found = prediction_errors(base, base.with_denoiser(other), subject, served, loop)
     names = {"clean_up", "con tent", "coarse"} if served is S2.served else {"base from 0", "selected", "base from 500"}
     assert found.keys() == names
-    assert prediction_errors(base, base, subject, served, trainer)[min(names)][1] == 0
+    assert prediction_errors(base, base, subject, served, loop)[min(names)][1] == 0
     name = "coarse" if served is S2.served else "selected"
     schedule, latents = Schedule(base.scheduler_config), base.encode_images(photos)
     triples = [t for t in draw_triples(served, 33, 0) if t.zone == name]

@@ -11,9 +11,7 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
-from lightning.pytorch import LightningModule
 from torch import nn
-from torch.utils.data import DataLoader
 
 from quantbooth.calibration.calibration_set import CalibrationSet
 from quantbooth.calibration.quantized_attention import QuantizedAttention, install_, quantized_attentions
@@ -21,9 +19,10 @@ from quantbooth.diffusion.base import Base
 from quantbooth.quant.activations import ActivationQuantizer
 from quantbooth.quant.layers import quantized_layers
 from quantbooth.quant.observers import RunningRange
-from quantbooth.runtime.draws import generator_for, place_loader
+from quantbooth.runtime.draws import batches, generator_for
+from quantbooth.runtime.lightning import Loop
 
-__all__ = ["Point", "RangeStage", "place_", "points"]
+__all__ = ["Point", "place_", "points", "watch_ranges"]
 
 Point = RunningRange | ActivationQuantizer
 
@@ -55,26 +54,21 @@ def points(denoiser: nn.Module) -> dict[str, Point]:
     return {name: module for name, module in denoiser.named_modules() if isinstance(module, Point)}
 
 
-class RangeStage(LightningModule):
-    """Runs a denoiser whose points are `RunningRange`s; items come mixed, so that a batch spans prompts and timesteps.
+def watch_ranges(base: Base, items: CalibrationSet, seed: int, batch: int, loop: Loop) -> None:
+    """Run a denoiser whose points are `RunningRange`s; items come mixed, so that a batch spans prompts and timesteps.
 
     Args:
         base: whose denoiser is run.
         items: what it is run on, each once.
         seed: decides their order.
+        batch: items at a time.
+        loop: runs them.
     """
+    order = torch.randperm(len(items), generator=generator_for(seed, 0, "activation ranges")).tolist()
 
-    def __init__(self, base: Base, items: CalibrationSet, seed: int) -> None:
-        super().__init__()
-        self.base, self.denoiser, self.items = base, base.denoiser, items
-        self.order = torch.randperm(len(items), generator=generator_for(seed, 0, "activation ranges")).tolist()
+    def run(turns: list[int]) -> None:
+        some = items.batch([order[turn] for turn in turns])
+        base.predict(some.x.to(loop.device), some.t.to(loop.device), some.conditioning.to(loop.device))
 
-    def loader(self, batch: int) -> DataLoader[list[int]]:
-        """All items, `batch` at a time."""
-        return place_loader(len(self.order), batch)
-
-    def predict_step(self, turns: list[int]) -> int:
-        """Run some items; return how many."""
-        some = self.items.batch([self.order[turn] for turn in turns])
-        self.base.predict(some.x.to(self.device), some.t.to(self.device), some.conditioning.to(self.device))
-        return len(turns)
+    loop.place(base.denoiser)
+    loop.map(run, batches(len(order), batch), "watching activations")

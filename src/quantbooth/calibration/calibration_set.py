@@ -8,8 +8,6 @@ The calibration set on disk: (x_t, t, conditioning) a denoiser is run on to see 
     set.json                         prompts, timesteps, prompts of a shard
 
 Each prompt at each timestep is two items, with its own text and with the empty one, as guidance runs a denoiser twice.
-
-Making a calibration set under Lightning's predict loop: a batch of prompts at a step, written before the next.
 """
 
 import json
@@ -21,7 +19,6 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from lightning.pytorch import LightningModule
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -30,8 +27,9 @@ from quantbooth.calibration.sources import Asked, Source
 from quantbooth.diffusion.base import Base
 from quantbooth.diffusion.conditioning import Conditioning
 from quantbooth.runtime.errors import UserError
+from quantbooth.runtime.lightning import Loop
 
-__all__ = ["CalibrationSet", "CalibrationSetStage", "Items", "sentences", "write_states", "write_texts"]
+__all__ = ["CalibrationSet", "Items", "draw_calibration_set", "sentences", "write_states", "write_texts"]
 
 ABOUT = "set.json"
 TEXTS = "texts.safetensors"
@@ -142,23 +140,29 @@ def _in_one_line(folder: Path) -> Iterator[None]:
         ) from error
 
 
-class CalibrationSetStage(LightningModule):
-    """Writes the states of each batch of sentences, `count` timesteps of each."""
+def draw_calibration_set(
+    base: Base, source: Source, asked: Sequence[Asked], count: int, folder: Path, loop: Loop, what: str
+) -> None:
+    """Write a calibration set, the states of a batch of sentences before the next is begun.
 
-    def __init__(self, base: Base, source: Source, asked: Sequence[Asked], count: int, folder: Path) -> None:
-        super().__init__()
-        self.base, self.source, self.asked, self.count, self.folder = base, source, tuple(asked), count, folder
-        self.parts = base.networks  # so that all move together
+    Args:
+        base: whose denoiser is to be run on it.
+        source: makes states.
+        asked: batches of sentences.
+        count: timesteps of each sentence.
+        folder: is there.
+        loop: runs the batches.
+        what: the bar says.
+    """
 
-    def predict_step(self, shards: list[int]) -> int:
-        for shard in shards:
-            write_states(self.folder, shard, self.source.states(self.base, self.asked[shard], self.count))
-        return len(shards)
+    def write(shard: int) -> None:
+        write_states(folder, shard, source.states(base, asked[shard], count))
 
-    def on_predict_end(self) -> None:
-        prompts = [text for asked in self.asked for text in asked.texts]
-        encoded, size = sentences(prompts), len(self.asked[0].texts)
-        pieces = [self.base.encode_prompts(encoded[start : start + size]) for start in range(0, len(encoded), size)]
-        times = self.source.timesteps(self.base, self.count).tolist()
-        texts = Conditioning.cat(pieces).to("cpu")
-        write_texts(self.folder, prompts, texts, times, shard=size)
+    loop.place(base.networks)
+    loop.map(write, range(len(asked)), what)
+    prompts = [text for each in asked for text in each.texts]
+    encoded, size = sentences(prompts), len(asked[0].texts)
+    with torch.no_grad():  # in float32 whatever the loop's precision is
+        pieces = [base.encode_prompts(encoded[start : start + size]) for start in range(0, len(encoded), size)]
+    times = source.timesteps(base, count).tolist()
+    write_texts(folder, prompts, Conditioning.cat(pieces).to("cpu"), times, shard=size)

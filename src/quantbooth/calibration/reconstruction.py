@@ -1,14 +1,10 @@
 """Reconstruction: the rounding of each unit is learned until it gives what the float unit gave, unit after unit.
 
-Reconstruction: the rounding of one unit is learned until it gives what the float unit gave, under Lightning's loop.
-
     L = mean(sum_channels (unit(x, W~) - y)^2) + weight sum R(V)
 
 x is what the unit is given when all units before it are quantized, y what the float unit gives when none is. After
 `warm_up` of the iterations R sets in, its beta falling along a line; at the end every weight is rounded hard. BRECQ
 (arXiv 2102.05426), with the choices of Q-Diffusion (arXiv 2302.04304).
-
-Block after block: each unit of a denoiser is taped, its rounding learned, and the next unit sees what came of it.
 """
 
 import copy
@@ -19,10 +15,10 @@ from typing import Any
 
 import torch
 from jaxtyping import Float, UInt8
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Trainer
 from torch import Tensor, nn
-from torch.func import functional_call
 
+from quantbooth.calibration.block_training import BlockTraining, Parameterization, Tensors
 from quantbooth.calibration.calibration_set import CalibrationSet
 from quantbooth.calibration.replay import Recorder, UnitTapes
 from quantbooth.calibration.tape import Tape
@@ -32,12 +28,11 @@ from quantbooth.quant.layers import QuantizedLayer
 from quantbooth.quant.observers import ScaleSearch
 from quantbooth.quant.rounding import LearnedRounding
 from quantbooth.quant.surgery import Replaced, Splits, like, replace_
-from quantbooth.runtime.draws import generator_for, step_loader
 from quantbooth.runtime.errors import UserError
 from quantbooth.runtime.options import number, whole
 from quantbooth.store.progress import Progress
 
-__all__ = ["BlockRounding", "Outcome", "Reconstruction", "UnitStage"]
+__all__ = ["BlockRounding", "Outcome", "Reconstruction", "Roundings"]
 
 Codes = dict[str, UInt8[Tensor, "_out ..."]]
 
@@ -87,64 +82,43 @@ class Reconstruction:
         return last + (first - last) * (1 - (step - start) / (self.iterations - start))
 
 
-class UnitStage(LightningModule):
-    """One unit, whose weights are rounded as `roundings` say, by the names its layers have inside it.
+class Roundings(Parameterization):
+    """The weights of a unit's layers, rounded as their V say (AdaRound, arXiv 2004.10568).
 
     Args:
-        name: of the unit, decides the draws with the recipe's seed.
-        unit: its own weights are not changed.
         roundings: of weights, by their names within the unit ("conv1.weight").
-        tape: what it is given and should give.
-        recipe: how it learns.
+        recipe: how they are learned.
     """
 
-    def __init__(
-        self,
-        name: str,
-        unit: nn.Module,
-        roundings: Mapping[str, LearnedRounding],
-        tape: Tape,
-        recipe: Reconstruction,
-    ) -> None:
+    purpose = "reconstruct"
+
+    def __init__(self, roundings: Mapping[str, LearnedRounding], recipe: Reconstruction) -> None:
         super().__init__()
-        self.unit_name, self.unit, self.tape, self.recipe = name, unit, tape, recipe
-        self.weights, self.roundings = tuple(roundings), nn.ModuleList(roundings.values())
+        self.recipe, self.weights, self.roundings = recipe, tuple(roundings), nn.ModuleList(roundings.values())
         self.nearest = self.codes()
 
-    def configure_optimizers(self) -> Any:
-        return torch.optim.Adam([rounding.v for _, rounding in self._named], lr=self.recipe.learning_rate)
+    def tensors(self) -> Tensors:
+        return {name: rounding.weight() for name, rounding in self._named}
 
-    def train_dataloader(self) -> object:
-        return step_loader(self.recipe.iterations)
-
-    def training_step(self, _step: int) -> Tensor:
-        draw = generator_for(self.recipe.seed, self.global_step, f"reconstruct {self.unit_name}")
-        places = torch.randint(self.tape.items, (self.recipe.batch,), generator=draw).tolist()
-        loss = self.error({name: rounding.weight() for name, rounding in self._named}, places)
-        self.log("error", loss.detach(), prog_bar=True)
-        beta = self.recipe.beta_at(self.global_step)
-        if beta is None:
-            return loss
-        return loss + self.recipe.penalty * torch.stack([rounding.penalty(beta) for _, rounding in self._named]).sum()
-
-    def error(self, weights: Mapping[str, Tensor], places: Sequence[int]) -> Float[Tensor, ""]:
-        """Mean over items and places of the squared error summed over channels, with these weights in the unit."""
-        given, target = self.tape.batch(places, self.device)
-        output = functional_call(self.unit, dict(weights), given.args, dict(given.kwargs))
-        channel = 1 if output.ndim == 4 else -1
-        return (output - target).square().sum(channel).mean()
-
-    @torch.no_grad()
-    def error_of(self, codes: Codes) -> float:
-        """The same over the whole tape with hard codes."""
-        weights = {name: (codes[name] - rounding.zero) * rounding.scale for name, rounding in self._named}
-        places = torch.arange(self.tape.items).split(self.recipe.batch)
-        errors = [self.error(weights, some.tolist()) * len(some) for some in places]
-        return float(torch.stack(errors).sum() / self.tape.items)
+    def rounded(self, codes: Codes) -> Tensors:
+        """Return the weights that codes stand for."""
+        return {name: (codes[name] - rounding.zero) * rounding.scale for name, rounding in self._named}
 
     def codes(self) -> Codes:
-        """The codes as they are learned now, by the name of the weight."""
+        """Return the codes as they are learned now, by the name of the weight."""
         return {name: rounding.codes() for name, rounding in self._named}
+
+    def optimizers(self) -> Any:
+        return torch.optim.Adam([rounding.v for _, rounding in self._named], lr=self.recipe.learning_rate)
+
+    def distance(self, gap: Float[Tensor, "b ..."]) -> Float[Tensor, "b ..."]:
+        return gap.square()
+
+    def penalty(self, step: int) -> Float[Tensor, ""] | None:
+        beta = self.recipe.beta_at(step)
+        if beta is None:
+            return None
+        return self.recipe.penalty * torch.stack([rounding.penalty(beta) for _, rounding in self._named]).sum()
 
     @property
     def _named(self) -> list[tuple[str, LearnedRounding]]:
@@ -213,11 +187,11 @@ class BlockRounding:
         """The state of the unit's quantized layers by the names of layers, and its errors."""
         affine = {name: self._empty(name).form.fit(self._weight(name), self.search) for name in unit.layers}
         roundings = {_key(unit, name): self._rounding(name, *affine[name]) for name in unit.layers}
-        stage = UnitStage(unit.name, self.made.denoiser.get_submodule(unit.name), roundings, tape, self.recipe)
-        self.trainer(what).fit(stage)
-        stage.to(self.device)  # Lightning takes a finished stage off a GPU
-        candidates = {"nearest": stage.nearest, "learned": stage.codes()}
-        errors = {name: stage.error_of(codes) for name, codes in candidates.items()}
+        learned, block = Roundings(roundings, self.recipe), self.made.denoiser.get_submodule(unit.name)
+        training = BlockTraining(unit.name, block, learned, tape, self.recipe)
+        training.train_by(self.trainer(what))
+        candidates = {"nearest": learned.nearest, "learned": learned.codes()}
+        errors = {name: training.error_of(learned.rounded(codes)) for name, codes in candidates.items()}
         codes = candidates[min(errors, key=errors.__getitem__)]
         layers = {name: self._filled(name, codes[_key(unit, name)], *affine[name]) for name in unit.layers}
         return _states(layers) | {name: torch.tensor(error) for name, error in errors.items()}

@@ -10,8 +10,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from quantbooth.calibration.calibration_set import CalibrationSet, CalibrationSetStage
-from quantbooth.calibration.layerwise import CalibrationStage
+from quantbooth.calibration.calibration_set import CalibrationSet, draw_calibration_set
+from quantbooth.calibration.layerwise import quantize_layers_
 from quantbooth.calibration.quantized_attention import Bits
 from quantbooth.calibration.quantized_base import WEIGHTS, write_blocks, write_quantized_denoiser
 from quantbooth.calibration.reconstruction import BlockRounding, Outcome, Reconstruction
@@ -23,7 +23,6 @@ from quantbooth.run.calibration import Observed
 from quantbooth.run.models import base_with
 from quantbooth.run.run import Run
 from quantbooth.runtime.cli import command
-from quantbooth.runtime.draws import place_loader
 from quantbooth.runtime.errors import UserError
 from quantbooth.runtime.loggers import close
 from quantbooth.runtime.profiling import measured
@@ -89,9 +88,8 @@ def draw_set(run: Run, observed: Observed) -> None:
     with observed.item.writing(run.settings) as draft:
         with measured() as cost:
             base = base_with(run, None)
-            stage = CalibrationSetStage(base, observed.source, observed.asked, observed.count, draft.path)
-            loader = place_loader(len(observed.asked), 1)
-            run.trainer(f"drawing {observed.item.label}").predict(stage, loader, return_predictions=False)
+            what = f"drawing {observed.item.label}"
+            draw_calibration_set(base, observed.source, observed.asked, observed.count, draft.path, run.loop, what)
         draft.measured.update(
             items=2 * observed.count * len(observed.questions.each),
             seconds=round(cost.seconds, 3),
@@ -103,12 +101,9 @@ def to_nearest(run: Run) -> Made:
     """Every weight to the nearest code, layer by layer."""
     base = base_with(run, None).denoiser_alone
     names, splits = layers(run, base)
-    stage = CalibrationStage(base.denoiser, run.calibration.search, splits)
-    # scales of activations may be learned through what is made here
-    trainer = run.trainer(f"quantizing {run.calibration.name}", inference_mode=False)
-    trainer.predict(stage, stage.loader(names), return_predictions=False)
-    mean = sum(stage.errors.values()) / len(stage.errors)
-    return Made(base, stage.replaced, {"mean_weight_error": mean}, [])
+    what = f"quantizing {run.calibration.name}"
+    replaced, errors = quantize_layers_(base.denoiser, names, run.calibration.search, splits, run.loop, what)
+    return Made(base, replaced, {"mean_weight_error": sum(errors.values()) / len(errors)}, [])
 
 
 def as_learned(run: Run, recipe: Reconstruction, items: CalibrationSet, progress: Progress) -> Made:
@@ -116,7 +111,7 @@ def as_learned(run: Run, recipe: Reconstruction, items: CalibrationSet, progress
     base = base_with(run, None).denoiser_alone
     names, splits = layers(run, base)
     logger, trainer = run.logger(progress.folder.name), partial(run.trainer, max_steps=recipe.iterations)
-    base.denoiser.to(trainer("").strategy.root_device)
+    base.denoiser.to(run.loop.device)
     rounding = BlockRounding(base, names, splits, run.calibration.search, recipe, items, trainer)
     blocks: list[dict[str, Any]] = []
 
@@ -146,10 +141,9 @@ def with_activations(run: Run, made: Made, recipe: StepRecipe, items: Calibratio
         blocks[unit.name] = {**about, **errors}
         logger.log_metrics({f"block/{name}": error for name, error in errors.items()}, step=number)
 
-    device = trainer("").strategy.root_device
-    made.base.denoiser.to(device)
+    made.base.denoiser.to(run.loop.device)
     try:
-        work = BlockSteps(made.base, activations, recipe, items, trainer)
+        work = BlockSteps(made.base, activations, recipe, items, run.loop, trainer)
         attention = work.run(progress, lambda: base_with(run, None).denoiser_alone, note)
     finally:
         close(logger)

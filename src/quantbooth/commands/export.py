@@ -122,7 +122,7 @@ def _made_by(run: Run, step: int) -> str:
 def _errors(run: Run, base: Base, denoisers: Denoisers) -> dict[str, tuple[float, float]]:
     """By zone, what the merged denoiser does otherwise than its parts (see `export.merging`)."""
     merged = base.with_denoiser(float_denoiser(base, denoisers[base.component]()))
-    return prediction_errors(base, merged, run.only.subject, run.strategy.served, run.trainer)
+    return prediction_errors(base, merged, run.only.subject, run.strategy.served, run.loop)
 
 
 def _facts(run: Run, step: int, merging: Merging, options: Options, main: str) -> dict[str, Any]:

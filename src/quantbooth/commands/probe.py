@@ -11,19 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule
 from omegaconf import DictConfig
 
 from quantbooth.data.questions import Contrast, Questions, contrasts_of
 from quantbooth.diffusion.base import frozen
 from quantbooth.probe.document import write_document
 from quantbooth.probe.files import KIND, ProbeRecord, read_probe, write_probe
-from quantbooth.probe.probing import Forecasts, Swaps, WorthOfText
+from quantbooth.probe.probing import Probes
 from quantbooth.run.models import base_with
 from quantbooth.run.run import Run
 from quantbooth.runtime.cli import command
 from quantbooth.runtime.config import build, plain
-from quantbooth.runtime.draws import place_loader
 from quantbooth.runtime.errors import UserError
 from quantbooth.runtime.options import place, whole
 from quantbooth.runtime.profiling import measured
@@ -105,16 +103,13 @@ def rows_of(probing: Probing) -> dict[str, list[dict[str, Any]]]:
     run, options, questions = probing.run, probing.options, probing.questions
     base = frozen(base_with(run, None))
     switches = list(range(0, base.timesteps + 1, options["every"]))
-    swaps = Swaps(base, run.sampler, probing.contrasts, switches, run.scorer)
-    _run(probing, swaps, len(probing.contrasts) * len(switches), "swapping prompts")
-    made = Forecasts(base, run.sampler, questions.each)
-    _run(probing, made, len(questions.each), "watching pictures come to be")
-    known = questions.pictures
-    x_0 = torch.cat(made.finished) if known is None else base.encode_images(known).cpu()
+    probes = Probes(base, run.sampler, run.loop, options["batch"])
+    swaps = probes.swaps(probing.contrasts, switches, run.scorer)
+    forecasts, finished = probes.forecasts(questions.each)
+    x_0 = finished if questions.pictures is None else base.encode_images(questions.pictures).cpu()
     grid = torch.linspace(0, base.timesteps - 1, options["grid"]).round().int().tolist()
-    worth = WorthOfText(base, x_0, questions.each, grid)
-    _run(probing, worth, len(questions.each) * len(grid), "weighing the text")
-    return {"swaps": swaps.rows, "forecasts": made.rows, "worth": worth.rows}
+    worth = probes.worth_of_text(x_0, questions.each, grid)
+    return {"swaps": swaps, "forecasts": forecasts, "worth": worth}
 
 
 def document(jobs: list[tuple[DictConfig, Path]]) -> None:
@@ -126,11 +121,6 @@ def document(jobs: list[tuple[DictConfig, Path]]) -> None:
     borders = write_document(found, page, files, options["round"], typed)
     print(f"suggested zones of {found.record.base}: {borders}")  # noqa: T201  # what a person looks for next
     print(f"the document: {page}")  # noqa: T201
-
-
-def _run(probing: Probing, stage: LightningModule, count: int, what: str) -> None:
-    loader = place_loader(count, probing.options["batch"])
-    probing.run.trainer(what).predict(stage, loader, return_predictions=False)
 
 
 main = command(lambda cfg: probe(Run(cfg)), "probe", conclude=document)

@@ -1,78 +1,76 @@
 """Measure a base, float or quantized: its pictures beside the float ones', its prediction errors, their scores.
 
-Same-noise comparison under Lightning's predict loop: two pictures of one question in, one row of scores out.
-
-What is measured on a base, float or quantized alike: pictures, prediction errors, and what judges say of both.
+What is measured is the same for both: pictures, prediction errors, and what judges say of the pictures.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import torch
 from jaxtyping import Float
-from lightning.pytorch import LightningModule, Trainer
-from rich.progress import track
+from lightning.pytorch import Trainer
 from torch import Tensor, nn
 
 from quantbooth.data.questions import Questions
 from quantbooth.degradation.files import RIGHT, Reference
 from quantbooth.diffusion.base import Base
 from quantbooth.diffusion.sampler import Sampler
-from quantbooth.evaluation.prediction_errors import PredictionErrors, draw_triples
+from quantbooth.evaluation.prediction_errors import draw_triples, measure_predictions
 from quantbooth.evaluation.scorer import Scorer
 from quantbooth.evaluation.scores import clip_t, mean_squared_error, ssim
-from quantbooth.runtime.draws import place_loader
+from quantbooth.runtime.draws import batches, place_loader
+from quantbooth.runtime.lightning import Loop
+from quantbooth.runtime.progress import progress
 from quantbooth.sampling.image_set import Request, read_images, write_image
 from quantbooth.sampling.module import SamplingStage, drawings
 from quantbooth.timesteps.zones import Zones
 
-__all__ = ["Measurement", "SameNoise", "right_answers"]
+__all__ = ["Measurement", "compare_pictures", "right_answers"]
+
+Rows = list[dict[str, Any]]
 
 
-class SameNoise(LightningModule):
-    """Compares the pictures in one folder with those of the same name in another, and judges them by their sentences.
+def compare_pictures(
+    scorer: Scorer, requests: Sequence[Request], folder: Path, against: Path, loop: Loop, batch: int, what: str
+) -> Rows:
+    """Compare the pictures in one folder with those of the same name in another, and judge them by their sentences.
 
     A row holds `ssim` and `mse` against the other picture, `clip_t` with its sentence, and where the scorer has an
     oracle `right_<attribute>` (1 or 0) for each attribute the sentence asks for.
     """
 
-    def __init__(self, scorer: Scorer, requests: Sequence[Request], folder: Path, against: Path) -> None:
-        super().__init__()
-        self.scorer = scorer
-        judges = (scorer.encoder, scorer.oracle)
-        self.judges = nn.ModuleList(judge for judge in judges if isinstance(judge, nn.Module))  # so that all move
-        self.requests = tuple(requests)
-        self.folder, self.against = folder, against
-        self.rows: list[dict[str, Any]] = []
-
-    def predict_step(self, places: list[int]) -> int:
-        requests = [self.requests[place] for place in places]
+    def rows(places: list[int]) -> Rows:
+        chosen = [requests[place] for place in places]
         pictures, others = (
-            read_images([folder / request.file for request in requests]).to(self.device)
-            for folder in (self.folder, self.against)
+            read_images([each / request.file for request in chosen]).to(loop.device) for each in (folder, against)
         )
-        features = self.scorer.encoder.images(pictures)
         columns = {
-            "clip_t": clip_t(features, self.scorer.encoder.texts([request.judged_text for request in requests])),
+            "clip_t": clip_t(
+                scorer.encoder.images(pictures), scorer.encoder.texts([request.judged_text for request in chosen])
+            ),
             "ssim": ssim(pictures, others),
             "mse": mean_squared_error(pictures, others),
         }
-        answers = self.answers(pictures, requests)
-        for place, request in enumerate(requests):
-            about = {"file": request.file, "text": request.text, "noise_seed": request.seed}
-            scores = {name: float(values[place]) for name, values in columns.items()}
-            self.rows.append(about | scores | answers[place])
-        return len(requests)
+        answers = _answers(scorer, pictures, chosen)
+        about = [{"file": one.file, "text": one.text, "noise_seed": one.seed} for one in chosen]
+        return [
+            row | {name: float(values[k]) for name, values in columns.items()} | answers[k]
+            for k, row in enumerate(about)
+        ]
 
-    def answers(self, pictures: Float[Tensor, "b 3 h w"], requests: Sequence[Request]) -> list[dict[str, float]]:
-        """Per picture: which of the attributes asked for the oracle sees; nothing without an oracle."""
-        oracle = self.scorer.oracle
-        if oracle is None:
-            return [{} for _ in requests]
-        probabilities = oracle.probabilities(pictures)
-        return right_answers(probabilities, oracle.names, [request.asked for request in requests])
+    loop.place(*(judge for judge in (scorer.encoder, scorer.oracle) if isinstance(judge, nn.Module)))
+    return list(chain.from_iterable(loop.map(rows, batches(len(requests), batch), what)))
+
+
+def _answers(scorer: Scorer, pictures: Float[Tensor, "b 3 h w"], requests: Sequence[Request]) -> list[dict[str, float]]:
+    """Per picture: which of the attributes asked for the oracle sees; nothing without an oracle."""
+    if scorer.oracle is None:
+        return [{} for _ in requests]
+    probabilities = scorer.oracle.probabilities(pictures)
+    return right_answers(probabilities, scorer.oracle.names, [request.asked for request in requests])
 
 
 def right_answers(
@@ -95,9 +93,6 @@ def right_answers(
     return rows
 
 
-Rows = list[dict[str, Any]]
-
-
 @dataclass(frozen=True)
 class Measurement:
     """The questions of one measurement and how they are asked; the same for every setting of a sweep.
@@ -108,7 +103,7 @@ class Measurement:
         pictures: how many of the questions are drawn and judged.
         seed: of timesteps and noise of the predictions (a picture's noise is its question's).
         batch: samples at a time.
-        trainer: makes the trainer whose progress bar says what it is told.
+        trainer: makes the trainer of a drawing from what it does, in words; loops run as it does.
     """
 
     questions: Questions
@@ -133,7 +128,8 @@ class Measurement:
         """Pictures of the first questions, one file each."""
         folder.mkdir()
         stage = SamplingStage(base, self.sampler, drawings(self._requests(count), folder))
-        self._run(stage, count, f"drawing by {what}")
+        trainer = self.trainer(f"drawing by {what}")
+        trainer.predict(stage, place_loader(count, self.batch), return_predictions=False)
 
     def draw_reference(self, base: Base, folder: Path) -> Float[Tensor, "n 3 h w"]:
         """The float base's pictures, and what x_0 is made of: the true pictures, or its own where nobody knows them."""
@@ -146,22 +142,20 @@ class Measurement:
 
     def encode(self, base: Base, pictures: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n c hl wl"]:
         """x_0 of each."""
-        parts = track(pictures.split(self.batch), "encoding held-out pictures", transient=True)
+        parts = progress(pictures.split(self.batch), "encoding held-out pictures")
         return torch.cat([base.encode_images(part).cpu() for part in parts])
 
     def predict(self, base: Base, x_0: Tensor, reference: Reference | None, what: str) -> tuple[Rows, Tensor]:
         """Rows of errors, and the predictions themselves, in the order of the triples."""
         triples = draw_triples(self.zones, self.predictions, self.seed)
         texts = [question.text for question in self.questions.each]
-        stage = PredictionErrors(base, triples, texts, x_0, reference.predicted if reference else None)
-        self._run(stage, len(triples), f"prediction errors of {what}")
-        return stage.rows, torch.cat(stage.predicted)
+        compared, what = reference.predicted if reference else None, f"prediction errors of {what}"
+        return measure_predictions(base, triples, texts, x_0, compared, self._loop, self.batch, what)
 
     def judge(self, folder: Path, against: Path, what: str) -> Rows:
         """Rows of scores of the pictures in a folder, compared with those of the same noise in another."""
-        stage = SameNoise(self.scorer, self._requests(self.pictures), folder, against)
-        self._run(stage, self.pictures, f"judging {what}")
-        return stage.rows
+        requests, what = self._requests(self.pictures), f"judging {what}"
+        return compare_pictures(self.scorer, requests, folder, against, self._loop, self.batch, what)
 
     def write_truth(self, folder: Path) -> Path:
         """The true pictures by the names of the drawn ones; return the folder.
@@ -182,5 +176,6 @@ class Measurement:
             for place, q in enumerate(self.questions.each[:count])
         ]
 
-    def _run(self, stage: LightningModule, count: int, what: str) -> None:
-        self.trainer(what).predict(stage, place_loader(count, self.batch), return_predictions=False)
+    @property
+    def _loop(self) -> Loop:
+        return Loop.like(self.trainer(""))

@@ -1,20 +1,23 @@
-"""Prediction errors under Lightning's predict loop: held-out (x_t, t, c) in, one row of errors each out."""
+"""Prediction errors: held-out (x_t, t, c) in, one row of errors each out."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import torch
 from jaxtyping import Float
-from lightning.pytorch import LightningModule
-from torch import Tensor, nn
+from torch import Tensor
 
 from quantbooth.diffusion.base import Base
 from quantbooth.diffusion.objective import mean_square, predict, spread_timesteps
-from quantbooth.runtime.draws import generator_for
+from quantbooth.runtime.draws import batches, generator_for
+from quantbooth.runtime.lightning import Loop
 from quantbooth.timesteps.zones import Zones
 
-__all__ = ["PredictionErrors", "Triple", "draw_triples"]
+__all__ = ["Triple", "draw_triples", "measure_predictions"]
+
+Rows = list[dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -44,48 +47,51 @@ def draw_triples(zones: Zones, count: int, seed: int) -> tuple[Triple, ...]:
     return tuple(found)
 
 
-class PredictionErrors(LightningModule):
-    """Errors of a base's denoiser beside those of the float denoiser it was made from.
+def measure_predictions(
+    base: Base,
+    triples: Sequence[Triple],
+    texts: Sequence[str],
+    latents: Float[Tensor, "n c h w"],
+    reference: Float[Tensor, "m c h w"] | None,
+    loop: Loop,
+    batch: int,
+    what: str,
+) -> tuple[Rows, Float[Tensor, "m c h w"]]:
+    """Return a row of errors per triple, compared with those of the float denoiser, and the predictions themselves.
 
     `float_error` and `error` are the mean squared errors of the float prediction and of this denoiser's against the
-    target, `deviation` is the mean square of their difference. Without `reference` (the float denoiser's prediction of
-    each triple) this denoiser is the reference itself. `predicted` gathers this denoiser's predictions in the order of
-    the triples.
+    target, `deviation` is the mean square of their difference.
+
+    Args:
+        base: whose denoiser predicts.
+        triples: on what.
+        texts: by the place of a triple.
+        latents: x_0 likewise.
+        reference: the float denoiser's prediction of each triple; None where this denoiser is the float one.
+        loop: runs the batches.
+        batch: triples at a time.
+        what: the bar says.
     """
+    predictions: list[Tensor] = []
 
-    def __init__(
-        self,
-        base: Base,
-        triples: Sequence[Triple],
-        texts: Sequence[str],
-        latents: Float[Tensor, "n c h w"],
-        reference: Float[Tensor, "m c h w"] | None = None,
-    ) -> None:
-        super().__init__()
-        self.base = base
-        self.parts = nn.ModuleList([base.denoiser, *base.text_encoders])  # so that they move together
-        self.schedule = base.schedule
-        self.triples, self.texts = tuple(triples), tuple(texts)
-        self.latents, self.reference = latents, reference
-        self.rows: list[dict[str, Any]] = []
-        self.predicted: list[Tensor] = []
-
-    def predict_step(self, places: list[int]) -> int:
-        chosen = [self.triples[place] for place in places]
-        x_0 = self.latents[[triple.place for triple in chosen]].to(self.device)
+    def rows(places: list[int]) -> Rows:
+        chosen = [triples[place] for place in places]
+        x_0 = latents[[triple.place for triple in chosen]].to(loop.device)
         noise = torch.stack([triple.noise(x_0.shape[1:]) for triple in chosen]).to(x_0)
-        t = torch.tensor([triple.t for triple in chosen], device=self.device)
-        conditioning = self.base.encode_prompts([self.texts[triple.place] for triple in chosen])
-        predicted = predict(self.base, self.schedule, x_0, noise, t, conditioning)
-        reference = predicted if self.reference is None else self.reference[places].to(self.device)
-        target = self.schedule.target(x_0, noise, t)
+        t = torch.tensor([triple.t for triple in chosen], device=loop.device)
+        conditioning = base.encode_prompts([texts[triple.place] for triple in chosen])
+        predicted = predict(base, base.schedule, x_0, noise, t, conditioning)
+        expected = predicted if reference is None else reference[places].to(loop.device)
+        target = base.schedule.target(x_0, noise, t)
         columns = {
-            "float_error": mean_square(reference, target),
+            "float_error": mean_square(expected, target),
             "error": mean_square(predicted, target),
-            "deviation": mean_square(predicted, reference),
+            "deviation": mean_square(predicted, expected),
         }
-        for place, triple in enumerate(chosen):
-            about = {"zone": triple.zone, "place": triple.place, "t": triple.t, "text": self.texts[triple.place]}
-            self.rows.append(about | {name: float(values[place]) for name, values in columns.items()})
-        self.predicted.append(predicted.cpu())
-        return len(chosen)
+        predictions.append(predicted.cpu())
+        about = [{"zone": one.zone, "place": one.place, "t": one.t, "text": texts[one.place]} for one in chosen]
+        return [row | {name: float(values[k]) for name, values in columns.items()} for k, row in enumerate(about)]
+
+    loop.place(base.denoiser, *base.text_encoders)
+    found = loop.map(rows, batches(len(triples), batch), what)
+    return list(chain.from_iterable(found)), torch.cat(predictions)

@@ -2,17 +2,13 @@
 
 import re
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
-import torch
-from lightning.pytorch import Trainer
-
 from quantbooth.data.subjects import Subject
 from quantbooth.diffusion.base import Base
-from quantbooth.evaluation.prediction_errors import PredictionErrors, draw_triples
-from quantbooth.runtime.draws import place_loader
+from quantbooth.evaluation.prediction_errors import draw_triples, measure_predictions
+from quantbooth.runtime.lightning import Loop
 from quantbooth.timesteps.zones import Zone, Zones
 
 __all__ = ["Merging", "prediction_errors"]
@@ -61,7 +57,7 @@ class Merging:
 
 
 def prediction_errors(
-    parts: Base, merged: Base, subject: Subject, zones: Zones, trainer: Callable[[str], Trainer]
+    parts: Base, merged: Base, subject: Subject, zones: Zones, loop: Loop
 ) -> dict[str, tuple[float, float]]:
     """By zone: the mean squared error of the routed prediction on the subject's photos, and how far the merged one is.
 
@@ -72,26 +68,22 @@ def prediction_errors(
         merged: the same with one denoiser.
         subject: its photos, noised, with the sentence of tuning.
         zones: of the sets.
-        trainer: makes a trainer from what it does, in words.
+        loop: runs the predictions.
     """
     repeats = -(-TRIPLES // len(subject.photos))
     latents = parts.encode_images(subject.photos).repeat(repeats, 1, 1, 1)
     triples = draw_triples(Zones(_covered(zones), zones.timesteps), len(latents), seed=0)
     texts = [subject.tuning_text] * len(latents)
-    whole = _run(PredictionErrors(parts, triples, texts, latents), trainer("predicting zone by zone"))
-    other = PredictionErrors(merged, triples, texts, latents, torch.cat(whole.predicted))
-    rows = _run(other, trainer("predicting with one denoiser")).rows
+    what = "predicting zone by zone"
+    _, whole = measure_predictions(parts, triples, texts, latents, None, loop, BATCH, what)
+    what = "predicting with one denoiser"
+    rows, _ = measure_predictions(merged, triples, texts, latents, whole, loop, BATCH, what)
     found = {}
     for zone in dict.fromkeys(row["zone"] for row in rows):
         own = [row for row in rows if row["zone"] == zone]
         error, deviation = (sum(row[name] for row in own) / len(own) for name in ("float_error", "deviation"))
         found[zone] = (error, deviation / error)
     return found
-
-
-def _run(stage: PredictionErrors, trainer: Trainer) -> PredictionErrors:
-    trainer.predict(stage, place_loader(len(stage.triples), BATCH), return_predictions=False)
-    return stage
 
 
 def _covered(zones: Zones) -> tuple[Zone, ...]:

@@ -1,17 +1,12 @@
-"""Run the probes of a base under Lightning's predict loop: prompt swaps, forecasts of x0, the worth of the text.
+"""Run the probes of a base, batch by batch: prompt swaps, forecasts of x0, the worth of the text."""
 
-Probes: what a base decides at which timestep, by swapping prompts, by forecasts, by what the text is worth.
-
-Probing under Lightning's predict loop: rows of what swaps change, how pictures come to be, what a text is worth.
-"""
-
-from collections.abc import Sequence
-from itertools import pairwise
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import chain, pairwise
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
-from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
 from quantbooth.data.questions import Contrast, Question
@@ -20,8 +15,10 @@ from quantbooth.diffusion.conditioning import Conditioning
 from quantbooth.diffusion.objective import denoising_error
 from quantbooth.diffusion.sampler import Sampler, initial_noise
 from quantbooth.evaluation.scorer import Scorer
+from quantbooth.runtime.draws import batches
+from quantbooth.runtime.lightning import Loop
 
-__all__ = ["Forecasts", "Swaps", "WorthOfText", "forecasts", "swapped", "worth_of_text"]
+__all__ = ["Probes", "forecasts", "swapped", "worth_of_text"]
 
 
 @torch.no_grad()
@@ -80,110 +77,119 @@ PROMPT = "prompt"
 Rows = list[dict[str, Any]]
 
 
-class _Probe(LightningModule):
-    """What the three share: a base whose parts move together, and rows."""
+@dataclass(frozen=True)
+class Probes:
+    """The probes of one base; each gives rows of a table.
 
-    def __init__(self, base: Base) -> None:
-        super().__init__()
-        self.base = base
-        self.parts = base.networks  # so that all move together
-        self.rows: Rows = []
+    Attributes:
+        base: float.
+        sampler: draws.
+        loop: runs them.
+        batch: samples at a time.
+    """
 
-    def noise(self, prompts: Sequence[str], seeds: Sequence[int]) -> Float[Tensor, "b c h w"]:
+    base: Base
+    sampler: Sampler
+    loop: Loop
+    batch: int
+
+    def swaps(self, contrasts: Sequence[Contrast], switches: Sequence[int], scorer: Scorer) -> Rows:
+        """Return a row per pair, swap and attribute: is the picture as the first sentence asked, or as the second.
+
+        Sample i is pair i // len(switches), swapped at switches[i % len(switches)].
+        """
+        self.loop.place(*(judge for judge in (scorer.encoder, scorer.oracle) if isinstance(judge, nn.Module)))
+
+        def rows(places: list[int]) -> Rows:
+            keys = [(place // len(switches), switches[place % len(switches)]) for place in places]
+            pairs = [contrasts[pair] for pair, _ in keys]
+            first, second = [pair.first for pair in pairs], [pair.second for pair in pairs]
+            noise = self._noise(first, [pair.seed for pair in pairs])
+            pictures = swapped(self.base, self.sampler, first, second, noise, torch.tensor([t for _, t in keys]))
+            closer = _closer(scorer, pictures, first, second)
+            return [
+                {"pair": pair, "t": t, "attribute": attribute, "first": one, "second": other}
+                for place, attribute, one, other in [*closer, *_seen(scorer, pictures, pairs)]
+                for pair, t in [keys[place]]
+            ]
+
+        return self._run(rows, len(contrasts) * len(switches), "swapping prompts")
+
+    def forecasts(self, questions: Sequence[Question]) -> tuple[Rows, Float[Tensor, "n c h w"]]:
+        """Return a row per question and step, and the latents of the finished pictures.
+
+        A row says how far the forecast is from the finished picture, and how far it moves.
+        """
+        finished: list[Tensor] = []
+
+        def rows(places: list[int]) -> Rows:
+            texts = [questions[place].text for place in places]
+            noise = self._noise(texts, [questions[place].seed for place in places])
+            timesteps, pictures, latents = forecasts(self.base, self.sampler, texts, noise)
+            finished.append(latents.cpu())
+            return _moves(places, timesteps, pictures)
+
+        return self._run(rows, len(questions), "watching pictures come to be"), torch.cat(finished)
+
+    def worth_of_text(self, x_0: Float[Tensor, "n c h w"], questions: Sequence[Question], grid: Sequence[int]) -> Rows:
+        """Return a row per question and timestep: the denoising error with the question's text, and with the empty one.
+
+        Sample i is question i // len(grid) at t = grid[i % len(grid)]; its noise is the same at every t.
+        """
+
+        def rows(places: list[int]) -> Rows:
+            chosen, t = [place // len(grid) for place in places], [grid[place % len(grid)] for place in places]
+            texts = [questions[row].text for row in chosen]
+            noise = self._noise(texts, [questions[row].seed for row in chosen])
+            errors = worth_of_text(self.base, x_0[chosen], texts, noise, torch.tensor(t))
+            return [
+                {"question": row, "t": step, "with_text": a, "without": b}
+                for row, step, a, b in zip(chosen, t, *(error.tolist() for error in errors), strict=True)
+            ]
+
+        return self._run(rows, len(questions) * len(grid), "weighing the text")
+
+    def _run(self, rows: Callable[[list[int]], Rows], count: int, what: str) -> Rows:
+        self.loop.place(self.base.networks)
+        return list(chain.from_iterable(self.loop.map(rows, batches(count, self.batch), what)))
+
+    def _noise(self, prompts: Sequence[str], seeds: Sequence[int]) -> Float[Tensor, "b c h w"]:
         return initial_noise(prompts, seeds, self.base.latent_shape)
 
 
-class Swaps(_Probe):
-    """One row per pair, swap and attribute: is the picture as the first sentence asked, or as the second.
-
-    Item i is pair i // len(switches), swapped at switches[i % len(switches)].
-    """
-
-    def __init__(
-        self, base: Base, sampler: Sampler, contrasts: Sequence[Contrast], switches: Sequence[int], scorer: Scorer
-    ) -> None:
-        super().__init__(base)
-        self.sampler, self.contrasts, self.switches, self.scorer = sampler, tuple(contrasts), tuple(switches), scorer
-        self.judges = nn.ModuleList(judge for judge in (scorer.encoder, scorer.oracle) if isinstance(judge, nn.Module))
-
-    def predict_step(self, places: list[int]) -> int:
-        pairs = [self.contrasts[place // len(self.switches)] for place in places]
-        switch = torch.tensor([self.switches[place % len(self.switches)] for place in places])
-        first, second = [pair.first for pair in pairs], [pair.second for pair in pairs]
-        noise = self.noise(first, [pair.seed for pair in pairs])
-        pictures = swapped(self.base, self.sampler, first, second, noise, switch)
-        keys = [(place // len(self.switches), int(t)) for place, t in zip(places, switch, strict=True)]
-        self._closer(keys, pictures, first, second)
-        self._seen(keys, pictures, pairs)
-        return len(places)
-
-    def _closer(
-        self, keys: list[tuple[int, int]], pictures: Tensor, first: Sequence[str], second: Sequence[str]
-    ) -> None:
-        encoder = self.scorer.encoder
-        features = encoder.images(pictures)
-        a, b = ((features * encoder.texts(list(texts))).sum(-1) for texts in (first, second))
-        for key, before in zip(keys, (a > b).tolist(), strict=True):
-            self._note(key, PROMPT, before, not before)
-
-    def _seen(self, keys: list[tuple[int, int]], pictures: Tensor, pairs: Sequence[Contrast]) -> None:
-        if self.scorer.oracle is None:
-            return
-        names, found = self.scorer.oracle.names, self.scorer.oracle.probabilities(pictures)
-        for row, (key, pair) in enumerate(zip(keys, pairs, strict=True)):
-            for attribute, (before, after) in pair.attributes.items():
-                guess = names[attribute][int(found[attribute][row].argmax())]
-                self._note(key, attribute, guess == before, guess == after)
-
-    def _note(self, key: tuple[int, int], attribute: str, first: bool, second: bool) -> None:
-        self.rows.append({"pair": key[0], "t": key[1], "attribute": attribute, "first": first, "second": second})
+Answer = tuple[int, str, bool, bool]
+"""Of a picture of a batch about an attribute: is it as the first sentence asked, is it as the second."""
 
 
-class Forecasts(_Probe):
-    """One row per question and step: how far the forecast is from the finished picture, and how far it moves."""
-
-    def __init__(self, base: Base, sampler: Sampler, questions: Sequence[Question]) -> None:
-        super().__init__(base)
-        self.sampler, self.questions = sampler, tuple(questions)
-        self.finished: list[Tensor] = []
-
-    def predict_step(self, places: list[int]) -> int:
-        chosen = [self.questions[place] for place in places]
-        texts = [question.text for question in chosen]
-        noise = self.noise(texts, [question.seed for question in chosen])
-        timesteps, pictures, latents = forecasts(self.base, self.sampler, texts, noise)
-        self.finished.append(latents.cpu())
-        distance = _root_mean_square(pictures - pictures[-1])
-        moved = [_root_mean_square(after - before) for before, after in pairwise(pictures)]
-        spans = [float(a - b) for a, b in pairwise(timesteps.tolist())]
-        for step, t in enumerate(timesteps.tolist()):
-            for row, place in enumerate(places):
-                change = float(moved[step][row]) / spans[step] * 100 if step < len(spans) else float("nan")
-                self.rows.append({"question": place, "t": t, "distance": float(distance[step, row]), "change": change})
-        return len(places)
+def _closer(scorer: Scorer, pictures: Tensor, first: Sequence[str], second: Sequence[str]) -> list[Answer]:
+    features = scorer.encoder.images(pictures)
+    a, b = ((features * scorer.encoder.texts(list(texts))).sum(-1) for texts in (first, second))
+    return [(place, PROMPT, before, not before) for place, before in enumerate((a > b).tolist())]
 
 
-class WorthOfText(_Probe):
-    """One row per question and timestep: the denoising error with the question's text, and with the empty one.
+def _seen(scorer: Scorer, pictures: Tensor, pairs: Sequence[Contrast]) -> list[Answer]:
+    if scorer.oracle is None:
+        return []
+    names, found = scorer.oracle.names, scorer.oracle.probabilities(pictures)
+    answers = []
+    for place, pair in enumerate(pairs):
+        for attribute, (before, after) in pair.attributes.items():
+            guess = names[attribute][int(found[attribute][place].argmax())]
+            answers.append((place, attribute, guess == before, guess == after))
+    return answers
 
-    Item i is question i // len(grid) at t = grid[i % len(grid)]; its noise is the same at every t.
-    """
 
-    def __init__(
-        self, base: Base, x_0: Float[Tensor, "n c h w"], questions: Sequence[Question], grid: Sequence[int]
-    ) -> None:
-        super().__init__(base)
-        self.x_0, self.questions, self.grid = x_0, tuple(questions), tuple(grid)
-
-    def predict_step(self, places: list[int]) -> int:
-        rows = [place // len(self.grid) for place in places]
-        t: Int[Tensor, " b"] = torch.tensor([self.grid[place % len(self.grid)] for place in places])
-        texts = [self.questions[row].text for row in rows]
-        noise = self.noise(texts, [self.questions[row].seed for row in rows])
-        told, untold = worth_of_text(self.base, self.x_0[rows], texts, noise, t)
-        for row, step, a, b in zip(rows, t.tolist(), told.tolist(), untold.tolist(), strict=True):
-            self.rows.append({"question": row, "t": step, "with_text": a, "without": b})
-        return len(places)
+def _moves(places: Sequence[int], timesteps: Float[Tensor, " steps"], pictures: Float[Tensor, "steps b 3 h w"]) -> Rows:
+    """Per step and picture: the distance to the last step's, and the change to the next step's by 100 timesteps."""
+    distance = _root_mean_square(pictures - pictures[-1])
+    moved = [_root_mean_square(after - before) for before, after in pairwise(pictures)]
+    spans = [float(a - b) for a, b in pairwise(timesteps.tolist())]
+    rows = []
+    for step, t in enumerate(timesteps.tolist()):
+        for row, place in enumerate(places):
+            change = float(moved[step][row]) / spans[step] * 100 if step < len(spans) else float("nan")
+            rows.append({"question": place, "t": t, "distance": float(distance[step, row]), "change": change})
+    return rows
 
 
 def _root_mean_square(pictures: Float[Tensor, "... 3 h w"]) -> Float[Tensor, "..."]:

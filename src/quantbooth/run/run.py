@@ -24,7 +24,7 @@ from quantbooth.run.options import recipe_of, tuner_options
 from quantbooth.run.subjects import each_subject
 from quantbooth.runtime.config import build, plain
 from quantbooth.runtime.errors import UserError
-from quantbooth.runtime.lightning import Bar
+from quantbooth.runtime.lightning import Bar, Loop
 from quantbooth.runtime.options import flag, place
 from quantbooth.sampling.image_set import Request, requests_for, unrelated_requests
 from quantbooth.schema import content, trainer_content
@@ -288,6 +288,11 @@ class Run:
         """Return a trainer whose bar says what is going on; `shared` work may be divided by processes."""
         given = {"logger": False, **({"shared": True} if shared else {}), **more}
         return build(self.cfg.trainer, Trainer, callbacks=[Bar(what), *callbacks], **given)
+
+    @cached_property
+    def loop(self) -> Loop:
+        """Return what plain loops run by, on the device and in the precision of the trainer."""
+        return Loop.like(self.trainer(""))
 
     def logger(self, run: str) -> Logger:
         return build(self.cfg.logger, Logger, run=run)

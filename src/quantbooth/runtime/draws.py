@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-__all__ = ["batch_loader", "generator_for", "place_loader", "step_loader"]
+__all__ = ["batch_loader", "batches", "generator_for", "place_loader", "step_loader"]
 
 
 def generator_for(seed: int, step: int, purpose: str) -> torch.Generator:
@@ -33,9 +33,14 @@ def step_loader(count: int) -> DataLoader[int]:
     return DataLoader(Steps(count), batch_size=None)
 
 
+def batches(count: int, size: int) -> list[list[int]]:
+    """Return the places 0 .. count - 1 of a list, so many at a time."""
+    return [list(range(start, min(start + size, count))) for start in range(0, count, size)]
+
+
 def place_loader(count: int, batch: int) -> DataLoader[list[int]]:
-    """Places 0 .. count - 1 of a list, a batch at a time."""
-    return DataLoader(Steps(count), batch_size=batch, collate_fn=list)  # type: ignore[arg-type]
+    """Return a loader of `batches`."""
+    return batch_loader(batches(count, batch))
 
 
 def batch_loader(batches: Sequence[list[int]]) -> DataLoader[list[int]]:

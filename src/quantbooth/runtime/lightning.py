@@ -1,43 +1,121 @@
-"""Lightning's trainer and progress bar as every command uses them: refusals in one line, the work in words.
+"""Lightning's trainer as every command uses it, its progress bar, and plain loops that run as a trainer's would."""
 
-The progress bar: says in words what is going on.
-
-The trainer: Lightning's own, its refusals in one line; which work several processes may share.
-"""
-
-from typing import Any
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import RichProgressBar
+from lightning.pytorch.callbacks import ProgressBar
+from lightning.pytorch.plugins.precision import Precision
+from rich.progress import Progress
+from torch import nn
 
 from quantbooth.runtime.errors import UserError
+from quantbooth.runtime.progress import FIGURES, label, new_bar, progress
 
-__all__ = ["Bar", "root_device", "trainer"]
+__all__ = ["Bar", "Loop", "root_device", "trainer"]
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+PAUSE = 0.5
+"""Seconds between two looks at the figures of a stage: on a GPU a look waits for the step to end."""
 
 
-class Bar(RichProgressBar):
-    """Lightning's bar with a sentence of ours in place of "Predicting" or "Epoch 0"."""
+@dataclass(frozen=True)
+class Loop:
+    """A plain loop that calculates as Lightning's predict loop does, without a LightningModule.
+
+    Attributes:
+        device: where it runs.
+        precision: Lightning's plugin, which knows what is calculated in which dtype.
+    """
+
+    device: torch.device
+    precision: Precision
+
+    @classmethod
+    def like(cls, trainer: Trainer) -> "Loop":
+        """Return a loop on the device and in the precision of a trainer."""
+        return cls(root_device(trainer), trainer.precision_plugin)
+
+    def place(self, *modules: nn.Module) -> None:
+        """Move modules to the device, in evaluation mode; with precision=bf16-true and the like in that dtype."""
+        for module in modules:
+            self.precision.convert_module(module).to(self.device).eval()
+
+    def map(self, step: Callable[[Item], Result], items: Sequence[Item], what: str) -> list[Result]:
+        """Return what `step` makes of each item, without gradients and in the loop's precision; a bar says `what`."""
+        results = []
+        for item in progress(items, what):
+            # no_grad, not inference_mode: what is made here may be trained through later
+            with torch.no_grad(), self.precision.forward_context():
+                results.append(step(item))
+        return results
+
+
+class Bar(ProgressBar):
+    """The bar of `runtime.progress` for a trainer: `what` is done, and what a stage logs with prog_bar=True."""
 
     def __init__(self, what: str) -> None:
-        super().__init__(leave=False)
+        super().__init__()
         self.what = what
+        self._shown: Progress | None = None
+        self._enabled = True
 
-    @property
-    def predict_description(self) -> str:
-        return self.what
+    def disable(self) -> None:
+        self._enabled = False
 
-    @property
-    def test_description(self) -> str:
-        return self.what
+    def enable(self) -> None:
+        self._enabled = True
 
-    def _get_train_description(self, current_epoch: int) -> str:
-        return self.what
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._start(self.total_train_batches)
 
-    def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
-        shown = super().get_metrics(trainer, pl_module)
-        return {name: value for name, value in shown.items() if name != "v_num"}
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._start(sum(trainer.num_test_batches))
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._start(sum(trainer.num_predict_batches))
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        self._advance(trainer, pl_module)
+
+    def on_test_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        self._advance(trainer, pl_module)
+
+    def on_predict_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        self._advance(trainer, pl_module)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self._stop()
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self._stop()
+
+    def _start(self, total: float) -> None:
+        self._stop()
+        if self._enabled:
+            self._shown, self._looked = new_bar(), -PAUSE
+            self._task = self._shown.add_task(label(self.what), total=total)
+            self._shown.start()
+
+    def _advance(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._shown is None:
+            return
+        self._shown.advance(self._task)
+        if not self._shown.disable and time.monotonic() - self._looked > PAUSE:
+            self._looked = time.monotonic()
+            figures = {k: v for k, v in self.get_metrics(trainer, pl_module).items() if k != "v_num"}
+            shown = [f"{k.rsplit('/', 1)[-1]} {v:.3g}" for k, v in figures.items() if isinstance(v, float)]
+            self._shown.update(self._task, **{FIGURES: " ".join(shown)})  # type: ignore[arg-type]
+
+    def _stop(self) -> None:
+        if self._shown is not None:
+            self._shown.stop()
+            self._shown = None
 
 
 def trainer(shared: bool = False, **settings: Any) -> Trainer:

@@ -21,7 +21,7 @@ from quantbooth.data.protocol import AUTO
 from quantbooth.diffusion.base import Base
 from quantbooth.diffusion.router import SubjectsRoute
 from quantbooth.diffusion.sampler import Sampler, initial_noise
-from quantbooth.runtime.draws import batch_loader
+from quantbooth.runtime.draws import batch_loader, batches
 from quantbooth.runtime.profiling import measured
 from quantbooth.sampling.image_set import Request, write_image
 
@@ -138,8 +138,7 @@ class SamplingStage(LightningModule):
             self.to(device)
             batch = batch_that_fits(count, self._one_step, free_memory(device))
         size = count if batch == AUTO else int(batch)
-        batches = [list(range(start, min(start + size, count))) for start in range(0, count, size)]
-        wanted = [places for places in batches if missing & set(places)]
+        wanted = [places for places in batches(count, size) if missing & set(places)]
         return batch_loader(wanted + [[]] * (processes - len(wanted) if wanted else 0))
 
     def _one_step(self, count: int) -> None:

@@ -1,0 +1,111 @@
+"""Training of one block: what it learns changes until the block gives what the float block gave, by Lightning's loop.
+
+    L = mean(sum_channels d(block(x, theta) - y)) + R(theta)
+
+x is what the block is given when all blocks before it are quantized, y what the float block gives when none is. What
+theta, d and R are is said by a parameterization: roundings of weights (`reconstruction`) or scales of activations
+(`step_learning`). Block by block as BRECQ does it (arXiv 2102.05426).
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float
+from lightning.pytorch import LightningModule, Trainer
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from quantbooth.calibration.tape import Tape
+from quantbooth.runtime.draws import generator_for, step_loader
+from quantbooth.runtime.lightning import root_device
+
+__all__ = ["BlockTraining", "Parameterization", "Tensors"]
+
+Tensors = Mapping[str, Float[Tensor, "..."]]
+"""Parameters and buffers of a block by their names in it."""
+
+
+class Parameterization(nn.Module, ABC):
+    """What a block learns, and what that costs."""
+
+    purpose: str
+    """Of the random draws, together with the block's name."""
+
+    @abstractmethod
+    def tensors(self) -> Tensors:
+        """Return theta as it is learned now, with gradient."""
+
+    @abstractmethod
+    def optimizers(self) -> Any:
+        """Return what Lightning asks of configure_optimizers."""
+
+    @abstractmethod
+    def distance(self, gap: Float[Tensor, "b ..."]) -> Float[Tensor, "b ..."]:
+        """Return d of each element."""
+
+    def penalty(self, step: int) -> Float[Tensor, ""] | None:
+        """Return R at an optimizer step; None where there is none."""
+        return None
+
+
+@runtime_checkable
+class Draws(Protocol):
+    """How a block is learned, as far as all recipes agree."""
+
+    @property
+    def iterations(self) -> int: ...
+    @property
+    def batch(self) -> int: ...
+    @property
+    def seed(self) -> int: ...
+
+
+class BlockTraining(LightningModule):
+    """One block, called with the tensors that a parameterization puts in the place of its own.
+
+    Args:
+        name: of the block, decides the draws with the recipe's seed.
+        block: its own tensors are not changed.
+        learned: what it learns.
+        tape: what it is given and should give.
+        recipe: optimizer steps, items of a step, and the seed that decides which.
+    """
+
+    def __init__(self, name: str, block: nn.Module, learned: Parameterization, tape: Tape, recipe: Draws) -> None:
+        super().__init__()
+        self.block_name, self.block, self.learned, self.tape, self.recipe = name, block, learned, tape, recipe
+
+    def configure_optimizers(self) -> Any:
+        return self.learned.optimizers()
+
+    def train_dataloader(self) -> object:
+        return step_loader(self.recipe.iterations)
+
+    def training_step(self, _step: int) -> Tensor:
+        draw = generator_for(self.recipe.seed, self.global_step, f"{self.learned.purpose} {self.block_name}")
+        places = torch.randint(self.tape.items, (self.recipe.batch,), generator=draw).tolist()
+        loss = self.error(self.learned.tensors(), places)
+        self.log("error", loss.detach(), prog_bar=True)
+        penalty = self.learned.penalty(self.global_step)
+        return loss if penalty is None else loss + penalty
+
+    def error(self, tensors: Tensors, places: Sequence[int]) -> Float[Tensor, ""]:
+        """Return the first term of L over some items, with these tensors in the block."""
+        given, target = self.tape.batch(places, self.device)
+        output = functional_call(self.block, dict(tensors), given.args, dict(given.kwargs))
+        channel = 1 if output.ndim == 4 else -1
+        return self.learned.distance(output - target).sum(channel).mean()
+
+    @torch.no_grad()
+    def error_of(self, tensors: Tensors) -> float:
+        """Return the same over all items."""
+        places = torch.arange(self.tape.items).split(self.recipe.batch)
+        errors = [self.error(tensors, some.tolist()) * len(some) for some in places]
+        return float(torch.stack(errors).sum() / self.tape.items)
+
+    def train_by(self, trainer: Trainer) -> None:
+        """Train to the last step; the block stays on the trainer's device."""
+        trainer.fit(self)
+        self.to(root_device(trainer))  # Lightning takes what it trained off a GPU; the block's denoiser is still needed
