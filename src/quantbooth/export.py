@@ -131,6 +131,7 @@ def _facts(run: Run, step: int, merging: Merging, options: Options, main: str) -
     rows = [(0, merging.timesteps, main)] if options.merged else merging.rows(main)
     return {
         "base": run.base_name,
+        "component": main,
         "licence": run.settings["base"]["licence"],
         "subject": run.only.subject,
         "method": run.method if step else "the base as quantized, not tuned",
