@@ -176,8 +176,8 @@ def test_a_single_file_and_the_untuned_base(configure: Configure, base_folder: P
         f"export.folder={tmp_path}", "export.step=0", "export.format=safetensors", "export.precision=float16"
     )
     folder = export(Run(cfg))
-    assert sorted(file.name for file in folder.iterdir()) == ["README.md", "denoiser.safetensors"]
-    kept = load_file(folder / "denoiser.safetensors")
+    assert sorted(file.name for file in folder.iterdir()) == ["README.md", "unet.safetensors"]
+    kept = load_file(folder / "unet.safetensors")
     names = load_file(base_folder / "unet" / "diffusion_pytorch_model.safetensors").keys()
     assert kept.keys() == names
     assert {tensor.dtype for tensor in kept.values()} == {torch.float16}
