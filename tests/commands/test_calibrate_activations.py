@@ -53,8 +53,8 @@ def test_ranges_are_watched_on_the_calibration_set_and_recorded(configure: Confi
     assert not (folder / "blocks.json").exists()
     state = load_file(folder / "denoiser.safetensors")
     assert {f"{record['name']}.processor.query.scale" for record in attention} <= state.keys()
-    unet, x = untuned_base(Run(cfg)).denoiser, torch.randn(2, 24, 8, 8, generator=torch.Generator().manual_seed(0))
-    assert unet(x[:, : unet.config.in_channels], 5, torch.zeros(2, 4, 128)).sample.isfinite().all()
+    denoiser, x = untuned_base(Run(cfg)).denoiser, torch.randn(2, 24, 8, 8, generator=torch.Generator().manual_seed(0))
+    assert denoiser(x[:, : denoiser.config.in_channels], 5, torch.zeros(2, 4, 128)).sample.isfinite().all()
 
 
 def test_a_killed_run_goes_on_at_its_block_with_the_same_result(

@@ -70,8 +70,8 @@ def drawn(cfg: DictConfig) -> tuple[np.ndarray, Any, torch.Tensor]:
     plan = Run(cfg)
     folder = plan.only.images(plan.recipe.steps).require()
     request = read_requests(folder)[0]
-    unet = untuned_base(plan).denoiser.config
-    noise = quantbooth.initial_noise([request.prompt], [request.seed], (unet.in_channels, 8, 8))
+    denoiser = untuned_base(plan).denoiser.config
+    noise = quantbooth.initial_noise([request.prompt], [request.seed], (denoiser.in_channels, 8, 8))
     return pixels(folder / request.file), request, noise
 
 
@@ -161,14 +161,14 @@ def test_files_of_others_are_for_drawing_only(configure: Configure, tmp_path: Pa
     assert not (tmp_path / "x").exists()
 
 
-def test_one_unet_for_all_zones_says_what_that_changes(configure: Configure, tmp_path: Path) -> None:
+def test_one_denoiser_for_all_zones_says_what_that_changes(configure: Configure, tmp_path: Path) -> None:
     folder = export(Run(configure(*METHODS["s2"], f"export.folder={tmp_path}", "export.merged=true")))
     assert folder.name.endswith("-merged")
     assert not list(folder.glob("unet_*"))
     rows = [line for line in (folder / "README.md").read_text().splitlines() if line.endswith(" % |")]
     assert [row.split("|")[1].strip() for row in rows] == ["clean_up", "content", "coarse"]
     assert all(float(row.split("|")[3].strip(" %")) > 0 for row in rows)
-    assert DiffusionPipeline.from_pretrained(str(folder)).denoiser.config.in_channels > 0
+    assert DiffusionPipeline.from_pretrained(str(folder)).unet.config.in_channels > 0
 
 
 def test_a_single_file_and_the_untuned_base(configure: Configure, base_folder: Path, tmp_path: Path) -> None:
@@ -176,8 +176,8 @@ def test_a_single_file_and_the_untuned_base(configure: Configure, base_folder: P
         f"export.folder={tmp_path}", "export.step=0", "export.format=safetensors", "export.precision=float16"
     )
     folder = export(Run(cfg))
-    assert sorted(file.name for file in folder.iterdir()) == ["README.md", "denoiser.safetensors"]
-    kept = load_file(folder / "denoiser.safetensors")
+    assert sorted(file.name for file in folder.iterdir()) == ["README.md", "unet.safetensors"]
+    kept = load_file(folder / "unet.safetensors")
     names = load_file(base_folder / "unet" / "diffusion_pytorch_model.safetensors").keys()
     assert kept.keys() == names
     assert {tensor.dtype for tensor in kept.values()} == {torch.float16}
