@@ -13,7 +13,7 @@ from hydra.errors import HydraException, InstantiationException, MissingConfigEx
 from omegaconf import OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from quantbooth.runtime.config import MISTAKES, conf_dir
+from quantbooth.runtime.config import MISTAKES, choices, conf_dir
 from quantbooth.runtime.errors import UserError
 
 __all__ = ["explain", "is_mistake"]
@@ -39,7 +39,8 @@ def explain(error: BaseException, config_name: str | None = None) -> str:
             return flat(str(cause))
         case MissingConfigException(missing_cfg_file=str(missing), options=[*options]):
             group, _, name = missing.rpartition("/")
-            return f"'{group}' has no option '{name}'{_meant(name, options)}; choose from {', '.join(options)}"
+            offered = [option for option in options if not option.startswith("_")]
+            return f"'{group}' has no option '{name}'{_meant(name, offered)}; choose from {', '.join(offered)}"
         case OverrideParseException():
             reason = flat(error.message.replace(f"Error parsing override '{error.override}'", ""))
             return f"cannot read '{error.override}' ({reason}); options are written key=value, lists key=[a,b]"
@@ -108,6 +109,4 @@ def _offers() -> str:
     """What the groups on the command line offer: Hydra does not say which of them got the number."""
     groups = [word.partition("=")[0] for word in sys.argv[1:] if "=" in word]
     folders = [conf_dir() / group for group in groups if (conf_dir() / group).is_dir()]
-    return "".join(
-        f"; '{each.name}' offers {', '.join(sorted(file.stem for file in each.glob('*.yaml')))}" for each in folders
-    )
+    return "".join(f"; '{each.name}' offers {', '.join(choices(each))}" for each in folders)
