@@ -285,4 +285,4 @@ def test_a_dino_of_a_folder_joins_any_scorer(tmp_path: Path) -> None:
     assert scorer.dino is not None
     assert scorer.name.endswith(f" | {scorer.dino.name}")
     assert build(composed().scorer, Scorer).dino is None
-    assert build(composed("scorer.background=false").scorer, Scorer).background is False
+    assert build(composed("scorer.mask_background=true").scorer, Scorer).background is False

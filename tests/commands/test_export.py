@@ -29,7 +29,7 @@ Configure = Callable[..., DictConfig]
 Compose = Callable[..., DictConfig]
 QUICK = (
     *("base=folder", "base.resolution=32", "calibration=minmax", "sampler.steps=3", "prior=none"),
-    *("tuner.steps=3", "tuner.sample_every=0", "protocol.every=25", "tuner.learning_rate=0.2"),
+    *("tuner.steps=3", "preview.validation_steps=0", "protocol.prompt_stride=25", "tuner.learning_rate=0.2"),
 )
 METHODS = {
     "s2": ("strategy=s2", "tuner=scales_shifts", "tuner.identifier=true"),
@@ -190,7 +190,7 @@ def test_a_single_file_and_the_untuned_base(configure: Configure, base_folder: P
     [
         (("export.format=ckpt",), r"^export\.format must be one of diffusers, safetensors, lora, got 'ckpt'$"),
         (("export.step=-1",), r"^export\.step must be a whole number >= 0, got -1$"),
-        (("export.step=2",), r"keeps the steps 3, not 2; see protocol\.at_steps$"),
+        (("export.step=2",), r"keeps the steps 3, not 2; see protocol\.eval_steps$"),
         (("export.merged=maybe",), r"^export\.merged must be true or false, got 'maybe'$"),
         (("export.precision=int8",), r"^export\.precision must be one of float32, float16, got 'int8'$"),
         (

@@ -15,6 +15,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from quantbooth.runtime.config import MISTAKES, choices, conf_dir
 from quantbooth.runtime.errors import UserError
+from quantbooth.schema import RENAMED
 
 __all__ = ["explain", "is_mistake"]
 
@@ -64,6 +65,8 @@ def flat(text: str) -> str:
 def _by_text(text: str, config_name: str | None) -> str:
     """Hydra has one exception for many mistakes; only the text tells them apart."""
     if unknown := re.match(r"Could not override '([^']+)'", text):
+        if now := RENAMED.get(unknown[1]):
+            return f"option '{unknown[1]}' has another name: {now}"
         hint = _meant(unknown[1], _known_keys(unknown[1], config_name))
         return f"unknown option '{unknown[1]}'{hint}; --cfg job shows all options"
     if several := re.match(r"Ambiguous value for argument '([^']+)'", text):
