@@ -21,6 +21,8 @@ from quantbooth.runtime.errors import UserError
 from quantbooth.store.manifest import open_artifact
 from quantbooth.store.progress import Progress
 
+pytestmark = pytest.mark.chain
+
 Configure = Callable[..., DictConfig]
 QUICK = (
     *("base=folder", "base.resolution=32", "sampler.steps=2", "quant=w4a8", "calibration.activations.batch=2"),

@@ -19,6 +19,8 @@ from quantbooth.runtime.config import conf_dir
 from quantbooth.runtime.errors import UserError
 from quantbooth.store.manifest import open_artifact
 
+pytestmark = pytest.mark.chain
+
 Configure = Callable[..., DictConfig]
 Command = Callable[..., tuple[int, str]]
 QUICK = (

@@ -21,6 +21,8 @@ from quantbooth.run.run import Run
 from quantbooth.runtime.config import conf_dir
 from quantbooth.sampling.image_set import read_requests
 
+pytestmark = pytest.mark.chain
+
 Configure = Callable[..., DictConfig]
 QUICK = (
     *(

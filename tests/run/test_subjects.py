@@ -20,6 +20,8 @@ from quantbooth.run.run import Run
 from quantbooth.runtime.errors import UserError
 from quantbooth.sampling.image_set import read_requests
 
+pytestmark = pytest.mark.chain
+
 Configure = Callable[..., DictConfig]
 Compose = Callable[..., DictConfig]
 Typed = Callable[..., tuple[int, str]]

@@ -22,6 +22,8 @@ from quantbooth.tuning.files import read_snapshot, write_snapshot
 from quantbooth.tuning.module import Examples, Recipe, TuningStage
 from quantbooth.tuning.tuners import FullTuner, IdentifierTuner, ScaleTuner, State, Tuner
 
+pytestmark = pytest.mark.chain
+
 MakeDenoiser = Callable[[], Any]
 Fit = Callable[..., None]
 THREE = zones_from_borders({"clean_up": [0, 200], "content": [200, 700], "coarse": [700, 1000]}, 1000)
