@@ -23,8 +23,8 @@ from quantbooth.evaluation.files import Record, read_measured, read_record
 from quantbooth.evaluation.locators import Locator
 from quantbooth.evaluation.module import EvaluationStage
 from quantbooth.evaluation.scorer import Scorer
-from quantbooth.reporting.claims import FEWEST
 from quantbooth.reporting.columns import score_named
+from quantbooth.reporting.inference import FEWEST
 from quantbooth.runtime.config import build, conf_dir
 from quantbooth.runtime.draws import place_loader
 from quantbooth.runtime.errors import UserError

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.bench.machine import facts
-from quantbooth.reporting.layout import markdown
+from quantbooth.reporting.tables import markdown
 
 __all__ = ["document", "main", "timed"]
 
