@@ -162,7 +162,7 @@ def _resampled(data: tuple[np.ndarray, ...], rng: np.random.Generator, level: fl
 
     asked = {"n_resamples": resamples, "confidence_level": level, "method": "percentile", "rng": rng}
     found = bootstrap(data, statistic, paired=len(data) > 1, **asked).confidence_interval
-    whole = float(statistic(data[0], *data[1:]))
+    whole = float(statistic(data[0], data[1] if len(data) > 1 else None))
     return Interval(whole, float(found.low), float(found.high), len(data[0]))
 
 
