@@ -11,7 +11,6 @@ from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any
 
-import open_clip
 import torch
 from jaxtyping import Float, UInt8
 from PIL import Image
@@ -78,11 +77,14 @@ class OpenClipEncoder(Encoder):
 
     def __init__(self, model: str, pretrained: str | None = None) -> None:
         super().__init__()
+        import open_clip  # noqa: PLC0415  # optional: the extra [clip]
+
         with warnings.catch_warnings():
             warnings.filterwarnings("error", message=".*QuickGELU mismatch.*")
             try:
                 self.model, self.transform = open_clip.create_model_from_pretrained(model, pretrained or None)
                 self.tokenizer = open_clip.get_tokenizer(model)
+                self._cuts = isinstance(self.tokenizer, open_clip.SimpleTokenizer)
             except (RuntimeError, OSError, ValueError, UserWarning) as error:
                 raise UserError(_refusal(model, pretrained, error)) from error
         self.requires_grad_(False).eval()
@@ -111,7 +113,7 @@ class OpenClipEncoder(Encoder):
 
     def _check_length(self, sentence: str) -> None:
         """open_clip cuts what does not fit without a word; a score for half a prompt is no score."""
-        if isinstance(self.tokenizer, open_clip.SimpleTokenizer):
+        if self._cuts:
             length, room = len(self.tokenizer.encode(sentence)) + 2, self.tokenizer.context_length
             if length > room:
                 raise UserError(f"the prompt has {length} tokens and the scorer reads {room}; shorten {sentence!r}")
