@@ -8,19 +8,23 @@ import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import yaml
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig
 
 from quantbooth.evaluation.files import read_record, read_rows
 from quantbooth.reporting.page import write_files
 from quantbooth.reporting.results import Result
+from quantbooth.reporting.swept import name_by_what_is_swept
 from quantbooth.reporting.tables import print_table, table
 from quantbooth.run.run import Run
 from quantbooth.runtime.cli import command
 from quantbooth.runtime.config import build
 from quantbooth.runtime.loggers import log_report
 from quantbooth.store.manifest import open_artifact
+from quantbooth.store.store import CONFIG
 from quantbooth.tuning.files import TUNED, open_tuned, steps_kept, strategy_of
 
 __all__ = ["main", "report"]
@@ -30,7 +34,7 @@ def report(cfg: DictConfig, scores: Sequence[Path] = ()) -> Path:
     """Write the report of some scores, those named in report.scores, or those of this very setting; print the table."""
     named = [folder for path in cfg.report.scores for folder in _finished(Path(path))]
     folders = list(scores) or named or _own(cfg)
-    results = [read_result(folder) for folder in folders]
+    results = name_by_what_is_swept([read_result(each) for each in folders], [_settings(each) for each in folders])
     folder = Path(cfg.report.folder)
     missing = unscored([Path(path) for path in cfg.report.scores], results)
     files = write_files(results, folder, [_typed(), *_alone(folders, results)], list(cfg.report.notes), missing)
@@ -67,6 +71,12 @@ def read_result(folder: Path) -> Result:
     )
 
 
+def _settings(folder: Path) -> dict[str, Any]:
+    """Return the settings of the run, as they are kept with its scores; none where the file is gone."""
+    file = folder / CONFIG
+    return dict(yaml.safe_load(file.read_text(encoding="utf-8"))) if file.is_file() else {}
+
+
 def unscored(scores: Sequence[Path], results: Sequence[Result]) -> list[str]:
     """Names of finished tuning runs that no result is of, in the stores of which all scores are reported."""
     known = {result.run for result in results}
@@ -97,7 +107,7 @@ def _own(cfg: DictConfig) -> list[Path]:
 def _alone(folders: Sequence[Path], results: Sequence[Result]) -> list[str]:
     """What makes each run by itself, from the settings kept beside its scores."""
     of_runs = {result.run: folder for folder, result in zip(folders, results, strict=True) if not result.untuned}
-    kept = [folder for folder in of_runs.values() if (folder / "config.yaml").is_file()]
+    kept = [folder for folder in of_runs.values() if (folder / CONFIG).is_file()]
     return [f"quantbooth --config-dir {shlex.quote(str(folder))} --config-name config" for folder in kept]
 
 
