@@ -10,7 +10,7 @@ PYTHONS := python3.11 python3.12 python3.13 python3.14 python3 python
 export OMP_NUM_THREADS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all check style docs pretrain bench clean
+.PHONY: help install demo test test-chains test-all check style docs pretrain bench clean
 
 help:  ## show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -20,8 +20,11 @@ install: $(INSTALLED)  ## set up .venv (done by every other target when needed)
 demo: $(INSTALLED)  ## personalize the toy base by four methods, print the table, write outputs/demo/report/index.html
 	$(BIN)/quantbooth experiment=demo
 
-test: $(INSTALLED)  ## run the fast tests
+test: $(INSTALLED)  ## run the tests of mathematics and short chains (under 5 minutes)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+
+test-chains: $(INSTALLED)  ## run the tests of long chains: learned rounding, exports, sweeps
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "chain and not slow"
 
 test-all: $(INSTALLED)  ## run all tests, the slow ones too
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m ""
@@ -37,7 +40,7 @@ style: $(INSTALLED)  ## format the code and fix what the linter can fix
 	$(BIN)/ruff format .
 
 docs: $(SITE)  ## build the documentation site, site/index.html
-	$(BIN)/mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 pretrain: $(INSTALLED)  ## train the toy base and its judges from random weights (hours)
 	$(BIN)/quantbooth-pretrain

@@ -108,7 +108,7 @@ def rescored(one: Scored, names: Sequence[str]) -> list[Scored]:
     requests = [request for request in read_requests(one.images) if request.kind != UNRELATED]
     found = []
     for name in names:
-        scorer = Scorer(encoder, _locator(cfg, name.removesuffix(GREY)), background=not name.endswith(GREY))
+        scorer = Scorer(encoder, _locator(cfg, name.removesuffix(GREY)), mask_background=name.endswith(GREY))
         stage = EvaluationStage(scorer, subject, requests, one.images)
         quiet: dict[str, Any] = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
         Trainer(accelerator="cpu", **quiet).test(stage, place_loader(len(requests), BATCH), verbose=False)

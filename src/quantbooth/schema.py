@@ -1,4 +1,4 @@
-"""Which options decide the content of an artifact, declared field by field.
+"""Options: which decide the content of an artifact, declared field by field, and what they were called before.
 
     identity(artifact) = { field: value | field decides the content, value is not neutral } + parents' identities
 
@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["FIELDS", "TRAINING_ONLY", "Field", "content", "trainer_content"]
+__all__ = ["FIELDS", "OPEN", "RENAMED", "TRAINING_ONLY", "Field", "content", "trainer_content"]
 
 _ALWAYS = object()
 
@@ -49,9 +49,9 @@ FIELDS: dict[str, dict[str, Field]] = {
         "symmetric": DECIDES,
         "include": DECIDES,
         "exclude": DECIDES,
-        "split": unless(False),
-        "activations": unless(None),
-        "softmax": unless(None),
+        "split_skips": unless(False),
+        "act_bits": unless(None),
+        "softmax_bits": unless(None),
     },
     "calibration": {
         "name": IGNORED,
@@ -70,7 +70,6 @@ FIELDS: dict[str, dict[str, Field]] = {
     },
     "tuner": {
         "name": IGNORED,
-        "tag": IGNORED,
         "learner": DECIDES,
         "rank": DECIDES,
         "alpha": DECIDES,
@@ -80,21 +79,19 @@ FIELDS: dict[str, dict[str, Field]] = {
         "norms": DECIDES,
         "identifier": DECIDES,
         "steps": DECIDES,
-        "subject_batch": DECIDES,
+        "train_batch_size": DECIDES,
         "learning_rate": DECIDES,
         "shift_learning_rate": DECIDES,
         "identifier_learning_rate": DECIDES,
-        "decay": DECIDES,
-        "average": unless(None),
-        "weight_bound": DECIDES,
-        "sample_every": IGNORED,
-        "checkpointing": IGNORED,
-        "saved_as": DECIDES,
-        "flip": unless(False),
-        "cache": IGNORED,
+        "lr_scheduler": DECIDES,
+        "ema_decay": unless(None),
+        "loss_weight_max": DECIDES,
+        "random_flip": unless(False),
     },
+    "resources": {"gradient_checkpointing": IGNORED, "cache_latents": IGNORED, "save_dtype": DECIDES},
+    "preview": {"validation_steps": IGNORED},
     "optimizer": {"name": DECIDES, "lr": DECIDES, "weight_decay": DECIDES},
-    "prior": {"count": DECIDES, "seed": DECIDES, "batch": DECIDES, "weight": DECIDES},
+    "prior": {"num_class_images": DECIDES, "seed": DECIDES, "class_batch_size": DECIDES, "loss_weight": DECIDES},
     "sampler": {"scheduler": DECIDES, "steps": DECIDES, "guidance": DECIDES},
     "probe": {
         "pairs": DECIDES,
@@ -115,7 +112,7 @@ FIELDS: dict[str, dict[str, Field]] = {
         "seed": DECIDES,
         "batch": IGNORED,
         "shown": IGNORED,
-        "beside": IGNORED,
+        "compare_with": IGNORED,
         "folder": IGNORED,
         "document": IGNORED,
         "notes": IGNORED,
@@ -135,6 +132,38 @@ FIELDS: dict[str, dict[str, Field]] = {
     },
 }
 """By group: how each of its options counts."""
+
+OPEN = ("trainer", "optimizer", "calibration")
+"""Groups whose further keys are arguments of somebody else's class, or of one that refuses them itself."""
+
+RENAMED: dict[str, str] = {
+    "tuner.subject_batch": "tuner.train_batch_size",
+    "tuner.decay": "tuner.lr_scheduler=cosine, or constant",
+    "tuner.average": "tuner.ema_decay",
+    "tuner.weight_bound": "tuner.loss_weight_max",
+    "base.weight_bound": "base.loss_weight_max",
+    "base.unet_bits": "base.stored_bits",
+    "tuner.flip": "tuner.random_flip",
+    "tuner.checkpointing": "resources.gradient_checkpointing",
+    "tuner.cache": "resources.cache_latents",
+    "tuner.saved_as": "resources.save_dtype",
+    "tuner.sample_every": "preview.validation_steps",
+    "tuner.tag": "tag",
+    "tuner.together": "subjects=[a,b]",
+    "prior.batch": "prior.class_batch_size",
+    "prior.weight": "prior.loss_weight",
+    "prior.count": "prior.num_class_images",
+    "protocol.at_steps": "protocol.eval_steps",
+    "protocol.every": "protocol.prompt_stride",
+    "protocol.drift": "protocol.prior_prompts",
+    "scorer.background": "scorer.mask_background, which is true where that was false",
+    "quant.activations": "quant.act_bits",
+    "quant.softmax": "quant.softmax_bits",
+    "quant.split": "quant.split_skips",
+    "damage.beside": "damage.compare_with",
+    "optimizer._target_": "optimizer.name=adamw, or another of torch.optim",
+}
+"""What options were called before, and what to write now."""
 
 TRAINING_ONLY = ("gradient_clip_val", "gradient_clip_algorithm", "accumulate_grad_batches", "max_epochs")
 """Options of the trainer that decide what is learned, and nothing of what is only drawn or measured."""

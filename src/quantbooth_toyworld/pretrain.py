@@ -81,7 +81,7 @@ def train_base(settings: dict[str, Any], pool: Pool, work: Path) -> Base:
     for place, (name, values) in enumerate(settings["base"].items()):
         focus, folder = values.pop("focus"), work / "base" / name
         recipe = Recipe(seed=settings["seed"] + place, **values)
-        grids = SampleGrids(lambda: base, SAMPLER, watched(), settings["sample_every"], folder / "samples")
+        grids = SampleGrids(lambda: base, SAMPLER, watched(), settings["validation_steps"], folder / "samples")
         fit_resumably(BaseTraining(base, latents, pool, recipe, focus), recipe.steps, folder, AVERAGE_FROM, [grids])
     return base
 

@@ -196,7 +196,7 @@ class BaseTraining(_Training):
     """
 
     empty_share = 0.1
-    weight_bound = 8.0
+    loss_weight_max = 8.0
     decisive = (150, 750)
 
     def __init__(
@@ -222,7 +222,7 @@ class BaseTraining(_Training):
         noise = torch.randn(x_0.shape, generator=draw).to(x_0)
         conditioning = self.base.encode_prompts(self.captions(rows))
         errors = denoising_error(self.base, self.schedule, x_0, noise, t.to(self.device), conditioning)
-        weight = self.schedule.bounded_inverse_weight(t, self.weight_bound).to(errors)
+        weight = self.schedule.bounded_inverse_weight(t, self.loss_weight_max).to(errors)
         self.log("pretrain/error", errors.detach().mean(), prog_bar=True)
         return (weight * errors).mean()
 

@@ -17,7 +17,7 @@ from quantbooth.tuning import module as tuning
 Command = Callable[..., tuple[int, str]]
 QUICK = (
     *("base=folder", "base.resolution=32", "calibration=minmax", "sampler.steps=1", "prior=none"),
-    *("tuner.steps=2", "tuner.sample_every=0", "protocol.every=25"),
+    *("tuner.steps=2", "preview.validation_steps=0", "protocol.prompt_stride=25"),
 )
 
 

@@ -152,6 +152,6 @@ def test_a_kept_setting_composes_to_itself(store: Path, configure: Configure) ->
 
 
 def test_intervals_of_a_sweep_name_their_rows(configure: Configure) -> None:
-    swept = configure("strategy=s1", "strategy.interval=[0,200]", "tuner.tag=${strategy.interval}")
+    swept = configure("strategy=s1", "strategy.interval=[0,200]", "tag=${strategy.interval}")
     assert Run(swept).method == "s1-0-200"
     assert json.loads(json.dumps(Run(swept).strategy.describe()))["trained"] == [["selected", 0, 200]]

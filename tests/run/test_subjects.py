@@ -20,18 +20,24 @@ from quantbooth.run.run import Run
 from quantbooth.runtime.errors import UserError
 from quantbooth.sampling.image_set import read_requests
 
+pytestmark = pytest.mark.chain
+
 Configure = Callable[..., DictConfig]
 Compose = Callable[..., DictConfig]
 Typed = Callable[..., tuple[int, str]]
 SUBJECTS = ("toy_mug", "toy_duck", "toy_fish")
 QUICK = (
-    *("base=folder", "base.resolution=32", "calibration=minmax", "sampler.steps=2", "prior.count=3"),
-    *("tuner.steps=4", "tuner.sample_every=2", "protocol.every=25", "tuner.learning_rate=0.02"),
+    *("base=folder", "base.resolution=32", "calibration=minmax", "sampler.steps=2", "prior.num_class_images=3"),
+    *("tuner.steps=4", "preview.validation_steps=2", "protocol.prompt_stride=25", "tuner.learning_rate=0.02"),
 )
 KINDS = {
     "experts": ("strategy=s2",),
-    "one outside its interval": ("strategy=s1", "tuner.checkpointing=true", "tuner.cache=false"),
-    "trained apart": ("strategy=s2", "strategy.apart=true", "tuner.average=0.9"),
+    "one outside its interval": (
+        "strategy=s1",
+        "resources.gradient_checkpointing=true",
+        "resources.cache_latents=false",
+    ),
+    "trained apart": ("strategy=s2", "strategy.apart=true", "tuner.ema_decay=0.9"),
     "everything in a set": ("tuner=scales_in_out", "tuner.biases=true", "tuner.norms=true", "prior=none"),
     "adapters": ("tuner=qlora", "strategy=s2"),
 }
@@ -60,7 +66,7 @@ def of_each(configure: Configure, store: str, *overrides: str) -> list[Run]:
 
 @pytest.mark.parametrize("options", KINDS.values(), ids=KINDS)
 def test_each_subject_learns_what_it_learns_alone(configure: Configure, options: tuple[str, ...]) -> None:
-    options = (*options, "protocol.at_steps=[2]")
+    options = (*options, "protocol.eval_steps=[2]")
     together = tune(of_all(configure, "together", *options))
     alone = [tune(run)[0] for run in of_each(configure, "alone", *options)]
     assert [folder.name for folder in together] == [folder.name for folder in alone]
@@ -135,7 +141,7 @@ def test_subjects_tuned_by_different_methods_are_not_mixed(configure: Configure)
 
 
 def test_pictures_drawn_together_are_those_drawn_alone(configure: Configure) -> None:
-    options = ("protocol.every=9", "protocol.batch=4", "strategy=s2")
+    options = ("protocol.prompt_stride=9", "protocol.batch=4", "strategy=s2")
     runs = of_each(configure, "alone", *options)
     for run in runs:
         tune(run)

@@ -20,10 +20,10 @@ class Protocol:
     Attributes:
         name: its name in tables.
         seeds: noise seeds; every prompt is drawn once with each.
-        every: each n-th prompt of the subject is asked.
-        at_steps: optimizer steps to look at besides the last.
+        prompt_stride: each n-th prompt of the subject is asked.
+        eval_steps: optimizer steps to look at besides the last.
         batch: pictures at a time, or AUTO: as many as fit into memory when they are drawn.
-        drift: prompts of other subjects to draw too, which tell what tuning did to them; 0 is none.
+        prior_prompts: prompts of other subjects to draw too, which tell what tuning did to them; 0 is none.
 
     Raises:
         UserError: naming the option that is not such a number.
@@ -31,23 +31,23 @@ class Protocol:
 
     name: str
     seeds: Sequence[int]
-    every: int
-    at_steps: Sequence[int]
+    prompt_stride: int
+    eval_steps: Sequence[int]
     batch: int | str
-    drift: int = 0
+    prior_prompts: int = 0
 
     def __post_init__(self) -> None:
         seeds = wholes("protocol.seeds", self.seeds, least=0)
         if not seeds or len(set(seeds)) < len(seeds):
             raise UserError(f"protocol.seeds must be one seed or several different ones, got {seeds}")
-        wholes("protocol.at_steps", self.at_steps, least=1)
-        whole("protocol.every", self.every, least=1)
-        whole("protocol.drift", self.drift, least=0)
+        wholes("protocol.eval_steps", self.eval_steps, least=1)
+        whole("protocol.prompt_stride", self.prompt_stride, least=1)
+        whole("protocol.prior_prompts", self.prior_prompts, least=0)
         if self.batch != AUTO:
             whole("protocol.batch", self.batch, least=1)
 
     def __str__(self) -> str:
-        others = f", {self.drift} prompts of other subjects" if self.drift else ""
+        others = f", {self.prior_prompts} prompts of other subjects" if self.prior_prompts else ""
         return f"{self.name}, {len(self.seeds)} seeds a prompt{others}"
 
     @property
@@ -58,12 +58,12 @@ class Protocol:
     @property
     def choice(self) -> dict[str, object]:
         """What decides the pictures of the subject."""
-        return {"seeds": list(self.seeds), "every": self.every}
+        return {"seeds": list(self.seeds), "prompt_stride": self.prompt_stride}
 
     @property
     def of_several(self) -> list[str]:
         """Scores that take more than one picture, as far as the pictures allow them."""
-        return [*(["diversity"] if len(self.seeds) > 1 else []), *(["prior_kept"] if self.drift else [])]
+        return [*(["diversity"] if len(self.seeds) > 1 else []), *(["prior_kept"] if self.prior_prompts else [])]
 
     def steps(self, last: int) -> list[int]:
         """Steps at which a run is looked at, in ascending order: 0, those asked for, and the last.
@@ -71,6 +71,6 @@ class Protocol:
         Raises:
             UserError: for a step after the last.
         """
-        if any(step > last for step in self.at_steps):
-            raise UserError(f"protocol.at_steps must be in [1, tuner.steps = {last}], got {list(self.at_steps)}")
-        return sorted({0, *self.at_steps, last})
+        if any(step > last for step in self.eval_steps):
+            raise UserError(f"protocol.eval_steps must be in [1, tuner.steps = {last}], got {list(self.eval_steps)}")
+        return sorted({0, *self.eval_steps, last})

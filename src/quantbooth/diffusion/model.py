@@ -136,7 +136,7 @@ class Family(ABC):
         Raises:
             UserError: when the family has no skip connections.
         """
-        raise UserError(f"quant.split=true needs skip connections, and a {type(denoiser).__name__} has none")
+        raise UserError(f"quant.split_skips=true needs skip connections, and a {type(denoiser).__name__} has none")
 
     def enable_gradient_checkpointing_(self, denoiser: Any) -> None:
         """Let the backward pass compute the inside of blocks again in the place of keeping it."""

@@ -65,15 +65,15 @@ def denoising_error(
 
 
 def with_prior_preservation(
-    errors: Float[Tensor, " b"], is_prior: Float[Tensor, " b"], prior_weight: float
+    errors: Float[Tensor, " b"], is_prior: Float[Tensor, " b"], prior_loss_weight: float
 ) -> Float[Tensor, ""]:
-    """L = mean of the subject's errors + prior_weight * mean of the class pictures' errors (DreamBooth, eq. 2).
+    """L = mean of the subject's errors + prior_loss_weight * mean of the class pictures' errors (DreamBooth, eq. 2).
 
     Args:
         errors: one per sample of a batch in which subject and class pictures are mixed.
         is_prior: 1 for a class picture, 0 for a photo of the subject.
-        prior_weight: lambda; with no class picture in the batch the second term is absent.
+        prior_loss_weight: lambda; with no class picture in the batch the second term is absent.
     """
     subject = (errors * (1 - is_prior)).sum() / (1 - is_prior).sum().clamp(min=1)
     prior = (errors * is_prior).sum() / is_prior.sum().clamp(min=1)
-    return subject + prior_weight * prior
+    return subject + prior_loss_weight * prior

@@ -90,7 +90,7 @@ class Calibration:
         Where quant.exclude is null, float are those that the base's family names.
         """
         quant = self.settings["quant"]
-        include, split = words("quant.include", quant["include"]), flag("quant.split", quant["split"])
+        include, split = words("quant.include", quant["include"]), flag("quant.split_skips", quant["split_skips"])
         if quant["exclude"] is None:
             return include, list(family_in(self.folder()).float_layers), split
         return include, words("quant.exclude", quant["exclude"]), split
@@ -103,22 +103,22 @@ class Calibration:
             UserError: for bits that are not offered, a softmax alone, float weights, or a name that does not tell.
         """
         quant = self.settings["quant"]
-        inputs, softmax = quant["activations"], quant["softmax"]
+        inputs, softmax = quant["act_bits"], quant["softmax_bits"]
         if inputs is None and softmax is None:
             return None
         if inputs is None:
             raise UserError(
-                f"quant.softmax={softmax} needs quant.activations: choose quant=w4a8, or quant.softmax=null"
+                f"quant.softmax_bits={softmax} needs quant.act_bits: choose quant=w4a8, or quant.softmax_bits=null"
             )
-        for option, bits in (("quant.activations", inputs), ("quant.softmax", softmax)):
+        for option, bits in (("quant.act_bits", inputs), ("quant.softmax_bits", softmax)):
             if bits is not None:
                 whole(option, bits, FEWEST, below=MOST + 1)
         if quant["bits"] is None:
-            raise UserError(f"quant.activations={inputs} needs quantized weights: choose quant=w4a8 with quant.bits")
+            raise UserError(f"quant.act_bits={inputs} needs quantized weights: choose quant=w4a8 with quant.bits")
         if not str(quant["name"]).endswith(f"a{inputs}"):
             raise UserError(
                 f"quant.name must end in a{inputs}, for tables to tell that activations are quantized, got "
-                f"{quant['name']!r}: choose quant=w4a8 with quant.bits and quant.activations"
+                f"{quant['name']!r}: choose quant=w4a8 with quant.bits and quant.act_bits"
             )
         return ActivationBits(inputs, softmax)
 

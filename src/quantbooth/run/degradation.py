@@ -36,7 +36,7 @@ class Degradation:
             whole(f"damage.{option}", self.options[option], least)
         for option in PLACES:
             place(f"damage.{option}", self.options[option])
-        for folder in words("damage.beside", self.options["beside"]):
+        for folder in words("damage.compare_with", self.options["compare_with"]):
             open_artifact(Path(folder), KIND)
         run.check("quantized_base", "sampler", "scorer")
         self.measurement = Measurement(

@@ -11,8 +11,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-
 from quantbooth.calibration.quantized_base import read_quantized_denoiser
 from quantbooth.diffusion.base import Base
 from quantbooth.diffusion.pretrained import as_pipeline, load_base
@@ -20,7 +18,7 @@ from quantbooth.diffusion.router import SubjectsRoute, route_
 from quantbooth.diffusion.sampler import initial_noise
 from quantbooth.diffusion.sources import source_folder
 from quantbooth.quant.selection import Selection
-from quantbooth.runtime.config import build, conf_dir
+from quantbooth.runtime.config import build, choices, composed, conf_dir
 from quantbooth.runtime.errors import UserError
 from quantbooth.store.manifest import Manifest, open_artifact
 from quantbooth.tuning.files import open_tuned, read_snapshot, steps_kept, strategy_of
@@ -133,8 +131,7 @@ def _quantized(tuned: Path, manifest: Manifest) -> Path | None:
 
 
 def _base_folder(base: str) -> Path:
-    """Return the folder that conf/base/<base>.yaml names where that needs no path, else the folder or model itself."""
-    file = conf_dir() / "base" / f"{base}.yaml"
-    if file.is_file() and "path" not in (cfg := OmegaConf.load(file)):
-        return build(OmegaConf.create({"base": cfg}).base.folder, Path)
+    """Return the folder of a base that ships, which needs no path, else the folder or model itself."""
+    if base in choices(conf_dir() / "base") and "path" not in (cfg := composed("base", base).base):
+        return build(cfg.folder, Path)
     return source_folder(base)

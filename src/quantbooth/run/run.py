@@ -20,7 +20,7 @@ from quantbooth.diffusion.lora_files import LoraFile, lora_files
 from quantbooth.diffusion.sampler import Sampler
 from quantbooth.evaluation.scorer import Scorer
 from quantbooth.run.calibration import Calibration
-from quantbooth.run.options import recipe_of, tuner_options
+from quantbooth.run.options import check_resources, recipe_of, require_known
 from quantbooth.run.subjects import each_subject
 from quantbooth.runtime.config import build, plain
 from quantbooth.runtime.errors import UserError
@@ -31,7 +31,6 @@ from quantbooth.schema import content, trainer_content
 from quantbooth.store.files import folder_fingerprint
 from quantbooth.store.store import Item, Store, word
 from quantbooth.timesteps.strategies import Strategy
-from quantbooth.tuning.files import precision_of
 from quantbooth.tuning.module import Recipe
 from quantbooth.tuning.tuners import IdentifierTuner, Tuner
 
@@ -76,7 +75,7 @@ class SubjectRun:
         identity = {
             **run.untuned,
             "class": self.subject.class_text,
-            "prior": {key: self.settings["prior"][key] for key in ("count", "seed")},
+            "prior": {key: self.settings["prior"][key] for key in ("num_class_images", "seed")},
             "sampler": content(self.settings, "sampler"),
         }
         label = f"prior-{run.base_name}-{run.calibration.name}-{word(self.subject.class_word)}"
@@ -96,7 +95,7 @@ class SubjectRun:
         shared = {
             "subject": self.subject.fingerprint,
             "protocol": run.protocol.choice,
-            **({"unrelated": [request.text for request in self._unrelated]} if run.protocol.drift else {}),
+            **({"unrelated": [request.text for request in self._unrelated]} if run.protocol.prior_prompts else {}),
             "sampler": content(self.settings, "sampler"),
             **({"lora": [lora.identity for lora in run.loras]} if run.loras else {}),
         }
@@ -117,18 +116,18 @@ class SubjectRun:
         identity = {"images": images.identity, "scorer": run.scorer.name, "names": names}
         if run.protocol.of_several:
             identity["of_several"] = run.protocol.of_several
-        parents = {"images": images, **({"untuned": self.images(0)} if run.protocol.drift and step else {})}
+        parents = {"images": images, **({"untuned": self.images(0)} if run.protocol.prior_prompts and step else {})}
         return Item(run.store, "scores", images.label, "quantbooth-evaluate", identity, parents)
 
     def requests(self) -> list[Request]:
         """The pictures that are asked for after each step."""
         protocol = self.run.protocol
-        return [*requests_for(self.subject, protocol.seeds, protocol.every), *self._unrelated]
+        return [*requests_for(self.subject, protocol.seeds, protocol.prompt_stride), *self._unrelated]
 
     @cached_property
     def _unrelated(self) -> list[Request]:
         """Sentences that the base is measured on, but those about the subject's class."""
-        if not (count := self.run.protocol.drift):
+        if not (count := self.run.protocol.prior_prompts):
             return []
         questions = build(self.run.cfg.base.held_out, Questions, count=2 * count, seed=UNRELATED_SEED)
         return unrelated_requests(questions, self.subject, count, min(self.run.protocol.seeds))
@@ -142,8 +141,8 @@ class SubjectRun:
             "subject": self.subject.fingerprint,
             "strategy": run.strategy.describe(),
             "tuner": {"name": run.tuner.name, **content(settings, "tuner")},
-            "prior_pictures": self.prior.identity if run.recipe.prior_batch else None,
-            **{group: content(settings, group) for group in ("optimizer", "prior")},
+            "prior_pictures": self.prior.identity if run.recipe.class_batch_size else None,
+            **{group: content(settings, group) for group in ("optimizer", "prior", "resources")},
             "seed": settings["seed"],
             **trainer_content(settings, training=True),
         }
@@ -154,6 +153,7 @@ class Run:
 
     def __init__(self, cfg: DictConfig) -> None:
         self.cfg, self.settings = cfg, plain(cfg)
+        require_known(self.settings)
         self.store = Store(place("paths.store", self.settings["paths"]["store"]))
 
     def check(self, *parts: str) -> None:
@@ -210,9 +210,9 @@ class Run:
     @cached_property
     def tuner(self) -> Tuner:
         """What learns, able to do what strategy, bits and number of subjects ask."""
-        tuner, options = build(self.cfg.tuner.learner, Tuner), tuner_options(self.settings)
-        precision_of(options["saved_as"])
-        if flag("tuner.identifier", options["identifier"]):
+        tuner = build(self.cfg.tuner.learner, Tuner)
+        check_resources(self.settings)
+        if flag("tuner.identifier", self.settings["tuner"]["identifier"]):
             first = self.subjects[0].subject
             tuner = IdentifierTuner(tuner, first.tuning_text, first.class_text)
         tuner.check(self.strategy, self.calibration.bits)
@@ -261,7 +261,7 @@ class Run:
         name, tuner = "float" if self.calibration.bits is None else self.strategy.name, self.settings["tuner"]
         if self.tuner.kind == "adapters":
             name = "" if self.strategy.name == USUAL else self.strategy.name
-        parts = [None if tuner["name"] in PLAIN else tuner["name"], tuner["tag"]]
+        parts = [None if tuner["name"] in PLAIN else tuner["name"], self.settings["tag"]]
         return "-".join([*([name] if name else []), *(word(str(part)) for part in parts if part is not None)])
 
     # Artifacts.

@@ -4,14 +4,16 @@ import re
 from pathlib import Path
 from typing import Any, TypeVar
 
+import hydra
 import hydra.utils
 import yaml
+from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
 
 from quantbooth.runtime.errors import UserError
 
-__all__ = ["build", "conf_dir", "plain", "save"]
+__all__ = ["build", "choices", "composed", "conf_dir", "plain", "save"]
 
 Kind = TypeVar("Kind")
 MISTAKES = (UserError, TypeError, ValueError, OSError, ImportError)
@@ -30,6 +32,24 @@ def conf_dir() -> Path:
         if folder.is_dir():
             return folder
     raise UserError(f"the configuration must be in {candidates[0]} or {candidates[1]}, found neither; install again")
+
+
+def choices(group: Path) -> list[str]:
+    """Return what the folder of a group offers; files that begin with an underscore are what its options share."""
+    return sorted(file.stem for file in group.glob("[!_]*.yaml"))
+
+
+def composed(group: str, choice: str) -> DictConfig:
+    """Return one option of a group by itself, from the search path of the running command where there is one.
+
+    Raises:
+        hydra.errors.MissingConfigException: for an option that the group does not offer.
+    """
+    wanted = [f"+{group}={choice}"]
+    if GlobalHydra.instance().is_initialized():
+        return hydra.compose(overrides=wanted)
+    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        return hydra.compose(overrides=wanted)
 
 
 def build(node: DictConfig | None, kind: type[Kind], **extras: Any) -> Kind:

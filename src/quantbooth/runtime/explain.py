@@ -13,8 +13,9 @@ from hydra.errors import HydraException, InstantiationException, MissingConfigEx
 from omegaconf import OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from quantbooth.runtime.config import MISTAKES, conf_dir
+from quantbooth.runtime.config import MISTAKES, choices, conf_dir
 from quantbooth.runtime.errors import UserError
+from quantbooth.schema import RENAMED
 
 __all__ = ["explain", "is_mistake"]
 
@@ -39,7 +40,8 @@ def explain(error: BaseException, config_name: str | None = None) -> str:
             return flat(str(cause))
         case MissingConfigException(missing_cfg_file=str(missing), options=[*options]):
             group, _, name = missing.rpartition("/")
-            return f"'{group}' has no option '{name}'{_meant(name, options)}; choose from {', '.join(options)}"
+            offered = [option for option in options if not option.startswith("_")]
+            return f"'{group}' has no option '{name}'{_meant(name, offered)}; choose from {', '.join(offered)}"
         case OverrideParseException():
             reason = flat(error.message.replace(f"Error parsing override '{error.override}'", ""))
             return f"cannot read '{error.override}' ({reason}); options are written key=value, lists key=[a,b]"
@@ -63,6 +65,8 @@ def flat(text: str) -> str:
 def _by_text(text: str, config_name: str | None) -> str:
     """Hydra has one exception for many mistakes; only the text tells them apart."""
     if unknown := re.match(r"Could not override '([^']+)'", text):
+        if now := RENAMED.get(unknown[1]):
+            return f"option '{unknown[1]}' has another name: {now}"
         hint = _meant(unknown[1], _known_keys(unknown[1], config_name))
         return f"unknown option '{unknown[1]}'{hint}; --cfg job shows all options"
     if several := re.match(r"Ambiguous value for argument '([^']+)'", text):
@@ -108,6 +112,4 @@ def _offers() -> str:
     """What the groups on the command line offer: Hydra does not say which of them got the number."""
     groups = [word.partition("=")[0] for word in sys.argv[1:] if "=" in word]
     folders = [conf_dir() / group for group in groups if (conf_dir() / group).is_dir()]
-    return "".join(
-        f"; '{each.name}' offers {', '.join(sorted(file.stem for file in each.glob('*.yaml')))}" for each in folders
-    )
+    return "".join(f"; '{each.name}' offers {', '.join(choices(each))}" for each in folders)

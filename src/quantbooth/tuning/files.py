@@ -46,7 +46,7 @@ def write_snapshot(
     save_file(kept, snapshot_path(folder, step))
 
 
-def precision_of(name: object, option: str = "tuner.saved_as") -> torch.dtype:
+def precision_of(name: object, option: str = "resources.save_dtype") -> torch.dtype:
     """The precision of that name, which `option` chose.
 
     Raises:
@@ -62,7 +62,7 @@ def _in_precision(name: str, tensor: Shaped[Tensor, "..."], precision: torch.dty
         return tensor.contiguous()
     kept = tensor.to(precision).contiguous()
     if not torch.equal(kept.isfinite(), tensor.isfinite()):
-        raise UserError(f"{name!r} has numbers too large for tuner.saved_as={str(precision)[6:]}; choose float32")
+        raise UserError(f"{name!r} has numbers too large for resources.save_dtype={str(precision)[6:]}; choose float32")
     return kept
 
 
@@ -75,7 +75,7 @@ def read_snapshot(folder: Path, step: int) -> dict[str, Shaped[Tensor, "..."]]:
     path = snapshot_path(folder, step)
     if not path.is_file():
         kept = ", ".join(map(str, steps_kept(folder)))
-        raise UserError(f"{folder.name} keeps the steps {kept}, not {step}; see protocol.at_steps")
+        raise UserError(f"{folder.name} keeps the steps {kept}, not {step}; see protocol.eval_steps")
     try:
         return load_file(path)
     except SafetensorError as error:

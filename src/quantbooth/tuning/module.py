@@ -24,6 +24,7 @@ from quantbooth.tuning.encoding import EncodedOnce, Latents
 
 __all__ = ["Examples", "OptimizerFactory", "Recipe", "TuningStage"]
 
+LR_SCHEDULERS = ("cosine", "constant")
 OptimizerFactory = Callable[[Iterable[dict[str, Any]]], Optimizer]
 """Parameter groups -> an optimizer; a group without `lr` takes the optimizer's own."""
 
@@ -53,13 +54,13 @@ class Recipe:
 
     Attributes:
         steps: optimizer steps.
-        subject_batch: photos of the subject in each.
-        prior_batch: class pictures in each; 0 is no prior preservation.
-        prior_weight: lambda of the DreamBooth loss.
-        weight_bound: weight each error by min(1 / alpha_bar, weight_bound), as the toy base was trained; None is even.
-        decay: the learning rate falls along half a cosine to 0 over the run; otherwise it stays.
+        train_batch_size: photos of the subject in each.
+        class_batch_size: class pictures in each; 0 is no prior preservation.
+        prior_loss_weight: lambda of the DreamBooth loss.
+        loss_weight_max: weight each error by min(1 / alpha_bar, loss_weight_max); None weights all alike.
+        lr_scheduler: cosine lets the learning rate fall along half a cosine to 0 over the run; constant keeps it.
         seed: decides photos, noise and timesteps of every step.
-        average: decay of the average over steps that is kept of the learned numbers; None keeps them as they are.
+        ema_decay: decay of the average over steps that is kept of the learned numbers; None keeps them as they are.
         rates: learning rates of kinds of numbers that have one of their own; the others take the optimizer's.
 
     Raises:
@@ -67,29 +68,31 @@ class Recipe:
     """
 
     steps: int
-    subject_batch: int
-    prior_batch: int
-    prior_weight: float
-    weight_bound: float | None
-    decay: bool
+    train_batch_size: int
+    class_batch_size: int
+    prior_loss_weight: float
+    loss_weight_max: float | None
+    lr_scheduler: str
     seed: int
-    average: float | None = None
+    ema_decay: float | None = None
     rates: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         whole("tuner.steps", self.steps, least=1)
-        whole("tuner.subject_batch", self.subject_batch, least=1)
-        whole("prior.batch", self.prior_batch, least=0)
-        number("prior.weight", self.prior_weight, least=0)
+        whole("tuner.train_batch_size", self.train_batch_size, least=1)
+        whole("prior.class_batch_size", self.class_batch_size, least=0)
+        number("prior.loss_weight", self.prior_loss_weight, least=0)
         whole("seed", self.seed, least=0, below=2**32)
-        if self.weight_bound is not None:
-            number("tuner.weight_bound", self.weight_bound, least=1)
-        if self.average is not None:
-            number("tuner.average", self.average, least=0, below=1)
+        if self.loss_weight_max is not None:
+            number("tuner.loss_weight_max", self.loss_weight_max, least=1)
+        if self.lr_scheduler not in LR_SCHEDULERS:
+            raise UserError(f"tuner.lr_scheduler must be one of {', '.join(LR_SCHEDULERS)}, got {self.lr_scheduler!r}")
+        if self.ema_decay is not None:
+            number("tuner.ema_decay", self.ema_decay, least=0, below=1)
 
     @property
     def batch(self) -> int:
-        return self.subject_batch + self.prior_batch
+        return self.train_batch_size + self.class_batch_size
 
     @property
     def samples_seen(self) -> int:
@@ -97,7 +100,9 @@ class Recipe:
 
     def rate_at(self, step: int) -> float:
         """The fraction of the learning rate in force at a step."""
-        return 0.5 * (1 + float(torch.cos(torch.tensor(torch.pi * step / self.steps)))) if self.decay else 1.0
+        if self.lr_scheduler == "constant":
+            return 1.0
+        return 0.5 * (1 + float(torch.cos(torch.tensor(torch.pi * step / self.steps))))
 
     def groups(self, learning: Mapping[str, list[nn.Parameter]]) -> list[dict[str, Any]]:
         """What learns as parameter groups of an optimizer, one for each kind."""
@@ -172,8 +177,8 @@ class TuningStage(LightningModule):
 
     def configure_optimizers(self) -> Any:
         optimizer = self.optimizer_factory(self.recipe.groups(self.learning))
-        if self.recipe.average is not None:
-            average = self.average = Average(self.numbers, self.recipe.average)
+        if self.recipe.ema_decay is not None:
+            average = self.average = Average(self.numbers, self.recipe.ema_decay)
             optimizer.register_step_post_hook(lambda *_: average.update_())
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, self.recipe.rate_at)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
@@ -199,10 +204,10 @@ class TuningStage(LightningModule):
         if self.route is not None:
             self.route.choose(torch.arange(len(subjects)).repeat_interleave(self.recipe.batch))
         errors = denoising_error(self.base, self.schedule, x_0, noise, t, conditioning)
-        if self.recipe.weight_bound is not None:
-            errors = errors * self.schedule.bounded_inverse_weight(t, self.recipe.weight_bound)
+        if self.recipe.loss_weight_max is not None:
+            errors = errors * self.schedule.bounded_inverse_weight(t, self.recipe.loss_weight_max)
         shares = zip(errors.split(self.recipe.batch), is_prior.split(self.recipe.batch), strict=True)
-        losses = torch.stack([with_prior_preservation(*share, self.recipe.prior_weight) for share in shares])
+        losses = torch.stack([with_prior_preservation(*share, self.recipe.prior_loss_weight) for share in shares])
         self._show(losses.detach())
         return losses.sum()
 
@@ -216,13 +221,13 @@ class TuningStage(LightningModule):
     def batch(self, draw: torch.Generator, subject: int = 0) -> tuple[Tensor, Conditioning, Tensor]:
         """Latents, what conditions them and which of them are class pictures, of one subject for one step."""
         examples, recipe = self.examples[subject], self.recipe
-        photos = torch.randint(len(examples.subject), (recipe.subject_batch,), generator=draw)
-        parts, texts = [examples.subject[photos]], [self.sentences[subject]().expand(recipe.subject_batch)]
-        if recipe.prior_batch:
-            others = torch.randint(len(examples.prior), (recipe.prior_batch,), generator=draw)
+        photos = torch.randint(len(examples.subject), (recipe.train_batch_size,), generator=draw)
+        parts, texts = [examples.subject[photos]], [self.sentences[subject]().expand(recipe.train_batch_size)]
+        if recipe.class_batch_size:
+            others = torch.randint(len(examples.prior), (recipe.class_batch_size,), generator=draw)
             parts.append(examples.prior[others])
-            texts.append(examples.prior_text.expand(recipe.prior_batch))
-        is_prior = torch.arange(recipe.batch) >= recipe.subject_batch
+            texts.append(examples.prior_text.expand(recipe.class_batch_size))
+        is_prior = torch.arange(recipe.batch) >= recipe.train_batch_size
         conditioning = Conditioning.cat([text.to(self.device) for text in texts])
         return torch.cat(parts).to(self.device), conditioning, is_prior.float().to(self.device)
 

@@ -242,7 +242,9 @@ def test_calibration_finds_its_blocks(third: Base) -> None:
 
     units = units_of(third.denoiser, third.blocks(), layers, call)
     assert [(unit.name, len(unit.layers)) for unit in units] == [("blocks.0", 2), ("blocks.1", 2)]
-    with pytest.raises(UserError, match=r"^quant\.split=true needs skip connections, and a TinyTransformer has none$"):
+    with pytest.raises(
+        UserError, match=r"^quant\.split_skips=true needs skip connections, and a TinyTransformer has none$"
+    ):
         third.skip_splits()
 
 
