@@ -7,6 +7,7 @@ from typing import Any
 
 from mkdocs.structure.files import File, Files
 
+from quantbooth.runtime.config import choices
 from quantbooth.runtime.help import Option, help_text, options_of, with_inherited
 
 ROOT = Path(__file__).parents[1]
@@ -75,7 +76,7 @@ def options_page() -> str:
 def alike(folder: Path) -> list[list[Path]]:
     """Return the files of a group, those with the same options in one list, first one where the user sets a value."""
     found: dict[tuple[str, ...], list[Path]] = {}
-    for file in sorted(folder.glob("[!_]*.yaml")):
+    for file in (folder / f"{choice}.yaml" for choice in choices(folder)):
         found.setdefault(tuple(option.key for option in with_inherited(file)), []).append(file)
     return [sorted(files, key=lambda file: "???" not in file.read_text(encoding="utf-8")) for files in found.values()]
 

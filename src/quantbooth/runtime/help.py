@@ -11,6 +11,8 @@ from pathlib import Path
 
 import yaml
 
+from quantbooth.runtime.config import choices
+
 __all__ = ["Group", "Option", "help_text", "options_of", "read_groups", "with_inherited"]
 
 WIDTH = 110
@@ -81,8 +83,7 @@ def read_groups(conf: Path, config_name: str) -> list[Group]:
             ((key, default),) = entry.items()
             name = key.removeprefix("override ")
             if (conf / name).is_dir():
-                choices = sorted(file.stem for file in (conf / name).glob("[!_]*.yaml"))  # _NAME: what choices share
-                groups[name] = Group(name, default, tuple(choices))
+                groups[name] = Group(name, default, tuple(choices(conf / name)))
     return list(groups.values())
 
 
