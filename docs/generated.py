@@ -7,7 +7,8 @@ from typing import Any
 
 from mkdocs.structure.files import File, Files
 
-from quantbooth.runtime.help import Option, help_text, options_of
+from quantbooth.runtime.config import choices
+from quantbooth.runtime.help import Option, help_text, options_of, with_inherited
 
 ROOT = Path(__file__).parents[1]
 CONF = ROOT / "conf"
@@ -73,18 +74,19 @@ def options_page() -> str:
 
 
 def alike(folder: Path) -> list[list[Path]]:
-    """Return the files of a group, those with the same options in one list: subjects differ in values only."""
+    """Return the files of a group, those with the same options in one list, first one where the user sets a value."""
     found: dict[tuple[str, ...], list[Path]] = {}
-    for file in sorted(folder.glob("*.yaml")):
-        found.setdefault(tuple(option.key for option in options_of(file)), []).append(file)
-    return list(found.values())
+    for file in (folder / f"{choice}.yaml" for choice in choices(folder)):
+        found.setdefault(tuple(option.key for option in with_inherited(file)), []).append(file)
+    return [sorted(files, key=lambda file: "???" not in file.read_text(encoding="utf-8")) for files in found.values()]
 
 
 def section(file: Path, title: str, prefix: str) -> list[str]:
     """Return a title, the file's first comment, and a table of its options."""
     first = file.read_text(encoding="utf-8").splitlines()[0] if file.stat().st_size else ""
     about = [escaped(first.lstrip("# "))] if first.startswith("#") and "@package" not in first else []
-    options = options_of(file)
+    passed_on = f"${{{prefix}" if prefix else "nothing"  # an option of the group, handed to a constructor
+    options = [o for o in (with_inherited(file) if prefix else options_of(file)) if not o.value.startswith(passed_on)]
     rows = [row(option, prefix) for option in options]
     return [title, *about, *(["| option | value | meaning |\n|---|---|---|\n" + "\n".join(rows)] if rows else [])]
 

@@ -12,6 +12,7 @@ from diffusers import UNet2DConditionModel
 from nbclient import NotebookClient
 
 from quantbooth.quant import scale_sets
+from quantbooth.runtime.help import Group, options_of, read_groups, with_inherited
 
 TOP = Path(__file__).parents[1]
 
@@ -40,6 +41,31 @@ def test_links_to_files_lead_somewhere(repository: Path, name: str) -> None:
     links = re.findall(r"\]\(([^)#]+)", file.read_text())
     missing = [link for link in links if not link.startswith("http") and not (file.parent / link).exists()]
     assert [link for link in missing if not MADE_BY_THE_SITE.fullmatch(link)] == []
+
+
+def test_options_in_the_documents_exist(repository: Path) -> None:
+    conf = repository / "conf"
+    groups = {group.name: group for group in read_groups(conf, "quantbooth")}
+    options = {
+        f"{name}.{option.key}"
+        for name, group in groups.items()
+        for choice in group.choices
+        for option in with_inherited(conf / name / f"{choice}.yaml")
+    }
+    options |= {option.key for file in conf.glob("*.yaml") for option in options_of(file)}
+    wrong = []
+    for name in ("README.md", "CONTRIBUTING.md", *map(str, PAGES)):
+        text = (repository / name).read_text()
+        code = "\n".join(re.findall(r"```.*?```|`[^`\n]+`", text, re.DOTALL))
+        wrong += [(name, key) for key in re.findall(r"(?<![\w.])([a-z]\w*(?:\.\w+)+)=", code) if key not in options]
+        for key, values in re.findall(r"(?<![\w.])([a-z]\w*)=([\w,-]+)", code):
+            if key in groups:
+                wrong += [(name, f"{key}={value}") for value in values.split(",") if not _offered(value, groups[key])]
+    assert wrong == []
+
+
+def _offered(value: str, group: Group) -> bool:
+    return value in group.choices or value.isupper()  # NAME is any
 
 
 def test_the_site_builds_without_a_warning(repository: Path, tmp_path: Path) -> None:

@@ -60,6 +60,7 @@ def write_card(assets: Path, pictures: int, seed: int, notes: Sequence[str] = ()
         rendered=" | ".join(f"{figures['rendered'][name]:.3f}" for name in names),
         judges=_judges(assets / "judges"),
     )
+    # Not in base/: a file more in the base's folder would change its fingerprint, and the name of every artifact.
     (assets / "README.md").write_text(text)
     (assets / "figures.json").write_text(json.dumps(figures, indent=1))
     return figures

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from quantbooth.runtime.config import conf_dir
-from quantbooth.runtime.help import MOST_USED, help_text, options_of, read_groups
+from quantbooth.runtime.help import MOST_USED, help_text, options_of, read_groups, with_inherited
 
 
 def run(module: str, *words: str) -> str:
@@ -68,3 +68,19 @@ def test_an_option_is_its_key_its_value_and_its_comment(
     file.write_text(f"defaults: []\n_target_: x.y\n{line}\nhydra:\n  run: 1\n")
     (option,) = options_of(file)
     assert (option.key, option.value, option.meaning) == (key, value, meaning)
+
+
+def test_a_choice_has_the_options_it_inherits_and_shared_files_are_no_choices(tmp_path: Path) -> None:
+    (tmp_path / "tuner").mkdir()
+    (tmp_path / "tuner" / "_base.yaml").write_text("name: ???\nsteps: 200  # of the optimizer\n")
+    (tmp_path / "tuner" / "scales.yaml").write_text("defaults:\n  - _base\n\nname: scales\nbiases: false\n")
+    (tmp_path / "main.yaml").write_text("defaults:\n  - tuner: scales\n  - _self_\n")
+    assert [
+        (option.key, option.value, option.meaning) for option in with_inherited(tmp_path / "tuner" / "scales.yaml")
+    ] == [
+        ("name", "scales", ""),
+        ("steps", "200", "of the optimizer"),
+        ("biases", "false", ""),
+    ]
+    (group,) = read_groups(tmp_path, "main")
+    assert group.choices == ("scales",)

@@ -64,6 +64,7 @@ def in_bytes(pictures: Float[Tensor, "b 3 h w"]) -> UInt8[Tensor, "b 3 h w"]:
     return (pictures * 255).round().byte()
 
 
+# Not torchmetrics' CLIPScore: 1.9 fails with transformers 5, and it keeps a running mean, no score per image.
 class OpenClipEncoder(Encoder):
     """A published CLIP, loaded by open_clip, with the preprocessing it was trained with.
 

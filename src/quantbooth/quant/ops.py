@@ -212,7 +212,7 @@ class _GainedProduct(torch.autograd.Function):
         ctx.x_shape, ctx.dtype, ctx.y_stride = x.shape, x.dtype, y.stride()
         ctx.bias_rows = 0 if b is None else len(b)
         need_dx = need_x or need_in
-        ctx.save_for_backward(
+        ctx.save_for_backward(  # a tensor set on ctx instead gives wrong gradients under checkpointing
             x if need_in else None,
             g_in if need_x else None,
             g_out if need_dx or need_out else None,

@@ -179,6 +179,7 @@ def attach_(norm: Norm, count: int, selection: Selection) -> None:
     channels, channel = len(norm.weight), 1 if isinstance(norm, nn.GroupNorm) else -1
     sizes = {"gain_out": channels} | ({} if norm.bias is None else {"shift": channels})
     hold_(norm, sizes, count, selection, norm.weight.device)
+    # A hook, not a wrapper: diffusers looks at the class of some normalizations.
     setattr(norm, HANDLE, norm.register_forward_hook(partial(_with_sets, channel)))
 
 

@@ -246,6 +246,7 @@ def smallest_seen(differences: Sequence[float], comparisons: int = 1) -> float:
         raise ValueError(f"this needs two differences and one comparison or more, got {len(d)} and {comparisons}")
     degrees = len(d) - 1
     # T' = (Z + ncp) / sqrt(V / (n - 1)): a mean over V's quantiles, since scipy's nct is nan far out at few degrees
+    # Not scipy.stats.nct: in scipy 1.17 it is nan far from 0 at few degrees of freedom.
     spreads = np.sqrt(chi2.ppf((np.arange(QUANTILES) + 0.5) / QUANTILES, degrees) / degrees)
     limits = t.ppf(1 - ALPHA / (2 * comparisons), degrees) * spreads
 

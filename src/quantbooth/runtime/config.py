@@ -64,7 +64,7 @@ def build(node: DictConfig | None, kind: type[Kind], **extras: Any) -> Kind:
     if not isinstance(node, DictConfig) or "_target_" not in node:
         raise UserError(f"{where} must name a {kind.__name__} by _target_, got {_keys(node)}")
     try:
-        made = hydra.utils.instantiate(node, _convert_="all", **extras)
+        made = hydra.utils.instantiate(node, _convert_="all", **extras)  # "all" makes dicts of dataclass extras
     except InstantiationException as error:
         if isinstance(error.__cause__, MISTAKES):
             raise UserError(_refusal(error, error.__cause__, where)) from error

@@ -11,7 +11,9 @@ from pathlib import Path
 
 import yaml
 
-__all__ = ["Group", "Option", "help_text", "options_of", "read_groups"]
+from quantbooth.runtime.config import choices
+
+__all__ = ["Group", "Option", "help_text", "options_of", "read_groups", "with_inherited"]
 
 WIDTH = 110
 MOST_USED = {
@@ -81,15 +83,31 @@ def read_groups(conf: Path, config_name: str) -> list[Group]:
             ((key, default),) = entry.items()
             name = key.removeprefix("override ")
             if (conf / name).is_dir():
-                groups[name] = Group(name, default, tuple(sorted(file.stem for file in (conf / name).glob("*.yaml"))))
+                groups[name] = Group(name, default, tuple(choices(conf / name)))
     return list(groups.values())
 
 
 def options_of(file: Path) -> list[Option]:
-    """Return the options of one config file in their order; Hydra's own sections and addresses of code are left out."""
+    """Return the options written in one config file, in order; without Hydra's own sections and addresses of code."""
     text = file.read_text(encoding="utf-8")
     node = yaml.compose(text, Loader=yaml.SafeLoader)
     return list(_leaves(node, text.splitlines(), "")) if isinstance(node, yaml.MappingNode) else []
+
+
+def with_inherited(file: Path) -> list[Option]:
+    """Return the options of a choice of a group, those of the files that it inherits from first."""
+    found: dict[str, Option] = {}
+    for entry in (yaml.safe_load(file.read_text(encoding="utf-8")) or {}).get("defaults", []):
+        name = str(entry).partition("@")[0]  # NAME beside the file, /GROUP/NAME from the top
+        folders = file.parents if name.startswith("/") else [file.parent]
+        for parent in [folder / f"{name.lstrip('/')}.yaml" for folder in folders]:
+            if isinstance(entry, str) and parent.is_file():
+                found |= {option.key: option for option in with_inherited(parent)}
+                break
+    for option in options_of(file):
+        meaning = option.meaning or (found[option.key].meaning if option.key in found else "")
+        found[option.key] = Option(option.key, option.value, meaning)
+    return list(found.values())
 
 
 def _leaves(node: yaml.MappingNode, lines: list[str], prefix: str) -> Iterator[Option]:
@@ -120,7 +138,7 @@ def _most_used(conf: Path, own: list[Option], groups: list[Group]) -> list[Optio
     for key, meaning in MOST_USED.items():
         group, _, name = key.partition(".")
         files = [conf / g.name / f"{choice}.yaml" for g in groups if g.name == group for choice in g.choices]
-        values = [option.value for file in files for option in options_of(file) if option.key == name]
+        values = [option.value for file in files for option in with_inherited(file) if option.key == name]
         values += [shown[key].value] if key in shown else []
         if values:
             shown[key] = Option(key, "???" if "???" in values else values[0], meaning)

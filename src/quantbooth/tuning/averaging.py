@@ -20,6 +20,7 @@ __all__ = ["Average"]
 RAMP = 10
 
 
+# Not Lightning's EMAWeightAveraging: it copies the whole module, codes and text encoder included.
 class Average:
     """The average of numbers that an optimizer moves in place; call `update_` after each of its steps."""
 

@@ -55,7 +55,7 @@ def concatenations(unet: UNet2DConditionModel) -> dict[str, tuple[int, int]]:
 
 BLOCKS = (ResnetBlock2D, BasicTransformerBlock)
 
-DDPM_SCHEDULERS: dict[str, Any] = {
+DDPM_SCHEDULERS: dict[str, Any] = {  # none draws noise (ancestral, SDE): an image is decided by its prompt and seed
     "ddim": DDIMScheduler,
     "dpm": DPMSolverMultistepScheduler,
     "euler": EulerDiscreteScheduler,
