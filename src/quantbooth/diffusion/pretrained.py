@@ -53,7 +53,7 @@ def load_base(folder: Path, name: str, denoiser: nn.Module | None = None) -> Bas
     """Load a base from a diffusers folder, in float32, frozen, offline.
 
     Args:
-        folder: holds ``model_index.json``, the denoiser's folder (``unet/``), ``vae/``, ``text_encoder/``,
+        folder: has ``model_index.json``, the denoiser's folder (``unet/``), ``vae/``, ``text_encoder/``,
             ``tokenizer/``, ``scheduler/``, and of families with two encoders ``text_encoder_2/`` and ``tokenizer_2/``.
         name: the base's label in tables and figures.
         denoiser: replaces the folder's float denoiser, which is then not read.
