@@ -46,7 +46,7 @@ def accuracies(
     names: Mapping[str, tuple[str, ...]],
     asked: Sequence[Mapping[str, str]],
 ) -> dict[str, float]:
-    """Return, per attribute, the share of pictures asked for it in which the oracle's top guess is the asked value."""
+    """Return the oracle's accuracy per attribute, over the pictures whose caption asks for that attribute."""
     right: dict[str, list[bool]] = {}
     for place, wanted in enumerate(asked):
         for name, value in wanted.items():

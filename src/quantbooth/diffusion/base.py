@@ -88,7 +88,7 @@ class Base:
         return self.family.new_scheduler(name, self.scheduler_config, steps, self.latent_shape)
 
     def blocks(self) -> list[str]:
-        """Return the names of the denoiser's blocks, each of which calibration reconstructs as one unit."""
+        """Return the names of the denoiser's blocks, which calibration reconstructs one at a time (BRECQ)."""
         return self.family.blocks(self.denoiser)
 
     def skip_splits(self) -> dict[str, tuple[int, int]]:

@@ -128,7 +128,7 @@ class Family(ABC):
 
     @abstractmethod
     def blocks(self, denoiser: nn.Module) -> list[str]:
-        """Return the names of the blocks that calibration reconstructs as one unit each; they do not nest."""
+        """Return the names of the blocks that calibration reconstructs one at a time (BRECQ); they do not nest."""
 
     def skip_splits(self, denoiser: nn.Module) -> dict[str, tuple[int, int]]:
         """Return the layers that read a concatenation: name -> (inputs from the previous block, from the encoder).

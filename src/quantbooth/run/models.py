@@ -35,7 +35,7 @@ def untuned_base(run: Run) -> Base:
 def tuned_base(run: Run, step: int, subjects: Sequence[SubjectRun] | None = None) -> tuple[Base, SubjectsRoute | None]:
     """Return the base tuned on these subjects after a step, and the route that assigns rows to subjects.
 
-    Subjects are those of the run where none are given. Step 0 is the untuned base, which has no route.
+    The default is the subjects of the run. Step 0 is the untuned base, which has no route.
 
     Raises:
         UserError: when the step was not kept, or what was tuned belongs to another base.
