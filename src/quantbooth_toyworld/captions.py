@@ -16,7 +16,18 @@ from quantbooth_toyworld.world import (
     ToySubject,
 )
 
-__all__ = ["Caption", "FRAMES", "IDENTIFIERS", "caption", "describe", "words"]
+__all__ = [
+    "Caption",
+    "FRAMES",
+    "IDENTIFIERS",
+    "ToyPrompt",
+    "article",
+    "caption",
+    "describe",
+    "prompts",
+    "untouched",
+    "words",
+]
 
 KINDS = ("context", "accessory", "property", "plain")
 COLOUR_EDITS = 5

@@ -22,7 +22,7 @@ from transformers import AutoImageProcessor, Dinov2Model, ViTModel
 from quantbooth.evaluation.folders import digest, model_type, read_network, read_processor
 from quantbooth.runtime.errors import UserError
 
-__all__ = ["DinoEncoder"]
+__all__ = ["DinoEncoder", "Encoder", "ImageEncoder", "OpenClipEncoder", "check_pictures", "in_bytes"]
 
 
 class ImageEncoder(nn.Module, ABC):

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from quantbooth.quant.activations import ActivationQuantizer, parts_of
 from quantbooth.quant.format import Grid
 
-__all__ = ["RunningRange"]
+__all__ = ["MSE", "MinMax", "RunningRange", "ScaleSearch", "affine", "bounds"]
 
 BLOCK = 2**20
 """Weights searched at a time, which bounds the memory of a search for layers of any size."""

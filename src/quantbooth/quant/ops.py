@@ -42,7 +42,7 @@ from torch.autograd.function import once_differentiable
 from quantbooth.quant.packed_weight import Packed
 from quantbooth.quant.per_channel import affine, gain_gradient, in_layout, keeps_output, require_full, summed, times
 
-__all__ = ["PIECE", "PackedProduct"]
+__all__ = ["Conv2dProduct", "LinearProduct", "PIECE", "PackedProduct", "Product", "gained_product"]
 
 
 class Product(ABC):

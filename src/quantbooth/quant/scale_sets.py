@@ -17,7 +17,19 @@ from quantbooth.quant.layers import QuantizedLayer, quantized_layers
 from quantbooth.quant.selection import START, Selection, held, hold_, let_go_
 from quantbooth.runtime.errors import UserError
 
-__all__ = ["require_fit"]
+__all__ = [
+    "Parts",
+    "attach_",
+    "detach_",
+    "load_",
+    "parameters",
+    "parts_of",
+    "read",
+    "require_fit",
+    "stack",
+    "trainable",
+    "unstack",
+]
 
 
 def require_fit(

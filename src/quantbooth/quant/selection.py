@@ -20,7 +20,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-__all__ = ["START", "chosen", "held", "hold_", "let_go_"]
+__all__ = ["START", "Selection", "chosen", "held", "hold_", "let_go_"]
 
 
 class Selection:

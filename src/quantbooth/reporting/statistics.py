@@ -15,7 +15,22 @@ from jaxtyping import Float
 from scipy.optimize import brentq
 from scipy.stats import binomtest, bootstrap, chi2, norm, t, ttest_1samp
 
-__all__ = ["ALPHA", "POWER", "holm", "mean", "paired_p", "relative_increase", "share", "smallest_seen"]
+__all__ = [
+    "ALPHA",
+    "Interval",
+    "POWER",
+    "expanded",
+    "holm",
+    "mean",
+    "mean_interval",
+    "paired_difference",
+    "paired_p",
+    "ratio_of_means",
+    "relative_increase",
+    "share",
+    "smallest_seen",
+    "subject_means",
+]
 
 
 @dataclass(frozen=True)
