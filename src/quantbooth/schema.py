@@ -1,10 +1,10 @@
-"""Options: which decide the content of an artifact, declared field by field, and what they were called before.
+"""The schema of options: which of them decide the content of an artifact, and their former names.
 
     identity(artifact) = { field: value | field decides the content, value is not neutral } + parents' identities
 
-A field that is not declared here decides: an unknown option then makes another artifact, it never finds the wrong one.
-Keys that begin with an underscore (`_target_`, `_partial_`) are addresses of code. They never decide, so moving code
-renames nothing; what a class computes is told apart by its `name`, which stands beside its fields.
+A field that is not declared here decides, so an unknown option makes another artifact and never finds a wrong one. Keys
+that begin with an underscore (`_target_`, `_partial_`) are code paths. They never decide, so moving code renames no
+artifact; the `name` of a class, which is one of its fields, identifies what it computes.
 """
 
 from collections.abc import Mapping
@@ -18,18 +18,18 @@ _ALWAYS = object()
 
 @dataclass(frozen=True)
 class Field:
-    """How one option counts.
+    """How one option enters an identity.
 
     Attributes:
         decides: whether it decides the content; names, resources and previews do not.
-        neutral: a value that changes nothing and stands in no identity, so that adding the option renames nothing.
+        neutral: a value without effect that is left out of identities, so that adding the option renames no artifact.
     """
 
     decides: bool = True
     neutral: Any = _ALWAYS
 
     def enters(self, value: object) -> bool:
-        """Return whether this value stands in an identity."""
+        """Return whether this value is part of an identity."""
         return self.decides and not (type(value) is type(self.neutral) and value == self.neutral)
 
 
@@ -58,7 +58,7 @@ FIELDS: dict[str, dict[str, Field]] = {
         "search": DECIDES,  # its grid repeats quant.bits and quant.symmetric
         "rounding": unless(None),
         "activations": DECIDES,
-        "set": IGNORED,  # the calibration set is a parent, with an identity of its own
+        "set": IGNORED,  # the calibration set is a parent with its own identity
     },
     "calibration.set": {
         "source": DECIDES,
@@ -131,10 +131,10 @@ FIELDS: dict[str, dict[str, Field]] = {
         "profiler": IGNORED,
     },
 }
-"""By group: how each of its options counts."""
+"""The fields of each config group."""
 
 OPEN = ("trainer", "optimizer", "calibration")
-"""Groups whose further keys are arguments of somebody else's class, or of one that refuses them itself."""
+"""Groups whose other keys are arguments of a library's class, or of a class that validates them itself."""
 
 RENAMED: dict[str, str] = {
     "tuner.subject_batch": "tuner.train_batch_size",
@@ -163,14 +163,14 @@ RENAMED: dict[str, str] = {
     "damage.beside": "damage.compare_with",
     "optimizer._target_": "optimizer.name=adamw, or another of torch.optim",
 }
-"""What options were called before, and what to write now."""
+"""Former name -> current name of renamed options."""
 
 TRAINING_ONLY = ("gradient_clip_val", "gradient_clip_algorithm", "accumulate_grad_batches", "max_epochs")
-"""Options of the trainer that decide what is learned, and nothing of what is only drawn or measured."""
+"""Trainer options that affect training, but not sampling or measurement."""
 
 
 def content(settings: Mapping[str, Any], group: str) -> dict[str, Any]:
-    """Return the fields of a group that decide content, without addresses of code.
+    """Return the fields of a group that decide content, without code paths.
 
     Args:
         settings: the resolved configuration.
@@ -186,7 +186,7 @@ def content(settings: Mapping[str, Any], group: str) -> dict[str, Any]:
 
 
 def trainer_content(settings: Mapping[str, Any], training: bool = False) -> dict[str, Any]:
-    """Return what decides content of the trainer: for an artifact that is learned, or one that is only computed."""
+    """Return the trainer options that decide content, of a trained artifact or one that is only computed."""
     found = content(settings, "trainer")
     chosen = {key: value for key, value in found.items() if training or key not in TRAINING_ONLY}
     return {"trainer": chosen} if chosen else {}

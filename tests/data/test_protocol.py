@@ -1,4 +1,4 @@
-"""The protocol: refuses what no run can do, and knows after which steps a run is looked at."""
+"""The protocol: evaluated steps, and refusals."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""Pre-training: draws decided by (seed, step), every weight meant to learn does, the encoder stays what it is."""
+"""Pre-training: draws by (seed, step), all trainable weights change, the encoder does not."""
 
 from copy import deepcopy
 from dataclasses import replace

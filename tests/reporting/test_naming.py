@@ -94,8 +94,25 @@ def test_options_of_one_name_in_two_groups_are_named_in_full() -> None:
     assert told_apart(settings[:2]) == [("steps=3",), ("steps=4",)]
 
 
+def test_runs_that_share_no_step_are_two_rows_too(make: Make) -> None:
+    results = [make("s1", step=n, run=f"run-{n}", settings={"tuner": {"steps": n}}) for n in (200, 400)]
+    assert [arm.options for arm in Study(tuple(results)).arms] == [("steps=200",), ("steps=400",)]
+
+
+def test_snapshots_of_one_run_are_one_row_though_it_went_on_elsewhere(make: Make) -> None:
+    where = {"accelerator": "cpu", "precision": "32-true"}
+    results = [make("s1", step=1, run="a", settings={"trainer": where, "sampler": {"steps": 2}})]
+    results += [make("s1", step=2, run="a", settings={"trainer": where | {"accelerator": "gpu"}})]
+    assert Study(tuple(results)).arms == (Arm("s1", "w4"),)
+
+
+def test_what_changes_with_an_option_of_another_group_is_named_too() -> None:
+    settings = [{"tuner.rank": "2", "sampler.steps": "7"}, {"tuner.rank": "4", "sampler.steps": "5"}]
+    assert told_apart(settings) == [("rank=2", "steps=7"), ("rank=4", "steps=5")]
+
+
 def test_what_a_choice_brings_along_is_not_named() -> None:
-    settings = [{"search.norm": "2.4", "calibration.name": "mse"}, {"calibration.name": "minmax"}]
+    settings = [{"calibration.search.norm": "2.4", "calibration.name": "mse"}, {"calibration.name": "minmax"}]
     assert told_apart(settings) == [("calibration=mse",), ("calibration=minmax",)]
     assert told_apart([settings[0]] * 2) == [(), ()]
 

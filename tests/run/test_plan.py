@@ -1,4 +1,4 @@
-"""The plan: an artifact's name changes with all that decides its content, and with nothing else."""
+"""Artifact names: they change with everything that decides the content, and with nothing else."""
 
 import json
 import shutil

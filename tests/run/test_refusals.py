@@ -1,4 +1,4 @@
-"""What a plan refuses: each option that cannot be, by its name and value, before anything is made."""
+"""Refusals of a run: each invalid option by name and value, before any work."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Several subjects tuned and drawn in one run: the results of a run each, found by the same names."""
+"""Several subjects tuned and sampled in one run: results equal those of separate runs, under the same names."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Numbers that people set: taken as they are, or refused by the option's name."""
+"""Validation of option values: returned unchanged, or refused with the option's name."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Beside tuning: exactly the steps asked for are kept, and watching changes nothing."""
+"""Callbacks: exactly the chosen steps are saved, and previews do not change training."""
 
 from collections.abc import Callable
 from pathlib import Path

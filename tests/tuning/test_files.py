@@ -1,4 +1,4 @@
-"""What was learned, on disk: exact, at the steps that were kept, with the strategy it was learned with."""
+"""Snapshots on disk: exact, at the saved steps, with the strategy of the run."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Tuning runs: decided by their seed, changing gains and nothing else, each set in its own zone only."""
+"""Training runs: reproducible by seed, changing only gains, each set in its own zone only."""
 
 from collections.abc import Callable
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Tuning's loss and gradients: those of a float64 twin, and each set's from samples of its own zone only."""
+"""Training loss and gradients against a float64 twin; each set's gradient comes from its own zone only."""
 
 from collections.abc import Callable
 from math import prod

@@ -1,4 +1,4 @@
-"""Every option of tuning from the first step to the pictures: it learns, repeats, and comes back from disk the same."""
+"""Every training option from the first step to the pictures: it trains, repeats, and round-trips through disk."""
 
 from collections.abc import Callable
 from copy import deepcopy

@@ -32,7 +32,7 @@ from quantbooth.runtime.config import build, conf_dir
 from quantbooth.runtime.loggers import log_report
 from quantbooth.sampling.image_set import read_requests
 from quantbooth.store.manifest import open_artifact
-from quantbooth.store.store import word
+from quantbooth.store.store import CONFIG, word
 from quantbooth.tuning.files import TUNED, open_tuned, steps_kept, strategy_of
 
 __all__ = ["main", "method_looks", "read_result", "report", "unscored"]
@@ -120,7 +120,7 @@ def read_result(folder: Path, logs: Path | None = None) -> Result:
 
 def _settings(folder: Path) -> Mapping[str, Any]:
     """Return the resolved options kept beside scores; nothing where none were kept."""
-    file = folder / "config.yaml"
+    file = folder / CONFIG
     return yaml.safe_load(file.read_text(encoding="utf-8")) or {} if file.is_file() else {}
 
 
@@ -182,7 +182,7 @@ def _own(cfg: DictConfig) -> list[Path]:
 def _alone(folders: Sequence[Path], results: Sequence[Result]) -> list[str]:
     """What makes each run by itself, from the settings kept beside its scores."""
     of_runs = {result.run: folder for folder, result in zip(folders, results, strict=True) if not result.untuned}
-    kept = [folder for folder in of_runs.values() if (folder / "config.yaml").is_file()]
+    kept = [folder for folder in of_runs.values() if (folder / CONFIG).is_file()]
     return [f"quantbooth --config-dir {shlex.quote(str(folder))} --config-name config" for folder in kept]
 
 

@@ -1,8 +1,8 @@
 """Names of rows: a method on weights, and the options that tell two rows of the same method apart.
 
 `quantbooth -m strategy=s1 'strategy.interval=[0,200],[200,750]'` gives rows `s1 interval=[0,200]` and
-`s1 interval=[200,750]`: where results share method, weights, subject, seed and step, the settings in which their runs
-differ join the name.
+`s1 interval=[200,750]`: where several runs share method, weights, subject and seed, the settings in which they differ
+join the name.
 """
 
 import json
@@ -13,6 +13,7 @@ from typing import Any
 
 from quantbooth.reporting.results import Result
 from quantbooth.runtime.errors import UserError
+from quantbooth.schema import FIELDS
 
 __all__ = ["BASE", "Arm", "arms_of", "told_apart"]
 
@@ -21,6 +22,13 @@ SHORT = 8
 OF_WEIGHTS = ("quant", "calibration")
 GROUPS = (*OF_WEIGHTS, "tuner", "strategy", "prior", "optimizer", "resources", "sampler", "trainer")
 """Groups of options that a row may be named by; others say where and how it ran, or what it was judged by."""
+SILENT = {
+    f"{group}.{key}"
+    for group in ("tuner", "resources", "trainer")
+    for key, field in FIELDS[group].items()
+    if not field.decides and key != "name"
+}
+"""Options that change no result."""
 Options = Mapping[str, str]
 
 
@@ -60,15 +68,21 @@ def arms_of(results: Sequence[Result]) -> dict[Result, Arm]:
 def told_apart(settings: Sequence[Options]) -> list[tuple[str, ...]]:
     """Return for each of several settings the options in which they differ, as `name=value`.
 
-    An option that follows from those before it (a copy of it, an argument of what it chose) is left out.
+    A copy of another option is left out, and what follows from other options of its group: arguments of what is chosen.
     """
     keys = dict.fromkeys(key for one in settings for key in one)
-    chosen: list[str] = []
+    chosen: dict[str, list[str | None]] = {}
     for key in sorted(keys, key=lambda key: not key.endswith(".name")):
-        before = [tuple(one.get(other) for other in chosen) for one in settings]
-        if len({*zip(before, (one.get(key) for one in settings), strict=True)}) > len(set(before)):
-            chosen.append(key)
-    chosen.sort(key=list(keys).index)
+        values = [one.get(key) for one in settings]
+        group = [of for other, of in chosen.items() if other.split(".")[0] == key.split(".")[0]]
+        known = {*zip(*group, strict=True)} if group else {()}
+        if values not in chosen.values() and len({*zip(*group, values, strict=True)}) > len(known):
+            chosen[key] = values
+    return _named(sorted(chosen, key=list(keys).index), settings)
+
+
+def _named(chosen: Sequence[str], settings: Sequence[Options]) -> list[tuple[str, ...]]:
+    """Return `name=value` of each option that each setting has; names of one sound are written in full."""
     leaves = [_leaf(key) for key in chosen]
     names = [leaf if leaves.count(leaf) == 1 else key for leaf, key in zip(leaves, chosen, strict=True)]
     return [tuple(f"{n}={one[key]}" for n, key in zip(names, chosen, strict=True) if key in one) for one in settings]
@@ -98,11 +112,14 @@ def _weights(results: Sequence[Result]) -> dict[tuple[str, str], str]:
 
 
 def _options(results: Sequence[Result]) -> list[tuple[str, ...]]:
-    """Return what names each result beyond method and weights: nothing, unless two of them share a cell."""
-    cells: dict[tuple[str, int, int], list[Options]] = {}
-    settings = [dict(_flat(result.settings, GROUPS)) for result in results]
+    """Return what names each result beyond method and weights: nothing, unless two runs share subject and seed."""
+    settings = [{k: v for k, v in _flat(result.settings, GROUPS) if k not in SILENT} for result in results]
+    cells: dict[tuple[object, ...], list[Options]] = {}
     for result, own in zip(results, settings, strict=True):
         cells.setdefault((result.subject, result.seed, result.step), []).append(own)
+    of_runs = {(r.subject, r.seed, r.run): own for r, own in zip(results, settings, strict=True)}
+    for (subject, seed, _), own in of_runs.items():
+        cells.setdefault((subject, seed), []).append(own)
     differing = {
         key for of in cells.values() for key in {k for one in of for k in one} if len({one.get(key) for one in of}) > 1
     }

@@ -137,6 +137,7 @@ def _html(study: Study, table: Table, grids: list[Grid], shown: dict[str, Any]) 
         shares_are=differences.SHARES,
         subjects=[_subject(study, found, encoding) for found in grids],
         reduced=encoding,
+        prompts=max(len(found.prompts) for found in grids),
         kinds=list(dict.fromkeys(kind for found in grids for kind in found.kinds)),
         definitions=summary.definitions(study, table),
         facts=summary.facts(study),

@@ -13,7 +13,22 @@ from jaxtyping import Float
 from scipy.optimize import brentq
 from scipy.stats import binomtest, bootstrap, chi2, norm, t, ttest_1samp
 
-__all__ = ["ALPHA", "POWER", "Interval", "holm", "mean", "paired_p", "relative_increase", "share", "smallest_seen"]
+__all__ = [
+    "ALPHA",
+    "POWER",
+    "Interval",
+    "expanded",
+    "holm",
+    "mean",
+    "mean_interval",
+    "paired_difference",
+    "paired_p",
+    "ratio_of_means",
+    "relative_increase",
+    "share",
+    "smallest_seen",
+    "subject_means",
+]
 
 ALPHA, POWER = 0.05, 0.8
 QUANTILES = 4000

@@ -1,4 +1,4 @@
-"""Options of tuning as a recipe: each is what it must be, or refused by its name."""
+"""Options of tuning: validated, and converted to a recipe."""
 
 import difflib
 from collections.abc import Mapping
@@ -13,11 +13,11 @@ from quantbooth.tuning.module import Recipe
 __all__ = ["check_resources", "recipe_of", "require_known"]
 
 RATES = {"shifts": "shift_learning_rate", "identifier": "identifier_learning_rate"}
-"""Options of the tuner that are learning rates of one kind of numbers; the others learn at the optimizer's."""
+"""Tuner options with the learning rate of one kind of parameter; the other kinds use the optimizer's."""
 
 
 def require_known(settings: Mapping[str, Any]) -> None:
-    """Refuse options that nothing reads: those of before by their new name, others by the nearest one.
+    """Refuse unknown options: for a renamed one name the new name, for others the nearest known one.
 
     Raises:
         UserError: naming the option.
@@ -37,10 +37,10 @@ def require_known(settings: Mapping[str, Any]) -> None:
 
 
 def check_resources(settings: Mapping[str, Any]) -> None:
-    """Refuse what a run cannot take or show.
+    """Check the options of resources and preview.
 
     Raises:
-        UserError: naming the option that is not what it must be.
+        UserError: naming an option that is not a valid value.
     """
     for option in ("gradient_checkpointing", "cache_latents"):
         flag(f"resources.{option}", settings["resources"][option])
@@ -49,10 +49,10 @@ def check_resources(settings: Mapping[str, Any]) -> None:
 
 
 def recipe_of(settings: Mapping[str, Any]) -> Recipe:
-    """Return how a run learns.
+    """Return the hyperparameters of a training run.
 
     Raises:
-        UserError: naming the option that is not such a number.
+        UserError: naming an option that is not a valid value.
     """
     tuner, prior = settings["tuner"], settings["prior"]
     flag("tuner.random_flip", tuner["random_flip"])

@@ -12,11 +12,11 @@ __all__ = ["each_subject"]
 
 
 def each_subject(cfg: DictConfig) -> list[DictConfig]:
-    """Return the configuration of each subject, as it is for that subject alone.
+    """Return the configuration of each subject, as in a run of that subject alone.
 
     Raises:
-        UserError: for a subject that is named twice, an empty list, or options of `subject` beside `subjects`.
-        hydra.errors.MissingConfigException: for a name that the group `subject` does not offer.
+        UserError: for a subject that is named twice, an empty list, or options of `subject` together with `subjects`.
+        hydra.errors.MissingConfigException: for a name that the group `subject` does not have.
     """
     typed = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
     if HydraConfig.initialized() and "subject" not in HydraConfig.get().runtime.choices:

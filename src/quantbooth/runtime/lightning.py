@@ -1,9 +1,4 @@
-"""Lightning's trainer and progress bar as every command uses them: refusals in one line, the work in words.
-
-The progress bar: says in words what is going on.
-
-The trainer: Lightning's own, its refusals in one line; which work several processes may share.
-"""
+"""Lightning's trainer and progress bar as every command uses them: refusals in one line, the work in words."""
 
 from typing import Any
 
@@ -11,18 +6,28 @@ import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import RichProgressBar
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.table import Column
 
 from quantbooth.runtime.errors import UserError
 
-__all__ = ["Bar", "root_device", "trainer"]
+__all__ = ["Bar", "root_device", "shortened", "trainer"]
+
+
+LABEL = 34
+"""Characters of a bar's label, so that label, bar, count, time left and loss fit 80 columns in one line."""
 
 
 class Bar(RichProgressBar):
-    """Lightning's bar with a sentence of ours in place of "Predicting" or "Epoch 0"."""
+    """Lightning's bar in one line: what is done, how far it is, the time left."""
 
     def __init__(self, what: str) -> None:
         super().__init__(leave=False)
-        self.what = what
+        self.what = shortened(what, LABEL)
+
+    def configure_columns(self, trainer: Trainer) -> list[Any]:
+        label = TextColumn("{task.description}", table_column=Column(no_wrap=True))
+        return [label, BarColumn(bar_width=10), MofNCompleteColumn(), TimeRemainingColumn()]
 
     @property
     def predict_description(self) -> str:
@@ -38,6 +43,14 @@ class Bar(RichProgressBar):
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
         shown = super().get_metrics(trainer, pl_module)
         return {name: value for name, value in shown.items() if name != "v_num"}
+
+
+def shortened(text: str, width: int) -> str:
+    """Return a text of at most `width` characters, its middle left out where it is longer."""
+    if len(text) <= width:
+        return text
+    tail = (width - 1) // 2
+    return f"{text[: width - 1 - tail]}…{text[len(text) - tail :]}"
 
 
 def trainer(shared: bool = False, **settings: Any) -> Trainer:

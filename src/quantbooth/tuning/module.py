@@ -1,4 +1,4 @@
-"""Tuning: the DreamBooth objective on the timesteps of the strategy, whatever the tuner lets learn."""
+"""The training module: DreamBooth's objective on the timesteps of a strategy, for the parameters of any tuner."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -26,19 +26,19 @@ __all__ = ["Examples", "OptimizerFactory", "Recipe", "TuningStage"]
 
 LR_SCHEDULERS = ("cosine", "constant")
 OptimizerFactory = Callable[[Iterable[dict[str, Any]]], Optimizer]
-"""Parameter groups -> an optimizer; a group without `lr` takes the optimizer's own."""
+"""Parameter groups -> an optimizer; a group without `lr` uses the optimizer's default."""
 
 
 @dataclass(frozen=True)
 class Examples:
-    """What a run learns from, of one subject.
+    """The training data of one subject.
 
     Attributes:
-        subject: latents of the subject's photos; kept ones need no autoencoder any more.
-        subject_text: the encoded sentence beside them, one row.
-        prior: latents of the class's own pictures.
-        prior_text: the encoded sentence beside those, one row.
-        name: of the subject, where curves of several are told apart.
+        subject: latents of the subject's photos; cached ones need no autoencoder any more.
+        subject_text: the encoded instance prompt, one row.
+        prior: latents of the class pictures.
+        prior_text: the encoded class prompt, one row.
+        name: of the subject, the label of its loss curve where there are several.
     """
 
     subject: Latents
@@ -50,21 +50,21 @@ class Examples:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a run learns.
+    """The hyperparameters of a training run.
 
     Attributes:
         steps: optimizer steps.
-        train_batch_size: photos of the subject in each.
-        class_batch_size: class pictures in each; 0 is no prior preservation.
+        train_batch_size: photos of the subject per step.
+        class_batch_size: class pictures per step; 0 is no prior preservation.
         prior_loss_weight: lambda of the DreamBooth loss.
-        loss_weight_max: weight each error by min(1 / alpha_bar, loss_weight_max); None weights all alike.
-        lr_scheduler: cosine lets the learning rate fall along half a cosine to 0 over the run; constant keeps it.
+        loss_weight_max: weight each error by min(1 / alpha_bar, loss_weight_max); None weights all equally.
+        lr_scheduler: cosine decays the learning rate along half a cosine to 0 over the run; constant keeps it.
         seed: decides photos, noise and timesteps of every step.
-        ema_decay: decay of the average over steps that is kept of the learned numbers; None keeps them as they are.
-        rates: learning rates of kinds of numbers that have one of their own; the others take the optimizer's.
+        ema_decay: decay of the EMA of the trainable parameters, which is saved; None saves the last step's parameters.
+        rates: learning rates by kind of parameter; the other kinds use the optimizer's.
 
     Raises:
-        UserError: naming the option that is not such a number.
+        UserError: naming an option that is not a valid value.
     """
 
     steps: int
@@ -99,13 +99,13 @@ class Recipe:
         return self.steps * self.batch
 
     def rate_at(self, step: int) -> float:
-        """The fraction of the learning rate in force at a step."""
+        """Return the factor of the learning rate at a step."""
         if self.lr_scheduler == "constant":
             return 1.0
         return 0.5 * (1 + float(torch.cos(torch.tensor(torch.pi * step / self.steps))))
 
     def groups(self, learning: Mapping[str, list[nn.Parameter]]) -> list[dict[str, Any]]:
-        """What learns as parameter groups of an optimizer, one for each kind."""
+        """Return the parameter groups for an optimizer, one for each kind of parameter."""
         return [
             {"params": numbers, **({"lr": self.rates[kind]} if kind in self.rates else {})}
             for kind, numbers in learning.items()
@@ -114,11 +114,11 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Rows:
-    """What one subject has in the batch of a step.
+    """The rows of one subject in the batch of a step.
 
     Attributes:
         x_0: latents.
-        conditioning: of each.
+        conditioning: of each row.
         noise: standard normal.
         t: training timesteps.
         is_prior: 1 for a class picture, 0 for a photo of the subject.
@@ -132,24 +132,24 @@ class Rows:
 
 
 class TuningStage(LightningModule):
-    """One run: every sample of a batch has its own timestep, and with it its own scale set.
+    """One training run, in which every sample of a batch has its own timestep and scale set.
 
-    Several subjects learn side by side in it: each has rows of its own in the batch, drawn as if it were alone, and
-    sets of its own that only these rows reach. The loss is the sum of theirs, so every set gets the gradient it would
-    get alone; optimizers that treat each number by itself, as AdamW does, then take the same steps.
+    Several subjects can share the batch: each has its own rows, drawn as in a separate run, and its own sets, which
+    only these rows use. The loss is the sum over subjects, so every set gets the gradient of a separate run; optimizers
+    that update every parameter independently, such as AdamW, then take the same steps.
 
     Args:
-        base: its denoiser holds what learns, and is routed by timestep already; it may be alone.
-        learning: what learns, by kind.
-        examples: pictures and sentences of each subject.
-        zones: where timesteps are drawn from.
-        recipe: how it learns.
+        base: has the trainable parameters and the router attached; autoencoder and text encoders are not needed.
+        learning: the trainable parameters, by kind.
+        examples: training data of each subject.
+        zones: the training timesteps.
+        recipe: hyperparameters.
         optimizer: makes the optimizer.
-        sentences: give each subject's sentence in each step; None are those of the examples.
-        route: is told which subject a row belongs to; None where there is one.
+        sentences: encode each subject's prompt at every step; None uses the encoded prompts of the examples.
+        route: assigns rows to subjects; None for a single subject.
 
     Raises:
-        UserError: when the loss is no longer a finite number.
+        UserError: when the loss is not a finite number.
     """
 
     def __init__(
@@ -185,11 +185,11 @@ class TuningStage(LightningModule):
 
     @property
     def numbers(self) -> list[nn.Parameter]:
-        """Everything that learns."""
+        """All trainable parameters."""
         return [numbers for kind in self.learning.values() for numbers in kind]
 
     def kept(self) -> AbstractContextManager[None]:
-        """While open, the numbers in the model are those that are kept: their average where one is asked for."""
+        """Return a context in which the parameters are those to save: their EMA, if used."""
         return nullcontext() if self.average is None else self.average.in_place()
 
     def train_dataloader(self) -> object:
@@ -212,14 +212,14 @@ class TuningStage(LightningModule):
         return losses.sum()
 
     def rows(self, subject: int) -> Rows:
-        """What a subject has in this step's batch, the same whoever else is in it."""
+        """Return a subject's rows of this step's batch, which do not depend on other subjects."""
         draw = generator_for(self.recipe.seed, self.global_step, "tune")
         x_0, conditioning, is_prior = self.batch(draw, subject)
         noise = torch.randn(x_0.shape, generator=draw).to(x_0)
         return Rows(x_0, conditioning, noise, self.zones.draw(len(x_0), draw).to(x_0.device), is_prior)
 
     def batch(self, draw: torch.Generator, subject: int = 0) -> tuple[Tensor, Conditioning, Tensor]:
-        """Latents, what conditions them and which of them are class pictures, of one subject for one step."""
+        """Return latents, conditioning and class-picture flags of one subject for one step."""
         examples, recipe = self.examples[subject], self.recipe
         photos = torch.randint(len(examples.subject), (recipe.train_batch_size,), generator=draw)
         parts, texts = [examples.subject[photos]], [self.sentences[subject]().expand(recipe.train_batch_size)]
@@ -232,7 +232,7 @@ class TuningStage(LightningModule):
         return torch.cat(parts).to(self.device), conditioning, is_prior.float().to(self.device)
 
     def _show(self, losses: Tensor) -> None:
-        """Log the mean over subjects, and of several each by its name; refuse what is no number."""
+        """Log the mean loss, and the loss of each subject if there are several; refuse a loss that is not finite."""
         for examples, loss in zip(self.examples, losses, strict=True):
             if not torch.isfinite(loss):
                 whose = f" of {examples.name}" if len(losses) > 1 else ""

@@ -1,7 +1,7 @@
-"""The seam: a family that the program has never heard of, in this file alone, is loaded, routed, tuned and drawn from.
+"""The family interface: a new family, defined in this file only, is loaded, routed, tuned and sampled.
 
-A small transformer on a flow schedule: its call has other names, its time runs backwards in [0, 1], and its prompts
-come with a mask. Nothing outside this file knows it; `FAMILIES` names it.
+A small transformer on a flow schedule: its call has other argument names, its time runs backwards in [0, 1], and its
+prompts have a mask. `FAMILIES` lists it here only.
 """
 
 from collections.abc import Mapping, Sequence

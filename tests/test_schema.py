@@ -1,4 +1,4 @@
-"""The schema: every option is declared, addresses of code and neutral values stay out, the unknown decides."""
+"""The schema: every option is declared; code paths and neutral values are left out; undeclared options decide."""
 
 import yaml
 
