@@ -16,7 +16,10 @@ from quantbooth.reporting.style import GROUND, INK, MUTED, PALETTE, RC, Look, fr
 
 __all__ = ["Swept", "curve_plot", "error_plot", "swept"]
 
-WIDTH, HEIGHT = 2.35, 3.2
+WIDTH, HEIGHT, ROW = 2.35, 2.8, 0.2
+"""Inches: of a panel, and of a line of the legend."""
+LETTER, HANDLE = 6.0, 40
+"""Points: of a letter of the legend, and of what is before a name."""
 LINEAR = 0.01
 ASIDE = 0.08
 """Distance of families at one bit-width, so that they do not hide each other."""
@@ -26,22 +29,24 @@ DASHES = ("-", "--", ":", "-.")
 LEAST = 3
 
 
-def _panels(
-    study: DamageStudy, draw: Callable[[Axes, str], None], up: str, legend: int, texts: tuple[str, str, str]
-) -> str:
-    """Return a figure with a panel for each zone, a common legend of so many columns above, as an SVG string."""
+def _panels(study: DamageStudy, draw: Callable[[Axes, str], None], up: str, texts: tuple[str, str, str]) -> str:
+    """Return a figure with a panel for each zone and a common legend above, as an SVG string."""
     zones = list(study.reference.record.zones)
+    width = WIDTH * len(zones) + 0.4
     with mpl.rc_context(RC):
-        figure = Figure(figsize=(WIDTH * len(zones) + 0.4, HEIGHT), dpi=72)
+        figure = Figure(figsize=(width, HEIGHT), dpi=72)
         panels = figure.subplots(1, len(zones), sharey=True, squeeze=False)[0]
         for axes, zone in zip(panels, zones, strict=True):
             draw(axes, zone)
             axes.yaxis.set_minor_locator(NullLocator())
         panels[0].set_ylabel(up, color=MUTED.light)
         handles, names = panels[0].get_legend_handles_labels()
-        figure.legend(handles, names, loc="upper center", ncols=legend, frameon=False, labelcolor=INK.light)
-        top = 0.91 - 0.08 * -(-len(names) // legend)
-        figure.subplots_adjust(left=0.13, right=0.985, bottom=0.15, top=top, wspace=0.08)
+        columns = max(1, int(72 * width / (LETTER * max(map(len, names), default=1) + HANDLE)))
+        above = ROW * -(-len(names) // columns) + 0.3
+        figure.set_size_inches(width, HEIGHT + above)
+        figure.legend(handles, names, loc="upper center", ncols=columns, frameon=False, labelcolor=INK.light)
+        edges = {"bottom": 0.45 / (HEIGHT + above), "top": 1 - above / (HEIGHT + above)}
+        figure.subplots_adjust(left=0.13, right=0.985, wspace=0.08, **edges)
         return svg(figure, *texts, PALETTE)
 
 
@@ -68,7 +73,7 @@ def error_plot(study: DamageStudy, table: pd.DataFrame) -> str:
         study, table, "+.1f", lambda row, z: row[f"{z}_relative"]
     )
     texts = ("plot-damage", "Prediction error added by quantization", told)
-    return _panels(study, draw, "error added, share of float's", 2, texts)
+    return _panels(study, draw, "error added, share of float's", texts)
 
 
 def _line(axes: Axes, study: DamageStudy, table: pd.DataFrame, zone: str, family: str) -> None:
@@ -131,7 +136,7 @@ def curve_plot(study: DamageStudy, table: pd.DataFrame, what: Swept) -> str:
 
     said = f"Mean squared difference to the float prediction, share of float's error, by {what.option}."
     texts = ("plot-curve", f"Deviation by {what.option}", f"{said} {_told(study, table, '.1f', _share)}")
-    return _panels(study, draw, "deviation, share of float's error", 3, texts)
+    return _panels(study, draw, "deviation, share of float's error", texts)
 
 
 def _curve(
@@ -142,7 +147,8 @@ def _curve(
     on = sorted((value, damage.run) for damage in alike if (value := what.value(damage)) is not None)
     line: dict[str, Any] = {"color": look.tone.light, "marker": look.marker, "ms": 5}
     label = f"{alike[0].record.quant}, {what.calibration}"
-    axes.plot([value for value, _ in on], [shares[run] for _, run in on], "-", label=label, **line)
+    if on:
+        axes.plot([value for value, _ in on], [shares[run] for _, run in on], "-", label=label, **line)
     for damage, dashes in zip((d for d in alike if what.value(d) is None), DASHES[1:], strict=False):
         axes.axhline(shares[damage.run], ls=dashes, lw=1, color=look.tone.light, label=study.label(damage))
 

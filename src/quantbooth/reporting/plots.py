@@ -37,7 +37,7 @@ def tradeoff(study: Study, x: str = "clip_t", y: str = "local_clip_i") -> str | 
     looks = [study.look(line.arm) for line in lines]
     with mpl.rc_context(RC):
         figure = Figure(figsize=INCHES, dpi=72)
-        axes = figure.add_axes((0.075, 0.115, 0.915, 0.87))
+        axes = figure.add_axes((0.075, 0.115, 0.89, 0.87))
         frame(axes, "", f"{across.title}: {across.axis} →", f"{up.title}: {up.axis} →")
         _limits(axes, lines)
         _edge(axes, lines)
