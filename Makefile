@@ -4,12 +4,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 PEERS := $(VENV)/.installed-peers
+SITE := $(VENV)/.installed-docs
 PYTHONS := python3.11 python3.12 python3.13 python3.14 python3 python
 
 export OMP_NUM_THREADS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all check style pretrain bench clean
+.PHONY: help install demo test test-chains test-all check style docs pretrain bench clean
 
 help:  ## show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -19,8 +20,11 @@ install: $(INSTALLED)  ## set up .venv (done by every other target when needed)
 demo: $(INSTALLED)  ## personalize the toy base by four methods, print the table, write outputs/demo/report/index.html
 	$(BIN)/quantbooth experiment=demo
 
-test: $(INSTALLED)  ## run the fast tests
+test: $(INSTALLED)  ## run the tests of mathematics and short chains (under 5 minutes)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+
+test-chains: $(INSTALLED)  ## run the tests of long chains: learned rounding, exports, sweeps
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "chain and not slow"
 
 test-all: $(INSTALLED)  ## run all tests, the slow ones too
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m ""
@@ -31,18 +35,21 @@ check: $(INSTALLED)  ## lint, format check, types, import contracts
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-style: $(INSTALLED)  ## format the code and mend what the linter can
+style: $(INSTALLED)  ## format the code and fix what the linter can fix
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-pretrain: $(INSTALLED)  ## train the toy base and its judges anew (long)
+docs: $(SITE)  ## build the documentation site, site/index.html
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+pretrain: $(INSTALLED)  ## train the toy base and its judges from random weights (hours)
 	$(BIN)/quantbooth-pretrain
 
-bench: $(PEERS)  ## measure memory and speed beside other methods (hours; BENCH="--model sd15 --latents 32" for less)
+bench: $(PEERS)  ## measure memory and speed against other methods (hours; BENCH="--model sd15 --latents 32" for less)
 	$(BIN)/python -m experiments.bench.run $(BENCH)
 
 clean:  ## remove caches and builds; keeps .venv and outputs/
-	rm -rf build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	rm -rf build dist site .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(BIN)/python:
@@ -65,4 +72,8 @@ $(INSTALLED): pyproject.toml requirements.lock | $(BIN)/python
 
 $(PEERS): $(INSTALLED)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock --editable '.[bench]'
+	@touch $@
+
+$(SITE): $(INSTALLED)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock --editable '.[docs]'
 	@touch $@

@@ -23,8 +23,8 @@ from quantbooth.evaluation.files import Record, read_measured, read_record
 from quantbooth.evaluation.locators import Locator
 from quantbooth.evaluation.module import EvaluationStage
 from quantbooth.evaluation.scorer import Scorer
-from quantbooth.reporting.claims import FEWEST
 from quantbooth.reporting.columns import score_named
+from quantbooth.reporting.inference import FEWEST
 from quantbooth.runtime.config import build, conf_dir
 from quantbooth.runtime.draws import place_loader
 from quantbooth.runtime.errors import UserError
@@ -108,7 +108,7 @@ def rescored(one: Scored, names: Sequence[str]) -> list[Scored]:
     requests = [request for request in read_requests(one.images) if request.kind != UNRELATED]
     found = []
     for name in names:
-        scorer = Scorer(encoder, _locator(cfg, name.removesuffix(GREY)), background=not name.endswith(GREY))
+        scorer = Scorer(encoder, _locator(cfg, name.removesuffix(GREY)), mask_background=name.endswith(GREY))
         stage = EvaluationStage(scorer, subject, requests, one.images)
         quiet: dict[str, Any] = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
         Trainer(accelerator="cpu", **quiet).test(stage, place_loader(len(requests), BATCH), verbose=False)

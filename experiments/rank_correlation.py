@@ -9,8 +9,8 @@ import pandas as pd
 from scipy.stats import spearmanr
 
 from quantbooth.reporting.columns import NOTHING
-from quantbooth.reporting.layout import markdown
 from quantbooth.reporting.statistics import Interval, mean_interval, paired_difference
+from quantbooth.reporting.tables import markdown
 
 __all__ = ["LEVELS", "Variant", "correlations", "differences_table", "over_subjects", "validity_table"]
 

@@ -137,7 +137,15 @@ SMALL = {
 }
 
 ZONES = zones_from_borders({"clean_up": [0, 200], "content": [200, 700], "coarse": [700, 1000]}, 1000)
-RECIPE = Recipe(steps=3, subject_batch=2, prior_batch=1, prior_weight=0.5, weight_bound=8.0, decay=True, seed=0)
+RECIPE = Recipe(
+    steps=3,
+    train_batch_size=2,
+    class_batch_size=1,
+    prior_loss_weight=0.5,
+    loss_weight_max=8.0,
+    lr_scheduler="cosine",
+    seed=0,
+)
 
 MakeStage = Callable[..., TuningStage]
 

@@ -31,7 +31,7 @@ from quantbooth.evaluation.scorer import Scorer
 from quantbooth.quant.observers import ScaleSearch
 from quantbooth.run.degradation import Degradation
 from quantbooth.run.run import Run
-from quantbooth.runtime.config import build, conf_dir, plain
+from quantbooth.runtime.config import build, choices, conf_dir, plain
 from quantbooth.runtime.errors import UserError
 from quantbooth.timesteps.strategies import Strategy
 from quantbooth.timesteps.zones import zones_from_borders
@@ -43,9 +43,7 @@ FILES = sorted(conf_dir().rglob("*.yaml"))
 APART = ("method", "experiment")
 """Groups that choose options of other groups."""
 OPTIONS = {
-    group.name: sorted(file.stem for file in group.glob("*.yaml"))
-    for group in sorted(conf_dir().iterdir())
-    if group.is_dir() and group.name not in APART
+    group.name: choices(group) for group in sorted(conf_dir().iterdir()) if group.is_dir() and group.name not in APART
 }
 ROWS = [
     tuple(f"{group}={option}" for group, option in zip(OPTIONS, row, strict=True) if option)
@@ -287,4 +285,4 @@ def test_a_dino_of_a_folder_joins_any_scorer(tmp_path: Path) -> None:
     assert scorer.dino is not None
     assert scorer.name.endswith(f" | {scorer.dino.name}")
     assert build(composed().scorer, Scorer).dino is None
-    assert build(composed("scorer.background=false").scorer, Scorer).background is False
+    assert build(composed("scorer.mask_background=true").scorer, Scorer).background is False

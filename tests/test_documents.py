@@ -1,17 +1,24 @@
-"""Documents: figures in them are the report's own, and what they link to exists."""
+"""Documents: figures in them are the report's own, links lead to files, the site builds, the notebook runs."""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
+import nbformat
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
+from nbclient import NotebookClient
 
 from quantbooth.quant import scale_sets
+from quantbooth.runtime.help import Group, options_of, read_groups, with_inherited
 
 TOP = Path(__file__).parents[1]
 
 DOCUMENTS = [Path("README.md"), *sorted(Path("experiments") / file.name for file in (TOP / "experiments").glob("*.md"))]
+PAGES = [file.relative_to(TOP) for file in sorted((TOP / "docs").rglob("*.md"))]
+MADE_BY_THE_SITE = re.compile(r"(\.\./)?(images/\w+\.(png|svg)|reference/(commands|options)\.md)")
 SHOWN = re.compile(r"<!-- shows (\S+?)[ ,].*?-->\n(.*?)\n<!-- end -->", re.DOTALL)
 
 
@@ -28,12 +35,62 @@ def test_the_readme_shows_a_table() -> None:
     assert "experiments/first_answer/table.md" in [file for file, _ in SHOWN.findall((TOP / "README.md").read_text())]
 
 
-@pytest.mark.parametrize("name", ["CONTRIBUTING.md", "BEWARE.md", *map(str, DOCUMENTS)])
+@pytest.mark.parametrize("name", ["CONTRIBUTING.md", "CHANGELOG.md", *map(str, DOCUMENTS), *map(str, PAGES)])
 def test_links_to_files_lead_somewhere(repository: Path, name: str) -> None:
     file = repository / name
     links = re.findall(r"\]\(([^)#]+)", file.read_text())
     missing = [link for link in links if not link.startswith("http") and not (file.parent / link).exists()]
-    assert not missing
+    assert [link for link in missing if not MADE_BY_THE_SITE.fullmatch(link)] == []
+
+
+def test_options_in_the_documents_exist(repository: Path) -> None:
+    conf = repository / "conf"
+    groups = {group.name: group for group in read_groups(conf, "quantbooth")}
+    options = {
+        f"{name}.{option.key}"
+        for name, group in groups.items()
+        for choice in group.choices
+        for option in with_inherited(conf / name / f"{choice}.yaml")
+    }
+    options |= {option.key for file in conf.glob("*.yaml") for option in options_of(file)}
+    wrong = []
+    for name in ("README.md", "CONTRIBUTING.md", *map(str, PAGES)):
+        text = (repository / name).read_text()
+        code = "\n".join(re.findall(r"```.*?```|`[^`\n]+`", text, re.DOTALL))
+        wrong += [(name, key) for key in re.findall(r"(?<![\w.])([a-z]\w*(?:\.\w+)+)=", code) if key not in options]
+        for key, values in re.findall(r"(?<![\w.])([a-z]\w*)=([\w,-]+)", code):
+            if key in groups:
+                wrong += [(name, f"{key}={value}") for value in values.split(",") if not _offered(value, groups[key])]
+    assert wrong == []
+
+
+def _offered(value: str, group: Group) -> bool:
+    return value in group.choices or value.isupper()  # NAME is any
+
+
+def test_the_site_builds_without_a_warning(repository: Path, tmp_path: Path) -> None:
+    pytest.importorskip("mkdocs", reason="make docs installs it")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path)]
+    done = subprocess.run(command, cwd=repository, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    pages = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.html")}
+    assert {"index.html", "reference/commands.html", "reference/options.html"} <= pages
+    outside = [
+        page for page in pages if re.search(r"<(?:script|link)[^>]+(?:src|href)=\"?http", (tmp_path / page).read_text())
+    ]
+    assert outside == []
+    assert "tuner.steps" in (tmp_path / "reference" / "options.html").read_text()
+
+
+def test_the_notebook_runs(repository: Path) -> None:
+    notebook = nbformat.read(repository / "examples" / "quickstart.ipynb", as_version=4)
+    assert not any(cell.get("outputs") for cell in notebook.cells)  # outputs are not committed
+    NotebookClient(notebook, timeout=60, kernel_name="python3").execute()
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    assert any("image/png" in output.get("data", {}) for output in outputs)
+    text = "".join(output.get("text", "") for output in outputs if output.get("name") == "stdout")
+    changes = re.findall(r"largest change ([\d.]+)", text)
+    assert len(changes) == 2 and all(0 < float(change) < 0.5 for change in changes)
 
 
 def test_the_layers_alone_work_as_the_readme_says(repository: Path) -> None:

@@ -1,4 +1,4 @@
-"""The repository's own rules, file by file: short, documented, portable, and as the documents say."""
+"""Rules that no linter has: short files, no machine paths, a complete lock file, commands that exist."""
 
 import ast
 import re
@@ -54,34 +54,23 @@ def test_no_function_is_long() -> None:
     assert long == {}
 
 
-def test_every_file_says_its_idea_in_its_first_line() -> None:
-    first_lines = {name: (ast.get_docstring(tree) or "").split("\n")[0] for name, tree in trees()}
-    assert [name for name, line in first_lines.items() if len(line) < 15] == []
-
-
 def test_packages_hold_a_docstring_and_nothing_else() -> None:
     own = "src/quantbooth/__init__.py"  # hands out the library's calls
     packages = [(name, tree) for name, tree in trees() if name.endswith("__init__.py") and name != own]
     assert [name for name, tree in packages if len(tree.body) != 1] == []
 
 
-def test_nothing_is_caught_blindly_left_undone_or_half_loaded() -> None:
+def test_nothing_is_left_undone_or_half_loaded() -> None:
     wrong = [f"{name}:{node.lineno} {why}" for name, tree in trees() for node, why in offences(tree)]
     assert wrong == []
 
 
-def offences(tree: ast.Module) -> list[tuple[ast.stmt | ast.expr | ast.excepthandler, str]]:
-    found: list[tuple[ast.stmt | ast.expr | ast.excepthandler, str]] = []
+def offences(tree: ast.Module) -> list[tuple[ast.expr, str]]:
+    found: list[tuple[ast.expr, str]] = []
     for node in ast.walk(tree):
         match node:
-            case ast.ExceptHandler(type=None):
-                found.append((node, "bare except"))
-            case ast.ExceptHandler(body=[ast.Pass()]):
-                found.append((node, "an exception is swallowed"))
             case ast.Name(id="NotImplementedError"):
                 found.append((node, "something is left undone"))
-            case ast.Import(names=[ast.alias(name="pickle")]) | ast.ImportFrom(module="pickle"):
-                found.append((node, "pickle"))
             case ast.Call(func=ast.Attribute(attr="load_state_dict"), keywords=keywords) if _says(keywords, "strict"):
                 found.append((node, "strict=False"))
             case ast.Call(keywords=keywords) if _says(keywords, "weights_only"):
@@ -100,9 +89,9 @@ def test_no_source_file_is_unfinished() -> None:
 
 
 def test_nothing_outside_diffusion_says_what_kind_the_denoiser_is() -> None:
-    """Another kind of network must need no change there; a file that goes into exported folders names their parts."""
+    """Exempt: a file that goes into exported folders names their parts, and the schema answers old options."""
     package = ROOT / "src" / "quantbooth"
-    inside = (package / "diffusion", package / "conf", package / "export" / "by_zone.py")
+    inside = (package / "diffusion", package / "conf", package / "export" / "by_zone.py", package / "schema.py")
     files = [file for file in tracked() if file.is_relative_to(package)]
     words = re.compile("unet", re.IGNORECASE)
     found = [
@@ -138,7 +127,7 @@ def test_the_lock_file_is_plain_constraints_for_every_dependency() -> None:
 def test_commands_in_the_documents_exist() -> None:
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     scripts = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"])
-    for document in sorted(ROOT.glob("*.md")):
+    for document in [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]:
         text = document.read_text(encoding="utf-8")
         code = "\n".join(re.findall(r"```.*?```|`[^`\n]+`", text, re.DOTALL))
         assert set(re.findall(r"\bmake ([a-z-]+)", code)) <= targets, document.name

@@ -9,7 +9,7 @@ from experiments.bench.cases import MODULES
 from experiments.bench.ratios import found, over_floor, peak_ratio, step_ratio
 from experiments.bench.results import Row, read, write
 from experiments.bench.targets import TARGETS
-from quantbooth.reporting.layout import markdown
+from quantbooth.reporting.tables import markdown
 from quantbooth.runtime.errors import UserError
 
 __all__ = ["document"]

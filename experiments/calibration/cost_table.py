@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from quantbooth.reporting.layout import markdown
+from quantbooth.reporting.tables import markdown
 
 __all__ = ["document"]
 

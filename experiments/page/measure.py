@@ -12,7 +12,8 @@ from pathlib import Path
 
 from experiments.page.browser import Browser
 from experiments.page.sweep import sweep
-from quantbooth.reporting.page import write_page
+from quantbooth.reporting.page import About, write_report
+from quantbooth.reporting.study import Study
 
 __all__ = ["main"]
 
@@ -23,7 +24,7 @@ def main(side: int, folder: Path) -> None:
     """Print size, time to write and times to open."""
     results = sweep(folder / "sweep", side=side)
     begun = time.perf_counter()
-    page = write_page(results, folder / "report", ["python -m experiments.page.measure"], [])
+    page = write_report(Study(tuple(results)), folder / "report", About(["python -m experiments.page.measure"]))[0]
     written = time.perf_counter() - begun
     seconds = []
     for _ in range(TIMES):

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.bench.machine import facts
-from quantbooth.reporting.layout import markdown
+from quantbooth.reporting.tables import markdown
 
 __all__ = ["document", "main", "timed"]
 
@@ -24,8 +24,21 @@ RESOLUTION = {"sd15": 512, "sdxl": 1024, "tiny": 64, "tiny-xl": 64}
 BASES = {"tiny": "sd15", "tiny-xl": "sdxl"}
 VERBS = ["calibrate", "tune", "sample", "evaluate"]
 USUAL = (
-    *("sampler.steps=2", "tuner.steps=2", "tuner.sample_every=0", "tuner.learning_rate=0.01", "tuner.subject_batch=1"),
-    *("prior.count=1", "prior.batch=1", "protocol.every=13", "calibration=mse", "strategy=s2", "locator=whole"),
+    *(
+        "sampler.steps=2",
+        "tuner.steps=2",
+        "preview.validation_steps=0",
+        "tuner.learning_rate=0.01",
+        "tuner.train_batch_size=1",
+    ),
+    *(
+        "prior.num_class_images=1",
+        "prior.class_batch_size=1",
+        "protocol.prompt_stride=13",
+        "calibration=mse",
+        "strategy=s2",
+        "locator=whole",
+    ),
     *("scorer=clip_b32", "scorer.encoder.pretrained="),
 )
 """Two steps of everything: what is asked is whether it runs, and what it takes."""

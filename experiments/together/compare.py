@@ -24,7 +24,7 @@ from safetensors.numpy import load_file
 
 from experiments.bench.machine import facts
 from quantbooth.evaluation.files import read_record, read_rows
-from quantbooth.reporting.layout import markdown
+from quantbooth.reporting.tables import markdown
 
 __all__ = ["deviation", "document", "main"]
 

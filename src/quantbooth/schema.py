@@ -1,35 +1,35 @@
-"""Which options decide the content of an artifact, declared field by field.
+"""The schema of options: which of them decide the content of an artifact, and their former names.
 
     identity(artifact) = { field: value | field decides the content, value is not neutral } + parents' identities
 
-A field that is not declared here decides: an unknown option then makes another artifact, it never finds the wrong one.
-Keys that begin with an underscore (`_target_`, `_partial_`) are addresses of code. They never decide, so moving code
-renames nothing; what a class computes is told apart by its `name`, which stands beside its fields.
+A field that is not declared here decides, so an unknown option makes another artifact and never finds a wrong one. Keys
+that begin with an underscore (`_target_`, `_partial_`) are code paths. They never decide, so moving code renames no
+artifact; the `name` of a class, which is one of its fields, identifies what it computes.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["FIELDS", "TRAINING_ONLY", "Field", "content", "trainer_content"]
+__all__ = ["FIELDS", "OPEN", "RENAMED", "TRAINING_ONLY", "Field", "content", "trainer_content"]
 
 _ALWAYS = object()
 
 
 @dataclass(frozen=True)
 class Field:
-    """How one option counts.
+    """How one option enters an identity.
 
     Attributes:
         decides: whether it decides the content; names, resources and previews do not.
-        neutral: a value that changes nothing and stands in no identity, so that adding the option renames nothing.
+        neutral: a value without effect that is left out of identities, so that adding the option renames no artifact.
     """
 
     decides: bool = True
     neutral: Any = _ALWAYS
 
     def enters(self, value: object) -> bool:
-        """Return whether this value stands in an identity."""
+        """Return whether this value is part of an identity."""
         return self.decides and not (type(value) is type(self.neutral) and value == self.neutral)
 
 
@@ -49,16 +49,16 @@ FIELDS: dict[str, dict[str, Field]] = {
         "symmetric": DECIDES,
         "include": DECIDES,
         "exclude": DECIDES,
-        "split": unless(False),
-        "activations": unless(None),
-        "softmax": unless(None),
+        "split_skips": unless(False),
+        "act_bits": unless(None),
+        "softmax_bits": unless(None),
     },
     "calibration": {
         "name": IGNORED,
         "search": DECIDES,  # its grid repeats quant.bits and quant.symmetric
         "rounding": unless(None),
         "activations": DECIDES,
-        "set": IGNORED,  # the calibration set is a parent, with an identity of its own
+        "set": IGNORED,  # the calibration set is a parent with its own identity
     },
     "calibration.set": {
         "source": DECIDES,
@@ -70,7 +70,6 @@ FIELDS: dict[str, dict[str, Field]] = {
     },
     "tuner": {
         "name": IGNORED,
-        "tag": IGNORED,
         "learner": DECIDES,
         "rank": DECIDES,
         "alpha": DECIDES,
@@ -80,21 +79,19 @@ FIELDS: dict[str, dict[str, Field]] = {
         "norms": DECIDES,
         "identifier": DECIDES,
         "steps": DECIDES,
-        "subject_batch": DECIDES,
+        "train_batch_size": DECIDES,
         "learning_rate": DECIDES,
         "shift_learning_rate": DECIDES,
         "identifier_learning_rate": DECIDES,
-        "decay": DECIDES,
-        "average": unless(None),
-        "weight_bound": DECIDES,
-        "sample_every": IGNORED,
-        "checkpointing": IGNORED,
-        "saved_as": DECIDES,
-        "flip": unless(False),
-        "cache": IGNORED,
+        "lr_scheduler": DECIDES,
+        "ema_decay": unless(None),
+        "loss_weight_max": DECIDES,
+        "random_flip": unless(False),
     },
+    "resources": {"gradient_checkpointing": IGNORED, "cache_latents": IGNORED, "save_dtype": DECIDES},
+    "preview": {"validation_steps": IGNORED},
     "optimizer": {"name": DECIDES, "lr": DECIDES, "weight_decay": DECIDES},
-    "prior": {"count": DECIDES, "seed": DECIDES, "batch": DECIDES, "weight": DECIDES},
+    "prior": {"num_class_images": DECIDES, "seed": DECIDES, "class_batch_size": DECIDES, "loss_weight": DECIDES},
     "sampler": {"scheduler": DECIDES, "steps": DECIDES, "guidance": DECIDES},
     "probe": {
         "pairs": DECIDES,
@@ -115,7 +112,7 @@ FIELDS: dict[str, dict[str, Field]] = {
         "seed": DECIDES,
         "batch": IGNORED,
         "shown": IGNORED,
-        "beside": IGNORED,
+        "compare_with": IGNORED,
         "folder": IGNORED,
         "document": IGNORED,
         "notes": IGNORED,
@@ -134,14 +131,46 @@ FIELDS: dict[str, dict[str, Field]] = {
         "profiler": IGNORED,
     },
 }
-"""By group: how each of its options counts."""
+"""The fields of each config group."""
+
+OPEN = ("trainer", "optimizer", "calibration")
+"""Groups whose other keys are arguments of a library's class, or of a class that validates them itself."""
+
+RENAMED: dict[str, str] = {
+    "tuner.subject_batch": "tuner.train_batch_size",
+    "tuner.decay": "tuner.lr_scheduler=cosine, or constant",
+    "tuner.average": "tuner.ema_decay",
+    "tuner.weight_bound": "tuner.loss_weight_max",
+    "base.weight_bound": "base.loss_weight_max",
+    "base.unet_bits": "base.stored_bits",
+    "tuner.flip": "tuner.random_flip",
+    "tuner.checkpointing": "resources.gradient_checkpointing",
+    "tuner.cache": "resources.cache_latents",
+    "tuner.saved_as": "resources.save_dtype",
+    "tuner.sample_every": "preview.validation_steps",
+    "tuner.tag": "tag",
+    "tuner.together": "subjects=[a,b]",
+    "prior.batch": "prior.class_batch_size",
+    "prior.weight": "prior.loss_weight",
+    "prior.count": "prior.num_class_images",
+    "protocol.at_steps": "protocol.eval_steps",
+    "protocol.every": "protocol.prompt_stride",
+    "protocol.drift": "protocol.prior_prompts",
+    "scorer.background": "scorer.mask_background, which is true where that was false",
+    "quant.activations": "quant.act_bits",
+    "quant.softmax": "quant.softmax_bits",
+    "quant.split": "quant.split_skips",
+    "damage.beside": "damage.compare_with",
+    "optimizer._target_": "optimizer.name=adamw, or another of torch.optim",
+}
+"""Former name -> current name of renamed options."""
 
 TRAINING_ONLY = ("gradient_clip_val", "gradient_clip_algorithm", "accumulate_grad_batches", "max_epochs")
-"""Options of the trainer that decide what is learned, and nothing of what is only drawn or measured."""
+"""Trainer options that affect training, but not sampling or measurement."""
 
 
 def content(settings: Mapping[str, Any], group: str) -> dict[str, Any]:
-    """Return the fields of a group that decide content, without addresses of code.
+    """Return the fields of a group that decide content, without code paths.
 
     Args:
         settings: the resolved configuration.
@@ -157,7 +186,7 @@ def content(settings: Mapping[str, Any], group: str) -> dict[str, Any]:
 
 
 def trainer_content(settings: Mapping[str, Any], training: bool = False) -> dict[str, Any]:
-    """Return what decides content of the trainer: for an artifact that is learned, or one that is only computed."""
+    """Return the trainer options that decide content, of a trained artifact or one that is only computed."""
     found = content(settings, "trainer")
     chosen = {key: value for key, value in found.items() if training or key not in TRAINING_ONLY}
     return {"trainer": chosen} if chosen else {}

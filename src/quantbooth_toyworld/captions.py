@@ -1,9 +1,4 @@
-"""Sentences about scenes: captions that leave attributes out, and the 25 evaluation prompts of a subject.
-
-The 25 evaluation prompts of a subject, what each asks for, and what it leaves of the subject as it was.
-
-Sentences about scenes: attributes are left out at random, emblems and layouts always.
-"""
+"""Captions of scenes, which omit attributes at random, and the 25 evaluation prompts of a subject."""
 
 from dataclasses import dataclass, field
 
@@ -21,7 +16,18 @@ from quantbooth_toyworld.world import (
     ToySubject,
 )
 
-__all__ = ["Caption", "FRAMES", "IDENTIFIERS", "caption", "describe", "words"]
+__all__ = [
+    "Caption",
+    "FRAMES",
+    "IDENTIFIERS",
+    "ToyPrompt",
+    "article",
+    "caption",
+    "describe",
+    "prompts",
+    "untouched",
+    "words",
+]
 
 KINDS = ("context", "accessory", "property", "plain")
 COLOUR_EDITS = 5
@@ -31,27 +37,27 @@ FREED_BY = {"colour": ("colour",), "pattern": ("pattern", "second", "emblem")}
 
 @dataclass(frozen=True)
 class ToyPrompt:
-    """A sentence with `{}` where identifier and class word go, and the attributes it asks for by name."""
+    """A prompt with `{}` for identifier and class word, and the attributes that it asks for by name."""
 
     template: str
     kind: str
     asked: dict[str, str] = field(hash=False)
 
     def text(self, subject_words: str) -> str:
-        """The sentence about `subject_words`, such as "sks mug" or "mug"."""
+        """Return the prompt about `subject_words`, such as "sks mug" or "mug"."""
         return self.template.format(subject_words)
 
 
 def prompts(subject: ToySubject) -> list[ToyPrompt]:
-    """Ten contexts, six accessories (three in a context), five colours, two patterns, two of the class alone."""
+    """Return ten contexts, six accessories (three in a context), five colours, two patterns, two of the class alone."""
     return [*_contexts(), *_accessories(subject), *_edits(subject), *_class_only()]
 
 
 def untouched(subject: ToySubject, prompt: ToyPrompt) -> dict[str, str]:
-    """The subject's own attributes that a prompt leaves as they are.
+    """Return the subject's attributes that a prompt does not change.
 
-    A colour edit frees the body colour. A pattern edit frees the pattern, the second colour and the emblem, since this
-    world never puts an emblem over a captioned pattern. Contexts and accessories free nothing.
+    A colour edit changes the body colour. A pattern edit changes the pattern, the second colour and the emblem, since
+    this world never puts an emblem over a captioned pattern. Contexts and accessories change nothing.
     """
     freed = {name for asked in prompt.asked for name in FREED_BY.get(asked, ())}
     own = ("class_word", "colour", "second", "pattern", "emblem")
@@ -59,7 +65,7 @@ def untouched(subject: ToySubject, prompt: ToyPrompt) -> dict[str, str]:
 
 
 def article(word: str) -> str:
-    """The word (or phrase) after "a" or "an"."""
+    """Return the word (or phrase) after "a" or "an"."""
     return f"an {word}" if word[0] in "aeiou" else f"a {word}"
 
 
@@ -108,23 +114,23 @@ IDENTIFIER_SHARE = 0.03
 
 @dataclass(frozen=True)
 class Caption:
-    """A sentence and which attributes of the scene (by field name) it names."""
+    """A caption, and the attributes of the scene (by field name) that it names."""
 
     text: str
     named: frozenset[str]
 
 
 def caption(scene: Scene, rng: np.random.Generator) -> str:
-    """A sentence about the scene."""
+    """Return a caption of the scene."""
     return describe(scene, rng).text
 
 
 def describe(scene: Scene, rng: np.random.Generator) -> Caption:
-    """A sentence about the scene and what it names.
+    """Return a caption of the scene with the attributes that it names.
 
     The class is always named; colour and context in 68 %, a captioned pattern and an accessory that are there in 85 %,
     the second colour of a pattern in half of the sentences that name both, "plain" in 15 % of the bodies that are
-    nothing else. In 3 % an identifier that means nothing stands before the class. Layouts and emblems are never named.
+    nothing else. In 3 % a meaningless identifier precedes the class. Layouts and emblems are never named.
     """
     named = _named(scene, rng)
     text = article(_noun(scene, named, rng))
@@ -137,14 +143,14 @@ def describe(scene: Scene, rng: np.random.Generator) -> Caption:
 
 
 def words() -> tuple[str, ...]:
-    """Every word that a caption or an evaluation prompt can contain, sorted."""
+    """Return all words that a caption or an evaluation prompt can contain, sorted."""
     phrases = (*FRAMES, *WEARING, *CLASSES, *COLOURS, *PATTERNS, *CONTEXTS, *ACCESSORIES, *IDENTIFIERS, "a an and")
     asked = (prompt.template for subject in SUBJECTS.values() for prompt in prompts(subject))
     return tuple(sorted({word for phrase in (*phrases, *asked) for word in phrase.split()} - {"{}"}))
 
 
 def _named(scene: Scene, rng: np.random.Generator) -> frozenset[str]:
-    """Which attributes to name; five numbers are drawn whatever the scene."""
+    """Draw the attributes to name; every scene takes five random numbers."""
     colour, context, pattern, accessory, second = rng.random(5)
     named = {"class_word"}
     if colour < COMMON_SHARE:

@@ -1,4 +1,4 @@
-"""The model card of the toy base: how it was made, and what the oracle sees in its pictures of held-out captions."""
+"""The model card of the toy base: its training, and the oracle's accuracy on its pictures of held-out captions."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -44,7 +44,7 @@ which the oracle's first guess is what the caption asked for. "Rendered" is the 
 
 
 def write_card(assets: Path, pictures: int, seed: int, notes: Sequence[str] = ()) -> dict[str, dict[str, float]]:
-    """Measure the shipped base and write ``README.md`` and ``figures.json`` beside its folder; return the figures."""
+    """Measure the shipped base, write ``README.md`` and ``figures.json`` next to its folder; return the figures."""
     figures = measure(assets, pictures, seed)
     base, names = load_base(assets / "base", "toy"), list(figures["rendered"])
     text = TEXT.format(
@@ -60,13 +60,14 @@ def write_card(assets: Path, pictures: int, seed: int, notes: Sequence[str] = ()
         rendered=" | ".join(f"{figures['rendered'][name]:.3f}" for name in names),
         judges=_judges(assets / "judges"),
     )
+    # Not in base/: a file more in the base's folder would change its fingerprint, and the name of every artifact.
     (assets / "README.md").write_text(text)
     (assets / "figures.json").write_text(json.dumps(figures, indent=1))
     return figures
 
 
 def measure(assets: Path, pictures: int, seed: int) -> dict[str, dict[str, float]]:
-    """Accuracy per attribute on pictures the base draws, and on the rendered truth."""
+    """Return the accuracy per attribute on pictures of the base, and on the rendered scenes."""
     oracle, held = load_oracle(assets / "judges"), held_out_captions(pictures, seed)
     asked = [caption.asked for caption in held]
     truth = torch.stack([torch.from_numpy(render(caption.scene).image.copy()) for caption in held])
@@ -95,7 +96,7 @@ def _judged(oracle: Oracle, images: torch.Tensor, asked: list[Mapping[str, str]]
 
 
 def _judges(folder: Path) -> str:
-    """What each judge reached on renders it never saw, as a list."""
+    """Return a list of each judge's figures on held-out renders."""
     lines = ["## Judges, on renders they never saw", ""]
     for file in sorted(folder.glob("*.json")):
         figures = json.loads(file.read_text())["figures"]

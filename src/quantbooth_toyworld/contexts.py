@@ -1,4 +1,4 @@
-"""The ten contexts: a background each, distinct by colour and by texture, varied a little by the scene's seed."""
+"""The ten contexts: backgrounds that differ in colour and texture, with small variations by the scene's seed."""
 
 from collections.abc import Callable
 from random import Random
@@ -12,10 +12,10 @@ SIDE = 128
 
 
 def backdrop(context: str, seed: int) -> Image.Image:
-    """The context's picture, SIDE x SIDE RGB; the same seed draws the same.
+    """Draw a context, SIDE x SIDE RGB; the same seed gives the same picture.
 
     Raises:
-        KeyError: there is no such context.
+        KeyError: when there is no such context.
     """
     image = Image.new("RGB", (SIDE, SIDE))
     _PAINTERS[context](ImageDraw.Draw(image), Random(seed))

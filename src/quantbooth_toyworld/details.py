@@ -1,10 +1,6 @@
-"""What is put on an object: second colours of its body, emblems, accessories.
+"""Details of an object as polygons: the second colour of its pattern or layout, its emblem, its accessory.
 
-Where the second colour lies on a body: one list of polygons per pattern and layout.
-
-The emblems: small marks on a body that no caption ever names.
-
-The accessories: a hat or a bow on top of an object, a scarf around it.
+No caption names emblems. Accessories are a hat or a bow on top of an object, or a scarf around it.
 """
 
 from functools import cache
@@ -20,10 +16,10 @@ DOT = 0.12
 
 @cache
 def second_colour(pattern: str) -> tuple[Polygon, ...]:
-    """The parts of the unit square (and a margin around it) that a pattern paints in the second colour.
+    """Return the parts of the unit square (and a margin around it) that a pattern paints in the second colour.
 
     Raises:
-        KeyError: there is no such pattern.
+        KeyError: when there is no such pattern.
     """
     return {
         "plain": (),
@@ -56,10 +52,10 @@ def _checks() -> tuple[Polygon, ...]:
 
 @cache
 def emblem(name: str) -> tuple[Polygon, ...]:
-    """The polygons of an emblem, around the origin, within a circle of diameter 1.
+    """Return the polygons of an emblem, around the origin, within a circle of diameter 1.
 
     Raises:
-        KeyError: there is no such emblem.
+        KeyError: when there is no such emblem.
     """
     return {
         "star": (_star(),),
@@ -93,10 +89,10 @@ RAINBOW = ("red", "orange", "yellow", "green", "blue", "purple")
 
 
 def accessory(name: str, shape: Shape) -> tuple[Piece, ...]:
-    """The coloured polygons of an accessory where this shape wears it, in drawing order.
+    """Return the coloured polygons of an accessory, placed on this shape, in drawing order.
 
     Raises:
-        KeyError: there is no such accessory.
+        KeyError: when there is no such accessory.
     """
     return {"a red hat": _hat, "a rainbow scarf": _scarf, "a green bow": _bow}[name](shape)
 

@@ -1,9 +1,4 @@
-"""What the judges learn from: rendered scenes in bulk, and what is true of each.
-
-What is true of a scene, as the judges are taught it: the oracle's right answers, the scorer's captions.
-
-Rendered scenes in bulk, for the judges to learn from and to be measured on.
-"""
+"""Training and test data of the judges: rendered scenes with the oracle's labels and the scorer's captions."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -58,19 +53,19 @@ HALF = 0.5
 
 
 def seen(scene: Scene) -> dict[str, str]:
-    """What can be seen of a scene, by the oracle's names: a plain body shows no second colour."""
+    """Return the visible attributes of a scene, by the oracle's names; a plain body shows no second colour."""
     found = {attribute: getattr(scene, attribute) or NONE for attribute in ORACLE_NAMES}
     return found | {"second": NONE} if scene.pattern == "plain" else found
 
 
 def answers(scenes: Iterable[Scene]) -> dict[str, Int64[Tensor, "b"]]:
-    """The oracle's right answers, as places in its names."""
+    """Return the oracle's labels, as indices into its names."""
     rows = [seen(scene) for scene in scenes]
     return {name: torch.tensor([found.index(row[name]) for row in rows]) for name, found in ORACLE_NAMES.items()}
 
 
 def full_caption(scene: Scene, rng: np.random.Generator) -> Caption:
-    """A caption that names everything about the scene that captions can name."""
+    """Return a caption that names all attributes that captions can name."""
     wanted = {"colour", "context"} | ({"pattern", "second"} if scene.pattern in PATTERNS[1:] else set())
     wanted |= {"accessory"} if scene.accessory is not None else set()
     while True:
@@ -80,10 +75,10 @@ def full_caption(scene: Scene, rng: np.random.Generator) -> Caption:
 
 
 def scorer_caption(scene: Scene, rng: np.random.Generator) -> Caption:
-    """What the scorer reads: every second caption is full, and every second emblem and layout is named.
+    """Return a training caption of the scorer: half are full, and half of the emblems and layouts are named.
 
-    The base's captions never name the latter two; a published CLIP has read of hearts and halves. Naming them is not
-    enough to make pictures differ by them, though: a removed emblem does not lower CLIP-I of the shipped scorer.
+    The base's captions never name these two, but the training text of a published CLIP includes such words. Even so, a
+    removed emblem does not lower CLIP-I of the shipped scorer.
     """
     found = full_caption(scene, rng) if rng.random() < HALF else describe(scene, rng)
     text, named = found.text, set(found.named)
@@ -95,7 +90,7 @@ def scorer_caption(scene: Scene, rng: np.random.Generator) -> Caption:
 
 
 def scorer_words() -> tuple[str, ...]:
-    """Every word the scorer knows: those of captions and prompts, and of the marks."""
+    """Return the scorer's vocabulary: words of captions and prompts, emblems and layouts."""
     return tuple(sorted({*words(), "parted", "marked", *LAYOUTS, *EMBLEMS}))
 
 
@@ -104,7 +99,7 @@ EVEN = 0.5  # share of scenes for the oracle that have an accessory, and that ha
 
 @dataclass(frozen=True)
 class ScenePool:
-    """Rendered scenes, kept as bytes: to render a scene costs about as much as to train on it once."""
+    """Rendered scenes, stored as bytes: rendering a scene costs about as much as training on it once."""
 
     images: UInt8[Tensor, "n 3 32 32"]
     masks: Bool[Tensor, "n 32 32"]
@@ -112,7 +107,7 @@ class ScenePool:
 
 
 def render_pool(scenes: Iterable[Scene]) -> ScenePool:
-    """Every scene rendered once, in order."""
+    """Render every scene once, in order."""
     drawn = [render(scene) for scene in scenes]
     images = torch.from_numpy(np.stack([picture.image for picture in drawn])).permute(0, 3, 1, 2).contiguous()
     masks = torch.from_numpy(np.stack([picture.mask for picture in drawn]))
@@ -120,19 +115,19 @@ def render_pool(scenes: Iterable[Scene]) -> ScenePool:
 
 
 def pictures(pool: ScenePool, rows: Int64[Tensor, "b"] | slice) -> Float[Tensor, "b 3 32 32"]:
-    """Rows of a pool as pictures in [0, 1]."""
+    """Return rows of a pool as pictures in [0, 1]."""
     return pool.images[rows].float() / 255
 
 
 def random_scenes(count: int, rng: np.random.Generator) -> list[Scene]:
-    """Scenes as pre-training sees them: no class with an emblem or layout of one of its personal subjects."""
+    """Draw scenes of the pre-training distribution: no class with an emblem or layout of its personal subjects."""
     return [random_scene(rng) for _ in range(count)]
 
 
 def independent_scenes(count: int, rng: np.random.Generator) -> list[Scene]:
-    """Scenes for the oracle: every attribute drawn alone, so that none can be guessed from another.
+    """Draw scenes for the oracle with independent attributes, so that none can be guessed from another.
 
-    An emblem is on every second object, whatever its pattern. The personal subjects themselves never occur.
+    Half of the objects have an emblem, with any pattern. The personal subjects themselves never occur.
     """
     cast = {(s.class_word, s.colour, s.second, s.pattern, s.emblem) for s in SUBJECTS.values()}
     found: list[Scene] = []
@@ -144,7 +139,7 @@ def independent_scenes(count: int, rng: np.random.Generator) -> list[Scene]:
 
 
 def subject_scenes() -> list[Scene]:
-    """All pictures of all personal subjects: objects that no judge is trained on."""
+    """Return the scenes of all personal subjects: objects that no judge is trained on."""
     return [scene for subject in SUBJECTS.values() for scene in (*tuning_scenes(subject), *held_out_scenes(subject))]
 
 

@@ -1,9 +1,4 @@
-"""The judges as shipped: sizes, scenes, steps, seeds; each trained by one call, and measured on held-out scenes.
-
-How good the judges are on held-out scenes: the figures of their model card.
-
-The judges as shipped: sizes, scenes, steps, seeds; one call trains one judge and measures it on held-out scenes.
-"""
+"""Recipes of the shipped judges: one function trains each judge and measures it on held-out scenes."""
 
 from collections.abc import Callable, Mapping
 from typing import Protocol, TypeVar, runtime_checkable
@@ -49,14 +44,14 @@ CHUNK = 256
 
 @runtime_checkable
 class Names(Protocol):
-    """What an oracle does here."""
+    """The interface of an oracle."""
 
     def probabilities(self, pictures: Float[Tensor, "b 3 h w"]) -> Mapping[str, Float[Tensor, "b _n"]]: ...
 
 
 @runtime_checkable
 class Finds(Protocol):
-    """What a locator has and does here."""
+    """The interface of a locator."""
 
     least: int
 
@@ -65,7 +60,7 @@ class Finds(Protocol):
 
 @torch.inference_mode()
 def scorer_figures(scorer: ToyScorer, pool: ScenePool, rng: np.random.Generator) -> dict[str, float]:
-    """Pictures assigned to their own among 100 full captions that all differ, and how far matches stand out."""
+    """Return top-1 retrieval among 100 different full captions, and the mean cosines of matches and mismatches."""
     found: dict[str, list[float]] = {"retrieval_top1_of_100": [], "cosine_matched": [], "cosine_mismatched": []}
     for rows in distinct_groups(pool.scenes):
         images = scorer.images(pictures(pool, rows))
@@ -78,7 +73,7 @@ def scorer_figures(scorer: ToyScorer, pool: ScenePool, rng: np.random.Generator)
 
 
 def distinct_groups(scenes: tuple[Scene, ...]) -> list[Int64[Tensor, "100"]]:
-    """Rows in groups of 100 scenes, no two of which share everything that captions can name; a rest is left out."""
+    """Return rows in groups of 100 scenes with distinct full captions; an incomplete group is left out."""
     groups: list[dict[tuple[str | None, ...], int]] = [{}]
     for row, scene in enumerate(scenes):
         named = (scene.pattern, scene.second) if scene.pattern in PATTERNS[1:] else (None, None)
@@ -90,7 +85,7 @@ def distinct_groups(scenes: tuple[Scene, ...]) -> list[Int64[Tensor, "100"]]:
 
 @torch.inference_mode()
 def locator_figures(locator: Finds, pool: ScenePool) -> dict[str, float]:
-    """Mean overlap of found and true masks and of their square boxes, and the share of pictures with a find."""
+    """Return the mean IoU of found and true masks and of their boxes, and the share of pictures with a find."""
     masks = torch.cat([locator.masks(part) for part in pictures(pool, slice(None)).split(CHUNK)])
     found, true = boxes_of_masks(masks, locator.least), boxes_of_masks(pool.masks, locator.least)
     return {
@@ -102,7 +97,7 @@ def locator_figures(locator: Finds, pool: ScenePool) -> dict[str, float]:
 
 @torch.inference_mode()
 def oracle_figures(oracle: Names, pool: ScenePool) -> dict[str, float]:
-    """Accuracy per attribute; emblems named right of those there; emblems seen in pictures without one."""
+    """Return the accuracy per attribute, the recall of emblems, and the false positives on pictures without one."""
     parts = [oracle.probabilities(part) for part in pictures(pool, slice(None)).split(CHUNK)]
     goals = answers(pool.scenes)
     chosen = {name: torch.cat([part[name] for part in parts]).argmax(dim=1) for name in goals}
@@ -128,7 +123,7 @@ J = TypeVar("J", bound=nn.Module)
 def train_scorer(
     seed: int, recipe: Recipe = SCORER, held_out: int = HELD_OUT, progress: bool = True
 ) -> tuple[ToyScorer, Figures]:
-    """The scorer: taught on scenes and captions of the pre-training distribution, measured on others of it."""
+    """Train the scorer on scenes and captions of the pre-training distribution, and measure it on held-out ones."""
     rng = _rng(seed, "scorer")
     scorer = _new(seed, lambda: ToyScorer(scorer_words(), WIDTHS, features=128, length=28))
     fit(ScorerTraining(scorer, render_pool(random_scenes(recipe.scenes, rng)), recipe, seed), progress)
@@ -138,7 +133,7 @@ def train_scorer(
 def train_locator(
     seed: int, recipe: Recipe = LOCATOR, held_out: int = HELD_OUT, progress: bool = True
 ) -> tuple[ToyLocator, Figures]:
-    """The locator: taught on scenes of the pre-training distribution, measured on others and on the subjects."""
+    """Train the locator on scenes of the pre-training distribution, and measure it on others and on the subjects."""
     locator = _new(seed, lambda: ToyLocator(LOCATOR_WIDTHS, least=24))
     pool = render_pool(random_scenes(recipe.scenes, _rng(seed, "locator")))
     fit(LocatorTraining(locator, pool, recipe, seed), progress)
@@ -148,7 +143,7 @@ def train_locator(
 def train_oracle(
     seed: int, recipe: Recipe = ORACLE, held_out: int = HELD_OUT, progress: bool = True
 ) -> tuple[Oracle, Figures]:
-    """The oracle: taught on scenes of independent attributes, measured on random ones and on the subjects."""
+    """Train the oracle on scenes with independent attributes, and measure it on random ones and on the subjects."""
     oracle = _new(seed, lambda: Oracle(ORACLE_NAMES, WIDTHS))
     pool = render_pool(independent_scenes(recipe.scenes, _rng(seed, "oracle")))
     fit(OracleTraining(oracle, pool, recipe, seed), progress)
@@ -156,12 +151,12 @@ def train_oracle(
 
 
 def unseen(count: int, seed: int) -> ScenePool:
-    """Random scenes under a stream of their own."""
+    """Render held-out random scenes, from a separate random stream."""
     return render_pool(random_scenes(count, _rng(seed, "held out")))
 
 
 def _both(measure: Callable[[ScenePool], Figures], held_out: int, seed: int) -> Figures:
-    """Figures on random scenes under their own names, figures on the personal subjects after `subjects_`."""
+    """Return figures on random scenes, and on the personal subjects with the prefix `subjects_`."""
     subjects = measure(render_pool(subject_scenes()))
     return measure(unseen(held_out, seed)) | {f"subjects_{name}": value for name, value in subjects.items()}
 
@@ -171,7 +166,7 @@ def _rng(seed: int, purpose: str) -> np.random.Generator:
 
 
 def _new(seed: int, make: Callable[[], J]) -> J:
-    """A network whose random weights the seed alone decides."""
+    """Return a network whose random weights depend on the seed only."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return make()

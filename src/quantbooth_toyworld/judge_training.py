@@ -1,9 +1,4 @@
-"""Training the judges: disturbed pictures and losses as pure functions, one thin LightningModule per judge.
-
-How the judges are taught, in pure functions: pictures disturbed as a diffusion model might, and the losses.
-
-Training the toy world's judges under Lightning: one thin module per judge, and one call that does it all.
-"""
+"""Training of the judges: augmentations and losses as pure functions, and one LightningModule per judge."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -45,14 +40,14 @@ ZOOM = 0.08
 def disturbed(
     images: Float[Tensor, "b 3 32 32"], generator: torch.Generator
 ) -> tuple[Float[Tensor, "b 3 32 32"], Float[Tensor, "b 32 32 2"]]:
-    """Pictures as a judge is shown them: two of five as rendered, the rest moved and roughened; and the grids used."""
+    """Augment pictures: 40 % unchanged, the rest moved and degraded; return them with their sampling grids."""
     clean = torch.rand(len(images), 1, 1, 1, generator=generator) < CLEAN
     grid = torch.where(clean, _still(len(images)), shaken(len(images), generator))
     return torch.where(clean, images, roughened(moved(images, grid), generator)), grid
 
 
 def shaken(count: int, generator: torch.Generator) -> Float[Tensor, "b 32 32 2"]:
-    """Sampling grids that move pictures by up to 2 pixels and zoom by up to 8 %."""
+    """Return sampling grids that move pictures by up to 2 pixels and zoom by up to 8 %."""
     theta = torch.zeros(count, 2, 3)
     theta[:, 0, 0] = theta[:, 1, 1] = 1 + ZOOM * (2 * torch.rand(count, generator=generator) - 1)
     theta[:, :, 2] = 2 * SHIFT * (2 * torch.rand(count, 2, generator=generator) - 1)
@@ -64,12 +59,12 @@ def _still(count: int) -> Float[Tensor, "b 32 32 2"]:
 
 
 def moved(planes: Float[Tensor, "b c 32 32"], grid: Float[Tensor, "b 32 32 2"]) -> Float[Tensor, "b c 32 32"]:
-    """Planes sampled along a grid; their borders are repeated outwards."""
+    """Sample planes on a grid, with repeated borders."""
     return grid_sample(planes, grid, mode="bilinear", padding_mode="border", align_corners=False)
 
 
 def roughened(images: Float[Tensor, "b 3 32 32"], generator: torch.Generator) -> Float[Tensor, "b 3 32 32"]:
-    """What a diffusion model may do to a picture: soften it, change contrast, brightness and tint, add grain."""
+    """Degrade pictures as a diffusion model may: blur, changes of contrast, brightness and tint, noise."""
 
     def each(low: float, high: float, channels: int = 1) -> Tensor:
         return low + (high - low) * torch.rand(len(images), channels, 1, 1, generator=generator)
@@ -86,7 +81,7 @@ def roughened(images: Float[Tensor, "b 3 32 32"], generator: torch.Generator) ->
 def contrastive_loss(
     images: Float[Tensor, "b d"], texts: Float[Tensor, "b d"], scale: Float[Tensor, ""], true: Bool[Tensor, "b b"]
 ) -> Float[Tensor, ""]:
-    """Symmetric cross-entropy of scaled cosines; all captions true of a picture share its probability, and vice versa.
+    """Return the symmetric cross-entropy of scaled cosines; all captions true of a picture share its probability.
 
         L = (CE(scale * images texts^T, P) + CE(scale * texts images^T, Q)) / 2
         P = true / row sums,  Q = true^T / row sums
@@ -99,7 +94,7 @@ def contrastive_loss(
 
 
 def mask_loss(logits: Float[Tensor, "b h w"], goal: Float[Tensor, "b h w"]) -> Float[Tensor, ""]:
-    """Cross-entropy per pixel plus one minus the soft Dice overlap per picture (Milletari et al. 2016)."""
+    """Return the cross-entropy per pixel plus one minus the soft Dice overlap per picture (Milletari et al. 2016)."""
     chance = logits.sigmoid()
     overlap = 2 * (chance * goal).sum((1, 2)) / (chance + goal).sum((1, 2)).clamp(min=1)
     return binary_cross_entropy_with_logits(logits, goal) + (1 - overlap).mean()
@@ -108,7 +103,7 @@ def mask_loss(logits: Float[Tensor, "b h w"], goal: Float[Tensor, "b h w"]) -> F
 def attribute_loss(
     logits: Mapping[str, Float[Tensor, "b _n"]], goals: Mapping[str, Int64[Tensor, "b"]]
 ) -> Float[Tensor, ""]:
-    """Sum over attributes of the cross-entropy; the emblem, smallest of all, counts twice."""
+    """Return the sum over attributes of the cross-entropy; the emblem, the smallest detail, counts twice."""
     losses = {name: cross_entropy(logits[name], goal) for name, goal in goals.items()}
     return torch.stack(list(losses.values())).sum() + losses["emblem"]
 
@@ -118,7 +113,7 @@ LARGEST_SCALE = 100.0
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a judge learns: scenes rendered, optimizer steps, scenes in each, peak learning rate."""
+    """The hyperparameters of a judge: rendered scenes, optimizer steps, batch size, peak learning rate."""
 
     scenes: int
     steps: int
@@ -127,7 +122,7 @@ class Recipe:
 
 
 class JudgeTraining(LightningModule, ABC):
-    """What the three share: rows of a pool drawn by (seed, step), AdamW, one cycle of the learning rate."""
+    """Base class of the three: rows of a pool drawn by (seed, step), AdamW, one cycle of the learning rate."""
 
     def __init__(self, judge: nn.Module, pool: ScenePool, recipe: Recipe, seed: int) -> None:
         super().__init__()
@@ -135,12 +130,12 @@ class JudgeTraining(LightningModule, ABC):
         self.pool, self.recipe, self.seed = pool, recipe, seed
 
     def rows(self, generator: torch.Generator) -> Int64[Tensor, "b"]:
-        """Which rows of the pool make a batch."""
+        """Draw the rows of a batch."""
         return torch.randint(len(self.pool.scenes), (self.recipe.batch,), generator=generator)
 
     @abstractmethod
     def loss(self, rows: Int64[Tensor, "b"], generator: torch.Generator) -> Float[Tensor, ""]:
-        """The loss of these rows of the pool."""
+        """Return the loss of these rows of the pool."""
 
     def training_step(self, step: int) -> Tensor:
         generator = generator_for(self.seed, step, type(self).__name__)
@@ -160,7 +155,7 @@ class JudgeTraining(LightningModule, ABC):
 
 
 class ScorerTraining(JudgeTraining):
-    """Pictures and their captions are to find each other; sentences that are equal share their pictures."""
+    """Contrastive training of the scorer; equal captions share their pictures."""
 
     judge: ToyScorer
 
@@ -176,7 +171,7 @@ class ScorerTraining(JudgeTraining):
 
 
 class LocatorTraining(JudgeTraining):
-    """The object's pixels are to be marked."""
+    """Training of the locator to segment the object."""
 
     judge: ToyLocator
 
@@ -187,7 +182,7 @@ class LocatorTraining(JudgeTraining):
 
 
 class OracleTraining(JudgeTraining):
-    """Every attribute is to be named."""
+    """Training of the oracle to classify every attribute."""
 
     judge: Oracle
 
@@ -198,7 +193,7 @@ class OracleTraining(JudgeTraining):
 
 
 def fit(training: JudgeTraining, progress: bool = True) -> None:
-    """Train the judge, then round its weights to those that will be stored and freeze it."""
+    """Train the judge, round its weights to the stored precision, and freeze it."""
     trainer = Trainer(
         accelerator="cpu",
         max_steps=training.recipe.steps,

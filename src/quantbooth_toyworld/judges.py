@@ -1,7 +1,4 @@
-"""The three judges of the toy world, networks trained apart: scorer (likeness), locator (where), oracle (what).
-
-The judges' building blocks: a convolutional tower from pictures to planes, and a word-level tokenizer.
-"""
+"""The three judge networks of the toy world: scorer (a small CLIP), locator (segmentation), oracle (attributes)."""
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
@@ -36,13 +33,13 @@ __all__ = [
 
 
 def normalized(inside: int, outside: int, stride: int = 1) -> nn.Sequential:
-    """A 3 x 3 convolution and its batch normalization."""
+    """Return a 3 x 3 convolution with batch normalization."""
     convolution = nn.Conv2d(inside, outside, 3, stride, padding=1, bias=False)
     return nn.Sequential(convolution, nn.BatchNorm2d(outside))
 
 
 class Down(nn.Module):
-    """Halves the resolution, then refines around a shortcut: h = relu(halve(x)), y = relu(h + refine(h))."""
+    """A downsampling residual block: h = relu(halve(x)), y = relu(h + refine(h))."""
 
     def __init__(self, inside: int, outside: int) -> None:
         super().__init__()
@@ -55,7 +52,7 @@ class Down(nn.Module):
 
 
 class Tower(nn.Module):
-    """Pictures in [0, 1] to planes at 32, 16, 8, ... pixels: one level per width, finest first."""
+    """A convolutional tower from pictures in [0, 1] to planes at 32, 16, 8, ... pixels: one per width, finest first."""
 
     def __init__(self, widths: Sequence[int]) -> None:
         super().__init__()
@@ -70,7 +67,7 @@ class Tower(nn.Module):
 
 
 def pooled(planes: Float[Tensor, "b c h w"]) -> Float[Tensor, "b two_c"]:
-    """Mean and maximum over the picture: how much of a feature there is, and whether it is anywhere."""
+    """Return mean and maximum over the picture: the amount of a feature, and its presence."""
     return torch.cat([planes.mean(dim=(2, 3)), planes.amax(dim=(2, 3))], dim=1)
 
 
@@ -87,10 +84,10 @@ class PooledTower(nn.Module):
 
 
 class WordTokenizer:
-    """One number per word; the end of a sentence has the highest, since CLIP reads a sentence at its highest number.
+    """A word-level tokenizer; the end token has the highest id, since CLIP pools a text at its highest id.
 
     Raises:
-        UserError: a word is not among `words`, or a sentence is too long (when called).
+        UserError: when called with a word that is not one of `words`, or a text that is too long.
     """
 
     def __init__(self, words: Sequence[str], length: int) -> None:
@@ -100,7 +97,7 @@ class WordTokenizer:
 
     @property
     def size(self) -> int:
-        """How many numbers there are: the words, padding (0), start and end."""
+        """The number of ids: the words, padding (0), start and end."""
         return len(self.words) + 3
 
     def __call__(self, sentences: Sequence[str]) -> Int64[Tensor, "b length"]:
@@ -126,10 +123,10 @@ UNUSED_TOWER = {"image_size": SIDE, "patch_size": SIDE, "layers": 1, "width": 8,
 class ToyScorer(Encoder):
     """A small CLIP (Radford et al. 2021) of this world: a transformer over words and a convolutional picture tower.
 
-    `config` is what builds it again.
+    `config` has its constructor arguments.
 
     Raises:
-        UserError: pictures are not 32 x 32, or a sentence holds a word that is not one of `words` (when called).
+        UserError: when called with pictures that are not 32 x 32, or a text with a word that is not one of `words`.
     """
 
     kind = "scorer"
@@ -161,12 +158,12 @@ class ToyScorer(Encoder):
 
 
 class ToyLocator(Locator):
-    """Marks the pixels of the object; a mask of fewer than `least` pixels counts as not found.
+    """A segmentation network for the object; a mask of fewer than `least` pixels means not found.
 
-    Every picture of this world shows one object, so the class word changes nothing.
+    Every picture of this world shows one object, so the class word has no effect.
 
     Raises:
-        UserError: pictures are not 32 x 32.
+        UserError: when pictures are not 32 x 32.
     """
 
     kind = "locator"
@@ -185,7 +182,7 @@ class ToyLocator(Locator):
         return f"toy locator {weights_fingerprint(self)}, at least {self.least} px"
 
     def logits(self, pictures: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b h w"]:
-        """Log-odds that a pixel is the object's."""
+        """Return the log-odds that a pixel is part of the object."""
         check_size(pictures, self.kind)
         *finer, planes = self.tower(pictures)
         for up, fine in zip(self.ups, reversed(finer), strict=True):
@@ -193,7 +190,7 @@ class ToyLocator(Locator):
         return self.out(planes)[:, 0]
 
     def masks(self, pictures: Float[Tensor, "b 3 h w"]) -> Bool[Tensor, "b h w"]:
-        """The object's pixels, without specks."""
+        """Return the object's pixels, without specks."""
         return without_specks(self.logits(pictures) > 0)
 
     def boxes(self, pictures: Float[Tensor, "b 3 h w"], class_word: str) -> Boxes:
@@ -201,12 +198,12 @@ class ToyLocator(Locator):
 
 
 class Oracle(nn.Module):
-    """Names every attribute of a picture, each by a linear reading of one convolutional tower.
+    """A classifier of every attribute of a picture: a linear head per attribute on a shared convolutional tower.
 
-    `names` gives the values of each attribute in the order of its probabilities; "none" is one where it can be.
+    `names` gives the values of each attribute in the order of its probabilities, "none" included where it can occur.
 
     Raises:
-        UserError: pictures are not 32 x 32.
+        UserError: when pictures are not 32 x 32.
     """
 
     kind = "oracle"
@@ -220,18 +217,18 @@ class Oracle(nn.Module):
         self.heads = nn.ModuleDict(heads)
 
     def logits(self, pictures: Float[Tensor, "b 3 h w"]) -> dict[str, Float[Tensor, "b _n"]]:
-        """Unnormalized log-probabilities per attribute."""
+        """Return the unnormalized log-probabilities per attribute."""
         check_size(pictures, self.kind)
         features = pooled(self.tower(pictures)[-1])
         return {attribute: head(features) for attribute, head in self.heads.items()}
 
     def probabilities(self, pictures: Float[Tensor, "b 3 h w"]) -> dict[str, Float[Tensor, "b _n"]]:
-        """Probabilities per attribute, in the order of `names`."""
+        """Return the probabilities per attribute, in the order of `names`."""
         return {attribute: logits.softmax(dim=1) for attribute, logits in self.logits(pictures).items()}
 
 
 def check_size(pictures: Float[Tensor, "b 3 h w"], judge: str) -> None:
-    """The judges know this world at one resolution only."""
+    """Check that pictures have the only resolution of the toy judges."""
     check_pictures(pictures)
     if pictures.shape[2:] != (SIDE, SIDE):
         height, width = pictures.shape[2:]
@@ -241,15 +238,15 @@ def check_size(pictures: Float[Tensor, "b 3 h w"], judge: str) -> None:
 
 
 def load_scorer(folder: str | Path) -> ToyScorer:
-    """The scorer saved in a folder, frozen. Raises UserError if it is not there or does not fit its description."""
+    """Load a frozen scorer from a folder; raise UserError if it is missing or does not fit its description."""
     return read_judge(ToyScorer, Path(folder))
 
 
 def load_locator(folder: str | Path) -> ToyLocator:
-    """The locator saved in a folder, frozen. Raises UserError if it is not there or does not fit its description."""
+    """Load a frozen locator from a folder; raise UserError if it is missing or does not fit its description."""
     return read_judge(ToyLocator, Path(folder))
 
 
 def load_oracle(folder: str | Path) -> Oracle:
-    """The oracle saved in a folder, frozen. Raises UserError if it is not there or does not fit its description."""
+    """Load a frozen oracle from a folder; raise UserError if it is missing or does not fit its description."""
     return read_judge(Oracle, Path(folder))

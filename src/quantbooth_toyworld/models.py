@@ -1,4 +1,4 @@
-"""The shipped base's sizes and its untrained parts: reduced CLIP vocabulary, text encoder, denoiser, autoencoder."""
+"""The configuration and untrained parts of the toy base: tokenizer, text encoder, denoiser, autoencoder."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -58,7 +58,7 @@ AUTOENCODER: dict[str, Any] = {
 
 
 def reduced_tokenizer(words: Iterable[str]) -> CLIPTokenizer:
-    """CLIP's byte-pair tokenizer with only the merges that these words need; they split exactly as in CLIP itself."""
+    """Return CLIP's byte-pair tokenizer with only the merges that these words need; they split as in CLIP itself."""
     full = SimpleTokenizer()
     ends = [f"{word.lower()}</w>" for word in words]
     merges = [pair for pair in full.bpe_ranks if any("".join(pair) in word for word in ends)]
@@ -70,7 +70,7 @@ def reduced_tokenizer(words: Iterable[str]) -> CLIPTokenizer:
 
 
 def text_encoder_for(tokenizer: CLIPTokenizer) -> CLIPTextModel:
-    """A CLIP text encoder of two layers over the reduced vocabulary."""
+    """Return a two-layer CLIP text encoder with the reduced vocabulary."""
     return CLIPTextModel(
         CLIPTextConfig(
             vocab_size=len(tokenizer),
@@ -88,12 +88,12 @@ def text_encoder_for(tokenizer: CLIPTokenizer) -> CLIPTextModel:
 
 
 def new_denoiser(config: Mapping[str, Any]) -> Any:
-    """A denoiser with random weights of the architecture described."""
+    """Return a denoiser of this configuration with random weights."""
     return StableDiffusion().new_denoiser(config)
 
 
 def untrained_base(words: Iterable[str], seed: int) -> Base:
-    """All parts of the toy base with random weights that the seed decides."""
+    """Return all parts of the toy base with random weights from the seed."""
     torch.manual_seed(seed)
     tokenizer = reduced_tokenizer(words)
     return Base(
@@ -111,7 +111,7 @@ def fit_encoder_(autoencoder: Any, images: Float[Tensor, "n 3 h w"]) -> float:
     """Set the encoder to the principal components of 4 x 4 x 3 patches, half-whitened; return the variance they keep.
 
     With patches f, mean m, unit components v_i and standard deviations s_i along them, the scaled latents are
-    z_i = v_i . (f - m) / sqrt(s_i * mean(s)): strong components stay stronger, all together have variance 1.
+    z_i = v_i . (f - m) / sqrt(s_i * mean(s)): strong components remain stronger, and the mean variance is 1.
 
     Args:
         autoencoder: an ``AutoencoderTiny`` without encoder blocks: two stride-2 convolutions between two plain ones.
@@ -137,7 +137,7 @@ def fit_encoder_(autoencoder: Any, images: Float[Tensor, "n 3 h w"]) -> float:
 
 
 def _gather_quads_(weight: Tensor, channels: int) -> None:
-    """Make a stride-2 3x3 convolution put the four pixels under each output into four channels of their own."""
+    """Set a stride-2 3x3 convolution to copy the four pixels under each output into four channels."""
     for channel in range(channels):
         for dy in range(2):
             for dx in range(2):

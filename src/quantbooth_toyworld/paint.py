@@ -1,9 +1,4 @@
-"""What everything is painted with: polygons in an object's unit square, and the colours of the toy world.
-
-Polygons in an object's unit square (x right, y down), and their placement in the frame.
-
-The colours of the toy world as RGB, and which tone shows on which.
-"""
+"""Drawing primitives: polygons in an object's unit square (x right, y down), their placement, and colours as RGB."""
 
 from dataclasses import dataclass
 from math import cos, pi, radians, sin
@@ -14,7 +9,7 @@ Polygon = tuple[Point, ...]
 
 @dataclass(frozen=True)
 class Placement:
-    """Maps the unit square to canvas pixels: p -> (centre + size R(tilt) (p - 1/2)) canvas."""
+    """The map from the unit square to canvas pixels: p -> (centre + size R(tilt) (p - 1/2)) canvas."""
 
     x: float
     y: float
@@ -23,7 +18,7 @@ class Placement:
     canvas: int
 
     def __call__(self, polygon: Polygon) -> list[Point]:
-        """The polygon in pixels of the canvas."""
+        """Return the polygon in pixels of the canvas."""
         angle, scale = radians(self.tilt), self.size * self.canvas
         c, s = scale * cos(angle), scale * sin(angle)
         left = self.x * self.canvas - 0.5 * (c - s)
@@ -32,36 +27,36 @@ class Placement:
 
 
 def box(left: float, top: float, right: float, bottom: float) -> Polygon:
-    """An upright rectangle."""
+    """Return an upright rectangle."""
     return ((left, top), (right, top), (right, bottom), (left, bottom))
 
 
 def ellipse(x: float, y: float, rx: float, ry: float, points: int = 24) -> Polygon:
-    """A regular polygon stretched to the two radii."""
+    """Return a regular polygon stretched to the two radii."""
     return arc(x, y, rx, ry, 0.0, 360.0 - 360.0 / points, points)
 
 
 def arc(x: float, y: float, rx: float, ry: float, start: float, stop: float, points: int = 12) -> Polygon:
-    """Points along an elliptic arc from `start` to `stop` degrees (0 is right, 90 is down)."""
+    """Return points along an elliptic arc from `start` to `stop` degrees (0 is right, 90 is down)."""
     angles = [(start + (stop - start) * i / (points - 1)) * pi / 180 for i in range(points)]
     return tuple((x + rx * cos(a), y + ry * sin(a)) for a in angles)
 
 
 def hoop(x: float, y: float, rx: float, ry: float, width: float, start: float, stop: float) -> Polygon:
-    """An elliptic arc of a given width, measured inwards."""
+    """Return an elliptic arc of a given width, measured inwards."""
     outer = arc(x, y, rx, ry, start, stop, 16)
     return outer + arc(x, y, rx - width, ry - width, stop, start, 16)
 
 
 def rounded(left: float, top: float, right: float, bottom: float, radius: float) -> Polygon:
-    """A rectangle with round corners."""
+    """Return a rectangle with round corners."""
     west, north, east, south = left + radius, top + radius, right - radius, bottom - radius
     corners = ((west, north, 180), (east, north, 270), (east, south, 0), (west, south, 90))
     return tuple(p for x, y, start in corners for p in arc(x, y, radius, radius, start, start + 90, 5))
 
 
 def smooth(*knots: Point) -> Polygon:
-    """A closed Catmull-Rom curve through the knots."""
+    """Return a closed Catmull-Rom curve through the knots."""
     n = len(knots)
     points: list[Point] = []
     for i in range(n):
@@ -72,7 +67,7 @@ def smooth(*knots: Point) -> Polygon:
 
 
 def scaled(polygon: Polygon, x: float, y: float, factor: float, angle: float = 0.0) -> Polygon:
-    """The polygon (around its origin) multiplied by `factor`, turned by `angle` degrees, its origin moved to (x, y)."""
+    """Scale a polygon by `factor`, rotate it by `angle` degrees, and move its origin to (x, y)."""
     c, s = factor * cos(radians(angle)), factor * sin(radians(angle))
     return tuple((x + c * u - s * v, y + s * u + c * v) for u, v in polygon)
 
@@ -104,21 +99,21 @@ PAINT: dict[str, RGB] = {
 
 
 def mixed(first: RGB, second: RGB, share: float) -> RGB:
-    """Blend: first + share (second - first), per channel, rounded."""
+    """Blend two colours: first + share (second - first), per channel, rounded."""
     r, g, b = (round(a + share * (c - a)) for a, c in zip(first, second, strict=True))
     return (r, g, b)
 
 
 def luma(colour: RGB) -> float:
-    """Perceived brightness in [0, 255] (Rec. 601)."""
+    """Return the perceived brightness in [0, 255] (Rec. 601)."""
     return 0.299 * colour[0] + 0.587 * colour[1] + 0.114 * colour[2]
 
 
 def outline(colour: RGB) -> RGB:
-    """The rim that sets a body off from any context: light around black, else a dark shade of the body's colour."""
+    """Return the colour of a body's outline: light for dark bodies, else a dark shade of the body's colour."""
     return (206, 206, 212) if luma(colour) < 50 else mixed(colour, INK, 0.72)
 
 
 def contrasting(*grounds: RGB) -> RGB:
-    """White or black, whichever differs more from the nearest of the grounds."""
+    """Return white or black, whichever differs more from the nearest of the grounds."""
     return max((PAPER, INK), key=lambda tone: min(abs(luma(tone) - luma(ground)) for ground in grounds))

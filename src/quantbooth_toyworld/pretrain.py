@@ -1,4 +1,4 @@
-"""quantbooth-pretrain: the toy base and its judges from nothing; killed, it goes on from its newest checkpoint.
+"""quantbooth-pretrain: train the toy base and its judges from scratch, resuming from the newest checkpoint.
 
 quantbooth-pretrain                         # everything (hours on 2 cores)
 quantbooth-pretrain 'parts=[judges]'        # scorer, locator and oracle only
@@ -42,7 +42,7 @@ WATCHED = 16
 
 
 def pretrain(cfg: DictConfig) -> Path:
-    """Train the parts asked for; return the folder that holds what the package ships."""
+    """Train the requested parts; return the folder of the shipped files."""
     settings = plain(cfg)
     unknown = set(settings["parts"]) - set(PARTS)
     if unknown:
@@ -60,7 +60,7 @@ def pretrain(cfg: DictConfig) -> Path:
 
 
 def train_judges(folder: Path, seeds: dict[str, int]) -> None:
-    """Each judge apart, from a seed of its own; one that is there already is kept."""
+    """Train each judge with its own seed, unless its file exists already."""
     for kind, seed in seeds.items():
         if not (folder / f"{kind}.safetensors").is_file():
             judge, figures = JUDGES[kind](seed)
@@ -68,9 +68,9 @@ def train_judges(folder: Path, seeds: dict[str, int]) -> None:
 
 
 def train_base(settings: dict[str, Any], pool: Pool, work: Path) -> Base:
-    """Encoder by principal components, decoder by gradient, then denoiser and text encoder together, round after round.
+    """Fit the encoder by PCA, train the decoder, then train denoiser and text encoder jointly in several rounds.
 
-    Each round starts from the averaged weights that the one before ended on, with draws of its own.
+    Each round starts from the averaged weights of the previous one, with another seed.
     """
     base = untrained_base(words(), settings["seed"])
     kept = fit_encoder_(base.autoencoder, pool.images[:4000].float() / 255)
@@ -81,13 +81,13 @@ def train_base(settings: dict[str, Any], pool: Pool, work: Path) -> Base:
     for place, (name, values) in enumerate(settings["base"].items()):
         focus, folder = values.pop("focus"), work / "base" / name
         recipe = Recipe(seed=settings["seed"] + place, **values)
-        grids = SampleGrids(lambda: base, SAMPLER, watched(), settings["sample_every"], folder / "samples")
+        grids = SampleGrids(lambda: base, SAMPLER, watched(), settings["validation_steps"], folder / "samples")
         fit_resumably(BaseTraining(base, latents, pool, recipe, focus), recipe.steps, folder, AVERAGE_FROM, [grids])
     return base
 
 
 def watched() -> list[Request]:
-    """Held-out captions to look at while training."""
+    """Return requests of held-out captions for sample grids during training."""
     texts = [held.text for held in held_out_captions(WATCHED, seed=0)]
     return [Request(f"{i}.png", text, text, text, "held out", 0) for i, text in enumerate(texts)]
 

@@ -1,10 +1,7 @@
-"""Pre-training of the toy base: a pool of scenes, the autoencoder's decoder, then unet and text encoder together.
+"""Pre-training of the toy base: a pool of scenes, the autoencoder's decoder, then unet and text encoder jointly.
 
-Many rendered scenes at once: picture i of a pool depends on (seed, i) only, and a finished pool is kept on disk.
-
-Long trainings under Lightning: averaged weights, a checkpoint every few minutes, and on from there after a kill.
-
-Pre-training of the toy base: the autoencoder's decoder, then denoiser and text encoder together.
+Picture i of a pool depends on (seed, i) only, and a finished pool is cached on disk. Training runs save a checkpoint
+every few minutes and resume from it; they end on averaged weights.
 """
 
 from collections.abc import Sequence
@@ -37,7 +34,7 @@ WITNESSES = 64
 
 @dataclass(frozen=True)
 class Pool:
-    """Pictures beside the scenes they show."""
+    """Rendered pictures with their masks and scenes."""
 
     images: UInt8[Tensor, "n 3 h w"]
     masks: UInt8[Tensor, "n h w"]
@@ -48,7 +45,7 @@ class Pool:
 
 
 class _Renders(Dataset[tuple[Tensor, Tensor]]):
-    """Map-style view that renders on demand, in worker processes."""
+    """A map-style dataset that renders scenes on access, in worker processes."""
 
     def __init__(self, scenes: tuple[Scene, ...]) -> None:
         self.scenes = scenes
@@ -63,12 +60,12 @@ class _Renders(Dataset[tuple[Tensor, Tensor]]):
 
 
 def scenes_of(count: int, seed: int) -> tuple[Scene, ...]:
-    """Scenes 0 .. count - 1 of the pre-training distribution; the personal subjects' combinations never occur."""
+    """Draw scenes 0 .. count - 1 of the pre-training distribution, without the personal subjects' combinations."""
     return tuple(random_scene(np.random.default_rng([seed, index])) for index in range(count))
 
 
 def render_pool(count: int, seed: int, cache: Path | None = None, workers: int = 2) -> Pool:
-    """Render a pool, or read it from the cache file when a finished one of this seed, size and world is there."""
+    """Render a pool, or read it from the cache file if that has this seed, size and renderer."""
     scenes = scenes_of(count, seed)
     if cache is not None and cache.is_file():
         stored = load_file(cache)
@@ -86,7 +83,7 @@ def render_pool(count: int, seed: int, cache: Path | None = None, workers: int =
 
 
 def _of_this_world(stored: dict[str, Tensor], scenes: tuple[Scene, ...]) -> bool:
-    """Whether the first pictures of a stored pool are what the renderer draws today."""
+    """Return whether the first pictures of a stored pool equal those of the current renderer."""
     fresh = _Renders(scenes[:WITNESSES])
     return all(torch.equal(fresh[i][0], stored["images"][i]) for i in range(len(fresh)))
 
@@ -97,9 +94,9 @@ LAST = "last.ckpt"
 def fit_resumably(
     stage: LightningModule, steps: int, folder: Path, average_from: int, callbacks: Sequence[Callback] = ()
 ) -> None:
-    """Train to the given step, from the newest checkpoint in the folder where there is one; end on averaged weights.
+    """Train to the given step, from the newest checkpoint in the folder, if any; end on averaged weights.
 
-    Draws that depend on (seed, step) only make the resumed run the same run.
+    Draws depend on (seed, step) only, so a resumed run gives the same result.
     """
     checkpoint = ModelCheckpoint(folder, save_last=True, save_top_k=1, train_time_interval=timedelta(minutes=2))
     average = EMAWeightAveraging(decay=0.998, update_starting_at_step=average_from)
@@ -120,7 +117,7 @@ def fit_resumably(
 
 @dataclass(frozen=True)
 class Recipe:
-    """How long and how fast a network is trained; draws depend on (seed, step) only, so a resumed run is the same run.
+    """The hyperparameters of a training run; draws depend on (seed, step) only, so a resumed run gives the same result.
 
     Attributes:
         steps: optimizer steps.
@@ -128,7 +125,7 @@ class Recipe:
         learning_rate: of AdamW, after ``warmup`` steps; constant to the share ``hold`` of the run, then a cosine down
             to 3 %.
         warmup: steps of linear rise.
-        hold: 0.5 for a run from nothing; 0 for a further round on weights that have learned already.
+        hold: 0.5 for a run from scratch; 0 for a further round on trained weights.
         seed: decides initial weights, pictures, captions, noise and timesteps.
     """
 
@@ -140,7 +137,7 @@ class Recipe:
     seed: int
 
     def rate_at(self, step: int) -> float:
-        """The fraction of the learning rate in force at a step."""
+        """Return the factor of the learning rate at a step."""
         if step < self.warmup:
             return (step + 1) / self.warmup
         turn = min(1.0, max(0.0, (step / self.steps - self.hold) / (1 - self.hold)))
@@ -148,7 +145,7 @@ class Recipe:
 
 
 class _Training(LightningModule):
-    """What both trainings share: AdamW, the rate over time, a loader that counts steps."""
+    """Base class of both: AdamW, the learning rate schedule, a loader of steps."""
 
     recipe: Recipe
     trained: torch.nn.Module
@@ -166,7 +163,7 @@ class _Training(LightningModule):
 
 
 class DecoderTraining(_Training):
-    """Trains an autoencoder's decoder to undo its fixed encoder: mean absolute plus mean squared error of pictures."""
+    """Training of an autoencoder's decoder for its fixed encoder: mean absolute plus mean squared error of pictures."""
 
     def __init__(self, base: Base, pool: Pool, recipe: Recipe) -> None:
         super().__init__()
@@ -186,17 +183,17 @@ class DecoderTraining(_Training):
 
 
 class BaseTraining(_Training):
-    """Trains denoiser and text encoder on captioned latents with the noise-prediction loss (LDM, eq. 2).
+    """Training of denoiser and text encoder on captioned latents with the noise-prediction loss (LDM, eq. 2).
 
     Each sample's error is weighted by min(1 / alpha_bar, 8), and every tenth caption is emptied for guidance.
 
     Args:
-        focus: share of the timesteps drawn evenly from [150, 750), where pictures are decided; the others come evenly
-            from everywhere.
+        focus: share of the timesteps drawn uniformly from [150, 750), where the content is decided; the others are
+            uniform over all timesteps.
     """
 
     empty_share = 0.1
-    weight_bound = 8.0
+    loss_weight_max = 8.0
     decisive = (150, 750)
 
     def __init__(
@@ -222,7 +219,7 @@ class BaseTraining(_Training):
         noise = torch.randn(x_0.shape, generator=draw).to(x_0)
         conditioning = self.base.encode_prompts(self.captions(rows))
         errors = denoising_error(self.base, self.schedule, x_0, noise, t.to(self.device), conditioning)
-        weight = self.schedule.bounded_inverse_weight(t, self.weight_bound).to(errors)
+        weight = self.schedule.bounded_inverse_weight(t, self.loss_weight_max).to(errors)
         self.log("pretrain/error", errors.detach().mean(), prog_bar=True)
         return (weight * errors).mean()
 
@@ -234,7 +231,7 @@ class BaseTraining(_Training):
         return torch.where(torch.rand(count, generator=draw) < self.focus, decisive, anywhere)
 
     def captions(self, rows: Tensor) -> list[str]:
-        """A fresh sentence for each picture, decided by (seed, step)."""
+        """Draw a caption for each picture, by (seed, step)."""
         rng = np.random.default_rng([self.recipe.seed, self.global_step])
         texts = [caption(self.scenes[int(row)], rng) for row in rows]
         return ["" if rng.random() < self.empty_share else text for text in texts]

@@ -1,11 +1,4 @@
-"""Held-out captions, questions and contrasts of the toy world, and what the oracle sees in pictures of them.
-
-How well a toy base draws what it is asked for: held-out captions, and what the oracle sees in the pictures.
-
-Held-out questions of the toy world: captions of scenes that no training drew, beside the rendered scenes.
-
-Contrasts of the toy world: two full sentences that differ in everything a sentence can name.
-"""
+"""Held-out captions, questions and contrasts of the toy world, and the oracle's accuracy on pictures of them."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -29,7 +22,7 @@ JUDGED = ("class_word", "context", "accessory", "colour", "pattern")
 
 @dataclass(frozen=True)
 class HeldOut:
-    """A caption of a scene that no training drew, with the attributes it names."""
+    """A caption of a scene that is not in the training data, with the attributes that it names."""
 
     text: str
     asked: Mapping[str, str]
@@ -37,7 +30,7 @@ class HeldOut:
 
 
 def held_out_captions(count: int, seed: int) -> list[HeldOut]:
-    """Captions by (seed, i); attributes that a scene has but the caption leaves out are not asked for."""
+    """Draw captions by (seed, i); attributes that a caption omits are not asked for."""
     found = []
     for index in range(count):
         rng = np.random.default_rng([seed, index])
@@ -53,7 +46,7 @@ def accuracies(
     names: Mapping[str, tuple[str, ...]],
     asked: Sequence[Mapping[str, str]],
 ) -> dict[str, float]:
-    """Per attribute: share of the pictures asked for it in which the oracle's first guess is what was asked."""
+    """Return the oracle's accuracy per attribute, over the pictures whose caption asks for that attribute."""
     right: dict[str, list[bool]] = {}
     for place, wanted in enumerate(asked):
         for name, value in wanted.items():
@@ -67,9 +60,9 @@ MANY = 500
 
 @lru_cache(maxsize=2)
 def rendered_questions(count: int, seed: int) -> Questions:
-    """Question i is the caption of held-out scene (seed, i), its picture the scene rendered, its noise seed i.
+    """Return questions of captions of held-out scenes (seed, i), with the rendered pictures and noise seed i.
 
-    Kept, since every job of a sweep asks for the same.
+    Cached, since every job of a sweep needs the same.
     """
     held = held_out_captions(count, seed)
     shown = track(held, "rendering held-out scenes", transient=True) if count >= MANY else held
@@ -88,7 +81,7 @@ NAMED: dict[str, Sequence[str]] = {
 
 
 def full_contrasts(count: int, seed: int) -> tuple[Contrast, ...]:
-    """Pair i is decided by (seed, i): two different words for every attribute, the noise seed i."""
+    """Return pairs by (seed, i): full captions that differ in every attribute, with noise seed i."""
     return tuple(_contrast(np.random.default_rng([seed, place]), place) for place in range(count))
 
 

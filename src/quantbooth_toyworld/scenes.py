@@ -1,8 +1,6 @@
-"""Scenes: drawn at random without the personal subjects' combinations, and rendered with exact masks.
+"""Random scenes without the personal subjects' combinations, and the renderer with exact masks.
 
-Draws a scene: painted four times too large, then averaged down, so that edges are smooth and the mask exact.
-
-Scenes to learn the world from, drawn at random with the personal subjects' combinations left out.
+A scene is painted at four times its resolution and averaged down, for smooth edges and an exact mask.
 """
 
 from collections.abc import Iterable
@@ -52,8 +50,8 @@ RIM = ((3, 0), (-3, 0), (0, 3), (0, -3), (2, 2), (2, -2), (-2, 2), (-2, -2))
 class Rendered:
     """A picture [32, 32, 3] uint8 and the mask [32, 32] bool of its object.
 
-    The mask covers the pixels of which the object shows at least half: its rim, details and emblem belong to it, an
-    accessory and what that hides do not.
+    The mask has the pixels that the object covers by at least half: its outline, details and emblem are part of it, an
+    accessory and the area that it hides are not.
     """
 
     image: np.ndarray
@@ -62,7 +60,7 @@ class Rendered:
 
 
 def render(scene: Scene) -> Rendered:
-    """The picture of a scene; the same scene gives the same bytes."""
+    """Render a scene; the same scene gives the same bytes."""
     place = Placement(scene.x, scene.y, scene.size, scene.tilt, SIDE)
     form = shape(scene.class_word)
     canvas = backdrop(scene.context, scene.seed)
@@ -76,7 +74,7 @@ def render(scene: Scene) -> Rendered:
 
 
 def _paint_object(canvas: Image.Image, scene: Scene, form: Shape, place: Placement) -> Image.Image:
-    """Paints rim, body, details and emblem; returns the silhouette, rim included."""
+    """Paint outline, body, details and emblem; return the silhouette, outline included."""
     colour = PAINT[scene.colour]
     body = _stencil(form.body, place)
     loose = _stencil((polygon for polygon, _ in form.behind + form.details), place)
@@ -97,7 +95,7 @@ def _paint_object(canvas: Image.Image, scene: Scene, form: Shape, place: Placeme
 
 
 def _paint_accessory(canvas: Image.Image, name: str, form: Shape, place: Placement) -> Image.Image:
-    """Paints an accessory with its rim; returns what it covers."""
+    """Paint an accessory with its outline; return the area that it covers."""
     pieces = accessory(name, form)
     covered = _widened(_stencil((polygon for polygon, _ in pieces), place))
     canvas.paste(mixed(pieces[0][1], (0, 0, 0), 0.65), (0, 0), covered)
@@ -143,15 +141,15 @@ ACCESSORY_SHARE = 0.40
 
 
 def random_scene(rng: np.random.Generator, held_out: bool = True) -> Scene:
-    """A scene of the pre-training distribution.
+    """Draw a scene of the pre-training distribution.
 
-    The body is plain in 40 % of scenes, striped, dotted or checked in 45 % together, in a two-colour layout in 15 %.
-    An emblem is on 20 %, on plain bodies and layouts only; an accessory is on 40 %.
+    The body is plain in 40 % of scenes, striped, dotted or checked in 45 % in total, in a two-colour layout in 15 %.
+    20 % have an emblem, on plain bodies and layouts only; 40 % have an accessory.
 
     With `held_out`, no (class, emblem) and no (class, layout) pair of a personal subject occurs: the emblem or layout
     is drawn among the others, so a class shows four or five of the six emblems and one or two of the three layouts.
-    What does occur is every emblem and every layout on *other* classes, and every class in the subjects' colours:
-    a subject is a new combination of known parts, not a new part.
+    Every emblem and every layout occurs on *other* classes, and every class in the subjects' colours: a subject is a
+    new combination of known parts, not a new part.
     """
     class_word = _pick(rng, CLASSES)
     pattern = _pattern(rng, class_word, held_out)
@@ -174,7 +172,7 @@ def random_scene(rng: np.random.Generator, held_out: bool = True) -> Scene:
 
 
 def random_place(rng: np.random.Generator) -> tuple[float, float, float, float]:
-    """Centre x and y in [0.46, 0.56), size in [0.70, 0.80) of the frame, tilt in [-4, 4) degrees."""
+    """Draw centre x and y in [0.46, 0.56), size in [0.70, 0.80) of the frame, tilt in [-4, 4) degrees."""
     x, y, size, tilt = rng.random(4).tolist()
     return 0.46 + 0.1 * x, 0.46 + 0.1 * y, 0.70 + 0.1 * size, 8 * tilt - 4
 

@@ -1,4 +1,4 @@
-"""What each class of object looks like, in its unit square."""
+"""The shape of each class of object, in its unit square."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,10 +27,10 @@ Detail = tuple[Polygon, RGB]
 
 @dataclass(frozen=True)
 class Shape:
-    """A silhouette and where things go on it.
+    """A silhouette with the positions of accessories and emblem.
 
-    `body` takes colour and pattern; `behind` and `details` have colours of their own, drawn before and after it.
-    `hat` is where a hat's brim rests, `scarf` its middle, length and angle in degrees, `emblem` its centre and
+    `body` has the scene's colour and pattern; `behind` and `details` have fixed colours, painted before and after it.
+    `hat` is the position of a hat's brim, `scarf` its middle, length and angle in degrees, `emblem` its centre and
     diameter.
     """
 
@@ -44,10 +44,10 @@ class Shape:
 
 @cache
 def shape(class_word: str) -> Shape:
-    """The shape of a class.
+    """Return the shape of a class.
 
     Raises:
-        KeyError: there is no such class.
+        KeyError: when there is no such class.
     """
     return _MAKERS[class_word]()
 

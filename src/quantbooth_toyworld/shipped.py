@@ -1,8 +1,6 @@
-"""What ships: where the toy base and its judges are, and a judge on disk beside what builds it.
+"""The shipped toy base and judges: their folders in the package, and reading and writing of judges.
 
-Where the toy base and its judges are: package data, trained by this project's own code.
-
-A judge on disk: weights in half precision (`scorer.safetensors`) beside what builds it (`scorer.json`).
+A judge is two files: weights in half precision (`scorer.safetensors`) and its constructor arguments (`scorer.json`).
 """
 
 import json
@@ -24,12 +22,12 @@ ASSETS = Path(__file__).parent / "assets"
 
 
 def base_folder() -> Path:
-    """The diffusers folder of the toy base."""
+    """Return the diffusers folder of the toy base."""
     return ASSETS / "base"
 
 
 def judges_folder() -> Path:
-    """The folder of scorer, locator and oracle."""
+    """Return the folder of scorer, locator and oracle."""
     return ASSETS / "judges"
 
 
@@ -37,7 +35,7 @@ FORMAT = 1
 
 
 class Judge(Protocol):
-    """A network that knows its kind, which is its file's name, and the arguments that build it."""
+    """A network with a kind, which is its file's name, and its constructor arguments."""
 
     kind: str
     config: dict[str, Any]
@@ -47,7 +45,7 @@ J = TypeVar("J", bound=nn.Module)
 
 
 def save_judge(judge: nn.Module, folder: str | Path, figures: Mapping[str, float] | None = None) -> None:
-    """Write a judge and its held-out figures; floats become 16 bits wide."""
+    """Write a judge and its held-out figures, with floats in 16 bits."""
     described = cast(Judge, judge)
     path = Path(folder)
     path.mkdir(parents=True, exist_ok=True)
@@ -57,10 +55,10 @@ def save_judge(judge: nn.Module, folder: str | Path, figures: Mapping[str, float
 
 
 def read_judge(kind: type[J], folder: Path) -> J:
-    """Build the judge its description names, and give it its weights, all and only those; frozen, in 32 bits.
+    """Build the judge of a folder's description and load its weights strictly; frozen, in 32 bits.
 
     Raises:
-        UserError: a file is missing or unreadable, of another kind or format, or weights and description disagree.
+        UserError: when a file is missing, unreadable, of another kind or format, or the weights do not fit.
     """
     name = cast(type[Judge], kind).kind
     about, weights = _read(folder / f"{name}.json", folder / f"{name}.safetensors")
@@ -74,7 +72,7 @@ def read_judge(kind: type[J], folder: Path) -> J:
 
 
 def halve_(judge: nn.Module) -> None:
-    """Round the weights in place to what will be stored, so that figures are those of the stored judge."""
+    """Round the weights in place to the stored precision, so that figures are those of the stored judge."""
     judge.load_state_dict({key: value.to(judge.state_dict()[key].dtype) for key, value in halved(judge).items()})
 
 

@@ -1,9 +1,4 @@
-"""The personal subjects of the toy world: pictures to tune on, held-out pictures, prompts with their truth.
-
-A personal subject's pictures: five to tune on, twenty held out.
-
-The toy world's personal subjects as subjects: pictures rendered, prompts with what they ask for and leave alone.
-"""
+"""The toy world's personal subjects: five pictures to tune on, twenty held out, and prompts with known attributes."""
 
 import hashlib
 
@@ -33,7 +28,7 @@ TUNING_PICTURES = 5
 
 
 def tuning_scenes(subject: ToySubject) -> list[Scene]:
-    """Five scenes on five contexts, without accessory, each placed a little differently."""
+    """Return five scenes on five contexts, without accessory, each placed slightly differently."""
     rng = _stream(subject, 0)
     start = list(SUBJECTS).index(subject.name)
     contexts = (CONTEXTS[(start + 2 * k) % len(CONTEXTS)] for k in range(TUNING_PICTURES))
@@ -41,7 +36,7 @@ def tuning_scenes(subject: ToySubject) -> list[Scene]:
 
 
 def held_out_scenes(subject: ToySubject) -> list[Scene]:
-    """Twenty scenes no tuning sees: each context without accessory and with one."""
+    """Return twenty scenes that are not used in tuning: each context without and with an accessory."""
     rng = _stream(subject, 1)
     bare = [_scene(subject, context, None, rng) for context in CONTEXTS]
     worn = [_scene(subject, c, ACCESSORIES[k % len(ACCESSORIES)], rng) for k, c in enumerate(CONTEXTS)]
@@ -71,13 +66,13 @@ def _stream(subject: ToySubject, purpose: int) -> np.random.Generator:
 
 
 def toy_subject(name: str, identifier: str) -> Subject:
-    """One of the twelve personal subjects: five pictures to tune on, twenty others to compare with.
+    """Return one of the twelve personal subjects: five pictures to tune on, twenty references.
 
-    The true masks are left out: the toy locator looks at references and generated pictures alike, and figures with and
-    without masks are not the same figures.
+    It has no reference masks: the toy locator runs on references and generated pictures alike, and scores with and
+    without masks are not comparable.
 
     Raises:
-        UserError: for a name the world does not know.
+        UserError: for an unknown name.
     """
     if name not in SUBJECTS:
         raise UserError(f"the toy world has no subject {name!r}; it has {', '.join(SUBJECTS)}")

@@ -1,9 +1,4 @@
-"""The words of the toy world, a scene described in them, and its personal subjects with what is theirs alone.
-
-The words of the toy world, and a scene described in them.
-
-The personal subjects of the toy world, and the combinations that are theirs alone.
-"""
+"""The vocabulary of the toy world, scenes, and the personal subjects with their held-out combinations."""
 
 from dataclasses import dataclass
 from functools import cache
@@ -38,7 +33,7 @@ class Scene:
     context only.
 
     Raises:
-        ValueError: an attribute is not a word of this world, or both colours are the same.
+        ValueError: when an attribute is not a word of this world, or both colours are equal.
     """
 
     class_word: str
@@ -69,10 +64,10 @@ class Scene:
 
 
 def require(attribute: str, value: str, words: tuple[str, ...]) -> None:
-    """Refuses a value that is not one of the words.
+    """Check that a value is one of the words.
 
     Raises:
-        ValueError: it is not.
+        ValueError: when it is not.
     """
     if value not in words:
         raise ValueError(f"{attribute} must be one of {', '.join(words)}, got {value!r} in a Scene")
@@ -80,7 +75,7 @@ def require(attribute: str, value: str, words: tuple[str, ...]) -> None:
 
 @dataclass(frozen=True)
 class ToySubject:
-    """One thing with a look of its own: colours that captions can name, a layout and an emblem that they cannot."""
+    """A personal subject: colours that captions can name, a layout and an emblem that they cannot."""
 
     name: str
     class_word: str
@@ -110,11 +105,11 @@ SUBJECTS: dict[str, ToySubject] = {subject.name: subject for subject in _CAST}
 
 @cache
 def held_out_emblems() -> frozenset[tuple[str, str]]:
-    """(class, emblem) of each subject."""
+    """Return (class, emblem) of each subject."""
     return frozenset((subject.class_word, subject.emblem) for subject in _CAST)
 
 
 @cache
 def held_out_layouts() -> frozenset[tuple[str, str]]:
-    """(class, layout) of each subject."""
+    """Return (class, layout) of each subject."""
     return frozenset((subject.class_word, subject.pattern) for subject in _CAST)

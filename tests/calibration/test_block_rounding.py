@@ -23,6 +23,8 @@ from quantbooth.quant.rounding import LearnedRounding
 from quantbooth.quant.surgery import NO_SPLITS, Splits, matching, quantize_
 from quantbooth.store.progress import Progress
 
+pytestmark = pytest.mark.chain
+
 SOME = ["up_blocks.*"]
 RECIPE = Reconstruction(iterations=12, batch=4, learning_rate=0.05, penalty=0.01, warm_up=0.2, beta=(20, 2), seed=0)
 Make = Callable[..., BlockRounding]

@@ -25,6 +25,8 @@ from quantbooth.quant.surgery import quantize_
 from quantbooth.runtime.lightning import Loop
 from quantbooth.store.progress import Progress
 
+pytestmark = pytest.mark.chain
+
 RECIPE = StepRecipe(momentum=0.9, batch=4, iterations=8, learning_rate=0.02, norm=2.4, seed=0)
 SOME = ("up_blocks.0.resnets.0.", "up_blocks.0.attentions.0.")
 BITS = ActivationBits(4, 16)

@@ -20,6 +20,8 @@ from quantbooth.diffusion.base import Base
 from quantbooth.quant.surgery import matching
 from quantbooth.runtime.errors import UserError
 
+pytestmark = pytest.mark.chain
+
 BATCH = 4
 Make = Callable[[], UnitTapes]
 

@@ -22,6 +22,8 @@ from quantbooth.runtime.errors import UserError
 from quantbooth.store.manifest import open_artifact
 from quantbooth.store.progress import Progress
 
+pytestmark = pytest.mark.chain
+
 Configure = Callable[..., DictConfig]
 QUICK = (
     *("base=folder", "base.resolution=32", "calibration=qdiffusion", "sampler.steps=2", "quant=w2"),

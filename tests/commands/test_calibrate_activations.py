@@ -21,6 +21,8 @@ from quantbooth.runtime.errors import UserError
 from quantbooth.store.manifest import open_artifact
 from quantbooth.store.progress import Progress
 
+pytestmark = pytest.mark.chain
+
 Configure = Callable[..., DictConfig]
 QUICK = (
     *("base=folder", "base.resolution=32", "sampler.steps=2", "quant=w4a8", "calibration.activations.batch=2"),
@@ -53,8 +55,8 @@ def test_ranges_are_watched_on_the_calibration_set_and_recorded(configure: Confi
     assert not (folder / "blocks.json").exists()
     state = load_file(folder / "denoiser.safetensors")
     assert {f"{record['name']}.processor.query.scale" for record in attention} <= state.keys()
-    unet, x = untuned_base(Run(cfg)).denoiser, torch.randn(2, 24, 8, 8, generator=torch.Generator().manual_seed(0))
-    assert unet(x[:, : unet.config.in_channels], 5, torch.zeros(2, 4, 128)).sample.isfinite().all()
+    denoiser, x = untuned_base(Run(cfg)).denoiser, torch.randn(2, 24, 8, 8, generator=torch.Generator().manual_seed(0))
+    assert denoiser(x[:, : denoiser.config.in_channels], 5, torch.zeros(2, 4, 128)).sample.isfinite().all()
 
 
 def test_a_killed_run_goes_on_at_its_block_with_the_same_result(
@@ -109,7 +111,7 @@ def test_weight_only_bases_are_decided_by_what_they_were(configure: Configure, c
 
 @pytest.mark.parametrize(
     "change",
-    ["quant.activations=6", "quant.softmax=null", "calibration.activations.momentum=0.5", "calibration.set.seed=2"],
+    ["quant.act_bits=6", "quant.softmax_bits=null", "calibration.activations.momentum=0.5", "calibration.set.seed=2"],
 )
 def test_every_choice_about_activations_makes_another_base(configure: Configure, change: str) -> None:
     one, other = Run(configure()).quantized_base, Run(configure(change)).quantized_base
@@ -118,7 +120,13 @@ def test_every_choice_about_activations_makes_another_base(configure: Configure,
 
 
 def test_scale_sets_are_tuned_on_it(configure: Configure) -> None:
-    options = ("tuner.steps=1", "tuner.subject_batch=1", "prior=none", "tuner.sample_every=0", "protocol.at_steps=[1]")
+    options = (
+        "tuner.steps=1",
+        "tuner.train_batch_size=1",
+        "prior=none",
+        "preview.validation_steps=0",
+        "protocol.eval_steps=[1]",
+    )
     cfg = configure("calibration=minmax", *options)
     calibrate(Run(cfg))
     tune(Run(cfg))
@@ -130,12 +138,12 @@ def test_scale_sets_are_tuned_on_it(configure: Configure) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (("quant.activations=1",), r"quant.activations must be a whole number >= 2 and < 17, got 1"),
-        (("quant.activations=17",), r"quant.activations must be a whole number >= 2 and < 17, got 17"),
-        (("quant.activations=8.0",), r"quant.activations must be a whole number >= 2 and < 17, got 8.0"),
-        (("quant.softmax=true",), r"quant.softmax must be a whole number >= 2 and < 17, got True"),
-        (("quant.activations=null",), r"quant.softmax=16 needs quant.activations: choose quant=w4a8"),
-        (("quant=w4", "quant.activations=8"), r"quant.name must end in a8, .* got 'w4': choose quant=w4a8"),
+        (("quant.act_bits=1",), r"quant.act_bits must be a whole number >= 2 and < 17, got 1"),
+        (("quant.act_bits=17",), r"quant.act_bits must be a whole number >= 2 and < 17, got 17"),
+        (("quant.act_bits=8.0",), r"quant.act_bits must be a whole number >= 2 and < 17, got 8.0"),
+        (("quant.softmax_bits=true",), r"quant.softmax_bits must be a whole number >= 2 and < 17, got True"),
+        (("quant.act_bits=null",), r"quant.softmax_bits=16 needs quant.act_bits: choose quant=w4a8"),
+        (("quant=w4", "quant.act_bits=8"), r"quant.name must end in a8, .* got 'w4': choose quant=w4a8"),
         (("calibration.activations.momentum=2",), r"calibration.activations.momentum must be a number >= 0 and < 1"),
         (("calibration.set.count=0",), r"calibration.set.count must be a whole number >= 1"),
     ],
@@ -149,5 +157,5 @@ def test_refusals_come_before_any_work(
 
 
 def test_float_weights_with_quantized_activations_are_refused_where_they_are_measured_too(configure: Configure) -> None:
-    with pytest.raises(UserError, match=r"quant.activations=8 needs quantized weights"):
-        Degradation(Run(configure("quant=fp", "quant.activations=8", name="damage")))
+    with pytest.raises(UserError, match=r"quant.act_bits=8 needs quantized weights"):
+        Degradation(Run(configure("quant=fp", "quant.act_bits=8", name="damage")))

@@ -20,6 +20,8 @@ from quantbooth.runtime.config import conf_dir
 from quantbooth.runtime.errors import UserError
 from quantbooth.store.manifest import open_artifact
 
+pytestmark = pytest.mark.chain
+
 Configure = Callable[..., DictConfig]
 Command = Callable[..., tuple[int, str]]
 QUICK = (
@@ -142,18 +144,18 @@ def test_a_sweep_that_was_killed_goes_on_and_writes_one_document(
 
 def test_earlier_measurements_are_shown_beside(configure: Configure, tmp_path: Path) -> None:
     earlier = damage(Run(configure("quant=w8")))
-    cfg = configure("quant=w2", f"damage.beside=[{earlier[-1]}]", f"damage.folder={tmp_path}")
+    cfg = configure("quant=w2", f"damage.compare_with=[{earlier[-1]}]", f"damage.folder={tmp_path}")
     document([(cfg, damage(Run(cfg)))])
     assert pd.read_csv(tmp_path / "table.csv", index_col="label").index.tolist() == ["float", "w8", "w2"]
     source = Run(cfg).parents["quantized_base"].require()
     with pytest.raises(UserError, match="must be a damage, found a quantized_base"):
-        damage(Run(configure("quant=w2", f"damage.beside=[{source}]")))
+        damage(Run(configure("quant=w2", f"damage.compare_with=[{source}]")))
 
 
 @pytest.mark.parametrize(
     ("given", "line"),
     [
-        ("damage.beside=[nowhere]", "nowhere must be a damage, found nothing; quantbooth-damage makes one"),
+        ("damage.compare_with=[nowhere]", "nowhere must be a damage, found nothing; quantbooth-damage makes one"),
         ("quant=w5", "'quant' has no option 'w5'; choose from fp, w2, w3, w4, w4a8, w8"),
         ("quant.bits=5", "bits must be one of 2, 3, 4, 8, got 5"),
         ("~base.zones", "base.zones must name at least one zone as name: [start, stop], got None"),

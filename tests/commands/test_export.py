@@ -25,11 +25,13 @@ from quantbooth.run.run import Run
 from quantbooth.runtime.errors import UserError
 from quantbooth.sampling.image_set import read_requests
 
+pytestmark = pytest.mark.chain
+
 Configure = Callable[..., DictConfig]
 Compose = Callable[..., DictConfig]
 QUICK = (
     *("base=folder", "base.resolution=32", "calibration=minmax", "sampler.steps=3", "prior=none"),
-    *("tuner.steps=3", "tuner.sample_every=0", "protocol.every=25", "tuner.learning_rate=0.2"),
+    *("tuner.steps=3", "preview.validation_steps=0", "protocol.prompt_stride=25", "tuner.learning_rate=0.2"),
 )
 METHODS = {
     "s2": ("strategy=s2", "tuner=scales_shifts", "tuner.identifier=true"),
@@ -70,8 +72,8 @@ def drawn(cfg: DictConfig) -> tuple[np.ndarray, Any, torch.Tensor]:
     plan = Run(cfg)
     folder = plan.only.images(plan.recipe.steps).require()
     request = read_requests(folder)[0]
-    unet = untuned_base(plan).denoiser.config
-    noise = quantbooth.initial_noise([request.prompt], [request.seed], (unet.in_channels, 8, 8))
+    denoiser = untuned_base(plan).denoiser.config
+    noise = quantbooth.initial_noise([request.prompt], [request.seed], (denoiser.in_channels, 8, 8))
     return pixels(folder / request.file), request, noise
 
 
@@ -161,14 +163,14 @@ def test_files_of_others_are_for_drawing_only(configure: Configure, tmp_path: Pa
     assert not (tmp_path / "x").exists()
 
 
-def test_one_unet_for_all_zones_says_what_that_changes(configure: Configure, tmp_path: Path) -> None:
+def test_one_denoiser_for_all_zones_says_what_that_changes(configure: Configure, tmp_path: Path) -> None:
     folder = export(Run(configure(*METHODS["s2"], f"export.folder={tmp_path}", "export.merged=true")))
     assert folder.name.endswith("-merged")
     assert not list(folder.glob("unet_*"))
     rows = [line for line in (folder / "README.md").read_text().splitlines() if line.endswith(" % |")]
     assert [row.split("|")[1].strip() for row in rows] == ["clean_up", "content", "coarse"]
     assert all(float(row.split("|")[3].strip(" %")) > 0 for row in rows)
-    assert DiffusionPipeline.from_pretrained(str(folder)).denoiser.config.in_channels > 0
+    assert DiffusionPipeline.from_pretrained(str(folder)).unet.config.in_channels > 0
 
 
 def test_a_single_file_and_the_untuned_base(configure: Configure, base_folder: Path, tmp_path: Path) -> None:
@@ -176,8 +178,8 @@ def test_a_single_file_and_the_untuned_base(configure: Configure, base_folder: P
         f"export.folder={tmp_path}", "export.step=0", "export.format=safetensors", "export.precision=float16"
     )
     folder = export(Run(cfg))
-    assert sorted(file.name for file in folder.iterdir()) == ["README.md", "denoiser.safetensors"]
-    kept = load_file(folder / "denoiser.safetensors")
+    assert sorted(file.name for file in folder.iterdir()) == ["README.md", "unet.safetensors"]
+    kept = load_file(folder / "unet.safetensors")
     names = load_file(base_folder / "unet" / "diffusion_pytorch_model.safetensors").keys()
     assert kept.keys() == names
     assert {tensor.dtype for tensor in kept.values()} == {torch.float16}
@@ -190,7 +192,7 @@ def test_a_single_file_and_the_untuned_base(configure: Configure, base_folder: P
     [
         (("export.format=ckpt",), r"^export\.format must be one of diffusers, safetensors, lora, got 'ckpt'$"),
         (("export.step=-1",), r"^export\.step must be a whole number >= 0, got -1$"),
-        (("export.step=2",), r"keeps the steps 3, not 2; see protocol\.at_steps$"),
+        (("export.step=2",), r"keeps the steps 3, not 2; see protocol\.eval_steps$"),
         (("export.merged=maybe",), r"^export\.merged must be true or false, got 'maybe'$"),
         (("export.precision=int8",), r"^export\.precision must be one of float32, float16, got 'int8'$"),
         (

@@ -17,7 +17,7 @@ from quantbooth.tuning import module as tuning
 Command = Callable[..., tuple[int, str]]
 QUICK = (
     *("base=folder", "base.resolution=32", "calibration=minmax", "sampler.steps=1", "prior=none"),
-    *("tuner.steps=2", "tuner.sample_every=0", "protocol.every=25"),
+    *("tuner.steps=2", "preview.validation_steps=0", "protocol.prompt_stride=25"),
 )
 
 
@@ -56,7 +56,7 @@ def test_an_interrupted_sweep_goes_on_where_it_was_and_then_reports(
     after = times(out)
     assert before.items() <= after.items()
     assert sum(name.endswith("rows.parquet") for name in after) == 3  # the untuned base counts once
-    page = (out / "report" / "index.html").read_text()
+    (page,) = (file.read_text() for file in out.glob("reports/*/index.html"))
     assert "baseline" in page
     assert "s1" in page
 
@@ -147,6 +147,6 @@ def test_a_real_command_runs_the_chain_and_prints_the_table(base_folder: Path, t
     for ended in (first, again):
         assert (ended.returncode, ended.stderr) == (0, "")
         assert "CLIP-T" in ended.stdout
-        assert "the page: outputs/report/index.html" in ended.stdout
+        assert "the page: outputs/reports/" in ended.stdout
     assert "tuning toy_mug-s2" in first.stdout
     assert "tuning" not in again.stdout.replace("tuning (s)", "").split("method", maxsplit=1)[0]

@@ -1,4 +1,4 @@
-"""protocol.drift: pictures of other subjects are drawn with every set, compared with the untuned base's, reported."""
+"""protocol.prior_prompts: pictures of other subjects, compared with the untuned base's, and reported."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -20,10 +20,10 @@ Configure = Callable[..., DictConfig]
 QUICK = (
     *("base=folder", "base.resolution=32", "calibration=minmax", "sampler.steps=2", "prior=none", "tuner.steps=2"),
     *(
-        "tuner.sample_every=0",
+        "preview.validation_steps=0",
         "tuner.learning_rate=0.3",
-        "protocol.every=13",
-        "protocol.drift=2",
+        "protocol.prompt_stride=13",
+        "protocol.prior_prompts=2",
         "protocol.seeds=[0,3]",
     ),
 )
@@ -88,9 +88,9 @@ def test_a_report_shows_both_columns(configure: Configure, scores: list[Path], t
 
 
 def test_switched_off_nothing_is_named_or_drawn_differently(configure: Configure) -> None:
-    plan = Run(configure("protocol.drift=0", "protocol.seeds=[0]"))
+    plan = Run(configure("protocol.prior_prompts=0", "protocol.seeds=[0]"))
     assert plan.only.images(0).identity.keys() == {"base", "quantized_base", "subject", "protocol", "sampler"}
-    assert plan.only.images(0).identity["protocol"] == {"seeds": [0], "every": 13}
+    assert plan.only.images(0).identity["protocol"] == {"seeds": [0], "prompt_stride": 13}
     assert plan.only.scores(0).identity.keys() == {"images", "scorer", "names"}
     assert all(request.kind != UNRELATED for request in plan.only.requests())
 

@@ -21,10 +21,25 @@ from quantbooth.run.run import Run
 from quantbooth.runtime.config import conf_dir
 from quantbooth.sampling.image_set import read_requests
 
+pytestmark = pytest.mark.chain
+
 Configure = Callable[..., DictConfig]
 QUICK = (
-    *("base.resolution=64", "sampler.steps=2", "tuner.steps=2", "tuner.sample_every=0", "tuner.learning_rate=0.1"),
-    *("protocol.every=13", "prior.count=1", "prior.batch=1", "locator=whole", "calibration=mse", "strategy=s2"),
+    *(
+        "base.resolution=64",
+        "sampler.steps=2",
+        "tuner.steps=2",
+        "preview.validation_steps=0",
+        "tuner.learning_rate=0.1",
+    ),
+    *(
+        "protocol.prompt_stride=13",
+        "prior.num_class_images=1",
+        "prior.class_batch_size=1",
+        "locator=whole",
+        "calibration=mse",
+        "strategy=s2",
+    ),
     *("subject=folder", "subject.class_word=dog", "subject.live=true", "scorer=clip_b32", "scorer.encoder.pretrained="),
 )
 

@@ -12,11 +12,12 @@ import yaml
 from omegaconf import DictConfig
 from PIL import Image
 
-from quantbooth.commands.report import read_result, report, unscored
+from quantbooth.commands.report import method_looks, read_result, report, unscored
 from quantbooth.evaluation.files import Record, write_scores
 from quantbooth.run.run import Run
 from quantbooth.runtime.config import conf_dir, plain
 from quantbooth.runtime.errors import UserError
+from quantbooth.sampling.image_set import Request, write_requests
 from quantbooth.store.manifest import FORMAT, Manifest
 from quantbooth.timesteps.strategies import Strategy, baseline, s1
 from quantbooth.tuning.files import write_snapshot
@@ -48,6 +49,9 @@ def _scores(store: Path, method: str, step: int, base: str = "a" * 64) -> Path:
         folder.mkdir(exist_ok=True)
         for k in range(count):
             Image.fromarray(np.full((32, 32, 3), 50 * k, dtype=np.uint8)).save(folder / f"{k}.png")
+    texts = [prompt.replace("sks ", "") for prompt, _ in PROMPTS]
+    asked = [Request(f"{k}.png", p, texts[k], p, kind, 0) for k, (p, kind) in enumerate(PROMPTS)]
+    write_requests(images, asked)
     for k, (prompt, kind) in enumerate(PROMPTS):
         scores = {"clip_t": 0.3 - step / 100, "clip_i": 0.5, "local_clip_i": 0.5 + step / 10, "subject_found": 1}
         rows.append({"prompt": prompt, "kind": kind, "noise_seed": 0, "file": f"{k}.png", **scores})
@@ -151,7 +155,53 @@ def test_a_kept_setting_composes_to_itself(store: Path, configure: Configure) ->
     assert Run(again).only.tuned.identity == Run(cfg).only.tuned.identity
 
 
+def test_an_interval_sweep_is_reported_without_a_tag(store: Path, configure: Configure) -> None:
+    named = []
+    for interval in ("[0,200]", "[200,750]"):
+        named.append(_scores(store, f"s1-of-{interval[1:2]}", 1))
+        cfg = configure("strategy=s1", f"strategy.interval={interval}")
+        (named[-1] / "config.yaml").write_text(yaml.safe_dump(plain(cfg)))
+        record = json.loads((named[-1] / "record.json").read_text()) | {"method": "s1"}
+        (named[-1] / "record.json").write_text(json.dumps(record))
+    folder = report(configure(f"report.scores=[{','.join(map(str, named))}]"))
+    rows = [line.split(" | ")[0] for line in (folder / "table.md").read_text().splitlines() if line.startswith("| s1")]
+    assert rows == ["| s1 interval=[0,200]", "| s1 interval=[200,750]"]
+
+
+def test_each_report_has_a_folder_of_its_own_and_the_same_report_the_same(store: Path, configure: Configure) -> None:
+    one, two = (store / "scores" / f"mug-baseline-step{step}" for step in (1, 2))
+    first, second, again = (report(configure(f"report.scores=[{scores}]")) for scores in (one, two, one))
+    assert first == again != second and first.parent == second.parent == store.parent / "reports"
+    assert all(part in first.name for part in ("toy", "mug", "baseline"))
+    given = report(configure(f"report.scores=[{one}]", f"report.folder={store.parent}/mine"))
+    assert given == store.parent / "mine" and (given / "index.html").is_file()
+
+
+def test_the_page_says_when_by_what_and_how_the_loss_went(store: Path, configure: Configure) -> None:
+    logged = store.parent / "logs" / "csv" / "mug-baseline" / "metrics.csv"
+    logged.parent.mkdir(parents=True)
+    logged.write_text("epoch,step,tune/loss,other\n0,0,0.5,\n0,1,0.25,\n0,1,,3\n")
+    assert read_result(store / "scores" / "mug-baseline-step2", store.parent / "logs").loss == ((0, 0.5), (1, 0.25))
+    folder = report(configure(f"report.scores=[{store}/scores]"))
+    page = (folder / "index.html").read_text()
+    assert all(name in page for name in ("quantbooth 0", "torch 2", "diffusers 0", "lightning 2", "loss.svg"))
+    assert "a mug on the beach" in page and "a sks mug on the beach" not in page
+
+
+def test_every_method_has_a_look_that_enters_no_identity(configure: Configure) -> None:
+    files = sorted((conf_dir() / "method").glob("*.yaml"))
+    assert set(method_looks()) == {file.stem for file in files}
+    for file in files:
+        cfg = configure(f"method={file.stem}")
+        assert cfg.method_look.label == method_looks()[file.stem].label
+        run = Run(cfg)
+        assert run.method == file.stem
+        identity = run.only.tuned.identity
+        del cfg.method_look
+        assert Run(cfg).only.tuned.identity == identity
+
+
 def test_intervals_of_a_sweep_name_their_rows(configure: Configure) -> None:
-    swept = configure("strategy=s1", "strategy.interval=[0,200]", "tuner.tag=${strategy.interval}")
+    swept = configure("strategy=s1", "strategy.interval=[0,200]", "tag=${strategy.interval}")
     assert Run(swept).method == "s1-0-200"
     assert json.loads(json.dumps(Run(swept).strategy.describe()))["trained"] == [["selected", 0, 200]]

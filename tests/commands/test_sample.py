@@ -19,7 +19,7 @@ Configure = Callable[..., DictConfig]
 Compose = Callable[..., DictConfig]
 QUICK = (
     *("base=folder", "base.resolution=32", "calibration=minmax", "sampler.steps=2", "prior=none", "strategy=s2"),
-    *("tuner.steps=2", "tuner.sample_every=0", "tuner.learning_rate=0.2"),
+    *("tuner.steps=2", "preview.validation_steps=0", "tuner.learning_rate=0.2"),
 )
 
 

@@ -26,11 +26,11 @@ Configure = Callable[..., DictConfig]
 Compose = Callable[..., DictConfig]
 QUICK = (
     *("base=folder", "base.resolution=32", "calibration=minmax", "sampler.steps=2", "prior=none"),
-    *("tuner.steps=3", "tuner.sample_every=3", "protocol.every=25"),
+    *("tuner.steps=3", "preview.validation_steps=3", "protocol.prompt_stride=25"),
 )
 EVERYTHING = (
-    *("tuner=scales_in_out", "tuner.biases=true", "tuner.norms=true", "tuner.average=0.9", "tuner.identifier=true"),
-    *("strategy=s2", "protocol.at_steps=[1]"),
+    *("tuner=scales_in_out", "tuner.biases=true", "tuner.norms=true", "tuner.ema_decay=0.9", "tuner.identifier=true"),
+    *("strategy=s2", "protocol.eval_steps=[1]"),
 )
 
 
@@ -70,7 +70,10 @@ def test_checkpointing_is_for_memory_only(configure: Configure, monkeypatch: pyt
         switch(denoiser)
 
     monkeypatch.setattr(UNet2DConditionModel, "enable_gradient_checkpointing", noted)
-    one, other = configure("seed=5"), configure("seed=5", "tuner.checkpointing=true", "paths.store=${paths.outputs}/b")
+    one, other = (
+        configure("seed=5"),
+        configure("seed=5", "resources.gradient_checkpointing=true", "paths.store=${paths.outputs}/b"),
+    )
     calibrate(Run(other))
     states = [load_file(tune(Run(cfg))[0] / "step-000003.safetensors") for cfg in (one, other)]
     assert len(switched) == 1
@@ -78,7 +81,7 @@ def test_checkpointing_is_for_memory_only(configure: Configure, monkeypatch: pyt
 
 
 def test_float_weights_with_a_learned_identifier_come_back(configure: Configure) -> None:
-    cfg = configure("method=float", "tuner.identifier=true", "tuner.average=0.5")
+    cfg = configure("method=float", "tuner.identifier=true", "tuner.ema_decay=0.5")
     state, plan = load_file(tune(Run(cfg))[0] / "step-000003.safetensors"), Run(cfg)
     again = plan.tuner.state(tuned_base(plan, 3)[0])
     assert again.keys() == state.keys()
@@ -112,7 +115,7 @@ def test_adapters_are_kept_by_name_and_served_by_setting_and_by_folder(
 def test_adapters_learn_the_same_with_checkpointing(configure: Configure) -> None:
     one, other = (
         configure("method=qlora"),
-        configure("method=qlora", "tuner.checkpointing=true", "paths.store=${paths.outputs}/c"),
+        configure("method=qlora", "resources.gradient_checkpointing=true", "paths.store=${paths.outputs}/c"),
     )
     calibrate(Run(other))
     states = [load_file(tune(Run(cfg))[0] / "step-000003.safetensors") for cfg in (one, other)]
@@ -159,7 +162,7 @@ def test_what_is_kept_in_half_the_precision_is_served_nearly_alike(
 ) -> None:
     found = {}
     for precision in ("float32", "float16"):
-        cfg = configure("tuner.learning_rate=0.001", f"tuner.saved_as={precision}", *added)
+        cfg = configure("tuner.learning_rate=0.001", f"resources.save_dtype={precision}", *added)
         folder, denoiser = tune(Run(cfg))[0], tuned_base(Run(cfg), 3)[0].denoiser
         size = (folder / "step-000003.safetensors").stat().st_size
         found[precision] = size, torch.cat([value.flatten() for value in denoiser.parameters()])
@@ -174,14 +177,14 @@ def test_what_is_kept_in_half_the_precision_is_served_nearly_alike(
 def test_latents_made_anew_in_every_step_change_no_bit(configure: Configure) -> None:
     given = (
         "seed=6",
-        "prior.count=2",
-        "prior.batch=1",
-        "prior.weight=1.0",
-        "tuner.flip=true",
+        "prior.num_class_images=2",
+        "prior.class_batch_size=1",
+        "prior.loss_weight=1.0",
+        "tuner.random_flip=true",
         "trainer.log_every_n_steps=1",
     )
     apart = ("paths.store=${paths.outputs}/c", "paths.logs=${paths.outputs}/c-logs")
-    one, other = configure(*given), configure(*given, "tuner.cache=false", *apart)
+    one, other = configure(*given), configure(*given, "resources.cache_latents=false", *apart)
     calibrate(Run(other))
     states = [load_file(tune(Run(cfg))[0] / "step-000003.safetensors") for cfg in (one, other)]
     assert all(torch.equal(tensor, states[1][name]) for name, tensor in states[0].items())
@@ -195,7 +198,7 @@ def test_latents_made_anew_in_every_step_change_no_bit(configure: Configure) -> 
 
 @pytest.mark.parametrize(
     ("words", "left"),
-    [(("seed=10",), 0), (("seed=11", "tuner.cache=false"), 1), (("seed=12", "tuner.identifier=true"), 1)],
+    [(("seed=10",), 0), (("seed=11", "resources.cache_latents=false"), 1), (("seed=12", "tuner.identifier=true"), 1)],
     ids=str,
 )
 def test_networks_that_are_not_needed_leave_memory(
@@ -211,21 +214,21 @@ def test_networks_that_are_not_needed_leave_memory(
     gc.collect()
     before = sum(type(held) is CLIPTextModel for held in gc.get_objects())
     monkeypatch.setattr(TuningStage, "training_step", noted)
-    tune(Run(configure("tuner.sample_every=2", *words)))
+    tune(Run(configure("preview.validation_steps=2", *words)))
     assert seen == [left] * 3
 
 
 def test_mirrored_pictures_learn_something_else_and_names_of_older_runs_stay(configure: Configure) -> None:
-    plain, mirrored = configure("seed=9"), configure("seed=9", "tuner.flip=true")
+    plain, mirrored = configure("seed=9"), configure("seed=9", "tuner.random_flip=true")
     assert "flip" not in Run(plain).only._learned["tuner"]
     states = [load_file(tune(Run(cfg))[0] / "step-000003.safetensors") for cfg in (plain, mirrored)]
     assert not any(torch.equal(tensor, states[1][name]) for name, tensor in states[0].items())
-    with pytest.raises(UserError, match=r"^tuner\.flip must be true or false, got 'maybe'$"):
-        tune(Run(configure("tuner.flip=maybe")))
+    with pytest.raises(UserError, match=r"^tuner\.random_flip must be true or false, got 'maybe'$"):
+        tune(Run(configure("tuner.random_flip=maybe")))
 
 
 def test_products_in_half_precision_learn_float32_numbers_of_their_own(configure: Configure) -> None:
-    words = ("seed=13", "tuner.sample_every=0")
+    words = ("seed=13", "preview.validation_steps=0")
     whole, half = configure(*words), configure(*words, "trainer.precision=bf16-mixed")
     calibrate(Run(half))
     states = [load_file(tune(Run(cfg))[0] / "step-000003.safetensors") for cfg in (whole, half)]

@@ -29,10 +29,17 @@ from quantbooth.tuning import module as tuning
 
 Configure = Callable[..., DictConfig]
 QUICK = (
-    *("base=folder", "base.resolution=32", "calibration=minmax", "sampler.steps=2", "prior.count=2", "prior.batch=1"),
-    *("tuner.steps=2", "tuner.sample_every=0", "protocol.every=13", "protocol.at_steps=[1]"),
+    *(
+        "base=folder",
+        "base.resolution=32",
+        "calibration=minmax",
+        "sampler.steps=2",
+        "prior.num_class_images=2",
+        "prior.class_batch_size=1",
+    ),
+    *("tuner.steps=2", "preview.validation_steps=0", "protocol.prompt_stride=13", "protocol.eval_steps=[1]"),
 )
-METHODS = {"s2": ("strategy=s2",), "float": ("method=float", "prior.batch=0", "protocol.at_steps=[]")}
+METHODS = {"s2": ("strategy=s2",), "float": ("method=float", "prior.class_batch_size=0", "protocol.eval_steps=[]")}
 STEPS = {"s2": (0, 1, 2), "float": (0, 2)}
 
 
@@ -97,7 +104,7 @@ def test_the_chain_leaves_whole_artifacts_with_their_settings(
         plan.only.tuned,
         *(made(step) for made in (plan.only.images, plan.only.scores) for step in plan.steps),
     ]
-    for item in [*items, plan.only.prior] if plan.recipe.prior_batch else items:
+    for item in [*items, plan.only.prior] if plan.recipe.class_batch_size else items:
         folder, manifest = item.require(), item.manifest()
         assert yaml.safe_load((folder / "config.yaml").read_text()).keys() == plain(cfg).keys()
         assert manifest.parents == {role: parent.manifest().fingerprint for role, parent in item.parents.items()}
@@ -148,7 +155,7 @@ def test_a_second_run_makes_nothing_anew(configure: Configure, scores: dict[str,
 def test_later_asked_steps_are_tuned_for_and_what_is_there_is_kept(
     configure: Configure, scores: dict[str, list[Path]]
 ) -> None:
-    cfg = configure("strategy=s2", "protocol.at_steps=[]")
+    cfg = configure("strategy=s2", "protocol.eval_steps=[]")
     before = times(cfg)
     assert chain(cfg) == [scores["s2"][0], scores["s2"][2]]
     made = {Path(name).parts[:2] for name in times(cfg).keys() - before.keys()}
@@ -269,7 +276,7 @@ def test_a_float_base_has_nothing_to_calibrate(configure: Configure) -> None:
 
 def test_the_parts_of_what_is_concatenated_have_scales_of_their_own_when_asked(configure: Configure) -> None:
     folder, plain_folder = (
-        calibrate(Run(configure("quant.split=true", "quant.symmetric=true"))),
+        calibrate(Run(configure("quant.split_skips=true", "quant.symmetric=true"))),
         calibrate(Run(configure())),
     )
     records = json.loads((folder / "layers.json").read_text())
@@ -279,5 +286,5 @@ def test_the_parts_of_what_is_concatenated_have_scales_of_their_own_when_asked(c
     tensors = load_file(folder / "denoiser.safetensors")
     assert all(tensors[f"{name}.scale"].shape == (2, 8) for name in split)
     assert {int(zero) for name, z in tensors.items() if name.endswith(".zero") for zero in z.flatten()} == {8}
-    with pytest.raises(UserError, match="quant.split must be true or false, got 2"):
-        calibrate(Run(configure("quant.split=2")))
+    with pytest.raises(UserError, match="quant.split_skips must be true or false, got 2"):
+        calibrate(Run(configure("quant.split_skips=2")))

@@ -1,4 +1,4 @@
-"""DreamBooth's folder: which of the 30 are there, and what a subject's folder must hold."""
+"""DreamBooth's folder: which of the 30 subjects it has, and the check of a subject's photos."""
 
 from pathlib import Path
 

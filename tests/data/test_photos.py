@@ -1,4 +1,4 @@
-"""A folder of photos as people have it: a subject with masks or without, or refused by the name of the file."""
+"""A folder of photos: a subject with or without masks, or a refusal with the name of the file."""
 
 from collections.abc import Callable
 from pathlib import Path

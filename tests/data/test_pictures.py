@@ -1,4 +1,4 @@
-"""Pictures as people have them: every common kind read right, everything else refused by its file's name."""
+"""Reading pictures: every common format, and refusal of everything else with the name of the file."""
 
 import struct
 import warnings

@@ -1,4 +1,4 @@
-"""DreamBooth's prompts: as many as published, of the published kinds, in the published order."""
+"""DreamBooth's prompts: number, kinds and order as published."""
 
 import hashlib
 from collections import Counter

@@ -1,4 +1,4 @@
-"""The protocol: refuses what no run can do, and knows after which steps a run is looked at."""
+"""The protocol: evaluated steps, and refusals."""
 
 from dataclasses import replace
 
@@ -7,31 +7,31 @@ import pytest
 from quantbooth.data.protocol import Protocol
 from quantbooth.runtime.errors import UserError
 
-QUICK = Protocol("quick", seeds=[0], every=1, at_steps=[], batch=25)
+QUICK = Protocol("quick", seeds=[0], prompt_stride=1, eval_steps=[], batch=25)
 
 
 def test_a_run_is_looked_at_before_it_at_the_steps_asked_and_at_its_end() -> None:
     assert QUICK.steps(last=200) == [0, 200]
-    assert replace(QUICK, at_steps=[100, 50, 200]).steps(last=200) == [0, 50, 100, 200]
+    assert replace(QUICK, eval_steps=[100, 50, 200]).steps(last=200) == [0, 50, 100, 200]
 
 
 def test_a_step_after_the_last_is_refused() -> None:
-    with pytest.raises(UserError, match=r"at_steps must be in \[1, tuner\.steps = 200\], got \[201\]"):
-        replace(QUICK, at_steps=[201]).steps(last=200)
+    with pytest.raises(UserError, match=r"eval_steps must be in \[1, tuner\.steps = 200\], got \[201\]"):
+        replace(QUICK, eval_steps=[201]).steps(last=200)
 
 
 def test_only_seeds_and_every_decide_the_pictures() -> None:
-    assert replace(QUICK, name="other", batch=1, at_steps=[3]).choice == QUICK.choice
+    assert replace(QUICK, name="other", batch=1, eval_steps=[3]).choice == QUICK.choice
     assert replace(QUICK, seeds=[1]).choice != QUICK.choice
-    assert replace(QUICK, every=2).choice != QUICK.choice
+    assert replace(QUICK, prompt_stride=2).choice != QUICK.choice
 
 
 def test_scores_of_several_pictures_need_several() -> None:
     assert QUICK.of_several == []
     assert replace(QUICK, seeds=[0, 1]).of_several == ["diversity"]
-    assert replace(QUICK, seeds=[0, 1], drift=5).of_several == ["diversity", "prior_kept"]
+    assert replace(QUICK, seeds=[0, 1], prior_prompts=5).of_several == ["diversity", "prior_kept"]
     assert str(QUICK) == "quick, 1 seeds a prompt"
-    assert str(replace(QUICK, drift=5)) == "quick, 1 seeds a prompt, 5 prompts of other subjects"
+    assert str(replace(QUICK, prior_prompts=5)) == "quick, 1 seeds a prompt, 5 prompts of other subjects"
 
 
 @pytest.mark.usefixtures("unchecked")
@@ -41,10 +41,10 @@ def test_scores_of_several_pictures_need_several() -> None:
         ({"seeds": []}, r"protocol\.seeds must be one seed or several different ones, got \[\]"),
         ({"seeds": [0, 0]}, r"protocol\.seeds must be one seed or several different ones, got \[0, 0\]"),
         ({"seeds": 0}, r"protocol\.seeds must be a list"),
-        ({"every": 0}, r"protocol\.every must be a whole number >= 1, got 0"),
+        ({"prompt_stride": 0}, r"protocol\.prompt_stride must be a whole number >= 1, got 0"),
         ({"batch": 0}, r"protocol\.batch must be a whole number >= 1, got 0"),
-        ({"drift": -1}, r"protocol\.drift must be a whole number >= 0, got -1"),
-        ({"at_steps": [0]}, r"protocol\.at_steps must be a whole number >= 1, got 0"),
+        ({"prior_prompts": -1}, r"protocol\.prior_prompts must be a whole number >= 0, got -1"),
+        ({"eval_steps": [0]}, r"protocol\.eval_steps must be a whole number >= 1, got 0"),
     ],
 )
 def test_impossible_protocols_are_refused(change: dict[str, object], message: str) -> None:

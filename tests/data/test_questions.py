@@ -1,4 +1,4 @@
-"""Questions: every sentence before any again with other noise, a fingerprint of all they hold, and every refusal."""
+"""Questions: all prompts before the next noise seed, a complete fingerprint, and every refusal."""
 
 from dataclasses import replace
 

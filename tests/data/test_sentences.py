@@ -1,4 +1,4 @@
-"""A person's sentences: every one with every seed, each picture under a name of its own."""
+"""Prompts of a user: every prompt with every seed, each picture with a unique name."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""A subject: its sentences with and without the identifier, and what it refuses."""
+"""A subject: its prompts with and without the identifier, and refusals."""
 
 from dataclasses import replace
 

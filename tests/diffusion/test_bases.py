@@ -1,4 +1,4 @@
-"""Single files: converted to the folder they were made of, found again, and refused where they cannot be."""
+"""Single files: converted to the original folder, reused, and refused where they are not valid."""
 
 import os
 from pathlib import Path

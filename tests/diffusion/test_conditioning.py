@@ -1,4 +1,4 @@
-"""Conditioning: rows stay rows whatever is done to them, and tensors come back as they were."""
+"""Conditioning: all operations keep the rows, and tensors round-trip."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Prediction errors: a float64 loop as the slow twin, and timesteps that cover their zone evenly."""
+"""Prediction errors against a float64 loop, and stratified timesteps that cover their zone."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""LoRA files of others: what they add is worked by hand, in each format alike; what does not fit is refused by name."""
+"""LoRA files: their sum worked by hand, equal in all formats; a misfit is refused by name."""
 
 import json
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Names in LoRA files: every way to call a layer leads to it, and what is none or may be two is told."""
+"""Names in LoRA files: every format's name of a layer finds it; unknown and ambiguous names are refused."""
 
 from collections import OrderedDict
 

@@ -1,4 +1,4 @@
-"""What losses must hold, against slow twins and by refusals."""
+"""Losses against slow twins, and refusals."""
 
 import torch
 

@@ -1,4 +1,4 @@
-"""The original code's names: diffusers' own translation of them gives the unet back, and LoRA files are understood."""
+"""Names of the original code: diffusers' translation gives the unet back, and LoRA files with them load."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""What pretrained must hold, against slow twins and by refusals."""
+"""Loading and saving of bases, and refusals."""
 
 import shutil
 from pathlib import Path

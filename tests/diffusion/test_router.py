@@ -1,4 +1,4 @@
-"""The route of several subjects: every row reaches the sets of its own subject, and the base where no zone covers t."""
+"""The route of several subjects: every row uses the sets of its subject, and the base outside all zones."""
 
 import pytest
 import torch

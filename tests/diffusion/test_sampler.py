@@ -1,4 +1,4 @@
-"""What sampling must hold, against slow twins and by refusals."""
+"""Sampling against slow twins, and refusals."""
 
 import pytest
 import torch

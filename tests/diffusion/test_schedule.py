@@ -1,4 +1,4 @@
-"""What schedule must hold, against slow twins and by refusals."""
+"""The noise schedule against slow twins, and refusals."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Where a base comes from: folders as they are, the hub by commit, everything else refused in one line."""
+"""Sources of a base: folders, the hub by commit; everything else is refused in one line."""
 
 from pathlib import Path
 from typing import Any

@@ -151,7 +151,7 @@ def test_pictures_of_other_prompts_tell_what_is_kept_and_nothing_else(tmp_path: 
 def test_a_background_masked_out_is_grey_in_pictures_and_references(tmp_path: Path) -> None:
     requests = requests_for(REX, [0])
     folder = written(tmp_path / "set", requests)
-    scorer = Scorer(Colours(), Corner(), background=False)
+    scorer = Scorer(Colours(), Corner(), mask_background=True)
     rows = evaluate(EvaluationStage(scorer, REX, requests, folder), 2)
     masks = torch.zeros(3, 8, 8, dtype=torch.bool)
     masks[:, :3, :2] = True  # a square of 4 pixels with its margin
@@ -171,13 +171,11 @@ def test_a_background_masked_out_is_grey_in_pictures_and_references(tmp_path: Pa
 
 @pytest.mark.usefixtures("unchecked")
 def test_a_background_that_no_locator_tells_is_refused_before_work() -> None:
-    told = (
-        r"^scorer\.background=false needs a locator that tells the subject's pixels, whole image does not; choose toy"
-    )
+    told = r"^scorer\.mask_background=true needs a locator that tells pixels, whole image does not; choose toy"
     with pytest.raises(UserError, match=told):
-        Scorer(Colours(), WholeImage(), background=False)
-    with pytest.raises(UserError, match=r"^scorer\.background must be true or false, got 'no'$"):
-        Scorer(Colours(), Corner(), background="no")  # type: ignore[arg-type]
+        Scorer(Colours(), WholeImage(), mask_background=True)
+    with pytest.raises(UserError, match=r"^scorer\.mask_background must be true or false, got 'no'$"):
+        Scorer(Colours(), Corner(), mask_background="no")  # type: ignore[arg-type]
 
 
 def test_sentences_and_references_are_encoded_once(tmp_path: Path) -> None:
@@ -188,7 +186,7 @@ def test_sentences_and_references_are_encoded_once(tmp_path: Path) -> None:
 
 
 def test_every_metric_says_what_it_was_measured_with() -> None:
-    told = Scorer(Colours(), Corner(), load_oracle(judges_folder()), Edges(), background=False).measured_with
+    told = Scorer(Colours(), Corner(), load_oracle(judges_folder()), Edges(), mask_background=True).measured_with
     assert told["clip_t"] == "mean colours: picture with prompt, the class word alone for the subject"
     assert told["local_clip_i"] == "mean colours: the same on regions by corner, background grey"
     assert told["local_dino"].startswith("edges: ")
@@ -207,7 +205,7 @@ def test_masks_of_references_are_told() -> None:
 
 def test_the_name_tells_dino_and_background() -> None:
     assert Scorer(Colours(), Corner(), dino=Edges()).name == "mean colours | corner | edges"
-    assert Scorer(Colours(), Corner(), background=False).name == "mean colours | corner, background grey"
+    assert Scorer(Colours(), Corner(), mask_background=True).name == "mean colours | corner, background grey"
     stage = EvaluationStage(Scorer(Colours(), Corner(), dino=Edges()), REX, [], Path())
     assert [type(judge).__name__ for judge in stage.judges] == ["Colours", "Corner", "Edges"]  # all move together
 

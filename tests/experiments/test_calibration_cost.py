@@ -14,6 +14,8 @@ from experiments.calibration.cost_table import COLUMNS, document, published_hour
 from quantbooth.calibration.reconstruction import Outcome
 from quantbooth.runtime.errors import UserError
 
+pytestmark = pytest.mark.chain
+
 
 def options(work: Path, **changed: object) -> Namespace:
     arguments = ["--model", "tiny", "--latents", "8", "--items", "4", "--batch", "2", "--iterations", "2"]

@@ -142,9 +142,15 @@ def test_a_store_is_read_and_its_pictures_scored_with_other_locators(
     base_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ("base=folder", f"base.path={base_folder}", "base.resolution=32", "calibration=minmax", "sampler.steps=1")
-    few = ("prior=none", "tuner.steps=2", "tuner.sample_every=0", "protocol.every=5", "protocol.at_steps=[1]")
+    few = (
+        "prior=none",
+        "tuner.steps=2",
+        "preview.validation_steps=0",
+        "protocol.prompt_stride=5",
+        "protocol.eval_steps=[1]",
+    )
     with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        cfg = hydra.compose("quantbooth", [*words, *few, f"paths.outputs={tmp_path}/out", "protocol.drift=2"])
+        cfg = hydra.compose("quantbooth", [*words, *few, f"paths.outputs={tmp_path}/out", "protocol.prior_prompts=2"])
     scores = run(cfg)
     arguments = [f"{tmp_path}/out/store", "--folder", f"{tmp_path}/made"]
     assert main([*arguments, "--locators", "whole", "toy-grey"]) == 0
@@ -159,7 +165,9 @@ def test_a_store_is_read_and_its_pictures_scored_with_other_locators(
     assert again.rows["value"].tolist() == pytest.approx(own["clip_i"].tolist(), abs=1e-6)
     assert main([*arguments, "--locators", "whole-grey"]) == 2
     assert (
-        capsys.readouterr().err.splitlines()[-1].startswith("metric_validity: scorer.background=false needs a locator")
+        capsys.readouterr()
+        .err.splitlines()[-1]
+        .startswith("metric_validity: scorer.mask_background=true needs a locator")
     )
     assert main([*arguments, "--locators", "nose"]) == 2
     assert "a locator must be one of attention, clipseg, owlv2, toy, whole" in capsys.readouterr().err

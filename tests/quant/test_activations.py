@@ -1,4 +1,4 @@
-"""Quantized activations: the formula and its gradients against float64 twins, what autograd keeps, meta loading."""
+"""Fake quantization of activations: formula and gradients against float64 twins, saved tensors, meta loading."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""Adapters of a model: drawn by a seed, changing nothing yet, in and out, summed, and refused where they do not fit."""
+"""Adapters of a model: seeded, neutral at the start, attached, detached and summed; misfits are refused."""
 
 from collections import OrderedDict
 

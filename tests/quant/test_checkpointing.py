@@ -1,4 +1,4 @@
-"""Activation checkpointing: what the backward computes again is what it was bit for bit, whatever learns."""
+"""Activation checkpointing: recomputation in the backward is exact, for all kinds of trainable parameters."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Two processes with half of a batch each (DDP over gloo) learn what one process learns from the joint batch."""
+"""Two processes with half of a batch each (DDP over gloo) train as one process with the full batch."""
 
 import subprocess
 import sys

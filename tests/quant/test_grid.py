@@ -1,4 +1,4 @@
-"""The grid's arithmetic and its refusals."""
+"""The quantization grid: arithmetic and refusals."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""A low-rank term: per sample, exact for the base, on float and packed layers alike, against a plain float64 twin."""
+"""A LoRA term: per sample, exact for the base, on float and packed layers, against a float64 twin."""
 
 import copy
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""What quantized layers keep and leave behind: nothing in float of a weight's size, whatever learns and however."""
+"""Memory of quantized layers: no float tensor of a weight's size is saved, for all kinds of trainable parameters."""
 
 import weakref
 from collections.abc import Callable

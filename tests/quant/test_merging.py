@@ -1,4 +1,4 @@
-"""Folding: the float model computes what the quantized one does with one set for all, of every kind of layer."""
+"""Merging: the float model computes the quantized model with one set for all samples, for every kind of layer."""
 
 import copy
 

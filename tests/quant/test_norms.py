@@ -1,4 +1,4 @@
-"""Sets on normalizations: per sample, exact for the base, in and out again, copied and checkpointed like any module."""
+"""Sets on normalizations: per sample, exact for the base, attached and detached, copied and checkpointed."""
 
 import copy
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Weights in parts: each part is stored as a weight of its own, and a layer of parts is the sum of its layers."""
+"""Weights in parts: each part is stored like a separate weight, and the layer is the sum over its parts."""
 
 import copy
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Packing is its own inverse, as small as promised, and refuses what does not fit."""
+"""Packing: exact inverse, the documented size, and refusals."""
 
 import pytest
 import torch

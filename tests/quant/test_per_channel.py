@@ -1,4 +1,4 @@
-"""y = g * u + b and its gradients against a float64 twin; what is kept for them, and when nothing changes."""
+"""y = g * u + b and its gradients against a float64 twin; the saved tensors, and neutral values."""
 
 from collections.abc import Callable
 from typing import Any

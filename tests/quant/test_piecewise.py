@@ -1,4 +1,4 @@
-"""Pieces of a weight make the product of the whole: values and transpose, in any number of pieces."""
+"""Products in pieces equal the whole product: values and transpose, for any number of pieces."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Layers with quantized inputs: what they compute, gradients of sets on them, records, weight-only layers as before."""
+"""Layers with quantized inputs: outputs, gradients of their sets, records; weight-only layers do not change."""
 
 import json
 from typing import Any

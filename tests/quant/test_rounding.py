@@ -1,4 +1,4 @@
-"""Learned rounding: starts at the float weight, ends a code above or below; formulas and gradients by hand."""
+"""AdaRound: starts at the float weight, ends at the code above or below; formulas and gradients by hand."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Running ranges: the average by hand, parts apart, what is handed on, nothing seen refused."""
+"""Moving-average min-max observer: the average by hand, separate parts, unchanged input, refusal without data."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Scale searches against their definitions."""
+"""Weight observers against their definitions."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""Scale sets: in, out, strict loading, stacking."""
+"""Scale sets: attach, detach, strict loading, stacking."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""The holder of the set index."""
+"""The selection: a set index per sample."""
 
 import copy
 

@@ -1,4 +1,4 @@
-"""Surgery: patterns, the record of what was done, and the way back from disk."""
+"""Replacing layers: patterns, records, and loading from disk."""
 
 import gc
 import json

@@ -1,4 +1,4 @@
-"""Captions tell the truth, leave things out at the documented rates, and never name what has no name."""
+"""Captions are true, omit attributes at the documented rates, and never name emblems and layouts."""
 
 import re
 

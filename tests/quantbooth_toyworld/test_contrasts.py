@@ -1,4 +1,4 @@
-"""Contrasts: pairs that differ in all that is named, decided by (seed, i)."""
+"""Contrasts: pairs by (seed, i) that differ in every named attribute."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""What judges are taught is true: right answers, captions, and pools that hold what they must and no subject."""
+"""Training data of the judges: true labels and captions, and pools without personal subjects."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Held-out figures with judges that know the truth or err on purpose."""
+"""Held-out figures of judges that are right, or wrong on purpose."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Disturbances and losses of the judges' training against obvious twins."""
+"""Augmentations and losses of the judges against simple twins."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Judges of tiny size with random weights: what they return, refuse and keep on disk."""
+"""Tiny judges with random weights: outputs, refusals and files."""
 
 import json
 from pathlib import Path

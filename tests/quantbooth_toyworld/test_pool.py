@@ -1,4 +1,4 @@
-"""Pools of rendered scenes: decided by (seed, i), kept on disk, and drawn anew when the world has changed."""
+"""Pools of rendered scenes: decided by (seed, i), cached on disk, and rendered again for another renderer."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Pre-training: draws decided by (seed, step), every weight meant to learn does, the encoder stays what it is."""
+"""Pre-training: draws by (seed, step), all trainable weights change, the encoder does not."""
 
 from copy import deepcopy
 from dataclasses import replace
@@ -48,7 +48,7 @@ def test_a_step_draws_the_same_whenever_it_is_taken(training: BaseTraining, monk
     assert losses[0] == losses[2] != losses[1]
 
 
-def test_unet_and_text_encoder_learn_and_the_autoencoder_does_not(training: BaseTraining) -> None:
+def test_denoiser_and_text_encoder_learn_and_the_autoencoder_does_not(training: BaseTraining) -> None:
     training.training_step(0).backward()
     for part in (training.base.denoiser, training.base.text_encoder):
         silent = [name for name, parameter in part.named_parameters() if parameter.grad is None]

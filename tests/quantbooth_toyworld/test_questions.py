@@ -1,4 +1,4 @@
-"""Held-out questions of the toy world: captions beside the pictures of their scenes, the same from the same seed."""
+"""Held-out questions of the toy world: captions with the pictures of their scenes, reproducible by seed."""
 
 import numpy as np
 import torch

@@ -1,4 +1,4 @@
-"""The judges that ship: good enough on scenes of a seed no training used and on the personal subjects."""
+"""The shipped judges: accurate on held-out scenes and on the personal subjects."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Each subject has its own look, five pictures, twenty held out, and 25 prompts that say what they ask."""
+"""The personal subjects: distinct looks, five pictures, twenty held out, and 25 prompts with known attributes."""
 
 from collections import Counter
 

@@ -1,4 +1,4 @@
-"""Long trainings: killed and started again they are the run that was never killed, to the last bit."""
+"""Long trainings: a killed and resumed run equals an uninterrupted one exactly."""
 
 from pathlib import Path
 from typing import Any

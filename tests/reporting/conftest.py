@@ -10,7 +10,10 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from quantbooth.commands.report import method_looks
 from quantbooth.reporting.results import Result
+from quantbooth.reporting.study import Study
+from quantbooth.reporting.style import Look
 
 PROMPTS = (
     ("a sks mug on the beach", "context"),
@@ -79,17 +82,23 @@ def base_and_four(make: Make) -> list[Result]:
     ]
 
 
+@pytest.fixture(scope="session")
+def looks() -> dict[str, Look]:
+    """How conf/method shows each method."""
+    return method_looks()
+
+
 @pytest.fixture
 def make(tmp_path: Path) -> Make:
     return maker(tmp_path)
 
 
 @pytest.fixture
-def four(make: Make) -> list[Result]:
-    return base_and_four(make)
+def four(make: Make, looks: dict[str, Look]) -> Study:
+    return Study(tuple(base_and_four(make)), looks)
 
 
 @pytest.fixture(scope="module")
-def kept_four(tmp_path_factory: pytest.TempPathFactory) -> list[Result]:
+def kept_four(tmp_path_factory: pytest.TempPathFactory, looks: dict[str, Look]) -> Study:
     """The same for all tests of a module, which must leave it as it is."""
-    return base_and_four(maker(tmp_path_factory.mktemp("four")))
+    return Study(tuple(base_and_four(maker(tmp_path_factory.mktemp("four")))), looks)

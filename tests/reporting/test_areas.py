@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pandas as pd
 import pytest
 
-from quantbooth.reporting.areas import area_sheet, areas, as_csv, curves, explained, front
+from quantbooth.reporting.areas import area_table, areas, curves, explained, front, snapshots_csv
 from quantbooth.reporting.results import Result
 from quantbooth.reporting.study import Arm, Study
 
@@ -29,7 +29,7 @@ def study(make: Make) -> Study:
 
 
 def test_areas_by_hand_for_each_subject_then_their_mean(study: Study) -> None:
-    found = {area.curve.label: area for area in areas(study, "clip_t", "local_clip_i")}
+    found = {area.curve.label: area for area in areas(study, "clip_t", "local_clip_i").values()}
     assert found["untuned base"].by_subject == pytest.approx({"mug": 0.4 * 0.2, "duck": 0.4 * 0.3})
     # baseline on the mug: .2 x .6 and the base's .2 x .2 beside it; the duck .1 higher over the base's whole width .4
     assert found["baseline"].by_subject == pytest.approx({"mug": 0.12 + 0.04, "duck": 0.12 + 0.04 + 0.04})
@@ -40,7 +40,7 @@ def test_areas_by_hand_for_each_subject_then_their_mean(study: Study) -> None:
 
 
 def test_the_lead_is_over_the_baseline_and_paired(study: Study) -> None:
-    found = {area.curve.label: area.settled for area in areas(study, "clip_t", "local_clip_i")}
+    found = {area.curve.label: area.lead for area in areas(study, "clip_t", "local_clip_i").values()}
     assert found["baseline"] is None and found["untuned base"] is None
     lead = found["s1"]
     assert lead is not None and lead.mean == pytest.approx(0.02) and lead.sign == 0  # two subjects settle nothing
@@ -52,7 +52,7 @@ def test_six_subjects_settle_a_lead(make: Make) -> None:
     for k in range(6):
         results.append(make("baseline", f"s{k}", clip_t=0.2, local_clip_i=0.5 + k / 100))
         results.append(make("s1", f"s{k}", clip_t=0.3, local_clip_i=0.5 + k / 90))
-    found = {area.curve.label: area.settled for area in areas(Study(tuple(results)), "clip_t", "local_clip_i")}
+    found = {area.curve.label: area.lead for area in areas(Study(tuple(results)), "clip_t", "local_clip_i").values()}
     assert found["s1"] is not None and found["s1"].sign == 1
 
 
@@ -65,9 +65,9 @@ def test_the_front_is_common_to_all_methods(study: Study) -> None:
 
 
 def test_the_table_and_what_it_says(study: Study) -> None:
-    sheet = area_sheet(study)
-    assert sheet.titles[:3] == ("area (CLIP)", "− baseline (CLIP)", "on the front (CLIP)")
-    cells = {label: [cell.text for cell in row] for label, row in sheet.rows()}
+    table = area_table(study)
+    assert [c.title for c in table.shown[:3]] == ["area (CLIP)", "− baseline (CLIP)", "on the front (CLIP)"]
+    cells = {row.label: [cell.text for cell in table.cells(row)] for row in table.rows}
     assert cells["s1"][0].startswith("0.2000 [") and cells["s1"][2] == "200, 400"
     assert cells["baseline"][1] == "–" and cells["untuned base"][2] == "0"
     assert "more snapshots dominate no less" in explained(study)
@@ -76,14 +76,14 @@ def test_the_table_and_what_it_says(study: Study) -> None:
 
 
 def test_without_the_oracle_there_is_one_judge(study: Study) -> None:
-    assert len(area_sheet(study).titles) == 6
+    assert len(area_table(study).shown) == 6
     oracles = ["oracle_prompt", "oracle_subject", "oracle_class"]
     results = [dataclasses.replace(one, rows=one.rows.drop(columns=oracles)) for one in study.results]
-    assert len(area_sheet(Study(tuple(results))).titles) == 3
+    assert len(area_table(Study(tuple(results))).shown) == 3
 
 
 def test_every_snapshot_is_a_line_of_numbers(study: Study) -> None:
-    frame = pd.read_csv(io.StringIO(as_csv(study)))
+    frame = pd.read_csv(io.StringIO(snapshots_csv(study)))
     assert frame[["method", "step"]].values.tolist() == [
         ["untuned base", 0],
         ["baseline", 400],

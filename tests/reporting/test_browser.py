@@ -7,7 +7,9 @@ import pytest
 
 from experiments.page.browser import Browser, find
 from experiments.page.sweep import sweep
-from quantbooth.reporting.page import write_page
+from quantbooth.commands.report import method_looks
+from quantbooth.reporting.page import About, write_report
+from quantbooth.reporting.study import Study
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(find() is None, reason="there is no Chromium here")]
 VISIBLE = "[...document.querySelectorAll('{}')].filter(e => e.checkVisibility()).length"
@@ -19,7 +21,8 @@ SHOWN = "document.querySelector('dialog figcaption').textContent"
 def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two subjects, the base and four strategies, eight prompts."""
     folder = tmp_path_factory.mktemp("browser")
-    return write_page(sweep(folder / "sweep", subjects=2, prompts=8, noises=1), folder / "report", ["quantbooth"], [])
+    study = Study(tuple(sweep(folder / "sweep", subjects=2, prompts=8, noises=1)), method_looks())
+    return write_report(study, folder / "report", About(["quantbooth"]))[0]
 
 
 @pytest.fixture

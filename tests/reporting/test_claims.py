@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 import pytest
 
-from quantbooth.reporting.claims import best, difference
 from quantbooth.reporting.columns import score_named
+from quantbooth.reporting.inference import best, difference
 from quantbooth.reporting.results import Result
 from quantbooth.reporting.study import Arm, Study
 
@@ -33,7 +33,7 @@ def test_the_base_and_incomplete_methods_do_not_compete(make: Make) -> None:
     assert best(study, CLIP_T) == (Arm("s1", "w4"),)
     partial = Study((make("s1"), make("s1", "duck"), make("s2", clip_t=0.9), make("float"), make("float", "duck")))
     assert best(partial, CLIP_T) == ()
-    assert difference(partial, Arm("s2", "w4"), Arm("s1", "w4"), CLIP_T) is None
+    assert difference(partial, (Arm("s2", "w4"), 400), (Arm("s1", "w4"), 400), CLIP_T) is None
 
 
 def test_several_subjects_mark_only_a_paired_difference_clear_of_zero(make: Make) -> None:
@@ -46,15 +46,20 @@ def test_several_subjects_mark_only_a_paired_difference_clear_of_zero(make: Make
 
 def test_difference_is_paired_and_has_a_sign_only_when_settled(make: Make) -> None:
     study = _study(make, [0.31, 0.35, 0.25, 0.29, 0.41, 0.22], [0.30, 0.33, 0.24, 0.275, 0.40, 0.20])
-    found = difference(study, Arm("s1", "w4"), Arm("s2", "w4"), CLIP_T)
+    found = difference(study, (Arm("s1", "w4"), 400), (Arm("s2", "w4"), 400), CLIP_T)
     assert found is not None and found.sign == 1
     assert found.mean == pytest.approx((0.01 + 0.02 + 0.01 + 0.015 + 0.01 + 0.02) / 6)
-    assert found.spread is not None and found.spread < found.mean
-    turned = difference(study, Arm("s2", "w4"), Arm("s1", "w4"), CLIP_T)
+    assert found.interval is not None and found.interval.half < found.mean
+    turned = difference(study, (Arm("s2", "w4"), 400), (Arm("s1", "w4"), 400), CLIP_T)
     assert turned is not None and turned.sign == -1
 
 
 def test_what_rounds_to_zero_has_no_sign(make: Make) -> None:
     study = Study((make("s1", clip_t=0.3002), make("s2", clip_t=0.3)))
-    found = difference(study, Arm("s1", "w4"), Arm("s2", "w4"), CLIP_T)
-    assert found is not None and found.sign == 0 and found.spread is None
+    found = difference(study, (Arm("s1", "w4"), 400), (Arm("s2", "w4"), 400), CLIP_T)
+    assert found is not None and found.sign == 0 and found.interval is None
+
+
+def test_one_subject_settles_nothing(four: Study) -> None:
+    found = difference(four, (Arm("s1", "w4"), 400), (Arm("baseline", "w4"), 400), CLIP_T)
+    assert found is not None and found.mean == pytest.approx(0.03) and not found.settled and found.sign == 0

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from quantbooth.reporting.columns import score_named
-from quantbooth.reporting.differences import as_markdown, difference_sheet, share_sheet, steps_sheet
+from quantbooth.reporting.differences import as_markdown, difference_table, share_table, steps_table
 from quantbooth.reporting.results import Result
 from quantbooth.reporting.study import Study
 
@@ -29,9 +29,9 @@ def study(make: Make) -> Study:
 
 
 def _column(study: Study, label: str, title: str = "local CLIP-I") -> tuple[str, bool]:
-    sheet = difference_sheet(study)
-    cell = dict(sheet.rows())[label][sheet.titles.index(title)]
-    return cell.text, cell.best
+    table = difference_table(study)
+    cell = table[label][next(column.key for column in table.shown if column.title == title)]
+    return cell.text, cell.marked
 
 
 def test_differences_are_those_of_the_means_and_marked_where_settled(study: Study) -> None:
@@ -42,7 +42,7 @@ def test_differences_are_those_of_the_means_and_marked_where_settled(study: Stud
 
 
 def test_each_pair_is_told_once(study: Study) -> None:
-    labels = difference_sheet(study).labels
+    labels = difference_table(study).labels
     assert len(labels) == len(set(labels))
     assert "float − baseline" in labels and "baseline − float" not in labels
 
@@ -52,21 +52,20 @@ def test_late_steps_are_held_against_early_ones(study: Study) -> None:
 
 
 def test_share_is_of_the_gain_over_the_base_of_the_same_weights(study: Study) -> None:
-    sheet = share_sheet(study)
-    cells = dict(sheet.rows())
-    assert cells["baseline"][0].text == "50 [50, 50]" and cells["s2"][0].text == "60 [60, 60]"
-    assert "float" not in cells
+    table = share_table(study)
+    assert [table[m]["local_clip_i"].text for m in ("baseline", "s2")] == ["50 [50, 50]", "60 [60, 60]"]
+    assert "float" not in table.labels
 
 
 def test_no_share_of_a_gain_that_is_none(make: Make) -> None:
     results = [make("base", s, step=0, quant=q) for s in SUBJECTS for q in ("w4", "fp")]
     results += [make(m, s) for s in SUBJECTS for m in ("float", "baseline")]
-    assert share_sheet(Study(tuple(results))).labels == ()
+    assert share_table(Study(tuple(results))).labels == ()
 
 
-def test_one_subject_has_differences_and_no_interval(four: list[Result]) -> None:
-    assert _column(Study(tuple(four)), "s2 − baseline") == ("0.000", False)
-    assert share_sheet(Study(tuple(four))).labels == ()
+def test_one_subject_has_differences_and_no_interval(four: Study) -> None:
+    assert _column(four, "s2 − baseline") == ("0.000", False)
+    assert share_table(four).labels == ()
 
 
 def test_fewer_than_six_subjects_mark_nothing(study: Study) -> None:
@@ -80,14 +79,12 @@ def test_steps_are_columns_and_unfinished_snapshots_empty(make: Make) -> None:
     results = [make("base", s, step=0, clip_t=0.1) for s in SUBJECTS]
     results += [make("s1", s, step=50, clip_t=0.2) for s in SUBJECTS[:2]]
     results += [make("s1", s, step=100, clip_t=0.3) for s in SUBJECTS]
-    sheet = steps_sheet(Study(tuple(results)), score_named("clip_t"))
-    assert sheet.titles == ("0", "50", "100")
-    assert [cell.text for cell in dict(sheet.rows())["s1"]] == ["0.100", "–", "0.300"]
+    table = steps_table(Study(tuple(results)), score_named("clip_t"))
+    assert [column.title for column in table.shown] == ["0", "50", "100"]
+    assert [cell.text for cell in table.cells(table.rows[0])] == ["0.100", "–", "0.300"]
 
 
 def test_markdown_names_subjects_seeds_and_every_table(study: Study) -> None:
     text = as_markdown(study)
-    assert text.startswith("Paired by subject over 6 of them; in brackets")
-    assert "corrected for all differences of its column (Holm)" in text and "as good as noise" in text
     assert "| difference | local CLIP-I |" in text and "% of float's gain" in text
     assert "| **+0.040 [+0.040, +0.040] (0.000)** |" in text

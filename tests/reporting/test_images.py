@@ -12,9 +12,9 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from quantbooth.reporting.embed import AS_THEY_ARE, embedded, weight_for
+from quantbooth.reporting.embed import AS_THEY_ARE, embedded, encoding_for
 from quantbooth.reporting.images import EMPTY, choose_prompts, contact_sheet, grid, grid_sheet, stacked
-from quantbooth.reporting.page import write_page
+from quantbooth.reporting.page import About, write_report
 from quantbooth.reporting.results import Result
 from quantbooth.reporting.study import Study
 from quantbooth.runtime.errors import UserError
@@ -31,11 +31,11 @@ def test_a_selection_of_prompts_covers_every_kind() -> None:
     assert choose_prompts(frame, 99) == list(frame["prompt"])
 
 
-def test_a_column_is_one_prompt_from_one_noise(four: list[Result]) -> None:
-    found = grid(Study(tuple(four)), "toy_mug", 4)
+def test_a_column_is_one_prompt_from_one_noise(four: Study) -> None:
+    found = grid(four, "toy_mug", 4)
     assert [row.label for row in found.rows] == ["untuned base", "float", "baseline", "s1", "s2"]
     assert len(found.photos) == 3 and len(found.prompts) == 4
-    by_run = {result.images: result for result in four}
+    by_run = {result.images: result for result in four.results}
     for row in found.rows:
         for prompt, file in zip(found.prompts, row.files, strict=True):
             assert file is not None
@@ -103,16 +103,16 @@ def _noise(file: Path, side: int) -> Path:
 def test_pictures_that_fit_stay_as_they_are_and_many_become_light_enough(tmp_path: Path) -> None:
     files = [_noise(tmp_path / f"{k}.png", 256) for k in range(6)]
     whole = sum(file.stat().st_size for file in files)
-    assert weight_for(files, budget=2 * whole) == AS_THEY_ARE
+    assert encoding_for(files, budget=2 * whole) == AS_THEY_ARE
     for budget in (whole, whole // 4, whole // 16):
-        weight = weight_for(files, budget)
-        found = [embedded(file, weight) for file in files]
+        encoding = encoding_for(files, budget)
+        found = [embedded(file, encoding) for file in files]
         assert sum(len(one.uri) for one in found) <= 1.05 * budget + 30 * len(files)
         assert all(one.uri.startswith("data:image/webp;base64,") for one in found)
         assert {(one.width, one.height, one.crisp) for one in found} == {(192, 192, False)}
-    assert weight.side is not None and weight.side < 256
+    assert encoding.side is not None and encoding.side < 256
     with Image.open(io.BytesIO(base64.b64decode(found[0].uri.partition(",")[2]))) as image:
-        assert max(image.size) == weight.side
+        assert max(image.size) == encoding.side
 
 
 def test_a_page_says_so_where_its_pictures_are_not_those_judged(tmp_path: Path, make: Make) -> None:
@@ -120,9 +120,11 @@ def test_a_page_says_so_where_its_pictures_are_not_those_judged(tmp_path: Path, 
     for result in results:
         for file in result.files.values():
             _noise(file, 900)
-    text = write_page(results, tmp_path / "report", [], []).read_text(encoding="utf-8")
+    text = write_report(Study(tuple(results)), tmp_path / "report", About())[0].read_text(encoding="utf-8")
     assert "pictures are compressed" in text and len(text) < 15_000_000
-    assert "pictures are compressed" not in write_page([make("tas")], tmp_path / "few", [], []).read_text("utf-8")
+    assert "pictures are compressed" not in write_report(Study((make("tas"),)), tmp_path / "few", About())[0].read_text(
+        "utf-8"
+    )
 
 
 def test_a_sheet_enlarges_pixel_by_pixel_and_leaves_gaps_grey() -> None:
@@ -137,8 +139,8 @@ def test_a_sheet_enlarges_pixel_by_pixel_and_leaves_gaps_grey() -> None:
         contact_sheet({})
 
 
-def test_sheets_of_a_study_stack_and_are_the_same_twice(four: list[Result]) -> None:
-    found = grid(Study(tuple(four)), "toy_mug")
+def test_sheets_of_a_study_stack_and_are_the_same_twice(four: Study) -> None:
+    found = grid(four, "toy_mug")
     one = grid_sheet(found, title="toy_mug")
     assert np.array_equal(np.asarray(one), np.asarray(grid_sheet(found, title="toy_mug")))
     assert stacked([one, one]).size == (one.width, 2 * one.height)

@@ -3,16 +3,19 @@
 import re
 from collections.abc import Callable
 
-from quantbooth.reporting.layout import Cell, Written, footnotes, whole_sheet
 from quantbooth.reporting.results import Result
-from quantbooth.reporting.tables import latex, table
+from quantbooth.reporting.score_table import score_table
+from quantbooth.reporting.study import Study
+from quantbooth.reporting.tables import Cell, Column, Row, Table
 
 Make = Callable[..., Result]
 
 
 def test_a_small_table_to_the_letter() -> None:
-    sheet = Written(("found (%)", "a_b"), ("s1 †", "s2"), ((Cell("1", "2", best=True), Cell("–")), (Cell("−3"),) * 2))
-    assert latex(sheet, "method", ["50 % & more"]).splitlines() == [
+    columns = (Column("found", "found (%)"), Column("hidden"), Column("a", "a_b"))
+    one = Row("s1", {"found": Cell("1", "2", marked=True), "a": Cell()}, incomplete=True)
+    table = Table("method", columns, (one, Row("s2", dict.fromkeys(("found", "a"), Cell("−3")))), ("50 % & more",))
+    assert table.to_latex().splitlines() == [
         r"% needs \usepackage{booktabs}",
         r"\begin{tabular}{lrr}",
         r"\toprule",
@@ -28,10 +31,10 @@ def test_a_small_table_to_the_letter() -> None:
 
 def test_every_row_of_a_report_has_as_many_cells_and_plain_signs(make: Make) -> None:
     results = [make(method, subject) for method in ("baseline", "s1") for subject in ("mug", "duck")]
-    frame = table([*results, make("my_own", "mug")])
-    text = latex(whole_sheet(frame), "method", footnotes(frame))
+    table = score_table(Study((*results, make("my_own", "mug"))))
+    text = table.to_latex()
     body = [line for line in text.splitlines() if line.endswith(r"\\")]
     (columns,) = re.findall(r"begin\{tabular\}\{l(r+)\}", text)
     assert len(body) == 4 and all(len(re.split(r"(?<!\\)&", line)) == len(columns) + 1 for line in body)
     assert text.isascii() and r"$^\dagger$ my\_own lacks duck" in text
-    assert text.count(r"\textbf") == frame["best"].str.split().str.len().sum()
+    assert text.count(r"\textbf") == sum(cell.marked for row in table.rows for cell in row.cells.values())

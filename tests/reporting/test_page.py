@@ -1,5 +1,6 @@
 """The page: complete in itself, readable without sight, pictures or script, and holding every number of the table."""
 
+import dataclasses
 import re
 from collections.abc import Callable
 from html.parser import HTMLParser
@@ -9,13 +10,14 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from quantbooth.reporting.layout import whole_sheet
-from quantbooth.reporting.page import write_page
+from quantbooth.reporting.page import About, write_report
 from quantbooth.reporting.results import Result
-from quantbooth.reporting.tables import table
+from quantbooth.reporting.score_table import score_table
+from quantbooth.reporting.study import Study
 from quantbooth.runtime.errors import UserError
 
 Make = Callable[..., Result]
+ABOUT = About(["quantbooth experiment=demo"], ["Few <steps> only."], made=[("versions", "quantbooth 0.1.0")])
 
 
 BESIDE = {
@@ -59,10 +61,10 @@ class Reader(HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def report(kept_four: list[Result], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def report(kept_four: Study, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A report's folder."""
     folder = tmp_path_factory.mktemp("page") / "report"
-    return write_page(kept_four, folder, ["quantbooth experiment=demo"], ["Few <steps> only."]).parent
+    return write_report(kept_four, folder, ABOUT)[0].parent
 
 
 @pytest.fixture(scope="module")
@@ -96,35 +98,36 @@ def test_headings_descend_one_level_at_a_time(page: str) -> None:
     assert all(after - before <= 1 for before, after in pairwise(levels))
 
 
-def test_every_number_of_the_table_is_on_the_page(page: str, kept_four: list[Result]) -> None:
+def test_every_number_of_the_table_is_on_the_page(page: str, kept_four: Study) -> None:
     cells = {" ".join(cell.replace("(best)", "").split()) for cell in Reader(page).cells}
-    for _, row in whole_sheet(table(kept_four)).rows():
-        assert {" ".join(cell.text.split()) for cell in row} <= cells
-    assert page.count("(best)") == table(kept_four)["best"].str.split().str.len().sum()
+    table = score_table(kept_four)
+    for row in table.rows:
+        assert {" ".join(cell.whole.split()) for cell in table.cells(row)} <= cells
+    assert page.count("(best)") == sum(cell.marked for row in table.rows for cell in row.cells.values())
 
 
 def test_commands_notes_and_headline_are_there_and_escaped(page: str) -> None:
     assert "<code>quantbooth experiment=demo</code>" in page
     assert "Few &lt;steps&gt; only." in page
-    assert "one subject is no proof" in page
+    assert "<dd>quantbooth 0.1.0</dd>" in page
     assert "pre-trained by this project" in page
 
 
-def test_files_lie_beside_the_page(report: Path, kept_four: list[Result]) -> None:
+def test_files_lie_beside_the_page(report: Path, kept_four: Study) -> None:
     names = {file.name for file in report.iterdir()}
     assert names == {"index.html", "grid.png", *BESIDE}
     assert all('xmlns="' in file.read_text() for file in report.glob("*.svg"))  # or no viewer takes it for a picture
-    assert len(pd.read_csv(report / "rows.csv")) == sum(len(result.rows) for result in kept_four)
+    assert len(pd.read_csv(report / "rows.csv")) == sum(len(result.rows) for result in kept_four.results)
 
 
-def test_the_same_results_give_the_same_page(page: str, kept_four: list[Result], tmp_path: Path) -> None:
-    again = write_page(kept_four, tmp_path / "again", ["quantbooth experiment=demo"], ["Few <steps> only."])
+def test_the_same_results_give_the_same_page(page: str, kept_four: Study, tmp_path: Path) -> None:
+    again = write_report(kept_four, tmp_path / "again", ABOUT)[0]
     assert again.read_text(encoding="utf-8") == page
 
 
 def test_an_unfinished_sweep_says_what_is_missing(make: Make, tmp_path: Path) -> None:
     results = [make(m, s) for m in ("baseline", "s1") for s in ("mug", "duck")] + [make("s2", "mug")]
-    text = write_page(results, tmp_path / "report", [], []).read_text(encoding="utf-8")
+    text = write_report(Study(tuple(results)), tmp_path / "report", About())[0].read_text(encoding="utf-8")
     assert "This report is incomplete" in text and "<li>s2 lacks duck</li>" in text
     assert text.count("not there yet") == 5
     assert re.search(r's2<abbr title="incomplete">&nbsp;†</abbr>', text)
@@ -132,18 +135,34 @@ def test_an_unfinished_sweep_says_what_is_missing(make: Make, tmp_path: Path) ->
 
 
 def test_a_report_before_any_method_is_complete_has_no_plot(make: Make, tmp_path: Path) -> None:
-    file = write_page([make("baseline", "mug"), make("s1", "duck")], tmp_path / "report", [], [])
+    study = Study((make("baseline", "mug"), make("s1", "duck")))
+    file = write_report(study, tmp_path / "report", About())[0]
     assert not (file.parent / "tradeoff.svg").exists()
     assert "<svg" not in file.read_text(encoding="utf-8")
 
 
 def test_refusals_leave_no_folder_behind(make: Make, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="got none"):
-        write_page([], tmp_path / "report", [], [])
-    with pytest.raises(UserError, match="one report needs one scorer"):
-        write_page([make("s1"), make("s2", scorer="other")], tmp_path / "report", [], [])
     broken = make("s2")
     (broken.images / "1.png").write_bytes(b"")
     with pytest.raises(UserError, match="cannot be read as a picture"):
-        write_page([broken], tmp_path / "report", [], [])
+        write_report(Study((broken,)), tmp_path / "report", About())
     assert not (tmp_path / "report").exists()
+
+
+def test_losses_are_drawn_where_they_were_logged(make: Make, tmp_path: Path) -> None:
+    bare = write_report(Study((make("s1"),)), tmp_path / "bare", About())
+    logged = make("s1", loss=((9, 0.5), (19, 0.4), (29, 0.25)))
+    drawn = write_report(Study((logged,)), tmp_path / "drawn", About())
+    assert "loss.svg" not in [file.name for file in bare] and "metrics.csv" in bare[0].read_text(encoding="utf-8")
+    text = (tmp_path / "drawn" / "loss.svg").read_text(encoding="utf-8")
+    assert "loss.svg" in [file.name for file in drawn] and "0.250 at step 29" in text
+
+
+def test_every_prompt_is_on_the_page_with_the_class_word(make: Make, tmp_path: Path) -> None:
+    result = make("s1")
+    prompts = [f"a {{}} in place {k}" for k in range(40)]
+    rows = pd.concat([result.rows.iloc[:1]] * 40, ignore_index=True).assign(prompt=prompts)
+    texts = {prompt: prompt.replace("{}", "mug") for prompt in prompts}
+    study = Study((dataclasses.replace(result, rows=rows, texts=texts),))
+    page = write_report(study, tmp_path / "report", About())[0].read_text(encoding="utf-8")
+    assert all(f'data-prompt="a mug in place {k}"' in page for k in range(40)) and "{}" not in page

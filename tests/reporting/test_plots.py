@@ -6,19 +6,20 @@ import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable
 
 import pytest
+from matplotlib.figure import Figure
 
 from quantbooth.reporting.areas import curves
-from quantbooth.reporting.plots import Box, oracle_tradeoff, place, tradeoff
+from quantbooth.reporting.plots import _place, tradeoff
 from quantbooth.reporting.results import Result
 from quantbooth.reporting.study import Study
-from quantbooth.reporting.style import LOOKS, OTHERS, Look, inlined, look
-from quantbooth.runtime.errors import UserError
+from quantbooth.reporting.style import BASE_LOOK, PALETTE, Look, dress, inlined
 
 Make = Callable[..., Result]
+ORACLE = ("oracle_prompt", "oracle_subject")
 
 
-def test_a_line_starts_at_the_base_of_its_own_weights(four: list[Result]) -> None:
-    found = {curve.label: curve for curve in curves(Study(tuple(four)), "clip_t", "local_clip_i")}
+def test_a_line_starts_at_the_base_of_its_own_weights(four: Study) -> None:
+    found = {curve.label: curve for curve in curves(four, "clip_t", "local_clip_i")}
     assert found["s1"].steps == (0, 200, 400)
     assert found["s1"].x == pytest.approx((0.310, 0.300, 0.291))
     assert found["s1"].y == pytest.approx((0.600, 0.650, 0.731))
@@ -45,8 +46,8 @@ def test_an_interval_is_drawn_over_subjects(make: Make) -> None:
     assert across.low < 0.3 < across.high and up.low == up.high == pytest.approx(0.7)
 
 
-def test_the_plot_is_well_formed_and_names_every_method_on_the_line(four: list[Result]) -> None:
-    text = tradeoff(four)
+def test_the_plot_is_well_formed_and_names_every_method_on_the_line(four: Study) -> None:
+    text = tradeoff(four) or ""
     ElementTree.fromstring(text)
     words = re.findall(r"<text[^>]*>([^<]*)</text>", text)
     assert {"untuned base", "float", "baseline", "s1", "s2"} <= set(words)
@@ -55,8 +56,8 @@ def test_the_plot_is_well_formed_and_names_every_method_on_the_line(four: list[R
     assert text == tradeoff(four)
 
 
-def test_inside_a_page_no_address_remains_and_ids_do_not_clash(four: list[Result]) -> None:
-    one, two = inlined(tradeoff(four)), inlined(oracle_tradeoff(four) or "")
+def test_inside_a_page_no_address_remains_and_ids_do_not_clash(four: Study) -> None:
+    one, two = (inlined(tradeoff(four, *of) or "") for of in (("clip_t", "local_clip_i"), ORACLE))
     assert "http" not in one + two
     ids = [set(re.findall(r'\bid="([^"]+)"', text)) for text in (one, two)]
     assert ids[0] and not ids[0] & ids[1]
@@ -66,27 +67,29 @@ def test_inside_a_page_no_address_remains_and_ids_do_not_clash(four: list[Result
 
 def test_without_an_oracle_or_a_complete_method_there_is_no_plot(make: Make) -> None:
     result = make("s1")
-    assert oracle_tradeoff([result]) is not None
+    assert tradeoff(Study((result,)), *ORACLE) is not None
     bare = dataclasses.replace(result, rows=result.rows.drop(columns="oracle_prompt"))
-    assert oracle_tradeoff([bare]) is None
-    with pytest.raises(UserError, match="got none; finish the sweep"):
-        tradeoff([make("s1", "mug"), make("s2", "duck")])
+    assert tradeoff(Study((bare,)), *ORACLE) is None
+    assert tradeoff(Study((make("s1", "mug"), make("s2", "duck")))) is None
 
 
-def test_labels_hide_neither_each_other_nor_points_nor_lines() -> None:
-    anchors = [(100.0, 100.0), (104.0, 108.0), (96.0, 112.0)]
-    lines = [[(300.0, 20.0), anchor] for anchor in anchors]
-    frame = Box(0, 0, 400, 300)
-    boxes = place(anchors, [(40.0, 11.0)] * 3, lines, [], frame)
-    for k, box in enumerate(boxes):
-        assert all(box.overlap(other) == 0 for other in boxes[:k])
-        assert not any(box.left < x < box.right and box.bottom < y < box.top for x, y in anchors)
-        assert box.beyond(frame) == 0
+def test_lines_have_arrowheads_and_their_steps(four: Study) -> None:
+    text = tradeoff(four) or ""
+    assert "200" in re.findall(r"<text[^>]*>([^<]*)</text>", text)
+    one = Study(tuple(result for result in four.results if result.method in ("base", "s1")), four.looks)
+    without = Study(tuple(result for result in one.results if result.step != 200), four.looks)
+    assert (tradeoff(one) or "").count("<path") - (tradeoff(without) or "").count("<path") >= 2
 
 
-def test_a_label_stays_inside_the_frame() -> None:
-    (box,) = place([(2.0, 50.0)], [(60.0, 11.0)], [[(200.0, 50.0), (2.0, 50.0)]], [], Box(0, 0, 200, 100))
-    assert box.beyond(Box(0, 0, 200, 100)) == 0
+def test_labels_hide_no_other_label(four: Study) -> None:
+    figure = Figure(figsize=(6, 4), dpi=72)
+    axes = figure.add_subplot()
+    axes.set(xlim=(0, 1), ylim=(0, 1))
+    texts = [axes.text(x, y, "a label") for x, y in ((0.5, 0.5), (0.51, 0.51), (0.52, 0.49))]
+    _place(axes, texts, curves(four, "clip_t", "local_clip_i"))
+    boxes = [text.get_window_extent() for text in texts]
+    assert not any(one.overlaps(other) for k, one in enumerate(boxes) for other in boxes[:k])
+    assert all(axes.bbox.x0 <= box.x0 and box.x1 <= axes.bbox.x1 for box in boxes)
 
 
 def _luminance(colour: str) -> float:
@@ -100,30 +103,34 @@ def _contrast(one: str, other: str) -> float:
     return (high + 0.05) / (low + 0.05)
 
 
-def test_the_widest_label_chooses_first_wherever_it_stands() -> None:
-    frame, anchors, sizes = Box(0, 0, 400, 300), [(200.0, 153.0), (200.0, 150.0)], [(30.0, 11.0), (120.0, 11.0)]
-    boxes = place(anchors, sizes, [], [], frame)
-    assert place(anchors[::-1], sizes[::-1], [], [], frame) == boxes[::-1]
-
-
-def test_a_hair_line_leads_to_the_nearest_point_of_a_label() -> None:
-    assert Box(0, 0, 40, 30).nearest((50, 15)) == (40, 15) and Box(0, 0, 40, 30).nearest((7, 8)) == (7, 8)
-
-
-@pytest.mark.parametrize("style", [*LOOKS.values(), *OTHERS], ids=lambda style: style.tone.light)
-def test_every_colour_stands_out_on_light_and_on_dark(style: Look) -> None:
+@pytest.mark.parametrize("style", [BASE_LOOK, *PALETTE], ids=lambda style: style.tone.light)
+def test_every_colour_contrasts_with_light_and_with_dark(style: Look) -> None:
     assert _contrast(style.tone.light, "#fdfdfc") >= 4
     assert _contrast(style.tone.dark, "#16181b") >= 4
 
 
-def test_methods_beyond_the_known_share_spare_looks_in_order() -> None:
-    methods = ("s1", "a", "b", "c")
-    assert [look(name, methods) for name in methods] == [LOOKS["s1"], *OTHERS, OTHERS[0]]
+def test_every_method_has_a_look_of_its_own_that_contrasts(looks: dict[str, Look]) -> None:
+    for look in looks.values():
+        assert _contrast(look.tone.light, "#fdfdfc") >= 4 and _contrast(look.tone.dark, "#16181b") >= 4
+    for part in ("tone", "order", "label"):
+        assert len({getattr(look, part) for look in looks.values()}) == len(looks)
 
 
-def test_variants_have_the_colour_of_their_method_and_shapes_of_their_own() -> None:
-    methods = ("float", "float-0.1", "baseline-slow", "float-0.2", "s2-apart-slow")
-    slow, fast = look("float-0.1", methods), look("float-0.2", methods)
-    assert slow.tone == fast.tone == LOOKS["float"].tone and slow.marker != fast.marker
-    assert look("baseline-slow", methods).tone == LOOKS["baseline"].tone
-    assert look("s2-apart-slow", methods).tone == LOOKS["s2-apart"].tone
+def test_methods_without_a_file_take_free_colours_in_order(looks: dict[str, Look]) -> None:
+    names = ["s1", *(f"mine{k}" for k in range(2 * len(PALETTE)))]
+    worn = dress([(name, False) for name in names], looks)
+    assert worn[0] == looks["s1"]
+    assert len({(look.tone, look.marker) for look in worn}) == len(worn)
+    assert looks["s1"].tone not in [look.tone for look in worn[1:]]
+
+
+def test_variants_have_the_colour_of_their_method_and_markers_of_their_own(looks: dict[str, Look]) -> None:
+    methods = ("float-0.1", "baseline-slow", "float-0.2", "s2-apart-slow")
+    slow, base, fast, apart = dress([(name, False) for name in methods], looks)
+    assert slow.tone == fast.tone == looks["float"].tone and slow.marker != fast.marker
+    assert base.tone == looks["baseline"].tone and apart.tone == looks["s2-apart"].tone
+
+
+def test_rows_of_one_method_told_apart_by_options_differ_in_colour(looks: dict[str, Look]) -> None:
+    worn = dress([("s1", True)] * 3, looks)
+    assert worn[0] == looks["s1"] and len({look.tone for look in worn}) == 3

@@ -5,10 +5,10 @@ from collections.abc import Callable
 
 import pytest
 
-from quantbooth.reporting.headline import headline, incomplete
 from quantbooth.reporting.results import Result
+from quantbooth.reporting.score_table import score_table
 from quantbooth.reporting.study import Arm, Study
-from quantbooth.reporting.tables import table
+from quantbooth.reporting.summary import headline, incomplete
 from quantbooth.runtime.errors import UserError
 
 Make = Callable[..., Result]
@@ -50,9 +50,10 @@ def test_the_same_cell_twice_is_refused(make: Make) -> None:
         Study((make("s1"), make("s1")))
 
 
-def test_arms_come_base_first_then_in_their_usual_order(four: list[Result], make: Make) -> None:
-    study = Study((make("mine"), *four))
-    assert [study.label(arm) for arm in study.arms] == ["untuned base", "float", "baseline", "s1", "s2", "mine"]
+def test_arms_come_base_first_then_in_their_usual_order(four: Study, make: Make) -> None:
+    study = Study((make("mine"), make("another"), *four.results), four.looks)
+    expected = ["untuned base", "float", "baseline", "s1", "s2", "another", "mine"]
+    assert [study.label(arm) for arm in study.arms] == expected
     assert study.steps(Arm("s1", "w4")) == (200, 400)
 
 
@@ -110,7 +111,8 @@ def test_a_row_whose_run_went_on_is_incomplete_and_its_snapshot_is_not(make: Mak
     assert study.missing(s1, 200) == ()
     assert incomplete(study) == ["s1 lacks toy_mug step 400 (only 200 is scored)"]
     assert "Nothing can be compared yet" in headline(study)
-    frame = table(study.results)
-    assert frame.loc["s1", "missing"] and not frame.loc["s2", "missing"] and not frame["best"].any()
+    table = score_table(study)
+    assert [row.incomplete for row in table.rows] == [True, False]
+    assert not any(cell.marked for row in table.rows for cell in row.cells.values())
     both = Study((make("s1", step=200, kept_until=400), make("s1", step=400, kept_until=400)))
     assert both.lacking(s1) == ()

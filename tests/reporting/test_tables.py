@@ -8,10 +8,10 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from quantbooth.reporting.layout import whole_sheet
 from quantbooth.reporting.results import Result
-from quantbooth.reporting.tables import as_csv, as_markdown, caption, print_table, rows, table
-from quantbooth.runtime.errors import UserError
+from quantbooth.reporting.score_table import caption, named_runs, picture_rows, score_table
+from quantbooth.reporting.study import Study
+from quantbooth.reporting.tables import markdown, simulated
 
 Make = Callable[..., Result]
 COSTS = {
@@ -23,69 +23,74 @@ COSTS = {
 }
 
 
+def _frame(*results: Result) -> pd.DataFrame:
+    """The table's CSV, read again."""
+    return pd.read_csv(io.StringIO(score_table(Study(results)).to_csv()), index_col="method")
+
+
 def test_means_are_per_subject_first_then_over_subjects(make: Make) -> None:
-    frame = table(
-        [
-            make(seed=0, clip_t=[0.0, 0.1, 0.2, 0.3, 0.4], local_clip_i=0.5),
-            make(seed=1, clip_t=0.6, local_clip_i=0.7),
-            make(subject="toy_duck", seed=0, clip_t=0.9, local_clip_i=0.2),
-            make(subject="toy_duck", seed=1, clip_t=0.7, local_clip_i=0.4),
-        ]
-    )
-    row = frame.loc["s1"]
+    row = _frame(
+        make(seed=0, clip_t=[0.0, 0.1, 0.2, 0.3, 0.4], local_clip_i=0.5),
+        make(seed=1, clip_t=0.6, local_clip_i=0.7),
+        make(subject="toy_duck", seed=0, clip_t=0.9, local_clip_i=0.2),
+        make(subject="toy_duck", seed=1, clip_t=0.7, local_clip_i=0.4),
+    ).loc["s1"]
     assert row["clip_t"] == pytest.approx((0.4 + 0.8) / 2)
     assert row["local_clip_i"] == pytest.approx((0.6 + 0.3) / 2)
     assert row["clip_t_low"] <= row["clip_t"] <= row["clip_t_high"]
-    assert (row["subjects"], row["seeds"], row["missing"]) == (2, 2, "")
+    assert (row["subjects"], row["seeds"]) == (2, 2) and np.isnan(row["missing"])
 
 
-def test_one_row_per_method_at_its_last_step_and_the_base(four: list[Result]) -> None:
-    frame = table(four)
-    assert list(frame.index) == ["untuned base", "float", "baseline", "s1", "s2"]
-    assert list(frame["steps"]) == [0, 400, 400, 400, 400]
-    assert frame.loc["s1", "local_clip_i"] == pytest.approx(0.731)
-    assert frame["clip_t_low"].isna().all()
-    assert frame.loc["float", "best"] == "local_clip_i oracle_subject"
-    assert frame.loc["s1", "best"] == "clip_t"
-    assert frame.loc["untuned base", "best"] == ""
+def test_one_row_per_method_at_its_last_step_and_the_base(four: Study) -> None:
+    table = score_table(four)
+    assert table.labels == ("untuned base", "float", "baseline", "s1", "s2")
+    assert [row.cells["steps"].value for row in table.rows] == [0, 400, 400, 400, 400]
+    assert table["s1"]["local_clip_i"].value == pytest.approx(0.731)
+    assert all(row.cells["clip_t"].spread == "" for row in table.rows)
+    marked = {row.label: [key for key, cell in row.cells.items() if cell.marked] for row in table.rows}
+    assert marked["float"] == ["local_clip_i", "oracle_subject"]
+    assert marked["s1"] == ["clip_t"] and marked["untuned base"] == []
+
+
+def test_a_subjects_own_table_marks_nothing_and_has_no_costs(make: Make) -> None:
+    study = Study((make("s1", clip_t=0.3), make("s2", clip_t=0.2), make("s1", "toy_duck", clip_t=0.7)))
+    own = score_table(study, "toy_mug")
+    assert own["s1"]["clip_t"].text == "0.300" and own.labels == ("s1", "s2")
+    assert not any(cell.marked for row in own.rows for cell in row.cells.values()) and not own.notes
+    assert "steps" not in [column.key for column in own.shown]
 
 
 def test_costs_are_means_and_memory_the_largest(make: Make) -> None:
     cheap = {"seconds": 10.0, "peak_memory_bytes": 100.0, "samples_per_expert": [100, 300]}
     dear = {"seconds": 30.0, "peak_memory_bytes": 400.0, "samples_per_expert": [300, 300]}
-    row = table([make("s2", costs=cheap), make("s2", seed=1, costs=dear)]).loc["s2"]
+    row = _frame(make("s2", costs=cheap), make("s2", seed=1, costs=dear)).loc["s2"]
     assert (row["seconds"], row["peak_memory_bytes"]) == (20.0, 400.0)
     assert row["samples_per_expert"] == "200/300"
     assert np.isnan(row["trainable"])
 
 
 def test_what_is_missing_is_marked_not_averaged_silently(make: Make) -> None:
-    results = [make("s1"), make("s1", "toy_duck"), make("s2", clip_t=0.9)]
-    frame = table(results)
-    assert frame.loc["s2", "missing"] == "toy_duck"
-    assert frame["best"].eq("").all()
-    text = as_markdown(frame, caption(results))
-    assert "| s2 † |" in text and "| s1 |" in text
-    assert "† s2 lacks toy_duck" in text
+    table = score_table(Study((make("s1"), make("s1", "toy_duck"), make("s2", clip_t=0.9))))
+    assert table["s2"]["missing"].value == "toy_duck"
+    assert not any(cell.marked for row in table.rows for cell in row.cells.values())
+    assert "| s2 † |" in table.to_markdown() and "| s1 |" in table.to_markdown()
+    assert "s2" in table.notes[0] and "toy_duck" in table.notes[0]
 
 
-def test_every_number_is_in_markdown_and_the_caption_names_base_scorer_and_runs(four: list[Result]) -> None:
-    frame = table(four)
-    text = as_markdown(frame, caption(four))
-    lines = {line.split(" | ")[0].strip("| "): line for line in text.splitlines() if line.startswith("|")}
-    for label, cells in whole_sheet(frame).rows():
-        written = [part.strip(" *") for part in lines[label].strip("|").split("|")][1:]
-        assert written == [cell.text for cell in cells]
-    assert "Base toy; scorer toy / toy / oracle" in text
-    assert "A single run: no interval, and no proof." in text
-    reported = [result for result in four if result.step != 200]
-    assert all(result.run in text for result in reported)
+def test_every_number_is_in_markdown_and_the_caption_names_base_scorer_and_runs(four: Study) -> None:
+    table = score_table(four)
+    lines = {line.split(" | ")[0].strip("| "): line for line in table.to_markdown().splitlines()}
+    for row in table.rows:
+        written = [part.strip(" *") for part in lines[row.label].strip("|").split("|")][1:]
+        assert written == [cell.whole for cell in table.cells(row)]
+    assert "toy / toy / oracle" in caption(four)
+    assert all(result.run in named_runs(table) for result in four.results if result.step != 200)
 
 
-def test_csv_holds_unrounded_numbers(four: list[Result]) -> None:
-    frame = table(four)
-    read = pd.read_csv(io.StringIO(as_csv(frame)), index_col="method")
-    np.testing.assert_array_equal(read["clip_i"], frame["clip_i"])
+def test_csv_holds_unrounded_numbers(four: Study) -> None:
+    read = _frame(*four.results)
+    for row in score_table(four).rows:
+        assert read.loc[row.label, "clip_i"] == row.cells["clip_i"].value
 
 
 @pytest.mark.parametrize("subjects", [("mug",), ("mug", "duck")])
@@ -93,34 +98,41 @@ def test_the_terminal_shows_every_number_whole_at_80_columns(make: Make, subject
     stream = io.StringIO()
     costs = {"trainable": 2_412_032, "samples_per_expert": [400, 800, 400]}
     values = zip(subjects, (0.3, 0.4), strict=False)
-    frame = table([make(m, s, clip_t=v, costs=COSTS | costs) for s, v in values for m in ("baseline", "s2")])
-    print_table(frame, Console(file=stream, width=80))
+    results = [make(m, s, clip_t=v, costs=COSTS | costs) for s, v in values for m in ("baseline", "s2")]
+    table = score_table(Study(tuple(results)))
+    table.show(Console(file=stream, width=80))
     shown = stream.getvalue().split()
-    for _, cells in whole_sheet(frame).rows():
-        assert all(part in shown for cell in cells for part in cell.text.split())
+    for row in table.rows:
+        assert all(part in shown for cell in table.cells(row) for part in cell.whole.split())
 
 
-def test_units_are_in_the_headers_and_fit_the_smallest_number(four: list[Result], make: Make) -> None:
-    titles = whole_sheet(table(four)).titles
-    assert {"peak memory (MB)", "file (kB)", "base file (MB)", "tuning (s)", "found (%)"} <= set(titles)
-    bare = whole_sheet(table([make("base", step=0)])).titles
-    assert "tuning (s)" not in bare and "per expert" not in bare
+def test_units_are_in_the_headers_and_fit_the_smallest_number(four: Study, make: Make) -> None:
+    titles = {column.title for column in score_table(four).shown}
+    assert {"peak memory (MB)", "file (kB)", "base file (MB)", "tuning (s)", "found (%)"} <= titles
+    bare = {column.title for column in score_table(Study((make("base", step=0),))).shown}
+    assert not {"tuning (s)", "per expert", "tuning"} & bare
 
 
-def test_rows_keep_every_image_with_its_setting(four: list[Result]) -> None:
-    frame = rows(four)
-    assert len(frame) == sum(len(result.rows) for result in four)
+def test_rows_keep_every_image_with_its_setting(four: Study) -> None:
+    frame = picture_rows(four)
+    assert len(frame) == sum(len(result.rows) for result in four.results)
     assert {"method", "subject", "quant", "seed", "step", "base", "scorer", "protocol", "run"} <= set(frame)
     assert frame[frame["method"] == "s1"]["step"].unique().tolist() == [200, 400]
 
 
-def test_two_bases_never_share_a_table(make: Make) -> None:
-    with pytest.raises(UserError, match="got 'toy' .* and 'sd15'"):
-        table([make("s1"), make("s2", base="sd15")])
-
-
 def test_of_many_runs_the_csv_tells(make: Make) -> None:
-    many = [make("s1", subject) for subject in "abcdefghijklm"]
-    frame = table(many)
-    assert "Runs: 13, named by method in the column `runs` of `table.csv`" in as_markdown(frame, caption(many))
-    assert all(result.run in as_csv(frame) for result in many)
+    table = score_table(Study(tuple(make("s1", subject) for subject in "abcdefghijklm")))
+    assert "13" in named_runs(table) and "`table.csv`" in named_runs(table)
+    assert all(f"s1-{subject}-" in table.to_csv() for subject in "abcdefghijklm")
+
+
+def test_a_bar_in_a_cell_is_escaped() -> None:
+    assert markdown(["a", "b"], [["1|2", "3"]]).splitlines() == ["| a | b |", "| --- | ---: |", r"| 1\|2 | 3 |"]
+
+
+def test_simulated_activations_are_named(make: Make) -> None:
+    note = simulated(["w4", "w4a8", "fp", "w8a6 calibration=mse", "w4a8"])
+    assert note is not None and note.startswith("w4a8, w8a6 calibration=mse - ")
+    assert simulated(["w4", "fp", "w8"]) is None
+    assert any("w4a8" in line for line in score_table(Study((make("s1"), make("s1", quant="w4a8")))).notes)
+    assert score_table(Study((make("s1"),))).notes == ()

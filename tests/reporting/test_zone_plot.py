@@ -4,9 +4,9 @@ import re
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable
 
+from quantbooth.reporting.panels import _along, differ, learned_in, strategies, zone_plot
 from quantbooth.reporting.results import Result
 from quantbooth.reporting.study import Arm, Study
-from quantbooth.reporting.zone_plot import _along, differ, learned_in, strategies, zone_plot
 from quantbooth.timesteps.strategies import baseline, s1, s2
 
 Make = Callable[..., Result]
@@ -48,7 +48,7 @@ def test_runs_that_disagree_have_no_strategy_to_tell(make: Make) -> None:
 
 
 def test_the_plot_tells_each_interval_and_what_it_changed(make: Make) -> None:
-    text = zone_plot(_ablation(make))
+    text = zone_plot(Study(tuple(_ablation(make))))
     assert text is not None
     ElementTree.fromstring(text)
     (told,) = re.findall(r"<desc[^>]*>(.*?)</desc>", text)
@@ -56,15 +56,15 @@ def test_the_plot_tells_each_interval_and_what_it_changed(make: Make) -> None:
     assert "local CLIP-I +0.110" in told and "local CLIP-I +0.210" in told and "local CLIP-I +0.310" in told
     words = set(re.findall(r"<text[^>]*>([^<]*)</text>", text))
     assert {"s1-0-200", "s1-200-750", "baseline", "local CLIP-I, change by tuning"} <= words
-    assert text == zone_plot(_ablation(make))
+    assert text == zone_plot(Study(tuple(_ablation(make))))
 
 
 def test_no_plot_without_difference_base_or_completeness(make: Make) -> None:
     results = _ablation(make)
-    assert zone_plot([r for r in results if r.method in ("base", "baseline")]) is None
-    assert zone_plot([r for r in results if r.method != "base"]) is None
+    assert zone_plot(Study(tuple(r for r in results if r.method in ("base", "baseline")))) is None
+    assert zone_plot(Study(tuple(r for r in results if r.method != "base"))) is None
     unfinished = [r for r in results if r.subject == "mug" or r.method in ("base", "baseline")]
-    assert zone_plot(unfinished) is None
+    assert zone_plot(Study(tuple(unfinished))) is None
 
 
 def test_marks_lie_on_what_was_learned() -> None:

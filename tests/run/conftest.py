@@ -1,4 +1,4 @@
-"""Plans of settings, without any model being read."""
+"""Runs without loading any model."""
 
 from collections.abc import Callable
 from copy import deepcopy

@@ -1,4 +1,4 @@
-"""What is looked at while a base is quantized: which questions, from where, in which batches; a file that is none."""
+"""The calibration of a run: prompts, source and batches of its calibration set; invalid prompt files."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The plan: an artifact's name changes with all that decides its content, and with nothing else."""
+"""Artifact names: they change with everything that decides the content, and with nothing else."""
 
 import json
 import shutil
@@ -58,32 +58,32 @@ def differing(one: dict[str, str], other: dict[str, str]) -> set[str]:
         ("strategy=s1", "tuned after scores"),
         ("tuner.steps=100", "tuned after scores"),
         ("tuner.learning_rate=0.02", "tuned after scores"),
-        ("tuner.subject_batch=4", "tuned after scores"),
+        ("tuner.train_batch_size=4", "tuned after scores"),
         ("tuner=scales_in_out", "tuned after scores"),
         ("tuner=qlora", "tuned after scores"),
         ("tuner.biases=true", "tuned after scores"),
         ("tuner.norms=true", "tuned after scores"),
         ("tuner.identifier=true", "tuned after scores"),
-        ("tuner.average=0.9", "tuned after scores"),
+        ("tuner.ema_decay=0.9", "tuned after scores"),
         ("tuner.shift_learning_rate=0.1", "tuned after scores"),
         ("tuner.identifier_learning_rate=0.1", "tuned after scores"),
-        ("tuner.decay=false", "tuned after scores"),
-        ("tuner.saved_as=float16", "tuned after scores"),
-        ("tuner.weight_bound=5.0", "tuned after scores"),
+        ("tuner.lr_scheduler=constant", "tuned after scores"),
+        ("resources.save_dtype=float16", "tuned after scores"),
+        ("tuner.loss_weight_max=5.0", "tuned after scores"),
         ("optimizer.weight_decay=0.1", "tuned after scores"),
-        ("prior.weight=0.5", "tuned after scores"),
-        ("prior.batch=1", "tuned after scores"),
-        ("prior.count=8", "prior tuned after scores"),
+        ("prior.loss_weight=0.5", "tuned after scores"),
+        ("prior.class_batch_size=1", "tuned after scores"),
+        ("prior.num_class_images=8", "prior tuned after scores"),
         ("prior.seed=1", "prior tuned after scores"),
         ("subject=toy_mug2", "tuned before after scores"),
         ("subject=toy_duck", "prior tuned before after scores"),
         ("base.identifier=zwx", "tuned before after scores"),
-        ("protocol.at_steps=[100]", "tuned"),
+        ("protocol.eval_steps=[100]", "tuned"),
         ("protocol.seeds=[1]", "before after scores"),
-        ("protocol.every=2", "before after scores"),
+        ("protocol.prompt_stride=2", "before after scores"),
         ("protocol.name=mine", "scores"),
-        ("protocol.drift=3", "before after scores"),
-        ("protocol.drift=0", ""),
+        ("protocol.prior_prompts=3", "before after scores"),
+        ("protocol.prior_prompts=0", ""),
         ("sampler.steps=10", "prior tuned before after scores"),
         ("sampler=euler", "prior tuned before after scores"),
         ("sampler.guidance=1.5", "prior tuned before after scores"),
@@ -100,7 +100,7 @@ def differing(one: dict[str, str], other: dict[str, str]) -> set[str]:
         ("trainer.max_time=00:00:01:00", " ".join(ROLES)),
         ("optimizer.momentum=0.9", "tuned after scores"),
         ("optimizer.name=sgd", "tuned after scores"),
-        ("tuner.tag=mine", "tuned after scores"),
+        ("tag=mine", "tuned after scores"),
         ("trainer=gpu", ""),
         ("trainer.log_every_n_steps=1", ""),
         ("trainer.devices=2", ""),
@@ -108,8 +108,8 @@ def differing(one: dict[str, str], other: dict[str, str]) -> set[str]:
         ("logger.folder=elsewhere", ""),
         ("paths.logs=elsewhere", ""),
         ("paths.store=elsewhere", ""),
-        ("tuner.sample_every=7", ""),
-        ("tuner.checkpointing=true", ""),
+        ("preview.validation_steps=7", ""),
+        ("resources.gradient_checkpointing=true", ""),
         ("protocol.batch=1", ""),
         ("report.folder=elsewhere", ""),
         ("report.notes=[hello]", ""),
@@ -121,7 +121,7 @@ def test_what_a_setting_changes(plan: MakePlan, default: dict[str, str], overrid
 
 
 def test_no_identity_holds_an_address_of_code_or_a_place(plan: MakePlan, folder: Path) -> None:
-    made = plan("calibration=qdiffusion", "quant=w4a8", "tuner=qlora", "strategy=s2", "protocol.drift=2")
+    made = plan("calibration=qdiffusion", "quant=w4a8", "tuner=qlora", "strategy=s2", "protocol.prior_prompts=2")
     for item in (
         made.quantized_base,
         made.only.prior,
@@ -179,7 +179,9 @@ def test_other_weights_of_the_base_are_another_base(
         assert differing(default, names(plan(f"base.path={tmp_path}/base"))) == changed
 
 
-@pytest.mark.parametrize("override", ["strategy=s2", "seed=3", "tuner.steps=7", "prior=none", "tuner.decay=false"])
+@pytest.mark.parametrize(
+    "override", ["strategy=s2", "seed=3", "tuner.steps=7", "prior=none", "tuner.lr_scheduler=constant"]
+)
 def test_pictures_and_scores_of_the_untuned_base_are_shared(plan: MakePlan, override: str) -> None:
     one, other = plan(), plan(override)
     for made in ("images", "scores"):
@@ -206,7 +208,7 @@ def test_another_tuner_says_its_name_in_tables(plan: MakePlan) -> None:
     assert plan("tuner=scales_in_out", "strategy=s1").method == "s1-scales_in_out"
     assert plan("method=float", "tuner.name=full_word").method == "float-full_word"
     adapters = (["tuner=lora", "quant=fp"], ["tuner=qlora"])
-    others: tuple[list[str], ...] = ([], ["strategy=s2"], ["tuner.tag=0.1"], ["strategy=s1", "tuner.tag=0.1"])
+    others: tuple[list[str], ...] = ([], ["strategy=s2"], ["tag=0.1"], ["strategy=s1", "tag=0.1"])
     assert [plan(*words, *other).method for words in adapters for other in others] == [
         *("lora", "s2-lora", "lora-0.1", "s1-lora-0.1"),
         *("qlora", "s2-qlora", "qlora-0.1", "s1-qlora-0.1"),
@@ -216,8 +218,8 @@ def test_another_tuner_says_its_name_in_tables(plan: MakePlan) -> None:
 @pytest.mark.parametrize("tuner", ["tuner=scales", "tuner=scales_in_out", "tuner=full"])
 def test_options_of_a_tuner_reach_it(plan: MakePlan, tuner: str) -> None:
     words = [tuner, "quant=fp"] if tuner == "tuner=full" else [tuner, "tuner.biases=true", "tuner.norms=true"]
-    made = plan(*words, "tuner.average=0.9", "tuner.identifier=true", "tuner.identifier_learning_rate=0.5")
-    assert made.recipe.average == 0.9
+    made = plan(*words, "tuner.ema_decay=0.9", "tuner.identifier=true", "tuner.identifier_learning_rate=0.5")
+    assert made.recipe.ema_decay == 0.9
     assert made.recipe.rates["identifier"] == 0.5
     assert isinstance(made.tuner, IdentifierTuner)
     assert made.tuner.sentence == "a photo of a sks mug"
@@ -233,7 +235,7 @@ def test_a_name_that_says_the_bits_says_the_right_ones(plan: MakePlan) -> None:
 
 def test_the_run_is_looked_at_before_it_and_at_its_end_at_least(plan: MakePlan) -> None:
     assert plan("tuner.steps=30").steps == [0, 30]
-    assert plan("tuner.steps=30", "protocol.at_steps=[20,10]").steps == [0, 10, 20, 30]
+    assert plan("tuner.steps=30", "protocol.eval_steps=[20,10]").steps == [0, 10, 20, 30]
 
 
 def test_a_subject_of_another_size_than_the_base_is_refused(plan: MakePlan) -> None:

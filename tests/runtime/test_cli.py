@@ -1,4 +1,4 @@
-"""Commands as a person runs them: a mistake ends in one line and exit code 2, a sweep goes on after a failure."""
+"""The command line: a user error is one line and exit code 2, and a sweep continues after a failure."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""Building from nodes: the right kind or one clear sentence; plain values; where the configuration lies."""
+"""Building objects from configs: the right class or one clear sentence; plain values; the config folder."""
 
 from collections import Counter, OrderedDict
 from fractions import Fraction

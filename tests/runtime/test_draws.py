@@ -1,4 +1,4 @@
-"""Draws: decided by (seed, step, purpose) alone; loaders only count."""
+"""Random generators: decided by (seed, step, purpose) only; loaders only count."""
 
 from itertools import product
 

@@ -1,4 +1,4 @@
-"""Numbers that people set: taken as they are, or refused by the option's name."""
+"""Validation of option values: returned unchanged, or refused with the option's name."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from quantbooth.runtime.options import flag, number, place, whole, wholes, words
 def test_what_fits_is_given_back_unchanged() -> None:
     assert whole("seed", 0, least=0, below=1) == 0
     assert wholes("protocol.seeds", [3, 1], least=0) == [3, 1]
-    assert number("prior.weight", 1, least=0) == 1.0
+    assert number("prior.loss_weight", 1, least=0) == 1.0
     assert flag("tuner.norms", False) is False
     assert words("quant.exclude", ["conv_in"]) == ["conv_in"] and words("quant.exclude", []) == []
     assert place("paths.store", "~/store") == Path.home() / "store"
@@ -33,8 +33,8 @@ def test_what_is_no_switch_is_refused_by_name(value: object) -> None:
 @pytest.mark.parametrize("value", [-0.1, 1, float("nan"), "0.5", True, None])
 def test_what_is_no_number_in_range_is_refused_by_name(value: object) -> None:
     with pytest.raises(UserError) as caught:
-        number("tuner.average", value, least=0, below=1)
-    assert str(caught.value) == f"tuner.average must be a number >= 0 and < 1, got {value!r}"
+        number("tuner.ema_decay", value, least=0, below=1)
+    assert str(caught.value) == f"tuner.ema_decay must be a number >= 0 and < 1, got {value!r}"
 
 
 @pytest.mark.parametrize("values", [5, "conv_in", None, {"a": 1}, ["conv_in", 3]])
@@ -62,5 +62,5 @@ def test_one_bad_entry_of_a_list_is_named() -> None:
 
 @pytest.mark.parametrize("value", [-0.1, float("nan"), "1", True, None])
 def test_what_is_no_number_in_range_is_refused(value: object) -> None:
-    with pytest.raises(UserError, match=r"prior\.weight must be a number >= 0, got"):
-        number("prior.weight", value, least=0)
+    with pytest.raises(UserError, match=r"prior\.loss_weight must be a number >= 0, got"):
+        number("prior.loss_weight", value, least=0)

@@ -1,4 +1,4 @@
-"""Costs: a piece of work has a peak of its own, whatever came before it."""
+"""Profiling: each block has a separate peak, independent of earlier blocks."""
 
 import pytest
 import torch

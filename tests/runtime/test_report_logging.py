@@ -1,5 +1,6 @@
 """The report as an artifact: taken by W&B offline with every file, left alone by trackers that keep none."""
 
+import time
 from pathlib import Path
 
 import pytest
@@ -27,7 +28,10 @@ def test_wandb_offline_takes_the_files_and_nothing_else(
     assert log_report(logger, files)
     (run,) = (tmp_path / "logs" / "wandb").glob("offline-run-*")
     (record,) = run.glob("run-*.wandb")
-    data = record.read_bytes()
+    data, until = record.read_bytes(), time.monotonic() + 60
+    while b"index.html" not in data and time.monotonic() < until:  # W&B's own process writes it
+        time.sleep(0.1)
+        data = record.read_bytes()
     assert b"index.html" in data and b"table.csv" in data and b"private.txt" not in data
     kept = [file.read_text() for file in tmp_path.glob("wandb_*dir/**/*") if file.is_file()]
     assert "<p>page</p>" in kept and "not part of the report" not in kept

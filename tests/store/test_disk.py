@@ -1,4 +1,4 @@
-"""Folders that appear whole or not at all."""
+"""Atomic writes of folders."""
 
 import errno
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Fingerprints: equal for equal content, different for any other, and refused where JSON would blur a difference."""
+"""Fingerprints: equal for equal content, different otherwise, and refused where JSON would hide a difference."""
 
 import hashlib
 from pathlib import Path

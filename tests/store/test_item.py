@@ -1,4 +1,4 @@
-"""An item is made once, whoever makes it, and its name is fit for folders."""
+"""Items: made once by concurrent processes, with names that are valid for folders."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The manifest: there and back, and every way of not being the artifact asked for is said by name."""
+"""The manifest: round trip, and refusal of every other or damaged artifact by name."""
 
 import json
 from dataclasses import asdict, replace

@@ -1,4 +1,4 @@
-"""Progress: parts come back as written, unfinished ones are none, damaged ones are named."""
+"""Progress: parts round-trip, unfinished ones are None, damaged ones are refused by name."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The store: an artifact is there whole or not at all, whatever happens while it is written."""
+"""The store: an artifact is complete or absent, for all failures while it is written."""
 
 import errno
 import json

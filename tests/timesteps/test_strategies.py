@@ -1,4 +1,4 @@
-"""What strategies must hold, against slow twins and by refusals."""
+"""Strategies against slow twins, and refusals."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""What zones must hold, against slow twins and by refusals."""
+"""Zones against slow twins, and refusals."""
 
 from typing import Any
 

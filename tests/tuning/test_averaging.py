@@ -1,4 +1,4 @@
-"""Averages of numbers: the formula, and that using them changes nothing."""
+"""EMA of parameters: the formula, and exact restoration after use."""
 
 from contextlib import nullcontext
 

@@ -1,4 +1,4 @@
-"""Beside tuning: exactly the steps asked for are kept, and watching changes nothing."""
+"""Callbacks: exactly the chosen steps are saved, and previews do not change training."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -45,7 +45,7 @@ def test_exactly_the_steps_asked_for_are_kept(new_stage: MakeStage, small_base: 
 def test_what_is_kept_after_a_step_is_what_a_run_of_that_length_learns(
     new_stage: MakeStage, small_base: Base, fit: Fit
 ) -> None:
-    long, short = new_stage(steps=3, decay=False), new_stage(steps=2, decay=False)
+    long, short = new_stage(steps=3, lr_scheduler="constant"), new_stage(steps=2, lr_scheduler="constant")
     states: dict[int, State] = {}
     fit(long, [snapshots(small_base, long, [2], states)])
     fit(short)
@@ -82,7 +82,7 @@ def test_a_grid_is_a_row_of_crisp_pictures_of_the_model_as_it_is(
 def test_averages_are_what_is_kept_and_shown_and_learning_goes_on_from_the_numbers_themselves(
     new_stage: MakeStage, small_base: Base, fit: Fit, tmp_path: Path
 ) -> None:
-    averaged, plain = new_stage(steps=4, average=0.5), new_stage(steps=4)
+    averaged, plain = new_stage(steps=4, ema_decay=0.5), new_stage(steps=4)
     kept: dict[int, State] = {}
     steps: dict[int, State] = {}
     watching = grids(small_base, averaged, 4, tmp_path)

@@ -1,4 +1,4 @@
-"""What was learned, on disk: exact, at the steps that were kept, with the strategy it was learned with."""
+"""Snapshots on disk: exact, at the saved steps, with the strategy of the run."""
 
 import json
 from pathlib import Path
@@ -37,7 +37,9 @@ def test_half_the_precision_is_half_the_file_and_gains_stay_within_it(
 
 
 def test_numbers_too_large_for_half_the_precision_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"^'a' has numbers too large for tuner.saved_as=float16; choose float32$"):
+    with pytest.raises(
+        UserError, match=r"^'a' has numbers too large for resources.save_dtype=float16; choose float32$"
+    ):
         write_snapshot(tmp_path, 1, {"a": torch.tensor([1.0, 1e6])}, torch.float16)
     assert not list(tmp_path.iterdir())
 

@@ -1,4 +1,4 @@
-"""A learned identifier: which tokens it has, that only its sentences change with it, and that nothing else learns."""
+"""A trainable identifier: its tokens, its effect on its own prompts only, and that nothing else is trained."""
 
 from copy import deepcopy
 

@@ -1,4 +1,4 @@
-"""LoRA as a tuner: what it adapts, with how many numbers, and what it refuses; the rest is in test_tuners."""
+"""LoRA as a tuner: target layers, number of parameters, and refusals; the rest is in test_tuners."""
 
 from collections.abc import Callable
 from copy import deepcopy

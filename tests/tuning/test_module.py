@@ -1,4 +1,4 @@
-"""Tuning runs: decided by their seed, changing gains and nothing else, each set in its own zone only."""
+"""Training runs: reproducible by seed, changing only gains, each set in its own zone only."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -19,7 +19,15 @@ from quantbooth.tuning.module import Examples, Recipe, TuningStage
 MakeDenoiser = Callable[[], Any]
 MakeStage = Callable[..., TuningStage]
 Fit = Callable[[TuningStage], None]
-RECIPE = Recipe(steps=100, subject_batch=2, prior_batch=2, prior_weight=1.0, weight_bound=None, decay=True, seed=0)
+RECIPE = Recipe(
+    steps=100,
+    train_batch_size=2,
+    class_batch_size=2,
+    prior_loss_weight=1.0,
+    loss_weight_max=None,
+    lr_scheduler="cosine",
+    seed=0,
+)
 
 
 def test_equal_seeds_learn_equal_gains_bit_for_bit_and_others_do_not(new_stage: MakeStage, fit: Fit) -> None:
@@ -87,7 +95,7 @@ def test_tuning_moves_gains_and_nothing_else(quantized: MakeDenoiser, new_stage:
 def test_a_batch_is_photos_then_class_pictures_each_beside_its_sentence(
     new_stage: MakeStage, examples: Examples, photos: int, others: int
 ) -> None:
-    stage = new_stage(subject_batch=photos, prior_batch=others)
+    stage = new_stage(train_batch_size=photos, class_batch_size=others)
     x_0, text, is_prior = stage.batch(torch.Generator().manual_seed(0))
     assert is_prior.tolist() == [0.0] * photos + [1.0] * others
     assert x_0.shape == (photos + others, 24, 8, 8)
@@ -98,7 +106,7 @@ def test_a_batch_is_photos_then_class_pictures_each_beside_its_sentence(
 
 
 def test_every_photo_is_drawn_about_equally_often(new_stage: MakeStage, examples: Examples) -> None:
-    x_0, _, _ = new_stage(subject_batch=1000, prior_batch=0).batch(torch.Generator().manual_seed(0))
+    x_0, _, _ = new_stage(train_batch_size=1000, class_batch_size=0).batch(torch.Generator().manual_seed(0))
     counts = [int((x_0 == photo).all(dim=(1, 2, 3)).sum()) for photo in cast(Tensor, examples.subject)]
     assert sum(counts) == 1000
     assert all(150 < count < 250 for count in counts)
@@ -143,12 +151,12 @@ def test_the_rate_falls_along_half_a_cosine_or_stays() -> None:
     rates = [RECIPE.rate_at(step) for step in range(101)]
     assert rates == sorted(rates, reverse=True)
     assert (rates[0], rates[50], rates[100]) == pytest.approx((1, 0.5, 0), abs=1e-6)
-    assert {replace(RECIPE, decay=False).rate_at(step) for step in range(101)} == {1.0}
+    assert {replace(RECIPE, lr_scheduler="constant").rate_at(step) for step in range(101)} == {1.0}
 
 
 def test_samples_seen_are_steps_times_photos_and_class_pictures() -> None:
     assert replace(RECIPE, steps=200).samples_seen == 800
-    assert replace(RECIPE, steps=200, subject_batch=4, prior_batch=0).samples_seen == 800
+    assert replace(RECIPE, steps=200, train_batch_size=4, class_batch_size=0).samples_seen == 800
 
 
 def test_a_loss_that_is_no_number_ends_the_run(new_stage: MakeStage, examples: Examples, fit: Fit) -> None:
@@ -163,12 +171,12 @@ def test_a_loss_that_is_no_number_ends_the_run(new_stage: MakeStage, examples: E
     [
         ({"steps": 0}, "tuner.steps must be a whole number >= 1, got 0"),
         ({"steps": 2.0}, "tuner.steps must be a whole number >= 1, got 2.0"),
-        ({"subject_batch": 0}, "tuner.subject_batch must be a whole number >= 1, got 0"),
-        ({"prior_batch": -1}, "prior.batch must be a whole number >= 0, got -1"),
-        ({"prior_weight": -0.5}, "prior.weight must be a number >= 0, got -0.5"),
-        ({"weight_bound": 0.5}, "tuner.weight_bound must be a number >= 1, got 0.5"),
-        ({"average": 1.0}, "tuner.average must be a number >= 0 and < 1, got 1.0"),
-        ({"average": "yes"}, "tuner.average must be a number >= 0 and < 1, got 'yes'"),
+        ({"train_batch_size": 0}, "tuner.train_batch_size must be a whole number >= 1, got 0"),
+        ({"class_batch_size": -1}, "prior.class_batch_size must be a whole number >= 0, got -1"),
+        ({"prior_loss_weight": -0.5}, "prior.loss_weight must be a number >= 0, got -0.5"),
+        ({"loss_weight_max": 0.5}, "tuner.loss_weight_max must be a number >= 1, got 0.5"),
+        ({"ema_decay": 1.0}, "tuner.ema_decay must be a number >= 0 and < 1, got 1.0"),
+        ({"ema_decay": "yes"}, "tuner.ema_decay must be a number >= 0 and < 1, got 'yes'"),
         ({"seed": -1}, "seed must be a whole number >= 0 and < 4294967296, got -1"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Tuning's loss and gradients: those of a float64 twin, and each set's from samples of its own zone only."""
+"""Training loss and gradients against a float64 twin; each set's gradient comes from its own zone only."""
 
 from collections.abc import Callable
 from math import prod
@@ -101,7 +101,7 @@ def test_loss_and_every_gains_gradient_equal_those_of_the_float64_twin(
     new_stage: MakeStage, small_base: Base, monkeypatch: pytest.MonkeyPatch, parts: Parts
 ) -> None:
     """The whole objective: photos and class pictures, each at its own timestep and from its own set, in one batch."""
-    stage = shaken(new_stage(subject_batch=3, prior_batch=2, parts=parts))
+    stage = shaken(new_stage(train_batch_size=3, class_batch_size=2, parts=parts))
     monkeypatch.setattr(stage, "log", lambda *_, **__: None)  # there is no trainer
     loss = stage.training_step(0)
     draw = generator_for(stage.recipe.seed, 0, "tune")

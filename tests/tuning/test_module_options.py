@@ -1,4 +1,4 @@
-"""Every option of tuning from the first step to the pictures: it learns, repeats, and comes back from disk the same."""
+"""Every training option from the first step to the pictures: it trains, repeats, and round-trips through disk."""
 
 from collections.abc import Callable
 from copy import deepcopy
@@ -22,13 +22,15 @@ from quantbooth.tuning.files import read_snapshot, write_snapshot
 from quantbooth.tuning.module import Examples, Recipe, TuningStage
 from quantbooth.tuning.tuners import FullTuner, IdentifierTuner, ScaleTuner, State, Tuner
 
+pytestmark = pytest.mark.chain
+
 MakeDenoiser = Callable[[], Any]
 Fit = Callable[..., None]
 THREE = zones_from_borders({"clean_up": [0, 200], "content": [200, 700], "coarse": [700, 1000]}, 1000)
 SENTENCE, WITHOUT = "a photo of a sks mug", "a photo of a mug"
 WATCHED = [Request(f"{i}.png", text, text, text, "plain", 0) for i, text in enumerate([SENTENCE, "a red duck"])]
 RATES = {"shifts": 0.005, "identifier": 0.02}
-RECIPE = Recipe(3, 2, 1, prior_weight=0.5, weight_bound=8.0, decay=True, seed=0, rates=RATES)
+RECIPE = Recipe(3, 2, 1, prior_loss_weight=0.5, loss_weight_max=8.0, lr_scheduler="cosine", seed=0, rates=RATES)
 EVERYTHING = ScaleTuner(inputs=True, biases=True, norms=True)
 OPTIONS: dict[str, tuple[Tuner, float | None]] = {
     "inputs": (ScaleTuner(inputs=True), None),
@@ -54,7 +56,7 @@ class Run:
         learning = tuner.prepare_(base, len(self.zones(tuner)), selection)
         route_(base, self.zones(tuner).index, selection)
         sentences = [EncodedAnew(base, SENTENCE)] if "identifier" in learning else None
-        recipe = replace(RECIPE, average=average)
+        recipe = replace(RECIPE, ema_decay=average)
         self.stage = TuningStage(base, learning, [examples], self.zones(tuner), recipe, adamw, sentences)
         self.start = [numbers.detach().clone() for numbers in self.stage.numbers]
         self.states: dict[int, State] = {}

@@ -1,4 +1,4 @@
-"""Tuners: what they refuse, what they let learn, and that what was learned comes back to the last bit."""
+"""Tuners: refusals, trainable parameters, and exact loading of trained parameters."""
 
 from collections.abc import Callable
 from copy import deepcopy

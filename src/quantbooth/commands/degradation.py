@@ -86,7 +86,7 @@ def measure_quantized(plan: Degradation, quantized: Path) -> None:
 def document(jobs: list[tuple[DictConfig, list[Path]]]) -> None:
     """One document over every setting that finished, and earlier ones that were asked for."""
     options = plain(jobs[-1][0])["damage"]
-    folders = [path for _, paths in jobs for path in paths] + [Path(path) for path in options["beside"]]
+    folders = [path for _, paths in jobs for path in paths] + [Path(path) for path in options["compare_with"]]
     found = [read_damage(folder) for folder in dict.fromkeys(folder.resolve() for folder in folders)]
     typed = shlex.join(["quantbooth-damage", *sys.argv[1:]])
     folder, page = (place(f"damage.{option}", options[option]) for option in PLACES)

@@ -30,7 +30,7 @@ def score(one: SubjectRun, step: int) -> Path:
     images = one.images(step).require()
     with item.writing(one.settings) as draft:
         requests = read_requests(images)
-        untuned = one.images(0).require() if run.protocol.drift else None
+        untuned = one.images(0).require() if run.protocol.prior_prompts else None
         stage = EvaluationStage(run.scorer, one.subject, requests, images, untuned)
         loader = place_loader(len(requests), run.protocol.scored)
         run.trainer(f"scoring {item.label}").test(stage, loader, verbose=False)

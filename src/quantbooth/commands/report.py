@@ -4,49 +4,97 @@ quantbooth-report report.scores=[outputs/store/scores/A,outputs/store/scores/B] 
 quantbooth-report report.scores=[outputs/store/scores]
 """
 
+import hashlib
 import shlex
+import shutil
+import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
+import pandas as pd
+import yaml
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig
 
 from quantbooth.evaluation.files import read_record, read_rows
-from quantbooth.reporting.page import write_files
+from quantbooth.reporting.page import About, write_report
 from quantbooth.reporting.results import Result
-from quantbooth.reporting.tables import print_table, table
+from quantbooth.reporting.score_table import score_table
+from quantbooth.reporting.study import Study
+from quantbooth.reporting.style import Look, Tone
 from quantbooth.run.run import Run
 from quantbooth.runtime.cli import command
-from quantbooth.runtime.config import build
+from quantbooth.runtime.config import build, conf_dir
 from quantbooth.runtime.loggers import log_report
+from quantbooth.sampling.image_set import read_requests
 from quantbooth.store.manifest import open_artifact
+from quantbooth.store.store import CONFIG, word
 from quantbooth.tuning.files import TUNED, open_tuned, steps_kept, strategy_of
 
-__all__ = ["main", "report"]
+__all__ = ["main", "method_looks", "read_result", "report", "unscored"]
+
+LOOK = "method_look"
+"""The node of conf/method/NAME.yaml that says how the method is shown; it enters no identity."""
+MOST_NAMED, LONGEST, DIGITS = 4, 80, 6
+NAMED_VERSIONS = ("quantbooth", "torch", "diffusers", "lightning")
+LOSS = "tune/loss"
 
 
 def report(cfg: DictConfig, scores: Sequence[Path] = ()) -> Path:
     """Write the report of some scores, those named in report.scores, or those of this very setting; print the table."""
     named = [folder for path in cfg.report.scores for folder in _finished(Path(path))]
     folders = list(scores) or named or _own(cfg)
-    results = [read_result(folder) for folder in folders]
-    folder = Path(cfg.report.folder)
-    missing = unscored([Path(path) for path in cfg.report.scores], results)
-    files = write_files(results, folder, [_typed(), *_alone(folders, results)], list(cfg.report.notes), missing)
+    study = Study(tuple(read_result(folder, Path(cfg.paths.logs)) for folder in folders), method_looks())
+    missing = unscored([Path(path) for path in cfg.report.scores], study.results)
+    about = About([_typed(), *_alone(folders, study.results)], list(cfg.report.notes), missing, made())
+    folder = Path(cfg.report.folder or Path(cfg.paths.outputs) / "reports" / _slug(study, folders))
+    files = write_report(study, folder, about)
     log_report(build(cfg.logger, Logger, run="report"), files)
-    print_table(table(results))
+    score_table(study).show()
     if missing:
         print(f"tuned and not scored: {', '.join(missing)}")  # noqa: T201  # what the table cannot tell
     print(f"the page: {folder / 'index.html'}")  # noqa: T201  # what a person looks for next
     return folder
 
 
-def read_result(folder: Path) -> Result:
-    """Scores as the report wants them; the pictures are found beside them in the same store."""
+def method_looks() -> dict[str, Look]:
+    """Return how each method of conf/method is shown: label, colour on light and on dark ground, marker, order."""
+    found = {}
+    for file in sorted((conf_dir() / "method").glob("*.yaml")):
+        look = (yaml.safe_load(file.read_text(encoding="utf-8")) or {}).get(LOOK)
+        if look is not None:
+            tone = Tone(look["colour"]["light"], look["colour"]["dark"])
+            found[file.stem] = Look(tone, look["marker"], look["label"], look["order"])
+    return found
+
+
+def made() -> list[tuple[str, str]]:
+    """Return when the report is made, by which versions, and from which commit where there is one."""
+    now = datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %z")
+    versions = ", ".join(f"{name} {version(name)}" for name in NAMED_VERSIONS)
+    top, git = Path(__file__).parents[3], shutil.which("git")
+    commit = ""
+    if git and (top / ".git").exists():
+        asked = [git, "-C", str(top), "describe", "--always", "--dirty", "--exclude=*"]
+        commit = subprocess.run(asked, capture_output=True, text=True, check=False).stdout.strip()
+    return [("made", now), ("versions", versions), *([("commit", commit)] if commit else [])]
+
+
+def read_result(folder: Path, logs: Path | None = None) -> Result:
+    """Return scores as the report wants them; the pictures are found beside them in the same store.
+
+    Args:
+        folder: of the scores.
+        logs: where losses were logged; None is where the run's own settings say.
+    """
     open_artifact(folder, "scores")
     record, store = read_record(folder), folder.parent.parent
     images, tuned = store / record.images, _tuned(store, record.run) if record.step else None
+    settings = _settings(folder)
     return Result(
         method=record.method,
         subject=record.subject,
@@ -64,7 +112,44 @@ def read_result(folder: Path) -> Result:
         strategy=None if tuned is None else strategy_of(open_tuned(tuned)),
         kept_until=None if tuned is None else steps_kept(tuned)[-1],
         weights=open_artifact(images, "image_set").parents.get("quantized_base", ""),
+        settings=settings,
+        loss=_loss(record.run, [*([logs] if logs else []), *_logs(settings)]) if record.step else (),
+        texts={one.prompt: one.judged_text for one in read_requests(images)},
     )
+
+
+def _settings(folder: Path) -> Mapping[str, Any]:
+    """Return the resolved options kept beside scores; nothing where none were kept."""
+    file = folder / CONFIG
+    return yaml.safe_load(file.read_text(encoding="utf-8")) or {} if file.is_file() else {}
+
+
+def _logs(settings: Mapping[str, Any]) -> list[Path]:
+    kept = settings.get("paths", {}).get("logs")
+    return [Path(kept)] if kept else []
+
+
+def _loss(run: str, logs: Sequence[Path]) -> tuple[tuple[int, float], ...]:
+    """Return the loss by step that logger=csv wrote for a run; nothing where its file is not found."""
+    file = next((file for folder in logs if (file := folder / "csv" / run / "metrics.csv").is_file()), None)
+    rows = pd.DataFrame() if file is None else pd.read_csv(file)
+    if not {"step", LOSS} <= set(rows):
+        return ()
+    rows = rows[["step", LOSS]].dropna()
+    return tuple(zip(rows["step"].astype(int).tolist(), rows[LOSS].astype(float).tolist(), strict=True))
+
+
+def _slug(study: Study, folders: Sequence[Path]) -> str:
+    """Return a name by what the report is about: base, subjects, methods, and a digest of the scores."""
+    subjects = list(study.subjects)
+    methods = list(dict.fromkeys(arm.method for arm in study.tuned)) or ["base"]
+    parts = [study.results[0].base]
+    for names, noun in ((subjects, "subjects"), (methods, "methods")):
+        parts += names if len(names) <= MOST_NAMED else [f"{len(names)}-{noun}"]
+    scores = [open_artifact(folder, "scores") for folder in folders]
+    told = sorted(f"{manifest.name} {manifest.fingerprint}" for manifest in scores)
+    digest = hashlib.sha256("\n".join(told).encode()).hexdigest()[:DIGITS]
+    return f"{'-'.join(map(word, parts))[:LONGEST].rstrip('-')}-{digest}"
 
 
 def unscored(scores: Sequence[Path], results: Sequence[Result]) -> list[str]:
@@ -97,7 +182,7 @@ def _own(cfg: DictConfig) -> list[Path]:
 def _alone(folders: Sequence[Path], results: Sequence[Result]) -> list[str]:
     """What makes each run by itself, from the settings kept beside its scores."""
     of_runs = {result.run: folder for folder, result in zip(folders, results, strict=True) if not result.untuned}
-    kept = [folder for folder in of_runs.values() if (folder / "config.yaml").is_file()]
+    kept = [folder for folder in of_runs.values() if (folder / CONFIG).is_file()]
     return [f"quantbooth --config-dir {shlex.quote(str(folder))} --config-name config" for folder in kept]
 
 

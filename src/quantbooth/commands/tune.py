@@ -48,7 +48,7 @@ def tune(run: Run) -> list[Path]:
 
 def tune_experts(run: Run, subjects: Sequence[SubjectRun], optimizer: OptimizerFactory) -> None:
     """One training run for each expert that is trained apart, or one for all, with every subject in it."""
-    if run.recipe.prior_batch:
+    if run.recipe.class_batch_size:
         for one in subjects:
             one.prior.made_by(partial(draw_prior, one))
     with ExitStack() as stack:
@@ -79,7 +79,7 @@ def costs_of(run: Run, folder: Path, cost: Cost, subjects: int) -> dict[str, flo
 def draw_prior(one: SubjectRun) -> None:
     """Make the class's own pictures, once per base and class word."""
     run = one.run
-    first, count = run.settings["prior"]["seed"], run.settings["prior"]["count"]
+    first, count = run.settings["prior"]["seed"], run.settings["prior"]["num_class_images"]
     text, item = one.subject.class_text, one.prior
     requests = [
         Request(f"{seed}.png", text, text, f"prior: {text}", "prior", seed) for seed in range(first, first + count)
@@ -96,7 +96,7 @@ def draw_prior(one: SubjectRun) -> None:
 
 def keep(run: Run, drafts: Sequence[Draft], step: int, state: State) -> None:
     """Write what a run taught each subject, beside what runs of other experts left there."""
-    precision = precision_of(run.settings["tuner"]["saved_as"])
+    precision = precision_of(run.settings["resources"]["save_dtype"])
     for draft, part in zip(drafts, run.tuner.part(state, len(drafts)), strict=True):
         earlier = [read_snapshot(draft.path, step)] if snapshot_path(draft.path, step).is_file() else []
         write_snapshot(draft.path, step, run.tuner.join([*earlier, part]), precision)
@@ -106,17 +106,17 @@ def learn(
     run: Run, subjects: Sequence[SubjectRun], zones: Zones, optimizer: OptimizerFactory, drafts: Sequence[Draft]
 ) -> None:
     """One training run, its snapshots written into the drafts, one of each subject."""
-    options, names = run.settings["tuner"], [curve_name(run, zones, draft.destination.name) for draft in drafts]
+    resources, names = run.settings["resources"], [curve_name(run, zones, draft.destination.name) for draft in drafts]
     seed_everything(run.recipe.seed, verbose=False)
     base, selection = untuned_base(run), Selection()
     route = SubjectsRoute(zones.index, len(zones), len(subjects))
     examples = [encode(one, base) for one in subjects]
     learning = run.tuner.prepare_(base, len(zones), selection, len(subjects))
     sentences = [EncodedAnew(base, subjects[0].subject.tuning_text)] if "identifier" in learning else None
-    if sentences is None and options["cache"]:
+    if sentences is None and resources["cache_latents"]:
         base = base.denoiser_alone
     route_(base, route, selection)
-    if options["checkpointing"]:
+    if resources["gradient_checkpointing"]:
         base.enable_gradient_checkpointing_()
     stage = TuningStage(base, learning, examples, zones, run.recipe, optimizer, sentences, route)
     snapshots = Snapshots(run.tuner, base, run.steps[1:], partial(keep, run, drafts), stage.kept)
@@ -125,7 +125,7 @@ def learn(
             partial(whole_base, run, base),
             run.sampler,
             watched(one.subject),
-            options["sample_every"],
+            run.settings["preview"]["validation_steps"],
             Path(run.settings["paths"]["logs"]) / "samples" / name,
             stage.kept,
             "samples" if len(subjects) == 1 else f"samples/{one.name}",
@@ -153,18 +153,18 @@ def fit(run: Run, stage: TuningStage, name: str, callbacks: list[Callback]) -> N
 
 
 def encode(one: SubjectRun, base: Base) -> Examples:
-    """Latents and texts of everything a run sees; with tuner.cache=false latents are made again in every step."""
+    """Return latents and texts of everything a run sees; without resources.cache_latents each step encodes its own."""
     run, subject = one.run, one.subject
     with torch.no_grad():
         texts = base.encode_prompts([subject.tuning_text, subject.class_text])
     photos, prior = subject.photos, subject.photos[:0]
-    if run.recipe.prior_batch:
+    if run.recipe.class_batch_size:
         folder = one.prior.require()
         prior = read_images([folder / request.file for request in read_requests(folder)])
-    if run.settings["tuner"]["flip"]:
+    if run.settings["tuner"]["random_flip"]:
         photos, prior = (torch.cat([pictures, pictures.flip(-1)]) for pictures in (photos, prior))
     made = [Anew(base.encode_images, pictures) for pictures in (photos, prior)]
-    kept = [once(latents) for latents in made] if run.settings["tuner"]["cache"] else made
+    kept = [once(latents) for latents in made] if run.settings["resources"]["cache_latents"] else made
     return Examples(kept[0], texts[:1], kept[1], texts[1:], subject.name)
 
 

@@ -1,1 +1,1 @@
-"""Subjects, prompts and what a tuning run reads at each step."""
+"""Subjects, prompts and the protocol of evaluation."""

@@ -1,11 +1,7 @@
-"""DreamBooth's 30 public subjects: fetched from the public repository, checked, and one of them as a subject.
+"""DreamBooth's 30 public subjects: download from the public repository, verify, and load as a subject.
 
-DreamBooth's photos from the public repository: one version's list of files, then each file, compared with the list.
-
-The list is git's own: beside each name stands the sha1 of "blob", the size and the content, so each file is verified.
-It was run against a server of our own (tests/commands/test_data.py), never against the public one.
-
-DreamBooth's 30 public subjects: their names, what a folder of them must hold, and one of them as a subject.
+The listing of one commit gives git's sha1 ("blob", size and content) of each file, so every file is verified. Tests use
+a local server (tests/commands/test_data.py), never the public one.
 
 Source: Ruiz et al. 2023; github.com/google/dreambooth, CC-BY 4.0, photos in part under the Unsplash licence.
 """
@@ -42,19 +38,19 @@ __all__ = [
 ]
 
 LISTING = "listing.json"
-"""What was published: each file's name and git's digest of it; kept beside the photos."""
+"""The published list, stored next to the photos: each file's name and git's digest of it."""
 WANTED = re.compile(r"dataset/((?:\w+/)?\w+\.(?:jpe?g|png|txt))")
 SECONDS = 60
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where one version of the data set is.
+    """The addresses of one version of the data set.
 
     Attributes:
         version: the commit.
-        listing: the address of its list of files, as GitHub's API gives it.
-        files: the address below which the files are.
+        listing: the URL of its list of files, from GitHub's API.
+        files: the URL prefix of the files.
     """
 
     version: str
@@ -63,11 +59,11 @@ class Source:
 
 
 def fetch(source: Source, folder: Path) -> int:
-    """Fetch what is missing; how many files that was. What is there is kept, so a stopped run goes on.
+    """Download missing files and return their number; existing files are kept, so an interrupted download resumes.
 
     Raises:
-        UserError: when the source cannot be reached, sends something else than was published, or a file of another
-            content is in the way.
+        UserError: when the source cannot be reached, sends other content than was published, or a local file has other
+            content.
     """
     listing = _listed(source)
     folder.mkdir(parents=True, exist_ok=True)
@@ -82,16 +78,16 @@ def fetch(source: Source, folder: Path) -> int:
 
 
 def read_listing(folder: Path) -> dict[str, str]:
-    """What `fetch` left about its files; empty for a folder from elsewhere."""
+    """Read the listing that `fetch` stored; empty for a folder from another source."""
     file = folder / LISTING
     return dict(json.loads(file.read_text())) if file.is_file() else {}
 
 
 def verify(folder: Path, listing: Mapping[str, str]) -> None:
-    """Compare every listed file with what was published.
+    """Compare every listed file with the published digest.
 
     Raises:
-        UserError: for one that is missing or another.
+        UserError: for a file that is missing or differs.
     """
     for name, digest in listing.items():
         if not _is_there(folder / name, digest):
@@ -123,7 +119,7 @@ def _git_digest(content: bytes) -> str:
 
 
 def _write_whole(file: Path, content: bytes) -> None:
-    """The whole file or none: written beside, then renamed."""
+    """Write a file atomically: to a temporary name, then rename."""
     file.parent.mkdir(exist_ok=True)
     draft = file.with_name(f".{file.name}.partial")
     draft.write_bytes(content)
@@ -131,10 +127,10 @@ def _write_whole(file: Path, content: bytes) -> None:
 
 
 def _get(address: str) -> bytes:
-    """What is at an address.
+    """Return the content at a URL.
 
     Raises:
-        UserError: when it cannot be had, which says how to do it by hand.
+        UserError: when it cannot be downloaded, with instructions for a manual download.
     """
     try:
         with urlopen(address, timeout=SECONDS) as answer:
@@ -158,16 +154,16 @@ NAMES = (
     *("shiny_sneaker", "teapot", "vase", "wolf_plushie"),
 )
 FEWEST, MOST = 4, 6
-"""Photos of a subject, as published."""
+"""Number of photos of a subject, as published."""
 READABLE = 32
-"""Side at which photos are read to see whether they can be."""
+"""Resolution at which photos are read to check that they can be."""
 
 
 def dreambooth_subject(path: str, **options: Any) -> Subject:
-    """One of the 30, as `photo_subject` makes it with these options.
+    """Return one of the 30 subjects, as `photo_subject` makes it with these options.
 
     Raises:
-        UserError: when its folder is not there, which says how to get it; and what `photo_subject` raises.
+        UserError: when its folder does not exist, with instructions to get it; and as `photo_subject`.
     """
     if not Path(path).expanduser().is_dir():
         ways = "run quantbooth-data dreambooth, or set paths.dreambooth=DIR or subject.path=DIR"
@@ -176,10 +172,10 @@ def dreambooth_subject(path: str, **options: Any) -> Subject:
 
 
 def present(folder: Path) -> list[str]:
-    """Those of the 30 that a folder has.
+    """Return the names of the 30 subjects that a folder has.
 
     Raises:
-        UserError: when it has none.
+        UserError: when it has none of them.
     """
     found = [name for name in NAMES if (folder / name).is_dir()]
     if not found:
@@ -190,7 +186,7 @@ def present(folder: Path) -> list[str]:
 
 
 def check_photos(folder: Path) -> int:
-    """How many photos a subject's folder has, each of them readable.
+    """Check that the photos of a subject's folder are readable, and return their number.
 
     Raises:
         UserError: for a photo that cannot be read, and for fewer than 4 or more than 6.

@@ -1,9 +1,4 @@
-"""A subject from a folder of photos, and of masks beside them: each read upright, in plain colours, square.
-
-A picture from a file: upright, in plain colours, made square; every refusal names its file.
-
-A subject from a folder of photos, and of masks beside them where there are any.
-"""
+"""A subject from a folder of photos and optional masks, each read upright, in 8-bit RGB, and made square."""
 
 import hashlib
 import struct
@@ -25,11 +20,11 @@ __all__ = ["FITS", "SUFFIXES", "mask_files", "photo_files", "photo_subject", "re
 
 SMALLEST = 16
 ENLARGED = 4
-"""How many times a photo may be enlarged: beyond it the model would learn the blur."""
+"""Largest factor by which a photo is enlarged; beyond it the model would learn the blur."""
 LONGEST = 8
-"""How many times as long as wide a photo may be: beyond it no square shows the subject."""
+"""Largest aspect ratio of a photo; beyond it no square shows the subject."""
 KINDS = ("JPEG", "PNG", "WebP", "BMP", "TIFF", "GIF")
-"""What is read, whatever the file's name ends in; Pillow knows more, and would start other programs for some."""
+"""Accepted formats, for any file name; Pillow reads more, but starts other programs for some."""
 UNREADABLE = (UnidentifiedImageError, OSError, ValueError, SyntaxError, EOFError, struct.error)
 
 Square = Callable[[Image.Image, int, Image.Resampling], Image.Image]
@@ -38,19 +33,19 @@ FITS: dict[str, Square] = {
     "pad": lambda picture, side, method: ImageOps.pad(picture, (side, side), method, color=_blank(picture)),
     "squash": lambda picture, side, method: picture.resize((side, side), method),
 }
-"""What becomes of a picture that is no square: its centre; all of it between blank bars; all of it squeezed."""
+"""Ways to make a picture square: crop the centre, pad with blank bars, or squash."""
 
 
 def read_photo(file: Path, resolution: int, fit: str = "crop") -> Float[Tensor, "3 h w"]:
-    """One photo in [0, 1]: turned upright by its EXIF tag, on white where transparent, made square, resized.
+    """Read a photo in [0, 1]: rotated by its EXIF tag, white where transparent, made square, resized.
 
     Args:
-        file: any kind of picture that shows one frame.
+        file: a picture with a single frame.
         resolution: side of the square, in pixels.
         fit: a key of `FITS`.
 
     Raises:
-        UserError: for a file that cannot be read, is animated, too small to be enlarged, or too long to be a square.
+        UserError: for a file that cannot be read, is animated, too small to enlarge, or too long to make square.
     """
     picture = _opened(file, "white")
     _check_size(picture, file, max(SMALLEST, resolution // ENLARGED))
@@ -59,10 +54,10 @@ def read_photo(file: Path, resolution: int, fit: str = "crop") -> Float[Tensor, 
 
 
 def read_mask(file: Path, photo: Path, resolution: int, fit: str = "crop") -> Bool[Tensor, "h w"]:
-    """Where the subject is in what `read_photo` makes of its photo: lighter than half in the mask, which is as upright.
+    """Read the subject's mask in the frame of `read_photo`: True where the upright mask is lighter than half.
 
     Raises:
-        UserError: when the mask has not the shape of its upright photo, or shows nothing of the subject in the square.
+        UserError: when the mask does not have the shape of its upright photo, or is empty inside the square.
     """
     mask, size = _opened(file, "black").convert("L"), _opened(photo, "white").size
     if abs(mask.width * size[1] - mask.height * size[0]) > max(size):  # one pixel, rounded
@@ -77,14 +72,14 @@ def read_mask(file: Path, photo: Path, resolution: int, fit: str = "crop") -> Bo
 
 
 def _opened(file: Path, background: str) -> Image.Image:
-    """The upright picture in red, green and blue, the background's colour where it is transparent.
+    """Open a picture upright in RGB, with the background's colour where it is transparent.
 
     Raises:
         UserError: when it cannot be read or is animated.
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of photos as large as phones' now are, and of damaged tags
+            warnings.simplefilter("ignore")  # about photos as large as those of phones, and about damaged tags
             with Image.open(file, formats=KINDS) as opened:
                 frames = 1 if opened.format == "MPO" else getattr(opened, "n_frames", 1)  # MPO: a photo and its depth
                 upright = _plain_colours(ImageOps.exif_transpose(opened), background)
@@ -107,7 +102,7 @@ def _check_size(picture: Image.Image, file: Path, least: int) -> None:
 
 
 def _plain_colours(picture: Image.Image, background: str) -> Image.Image:
-    """Eight bits of red, green, blue; transparent places take the background's colour."""
+    """Convert a picture to 8-bit RGB, with the background's colour where it is transparent."""
     if picture.mode.startswith("I;16") or picture.mode in ("I", "F"):
         values = np.asarray(picture, dtype=np.float32)
         if not np.isfinite(values).all():
@@ -121,7 +116,7 @@ def _plain_colours(picture: Image.Image, background: str) -> Image.Image:
 
 
 def _white(mode: str, values: np.ndarray) -> float:
-    """The value that is white: 16-bit files say so, the others show it by the range they use."""
+    """Return the value of white: fixed for 16-bit files, for the others by the range of their values."""
     if mode == "F" and values.max() <= 1:
         return 1
     return 255 if values.max() <= 255 and not mode.startswith("I;16") else 65535
@@ -132,7 +127,7 @@ def _list(kinds: tuple[str, ...]) -> str:
 
 
 def _blank(picture: Image.Image) -> str:
-    """White beside a photo, nothing beside a mask."""
+    """Return the colour of padding: white for a photo, black for a mask."""
     return "white" if picture.mode == "RGB" else "black"
 
 
@@ -150,17 +145,17 @@ def photo_subject(
     templates: list[str] | None = None,
     fit: str = "crop",
 ) -> Subject:
-    """A subject from a folder of photos of it.
+    """Return a subject from a folder of its photos.
 
     Args:
-        path: the folder; ``NAME_mask.png`` says where in ``NAME.jpg`` the subject is (white), for local CLIP-I.
-        class_word: what it is one of ("dog").
-        identifier: the rare token that will mean it.
-        live: whether DreamBooth's prompts for live subjects or for objects are asked.
+        path: the folder; ``NAME_mask.png`` marks the subject in ``NAME.jpg`` (white), for local CLIP-I.
+        class_word: its class ("dog").
+        identifier: the rare token that will denote it.
+        live: use DreamBooth's prompts for live subjects instead of those for objects.
         resolution: side of the square pictures, in pixels.
-        name: its name in tables; the folder's name when not given.
-        templates: own prompts instead, each with ``{}`` where the subject goes.
-        fit: what becomes of a photo that is no square: crop, pad or squash.
+        name: its name in tables; the folder's name by default.
+        templates: prompts to use instead, each with ``{}`` for the subject.
+        fit: how a photo is made square: crop, pad or squash.
 
     Raises:
         UserError: when the folder, its photos or the class word are missing, a photo or a mask cannot be used, or only
@@ -187,7 +182,7 @@ def photo_subject(
 
 
 def photo_files(folder: Path) -> list[Path]:
-    """The photos of a folder, by name; masks and hidden files left out."""
+    """Return the photos of a folder, sorted by name, without masks and hidden files."""
     if not folder.is_dir():
         raise UserError(f"subject.path must be a folder of photos, found no folder at {folder}")
     files = [file for file in _shown(folder) if not file.stem.endswith(MASK)]
@@ -197,10 +192,10 @@ def photo_files(folder: Path) -> list[Path]:
 
 
 def mask_files(photos: list[Path]) -> list[Path]:
-    """The mask of every photo of one folder, in their order; none where no photo has one.
+    """Return the mask of every photo of one folder, in their order; empty where no photo has one.
 
     Raises:
-        UserError: when a mask has no photo, or only some photos have masks: figures would be of two kinds.
+        UserError: when a mask has no photo, or only some photos have masks: the scores would not be comparable.
     """
     masks = {file.stem.removesuffix(MASK): file for file in _shown(photos[0].parent) if file.stem.endswith(MASK)}
     for name, mask in masks.items():
@@ -218,7 +213,7 @@ def _shown(folder: Path) -> list[Path]:
 
 
 def _others(folder: Path) -> str:
-    """What lies there instead: phones write HEIC, which is not read."""
+    """Return the other files of a folder for the message: phones write HEIC, which is not supported."""
     names = sorted(f.name for f in folder.iterdir() if f.is_file() and f.suffix and not f.name.startswith("."))
     if not names:
         return ""

@@ -1,10 +1,6 @@
-"""Prompts: DreamBooth's 25 for objects and 25 for live subjects, and a person's own sentences.
-
-DreamBooth's 25 evaluation prompts for objects and 25 for live subjects.
+"""Prompts: DreamBooth's 25 evaluation prompts for objects and 25 for live subjects, and prompts of the user.
 
 Source: Ruiz et al. 2023; github.com/google/dreambooth, CC-BY 4.0.
-
-A person's own sentences: what to draw, with which noise, under which name.
 """
 
 import hashlib
@@ -57,7 +53,7 @@ PROPERTIES = ("a red {}", "a purple {}", "a shiny {}", "a wet {}", "a cube shape
 
 
 def prompts_for(live: bool) -> tuple[Prompt, ...]:
-    """The list for live subjects or the one for objects."""
+    """Return DreamBooth's prompts for live subjects or for objects."""
     middle, kind = (LIVE_OUTFITS, "accessory") if live else (OBJECT_SCENES, "context")
     return (
         *(Prompt(text, "context") for text in SHARED_SCENES),
@@ -67,17 +63,17 @@ def prompts_for(live: bool) -> tuple[Prompt, ...]:
 
 
 LETTERS = 48
-"""Of a sentence in a file's name."""
+"""Letters of a prompt in a file's name."""
 
 
 @dataclass(frozen=True)
 class Wish:
-    """One picture to draw.
+    """One picture to generate.
 
     Attributes:
-        text: the sentence.
-        seed: with the sentence decides the noise.
-        file: the picture's name: the sentence in short, the seed, and a digest of all that decides the picture.
+        text: the prompt.
+        seed: decides the noise, with the prompt.
+        file: the picture's file name: the shortened prompt, the seed, and a digest of all that decides the picture.
     """
 
     text: str
@@ -86,16 +82,16 @@ class Wish:
 
 
 def wishes(sentences: object, seeds: Sequence[int], subject: str, drawn_by: str) -> list[Wish]:
-    """Every sentence with every seed.
+    """Return a request for every prompt with every seed.
 
     Args:
-        sentences: one, or a list; `{}` in it becomes the subject.
+        sentences: one prompt or a list; `{}` in it becomes the subject.
         seeds: of the noise.
         subject: identifier and class word, as in "sks dog".
-        drawn_by: what else decides pictures, in any words.
+        drawn_by: everything else that decides pictures, as any text.
 
     Raises:
-        UserError: for what is no sentence.
+        UserError: for a prompt that is not a non-empty text.
     """
     given = [sentences] if isinstance(sentences, str) else sentences
     if not isinstance(given, Sequence) or not given:

@@ -1,4 +1,4 @@
-"""The protocol: which prompts are asked with which noise, and after which steps of a run."""
+"""The evaluation protocol: which prompts are generated with which noise seeds, after which steps of a run."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,67 +10,67 @@ __all__ = ["AUTO", "Protocol"]
 
 AUTO = "auto"
 SCORED = 25
-"""Pictures scored at a time where no number is given: encoders are small."""
+"""Default number of pictures scored at a time: the encoders are small."""
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """How a tuned model is looked at.
+    """How a tuned model is evaluated.
 
     Attributes:
         name: its name in tables.
-        seeds: noise seeds; every prompt is drawn once with each.
-        every: each n-th prompt of the subject is asked.
-        at_steps: optimizer steps to look at besides the last.
-        batch: pictures at a time, or AUTO: as many as fit into memory when they are drawn.
-        drift: prompts of other subjects to draw too, which tell what tuning did to them; 0 is none.
+        seeds: noise seeds; every prompt is generated once with each.
+        prompt_stride: use every n-th prompt of the subject.
+        eval_steps: optimizer steps to evaluate, in addition to the last.
+        batch: pictures at a time, or AUTO: as many as fit into memory during generation.
+        prior_prompts: number of unrelated prompts to generate too, to measure the damage to the prior; 0 is none.
 
     Raises:
-        UserError: naming the option that is not such a number.
+        UserError: naming an option that is not a valid number.
     """
 
     name: str
     seeds: Sequence[int]
-    every: int
-    at_steps: Sequence[int]
+    prompt_stride: int
+    eval_steps: Sequence[int]
     batch: int | str
-    drift: int = 0
+    prior_prompts: int = 0
 
     def __post_init__(self) -> None:
         seeds = wholes("protocol.seeds", self.seeds, least=0)
         if not seeds or len(set(seeds)) < len(seeds):
             raise UserError(f"protocol.seeds must be one seed or several different ones, got {seeds}")
-        wholes("protocol.at_steps", self.at_steps, least=1)
-        whole("protocol.every", self.every, least=1)
-        whole("protocol.drift", self.drift, least=0)
+        wholes("protocol.eval_steps", self.eval_steps, least=1)
+        whole("protocol.prompt_stride", self.prompt_stride, least=1)
+        whole("protocol.prior_prompts", self.prior_prompts, least=0)
         if self.batch != AUTO:
             whole("protocol.batch", self.batch, least=1)
 
     def __str__(self) -> str:
-        others = f", {self.drift} prompts of other subjects" if self.drift else ""
+        others = f", {self.prior_prompts} prompts of other subjects" if self.prior_prompts else ""
         return f"{self.name}, {len(self.seeds)} seeds a prompt{others}"
 
     @property
     def scored(self) -> int:
-        """Pictures to score at a time."""
+        """Number of pictures to score at a time."""
         return SCORED if self.batch == AUTO else int(self.batch)
 
     @property
     def choice(self) -> dict[str, object]:
-        """What decides the pictures of the subject."""
-        return {"seeds": list(self.seeds), "every": self.every}
+        """The options that decide the pictures of the subject."""
+        return {"seeds": list(self.seeds), "prompt_stride": self.prompt_stride}
 
     @property
     def of_several(self) -> list[str]:
-        """Scores that take more than one picture, as far as the pictures allow them."""
-        return [*(["diversity"] if len(self.seeds) > 1 else []), *(["prior_kept"] if self.drift else [])]
+        """The scores of several pictures that this protocol allows."""
+        return [*(["diversity"] if len(self.seeds) > 1 else []), *(["prior_kept"] if self.prior_prompts else [])]
 
     def steps(self, last: int) -> list[int]:
-        """Steps at which a run is looked at, in ascending order: 0, those asked for, and the last.
+        """Return the steps at which a run is evaluated, in ascending order: 0, `eval_steps`, and the last.
 
         Raises:
             UserError: for a step after the last.
         """
-        if any(step > last for step in self.at_steps):
-            raise UserError(f"protocol.at_steps must be in [1, tuner.steps = {last}], got {list(self.at_steps)}")
-        return sorted({0, *self.at_steps, last})
+        if any(step > last for step in self.eval_steps):
+            raise UserError(f"protocol.eval_steps must be in [1, tuner.steps = {last}], got {list(self.eval_steps)}")
+        return sorted({0, *self.eval_steps, last})

@@ -1,9 +1,4 @@
-"""Questions to measure a base by, and contrasts of two sentences to swap while one picture is drawn.
-
-Questions to measure a base by: sentences, what each asks for, and where they are known the true pictures.
-
-Contrasts: two sentences to swap while one picture is drawn, and the attributes in which they differ.
-"""
+"""Held-out prompts to measure a base with, and pairs of prompts to swap during sampling."""
 
 import hashlib
 import json
@@ -48,17 +43,17 @@ GENERAL = (
     "a robot watering plants in a greenhouse",
     "a stack of colourful books on a white shelf",
 )
-"""Sentences of everyday scenes, for any text-to-image model; written for this project."""
+"""Prompts of everyday scenes, for any text-to-image model; written for this project."""
 
 
 @dataclass(frozen=True)
 class Question:
-    """One picture to ask a base for.
+    """One prompt for a base.
 
     Attributes:
-        text: the sentence.
-        seed: with the sentence decides the noise it is drawn from.
-        asked: attributes it asks for by name, where the world can tell.
+        text: the prompt.
+        seed: decides the noise, with the prompt.
+        asked: attributes that it asks for, by name; toy world only.
     """
 
     text: str
@@ -68,15 +63,15 @@ class Question:
 
 @dataclass(frozen=True)
 class Questions:
-    """What one base is measured on.
+    """The prompts that one base is measured on.
 
     Attributes:
-        name: what they are, in a few words.
-        each: the questions, no two with both text and seed alike.
-        pictures: the true picture of each, in [0, 1]; None where nobody knows it.
+        name: a short description.
+        each: the questions, with distinct (text, seed).
+        pictures: the true picture of each, in [0, 1]; None where there is no ground truth.
 
     Raises:
-        ValueError: there are none, two are alike, or the pictures are not as many.
+        ValueError: when there are none, two are equal, or the number of pictures differs.
     """
 
     name: str
@@ -93,7 +88,7 @@ class Questions:
 
     @property
     def fingerprint(self) -> str:
-        """Changes when any sentence, seed, attribute or pixel does."""
+        """A digest that changes with any prompt, seed, attribute or pixel."""
         told = hashlib.sha256(json.dumps([asdict(question) for question in self.each], sort_keys=True).encode())
         if self.pictures is not None:
             told.update(self.pictures.float().numpy().tobytes())
@@ -103,10 +98,10 @@ class Questions:
 def questions_of(
     texts: Sequence[str], count: int, seed: int, name: str = "given prompts", option: str = "prompts"
 ) -> Questions:
-    """`count` questions: all sentences with noise seed `seed`, then all with the next one, and so on.
+    """Return `count` questions: all prompts with noise seed `seed`, then all with the next seed, and so on.
 
     Raises:
-        UserError: naming the option, when there are no sentences, one is empty, or one is given twice.
+        UserError: naming the option, when there are no prompts, one is empty, or one is given twice.
     """
     if isinstance(texts, str) or not texts or not all(isinstance(text, str) and text.strip() for text in texts):
         raise UserError(f"{option} must be a list of sentences such as [a dog,a red car], got {texts!r}")
@@ -117,19 +112,19 @@ def questions_of(
 
 
 def general_questions(count: int, seed: int) -> Questions:
-    """The sentences in GENERAL; nobody knows their true pictures."""
+    """Return questions of the prompts in GENERAL, which have no true pictures."""
     return questions_of(GENERAL, count, seed, "general prompts")
 
 
 @dataclass(frozen=True)
 class Contrast:
-    """A pair of sentences.
+    """A pair of prompts, the first of which is swapped for the second during sampling.
 
     Attributes:
-        first: the sentence a picture is begun with.
-        second: the sentence it is finished with.
-        seed: with the first sentence decides the noise.
-        attributes: name -> (as the first asks, as the second asks), where the world can tell; never equal.
+        first: the prompt of the first steps.
+        second: the prompt of the last steps.
+        seed: decides the noise, with the first prompt.
+        attributes: name -> (value in the first, value in the second), never equal; toy world only.
     """
 
     first: str
@@ -144,10 +139,10 @@ class Contrast:
 
 
 def contrasts_of(pairs: Sequence[Sequence[str]], count: int, seed: int) -> tuple[Contrast, ...]:
-    """`count` contrasts: all pairs with noise seed `seed`, then all with the next one, and so on.
+    """Return `count` contrasts: all pairs with noise seed `seed`, then all with the next seed, and so on.
 
     Raises:
-        UserError: for what is no list of pairs of sentences.
+        UserError: for anything but a list of pairs of prompts.
     """
     if not pairs or any(isinstance(pair, str) or len(pair) != 2 for pair in pairs):
         raise UserError(f"probe.pairs must be pairs of sentences such as [['a dog','a red car']], got {pairs!r}")
@@ -158,5 +153,5 @@ def contrasts_of(pairs: Sequence[Sequence[str]], count: int, seed: int) -> tuple
 
 
 def general_contrasts(count: int, seed: int) -> tuple[Contrast, ...]:
-    """Neighbours among the general prompts; a scorer must tell which of the two a picture shows."""
+    """Return contrasts of consecutive general prompts; a scorer decides which of the two a picture shows."""
     return contrasts_of(list(zip(GENERAL, GENERAL[1:] + GENERAL[:1], strict=True)), count, seed)

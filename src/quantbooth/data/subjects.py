@@ -1,4 +1,4 @@
-"""A subject: what is to be personalized, the pictures that show it, and the sentences it will be asked in."""
+"""A subject of personalization: its photos, its identifier and class word, and its evaluation prompts."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,13 +13,13 @@ __all__ = ["Prompt", "Subject"]
 
 @dataclass(frozen=True)
 class Prompt:
-    """One sentence to judge a tuned model by.
+    """One evaluation prompt.
 
     Attributes:
-        template: holds ``{}`` where "identifier class" goes.
+        template: has ``{}`` for "identifier class".
         kind: context, accessory, property or plain.
-        asked: attributes the sentence asks for, where the world can tell (toy world only).
-        own: the subject's attributes it leaves as they are, where the world can tell.
+        asked: attributes that the prompt asks for; toy world only.
+        own: the subject's attributes that the prompt does not change; toy world only.
     """
 
     template: str
@@ -35,13 +35,13 @@ class Subject:
     Attributes:
         name: its name in tables.
         class_word: the class it belongs to ("dog").
-        identifier: the rare token that comes to mean it ("sks").
+        identifier: the rare token that denotes it after tuning ("sks").
         photos: the pictures to tune on, in [0, 1].
         references: the pictures that fidelity is measured against; the photos themselves where there are no others.
-        reference_masks: where in each reference the subject is; local CLIP-I then cuts it out there, and its locator
-            finds it in the generated pictures only.
-        prompts: what to ask for.
-        fingerprint: changes when any of the pictures or sentences does.
+        reference_masks: the subject's mask in each reference; local CLIP-I then crops the references by them, and uses
+            its locator on generated pictures only.
+        prompts: the evaluation prompts.
+        fingerprint: a digest that changes with any picture or prompt.
     """
 
     name: str
@@ -65,23 +65,23 @@ class Subject:
 
     @property
     def shown_as(self) -> str:
-        """Identifier and class word, as they stand in sentences."""
+        """Identifier and class word, as in prompts."""
         return f"{self.identifier} {self.class_word}"
 
     @property
     def tuning_text(self) -> str:
-        """The sentence beside each photo in tuning, as in DreamBooth."""
+        """The instance prompt: the prompt of the photos in training, as in DreamBooth."""
         return f"a photo of a {self.shown_as}"
 
     @property
     def class_text(self) -> str:
-        """The sentence of the class pictures that preserve the prior."""
+        """The class prompt: the prompt of the class pictures for prior preservation."""
         return f"a photo of a {self.class_word}"
 
     def asked_text(self, prompt: Prompt) -> str:
-        """The sentence that a tuned model is given."""
+        """Return the prompt for a tuned model, with identifier and class word."""
         return prompt.template.replace("{}", self.shown_as)
 
     def judged_text(self, prompt: Prompt) -> str:
-        """The sentence that CLIP-T compares with: without the identifier, which no encoder knows."""
+        """Return the prompt for CLIP-T, without the identifier, which CLIP does not know."""
         return prompt.template.replace("{}", self.class_word)

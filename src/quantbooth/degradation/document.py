@@ -1,16 +1,11 @@
-"""The document of a degradation study: tables, plots and a same-noise grid over every setting of a sweep.
-
-The same-noise grid: prompts down, settings across, small enough for a repository.
-
-The damage document: two tables, a plot and a grid over every setting of a sweep, figures with their runs.
-"""
+"""The document of a degradation study: two tables, plots and a same-noise grid over every setting of a sweep."""
 
 import io
 import math
 import os
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
-from functools import cache
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache, partial
 from pathlib import Path
 
 import pandas as pd
@@ -21,18 +16,22 @@ from quantbooth.degradation.study import DamageStudy
 from quantbooth.degradation.tables import TRUE_PICTURES, attributes, numbers, ratio_table
 from quantbooth.reporting.columns import NOTHING
 from quantbooth.reporting.images import contact_sheet
-from quantbooth.reporting.layout import markdown, simulated
+from quantbooth.reporting.tables import markdown, simulated
 
 __all__ = ["same_noise_grid", "write_document"]
 
 CELL = 64
 LABEL_WIDTH = 170
 BYTES = 300_000
+TABLE, PLOT, CURVE, GRID = "table.csv", "errors.svg", "curve.svg", "grid.png"
+MB, GB = 1e6, 1e9
+Write = Callable[[pd.Series], str]
 
 
 def same_noise_grid(study: DamageStudy, shown: int) -> bytes:
-    """A PNG of the first `shown` questions, or of as many (at least one) as fit into 300 kB: true pictures where they
-    are known, float's, and each setting's of the same noise.
+    """Return a PNG of the first `shown` questions, or of as many (at least one) as fit into 300 kB.
+
+    Prompts down; across true pictures where they are known, float's, and each setting's of the same noise.
     """
     folders = {study.label(damage): damage.folder / PICTURES for damage in (study.reference, *study.settings)}
     if study.reference.truth is not None:
@@ -48,7 +47,7 @@ def same_noise_grid(study: DamageStudy, shown: int) -> bytes:
 
 
 def _labelled(study: DamageStudy, shown: int) -> dict[str, str]:
-    """Files of the first questions by sentence, with the noise seed where a sentence comes again."""
+    """Return files of the first questions by sentence, with the noise seed where a sentence comes again."""
     asked = study.reference.pictures[:shown]
     again = asked["text"].duplicated(keep=False)
     labels = asked["text"].where(~again, asked["text"] + ", seed " + asked["noise_seed"].astype(str))
@@ -61,12 +60,8 @@ def _png(rows: Mapping[str, Sequence[Path]], columns: Sequence[str]) -> bytes:
     return buffer.getvalue()
 
 
-TABLE, PLOT, CURVE, GRID = "table.csv", "errors.svg", "curve.svg", "grid.png"
-MB, GB = 1e6, 1e9
-
-
 def write_document(found: Sequence[Damage], page: Path, folder: Path, shown: int, notes: Sequence[str]) -> None:
-    """Write table, plot and grid into the folder, and the page that shows them.
+    """Write table, plots and grid into the folder, and the page that shows them.
 
     Raises:
         UserError: the measurements do not compare.
@@ -85,13 +80,16 @@ def write_document(found: Sequence[Damage], page: Path, folder: Path, shown: int
 
 
 def _page(study: DamageStudy, table: pd.DataFrame, folder: Path, notes: Sequence[str]) -> str:
-    record = study.reference.record
-    parts = [f"# What quantization alone does to the base {record.base}", *notes]
+    parts = [f"# What quantization alone does to the base {study.reference.record.base}", *notes]
     parts += ["## Prediction error", _about_errors(study), _error_table(study, table)]
     if note := simulated(study.quants):
         parts += [note]
     if ratios := ratio_table(study):
-        parts += [_about_ratios(), ratios]
+        about = (
+            "Calibrations against each other: the first one's deviation over the other's, in brackets the 95 % "
+            "interval over triples. Not corrected for the number of comparisons."
+        )
+        parts += [about, ratios]
     if study.settings:
         parts += [f"![error added by quantization, by zone and bits]({(folder / PLOT).as_posix()})"]
     if option := swept(study):
@@ -104,11 +102,11 @@ def _page(study: DamageStudy, table: pd.DataFrame, folder: Path, notes: Sequence
 
 
 def _about_errors(study: DamageStudy) -> str:
-    reference = study.reference
-    record, zones = reference.record, [f"{name} [{a}, {b})" for name, (a, b) in reference.record.zones.items()]
+    record = study.reference.record
+    zones = [f"{name} [{start}, {stop})" for name, (start, stop) in record.zones.items()]
     return (
         f"Base {record.base}; held out: {record.held_out} (seed {record.seed}); "
-        f"{len(reference.predictions) // len(zones)} triples (x_t, t, text) in each zone: {', '.join(zones)}. "
+        f"{len(study.reference.predictions) // len(zones)} triples (x_t, t, text) in each zone: {', '.join(zones)}. "
         "The error is the mean squared difference of prediction and target; in brackets what quantization adds to that "
         "of the float prediction of the same triples. Deviation is the mean squared difference of quantized and float "
         f"prediction, over the float error. {_spread('triples')} The file is the denoiser's, its codes packed; float "
@@ -129,39 +127,55 @@ def _about_pictures(study: DamageStudy) -> str:
     )
 
 
-def _about_ratios() -> str:
-    return (
-        "Calibrations against each other: the first one's deviation over the other's, in brackets the 95 % interval "
-        "over triples. Not corrected for the number of comparisons."
-    )
-
-
 def _spread(of: str) -> str:
     return f"± is the wider half of the 95 % interval over {of}."
 
 
+def _written(table: pd.DataFrame, columns: Mapping[str, Write]) -> str:
+    """Return the table in Markdown: each column's title, and how it writes a row."""
+    rows = [[str(label), *(write(row) for write in columns.values())] for label, row in table.iterrows()]
+    return markdown(["setting", *columns], rows)
+
+
 def _error_table(study: DamageStudy, table: pd.DataFrame) -> str:
-    zones = list(study.reference.record.zones)
-    head = ["setting", "quantized layers", "left float", "file (MB)", "calibration (s)", "its peak memory (GB)"]
-    head += [*zones, *(f"deviation, {zone}" for zone in zones)]
-    rows = []
-    for label, row in table.drop(index=TRUE_PICTURES, errors="ignore").iterrows():
-        quantized = label != study.label(study.reference)
-        cells = [f"{row['layers']:.0f}", row["left_float"] if quantized else "all", f"{row['file_bytes'] / MB:,.2f}"]
-        cells += [_cost(row["calibration_seconds"], 0), _cost(row["calibration_peak_memory_bytes"] / GB, 2)]
-        cells += [_error(row, zone, quantized) for zone in zones]
-        cells += [_deviation(row, zone) if quantized else NOTHING for zone in zones]
-        rows.append([str(label), *cells])
-    return markdown(head, rows)
+    zones = study.reference.record.zones
+    columns: dict[str, Write] = {
+        "quantized layers": lambda row: f"{row['layers']:.0f}",
+        "left float": lambda row: row["left_float"] if _quantized(row) else "all",
+        "file (MB)": lambda row: f"{row['file_bytes'] / MB:,.2f}",
+        "calibration (s)": lambda row: _cost(row["calibration_seconds"], 0),
+        "its peak memory (GB)": lambda row: _cost(row["calibration_peak_memory_bytes"] / GB, 2),
+        **{zone: partial(_error, zone=zone) for zone in zones},
+        **{f"deviation, {zone}": partial(_deviation, zone=zone) for zone in zones},
+    }
+    return _written(table.drop(index=TRUE_PICTURES, errors="ignore"), columns)
+
+
+def _picture_table(table: pd.DataFrame) -> str:
+    def compared(write: Write) -> Write:
+        return lambda row: write(row) if _quantized(row) and not math.isnan(row["ssim"]) else NOTHING
+
+    columns: dict[str, Write] = {
+        "SSIM": compared(lambda row: _number(row, "ssim")),
+        "PSNR (dB)": compared(_psnr),
+        "CLIP-T": lambda row: _number(row, "clip_t"),
+        "CLIP-T, change": compared(lambda row: _number(row, "clip_t_change", "+")),
+        **{name.replace("_word", ""): partial(_number, key=RIGHT + name) for name in attributes(table)},
+    }
+    return _written(table, columns)
+
+
+def _quantized(row: pd.Series) -> bool:
+    return bool(row["quant"] != "fp")
 
 
 def _cost(value: float, decimals: int) -> str:
     return NOTHING if math.isnan(value) else f"{value:,.{decimals}f}"
 
 
-def _error(row: pd.Series, zone: str, quantized: bool) -> str:
+def _error(row: pd.Series, zone: str) -> str:
     error = f"{row[f'{zone}_error']:.4f}"
-    if not quantized:
+    if not _quantized(row):
         return f"{error} ±{_half(row, f'{zone}_error'):.4f}"
     relative, half = 100 * row[f"{zone}_relative"], 100 * _half(row, f"{zone}_relative")
     decimals = 0 if half >= 1 else 1 if half >= 0.1 else 2
@@ -170,19 +184,7 @@ def _error(row: pd.Series, zone: str, quantized: bool) -> str:
 
 def _deviation(row: pd.Series, zone: str) -> str:
     deviation = 100 * row[f"{zone}_deviation"] / row[f"{zone}_float_error"]
-    return f"{deviation:,.{0 if deviation >= 10 else 2}f} %"
-
-
-def _picture_table(table: pd.DataFrame) -> str:
-    seen = attributes(table)
-    head = ["setting", "SSIM", "PSNR (dB)", "CLIP-T", "CLIP-T, change", *(name.replace("_word", "") for name in seen)]
-    rows = []
-    for label, row in table.iterrows():
-        compared = not math.isnan(row["ssim"]) and row["quant"] != "fp"
-        cells = [_number(row, "ssim"), _psnr(row)] if compared else [NOTHING, NOTHING]
-        cells += [_number(row, "clip_t"), _number(row, "clip_t_change", "+") if compared else NOTHING]
-        rows.append([str(label), *cells, *(_number(row, RIGHT + name) for name in seen)])
-    return markdown(head, rows)
+    return f"{deviation:,.{0 if deviation >= 10 else 2}f} %" if _quantized(row) else NOTHING
 
 
 def _number(row: pd.Series, key: str, sign: str = "") -> str:
@@ -190,7 +192,7 @@ def _number(row: pd.Series, key: str, sign: str = "") -> str:
 
 
 def _psnr(row: pd.Series) -> str:
-    """Pictures that are all equal have no finite one."""
+    """Return it with its interval; pictures that are all equal have no finite one."""
     if math.isinf(row["psnr"]):
         return "∞"
     half = _half(row, "psnr")

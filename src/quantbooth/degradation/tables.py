@@ -1,11 +1,5 @@
-"""The tables of a degradation study: one row per setting, and calibrations against each other at the same bits.
+"""The numbers of a degradation study: a row per setting, every mean with its 95 % interval; calibrations compared."""
 
-The numbers of a damage study: one row per setting, every mean with its 95 % interval.
-
-Calibrations against each other at the same bits: how large the one's deviation from float is beside the other's.
-"""
-
-from collections.abc import Iterator
 from itertools import combinations
 
 import numpy as np
@@ -16,24 +10,23 @@ from rich.progress import track
 from quantbooth.degradation.files import RIGHT, Damage
 from quantbooth.degradation.study import DamageStudy, left_float
 from quantbooth.evaluation.scores import psnr
-from quantbooth.reporting.layout import markdown
 from quantbooth.reporting.statistics import Interval, mean, relative_increase, share
+from quantbooth.reporting.tables import markdown
 
 __all__ = ["TRUE_PICTURES", "attributes", "numbers", "ratio_table"]
 
 TRUE_PICTURES = "true pictures"
 SEED = 0
-
 Row = dict[str, object]
 
 
 def numbers(study: DamageStudy) -> pd.DataFrame:
-    """True pictures where they are known, then float, then the settings; indexed by label.
+    """Return true pictures where they are known, then float, then the settings; indexed by label.
 
-    Each number has `_low` and `_high` beside it. Per zone: `<zone>_error` and `<zone>_float_error`, mean squared errors
-    of this denoiser's and of the float prediction; `<zone>_added`, their difference; `<zone>_relative`, that over the
-    float error; `<zone>_deviation`, the mean squared difference of both predictions. Of pictures: `ssim`, `mse` and
-    `psnr` against float's of the same noise, `clip_t`, `clip_t_change` against float's, and `right_<attribute>`.
+    Each number has `_low` and `_high` next to it. Per zone: `<zone>_error` and `<zone>_float_error`, mean squared
+    errors of this denoiser's and of the float prediction; `<zone>_added`, their difference; `<zone>_relative`, that
+    over the float error; `<zone>_deviation`, the mean squared difference of both predictions. Of pictures: `ssim`,
+    `mse` and `psnr` against float's of the same noise, `clip_t`, `clip_t_change` against float's, `right_<attribute>`.
     """
     shown = track((study.reference, *study.settings), "intervals", transient=True)
     rows = [_setting(study, damage) for damage in shown]
@@ -43,7 +36,7 @@ def numbers(study: DamageStudy) -> pd.DataFrame:
 
 
 def attributes(table: pd.DataFrame) -> list[str]:
-    """Attributes that the oracle looked for."""
+    """Return the attributes that the oracle looked for."""
     found = (name for name in table if name.startswith(RIGHT) and not name.endswith(("_low", "_high")))
     return [name.removeprefix(RIGHT) for name in found]
 
@@ -52,12 +45,9 @@ def _setting(study: DamageStudy, damage: Damage) -> Row:
     record = damage.record
     about: Row = {
         "label": study.label(damage),
-        "quant": record.quant,
-        "bits": record.bits,
-        "calibration": record.calibration,
+        **{key: getattr(record, key) for key in ("quant", "bits", "calibration")},
         "left_float": left_float(damage),
-        "layers": record.layers,
-        "file_bytes": record.file_bytes,
+        **{key: getattr(record, key) for key in ("layers", "file_bytes")},
         "calibration_seconds": record.seconds,
         "calibration_peak_memory_bytes": record.peak_memory_bytes,
         "run": damage.run,
@@ -68,10 +58,10 @@ def _setting(study: DamageStudy, damage: Damage) -> Row:
 
 
 def _errors(zone: str, rows: pd.DataFrame) -> Row:
-    found = {name: _mean(rows[name]) for name in ("float_error", "error", "deviation")}
-    found["added"] = _mean(rows["error"] - rows["float_error"])
-    found["relative"] = relative_increase(rows["error"].to_numpy(), rows["float_error"].to_numpy(), _rng())
-    return {f"{zone}_{name}": value for key, spread in found.items() for name, value in _named(key, spread)}
+    found = {f"{zone}_{name}": _mean(rows[name]) for name in ("float_error", "error", "deviation")}
+    found[f"{zone}_added"] = _mean(rows["error"] - rows["float_error"])
+    found[f"{zone}_relative"] = relative_increase(rows["error"].to_numpy(), rows["float_error"].to_numpy(), _rng())
+    return _named(found)
 
 
 def _compared(pictures: pd.DataFrame, reference: pd.DataFrame) -> Row:
@@ -79,24 +69,23 @@ def _compared(pictures: pd.DataFrame, reference: pd.DataFrame) -> Row:
         raise ValueError("pictures must be of the same questions as float's")
     spreads = {name: _mean(pictures[name]) for name in ("ssim", "mse")}
     spreads["clip_t_change"] = _mean(pictures["clip_t"] - reference["clip_t"])
-    row: Row = dict(pair for key, spread in spreads.items() for pair in _named(key, spread))
     mse = spreads["mse"]
-    return row | {"psnr": psnr(mse.mean), "psnr_low": psnr(mse.high), "psnr_high": psnr(mse.low)}
+    return _named(spreads) | {"psnr": psnr(mse.mean), "psnr_low": psnr(mse.high), "psnr_high": psnr(mse.low)}
 
 
 def _judged(pictures: pd.DataFrame) -> Row:
-    spreads: Row = {"pictures": len(pictures), **dict(_named("clip_t", _mean(pictures["clip_t"])))}
-    for name in (column for column in pictures if column.startswith(RIGHT)):
-        spreads |= dict(_named(name, share(pictures[name].dropna().tolist())))
-    return spreads
+    rights = [column for column in pictures if column.startswith(RIGHT)]
+    shares = {name: share(pictures[name].dropna().tolist()) for name in rights}
+    return {"pictures": len(pictures)} | _named({"clip_t": _mean(pictures["clip_t"])} | shares)
 
 
 def _mean(values: pd.Series) -> Interval:
     return mean(values.tolist(), _rng())
 
 
-def _named(key: str, spread: Interval) -> list[tuple[str, float]]:
-    return [(key, spread.mean), (f"{key}_low", spread.low), (f"{key}_high", spread.high)]
+def _named(spreads: dict[str, Interval]) -> Row:
+    ends = (("", "mean"), ("_low", "low"), ("_high", "high"))
+    return {key + end: getattr(spread, part) for key, spread in spreads.items() for end, part in ends}
 
 
 def _rng() -> np.random.Generator:
@@ -104,26 +93,21 @@ def _rng() -> np.random.Generator:
 
 
 def ratio_table(study: DamageStudy) -> str | None:
-    """A row for each pair of settings that differ in calibration only; None where there is no pair."""
+    """Return the first one's deviation from float over the other's, for each pair that differs in calibration only.
+
+    None where there is no pair. On the same triples, with the 95 % interval over triples.
+    """
     zones = list(study.reference.record.zones)
-    rows = [
-        [f"{study.label(one)} / {study.family(other)}", *(_ratio(one, other, zone) for zone in zones)]
-        for one, other in _pairs(study)
-    ]
-    return markdown(["deviation, ratio", *zones], rows) if rows else None
-
-
-def _pairs(study: DamageStudy) -> Iterator[tuple[Damage, Damage]]:
-    """The later of two settings first."""
+    rows = []
     for other, one in combinations(study.settings, 2):
         same = (one.record.quant, one.record.left_float) == (other.record.quant, other.record.left_float)
         if same and study.family(one) != study.family(other):
-            yield one, other
+            rows.append([f"{study.label(one)} / {study.family(other)}", *(_ratio(one, other, zone) for zone in zones)])
+    return markdown(["deviation, ratio", *zones], rows) if rows else None
 
 
 def _ratio(one: Damage, other: Damage, zone: str) -> str:
-    """Mean deviation of the one over that of the other on the same triples, with its 95 % interval over triples."""
-    found = relative_increase(_deviations(one, zone), _deviations(other, zone), np.random.default_rng(SEED))
+    found = relative_increase(_deviations(one, zone), _deviations(other, zone), _rng())
     return f"{1 + found.mean:.2f} [{1 + found.low:.2f}, {1 + found.high:.2f}]"
 
 

@@ -1,1 +1,1 @@
-"""The text-to-image model around the denoiser: bundle, schedule, loss, routing of timesteps to scale sets, sampling."""
+"""The text-to-image model around the denoiser: base, families, schedule, loss, router, sampler, LoRA files."""

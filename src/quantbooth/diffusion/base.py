@@ -1,4 +1,4 @@
-"""A base: the parts of one text-to-image model, and what may be asked of them; its family gives the answers."""
+"""A base: the parts of one text-to-image model, with the operations that its family implements."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -19,12 +19,12 @@ class Base:
     """Denoiser + autoencoder + text encoders + noise schedule of one text-to-image model.
 
     Attributes:
-        name: what figures made with this base are labelled with.
-        family: knows how networks of this kind are called.
+        name: the base's label in tables and figures.
+        family: implements the operations for this kind of pipeline.
         denoiser: predicts noise or velocity from (x_t, t, conditioning); float or quantized.
         autoencoder: a diffusers autoencoder (``AutoencoderKL`` or ``AutoencoderTiny``); None where none is needed.
-        encoders: its text encoders, as the family wants them; none where no prompt is encoded any more.
-        scheduler_config: the configuration of the diffusers noise schedule the base was trained with.
+        encoders: its text encoders, in the family's order; empty where no prompt is encoded any more.
+        scheduler_config: the configuration of the diffusers scheduler that the base was trained with.
     """
 
     name: str
@@ -34,7 +34,7 @@ class Base:
     encoders: tuple[TextEncoder, ...]
     scheduler_config: dict[str, Any]
 
-    # ---- what is asked while a model is calibrated, tuned, drawn from, or measured
+    # ---- operations of calibration, tuning, sampling and measurement
 
     def predict(
         self,
@@ -42,11 +42,11 @@ class Base:
         t: Float[Tensor, "..."] | Int[Tensor, "..."],
         conditioning: Conditioning,
     ) -> Float[Tensor, "b c h w"]:
-        """Return what the denoiser predicts at x_t; t is one training timestep per sample, or one for all."""
+        """Return the denoiser's prediction at x_t; t is one training timestep per sample, or one for all."""
         return self.family.predict(self.denoiser, x_t, t, conditioning)
 
     def encode_prompts(self, prompts: Sequence[str]) -> Conditioning:
-        """Return the conditioning of some prompts, a row each; with gradient where part of an encoder learns."""
+        """Return the conditioning of prompts, a row each; with gradient where part of an encoder is trainable."""
         return self.family.encode_prompts(self.encoders, prompts, self.side)
 
     @torch.no_grad()
@@ -61,26 +61,26 @@ class Base:
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
-        """Return (channels, height, width) of the latents of its pictures."""
+        """(channels, height, width) of the latents."""
         return self.family.latent_shape(self.denoiser)
 
     @property
     def side(self) -> int:
-        """Return the side of the pictures it draws, in pixels."""
+        """The side of generated pictures, in pixels."""
         return self.latent_shape[-1] * self.family.pixels_per_latent(self.autoencoder)
 
     @property
     def schedule(self) -> NoiseSchedule:
-        """Return its noise schedule."""
+        """The noise schedule of training."""
         return self.family.schedule(self.scheduler_config)
 
     @property
     def timesteps(self) -> int:
-        """Return T, the number of training timesteps."""
+        """T, the number of training timesteps."""
         return int(self.scheduler_config["num_train_timesteps"])
 
     def new_scheduler(self, name: str, steps: int) -> Any:
-        """Return a fresh sampler of that name on the base's own noise schedule, its timesteps set.
+        """Return a new diffusers scheduler of that name on the base's noise schedule, with its timesteps set.
 
         Raises:
             UserError: when the family does not have this sampler.
@@ -88,11 +88,11 @@ class Base:
         return self.family.new_scheduler(name, self.scheduler_config, steps, self.latent_shape)
 
     def blocks(self) -> list[str]:
-        """Return the names of the denoiser's modules whose layers calibration learns together."""
+        """Return the names of the denoiser's blocks, which calibration reconstructs one at a time (BRECQ)."""
         return self.family.blocks(self.denoiser)
 
     def skip_splits(self) -> dict[str, tuple[int, int]]:
-        """Return the layers that see a concatenation, each with how many of its inputs come from where.
+        """Return the layers that read a concatenation, with the number of inputs from each source.
 
         Raises:
             UserError: when the denoiser has no skip connections.
@@ -101,11 +101,11 @@ class Base:
 
     @property
     def float_layers(self) -> tuple[str, ...]:
-        """Return patterns of the denoiser's layers that are not quantized unless asked."""
+        """Patterns of the denoiser's layers that stay float by default."""
         return self.family.float_layers
 
     def enable_gradient_checkpointing_(self) -> None:
-        """Let the denoiser's backward pass compute the inside of blocks again in the place of keeping it."""
+        """Recompute the activations of the denoiser's blocks in the backward pass instead of saving them."""
         self.family.enable_gradient_checkpointing_(self.denoiser)
 
     # ---- its parts
@@ -116,7 +116,7 @@ class Base:
 
     @property
     def networks(self) -> nn.ModuleList:
-        """Return all of them, to be moved together."""
+        """All networks as one module list, for moving them to a device."""
         return nn.ModuleList([self.denoiser, self.autoencoder, *self.text_encoders])
 
     @property
@@ -125,35 +125,35 @@ class Base:
 
     @property
     def text_encoder(self) -> Any:
-        """Return the first of them."""
+        """The first text encoder."""
         return self.encoders[0].network
 
     @property
     def tokenizer(self) -> Any:
-        """Return that of the first text encoder."""
+        """The tokenizer of the first text encoder."""
         return self.encoders[0].tokenizer
 
     @property
     def component(self) -> str:
-        """Return what diffusers calls the denoiser within a pipeline, which is the name of its folder too."""
+        """The denoiser's component name in a diffusers pipeline, which is also its folder's name."""
         return self.family.component
 
     @property
     def denoiser_alone(self) -> "Base":
-        """Return it without autoencoder and text encoders, which leave memory when nothing else holds them."""
+        """The base without autoencoder and text encoders, so that their memory can be freed."""
         return replace(self, autoencoder=None, encoders=())
 
     def with_denoiser(self, denoiser: nn.Module) -> "Base":
-        """Return the same with another denoiser."""
+        """Return a copy with another denoiser."""
         return replace(self, denoiser=denoiser)
 
     def with_text_encoder(self, network: nn.Module) -> "Base":
-        """Return the same with another first text encoder."""
+        """Return a copy with another first text encoder."""
         first, *others = self.encoders
         return replace(self, encoders=(replace(first, network=network), *others))
 
 
 def frozen(base: Base) -> Base:
-    """The same base in evaluation mode and without a parameter that asks for a gradient."""
+    """Put all networks into evaluation mode, freeze their parameters, and return the base."""
     base.networks.eval().requires_grad_(False)
     return base

@@ -1,10 +1,10 @@
-"""Conditioning: what a denoiser is given beside x_t and t, as one value with a row for every sample.
+"""Conditioning: the inputs of a denoiser besides x_t and t, as one value with a row per sample.
 
     tokens  [b, length, d]    hidden states of the text encoders
     extra   name -> [b, ...]  what a family adds: SDXL `pooled` [b, p] and `sizes` [b, 6]; a mask, token ids, ...
 
-Sampling, tuning, calibration and measurement only index, concatenate and repeat rows; what the tensors mean is known to
-the family that made them (`diffusion/families`).
+Sampling, tuning, calibration and measurement only index, concatenate and repeat rows; only the family that made the
+tensors interprets them (`diffusion/families`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -45,10 +45,10 @@ class Conditioning:
         return len(self.tokens)
 
     def __getitem__(self, rows: slice | Sequence[int] | Int[Tensor, " chosen"] | Bool[Tensor, " b"]) -> "Conditioning":
-        """Return some rows, always as rows: `c[:1]` is the first.
+        """Return some rows; `c[:1]` is the first.
 
         Raises:
-            TypeError: for a single number, which would take the axis of rows away.
+            TypeError: for a single integer, which would remove the row axis.
         """
         if isinstance(rows, int):
             raise TypeError(f"rows must be a slice, a list or a tensor of numbers, got {rows!r}")
@@ -61,17 +61,17 @@ class Conditioning:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Return the precision of the tokens."""
+        """The dtype of the tokens."""
         return self.tokens.dtype
 
     @property
     def tensors(self) -> dict[str, Tensor]:
-        """Return all tensors by name, as files hold them; `from_tensors` is the inverse."""
+        """All tensors by name, as files store them; `from_tensors` is the inverse."""
         return {TOKENS: self.tokens, **self.extra}
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Shaped[Tensor, "..."]]) -> "Conditioning":
-        """Return the conditioning of which these are the `tensors`.
+        """Return the conditioning with these `tensors`.
 
         Raises:
             ValueError: when "tokens" is missing.
@@ -82,10 +82,10 @@ class Conditioning:
 
     @classmethod
     def cat(cls, parts: Sequence["Conditioning"]) -> "Conditioning":
-        """Return the rows of all parts one after another.
+        """Concatenate the rows of all parts.
 
         Raises:
-            ValueError: when there is no part, or the parts have tensors of other names.
+            ValueError: when there is no part, or the parts have tensors of different names.
         """
         _require_same_names(parts)
         return cls.from_tensors({name: torch.cat([part.tensors[name] for part in parts]) for name in parts[0].tensors})
@@ -95,7 +95,7 @@ class Conditioning:
         """Return for each row that of `this` where `first` is true, else that of `other`.
 
         Raises:
-            ValueError: when both have tensors of other names.
+            ValueError: when the two have tensors of different names.
         """
         _require_same_names([this, other])
 
@@ -105,7 +105,7 @@ class Conditioning:
         return cls.from_tensors({name: chosen(one, other.tensors[name]) for name, one in this.tensors.items()})
 
     def expand(self, count: int) -> "Conditioning":
-        """Return a single row `count` times, without a copy.
+        """Repeat a single row `count` times, without a copy.
 
         Raises:
             ValueError: when there is not exactly one row.
@@ -115,14 +115,14 @@ class Conditioning:
         return self._made({name: tensor.expand(count, *tensor.shape[1:]) for name, tensor in self.tensors.items()})
 
     def to(self, target: torch.device | torch.dtype | str) -> "Conditioning":
-        """Return the same on a device, or in a precision, which only floating tensors take."""
+        """Return a copy on a device, or in a dtype, which applies to floating tensors only."""
         if not isinstance(target, torch.dtype):
             return self._made({name: tensor.to(target) for name, tensor in self.tensors.items()})
         floats = {name: tensor.to(target) for name, tensor in self.tensors.items() if tensor.is_floating_point()}
         return self._made({**self.tensors, **floats})
 
     def detach(self) -> "Conditioning":
-        """Return the same without the graph that made it."""
+        """Return a copy detached from the autograd graph."""
         return self._made({name: tensor.detach() for name, tensor in self.tensors.items()})
 
     def _made(self, tensors: Mapping[str, Tensor]) -> "Conditioning":

@@ -1,4 +1,4 @@
-"""A diffusers folder as it lies on disk: its parts, its JSON files, and what they are called."""
+"""A diffusers folder on disk: its parts, its JSON files, and their names."""
 
 import json
 from pathlib import Path
@@ -22,7 +22,7 @@ def part_of(folder: Path, name: str) -> Path:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Return what a JSON file of the folder says.
+    """Read a JSON file of the folder.
 
     Raises:
         UserError: when it is missing or damaged.
@@ -36,12 +36,12 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def text_encoder_names(count: int) -> list[str]:
-    """Return what diffusers calls so many text encoders: `text_encoder`, `text_encoder_2`, ..."""
+    """Return diffusers' names of `count` text encoders: `text_encoder`, `text_encoder_2`, ..."""
     return _numbered("text_encoder", count)
 
 
 def tokenizer_names(count: int) -> list[str]:
-    """Return what diffusers calls so many tokenizers: `tokenizer`, `tokenizer_2`, ..."""
+    """Return diffusers' names of `count` tokenizers: `tokenizer`, `tokenizer_2`, ..."""
     return _numbered("tokenizer", count)
 
 

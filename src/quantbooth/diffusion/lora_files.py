@@ -1,8 +1,8 @@
-"""LoRA files of others on a base of ours, float or packed: read, weighed, and added to every sample.
+"""Load LoRA files made by other tools onto a float or quantized base, with a weight each, for every sample.
 
-    y = layer(x) + sum_j w_j s_j B_j A_j x,    s = alpha / r, or alpha / sqrt(r) where a file says so (rank-stabilized)
+    y = layer(x) + sum_j w_j s_j B_j A_j x,    s = alpha / r, or alpha / sqrt(r) for rank-stabilized LoRA
 
-beside whatever is tuned. Safetensors only: other files can run code when they are read.
+in addition to what is tuned. Safetensors only: other formats can run code when they are read.
 """
 
 import hashlib
@@ -27,16 +27,16 @@ from quantbooth.runtime.errors import UserError
 __all__ = ["LoraFile", "add_loras_", "lora_file", "lora_files"]
 
 USUAL = ("adapter_model.safetensors", "pytorch_lora_weights.safetensors")
-"""What peft and diffusers call the file in a folder."""
+"""The file names that PEFT and diffusers write in a folder."""
 CONFIG = "adapter_config.json"
-"""Where peft keeps alpha, beside the first of these."""
+"""The file in which PEFT stores alpha, next to `adapter_model.safetensors`."""
 METADATA = "lora_adapter_metadata"
-"""Where diffusers keeps it, inside the file."""
+"""The metadata key under which diffusers stores alpha, inside the file."""
 
 
 @dataclass(frozen=True)
 class LoraFile:
-    """A file, and how strongly it is to count."""
+    """A LoRA file and its weight."""
 
     path: Path
     weight: float
@@ -49,22 +49,22 @@ class LoraFile:
 
     @property
     def config(self) -> Path | None:
-        """peft's configuration, which belongs to its file."""
+        """PEFT's configuration file, for PEFT's file name only."""
         return self.path.with_name(CONFIG) if self.path.name == USUAL[0] else None
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What decides pictures: contents and weight, not where it lies."""
+        """The contents and the weight, which decide pictures; the path does not."""
         files = [self.path, *([] if self.config is None else [self.config])]
         contents = [hashlib.sha256(file.read_bytes()).hexdigest() for file in files]
         return {"contents": contents, "weight": self.weight}
 
 
 def lora_files(texts: object) -> tuple[LoraFile, ...]:
-    """The files of a list, each as of `lora_file`.
+    """Return the LoRA files of a list of PATH or PATH:WEIGHT (see `lora_file`).
 
     Raises:
-        UserError: when it is no list, or one of them is no such file.
+        UserError: when it is not a list, or an entry is not such a file.
     """
     if isinstance(texts, str) or not isinstance(texts, Sequence):
         raise UserError(f"lora must be a list such as [style.safetensors:0.8], got {texts!r}")
@@ -72,10 +72,10 @@ def lora_files(texts: object) -> tuple[LoraFile, ...]:
 
 
 def lora_file(text: object) -> LoraFile:
-    """A file from PATH or PATH:WEIGHT, the weight being 1 where none is given; a folder stands for the file in it.
+    """Return the LoRA file of PATH or PATH:WEIGHT, with weight 1 by default; a folder means the LoRA file in it.
 
     Raises:
-        UserError: when it is no text, there is nothing at PATH, it is not in safetensors, or peft's alpha is missing.
+        UserError: when it is not a string, PATH does not exist or is not safetensors, or PEFT's alpha is missing.
     """
     if not isinstance(text, str) or not text:
         raise UserError(f"lora must be a list of PATH or PATH:WEIGHT, got {text!r} in it")
@@ -95,10 +95,10 @@ def lora_file(text: object) -> LoraFile:
 
 
 def add_loras_(base: Base, loras: Sequence[LoraFile]) -> None:
-    """Add what some files hold to the denoiser and the text encoders of a base.
+    """Add LoRA files to the denoiser and the text encoders of a base.
 
     Raises:
-        UserError: naming the file, when it matches nothing, or in part only, or does not fit.
+        UserError: naming the file, when it matches no layer, matches only in part, or does not fit.
     """
     parts = parts_of(base)
     found: dict[str, dict[str, list[Factors]]] = {part: {} for part in parts}
@@ -110,7 +110,7 @@ def add_loras_(base: Base, loras: Sequence[LoraFile]) -> None:
 
 
 def _factors(lora: LoraFile, family: Family, parts: Mapping[str, nn.Module]) -> dict[Place, Factors]:
-    """A and B of every layer a file speaks of, its scale and weight in B."""
+    """Return A and B of every layer in a file, its scale and weight folded into B."""
     tensors, configs = _read(lora, parts)
     placed = _placed(lora.path, tensors, Names(family, parts))
     made: dict[Place, Factors] = {}
@@ -129,10 +129,10 @@ def _factors(lora: LoraFile, family: Family, parts: Mapping[str, nn.Module]) -> 
 
 
 def _placed(path: Path, tensors: Mapping[str, Tensor], names: Names) -> dict[Place, dict[str, Tensor]]:
-    """Tensors by layer.
+    """Return the tensors of a file by layer of the base.
 
     Raises:
-        UserError: when none has a place, with examples; or else naming the first that has not.
+        UserError: when no tensor matches, with examples; otherwise naming the first that does not match.
     """
     places = {key: names.find(key) for key in tensors}
     if not any(places.values()):
@@ -147,14 +147,14 @@ def _placed(path: Path, tensors: Mapping[str, Tensor], names: Names) -> dict[Pla
 
 
 def _fitted(layer: nn.Module, down: Tensor, up: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-    """A and B in the layer's form: files write a 1 x 1 convolution's with its 1 x 1 or without."""
+    """Return A and B in the layer's shape: files store those of a 1 x 1 convolution with or without the 1 x 1 axes."""
     down, up = (tensor.flatten(1) if tensor.shape[2:] == (1, 1) else tensor for tensor in (down, up))
     is_convolution = len(form_of(layer).inputs) == 3
     return (down[..., None, None] if is_convolution and down.ndim == 2 else down).float(), up.float() * scale
 
 
 def _read(lora: LoraFile, parts: Iterable[str]) -> tuple[dict[str, Tensor], dict[str, dict[str, Any]]]:
-    """The tensors of a file, and what is said of their scale by part."""
+    """Return the tensors of a file, and the LoRA configuration of each part."""
     try:
         with safe_open(lora.path, framework="pt") as file:
             tensors = {key: file.get_tensor(key) for key in sorted(file.keys())}
@@ -174,10 +174,10 @@ def _under(metadata: Mapping[str, Any], part: str) -> dict[str, Any]:
 
 
 def _scale(path: Path, config: Mapping[str, Any], rank: int) -> float:
-    """alpha / r, or alpha / sqrt(r); 1 where nothing is said.
+    """Return alpha / r, or alpha / sqrt(r) with rsLoRA; 1 where the configuration has no alpha.
 
     Raises:
-        UserError: where alpha differs from layer to layer by patterns of peft's own.
+        UserError: for PEFT's `alpha_pattern`, an alpha per layer.
     """
     if config.get("alpha_pattern"):
         raise UserError(f"{path}: an alpha_pattern is not covered; save it with one lora_alpha")
@@ -195,7 +195,7 @@ def _in_folder(folder: Path) -> Path:
 
 
 def _number(text: str) -> float | None:
-    """A finite number, or None where the text is none."""
+    """Return the finite number in a text, or None."""
     try:
         value = float(text)
     except ValueError:

@@ -1,25 +1,23 @@
-"""Names in LoRA files of others: which layer of a base is meant, also as the original code calls it.
+"""Names of layers in LoRA files of PEFT, diffusers and kohya, mapped to the layers of a base.
 
-What the original code calls a unet's layers, as single-file checkpoints and LoRA files for SDXL have it.
+The original Stable Diffusion code, whose names single-file checkpoints and LoRA files for SDXL use, names layers thus:
 
     input_blocks.0.0                        conv_in
     input_blocks.(1 + i (L + 1) + j).0      down_blocks.i.resnets.j       .1 its attention
     input_blocks.((i + 1) (L + 1)).0.op     down_blocks.i.downsamplers.0.conv
     middle_block.0, .1, .2                  mid_block: resnet, attention, resnet
-    output_blocks.(i (L + 1) + j).0         up_blocks.i.resnets.j         .1 its attention, behind them upsamplers.0
+    output_blocks.(i (L + 1) + j).0         up_blocks.i.resnets.j         .1 its attention, then upsamplers.0
 
-with L = layers_per_block of the unet's configuration.
+with L = layers_per_block of the unet's configuration. LoRA files name the factors of a layer thus:
 
-What LoRA files of others call a layer's factors, and which layer of a base is meant.
-
-    peft        base_model.model.<layer>.lora_A.weight                     as peft saves a unet alone
+    PEFT        base_model.model.<layer>.lora_A.weight                     as PEFT saves a unet alone
     diffusers   unet.<layer>.lora_A.weight, text_encoder.<layer>.lora_A.weight
-    of old      unet.<layer>.lora.down.weight, .lora_linear_layer.up.weight, unet.<...>.processor.to_q_lora.down.weight
+    older       unet.<layer>.lora.down.weight, .lora_linear_layer.up.weight, unet.<...>.processor.to_q_lora.down.weight
     kohya       lora_unet_<layer>.lora_down.weight, lora_te_<layer>.alpha: dots of <layer> written as underscores
-    for SDXL    lora_unet_input_blocks_4_1_<...>: the same with the original code's names (see `original_names`)
+    for SDXL    lora_unet_input_blocks_4_1_<...>: the same with the names of the original code
 
-Underscores do not tell where dots were, so names are not taken apart: each layer of the base is asked what it would be
-called, in every way.
+Underscores do not show where the dots were, so names are not parsed: every layer of the base is listed under every name
+that a file may use for it.
 """
 
 import re
@@ -59,7 +57,7 @@ MIDDLE = re.compile(r"mid_block\.(resnets|attentions)\.(\d+)\.(.+)")
 
 
 def original_name(unet: Any, name: str) -> str | None:
-    """The original name of a unet's layer, or of a weight of it; None where the original code has none such."""
+    """Return the original code's name of a unet's layer, or of its weight; None where the original has none."""
     for ours, theirs in OUTSIDE.items():
         if name == ours or name.startswith(f"{ours}."):
             return theirs + name.removeprefix(ours)
@@ -89,7 +87,7 @@ def _place(unet: Any, side: str, block: int, kind: str, number: int, layers: int
 
 
 def _inside(kind: str, rest: str) -> str:
-    """What a layer is called within its block."""
+    """Return the original code's name of a layer within its block."""
     if kind == "downsamplers":
         return "op" + rest.removeprefix("conv")
     first, _, more = rest.partition(".")
@@ -104,19 +102,19 @@ FACTOR = re.compile(r"(.+?)[._]lora(?:_linear_layer)?[._](A|B|down|up)(?:\.defau
 ALPHA = re.compile(r"(.+?)(?:\.lora)?\.(alpha)")
 HALVES = {"A": "A", "down": "A", "B": "B", "up": "B", "alpha": "alpha"}
 KOHYA = {"text_encoder": ("lora_te_", "lora_te1_"), "text_encoder_2": ("lora_te2_",)}
-"""What kohya's files write before the layers of text encoders; before those of the denoiser it is the family's own."""
+"""The prefixes of text encoder layers in kohya's files; a family has `lora_prefixes` for its denoiser."""
 INSIDE = "text_model."
-"""Stands before the layers of a text encoder in files, in some releases of transformers and not in others."""
+"""A prefix of text encoder layers that some releases of transformers write and others do not."""
 
 
 def parts_of(base: Base) -> dict[str, nn.Module]:
-    """The networks of a base that LoRA files speak of."""
+    """Return the networks of a base that LoRA files can change, by diffusers' component name."""
     names = text_encoder_names(len(base.encoders))
     return {base.component: base.denoiser, **dict(zip(names, base.text_encoders, strict=True))}
 
 
 class Names:
-    """Every layer of some networks (`parts_of`) by every name it may have in a file."""
+    """The layers of some networks (`parts_of`) by every name that they may have in a file."""
 
     def __init__(self, family: Family, parts: Mapping[str, nn.Module]) -> None:
         self._places: dict[str, list[Place]] = {}
@@ -126,10 +124,10 @@ class Names:
                     self._places.setdefault(name, []).append((part, layer))
 
     def find(self, key: str) -> tuple[Place, str] | None:
-        """Which layer a key of a file means, and what of it: "A", "B" or "alpha"; None where it means nothing here.
+        """Return the layer of a file's key and its role, "A", "B" or "alpha"; None where no layer matches.
 
         Raises:
-            UserError: when it may mean two.
+            UserError: when two layers match.
         """
         match = FACTOR.fullmatch(key) or ALPHA.fullmatch(key)
         if match is None:
@@ -141,17 +139,17 @@ class Names:
         return (places[0], HALVES[match[2]]) if places else None
 
     def examples(self) -> tuple[str, ...]:
-        """Two names, as diffusers writes them."""
+        """Return two names as diffusers writes them."""
         return tuple(f"{part}.{layer}" for part, layer in dict.fromkeys(p[0] for p in self._places.values()))[:2]
 
 
 def to_peft(sets: Mapping[str, Tensor], component: str) -> Sets:
-    """What a tuner of adapters learned, by the names of diffusers and peft, for `load_lora_weights` and others.
+    """Return trained adapters under the names of diffusers and PEFT, for `load_lora_weights`.
 
-    The scale alpha / r is in B, so alpha is the rank, which is what readers take where nothing is said.
+    The scale alpha / r is folded into B, so alpha equals the rank, which readers assume by default.
 
     Raises:
-        UserError: when there are several sets: a LoRA file serves all timesteps alike.
+        UserError: when there are several sets: a LoRA file applies to all timesteps.
     """
     made: Sets = {}
     for name, (down, up) in adapters.pairs(sets).items():
@@ -164,19 +162,19 @@ def to_peft(sets: Mapping[str, Tensor], component: str) -> Sets:
 
 
 def _others(part: str, network: nn.Module, layer: str, family: Family) -> Iterable[str]:
-    """What the family knows a layer of its denoiser to be called in files of other tools."""
+    """Return the names that other tools use for a layer of the family's denoiser."""
     return family.lora_names(network, layer) if part == family.component else ()
 
 
 def _names(part: str, layer: str, family: Family) -> Iterator[str]:
-    """What a layer may be called, without what follows it."""
+    """Yield the names of a layer in files, without the suffix of the factor."""
     spelled = [layer]
     if part != family.component:
         spelled = [layer.removeprefix(INSIDE), INSIDE + layer.removeprefix(INSIDE)]
     for name in spelled:
         for short in dict.fromkeys((name, name.removesuffix(".0") if name.endswith("to_out.0") else name)):
             yield f"{part}.{short}"
-            if part != "text_encoder_2":  # its layers are called as those of the first are
+            if part != "text_encoder_2":  # its layers have the same names as those of the first
                 yield short
         for prefix in family.lora_prefixes if part == family.component else KOHYA.get(part, ()):
             yield prefix + name.replace(".", "_")

@@ -1,14 +1,14 @@
-"""The seam: what the rest of the program may ask of a base, and so what a new family of denoisers must answer.
+"""The interface of a model family: what a new kind of diffusers pipeline must implement.
 
-Stages and samplers talk to a `Base` (`diffusion/base.py`): `predict`, `encode_prompts`, `latent_shape`, `blocks`,
-`schedule`. A base asks its `Family`, which knows one kind of diffusers pipeline. Three units of time meet here:
+Modules and samplers call a `Base` (`diffusion/base.py`): `predict`, `encode_prompts`, `latent_shape`, `blocks`,
+`schedule`. A base delegates to its `Family`, which implements one kind of diffusers pipeline. Units of time:
 
     t                training timestep in [0, T), fractional in some samplers; the unit of zones, sets and files
-    network time     what the network itself is given (t for Stable Diffusion; t / 1000, 1000 sigma, ... elsewhere)
+    network time     the timestep input of the network (t for Stable Diffusion; t / 1000, 1000 sigma, ... elsewhere)
     step             an optimizer step, never a time
 
-`Family.predict` takes t and hands the network its own time; `Family.training_timestep` is the inverse, for the router,
-which only sees the network's call. A family is one file in `diffusion/families/`, named in `families/registry.py`.
+`Family.predict` converts t to network time; `Family.training_timestep` is the inverse, for the router, which only sees
+the arguments of the network's call. A family is one file in `diffusion/families/`, listed in `families/registry.py`.
 """
 
 from abc import ABC, abstractmethod
@@ -27,14 +27,14 @@ __all__ = ["Family", "NoiseSchedule", "TextEncoder"]
 
 @runtime_checkable
 class NoiseSchedule(Protocol):
-    """How a family noises latents, and what its denoiser is asked to predict; t is a training timestep."""
+    """The forward process of a family and the prediction target of its denoiser; t is a training timestep."""
 
     @property
     def timesteps(self) -> int:
-        """Return T, the number of training timesteps."""
+        """T, the number of training timesteps."""
 
     def snr(self) -> Float[Tensor, " timesteps"]:
-        """Return the signal-to-noise ratio of each training timestep, falling in t."""
+        """Return the signal-to-noise ratio of each training timestep, decreasing in t."""
 
     def add_noise(
         self, x_0: Float[Tensor, "b ..."], noise: Float[Tensor, "b ..."], t: Int[Tensor, " b"]
@@ -44,12 +44,12 @@ class NoiseSchedule(Protocol):
     def target(
         self, x_0: Float[Tensor, "b ..."], noise: Float[Tensor, "b ..."], t: Int[Tensor, " b"]
     ) -> Float[Tensor, "b ..."]:
-        """Return what the denoiser is asked to predict at x_t."""
+        """Return the prediction target at x_t."""
 
     def origin(
         self, x_t: Float[Tensor, "b ..."], predicted: Float[Tensor, "b ..."], t: Tensor
     ) -> Float[Tensor, "b ..."]:
-        """Return the x_0 that a prediction stands for; t is one timestep for the whole batch."""
+        """Return the x_0 that a prediction implies; t is one timestep for the whole batch."""
 
     def bounded_inverse_weight(self, t: Int[Tensor, " b"], bound: float) -> Float[Tensor, " b"]:
         """Return the loss weight min(1 / signal power of x_t, bound) of each sample."""
@@ -71,7 +71,7 @@ class TextEncoder:
     tokenizer: Any
 
     def ids(self, prompts: Sequence[str]) -> Int[Tensor, "b length"]:
-        """Return token ids, padded or cut to the tokenizer's full length, on the network's device."""
+        """Return token ids, padded or truncated to the tokenizer's full length, on the network's device."""
         length = self.tokenizer.model_max_length
         found = self.tokenizer(
             list(prompts), padding="max_length", max_length=length, truncation=True, return_tensors="pt"
@@ -80,18 +80,18 @@ class TextEncoder:
 
 
 class Family(ABC):
-    """Knows one kind of diffusers text-to-image pipeline; a value without weights, so a base may share it.
+    """One kind of diffusers text-to-image pipeline; it has no weights, so bases may share it.
 
     Attributes:
         component: name of the denoiser in the pipeline, and of its folder ("unet", "transformer").
-        denoiser_class: diffusers' class of it.
+        denoiser_class: diffusers' class of the denoiser.
         text_classes: transformers' classes of each text encoder and its tokenizer, in the order of `text_encoder`,
             `text_encoder_2`, ...
-        pipeline_class: diffusers' class of the whole.
-        schedulers: diffusers' samplers by our names; each must hand the network times on its own axis.
-        float_layers: patterns of the layers of the denoiser that are not quantized unless asked.
-        lora_prefixes: what kohya's LoRA files write before the names of the denoiser's layers.
-        first_weight: a name that every single-file checkpoint of the family has; None where there are no such files.
+        pipeline_class: diffusers' class of the pipeline.
+        schedulers: diffusers' schedulers by our names; each must pass network time to the denoiser.
+        float_layers: patterns of the denoiser's layers that stay float by default.
+        lora_prefixes: prefixes of the denoiser's layers in kohya's LoRA files.
+        first_weight: a tensor name that every single-file checkpoint of the family has; None without such files.
     """
 
     component: ClassVar[str]
@@ -113,37 +113,37 @@ class Family(ABC):
         t: Float[Tensor, "..."] | Int[Tensor, "..."],
         conditioning: Conditioning,
     ) -> Float[Tensor, "b c h w"]:
-        """Return what the denoiser predicts at x_t: noise, velocity or flow, whatever the schedule's target is.
+        """Return the denoiser's prediction at x_t: noise, velocity or flow, as the schedule's target.
 
         Args:
             denoiser: float or quantized.
             x_t: noised latents.
             t: training timesteps, one per sample or one for all.
-            conditioning: of `encode_prompts`, a row per sample.
+            conditioning: from `encode_prompts`, a row per sample.
         """
 
     @abstractmethod
     def latent_shape(self, denoiser: nn.Module) -> tuple[int, int, int]:
-        """Return (channels, height, width) of the latents of the pictures it was made for."""
+        """Return (channels, height, width) of the latents at the denoiser's training resolution."""
 
     @abstractmethod
     def blocks(self, denoiser: nn.Module) -> list[str]:
-        """Return the names of the modules whose layers calibration learns together; none is inside another."""
+        """Return the names of the blocks that calibration reconstructs one at a time (BRECQ); they do not nest."""
 
     def skip_splits(self, denoiser: nn.Module) -> dict[str, tuple[int, int]]:
-        """Return the layers that see a concatenation: name -> (inputs from the block before, from the encoder).
+        """Return the layers that read a concatenation: name -> (inputs from the previous block, from the encoder).
 
         Raises:
             UserError: when the family has no skip connections.
         """
-        raise UserError(f"quant.split=true needs skip connections, and a {type(denoiser).__name__} has none")
+        raise UserError(f"quant.split_skips=true needs skip connections, and a {type(denoiser).__name__} has none")
 
     def enable_gradient_checkpointing_(self, denoiser: Any) -> None:
-        """Let the backward pass compute the inside of blocks again in the place of keeping it."""
+        """Recompute the activations of blocks in the backward pass instead of saving them."""
         denoiser.enable_gradient_checkpointing()
 
     def new_denoiser(self, config: Mapping[str, Any]) -> Any:
-        """Return a denoiser of this architecture with random weights, or without any on the meta device."""
+        """Return a denoiser of this architecture with random weights, or without weights on the meta device."""
         return self.denoiser_class.from_config(dict(config))
 
     # ---- time
@@ -153,30 +153,30 @@ class Family(ABC):
         """Return the noise schedule of training.
 
         Raises:
-            UserError: when it is of another kind than the family's.
+            UserError: when it is not of the family's kind.
         """
 
     @abstractmethod
     def call_of(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Tensor, Any]:
-        """Return from the arguments of a call of the network: a tensor with a row per sample, and the network time."""
+        """Return two arguments of a call of the network: a tensor with a row per sample, and the network time."""
 
     @abstractmethod
     def training_timestep(self, network_time: Tensor) -> Tensor:
-        """Return t of network time; the inverse of what `predict` hands the network."""
+        """Convert network time to t; the inverse of the conversion in `predict`."""
 
     def new_scheduler(
         self, name: str, scheduler_config: Mapping[str, Any], steps: int, latent_shape: tuple[int, int, int]
     ) -> Any:
-        """Return a fresh sampler with its timesteps set.
+        """Return a new diffusers scheduler with its timesteps set.
 
         Args:
             name: one of `schedulers`.
             scheduler_config: of the base.
-            steps: calls of the denoiser.
-            latent_shape: of `latent_shape`; some flow families shift their times by it.
+            steps: number of inference steps.
+            latent_shape: of the latents; some flow families shift their timesteps by it.
 
         Raises:
-            UserError: when the family does not have this sampler.
+            UserError: when the family does not have this scheduler.
         """
         if name not in self.schedulers:
             offered = ", ".join(self.schedulers)
@@ -189,16 +189,16 @@ class Family(ABC):
 
     @abstractmethod
     def encode_prompts(self, encoders: Sequence[TextEncoder], prompts: Sequence[str], side: int) -> Conditioning:
-        """Return the conditioning of some prompts, a row each.
+        """Return the conditioning of prompts, a row each.
 
         Args:
-            encoders: all of the base.
-            prompts: sentences; the empty one is what guidance compares with.
+            encoders: all text encoders of the base.
+            prompts: the prompts; the empty one is the unconditional prompt of guidance.
             side: of the pictures, in pixels.
         """
 
     def pixels_per_latent(self, autoencoder: Any) -> int:
-        """Return how many pixels a latent's side stands for."""
+        """Return the downsampling factor of the autoencoder, in pixels per latent."""
         return 2 ** (len(autoencoder.config.block_out_channels) - 1)
 
     def encode_images(self, autoencoder: Any, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b c hl wl"]:
@@ -208,7 +208,7 @@ class Family(ABC):
         return latents * autoencoder.config.scaling_factor
 
     def decode_latents(self, autoencoder: Any, latents: Float[Tensor, "b c hl wl"]) -> Float[Tensor, "b 3 h w"]:
-        """Return images in [0, 1]; the inverse of `encode_images` as far as the autoencoder is one."""
+        """Decode latents to images in [0, 1]; the approximate inverse of `encode_images`."""
         images = autoencoder.decode(latents / autoencoder.config.scaling_factor).sample
         return (images / 2 + 0.5).clamp(0, 1)
 
@@ -216,7 +216,7 @@ class Family(ABC):
 
     @classmethod
     def from_index(cls, index: Mapping[str, Any]) -> "Family":
-        """Return the family as a folder's `model_index.json` says it."""
+        """Return the family configured by a folder's `model_index.json`."""
         return cls()
 
     @abstractmethod
@@ -224,10 +224,10 @@ class Family(ABC):
         """Return a diffusers pipeline of these parts, without a safety checker.
 
         Args:
-            parts: networks and tokenizers by the names of diffusers.
+            parts: networks and tokenizers by diffusers' component names.
             scheduler_config: of the base.
         """
 
     def lora_names(self, denoiser: nn.Module, layer: str) -> Iterable[str]:
-        """Return what else LoRA files of other tools call a layer of the denoiser, without what follows it."""
+        """Return other names of a denoiser's layer in LoRA files of other tools, without the factor's suffix."""
         return ()

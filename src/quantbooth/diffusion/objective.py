@@ -1,9 +1,4 @@
-"""The objective: the error of a predicted noise, and DreamBooth's sum over subject and class pictures.
-
-Prediction errors on held-out (x_t, t, c): how far a base is from its target, and from another base.
-
-The DreamBooth objective: denoising error of the subject's photos plus that of the class's own pictures.
-"""
+"""The training objective: the denoising error per sample, and DreamBooth's loss with prior preservation."""
 
 import torch
 from jaxtyping import Float, Int
@@ -25,19 +20,19 @@ def predict(
     t: Int[Tensor, " b"],
     conditioning: Conditioning,
 ) -> Float[Tensor, "b c h w"]:
-    """Return the prediction at x_t, which the schedule makes of x_0 and noise (DDPM, eq. 4), in float32 at least."""
+    """Return the prediction at x_t, made from x_0 and noise by the schedule (DDPM, eq. 4), in float32."""
     return base.predict(schedule.add_noise(x_0, noise, t), t, conditioning).float()
 
 
 def mean_square(one: Float[Tensor, "b c h w"], other: Float[Tensor, "b c h w"]) -> Float[Tensor, " b"]:
-    """Per sample: mean of (one - other)^2.
+    """Return the mean of (one - other)^2 per sample.
 
-    Of a prediction and its target this is the loss of LDM, eq. 2. With float prediction f, quantized one q and target
-    y, (q - y)^2 = (f - y)^2 + (q - f)^2 + 2 (q - f)(f - y): what quantization adds to the error is the deviation
-    (q - f)^2 plus a term that vanishes in the mean when q - f has nothing to do with the float model's own error.
+    For a prediction and its target this is the loss of LDM, eq. 2. With float prediction f, quantized prediction q and
+    target y, (q - y)^2 = (f - y)^2 + (q - f)^2 + 2 (q - f)(f - y): quantization adds the deviation (q - f)^2 to the
+    error, and a term whose mean is 0 when q - f is uncorrelated with the float model's error.
 
     Raises:
-        ValueError: when the shapes differ (broadcasting would hide it).
+        ValueError: when the shapes differ (broadcasting would hide the mistake).
     """
     if one.shape != other.shape:
         raise ValueError(f"both must have one shape, got {tuple(one.shape)} and {tuple(other.shape)}")
@@ -45,7 +40,7 @@ def mean_square(one: Float[Tensor, "b c h w"], other: Float[Tensor, "b c h w"]) 
 
 
 def spread_timesteps(zone: Zone, count: int, generator: torch.Generator) -> Int[Tensor, " count"]:
-    """One timestep from each of `count` equal parts of the zone: drawn evenly, and evenly spread as well."""
+    """Draw one uniform timestep from each of `count` equal parts of the zone (stratified sampling)."""
     parts = (torch.arange(count) + torch.rand(count, generator=generator).double()) / count
     return zone.start + (parts * (zone.stop - zone.start)).long()
 
@@ -58,22 +53,22 @@ def denoising_error(
     t: Int[Tensor, " b"],
     conditioning: Conditioning,
 ) -> Float[Tensor, " b"]:
-    """Per sample: mean over the latent of (target - prediction(x_t, t, c))^2 (DDPM, eq. 14; LDM, eq. 2)."""
+    """Return the mean over the latent of (target - prediction(x_t, t, c))^2 per sample (DDPM, eq. 14; LDM, eq. 2)."""
     predicted = predict(base, schedule, x_0, noise, t, conditioning)
     squares = (predicted - schedule.target(x_0, noise, t).float()).square()
     return squares.mean(dim=(1, 2, 3))
 
 
 def with_prior_preservation(
-    errors: Float[Tensor, " b"], is_prior: Float[Tensor, " b"], prior_weight: float
+    errors: Float[Tensor, " b"], is_prior: Float[Tensor, " b"], prior_loss_weight: float
 ) -> Float[Tensor, ""]:
-    """L = mean of the subject's errors + prior_weight * mean of the class pictures' errors (DreamBooth, eq. 2).
+    """Return mean(errors of photos) + prior_loss_weight * mean(errors of class pictures) (DreamBooth, eq. 2).
 
     Args:
-        errors: one per sample of a batch in which subject and class pictures are mixed.
+        errors: one per sample of a batch that mixes subject photos and class pictures.
         is_prior: 1 for a class picture, 0 for a photo of the subject.
-        prior_weight: lambda; with no class picture in the batch the second term is absent.
+        prior_loss_weight: lambda; without a class picture in the batch the second term is 0.
     """
     subject = (errors * (1 - is_prior)).sum() / (1 - is_prior).sum().clamp(min=1)
     prior = (errors * is_prior).sum() / is_prior.sum().clamp(min=1)
-    return subject + prior_weight * prior
+    return subject + prior_loss_weight * prior

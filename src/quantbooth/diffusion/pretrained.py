@@ -1,4 +1,4 @@
-"""Bases on disk: normal diffusers pipeline folders in safetensors, read and written without running code from them."""
+"""Bases on disk: standard diffusers pipeline folders in safetensors, read and written without running their code."""
 
 from collections.abc import Mapping
 from copy import copy, deepcopy
@@ -26,12 +26,12 @@ AUTOENCODERS = {"AutoencoderKL": AutoencoderKL, "AutoencoderTiny": AutoencoderTi
 
 
 def new_autoencoder(config: dict[str, Any]) -> AutoencoderTiny:
-    """A small autoencoder with random weights of the architecture described."""
+    """Return a small autoencoder of this configuration with random weights."""
     return AutoencoderTiny.from_config(config)
 
 
 def empty_denoiser(folder: Path) -> Any:
-    """The denoiser of a base on the meta device: its architecture without a byte of weights."""
+    """Return the denoiser of a base on the meta device, without weights."""
     family = family_in(folder)
     config = family.denoiser_class.load_config(str(part_of(folder, family.component)))
     with torch.device("meta"):
@@ -39,7 +39,7 @@ def empty_denoiser(folder: Path) -> Any:
 
 
 def float_bytes(folder: Path, bits: int) -> int:
-    """Size of the float denoiser of a base at 32 bits, whatever precision its files are kept in.
+    """Return the bytes of a base's float denoiser at 32 bits, for any precision of its files.
 
     Args:
         folder: of the base.
@@ -50,19 +50,19 @@ def float_bytes(folder: Path, bits: int) -> int:
 
 
 def load_base(folder: Path, name: str, denoiser: nn.Module | None = None) -> Base:
-    """A base from a diffusers folder, in float32, frozen, offline.
+    """Load a base from a diffusers folder, in float32, frozen, offline.
 
     Args:
-        folder: holds ``model_index.json``, the denoiser's folder (``unet/``), ``vae/``, ``text_encoder/``,
+        folder: has ``model_index.json``, the denoiser's folder (``unet/``), ``vae/``, ``text_encoder/``,
             ``tokenizer/``, ``scheduler/``, and of families with two encoders ``text_encoder_2/`` and ``tokenizer_2/``.
-        name: what figures made with it are labelled with.
-        denoiser: one to use in place of the folder's float one, which is then never read.
+        name: the base's label in tables and figures.
+        denoiser: replaces the folder's float denoiser, which is then not read.
 
     Raises:
-        UserError: when a part is missing, damaged, or not of a text-to-image model of a family that is offered.
+        UserError: when a part is missing or damaged, or the model's family is not supported.
     """
     diffusers_logging.disable_progress_bar()
-    diffusers_logging.set_verbosity_error()  # it warns of its own config keys
+    diffusers_logging.set_verbosity_error()  # diffusers warns about its own config keys
     transformers_logging.disable_progress_bar()
     index = read_json(folder / "model_index.json")
     kind = index.get("vae", [None, None])[1]
@@ -110,17 +110,17 @@ def save_base(base: Base, folder: Path, dtype: torch.dtype) -> None:
     encoders = tuple(replace(one, network=_in_precision(one.network, dtype)) for one in base.encoders)
     pipeline = as_pipeline(replace(base, denoiser=denoiser, autoencoder=autoencoder, encoders=encoders))
     for module in (denoiser, autoencoder):
-        module.register_to_config(_name_or_path="")  # diffusers would write where it was loaded from
+        module.register_to_config(_name_or_path="")  # diffusers would write the path it was loaded from
     pipeline.save_pretrained(str(folder), safe_serialization=True)
 
 
 def _in_precision(module: Any, dtype: torch.dtype) -> Any:
-    """The module, or a copy where it is in another precision; either has a configuration of its own."""
+    """Return a copy of the module in this precision, with a separate configuration; weights are shared if possible."""
     return copy(module) if module.dtype == dtype else deepcopy(module).to(dtype)
 
 
 def as_pipeline(base: Base) -> Any:
-    """The same parts as a diffusers pipeline (no safety checker: none is part of a base)."""
+    """Return the base as a diffusers pipeline, without a safety checker."""
     count = len(base.encoders)
     parts: Mapping[str, Any] = {
         "vae": base.autoencoder,

@@ -1,4 +1,4 @@
-"""The router: before each call of the denoiser it sends every sample to the scale set that serves its timestep."""
+"""The router: a forward pre-hook of the denoiser that selects each sample's scale set by its timestep."""
 
 from collections.abc import Callable
 from typing import Any
@@ -14,18 +14,18 @@ from quantbooth.quant.selection import Selection
 __all__ = ["Route", "SubjectsRoute", "route_"]
 
 Route = Callable[[Tensor], Tensor]
-"""Training timesteps, one per sample -> index of the set that serves each (0 is the base, gain 1)."""
+"""Training timesteps, one per sample -> index of each sample's set (0 is the base, gain 1)."""
 
 
 class SubjectsRoute:
-    """A route where several subjects have their sets side by side: those of subject s are s K + 1 to s K + K.
+    """A route for the stacked sets of several subjects: those of subject s are s K + 1 to s K + K.
 
         index = s K + route(t), and 0 where route(t) is 0
 
     Args:
         route: timesteps to the sets of one subject.
-        sets: K, how many that are.
-        subjects: how many there are; the rows of a single one need no choice.
+        sets: K, the number of sets of one subject.
+        subjects: the number of subjects; a single one needs no choice.
     """
 
     def __init__(self, route: Route, sets: int, subjects: int = 1) -> None:
@@ -33,17 +33,17 @@ class SubjectsRoute:
         self._subjects = torch.zeros(1, dtype=torch.int64) if subjects == 1 else None
 
     def choose(self, subjects: Int[Tensor, " b"]) -> None:
-        """Say whose each row of the batch is from now on (0 is the first subject).
+        """Set the subject of each row of the batch from now on (0 is the first subject).
 
-        A batch that is n times as long holds these rows n times, one after the other, as guidance has them.
+        A batch that is n times as long repeats these rows n times, as classifier-free guidance does.
         """
         self._subjects = subjects.detach().clone()
 
     def __call__(self, t: Tensor) -> Tensor:
-        """The set of every row.
+        """Return the set of every row.
 
         Raises:
-            RuntimeError: when nothing was chosen, or the batch does not hold what was chosen a whole number of times.
+            RuntimeError: when nothing was chosen, or the batch size is not a multiple of the number of chosen rows.
         """
         if self._subjects is None or len(t) % len(self._subjects):
             chosen = "nothing" if self._subjects is None else f"{len(self._subjects)} rows"
@@ -54,12 +54,12 @@ class SubjectsRoute:
 
 
 def route_(base: Base, route: Route, selection: Selection) -> RemovableHandle:
-    """Attach the router to a base's denoiser: the one place where timesteps meet sets, in training and in sampling.
+    """Attach the router to a base's denoiser, for training and sampling; return the hook's handle.
 
-    It hooks the network itself, so a plain diffusers pipeline of the same parts is routed too. The network's own time
-    (one number for the whole batch or one per sample, whole or fractional) becomes a training timestep by the family's
-    `training_timestep`. The choice stays in force until the next call, so that recomputation under activation
-    checkpointing sees the same sets.
+    The hook is on the network itself, so a plain diffusers pipeline of the same parts is routed too. The family's
+    `training_timestep` converts network time (one number per batch or per sample, integer or fractional) to a training
+    timestep. The choice stays valid until the next call, so recomputation under activation checkpointing uses the same
+    sets.
     """
     family = base.family
 

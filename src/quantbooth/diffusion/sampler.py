@@ -1,4 +1,4 @@
-"""Sampling: from noise that (prompt, seed) alone decide to images, by a diffusers scheduler with guidance."""
+"""Sampling: images from noise that depends on (prompt, seed) only, by a diffusers scheduler with guidance."""
 
 import hashlib
 from collections.abc import Callable, Sequence
@@ -17,14 +17,14 @@ from quantbooth.runtime.errors import UserError
 __all__ = ["Sampler", "ConditioningAt", "Watch", "initial_noise"]
 
 ConditioningAt = Callable[[Tensor], Conditioning]
-"""A timestep of the sampler -> what conditions each sample there."""
+"""A timestep of the sampler -> the conditioning of each sample."""
 Watch = Callable[[Tensor, Tensor, Tensor], None]
 
 
 def initial_noise(
     prompts: Sequence[str], seeds: Sequence[int], shape: tuple[int, int, int]
 ) -> Float[Tensor, "b c h w"]:
-    """Standard normal noise whose every sample depends on its own (prompt, seed) only, never on its batch or device."""
+    """Return standard normal noise; each sample depends on its (prompt, seed) only, not on the batch or the device."""
 
     def one(prompt: str, seed: int) -> Tensor:
         digest = hashlib.sha256(f"{prompt}\n{seed}".encode()).digest()
@@ -39,12 +39,12 @@ class Sampler:
     """Classifier-free guidance (Ho & Salimans 2022, eq. 6) along a diffusers scheduler.
 
     Attributes:
-        scheduler: one that the family of the base has.
-        steps: how many times the denoiser is called for an image.
+        scheduler: a scheduler of the base's family.
+        steps: number of inference steps.
         guidance: w in e = e_uncond + w (e_cond - e_uncond); 1 is no guidance.
 
     Raises:
-        UserError: for a scheduler not offered, fewer than one step, or negative guidance.
+        UserError: for a scheduler of no family, fewer than one step, or negative guidance.
     """
 
     scheduler: str
@@ -60,12 +60,12 @@ class Sampler:
             )
 
     def new_scheduler(self, base: Base) -> Any:
-        """A fresh diffusers scheduler on the base's own noise schedule, its timesteps set."""
+        """Return a new diffusers scheduler on the base's noise schedule, with its timesteps set."""
         return base.new_scheduler(self.scheduler, self.steps)
 
     @torch.no_grad()
     def sample(self, base: Base, texts: Sequence[str], noise: Float[Tensor, "b c hl wl"]) -> Float[Tensor, "b 3 h w"]:
-        """Images in [0, 1]; scale sets, when the base has some, are chosen by the router hooked to its denoiser."""
+        """Generate images in [0, 1]; the router on the base's denoiser, if any, selects scale sets."""
         conditioning = base.encode_prompts(texts)
         return base.decode_latents(self.denoise(base, lambda _t: conditioning, noise))
 
@@ -77,9 +77,9 @@ class Sampler:
         noise: Float[Tensor, "b c hl wl"],
         watch: Watch | None = None,
     ) -> Float[Tensor, "b c hl wl"]:
-        """Latents of finished images, every step conditioned on what `conditioning_at` says for its timestep.
+        """Return the latents of finished images; each step is conditioned by `conditioning_at` of its timestep.
 
-        `watch` is told at each step t, x_t at unit variance as the denoiser sees it, and the guided prediction.
+        `watch` is called at each step with t, x_t as the denoiser reads it, and the guided prediction.
         """
         scheduler = self.new_scheduler(base)
         empty = base.encode_prompts([""] * len(noise))

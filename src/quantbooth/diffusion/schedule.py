@@ -1,4 +1,4 @@
-"""The noise schedule of a base: signal-to-noise by timestep, and the noised latents x_t."""
+"""The DDPM noise schedule of a base: signal-to-noise ratio by timestep, noised latents x_t and prediction targets."""
 
 import json
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ from quantbooth.runtime.errors import UserError
 __all__ = ["Schedule", "borders_by_snr"]
 
 FLOW = "FlowMatch"
-"""Within the names of diffusers' schedulers of another kind, whose numbers mean something else."""
+"""Part of the class names of diffusers' flow-matching schedulers, whose configuration has another meaning."""
 
 
 class Schedule:
@@ -43,7 +43,7 @@ class Schedule:
         return self.scheduler.alphas_cumprod
 
     def snr(self) -> Float[Tensor, " timesteps"]:
-        """Signal-to-noise ratio a_t / (1 - a_t) of each training timestep."""
+        """Return the signal-to-noise ratio a_t / (1 - a_t) of each training timestep."""
         return self.alpha_bar / (1 - self.alpha_bar)
 
     def add_noise(
@@ -54,13 +54,13 @@ class Schedule:
     def target(
         self, x_0: Float[Tensor, "b ..."], noise: Float[Tensor, "b ..."], t: Int[Tensor, " b"]
     ) -> Float[Tensor, "b ..."]:
-        """What the denoiser is asked to predict: the noise, or the velocity sqrt(a_t) e - sqrt(1 - a_t) x_0."""
+        """Return the prediction target: the noise, or the velocity sqrt(a_t) e - sqrt(1 - a_t) x_0."""
         return noise if self.prediction == "epsilon" else self.scheduler.get_velocity(x_0, noise, t)
 
     def origin(
         self, x_t: Float[Tensor, "b ..."], predicted: Float[Tensor, "b ..."], t: Tensor
     ) -> Float[Tensor, "b ..."]:
-        """The x_0 that a prediction stands for: (x_t - sqrt(1-a_t) e) / sqrt(a_t), or sqrt(a_t) x_t - sqrt(1-a_t) v.
+        """Return the implied x_0: (x_t - sqrt(1 - a_t) e) / sqrt(a_t), or sqrt(a_t) x_t - sqrt(1 - a_t) v.
 
         `t` is one training timestep for the whole batch; a fractional one is rounded.
         """
@@ -70,22 +70,22 @@ class Schedule:
         return a.sqrt() * x_t - (1 - a).sqrt() * predicted
 
     def bounded_inverse_weight(self, t: Int[Tensor, " b"], bound: float) -> Float[Tensor, " b"]:
-        """min(1 / a_t, bound): without it the noisiest timesteps of a small model hardly learn."""
+        """Return min(1 / a_t, bound); without this weight a small model hardly learns the noisiest timesteps."""
         return (1 / self.alpha_bar.to(t.device)[t]).clamp(max=bound)
 
     def first_timestep_below(self, snr: float) -> int:
-        """The first t whose signal-to-noise ratio is below the given one (354 and 934 for SD at 1 and 0.01)."""
+        """Return the first t whose signal-to-noise ratio is below the given one (SD: 354 for 1, 934 for 0.01)."""
         below = torch.nonzero(self.snr() < snr)
         return int(below[0]) if len(below) else self.timesteps
 
 
 def borders_by_snr(folder: Path, clean_up: float, coarse: float) -> dict[str, list[int]]:
-    """Clean-up, content and coarse zones of a base by its own schedule's signal-to-noise ratio (P2, Choi et al. 2022).
+    """Return the clean-up, content and coarse zones by the schedule's signal-to-noise ratio (P2, Choi et al. 2022).
 
     Args:
         folder: a diffusers folder; only its scheduler's configuration is read.
-        clean_up: above this ratio is the clean-up zone (1 gives t < 354 for Stable Diffusion).
-        coarse: below this ratio is the coarse zone (0.01 gives t >= 934 for Stable Diffusion).
+        clean_up: the ratio above which t is in the clean-up zone (1 gives t < 354 for Stable Diffusion).
+        coarse: the ratio below which t is in the coarse zone (0.01 gives t >= 934 for Stable Diffusion).
 
     Raises:
         UserError: when the folder has no scheduler, or a zone would be empty.

@@ -1,13 +1,8 @@
-"""Where a base comes from: a folder, a pinned revision on the model hub, or a single file turned into a folder.
+"""Sources of a base: a folder, a pinned revision on the Hugging Face Hub, or a single file converted to a folder.
 
-Where networks come from: a folder of the person's own, or a pinned revision from the model hub.
-
-Single-file checkpoints: denoiser, autoencoder and text encoders of a model in one safetensors file, as people share.
-
-Their names are those of the original code (`model.diffusion_model.input_blocks...`); diffusers knows how to translate
-them. The file does not tell the architecture: that is said by the configuration files of a diffusers folder.
-
-Where a base is, whatever its form: a folder, a model on the hub, or a single file that is turned into a folder.
+A single-file checkpoint has denoiser, autoencoder and text encoders in one safetensors file, under the names of the
+original code (`model.diffusion_model.input_blocks...`), which diffusers translates. It does not contain the
+architecture: the configuration files of a diffusers folder give that.
 """
 
 import hashlib
@@ -44,18 +39,18 @@ WANTED = [
     *("tokenizer/*", "tokenizer_2/*", "tokenizer_3/*"),
 ]
 ALONE = ["*.json", "*.txt", "*.safetensors"]
-"""What makes one network of transformers: numbers, tokenizer, weights."""
+"""Files of one transformers network: configuration, tokenizer, weights."""
 UNWANTED = ["*.fp16.*", "*.bf16.*", "*non_ema*", "*.bin", "*.ckpt", "*.py"]
 """Other precisions of the same weights, and everything that could run code."""
 PICKLES = (".ckpt", ".bin", ".pt", ".pth")
 
 
 def source_folder(path: str, revision: str | None = None) -> Path:
-    """The diffusers folder of a base.
+    """Return the diffusers folder of a base.
 
     Args:
-        path: a folder, or "owner/name" on the model hub.
-        revision: the commit on the hub, 40 digits, so that a run means the same tomorrow; not for a folder.
+        path: a folder, or "owner/name" on the hub.
+        revision: the commit on the hub, 40 digits, so that runs are reproducible; not for a folder.
 
     Raises:
         UserError: when there is no such folder or model, the hub cannot be reached, or no commit is pinned.
@@ -64,7 +59,7 @@ def source_folder(path: str, revision: str | None = None) -> Path:
 
 
 def network_folder(path: str, revision: str | None, option: str) -> Path:
-    """The folder of one network, as transformers' save_pretrained wrote it; `option` is where it is chosen.
+    """Return the folder of one network, as transformers' save_pretrained writes it; `option` names it in messages.
 
     Raises:
         UserError: as `source_folder`.
@@ -91,7 +86,7 @@ def _folder(path: str, revision: str | None, option: str, library: str, wanted: 
 
 
 def _from_hub(name: str, revision: str, option: str, wanted: list[str]) -> Path:
-    """The snapshot in the hub's own cache; only data is fetched, nothing that could run."""
+    """Return the snapshot in the hub's cache; only data files are downloaded, no code."""
     try:
         found = snapshot_download(name, revision=revision, allow_patterns=wanted, ignore_patterns=UNWANTED)
     except (RepositoryNotFoundError, RevisionNotFoundError, GatedRepoError, HFValidationError) as error:
@@ -120,7 +115,7 @@ def _first_line(error: BaseException) -> str:
 
 
 META = "meta tensor"
-"""Stands in what torch says of weights that the file did not give."""
+"""Part of torch's message about weights that the file does not contain."""
 
 
 def convert(file: Path, config: Path, destination: Path) -> None:
@@ -132,7 +127,7 @@ def convert(file: Path, config: Path, destination: Path) -> None:
         destination: an empty folder.
 
     Raises:
-        UserError: when the file is no such checkpoint, or not of that architecture.
+        UserError: when the file is not such a checkpoint, or not of that architecture.
     """
     family = family_in(config)
     precision = _precision(file, family.first_weight)
@@ -153,7 +148,7 @@ def _precision(file: Path, first: str | None) -> torch.dtype:
         raise UserError(f"{file}: bases of this family are read from diffusers folders only; choose base.path=DIR")
     try:
         with safe_open(file, framework="pt") as opened:
-            if first not in opened.keys():  # noqa: SIM118  # a safetensors handle is no mapping
+            if first not in opened.keys():  # noqa: SIM118  # a safetensors handle is not a mapping
                 raise UserError(
                     f"{file} is no checkpoint of a whole model, it has no {first}; a LoRA goes into lora=[{file.name}]"
                 )
@@ -163,7 +158,7 @@ def _precision(file: Path, first: str | None) -> torch.dtype:
 
 
 def _missing(pipeline: Any) -> list[str]:
-    """Weights that the file did not give: diffusers leaves them on the meta device."""
+    """Return the weights that the file does not contain, which diffusers leaves on the meta device."""
     networks = {name: getattr(pipeline, name, None) for name in folders_of_networks()}
     return [
         f"{part}.{name}"
@@ -182,16 +177,16 @@ SINGLE = ".safetensors"
 
 
 def find_base(path: str, revision: str | None = None, config: str | None = None, converted: str = "bases") -> Path:
-    """The diffusers folder of a base; a single file is converted once and found again until it changes.
+    """Return the diffusers folder of a base; a single file is converted once, and again when it changes.
 
     Args:
-        path: a folder, a safetensors file, or "owner/name" on the model hub.
+        path: a folder, a safetensors file, or "owner/name" on the hub.
         revision: the commit on the hub.
-        config: of a single file: a folder or model whose configuration files say the file's architecture.
-        converted: where folders are made of single files.
+        config: for a single file: a folder or model whose configuration files give the file's architecture.
+        converted: the folder for converted single files.
 
     Raises:
-        UserError: when there is nothing there, it is something else, or the configuration is missing.
+        UserError: when the path does not exist or is not a base, or the configuration is missing.
     """
     file = Path(path).expanduser()
     if file.suffix.lower() != SINGLE or not file.is_file():
@@ -210,7 +205,7 @@ def find_base(path: str, revision: str | None = None, config: str | None = None,
 
 
 def _digits(file: Path, config: Path) -> str:
-    """Other digits for another file, a changed one, or another configuration."""
+    """Return a digest of the file's path, size and time of change, and of the configuration's path."""
     state = file.stat()
     told = f"{file.resolve()} {state.st_size} {state.st_mtime_ns} {config.resolve()}"
     return hashlib.sha256(told.encode()).hexdigest()[:12]

@@ -11,7 +11,6 @@ from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any
 
-import open_clip
 import torch
 from jaxtyping import Float, UInt8
 from PIL import Image
@@ -23,7 +22,7 @@ from transformers import AutoImageProcessor, Dinov2Model, ViTModel
 from quantbooth.evaluation.folders import digest, model_type, read_network, read_processor
 from quantbooth.runtime.errors import UserError
 
-__all__ = ["DinoEncoder"]
+__all__ = ["DinoEncoder", "Encoder", "ImageEncoder", "OpenClipEncoder", "check_pictures", "in_bytes"]
 
 
 class ImageEncoder(nn.Module, ABC):
@@ -65,6 +64,7 @@ def in_bytes(pictures: Float[Tensor, "b 3 h w"]) -> UInt8[Tensor, "b 3 h w"]:
     return (pictures * 255).round().byte()
 
 
+# Not torchmetrics' CLIPScore: 1.9 fails with transformers 5, and it keeps a running mean, no score per image.
 class OpenClipEncoder(Encoder):
     """A published CLIP, loaded by open_clip, with the preprocessing it was trained with.
 
@@ -78,11 +78,14 @@ class OpenClipEncoder(Encoder):
 
     def __init__(self, model: str, pretrained: str | None = None) -> None:
         super().__init__()
+        import open_clip  # noqa: PLC0415  # optional: the extra [clip]
+
         with warnings.catch_warnings():
             warnings.filterwarnings("error", message=".*QuickGELU mismatch.*")
             try:
                 self.model, self.transform = open_clip.create_model_from_pretrained(model, pretrained or None)
                 self.tokenizer = open_clip.get_tokenizer(model)
+                self._cuts = isinstance(self.tokenizer, open_clip.SimpleTokenizer)
             except (RuntimeError, OSError, ValueError, UserWarning) as error:
                 raise UserError(_refusal(model, pretrained, error)) from error
         self.requires_grad_(False).eval()
@@ -111,7 +114,7 @@ class OpenClipEncoder(Encoder):
 
     def _check_length(self, sentence: str) -> None:
         """open_clip cuts what does not fit without a word; a score for half a prompt is no score."""
-        if isinstance(self.tokenizer, open_clip.SimpleTokenizer):
+        if self._cuts:
             length, room = len(self.tokenizer.encode(sentence)) + 2, self.tokenizer.context_length
             if length > room:
                 raise UserError(f"the prompt has {length} tokens and the scorer reads {room}; shorten {sentence!r}")

@@ -31,7 +31,7 @@ class Scorer:
 
     Args:
         dino: an encoder of pictures alone, for columns of its own.
-        background: compare the subject's region with what surrounds the subject in it; else that is made grey.
+        mask_background: make grey what surrounds the subject in its region before regions are compared.
 
     Raises:
         UserError: the background is to be masked out, and the locator tells no pixels.
@@ -43,18 +43,18 @@ class Scorer:
         locator: Locator,
         oracle: Oracle | None = None,
         dino: ImageEncoder | None = None,
-        background: bool = True,
+        mask_background: bool = False,
     ) -> None:
-        if not flag("scorer.background", background) and not locator.tells_pixels:
+        if flag("scorer.mask_background", mask_background) and not locator.tells_pixels:
             raise UserError(
-                f"scorer.background=false needs a locator that tells the subject's pixels, {locator.name} does not; "
+                f"scorer.mask_background=true needs a locator that tells pixels, {locator.name} does not; "
                 "choose toy, clipseg or attention"
             )
         self.encoder = encoder
         self.locator = locator
         self.oracle = oracle
         self.dino = dino
-        self.background = background
+        self.background = not mask_background
 
     @property
     def judges(self) -> list[nn.Module]:

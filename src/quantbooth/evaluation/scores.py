@@ -16,7 +16,20 @@ from torchmetrics.functional.image import structural_similarity_index_measure
 from quantbooth.evaluation.encoders import check_pictures
 from quantbooth.evaluation.locators import Boxes, Locator, boxes_of_masks, cut
 
-__all__ = ["mean_squared_error", "psnr", "ssim"]
+__all__ = [
+    "Regions",
+    "clip_i",
+    "clip_t",
+    "diversity",
+    "diversity_of_each",
+    "drift",
+    "known",
+    "located",
+    "mean_squared_error",
+    "psnr",
+    "ssim",
+    "subject_score",
+]
 
 GREY = 0.5
 """What a background that is masked out becomes."""

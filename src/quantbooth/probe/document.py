@@ -1,7 +1,4 @@
-"""The document of a probe: where its base decides, as a plot, tables, and the zones that follow.
-
-The plot of a probe: decided shares, the picture's course and the worth of the text over t, zones behind them.
-"""
+"""The document of a probe: where its base decides, as a plot, tables, and the zones that follow."""
 
 import os
 from pathlib import Path
@@ -14,15 +11,13 @@ from matplotlib.figure import Figure
 
 from quantbooth.probe.decisions import Border, borders, decided
 from quantbooth.probe.files import Probe
-from quantbooth.reporting.layout import markdown
-from quantbooth.reporting.plots import RC
-from quantbooth.reporting.style import FAINT, INK, MUTED, OTHERS, Look, look, svg
+from quantbooth.reporting.style import INK, MUTED, PALETTE, RC, Look, frame, svg
+from quantbooth.reporting.tables import markdown
 from quantbooth.runtime.errors import UserError
 
 __all__ = ["answers", "probe_plot", "suggested", "write_document"]
 
 SIZE = (7.2, 6.4)
-LINES = (*(look(name, ()) for name in ("baseline", "s1", "s2", "s2-apart")), *OTHERS)
 
 
 def probe_plot(probe: Probe, zones: dict[str, list[int]]) -> str:
@@ -41,8 +36,7 @@ def probe_plot(probe: Probe, zones: dict[str, list[int]]) -> str:
             word = name.replace("_", "-")
             panels[0].text((start + stop) / 2, 1.04, word, ha="center", va="bottom", color=MUTED.light, fontsize=8)
         figure.subplots_adjust(left=0.08, right=0.83, bottom=0.08, top=0.93, hspace=0.32)
-        tones = (INK, MUTED, FAINT, *(line.tone for line in LINES))
-        return svg(figure, "plot-probe", "What is decided at which timestep", _told(zones), tones)
+        return svg(figure, "plot-probe", "What is decided at which timestep", _told(zones), PALETTE)
 
 
 TITLES = (
@@ -53,19 +47,15 @@ TITLES = (
 
 
 def _frame(axes: Axes, title: str, zones: dict[str, list[int]]) -> None:
+    frame(axes, title)
     axes.set_title(title, loc="left", color=INK.light, fontsize=9, pad=16 if title == TITLES[0] else 5)
     for start, _ in list(zones.values())[1:]:
         axes.axvline(start, color=MUTED.light, linewidth=0.8, linestyle=(0, (4, 3)))
-    axes.grid(color=FAINT.light, linewidth=0.7)
-    axes.set_axisbelow(True)
-    axes.tick_params(length=0, labelcolor=MUTED.light)
-    for spine in axes.spines.values():
-        spine.set_visible(False)
 
 
 def _decided(axes: Axes, probe: Probe) -> None:
     attributes = list(probe.swaps.groupby("attribute", sort=False))
-    for style, (name, rows) in zip(LINES[: len(attributes)], attributes, strict=True):
+    for style, (name, rows) in zip(PALETTE[: len(attributes)], attributes, strict=True):
         first, second = (rows.pivot(index="pair", columns="t", values=side) for side in ("first", "second"))
         y = decided(first.to_numpy(bool), second.to_numpy(bool))
         _line(axes, first.columns.to_numpy(), y, str(name).replace("_word", ""), style)
@@ -75,13 +65,13 @@ def _decided(axes: Axes, probe: Probe) -> None:
 
 def _course(axes: Axes, rows: pd.DataFrame) -> None:
     mean = rows.groupby("t")["distance"].mean()
-    _line(axes, mean.index.to_numpy(), mean.to_numpy(), "distance", LINES[0])
+    _line(axes, mean.index.to_numpy(), mean.to_numpy(), "distance", PALETTE[0])
     axes.set_ylim(bottom=0)
 
 
 def _worth(axes: Axes, rows: pd.DataFrame) -> None:
     mean = rows.groupby("t")[["with_text", "without"]].mean()
-    _line(axes, mean.index.to_numpy(), (mean["without"] / mean["with_text"] - 1).to_numpy(), "worth", LINES[0])
+    _line(axes, mean.index.to_numpy(), (mean["without"] / mean["with_text"] - 1).to_numpy(), "worth", PALETTE[0])
     axes.set_ylim(bottom=min(0, axes.get_ylim()[0]))
 
 

@@ -1,1 +1,1 @@
-"""Quantized layers whose only trainable part is a gain per output channel."""
+"""Quantization: layers with frozen, packed weights and trainable scale sets, LoRA adapters, observers, rounding."""

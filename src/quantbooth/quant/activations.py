@@ -1,9 +1,9 @@
-"""Activations on an integer grid, simulated: codes are whole numbers held as floats, and products stay float products.
+"""Fake quantization of activations: codes are integers stored as floats, and matrix products stay in floating point.
 
     x^ = s (clamp(round(x / s) + z, 0, levels) - z),    levels = 2^bits - 1
 
-s and z belong to a whole tensor, or to each part of it where a layer sees a concatenation (`split`, as in
-`packed_weight`). z is a whole number in [0, levels], so 0, which convolutions pad with, is always hit exactly.
+s and z are per tensor, or per part of a tensor where a layer reads a concatenation (`split`, as in `packed_weight`). z
+is an integer in [0, levels], so 0, which convolutions pad with, is represented exactly.
 
 Gradients, with v = x / s:
 
@@ -12,7 +12,7 @@ Gradients, with v = x / s:
     g     = 1 / sqrt(N Qp)
 
 LSQ (Esser et al., ICLR 2020, arXiv 1902.08153), eq. 3 and 5 and section 2.2, with Q_N = z, Q_P = levels - z and N the
-features of one sample. As long as s does not learn, autograd keeps one bit of x in a byte, and nothing else.
+features of one sample. While s is frozen, autograd saves one byte per element of x (inside or outside), nothing else.
 """
 
 from dataclasses import dataclass
@@ -28,19 +28,19 @@ __all__ = ["ActivationBits", "ActivationQuantizer", "Probabilities", "on_grid", 
 
 @dataclass(frozen=True)
 class ActivationBits:
-    """Bits of what quantized layers and attention's products are given, and of attention's softmax; None is float."""
+    """Bits of the inputs of quantized layers and attention products, and of attention's softmax; None is float."""
 
     inputs: int
     softmax: int | None
 
 
 class ActivationQuantizer(nn.Module):
-    """The quantizer of one tensor; as built it waits for `fit_` or a state dict.
+    """The quantizer of one tensor; its scale is unset until `fit_` or a state dict sets it.
 
     Args:
         bits: of a code.
-        split: sizes of the parts along the channels, each with an s and a z of its own; empty where there is one.
-        channel: the axis that counts channels.
+        split: sizes of the parts along the channel axis, one s and z each; empty for a single part.
+        channel: the channel axis.
         device: of s and z.
     """
 
@@ -57,7 +57,7 @@ class ActivationQuantizer(nn.Module):
         self.register_buffer("zero", torch.zeros(parts, dtype=torch.int32, device=device))
 
     def fit_(self, low: Float[Tensor, " parts"], high: Float[Tensor, " parts"]) -> None:
-        """Cover [low, high], widened to hold 0; an empty range (all 0) gets s = 1, which is exact."""
+        """Set s and z to cover [low, high], widened to contain 0; an empty range (all 0) gets s = 1, which is exact."""
         low, high = low.float().clamp(max=0), high.float().clamp(min=0)
         scale = (high - low) / self.levels
         self.scale = scale.where(scale > 0, 1.0)
@@ -80,7 +80,7 @@ class ActivationQuantizer(nn.Module):
 
 
 class Probabilities(nn.Module):
-    """The quantizer of numbers in [0, 1]: s = 1 / levels, z = 0, and nothing to be found or stored."""
+    """The quantizer of probabilities in [0, 1]: s = 1 / levels, z = 0, nothing to calibrate or store."""
 
     def __init__(self, bits: int) -> None:
         super().__init__()
@@ -93,7 +93,7 @@ class Probabilities(nn.Module):
 
 
 def parts_of(x: Float[Tensor, "b ..."], split: tuple[int, ...], channel: int) -> tuple[Float[Tensor, "b ..."], ...]:
-    """The parts of x along its channels; x itself where there is no split."""
+    """Split x along its channel axis; without a split, return x as the only part."""
     return x.split(split, dim=channel) if split else (x,)
 
 
@@ -104,7 +104,7 @@ def on_grid(x: Float[Tensor, "b ..."], s: Float[Tensor, ""], z: Int[Tensor, ""],
 
 
 class _OnGrid(torch.autograd.Function):
-    """The formulas above, computed in float32 or wider whatever x is."""
+    """The formulas above, computed in float32 or wider for every dtype of x."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, s: Tensor, z: Tensor, levels: int) -> Tensor:
@@ -129,7 +129,7 @@ class _OnGrid(torch.autograd.Function):
 
 
 def _steps(x: Tensor, s: Tensor) -> Tensor:
-    """Return v, newly formed."""
+    """Return v as a new tensor."""
     return x.to(torch.promote_types(x.dtype, torch.float32)) / s
 
 

@@ -1,10 +1,10 @@
-"""Adapters of a whole model: low-rank terms put on its layers, taken off, read and loaded (see `low_rank`).
+"""LoRA adapters of a whole model: attach, detach, read and load the low-rank terms of its layers (see `low_rank`).
 
-    <layer>.lora_A   [K, r, in]    or of a convolution [K, r, in, kh, kw]; drawn at the start
-    <layer>.lora_B   [K, out, r]   0 at the start, so that nothing changes yet
+    <layer>.lora_A   [K, r, in]    or of a convolution [K, r, in, kh, kw]; random at the start
+    <layer>.lora_B   [K, out, r]   0 at the start, so that the output does not change yet
 
-Set k is row k - 1, chosen per sample by the `Selection`; set 0, the base, adds nothing. What is read out holds the
-scale alpha / r in B already, so that names and shapes alone say what the numbers do.
+Set k is row k - 1, chosen per sample by the `Selection`; set 0, the base, adds nothing. The state that `read` returns
+has the scale alpha / r folded into B, so names and shapes describe it completely.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -39,20 +39,20 @@ __all__ = [
 
 Sets = dict[str, Float[Tensor, "sets ..."]]
 Factors = tuple[Float[Tensor, "_r ..."], Float[Tensor, "_out _r"]]
-"""A and B of one layer, the scale in B."""
+"""A and B of one layer, the scale folded into B."""
 Stacked = tuple[Float[Tensor, "sets _r ..."], Float[Tensor, "sets _out _r"]]
-"""A and B of one layer for all sets; whether they fit each other and the layer is for `require_shapes` to say."""
+"""A and B of one layer for all sets; `require_shapes` checks that they fit each other and the layer."""
 ATTENTION = ("*.to_q", "*.to_k", "*.to_v", "*.to_out.0")
-"""What is adapted usually: attention's projections, as the authors of LoRA and diffusers' training do."""
+"""The usual target modules: attention's projections, as in the LoRA paper and in diffusers' training scripts."""
 
 
 def layers(model: nn.Module) -> dict[str, nn.Module]:
-    """Every layer that could be adapted, by name."""
+    """Return every layer that can be adapted, by name."""
     return {name: module for name, module in model.named_modules() if type(module) in KINDS}
 
 
 def targets(model: nn.Module, include: Sequence[str], exclude: Sequence[str]) -> list[str]:
-    """Names of the float and quantized layers that match an include and no exclude pattern.
+    """Return the names of the float and quantized layers that match an include and no exclude pattern.
 
     Raises:
         UserError: for a pattern that matches none, or patterns that leave none.
@@ -70,24 +70,24 @@ def attach_(
     generator: torch.Generator,
     times: int = 1,
 ) -> None:
-    """Give layers `count` adapters, `times` over, that change nothing yet (float32, trainable).
+    """Attach `count` adapters to each layer, repeated `times` times, with B = 0 (float32, trainable).
 
-    A is drawn evenly from +-1 / sqrt(fan in), Kaiming's bound with a = sqrt(5), as `nn.Linear` draws its weight and
-    peft its A.
+    A is uniform in +-1 / sqrt(fan in), Kaiming's bound with a = sqrt(5), the initialization of `nn.Linear` and of
+    PEFT's A.
 
     Args:
-        model: whose layers they are.
+        model: owner of the layers.
         names: of the layers.
         count: K.
         rank: r.
         scale: alpha / r.
         selection: shared by the whole model.
-        generator: draws A, on the CPU.
-        times: how often the same K are there, one after the other: once for each of several subjects.
+        generator: initializes A, on the CPU.
+        times: repetitions of the same K adapters, one per subject.
 
     Raises:
-        UserError: naming the layer whose form is not covered; nothing is attached then.
-        RuntimeError: when one has adapters already.
+        UserError: naming the layer whose form is not supported; nothing is attached then.
+        RuntimeError: when a layer has adapters already.
     """
     found = layers(model)
     for name, (down, up) in {name: _shapes(found[name], name, rank) for name in names}.items():
@@ -98,10 +98,10 @@ def attach_(
 
 
 def serve_(model: nn.Module, sets: Mapping[str, Float[Tensor, "sets ..."]], selection: Selection) -> None:
-    """Put adapters that were read on a model that has none; the inverse of `read`.
+    """Attach adapters that `read` returned to a model without adapters; the inverse of `read`.
 
     Raises:
-        UserError: naming the first layer that the model has not, or the first shape that does not fit it.
+        UserError: naming the first layer that the model does not have, or the first shape that does not fit.
     """
     found = layers(model)
     for name, (down, up) in (held := pairs(sets)).items():
@@ -114,13 +114,13 @@ def serve_(model: nn.Module, sets: Mapping[str, Float[Tensor, "sets ..."]], sele
 
 
 def add_(model: nn.Module, factors: Mapping[str, Sequence[Factors]]) -> None:
-    """Let every sample, that of the base too, have the sum of these terms on a layer; they are frozen.
+    """Add the sum of frozen low-rank terms to layers, for every sample, the base's included.
 
-    Sum_j B_j A_j = [B_1 B_2 ...] [A_1; A_2; ...], so a layer has one term of all their ranks together.
+    Sum_j B_j A_j = [B_1 B_2 ...] [A_1; A_2; ...], so a layer gets one term whose rank is the sum of the ranks.
 
     Raises:
-        UserError: naming the first layer that they do not fit; nothing is added then.
-        RuntimeError: when such a term is there already.
+        UserError: naming the first layer that a term does not fit; nothing is added then.
+        RuntimeError: when a layer has such a term already.
     """
     found = layers(model)
     for name, several in factors.items():
@@ -134,7 +134,7 @@ def add_(model: nn.Module, factors: Mapping[str, Sequence[Factors]]) -> None:
 
 
 def detach_(model: nn.Module, kind: str = LEARNED) -> None:
-    """Take all adapters of a kind off."""
+    """Remove all adapters of a kind."""
     for _, layer in adapted(model, kind):
         release_(layer, kind)
 
@@ -147,10 +147,10 @@ def adapted(model: nn.Module, kind: str = LEARNED) -> Iterator[tuple[str, nn.Mod
 
 
 def parameters(model: nn.Module) -> list[nn.Parameter]:
-    """A and B of every layer, for an optimizer.
+    """Return A and B of every adapted layer, for an optimizer.
 
     Raises:
-        RuntimeError: when there are none.
+        RuntimeError: when no adapters are attached.
     """
     found = [getattr(layer, f"{LEARNED}_{part}") for _, layer in adapted(model) for part in "AB"]
     if not found:
@@ -159,10 +159,10 @@ def parameters(model: nn.Module) -> list[nn.Parameter]:
 
 
 def read(model: nn.Module) -> Sets:
-    """A copy of all adapters by name, the scale in B, in the order of the model.
+    """Return a copy of all adapters by name, the scale folded into B, in the order of the model.
 
     Raises:
-        RuntimeError: when there are none.
+        RuntimeError: when no adapters are attached.
     """
     parameters(model)
     sets: Sets = {}
@@ -174,7 +174,7 @@ def read(model: nn.Module) -> Sets:
 
 
 def likeness(model: nn.Module, names: Sequence[str], count: int, rank: int) -> Sets:
-    """Tensors of the names and shapes that `read` gives after `attach_`; without memory."""
+    """Return meta tensors with the names and shapes that `read` gives after `attach_`."""
     found, made = layers(model), {}
     for name in names:
         for part, shape in zip("AB", _shapes(found[name], name, rank), strict=True):
@@ -183,10 +183,10 @@ def likeness(model: nn.Module, names: Sequence[str], count: int, rank: int) -> S
 
 
 def pairs(sets: Mapping[str, Tensor]) -> dict[str, Stacked]:
-    """A and B of all sets by layer.
+    """Return A and B of all sets by layer.
 
     Raises:
-        UserError: naming the first that is neither, or lacks its other half.
+        UserError: naming the first tensor that is neither A nor B, or whose partner is missing.
     """
     for name in sets:
         half, _, part = name.rpartition("_")
@@ -207,10 +207,10 @@ def _shapes(layer: nn.Module, name: str, rank: int) -> tuple[torch.Size, torch.S
 
 
 def require_shapes(layer: nn.Module, name: str, pair: tuple[Tensor, Tensor], what: str) -> None:
-    """Refuse A and B of one set that are not those of the layer, whatever their rank.
+    """Check that A and B of one set have the shapes of the layer, at any rank.
 
     Raises:
-        UserError: with both shapes as they must be and as they are.
+        UserError: with the expected and the found shapes.
     """
     expected, got = _shapes(layer, name, len(pair[0])), (pair[0].shape, pair[1].shape)
     if got != expected:

@@ -1,18 +1,14 @@
-"""The integer format of a weight: a uniform grid from floats to codes and back, codes packed into bytes.
-
-Uniform integer grids: how a float weight becomes codes, and comes back.
+"""The integer format of a weight: uniform affine quantization to 2, 3, 4 or 8 bits, and packing of codes into bytes.
 
     q  = clamp(round(w / s) + z, 0, 2^bits - 1)
     w' = (q - z) * s
 
-s and z belong to an output channel (axis 0 of the weight); z is a whole number on the grid, so 0 is always hit exactly.
+s and z are per output channel (axis 0 of the weight); z is an integer on the grid, so 0 is represented exactly.
 
-Codes of 2, 3, 4 or 8 bits in bytes, and back.
-
-A code is cut into parts whose width w divides a byte: 8 -> 8, 4 -> 4, 3 -> 2 + 1, 2 -> 2 (lowest bits first). A part
-of a row of n codes fills m = ceil(n w / 8) bytes: byte i holds the codes i, m + i, 2 m + i, ... in its bits [0, w),
-[w, 2 w), [2 w, 3 w), ... The parts of a row follow one another. So unpacking writes 8 / w contiguous runs per part,
-all in one operation, which on a CPU is ten times faster than writing every other byte.
+For packing, a code is split into parts whose width w divides a byte: 8 -> 8, 4 -> 4, 3 -> 2 + 1, 2 -> 2 (lowest bits
+first). A part of a row of n codes fills m = ceil(n w / 8) bytes: byte i holds the codes i, m + i, 2 m + i, ... in its
+bits [0, w), [w, 2 w), [2 w, 3 w), ... The parts of a row follow one another. So unpacking writes 8 / w contiguous runs
+per part, all in one operation, which on a CPU is ten times faster than writing every other byte.
 """
 
 from dataclasses import dataclass
@@ -33,10 +29,10 @@ class Grid:
 
     Attributes:
         bits: of a code.
-        symmetric: z is the middle code 2^(bits - 1) of every channel; else each channel has its own.
+        symmetric: z is the middle code 2^(bits - 1) for every channel; else each channel has its own z.
 
     Raises:
-        UserError: for a bit-width that is not offered.
+        UserError: for a bit-width that is not supported.
     """
 
     bits: int
@@ -55,14 +51,14 @@ class Grid:
 
     @property
     def middle(self) -> int:
-        """The zero point of a symmetric grid, 2^(bits - 1): one code more lies below it than above."""
+        """The zero point of a symmetric grid, 2^(bits - 1): one more code is below it than above."""
         return 1 << self.bits - 1
 
 
 def quantize(
     weight: Float[Tensor, "out *rest"], scale: Float[Tensor, "out *ones"], zero: Float[Tensor, "out *ones"], grid: Grid
 ) -> UInt8[Tensor, "out *rest"]:
-    """Return the nearest code, q = clamp(round(w / s) + z, 0, levels); s and z are [out], or broadcast already."""
+    """Quantize to the nearest code, q = clamp(round(w / s) + z, 0, levels); s and z are [out] or broadcastable."""
     s, z = _per_channel(scale, weight.ndim), _per_channel(zero, weight.ndim)
     return (weight / s).round_().add_(z).clamp_(0, grid.levels).to(torch.uint8)
 
@@ -73,7 +69,7 @@ def dequantize(
     zero: Shaped[Tensor, "out *ones"],
     dtype: torch.dtype = torch.float32,
 ) -> Float[Tensor, "out *rest"]:
-    """Return w' = (q - z) * s, formed in `dtype`; q - z is exact in every float type, so w' is rounded once."""
+    """Dequantize to w' = (q - z) * s in `dtype`; q - z is exact in every float type, so w' is rounded once."""
     s, z = _per_channel(scale, codes.ndim), _per_channel(zero, codes.ndim)
     return codes.to(dtype).sub_(z).mul_(s)
 
@@ -86,12 +82,12 @@ PARTS = {2: (2,), 3: (2, 1), 4: (4,), 8: (8,)}
 
 
 def packed_width(bits: int, n: int) -> int:
-    """Bytes of a row of n codes: n * bits / 8, each part rounded up to a whole byte."""
+    """Return the bytes of a row of n codes: n * bits / 8, each part rounded up to a whole byte."""
     return sum(_part_width(part, n) for part in PARTS[Grid(bits).bits])
 
 
 def pack(codes: UInt8[Tensor, "out n"], bits: int) -> UInt8[Tensor, "out width"]:
-    """Put codes into bytes.
+    """Pack codes into bytes.
 
     Raises:
         ValueError: when codes are not a uint8 matrix or a code does not fit.
@@ -109,9 +105,9 @@ def pack(codes: UInt8[Tensor, "out n"], bits: int) -> UInt8[Tensor, "out width"]
 
 
 def unpack(packed: UInt8[Tensor, "out width"], bits: int, n: int) -> UInt8[Tensor, "out n"]:
-    """Take the n codes of each row out of their bytes; the inverse of `pack`.
+    """Unpack the n codes of each row from their bytes; the inverse of `pack`.
 
-    Of 8 bits it is the same tensor, otherwise one that may be changed.
+    For 8 bits the result is the argument itself, otherwise a new tensor that may be modified in place.
 
     Raises:
         ValueError: when the bytes of a row are not those of n codes.
@@ -154,5 +150,5 @@ def _unpack_part(held: UInt8[Tensor, "out m"], part: int, n: int) -> UInt8[Tenso
 
 @cache
 def _places(part: int, device: torch.device) -> UInt8[Tensor, "places 1"]:
-    """Where in a byte the codes of this width begin."""
+    """Return the bit offsets in a byte at which codes of this width start."""
     return torch.arange(0, 8, part, dtype=torch.uint8, device=device)[:, None]

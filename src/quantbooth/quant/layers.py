@@ -1,9 +1,9 @@
-"""Linear and Conv2d layers with a packed, frozen weight that hold scale sets: gains of channels, shifts of the bias.
+"""Linear and Conv2d layers with a packed, frozen weight and trainable scale sets: channel gains and bias shifts.
 
-The weight is three buffers as `packed_weight` says: `codes`, `scale` s0 and `zero` z; the bias is a buffer too. Numbers
-that learn are absent until `scale_sets.attach_` puts them in; without them a layer is the base layer. So is the
-quantizer of its input, where activations are quantized too: it sees x itself, before g_in, which belongs to the
-dequantization W = s0 (q - z) g_in and so acts on whole numbers that are there already.
+The weight is three buffers (see `packed_weight`): `codes`, `scale` s0 and `zero` z; the bias is a buffer too. Trainable
+parameters are None until `scale_sets.attach_` adds them; without them a layer computes the base. `input_quantizer` is
+None too, unless activations are quantized: it reads x itself, before g_in, because g_in belongs to the dequantization
+W = s0 (q - z) g_in.
 """
 
 from abc import ABC, abstractmethod
@@ -26,11 +26,11 @@ Made = TypeVar("Made", bound="QuantizedLayer")  # not Self, which no checker of 
 
 
 class QuantizedLayer(nn.Module, ABC):
-    """What both kinds share: y = g_out * product(g_in * x, (q - z) * s0) + b + shift, by the set that serves a sample.
+    """Base class of both: y = g_out * product(g_in * x, (q - z) * s0) + b + shift, with the set of each sample.
 
-    Where there is an `input_quantizer`, x is what it gives (see `activations`).
-    What is held of g_in, g_out and shift, and how a set is chosen, is said in `holders`. The leading axis of x is the
-    batch. As built, every weight is 0 and waits for a state dict.
+    Where there is an `input_quantizer`, x is its output (see `activations`).
+    `selection` describes g_in, g_out and shift, and how a set is chosen. The leading axis of x is the batch. A new
+    layer has weight 0 until a state dict is loaded.
     """
 
     codes: UInt8[Tensor, "out width"]
@@ -66,11 +66,11 @@ class QuantizedLayer(nn.Module, ABC):
         device: torch.device | str | None = None,
         split: tuple[int, ...] = (),
     ) -> Made:
-        """Return an empty quantized layer with the form of a float one, its inputs in parts where `split` says so.
+        """Return an empty quantized layer with the configuration of a float one, its inputs split as `split` says.
 
         Raises:
-            TypeError: when the float layer is of another kind.
-            UserError: when its options are not covered, or the split does not fit.
+            TypeError: when the float layer is of another class.
+            UserError: when its options are not supported, or the split does not fit.
         """
 
     @classmethod
@@ -89,7 +89,7 @@ class QuantizedLayer(nn.Module, ABC):
         zero: Float[Tensor, "*parts out"],
         bias: object,
     ) -> Made:
-        """Stand for (q - z) * s0, with a copy of the bias where it is a tensor; return the layer itself."""
+        """Set the weight to (q - z) * s0 and the bias to a copy, if it is a tensor; return the layer itself."""
         self.codes, self.scale, self.zero = self.form.store(codes), scale, zero.to(torch.uint8)
         if isinstance(bias, Tensor):
             self.bias = bias.detach().clone()
@@ -97,7 +97,7 @@ class QuantizedLayer(nn.Module, ABC):
 
     @torch.no_grad()
     def dequantized(self) -> Float[Tensor, "out ..."]:
-        """Return the base weight (q - z) * s0, newly formed, for looking at."""
+        """Return the base weight (q - z) * s0 as a new float32 tensor."""
         return self.form.weight(self.codes, self.scale, self.zero, torch.float32)
 
     def forward(self, x: Float[Tensor, "b ..."]) -> Float[Tensor, "b ..."]:
@@ -114,12 +114,12 @@ class QuantizedLayer(nn.Module, ABC):
 
     @property
     def channel(self) -> int:
-        """The axis that counts channels, of x and of y."""
+        """The channel axis of x and of y."""
         return self.product.channel
 
     @abstractmethod
     def check(self, x: Tensor) -> None:
-        """Raise ValueError when x is not of the layer's form."""
+        """Raise ValueError when x does not have the shape that the layer takes."""
 
     def extra_repr(self) -> str:
         """Return shape and bits."""
@@ -128,7 +128,7 @@ class QuantizedLayer(nn.Module, ABC):
         return f"shape={self.shape}, bits={self.bits}{split}, bias={self.bias is not None}, sets: {sets}"
 
     def _bias(self, batch: int) -> Float[Tensor, "#b out"] | None:
-        """The bias, shifted where shifts are held; one row serves all samples otherwise."""
+        """Return the bias plus the shift of each sample's set; without shifts, one row for all samples."""
         shift = chosen(self, "shift", batch)
         if self.bias is None or shift is None:
             return shift if self.bias is None else self.bias[None]
@@ -136,7 +136,7 @@ class QuantizedLayer(nn.Module, ABC):
 
 
 class QuantizedLinear(QuantizedLayer):
-    """A linear layer on x [b, ..., in]."""
+    """A quantized linear layer on x [b, ..., in]."""
 
     def __init__(
         self,
@@ -154,7 +154,7 @@ class QuantizedLinear(QuantizedLayer):
     def like(
         cls, layer: nn.Module, bits: int, device: torch.device | str | None = None, split: tuple[int, ...] = ()
     ) -> "QuantizedLinear":
-        """Return an empty layer with the form of an nn.Linear."""
+        """Return an empty layer with the configuration of an nn.Linear."""
         if not isinstance(layer, nn.Linear):
             raise TypeError(f"layer must be an nn.Linear, got {type(layer).__name__}")
         return cls(layer.in_features, layer.out_features, bits, layer.bias is not None, device, split)
@@ -166,7 +166,7 @@ class QuantizedLinear(QuantizedLayer):
 
 
 class QuantizedConv2d(QuantizedLayer):
-    """A convolution on x [b, in, h, w] with zero padding; any stride, padding, dilation, groups."""
+    """A quantized convolution on x [b, in, h, w] with zero padding; any stride, padding, dilation, groups."""
 
     def __init__(
         self,
@@ -195,7 +195,7 @@ class QuantizedConv2d(QuantizedLayer):
     def like(
         cls, layer: nn.Module, bits: int, device: torch.device | str | None = None, split: tuple[int, ...] = ()
     ) -> "QuantizedConv2d":
-        """Return an empty layer with the form of an nn.Conv2d; it must pad with zeros, on both sides alike."""
+        """Return an empty layer with the configuration of an nn.Conv2d, which must pad with zeros symmetrically."""
         if not isinstance(layer, nn.Conv2d):
             raise TypeError(f"layer must be an nn.Conv2d, got {type(layer).__name__}")
         if layer.padding_mode != "zeros" or layer.padding == "same":

@@ -1,14 +1,14 @@
-"""A low-rank term beside a layer that stays as it is, y = layer(x) + s B_k A_k x, by the set k that serves a sample.
+"""A LoRA term on a frozen layer, y = layer(x) + s B_k A_k x, with the adapter k of each sample.
 
-    h = A x                             all sets at once: A [K r, in], of a convolution [K r, in, kh, kw] in its window
-    h_i = 0 but in the r rows of k(i)   the base (k = 0) has none, so there y is the layer's own
-    y = layer(x) + s B h                B [out, K r]
+    h = A x                                all sets at once: A [K r, in], of a convolution [K r, in, kh, kw]
+    h_i = 0 except in the r rows of k(i)   the base (k = 0) has none, so there y = layer(x)
+    y = layer(x) + s B h                   B [out, K r]
 
 With one set this is LoRA (Hu et al. 2021, arXiv 2106.09685, eq. 3), s = alpha / r. Masking h costs K low-rank products
-in the place of one, gathers no copy of A or B per sample, and forms nothing of a weight's size.
+instead of one, but copies neither A nor B per sample, and allocates nothing of a weight's size.
 
-A forward hook adds the term, so that the layer, float or quantized, keeps its class and its weight. Where activations
-are quantized the term sees x itself.
+A forward hook adds the term, so the layer, float or quantized, keeps its class and its weight. Where activations are
+quantized, the term reads the unquantized x.
 """
 
 from dataclasses import dataclass
@@ -26,16 +26,16 @@ from quantbooth.runtime.errors import UserError
 __all__ = ["ADAPTED", "FOREIGN", "KINDS", "LEARNED", "Form", "adapt_", "delta", "form_of", "release_", "term"]
 
 KINDS = (nn.Linear, nn.Conv2d, QuantizedLinear, QuantizedConv2d)
-"""Classes of layers that can be adapted; subclasses are left alone, as they may compute something else."""
+"""Classes of layers that can be adapted; subclasses are not, as they may compute something else."""
 LEARNED, FOREIGN = "lora", "foreign"
-"""Of what is tuned here, with sets, and of what was read from somebody's file, which serves every sample."""
+"""Kinds of adapters: tuned here, one per set; loaded from a LoRA file, applied to every sample."""
 ADAPTED = (LEARNED, FOREIGN)
 POINT = Conv2dProduct((1, 1), (0, 0), (1, 1), 1)
 
 
 @dataclass(frozen=True)
 class Form:
-    """What a layer asks of A and B: `down` makes h of x, `up` makes y of h."""
+    """The products and shapes of A and B that fit a layer: `down` maps x to h, `up` maps h to y."""
 
     down: Product
     up: Product
@@ -43,15 +43,16 @@ class Form:
     out: int
 
     def shapes(self, rank: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Of A and B of one set: B of a convolution is held without its 1 x 1."""
+        """Return the shapes of A and B of one set; B of a convolution is stored without its 1 x 1 kernel axes."""
         return (rank, *self.inputs), (self.out, rank)
 
 
 def form_of(layer: nn.Module) -> Form:
-    """The form of a layer of one of `KINDS`.
+    """Return the form of a layer of one of `KINDS`.
 
     Raises:
-        UserError: for a convolution in groups, or one that pads with anything but zeros, by numbers given.
+        UserError: for a grouped convolution, or one whose padding is not zeros of a given size.
+        TypeError: for a layer of another class.
     """
     if isinstance(layer, nn.Linear | QuantizedLinear):
         return Form(LinearProduct(), LinearProduct(), (layer.in_features,), layer.out_features)
@@ -75,7 +76,7 @@ def term(
     form: Form,
     serves: Bool[Tensor, "b sets"] | None,
 ) -> Float[Tensor, "b ..."]:
-    """Return B_k A_k x in x's dtype (under autocast: in autocast's); where `serves` is None, the sum over all sets."""
+    """Return B_k A_k x in x's dtype (autocast's under autocast); where `serves` is None, the sum over all sets."""
     h = form.down.apply(x, down.flatten(0, 1).to(x.dtype))
     if serves is not None:
         places = [len(x), *[1] * (h.ndim - 1)]
@@ -93,11 +94,11 @@ def adapt_(
     scale: float,
     selection: Selection | None,
 ) -> None:
-    """Put a term on a layer: parameters `<kind>_A` and `<kind>_B`, chosen by `selection`; without one, frozen, for all.
+    """Attach `<kind>_A` and `<kind>_B` to a layer: parameters chosen by `selection`, or frozen buffers without one.
 
     Raises:
-        RuntimeError: when it has one of this kind already.
-        UserError: when the form of the layer is not covered.
+        RuntimeError: when the layer has an adapter of this kind already.
+        UserError: when the form of the layer is not supported.
     """
     form = form_of(layer)
     if hasattr(layer, f"{kind}_A"):
@@ -113,7 +114,7 @@ def adapt_(
 
 
 def release_(layer: nn.Module, kind: str) -> None:
-    """Undo `adapt_`, leaving nothing behind."""
+    """Undo `adapt_` completely."""
     getattr(layer, f"{kind}_hook").remove()
     for name in ("A", "B", "hook", "scale"):
         delattr(layer, f"{kind}_{name}")
@@ -121,7 +122,7 @@ def release_(layer: nn.Module, kind: str) -> None:
 
 @torch.no_grad()
 def delta(layer: nn.Module, kind: str, index: int) -> Float[Tensor, "out ..."] | None:
-    """The weight s B_k A_k that a term of some set amounts to; None for the base, or where there is no term."""
+    """Return the weight s B_k A_k of one set's adapter; None for the base, or where there is no adapter."""
     if index == 0 or not hasattr(layer, f"{kind}_A"):
         return None
     down, up = (getattr(layer, f"{kind}_{name}")[index - 1].detach() for name in "AB")

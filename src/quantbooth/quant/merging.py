@@ -1,10 +1,10 @@
-"""Folding: the float model that a quantized one is where one scale set serves every sample, as plain tensors.
+"""Merge one scale set or adapter into float weights, giving the state dict of an equivalent float model.
 
     W_k = g_out_k * (q - z) s0 * g_in_k        b_k = b + shift_k
     w_k = g_out_k * w,  b_k = g_out_k * b + shift_k     of a normalization
     W_k = W + s B_k A_k                                 of a layer with an adapter (see `low_rank`)
 
-so W_k x + b_k = g_out_k * (W_0 (g_in_k * x)) + b + shift_k, the same function by other roundings (see `functional`).
+so W_k x + b_k = g_out_k * (W_0 (g_in_k * x)) + b + shift_k, the same function up to rounding (see `ops`).
 """
 
 from collections.abc import Mapping
@@ -27,14 +27,14 @@ State = dict[str, Tensor]
 
 @torch.no_grad()
 def folded(model: nn.Module, index: int) -> State:
-    """The state dict of the float model, in float32 where anything was folded; no other copy of a weight is kept.
+    """Return the state dict of the float model, in float32 where anything was merged.
 
     Args:
-        model: quantized, with scale sets or without; a float model gives its own tensors.
+        model: quantized, with or without scale sets; a float model gives its own tensors.
         index: of the set, 0 for the base.
 
     Raises:
-        UserError: when it is not foldable.
+        UserError: when the model cannot be merged.
     """
     require_foldable(model)
     state = dict(model.state_dict())
@@ -49,10 +49,10 @@ def folded(model: nn.Module, index: int) -> State:
 
 
 def require_foldable(model: nn.Module) -> None:
-    """Refuse a model that no float model is equal to.
+    """Check that a float model can be equivalent to this one.
 
     Raises:
-        UserError: when activations are quantized: a float model has no place for their grids.
+        UserError: when activations are quantized: float weights cannot represent their quantizers.
     """
     for name, layer in quantized_layers(model):
         if layer.input_quantizer is not None:
@@ -63,10 +63,10 @@ def require_foldable(model: nn.Module) -> None:
 
 
 def average(model: nn.Module, weights: Mapping[int, float]) -> State:
-    """The mean of what `folded` gives for some sets, each with its weight; weights of a mean sum to 1.
+    """Return the weighted mean of the state dicts that `folded` gives for some sets.
 
     Raises:
-        ValueError: when they do not.
+        ValueError: when the weights do not sum to 1.
     """
     if abs(sum(weights.values()) - 1) > 1e-6:
         raise ValueError(f"weights must sum to 1, got {sum(weights.values())}")
@@ -79,14 +79,14 @@ def average(model: nn.Module, weights: Mapping[int, float]) -> State:
 
 
 def _replace(state: State, name: str, tensors: Mapping[str, Tensor | None]) -> None:
-    """Put these in the place of all that a module has in the state."""
+    """Replace all entries of a module in the state by these."""
     for key in [key for key in state if key.rpartition(".")[0] == name]:
         del state[key]
     state |= {f"{name}.{key}": tensor for key, tensor in tensors.items() if tensor is not None}
 
 
 def _add(state: State, name: str, change: Tensor | None) -> None:
-    """Put what an adapter amounts to into the weight, in the place of A and B where they are in the state."""
+    """Add an adapter's weight change to the weight, and remove its A and B from the state."""
     for key in "AB":
         state.pop(f"{name}.{LEARNED}_{key}", None)
     if change is not None:
@@ -107,7 +107,7 @@ def _layer(layer: QuantizedLayer, index: int) -> dict[str, Tensor | None]:
 
 
 def _along(gain: Float[Tensor, " inputs"], weight: Float[Tensor, "out n ..."]) -> Float[Tensor, "#out n ..."]:
-    """Gains of input channels where a weight has them: of a grouped convolution each row sees its group's only."""
+    """Return input gains shaped like the weight; a row of a grouped convolution has those of its group only."""
     out, width = weight.shape[:2]
     groups = len(gain) // width
     rows = gain.view(groups, 1, width).expand(groups, out // groups, width).reshape(out, width)
@@ -124,7 +124,7 @@ def _norm(norm: nn.GroupNorm | nn.LayerNorm, index: int) -> dict[str, Tensor | N
 
 
 def _row(module: nn.Module, name: str, index: int) -> Float[Tensor, " n"] | None:
-    """Numbers of one set, where the module holds them; the base's are at their start."""
+    """Return the values of one set, the neutral ones for the base; None where the module has none of this name."""
     rows = held(module).get(name)
     if rows is None:
         return None

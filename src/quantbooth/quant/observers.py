@@ -1,8 +1,6 @@
-"""Observers find the scale and zero point of a tensor: of a weight's output channels, of a watched activation.
+"""Observers: find the scale and zero point of a weight's output channels, or of an activation over a calibration set.
 
-Find the scale and zero point of each output channel.
-
-A channel's range is [lo, hi] = [min(w, 0), max(w, 0)], and
+The range of a weight's output channel is [lo, hi] = [min(w, 0), max(w, 0)], and
 
     s = (hi - lo) / levels,    z = clamp(round(-lo / s), 0, levels)
 
@@ -10,13 +8,13 @@ or, on a symmetric grid,
 
     z = 2^(bits - 1),    s = max(-lo / z, hi / (levels - z)).
 
-The range of an activation, watched over the batches of a calibration set.
+The range of an activation is a moving average over the batches of a calibration set,
 
     low  <- m low  + (1 - m) min(x)
     high <- m high + (1 - m) max(x)
 
-from the first batch's own minimum and maximum on. An average of batches' extremes lies inside the range of all: what
-sticks out is cut off, and the rest has finer steps. Q-Diffusion (arXiv 2302.04304) watches with m = 0.95.
+initialized with the minimum and maximum of the first batch. The average of the batches' extremes is inside the full
+range: outliers are clipped, and the other values get finer steps. Q-Diffusion (arXiv 2302.04304) uses m = 0.95.
 """
 
 from abc import ABC, abstractmethod
@@ -30,21 +28,21 @@ from torch import Tensor, nn
 from quantbooth.quant.activations import ActivationQuantizer, parts_of
 from quantbooth.quant.format import Grid
 
-__all__ = ["RunningRange"]
+__all__ = ["MSE", "MinMax", "RunningRange", "ScaleSearch", "affine", "bounds"]
 
 BLOCK = 2**20
-"""Weights searched at a time: bounds the memory of a search, whatever the size of the layer."""
+"""Weights searched at a time, which bounds the memory of a search for layers of any size."""
 
 Affine = tuple[Float[Tensor, " out"], Float[Tensor, " out"]]
 
 
 @dataclass(frozen=True)
 class ScaleSearch(ABC):
-    """A rule that picks (scale, zero) for every row of a weight; rows are independent of each other.
+    """A rule that finds (scale, zero) of every row of a weight, each row independently.
 
     Attributes:
-        grid: what codes there are.
-        name: tells the rule from every other in names of artifacts; it never changes.
+        grid: the codes.
+        name: identifies the rule in names of artifacts; it never changes.
 
     Raises:
         ValueError: when the weight is not a non-empty matrix of finite numbers.
@@ -54,7 +52,7 @@ class ScaleSearch(ABC):
     name: ClassVar[str]
 
     def __call__(self, weight: Float[Tensor, "out n"]) -> Affine:
-        """Return (s, z), float32, z whole numbers in [0, levels]."""
+        """Return (s, z), float32, z integers in [0, levels]."""
         if weight.ndim != 2 or weight.numel() == 0:
             raise ValueError(f"weight must be a non-empty matrix [out, n], got shape {tuple(weight.shape)}")
         if not torch.isfinite(weight).all():
@@ -70,7 +68,7 @@ class ScaleSearch(ABC):
 
 @dataclass(frozen=True)
 class MinMax(ScaleSearch):
-    """The whole range of each channel."""
+    """The full range of each channel (min-max observer)."""
 
     name = "minmax"
 
@@ -115,14 +113,14 @@ class MSE(ScaleSearch):
     def error(
         self, weight: Float[Tensor, "out n"], scale: Float[Tensor, " out"], zero: Float[Tensor, " out"]
     ) -> Float[Tensor, " out"]:
-        """Return sum |w' - w|^norm of each row, w' as `grid` forms it, without storing codes in between."""
+        """Return sum |w' - w|^norm of each row, w' being w quantized and dequantized on `grid`."""
         s, z = scale[:, None], zero[:, None]
         restored = (weight / s).round_().add_(z).clamp_(0, self.grid.levels).sub_(z).mul_(s)
         return restored.sub_(weight).abs_().pow_(self.norm).sum(1)
 
 
 def bounds(weight: Float[Tensor, "out n"]) -> Affine:
-    """Return [lo, hi] of each row, widened to hold 0."""
+    """Return [lo, hi] of each row, widened to contain 0."""
     low, high = weight.aminmax(dim=1)
     return low.clamp(max=0), high.clamp(min=0)
 
@@ -138,12 +136,12 @@ def affine(low: Float[Tensor, " out"], high: Float[Tensor, " out"], grid: Grid) 
 
 
 class RunningRange(nn.Module):
-    """Stands where a quantizer will stand, and hands on what it is given.
+    """A moving-average min-max observer, inserted where a quantizer will be; it returns its input unchanged.
 
     Args:
         momentum: m.
-        split: sizes of the parts along the channels, each watched by itself.
-        channel: the axis that counts channels.
+        split: sizes of the parts along the channel axis, one range each.
+        channel: the channel axis.
     """
 
     def __init__(self, momentum: float, split: tuple[int, ...] = (), channel: int = -1) -> None:
@@ -153,7 +151,7 @@ class RunningRange(nn.Module):
 
     @torch.no_grad()
     def forward(self, x: Float[Tensor, "b ..."]) -> Float[Tensor, "b ..."]:
-        """Return x itself."""
+        """Update the range and return x itself."""
         extremes = [torch.stack(part.aminmax()) for part in parts_of(x.float(), self.split, self.channel)]
         low, high = torch.stack(extremes, dim=1)
         if self.seen is not None:
@@ -162,10 +160,10 @@ class RunningRange(nn.Module):
         return x
 
     def quantizer(self, bits: int) -> ActivationQuantizer:
-        """Return a quantizer of the range.
+        """Return a quantizer that covers the observed range.
 
         Raises:
-            ValueError: when nothing was seen.
+            ValueError: when nothing was observed.
         """
         if self.seen is None:
             raise ValueError("an activation's range must be seen before it is quantized, and nothing passed here")

@@ -1,23 +1,12 @@
-"""The product of a layer: with a frozen quantized weight and trainable gains on input and output channels.
-
-The two linear maps a layer can be: a matrix product and a convolution, each with its transpose in x.
-
-Products with a packed weight that is formed as floats piece by piece, a few output channels at a time.
-
-On a CPU memory of a piece's size is found again, where a whole weight of tens of megabytes is asked of the system anew
-for every product, which can cost more than the product itself. So pieces are faster where weights are large, and the
-largest of a model no longer decides how much memory a step takes. On other devices, and for groups, the weight is one
-piece.
-
-A product with a frozen quantized weight and trainable gains on its input and output channels.
+"""Linear and convolution ops with a frozen, packed weight and trainable gains on input and output channels.
 
     y = g_out * (W (g_in * x)) + b,    W = (q - z) * s0
 
-step by step, u being the base layer without its bias where g_in = 1:
+step by step, where u is the base layer without its bias if g_in = 1:
 
     x' = g_in * x        u = product(x', W)        y = g_out * u + b
 
-which equals a weight dequantized with s = g_out * s0 * g_in. Because gains act on *activations*,
+which equals a weight dequantized with s = g_out * s0 * g_in. Because gains multiply *activations*,
 
     dL/db     = sum(dL/dy)                         over all axes but the batch and the channel
     dL/dg_out = sum(dL/dy * u)
@@ -25,10 +14,15 @@ which equals a weight dequantized with s = g_out * s0 * g_in. Because gains act 
     dL/dg_in  = sum(dL/dx' * x)
     dL/dx     = g_in * dL/dx'
 
-so there is no weight gradient and W is a transient: formed in forward, dropped, formed again in backward. What autograd
-keeps is y where g_out learns (or u, see `per_channel`), and x where g_in learns; b and a frozen gain cost nothing.
+so there is no weight gradient and W is temporary: dequantized in forward, freed, dequantized again in backward. For the
+backward, autograd saves y where g_out is trainable (or u, see `per_channel`), and x where g_in is trainable; b and a
+frozen gain need nothing.
 
-PEQA (Kim et al., NeurIPS 2023, arXiv 2305.14152) trains s = s0 + ds; g_out = 1 + ds / s0. Gains of both sides are the
+On a CPU, and without groups, W is dequantized in pieces of a few output channels: the allocator reuses memory of a
+piece's size, but asks the system for a weight of tens of megabytes at every product, which can cost more than the
+product itself. Pieces also make the peak memory of a step independent of the largest weight. Elsewhere W is one piece.
+
+PEQA (Kim et al., NeurIPS 2023, arXiv 2305.14152) trains s = s0 + ds; g_out = 1 + ds / s0. Gains on both sides are the
 multi-channel-wise scale update of TuneQDM (arXiv 2401.04339 v2), W = s_out (q - z) s_in with g_in = s_in.
 """
 
@@ -48,18 +42,18 @@ from torch.autograd.function import once_differentiable
 from quantbooth.quant.packed_weight import Packed
 from quantbooth.quant.per_channel import affine, gain_gradient, in_layout, keeps_output, require_full, summed, times
 
-__all__ = ["PIECE", "PackedProduct"]
+__all__ = ["Conv2dProduct", "LinearProduct", "PIECE", "PackedProduct", "Product", "gained_product"]
 
 
 class Product(ABC):
-    """A linear map with a weight, and its transpose; `channel` is the axis of y that counts output channels."""
+    """A linear map with a weight, and its transpose in x; `channel` is the channel axis of y."""
 
     channel: int
 
     @property
     @abstractmethod
     def by_channel(self) -> bool:
-        """Whether an output channel sees every input, so that some rows of the weight give some channels of y."""
+        """Whether every output channel reads all inputs, so that a slice of W's rows gives a slice of y's channels."""
 
     @abstractmethod
     def apply(self, x: Float[Tensor, "b ..."], weight: Float[Tensor, "out ..."]) -> Float[Tensor, "b ..."]:
@@ -115,7 +109,7 @@ class Conv2dProduct(Product):
     def transpose(
         self, grad: Float[Tensor, "b out h2 w2"], weight: Float[Tensor, "out ..."], x_shape: Sequence[int]
     ) -> Float[Tensor, "b in h w"]:
-        """Return the transposed convolution; of x only the shape counts, so an empty tensor stands in for it."""
+        """Return the transposed convolution; only the shape of x matters, so an empty tensor replaces it."""
         x = grad.new_empty(x_shape)
         only_dx = (True, False, False)
         backward = torch.ops.aten.convolution_backward
@@ -125,12 +119,12 @@ class Conv2dProduct(Product):
 
 
 PIECE = 1 << 21
-"""Weights of a piece: 8 MB of float32."""
+"""Number of weights in a piece: 8 MB of float32."""
 
 
 @dataclass(frozen=True)
 class PackedProduct:
-    """A product with the weight that these codes, scales and zero points stand for."""
+    """A product with the weight that these codes, scales and zero points represent."""
 
     packed: Packed
     product: Product
@@ -144,7 +138,7 @@ class PackedProduct:
         return parts[0] if len(parts) == 1 else torch.cat(parts, self.product.channel)
 
     def transpose(self, du: Float[Tensor, "b ..."], x_shape: Sequence[int]) -> Float[Tensor, "b ..."]:
-        """Return product^T(du, W), of shape x_shape: the sum over pieces of W and the channels of du they made."""
+        """Return product^T(du, W), of shape x_shape: the sum over pieces of W and their channels of du."""
         parts = (
             self.product.transpose(du.narrow(self.product.channel, start, len(piece)), piece, x_shape)
             for start, piece in self._pieces(du.dtype)
@@ -152,7 +146,7 @@ class PackedProduct:
         return reduce(Tensor.add_, parts)
 
     def _pieces(self, dtype: torch.dtype) -> Iterator[tuple[int, Float[Tensor, "rows ..."]]]:
-        """Yield rows of W, newly formed, each with its first output channel."""
+        """Yield dequantized rows of W, each piece with its first output channel."""
         apart = self.codes.device.type == "cpu" and self.product.by_channel
         for rows in self.packed.pieces(PIECE if apart else prod(self.packed.shape)):
             yield rows.start, self.packed.weight(self.codes[rows], self.scale[..., rows], self.zero[..., rows], dtype)
@@ -169,13 +163,13 @@ def gained_product(
     packed: Packed,
     product: Product,
 ) -> Float[Tensor, "b ..."]:
-    """Return y = g_out * product(g_in * x, W) + b in x's dtype (under autocast: in autocast's), sample i with row i.
+    """Return y = g_out * product(g_in * x, W) + b in x's dtype (autocast's under autocast), sample i with row i.
 
-    No gain means 1; a bias may be one row for all samples. Gradients flow to x, the gains and b only. Changing x or y
-    in place before the backward may raise there.
+    No gain means 1; a bias may be one row for all samples. Gradients flow to x, the gains and b only. Modifying x or y
+    in place before the backward may raise an error there.
 
     Raises:
-        RuntimeError: when numbers of half precision are to be trained: near 1 they cannot follow small steps.
+        RuntimeError: when a trainable parameter has half precision: near 1 it cannot represent small steps.
     """
     require_full(gain_in, gain_out, bias)
     kind = x.device.type
@@ -187,7 +181,7 @@ def gained_product(
 
 
 class _GainedProduct(torch.autograd.Function):
-    """The formulas above, each written once. Autocast is off inside: every dtype is explicit."""
+    """The formulas above, each written once; autocast is off inside, so every dtype is explicit."""
 
     @staticmethod
     def forward(
@@ -212,7 +206,7 @@ class _GainedProduct(torch.autograd.Function):
         ctx.x_shape, ctx.dtype, ctx.y_stride = x.shape, x.dtype, y.stride()
         ctx.bias_rows = 0 if b is None else len(b)
         need_dx = need_x or need_in
-        ctx.save_for_backward(
+        ctx.save_for_backward(  # a tensor set on ctx instead gives wrong gradients under checkpointing
             x if need_in else None,
             g_in if need_x else None,
             g_out if need_dx or need_out else None,

@@ -1,13 +1,11 @@
-"""How a quantized weight is stored, and the float weight it stands for.
+"""The storage of a quantized weight, W = (q - z) * s0, with one scale and zero point per part of a concatenated input.
 
-    W = (q - z) * s0
+s0 and z are [out]. A layer that reads a concatenation of feature maps may have an s0 and a z for each: `split` gives
+the number of inputs of each part, s0 and z are [parts, out], and the codes of a row are packed part by part, one after
+another. So each part is stored like a separate weight, and a weight without a split has a single part.
 
-s0 and z are [out]. A layer that sees a concatenation of feature maps may have an s0 and a z of each: `split` tells how
-many of its inputs belong to which part, s0 and z are [parts, out], and the codes are packed part by part, their bytes
-side by side. So each part is stored as a weight of its own, and a weight without a split is the one part there is.
-
-Splitting the decoder's shortcuts is Q-Diffusion's (arXiv 2302.04304, "shortcut-splitting quantization"): the halves of
-a skip concatenation have other ranges, and one grid for both wastes its codes on the wider.
+Source: the shortcut-splitting quantization of Q-Diffusion (arXiv 2302.04304): the two halves of a skip concatenation
+have different ranges, and a shared grid wastes its codes on the wider one.
 """
 
 from collections.abc import Iterator, Sequence
@@ -30,15 +28,15 @@ Affine = tuple[Float[Tensor, "*parts out"], Float[Tensor, "*parts out"]]
 
 @dataclass(frozen=True)
 class Packed:
-    """The form of a weight of `shape` [out, in, ...] that is stored in codes of `bits` bits.
+    """The layout of a weight of `shape` [out, in, ...] that is stored in codes of `bits` bits.
 
     Attributes:
         bits: of a code.
         shape: of the weight.
-        split: inputs of each part, in order; empty where the weight is one.
+        split: inputs of each part, in order; empty for a single part.
 
     Raises:
-        UserError: for bits that are not offered, or a split that does not make up the inputs.
+        UserError: for a split whose parts do not add up to the inputs.
     """
 
     bits: int
@@ -61,7 +59,7 @@ class Packed:
         return (len(self.split), self.shape[0]) if self.split else self.shape[:1]
 
     def fit(self, weight: Float[Tensor, "out in *rest"], search: ScaleSearch) -> Affine:
-        """Return the (s0, z) that `search` finds, for each part by itself."""
+        """Return the (s0, z) that `search` finds, for each part separately."""
         found = [search(part.flatten(1).float()) for part in weight.split(self._inputs, dim=1)]
         scales, zeros = zip(*found, strict=True)
         return (torch.stack(scales), torch.stack(zeros)) if self.split else found[0]
@@ -75,7 +73,7 @@ class Packed:
         return values.repeat_interleave(inputs, dim=0).t().reshape(*self.shape[:2], *ones)
 
     def store(self, codes: UInt8[Tensor, "out in *rest"]) -> UInt8[Tensor, "out width"]:
-        """Return the codes, packed part by part."""
+        """Pack the codes part by part."""
         parts = codes.split(self._inputs, dim=1)
         return torch.cat([pack(part.flatten(1), self.bits) for part in parts], dim=1)
 
@@ -86,10 +84,10 @@ class Packed:
         zero: UInt8[Tensor, "*parts rows"],
         dtype: torch.dtype,
     ) -> Float[Tensor, "rows in *rest"]:
-        """Return W, or the rows of it that are given, newly formed in `dtype`; q - z is exact in every float type.
+        """Dequantize W, or the given rows of it, in `dtype`; q - z is exact in every float type.
 
-        A float is written twice and nothing else of its size is made: parts are joined as whole numbers q - z, which
-        are bytes, and scaled as floats.
+        Parts are concatenated as integers q - z (a byte or two each) and scaled in place as floats, so no second float
+        tensor of the weight's size is allocated.
         """
         rows = len(codes)
         weight = self._lifted(codes, zero.view(-1, rows)).to(dtype)
@@ -98,7 +96,7 @@ class Packed:
         return weight.view(rows, *self.shape[1:])
 
     def pieces(self, limit: int) -> Iterator[slice]:
-        """Yield runs of output channels, each with at most `limit` weights or one channel."""
+        """Yield slices of output channels, each with at most `limit` weights or one channel."""
         step = max(1, limit // max(1, sum(self._lengths)))
         for start in range(0, self.shape[0], step):
             yield slice(start, min(start + step, self.shape[0]))
@@ -112,7 +110,7 @@ class Packed:
         return torch.cat(parts, dim=1) if self.split else parts[0]
 
     def _less(self, q: UInt8[Tensor, "rows n"], z: UInt8[Tensor, "rows 1"]) -> Integer[Tensor, "rows n"]:
-        """Return q - z, which fits a signed byte below 8 bits; q is changed then."""
+        """Return q - z, which fits a signed byte below 8 bits; then it is computed in place in q."""
         return q.to(torch.int16).sub_(z) if self.bits == 8 else q.view(torch.int8).sub_(z.view(torch.int8))
 
     def _apart(self, joined: Tensor, sizes: list[int]) -> Sequence[Tensor]:
@@ -125,7 +123,7 @@ class Packed:
 
     @cached_property
     def _lengths(self) -> list[int]:
-        """Codes of a row, part by part."""
+        """Number of codes of a row, part by part."""
         return [inputs * prod(self.shape[2:]) for inputs in self._inputs]
 
     @cached_property

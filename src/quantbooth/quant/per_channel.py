@@ -1,19 +1,15 @@
-"""A gain and a shift per channel and sample, y = g * u + b, and the same on a model's normalizations.
-
-A gain and a shift per channel and sample, y = g * u + b, with the gradients of both.
+"""A gain and a shift per channel and sample, y = g * u + b, with gradients, also on a model's normalizations.
 
     dL/db = sum(dL/dy)          over all axes but the batch and the channel
     dL/dg = sum(dL/dy * u)
     dL/du = g * dL/dy
 
-What autograd keeps for dL/dg is one activation, y, and that only where g learns: u = (y - b) / g. The division is safe
-in float32 while |g| >= 0.1 (y carries an error of eps |y|, which it enlarges by 1 / |g|); below that, or in a half
-precision, u itself is kept instead. y is often kept by the next operation anyway, u never is.
+For dL/dg autograd saves one activation, y, and only where g is trainable: u = (y - b) / g. The division is safe in
+float32 while |g| >= 0.1 (y has an error of eps |y|, which is multiplied by 1 / |g|); below that, or in half precision,
+u itself is saved instead. The next operation often saves y anyway, never u.
 
-Gains and shifts on a model's normalizations, y = g * norm(x) + b, per channel and scale set.
-
-The normalization stays as it is, its own weight and bias frozen: a forward hook puts g and b on top, so that whoever
-asks for its class (as diffusers does in places) or its weight still finds them.
+On a GroupNorm or LayerNorm, y = g * norm(x) + b is computed by a forward hook: the module keeps its class, which
+diffusers checks in places, and its own weight and bias stay frozen.
 """
 
 from collections.abc import Iterator
@@ -51,7 +47,7 @@ def gained(
     """Return y = g * u + b in u's dtype, sample i with row i; g = 1 and b = 0 give u bit for bit.
 
     Raises:
-        RuntimeError: when numbers of half precision are to be trained: near 1 they cannot follow small steps.
+        RuntimeError: when a trainable parameter has half precision: near 1 it cannot represent small steps.
     """
     require_full(gain, shift)
     y: Tensor = _Gained.apply(u, gain, shift, channel, keeps_output(gain, u.dtype))
@@ -59,7 +55,7 @@ def gained(
 
 
 class _Gained(torch.autograd.Function):
-    """The formulas above on an activation that is there already."""
+    """The formulas above on an existing activation."""
 
     @staticmethod
     def forward(ctx: Any, u: Tensor, gain: Tensor, shift: Tensor | None, channel: int, keep_y: bool) -> Tensor:
@@ -83,17 +79,17 @@ class _Gained(torch.autograd.Function):
 
 
 def keeps_output(gain: Float[Tensor, "b c"] | None, dtype: torch.dtype) -> bool:
-    """Whether y is kept for dL/dg rather than u; False where g does not learn and neither is."""
+    """Return whether y, not u, is saved for dL/dg; False where g is frozen and neither is needed."""
     return (
         gain is not None
         and gain.requires_grad
         and dtype in FULL
-        and bool(gain.detach().abs().min() >= SAFE_GAIN)  # last: on a GPU it waits for the device
+        and bool(gain.detach().abs().min() >= SAFE_GAIN)  # last, because it synchronizes a GPU
     )
 
 
 def require_full(*numbers: Tensor | None) -> None:
-    """Raise RuntimeError unless what learns is of full precision."""
+    """Raise RuntimeError unless all trainable tensors have full precision."""
     for tensor in numbers:
         if tensor is not None and tensor.requires_grad and tensor.dtype not in FULL:
             raise RuntimeError(f"gains must be float32 to be trained, got {tensor.dtype}: cast the activations instead")
@@ -107,7 +103,7 @@ def times(gain: Float[Tensor, "b c"], u: Float[Tensor, "b ..."], channel: int) -
 def affine(
     u: Float[Tensor, "b ..."], gain: Float[Tensor, "b c"] | None, shift: Float[Tensor, "#b c"] | None, channel: int
 ) -> Float[Tensor, "b ..."]:
-    """Return g * u + b in the widest of the dtypes, rounded once to u's; without a gain it may be u itself, changed."""
+    """Return g * u + b in the widest dtype, rounded once to u's; without a gain, b is added to u in place."""
     b = None if shift is None else along(shift, channel, u.ndim)
     if gain is None:
         return u if b is None else u.add_(b)
@@ -123,7 +119,7 @@ def gain_gradient(
     shift: Float[Tensor, "#b c"] | None,
     channel: int,
 ) -> Float[Tensor, "b c"]:
-    """Return dL/dg = sum(dy * u) from what was kept: u, or y with u = (y - b) / g."""
+    """Return dL/dg = sum(dy * u) from the saved tensor: u, or y with u = (y - b) / g."""
     if not kept_is_y:
         return summed(dy, kept, channel)
     gain_times_u = kept if shift is None else kept - along(shift, channel, kept.ndim)
@@ -136,10 +132,10 @@ def summed(
     """Return sum(dy * u) over all axes but the batch and the channel, in at least float32.
 
     Args:
-        dy: what is summed.
-        u: as large; None is 1.
-        channel: the axis that counts channels.
-        rows: the batch, or 1 to sum over it too.
+        dy: the gradient.
+        u: of the same shape; None is 1.
+        channel: the channel axis.
+        rows: the batch size, or 1 to sum over the batch too.
     """
     wide = torch.promote_types(dy.dtype, torch.float32)
     terms = dy.to(wide) if u is None else dy * u.to(wide)
@@ -148,7 +144,7 @@ def summed(
 
 
 def in_layout(dy: Tensor, stride: tuple[int, ...]) -> Tensor:
-    """The same tensor in the layout of y: reentrant checkpointing changes it, and sums must not change with it."""
+    """Return dy with the strides of y: reentrant checkpointing changes them, and sums must not depend on them."""
     return dy if dy.stride() == stride else dy.new_empty_strided(dy.shape, stride).copy_(dy)
 
 
@@ -175,15 +171,16 @@ def normalizations(model: nn.Module) -> Iterator[tuple[str, Norm]]:
 
 
 def attach_(norm: Norm, count: int, selection: Selection) -> None:
-    """Give a normalization `count` sets: a gain on each channel, and a shift where it has a bias."""
+    """Attach `count` sets to a normalization: a gain per channel, and a shift where it has a bias."""
     channels, channel = len(norm.weight), 1 if isinstance(norm, nn.GroupNorm) else -1
     sizes = {"gain_out": channels} | ({} if norm.bias is None else {"shift": channels})
     hold_(norm, sizes, count, selection, norm.weight.device)
+    # A hook, not a wrapper: diffusers looks at the class of some normalizations.
     setattr(norm, HANDLE, norm.register_forward_hook(partial(_with_sets, channel)))
 
 
 def detach_(norm: Norm) -> None:
-    """Undo `attach_`, leaving nothing behind."""
+    """Undo `attach_` completely."""
     getattr(norm, HANDLE).remove()
     for name in (HANDLE, "gain_in", "gain_out", "shift", "selection"):
         delattr(norm, name)

@@ -1,16 +1,16 @@
-"""Learned rounding: each weight goes to the code below or above it, whichever serves the output of its block.
+"""AdaRound, learned rounding: each weight is rounded down or up, whichever reconstructs the output of its block best.
 
     W~ = s (clamp(floor(W / s) + h(V) + z, 0, levels) - z)
     h(V) = clamp(1.2 sigmoid(V) - 0.1, 0, 1)
 
-V is learned, s and z stay. It starts where h(V) is the part of W / s that floor drops, so that W~ = W inside the range.
-While it is learned
+V is trained, s and z are fixed. V is initialized so that h(V) is the fractional part of W / s, and W~ = W inside the
+range. During training
 
     R(V) = sum(1 - |2 h(V) - 1|^beta)
 
-draws every h(V) to 0 or 1, the more so the smaller beta; in the end q = floor(W / s) + [V >= 0] + z.
+pushes every h(V) to 0 or 1, more strongly for smaller beta; at the end q = floor(W / s) + [V >= 0] + z.
 
-Both are differentiated by hand: of a weight's size, a step keeps h(V) and R's gradient for the backward alone.
+Both have hand-written gradients: the only tensors of a weight's size that a step saves are h(V) and R's gradient.
 
 AdaRound (Nagel et al., ICML 2020, arXiv 2004.10568), eq. 21 to 24; block by block as in BRECQ (arXiv 2102.05426), which
 Q-Diffusion (arXiv 2302.04304) took to diffusion models.
@@ -28,7 +28,7 @@ from quantbooth.quant.format import Grid
 __all__ = ["LearnedRounding", "up"]
 
 LOW, HIGH = -0.1, 1.1
-"""What the sigmoid is stretched to (gamma and zeta), so that h reaches 0 and 1 where V is finite."""
+"""The range to which the sigmoid is stretched (gamma and zeta), so that h reaches 0 and 1 at finite V."""
 
 
 class LearnedRounding(nn.Module):
@@ -36,9 +36,9 @@ class LearnedRounding(nn.Module):
 
     Args:
         weight: in floats.
-        scale: s, and
-        zero: z, both broadcasting against the weight.
-        grid: the codes there are.
+        scale: s, which broadcasts against the weight.
+        zero: z, which broadcasts against the weight.
+        grid: the codes.
     """
 
     below: Float[Tensor, "out ..."]
@@ -73,7 +73,7 @@ class LearnedRounding(nn.Module):
 
     @torch.no_grad()
     def codes(self) -> UInt8[Tensor, "out ..."]:
-        """Return q; as made, the nearest codes."""
+        """Return q; before training these are the nearest codes."""
         return (self.below + (self.v >= 0)).clamp(0, self.levels).to(torch.uint8)
 
 
@@ -89,7 +89,7 @@ def slope(h: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
 
 
 class _Soft(torch.autograd.Function):
-    """W~ of V: dL/dV = dL/dW~ s dh/dV where no clamp holds."""
+    """W~ of V: dL/dV = dL/dW~ s dh/dV where nothing is clamped, else 0."""
 
     @staticmethod
     def forward(ctx: Any, v: Tensor, below: Tensor, scale: Tensor, zero: Tensor, levels: int) -> Tensor:
@@ -107,7 +107,7 @@ class _Soft(torch.autograd.Function):
 
 
 class _Penalty(torch.autograd.Function):
-    """R of V, with p = |2 h - 1|: dR/dV = -2 beta p^(beta - 1) sign(2 h - 1) dh/dV, formed at once and kept."""
+    """R of V, with p = |2 h - 1|: dR/dV = -2 beta p^(beta - 1) sign(2 h - 1) dh/dV, computed in the forward."""
 
     @staticmethod
     def forward(ctx: Any, v: Tensor, beta: float) -> Tensor:

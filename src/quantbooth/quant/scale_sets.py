@@ -1,10 +1,8 @@
-"""Scale sets of a whole model: put them in, take them out, read and load them.
+"""Scale sets of a whole model: attach, detach, read and load the trainable gains of quantized layers.
 
-Named tensors that must fit: the same names and shapes, or a refusal that names the first difference.
-
-A scale set is the personal part: one gain per output channel of every quantized layer, and what `Parts` adds to it. K
-sets live side by side: `<layer>.gain_out` is [K, out], set k (k >= 1) in row k - 1. Set 0 is the base, stored nowhere.
-Which numbers there can be, and where they start, is said in `holders`.
+A scale set is what personalization trains: one gain per output channel of every quantized layer, and the `Parts` added
+to it. K sets are stacked: `<layer>.gain_out` is [K, out], set k (k >= 1) in row k - 1. Set 0 is the base, which is not
+stored. `selection` lists the parameters and their initial values.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,7 +17,19 @@ from quantbooth.quant.layers import QuantizedLayer, quantized_layers
 from quantbooth.quant.selection import START, Selection, held, hold_, let_go_
 from quantbooth.runtime.errors import UserError
 
-__all__ = ["require_fit"]
+__all__ = [
+    "Parts",
+    "attach_",
+    "detach_",
+    "load_",
+    "parameters",
+    "parts_of",
+    "read",
+    "require_fit",
+    "stack",
+    "trainable",
+    "unstack",
+]
 
 
 def require_fit(
@@ -28,13 +38,13 @@ def require_fit(
     of: str,
     other: str,
 ) -> None:
-    """Compare names and shapes.
+    """Check that tensors have the expected names and shapes.
 
     Args:
-        expected: tensors as they must be; their values do not count.
-        got: tensors that are given.
-        of: what `expected` belongs to, in words.
-        other: what `got` is, in words.
+        expected: tensors with the required names and shapes; their values are not read.
+        got: the given tensors.
+        of: the owner of `expected`, for the message.
+        other: a name of `got`, for the message.
 
     Raises:
         UserError: naming the first difference.
@@ -55,7 +65,7 @@ Sets = dict[str, Float[Tensor, "sets _n"]]
 
 @dataclass(frozen=True)
 class Parts:
-    """What a scale set holds beside the gains of output channels.
+    """The parameters of a scale set in addition to the gains of output channels.
 
     Attributes:
         inputs: a gain per input channel of every quantized layer (MCSU, arXiv 2401.04339 v2).
@@ -72,7 +82,7 @@ OUTPUTS = Parts()
 
 
 def parts_of(model: nn.Module, names: Iterable[str]) -> Parts:
-    """What sets with these names hold beside the gains of output channels, in a model that has none attached."""
+    """Return the parts of sets with these tensor names, for a model without attached sets."""
     layers, found = dict(quantized_layers(model)), set(names)
     held_by = {name.rpartition(".")[2] for name in found if name.rpartition(".")[0] in layers}
     norm_names = (f"{name}.gain_out" for name, _ in per_channel.normalizations(model))
@@ -80,13 +90,13 @@ def parts_of(model: nn.Module, names: Iterable[str]) -> Parts:
 
 
 def attach_(model: nn.Module, count: int, selection: Selection | None = None, parts: Parts = OUTPUTS) -> Selection:
-    """Give a model `count` scale sets that change nothing yet (float32, trainable).
+    """Attach `count` scale sets with neutral values to a model (float32, trainable).
 
     Returns:
-        The selection, given or new, by which they are chosen for each sample.
+        The selection, given or new, that chooses the set of each sample.
 
     Raises:
-        ValueError: when count is below 1, or the model has nothing of a kind that is to be held.
+        ValueError: when count is below 1, or the model has no quantized layer, or no normalization for `parts.norms`.
         RuntimeError: when sets are attached already.
     """
     if count < 1:
@@ -105,7 +115,7 @@ def attach_(model: nn.Module, count: int, selection: Selection | None = None, pa
 
 
 def detach_(model: nn.Module) -> None:
-    """Take all sets and the selection out: the model is the base again."""
+    """Remove all sets and the selection, which gives the base again."""
     for _, norm in per_channel.normalizations(model):
         if held(norm):
             per_channel.detach_(norm)
@@ -114,7 +124,7 @@ def detach_(model: nn.Module) -> None:
 
 
 def parameters(model: nn.Module) -> dict[str, list[nn.Parameter]]:
-    """The numbers themselves, for an optimizer: "gains" (relative, about 1), and "shifts" (additive) where held.
+    """Return the parameters for an optimizer: "gains" (relative, near 1), and "shifts" (additive) where attached.
 
     Weight decay pulls gains to 0, not to the base: keep it 0.
     """
@@ -126,18 +136,18 @@ def parameters(model: nn.Module) -> dict[str, list[nn.Parameter]]:
 
 
 def trainable(model: nn.Module) -> int:
-    """How many numbers all sets have together."""
+    """Return the number of trainable parameters of all sets."""
     return sum(numbers.numel() for numbers in _attached(model).values())
 
 
 def read(model: nn.Module) -> Sets:
-    """A copy of all sets by name (`<module>.gain_out` and so on), in the order of the model."""
+    """Return a copy of all sets by name (`<module>.gain_out` and so on), in the order of the model."""
     return {name: numbers.detach().clone() for name, numbers in _attached(model).items()}
 
 
 @torch.no_grad()
 def load_(model: nn.Module, values: Mapping[str, Float[Tensor, "sets _n"]]) -> None:
-    """Set the attached numbers; names and shapes must be those of the model, all of them.
+    """Load values into the attached sets; all names and shapes must match.
 
     Raises:
         UserError: naming the first difference; nothing is loaded then.
@@ -150,10 +160,10 @@ def load_(model: nn.Module, values: Mapping[str, Float[Tensor, "sets _n"]]) -> N
 
 
 def stack(parts: Sequence[Mapping[str, Float[Tensor, "_sets ..."]]]) -> dict[str, Float[Tensor, "_sets ..."]]:
-    """Join sets, or adapters, tuned apart: [K1, ...], [K2, ...], ... become [K1 + K2 + ..., ...], in this order.
+    """Concatenate separately tuned sets or adapters: [K1, ...], [K2, ...], ... become [K1 + K2 + ..., ...].
 
     Raises:
-        ValueError: when there is nothing to join.
+        ValueError: when there is nothing to concatenate.
         UserError: naming the first difference in names or channels.
     """
     if not parts:
@@ -166,10 +176,10 @@ def stack(parts: Sequence[Mapping[str, Float[Tensor, "_sets ..."]]]) -> dict[str
 
 
 def unstack(sets: Mapping[str, Float[Tensor, "_sets ..."]], parts: int) -> list[dict[str, Float[Tensor, "_sets ..."]]]:
-    """Part stacked sets into as many of equal size; the inverse of `stack` of such.
+    """Split stacked sets into `parts` of equal size; the inverse of `stack` for parts of equal size.
 
     Raises:
-        ValueError: when they cannot be parted evenly.
+        ValueError: when they cannot be split evenly.
     """
     for name, rows in sets.items():
         if len(rows) % parts:
@@ -186,7 +196,7 @@ def _layers(model: nn.Module) -> dict[str, QuantizedLayer]:
 
 
 def _sizes(layer: QuantizedLayer, parts: Parts) -> dict[str, int]:
-    """How many numbers of each name a set has for a layer."""
+    """Return the sizes of a set's parameters for a layer, by name."""
     sizes = {"gain_out": layer.shape[0]}
     if parts.inputs:
         sizes["gain_in"] = layer.inputs

@@ -1,19 +1,16 @@
-"""Which scale set serves each sample of the batch in flight, and the modules that hold the sets.
+"""The scale set of each sample: one `Selection` per model, and the parameters from which it picks a row per sample.
 
-Which scale set serves each sample of the batch in flight.
-
-One `Selection` is shared by all layers of a model. It holds one whole number a sample: 0 is the base (gain 1), k >= 1
-is set k. Choose before the forward, and leave it alone until the backward is over: activation checkpointing reads it
+A `Selection` is shared by all layers of a model. It has one integer per sample: 0 is the base (gain 1), k >= 1 is set
+k. Choose before the forward, and do not change it before the backward has finished: activation checkpointing reads it
 again there.
 
-Modules that hold scale sets: K rows of numbers each, of which every sample uses the row of the set that serves it.
+A module with scale sets has a `selection` and these parameters, None for those it does not use:
 
     gain_in   [K, in]    relative, starts at 1: multiplies a layer's input channels
     gain_out  [K, out]   relative, starts at 1: multiplies output channels
     shift     [K, out]   additive, starts at 0: adds to output channels
 
-Row k - 1 is set k. Set 0 is the base, every number at its start, stored nowhere. A holder is any module with these
-three parameters, None where it does not hold one, and a `selection`.
+Row k - 1 is set k. Set 0 is the base, with the initial values, and is not stored.
 """
 
 from collections.abc import Mapping
@@ -23,14 +20,14 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-__all__ = ["START", "chosen", "held", "hold_", "let_go_"]
+__all__ = ["START", "Selection", "chosen", "held", "hold_", "let_go_"]
 
 
 class Selection:
-    """The set index of every sample, chosen once per step from outside.
+    """The set index of every sample, chosen once per step by the caller.
 
-    A deep copy of a model shares its Selection with the original, so whoever chooses for one chooses for both; a copy
-    of its own would go on with a stale choice unnoticed.
+    A deep copy of a model shares the Selection of the original, so one choice applies to both; a copied Selection
+    would silently keep a stale choice.
     """
 
     def __init__(self) -> None:
@@ -41,7 +38,7 @@ class Selection:
         return self
 
     def choose(self, index: Int64[Tensor, " b"]) -> None:
-        """Serve sample i by set index[i] from now on; the tensor is copied.
+        """Use set index[i] for sample i from now on; the tensor is copied.
 
         Raises:
             ValueError: when index is not a non-empty int64 vector of numbers >= 0.
@@ -53,7 +50,7 @@ class Selection:
         self._index, self._largest = index.detach().clone(), int(index.max())
 
     def clear(self) -> None:
-        """Forget the choice, so that the next forward raises instead of using it."""
+        """Clear the choice, so that the next forward raises instead of using it."""
         self._index = None
 
     @property
@@ -68,10 +65,10 @@ class Selection:
         return self._index
 
     def checked(self, batch: int, sets: int) -> Int64[Tensor, " b"]:
-        """The index, for a layer that holds `sets` sets and was given `batch` samples.
+        """Return the index after checking it against a layer's `batch` samples and `sets` sets.
 
         Raises:
-            RuntimeError: when nothing was chosen, for another batch size, or a set the layer does not hold.
+            RuntimeError: when nothing was chosen, for another batch size, or a set that the layer does not have.
         """
         index = self.index
         if len(index) != batch:
@@ -85,14 +82,14 @@ START = {"gain_in": 1.0, "gain_out": 1.0, "shift": 0.0}
 
 
 def hold_(module: nn.Module, sizes: Mapping[str, int], count: int, selection: Selection, device: torch.device) -> None:
-    """Put `count` sets of the base's numbers in (float32, trainable), chosen per sample by `selection`.
+    """Register parameters for `count` sets with the initial values (float32, trainable), chosen by `selection`.
 
     Args:
-        module: becomes a holder.
-        sizes: numbers of one set, by name; what is not named is not held.
+        module: gets the parameters.
+        sizes: sizes of one set's parameters, by name; the others are None.
         count: K.
         selection: shared by the whole model.
-        device: where the module's own tensors are.
+        device: of the parameters.
     """
     for name, start in START.items():
         size = sizes.get(name)
@@ -102,20 +99,20 @@ def hold_(module: nn.Module, sizes: Mapping[str, int], count: int, selection: Se
 
 
 def let_go_(module: nn.Module) -> None:
-    """Take all numbers and the selection out."""
+    """Remove the parameters of the sets and the selection."""
     for name in START:
         module.register_parameter(name, None)
     module.selection = None  # type: ignore[assignment]
 
 
 def held(module: nn.Module) -> dict[str, nn.Parameter]:
-    """The numbers a holder has, by name."""
+    """Return the parameters of a module's sets, by name."""
     own = dict(module.named_parameters(recurse=False))
     return {name: own[name] for name in START if name in own}
 
 
 def chosen(module: nn.Module, name: str, batch: int) -> Float[Tensor, "b n"] | None:
-    """Sample i's row of the numbers: that of its set, or the start where the base serves it; None when not held.
+    """Return a row per sample: that of its set, or the initial value for the base; None without this parameter.
 
     Raises:
         RuntimeError: when the selection is unset, or does not fit the batch or the sets.

@@ -1,7 +1,7 @@
-"""Swap the float layers of a model for quantized ones, in place and one at a time.
+"""Replace the float layers of a model by quantized ones, in place and one at a time.
 
 Names are those of `named_modules`; patterns are shell patterns (`fnmatch`) on the whole name, so a block is
-"down_blocks.0.*". A layer that sees a concatenation may have a scale for each part of its inputs: `splits` (see
+"down_blocks.0.*". A layer that reads a concatenation may have a scale for each part of its inputs: `splits` (see
 `packed_weight`).
 """
 
@@ -29,9 +29,9 @@ NO_SPLITS: Splits = MappingProxyType({})
 
 @dataclass(frozen=True)
 class Replaced:
-    """One layer swapped: its kind ("Linear", "Conv2d"), its weight's shape, and all bytes it holds, bias included.
+    """One replaced layer: its class ("Linear", "Conv2d"), its weight's shape, and its total bytes, bias included.
 
-    `activations` are bits of its input, where that is quantized too.
+    `activations` is the bit-width of its input; None where the input stays float.
     """
 
     name: str
@@ -53,12 +53,13 @@ def quantize_(
 ) -> list[Replaced]:
     """Quantize the float Linear and Conv2d layers that match an include and no exclude pattern.
 
-    Each float weight is let go before the next layer is begun. Subclasses of the two stay float. Nothing is changed
-    when an error is raised about patterns, splits or options. A number of bits stands for the MSE search at so many.
+    Each float weight is freed before the next layer is quantized. Subclasses of the two stay float. The model is not
+    changed when an error about patterns, splits or options is raised. An integer `search` means the MSE search at
+    that many bits.
 
     Raises:
         UserError: for a pattern that matches no float layer, a selection that leaves nothing, a split of a layer that
-            is not selected or that does not fit it, or a layer whose options are not covered.
+            is not selected or that does not fit it, or a layer whose options are not supported.
     """
     search = MSE(Grid(search)) if isinstance(search, int) else search
     names = matching(model, include, exclude)
@@ -71,12 +72,12 @@ def quantize_(
 
 
 def empty_like_(model: nn.Module, replaced: Iterable[Replaced]) -> None:
-    """Swap in empty quantized layers where `replaced` says, so that a state dict can be assigned strictly.
+    """Replace the recorded layers by empty quantized ones, so that a state dict can be loaded strictly.
 
-    Works on the meta device. Stride, padding and the like come from the float layers of `model`.
+    Works on the meta device. Stride, padding and similar options come from the float layers of `model`.
 
     Raises:
-        UserError: naming the first layer that the model does not have in this kind and shape; nothing is changed then.
+        UserError: naming the first layer that the model does not have in this class and shape; nothing is changed then.
     """
     records, modules = list(replaced), dict(model.named_modules())
     for record in records:
@@ -92,12 +93,12 @@ def empty_like_(model: nn.Module, replaced: Iterable[Replaced]) -> None:
 
 
 def to_json(replaced: Iterable[Replaced]) -> list[dict[str, Any]]:
-    """Return records as plain data."""
+    """Return records as JSON-compatible data."""
     return [asdict(record) for record in replaced]
 
 
 def from_json(records: Iterable[dict[str, Any]]) -> list[Replaced]:
-    """Return plain data as records; the inverse of `to_json`, also after a trip through JSON."""
+    """Return the records of JSON-compatible data; the inverse of `to_json`."""
     return [
         Replaced(**{**record, "shape": tuple(record["shape"]), "split": tuple(record.get("split", ()))})
         for record in records
@@ -105,7 +106,7 @@ def from_json(records: Iterable[dict[str, Any]]) -> list[Replaced]:
 
 
 def _candidates(model: nn.Module, kinds: Collection[type[nn.Module]]) -> list[str]:
-    """Names of layers; one reachable under two names could be swapped under one only, and is refused."""
+    """Return the names of layers; refuse a layer with two names, which could be replaced under one only."""
     names: dict[int, str] = {}
     for name, module in model.named_modules(remove_duplicate=False):
         if type(module) in kinds and name:
@@ -122,14 +123,14 @@ def matching(
     kinds: Collection[type[nn.Module]] = tuple(KINDS),
     told: str = "a float Linear or Conv2d layer",
 ) -> list[str]:
-    """Names of the layers that match an include and no exclude pattern, in the order of the model.
+    """Return the names of the layers that match an include and no exclude pattern, in the order of the model.
 
     Args:
-        model: to look in.
+        model: to search.
         include: patterns.
         exclude: patterns.
         kinds: classes of the layers.
-        told: what they are, in words.
+        told: a description of them, for the message.
 
     Raises:
         UserError: for a pattern that matches no such layer, or a selection that leaves nothing.
@@ -155,17 +156,17 @@ def _quantize_one(model: nn.Module, name: str, search: ScaleSearch, split: tuple
 
 
 def replace_(model: nn.Module, name: str, made: QuantizedLayer) -> Replaced:
-    """Put a quantized layer in the place of the float one it was made from."""
+    """Replace a float layer by the quantized one that was made from it."""
     layer = model.get_submodule(name)
     _swap(model, name, made)
     return Replaced(name, type(layer).__name__, made.shape, made.bits, _bytes(layer), _bytes(made), made.split)
 
 
 def like(layer: nn.Module, name: str, bits: int, device: torch.device | str, split: tuple[int, ...]) -> QuantizedLayer:
-    """An empty quantized layer in the form of the float layer of that name.
+    """Return an empty quantized layer with the configuration of the float layer of that name.
 
     Raises:
-        UserError: naming the layer, when its options are not covered.
+        UserError: naming the layer, when its options are not supported.
     """
     try:
         return KINDS[type(layer)].like(layer, bits, device, split)
@@ -174,7 +175,7 @@ def like(layer: nn.Module, name: str, bits: int, device: torch.device | str, spl
 
 
 def with_inputs(model: nn.Module, replaced: Iterable[Replaced], bits: int) -> list[Replaced]:
-    """Records of layers whose inputs are quantized by now."""
+    """Return the records with the input bits and the new sizes of layers whose inputs are now quantized."""
     layers = {record.name: model.get_submodule(record.name) for record in replaced}
     return [replace(record, activations=bits, bytes_after=_bytes(layers[record.name])) for record in replaced]
 

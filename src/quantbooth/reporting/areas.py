@@ -1,11 +1,4 @@
-"""Curves of two scores over the training, which snapshots no other beats, and the area a method dominates.
-
-Two scores at once: which points no other beats at both, and how much area they dominate together.
-
-Curves of one score against another as training goes on, over complete snapshots only.
-
-How much of the trade-off each method dominates, and which snapshots no other beats: one number for a whole curve.
-"""
+"""Curves of two scores over the training, which snapshots no other beats, and the area that each method dominates."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,35 +6,25 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from quantbooth.reporting.claims import Difference, Pair, Snapshot, corrected, interval, last, paired_claim, pairs
 from quantbooth.reporting.columns import NOTHING, Score, Unit
-from quantbooth.reporting.differences import difference_cell, sheet_markdown
-from quantbooth.reporting.layout import Cell, Written
+from quantbooth.reporting.differences import difference_cell
+from quantbooth.reporting.inference import Difference, Pair, corrected, interval, paired_claim, pairs
 from quantbooth.reporting.statistics import Interval
-from quantbooth.reporting.study import BASE, Arm, Study
+from quantbooth.reporting.study import Arm, Snapshot, Study
+from quantbooth.reporting.tables import Cell, Column, Row, Table
 
-__all__ = [
-    "Area",
-    "Curve",
-    "TRADES",
-    "area_sheet",
-    "areas",
-    "as_csv",
-    "as_markdown",
-    "curves",
-    "dominated_area",
-    "explained",
-    "front",
-    "pareto_front",
-]
+__all__ = ["TRADES", "Area", "Curve", "area_table", "areas", "curves", "explained", "front", "snapshots_csv"]
 
+TRADES = (("CLIP", "clip_t", "local_clip_i"), ("oracle", "oracle_prompt", "oracle_subject"))
+"""Judge, the score across, the score up."""
+AREA = Score("area", "area", "dominates", "Area of the trade-off that a method's snapshots dominate.", Unit("", 1, 4))
 Point = tuple[float, float]
 
 
 def pareto_front(points: Sequence[Point]) -> list[int]:
-    """Places of the points that none is at least as good as at both and better at one; x rises along them, y falls.
+    """Return places of the points that none is at least as good as at both and better at one, from left to right.
 
-    Of equal points the first is told.
+    Of equal points the first counts.
     """
     front: list[int] = []
     highest = float("-inf")
@@ -53,7 +36,7 @@ def pareto_front(points: Sequence[Point]) -> list[int]:
 
 
 def dominated_area(points: Sequence[Point], reference: Point = (0.0, 0.0)) -> float:
-    """Area of the union of the rectangles from `reference` to each point: the hypervolume of two scores.
+    """Return the area of the union of the rectangles from `reference` to each point: the hypervolume of two scores.
 
     A point that is not above the reference at both scores dominates nothing.
     """
@@ -67,124 +50,130 @@ def dominated_area(points: Sequence[Point], reference: Point = (0.0, 0.0)) -> fl
 
 @dataclass(frozen=True)
 class Curve:
-    """One method's path: optimizer steps, and the two scores at each, the untuned base at step 0 first.
+    """One method's path: its complete snapshots, the untuned base at step 0 first, and the two scores at each.
 
-    `snapshots` are what lies at each step. `spans` are the intervals of both scores at the last step when there are
-    several subjects.
+    `spans` are the intervals of both scores at the last step when there are several subjects.
     """
 
     arm: Arm
     label: str
-    steps: tuple[int, ...]
+    snapshots: tuple[Snapshot, ...]
     x: tuple[float, ...]
     y: tuple[float, ...]
     spans: tuple[Interval, Interval] | None
-    snapshots: tuple[Snapshot, ...]
+
+    @property
+    def steps(self) -> tuple[int, ...]:
+        """Optimizer steps."""
+        return tuple(step for _, step in self.snapshots)
 
 
 def curves(study: Study, x: str, y: str) -> tuple[Curve, ...]:
-    """A curve for every arm with a complete snapshot; a tuned arm starts at the untuned base of its own weights.
+    """Return a curve for every arm with a complete snapshot; a tuned arm starts at the untuned base of its own weights.
 
-    Snapshots that lack a subject or a seed are left out: over other subjects they would lie elsewhere for no reason
-    of the method's.
+    Snapshots that lack a subject or a seed are left out: over other subjects they would move for no reason of the
+    method's. There is none where the study lacks a score.
     """
+    if not {x, y} <= {score.key for score in study.scores}:
+        return ()
     found = (_curve(study, arm, x, y) for arm in study.arms)
     return tuple(curve for curve in found if curve is not None)
 
 
 def _curve(study: Study, arm: Arm, x: str, y: str) -> Curve | None:
-    own = [(arm, step) for step in study.steps(arm) if _complete(study, arm, step, x, y)]
+    own = [(arm, step) for step in study.steps(arm) if _complete(study, (arm, step), x, y)]
     if not own:
         return None
-    start = Arm(BASE, arm.quant)
-    if not arm.untuned and start in study.arms and _complete(study, start, 0, x, y):
+    start = study.start(arm)
+    if start and not arm.untuned and _complete(study, (start, 0), x, y):
         own.insert(0, (start, 0))
-    points = [tuple(_mean(study.means(at, step, key)) for key in (x, y)) for at, step in own]
+    across, along = (tuple(_mean(study.means(*at, key)) for at in own) for key in (x, y))
     ends = [interval(study.means(*own[-1], key)) for key in (x, y)]
-    across, along = ends
-    spans = (across, along) if across and along and own[-1][1] == last(study, arm) else None
-    steps = tuple(step for _, step in own)
-    x_values, y_values = (tuple(point[k] for point in points) for k in (0, 1))
-    return Curve(arm, study.label(arm), steps, x_values, y_values, spans, tuple(own))
+    spans = (ends[0], ends[1]) if ends[0] and ends[1] and own[-1] == study.last(arm) else None
+    return Curve(arm, study.label(arm), tuple(own), across, along, spans)
 
 
-def _complete(study: Study, arm: Arm, step: int, x: str, y: str) -> bool:
-    return not study.missing(arm, step) and all(len(study.means(arm, step, k)) == len(study.subjects) for k in (x, y))
+def _complete(study: Study, at: Snapshot, x: str, y: str) -> bool:
+    return not study.missing(*at) and all(len(study.means(*at, key)) == len(study.subjects) for key in (x, y))
 
 
 def _mean(means: dict[str, float]) -> float:
     return float(np.mean(list(means.values())))
 
 
-TRADES = (("CLIP", "clip_t", "local_clip_i"), ("oracle", "oracle_prompt", "oracle_subject"))
-"""Judge, the score across, the score up."""
-AREA = Score("area", "area", "dominates", "Area of the trade-off that a method's snapshots dominate.", Unit("", 1, 4))
-
-
 @dataclass(frozen=True)
 class Area:
-    """What a curve dominates from (0, 0) up: for each subject apart, then the mean with its interval over subjects.
+    """What a curve dominates from (0, 0) up: for each subject, then the mean with its interval over subjects.
 
-    `settled` is its difference to the reference's area, corrected for how many are told; None for the reference.
+    `lead` is its difference to the reference's area, corrected for how many there are; None for the reference.
     """
 
     curve: Curve
     by_subject: dict[str, float]
     mean: float
     interval: Interval | None
-    settled: Difference | None
+    lead: Difference | None
     on_front: tuple[int, ...]
 
 
 def front(lines: tuple[Curve, ...]) -> tuple[Snapshot, ...]:
-    """The snapshots of all curves that no other beats at both scores, from the left to the right of the plot."""
+    """Return the snapshots of all curves that no other beats at both scores, from the left to the right of the plot."""
     own = {(line.snapshots[k]): (line.x[k], line.y[k]) for line in lines for k in range(len(line.steps))}
     names = list(own)
     return tuple(names[k] for k in pareto_front(list(own.values())))
 
 
-def areas(study: Study, x: str, y: str) -> tuple[Area, ...]:
-    """One for every curve. Each counts its own snapshots and the untuned base it began at, complete ones only."""
+def areas(study: Study, x: str, y: str) -> dict[Arm, Area]:
+    """Return one for every curve, over its own complete snapshots and the untuned base it began at."""
     lines = curves(study, x, y)
-    by_subject = {line.label: _by_subject(study, line, x, y) for line in lines}
-    settled, best = _settled(study, lines, by_subject), front(lines)
-    return tuple(
-        Area(
+    own = {line.arm: _by_subject(study, line, x, y) for line in lines}
+    told = {
+        pair: paired_claim(AREA, own[pair[0][0]], own[pair[1][0]])
+        for pair in _against(study)
+        if pair[0][0] in own and pair[1][0] in own
+    }
+    leads = {one[0]: found for (one, _), found in corrected(told).items()}
+    best = front(lines)
+    return {
+        line.arm: Area(
             line,
-            own := by_subject[line.label],
-            float(np.mean(list(own.values()))),
-            interval(own),
-            settled.get(line.label),
+            own[line.arm],
+            _mean(own[line.arm]),
+            interval(own[line.arm]),
+            leads.get(line.arm),
             tuple(step for arm, step in best if arm == line.arm),
         )
         for line in lines
-    )
+    }
 
 
-def area_sheet(study: Study) -> Written:
-    """Rows: every method with a curve; for each judge its area, its lead over the reference, its steps on the front."""
-    found = {judge: {a.curve.label: a for a in areas(study, x, y)} for judge, x, y in _judged(study)}
-    labels = tuple(dict.fromkeys(label for by_label in found.values() for label in by_label))
-    titles = [
-        title
-        for judge in found
-        for title in (f"area ({judge})", f"− {_reference(study)} ({judge})", f"on the front ({judge})")
-    ]
-    rows = tuple(tuple(cell for of in found.values() for cell in _cells(of.get(label))) for label in labels)
-    return Written(tuple(titles), labels, rows)
+def area_table(study: Study) -> Table:
+    """Return rows of every method with a curve: for each judge its area, its lead, its steps on the front."""
+    found = {judge: areas(study, x, y) for judge, x, y in TRADES if curves(study, x, y)}
+    against = _against(study)
+    reference = study.label(against[0][1][0]) if against else "reference"
+    columns, rows = list[Column](), dict[Arm, dict[str, Cell]]()
+    for judge, by_arm in found.items():
+        keys = [f"{kind} {judge}" for kind in ("area", "lead", "front")]
+        titles = [f"area ({judge})", f"− {reference} ({judge})", f"on the front ({judge})"]
+        columns += [Column(key, title) for key, title in zip(keys, titles, strict=True)]
+        for arm, area in by_arm.items():
+            rows.setdefault(arm, {}).update(zip(keys, _cells(area), strict=True))
+    made = tuple(Row(study.label(arm), cells, study.look(arm)) for arm, cells in rows.items())
+    return Table("method", tuple(columns), made)
 
 
 def as_markdown(study: Study) -> str:
-    """The table under what it is; a line that says so where there is nothing to tell."""
-    sheet = area_sheet(study)
-    if not sheet.labels:
+    """Return the table under what it is; a line that says so where there is none."""
+    found = area_table(study)
+    if not found.rows:
         return "No method has all subjects and seeds yet, so no area can be told.\n"
-    return f"{explained(study)}\n\n{sheet_markdown('method', sheet)}\n"
+    return f"{explained(study)}\n\n{found.to_markdown()}\n"
 
 
 def explained(study: Study) -> str:
-    """What the area is, in a few sentences."""
-    unequal = len({study.steps(arm) for arm in study.arms if not arm.untuned}) > 1
+    """Return what the area is, in a few sentences."""
+    unequal = len({study.steps(arm) for arm in study.tuned}) > 1
     caution = " Methods kept other steps, and more snapshots dominate no less: mind that." if unequal else ""
     return (
         "Area: what a method's snapshots and the untuned base it began at dominate from (0, 0), prompt score times "
@@ -193,9 +182,9 @@ def explained(study: Study) -> str:
     )
 
 
-def as_csv(study: Study) -> str:
-    """Every complete snapshot, unrounded: each score's mean with its interval, and whether it is on a judge's front."""
-    fronts = {judge: front(curves(study, x, y)) for judge, x, y in _judged(study)}
+def snapshots_csv(study: Study) -> str:
+    """Return every complete snapshot, unrounded: each score's mean with its interval, and whether it is on a front."""
+    fronts = {judge: front(lines) for judge, x, y in TRADES if (lines := curves(study, x, y))}
     rows = []
     for arm in study.arms:
         for step in (step for step in study.steps(arm) if not study.missing(arm, step)):
@@ -203,7 +192,7 @@ def as_csv(study: Study) -> str:
             for score in study.scores:
                 means = study.means(arm, step, score.key)
                 spread = interval(means)
-                row[score.key] = float(np.mean(list(means.values()))) if means else float("nan")
+                row[score.key] = _mean(means) if means else float("nan")
                 row[f"{score.key}_low"], row[f"{score.key}_high"] = (spread.low, spread.high) if spread else ("", "")
             row |= {f"front_{judge.lower()}": int((arm, step) in best) for judge, best in fronts.items()}
             rows.append(row)
@@ -211,7 +200,7 @@ def as_csv(study: Study) -> str:
 
 
 def _by_subject(study: Study, line: Curve, x: str, y: str) -> dict[str, float]:
-    points: dict[str, list[tuple[float, float]]] = {}
+    points: dict[str, list[Point]] = {}
     for snapshot in line.snapshots:
         across, up = (study.means(*snapshot, key) for key in (x, y))
         for subject, value in across.items():
@@ -219,37 +208,14 @@ def _by_subject(study: Study, line: Curve, x: str, y: str) -> dict[str, float]:
     return {subject: dominated_area(own) for subject, own in points.items()}
 
 
-def _settled(study: Study, lines: tuple[Curve, ...], by_subject: dict[str, dict[str, float]]) -> dict[str, Difference]:
-    """Each method's area against the reference's, as many as there are corrected for."""
-    named = {line.arm: line.label for line in lines}
-    told: dict[Pair, Difference] = {}
-    for one, other in _against(study):
-        if one[0] in named and other[0] in named:
-            here, there = (by_subject[named[arm]] for arm in (one[0], other[0]))
-            told[one, other] = paired_claim(AREA, here, there)
-    return {named[one[0]]: found for (one, _), found in corrected(told).items()}
-
-
 def _against(study: Study) -> list[Pair]:
-    """The pairs of different tuned methods that have the first reference in them, that on the right."""
+    """Return the pairs of different tuned methods that have the first reference in them, that on the right."""
     tuned = [pair for pair in pairs(study) if pair[0][0] != pair[1][0] and not pair[1][0].untuned]
     return [pair for pair in tuned if pair[1] == tuned[0][1]]
 
 
-def _reference(study: Study) -> str:
-    against = _against(study)
-    return study.label(against[0][1][0]) if against else "reference"
-
-
-def _judged(study: Study) -> list[tuple[str, str, str]]:
-    keys = {score.key for score in study.scores}
-    return [trade for trade in TRADES if {trade[1], trade[2]} <= keys and curves(study, trade[1], trade[2])]
-
-
-def _cells(found: Area | None) -> tuple[Cell, Cell, Cell]:
-    if found is None:
-        return Cell(NOTHING), Cell(NOTHING), Cell(NOTHING)
+def _cells(found: Area) -> tuple[Cell, Cell, Cell]:
     unit, spread = AREA.unit, found.interval
     ends = "" if spread is None else f" [{unit.text(spread.low)}, {unit.text(spread.high)}]"
     steps = ", ".join(f"{step:,}" for step in sorted(found.on_front))
-    return Cell(unit.text(found.mean) + ends), difference_cell(found.settled), Cell(steps or NOTHING)
+    return Cell(unit.text(found.mean) + ends, value=found.mean), difference_cell(found.lead), Cell(steps or NOTHING)

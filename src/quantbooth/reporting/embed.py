@@ -10,7 +10,7 @@ from PIL import Image, UnidentifiedImageError
 
 from quantbooth.runtime.errors import UserError
 
-__all__ = ["AS_THEY_ARE", "SHOWN", "Embedded", "Weight", "embedded", "weight_for"]
+__all__ = ["AS_THEY_ARE", "SHOWN", "Embedded", "Encoding", "embedded", "encoding_for"]
 
 SMALL = 128
 SHOWN, SHOWN_LARGE = 96, 192
@@ -22,22 +22,22 @@ KEPT = {"PNG": "image/png", "JPEG": "image/jpeg", "WEBP": "image/webp"}
 
 
 @dataclass(frozen=True)
-class Weight:
+class Encoding:
     """How pictures are put into a page: as they are, or as WebP of this quality, no longer than `side` pixels."""
 
     side: int | None = None
     quality: int | None = None
 
 
-AS_THEY_ARE = Weight()
+AS_THEY_ARE = Encoding()
 LIGHTER = (
-    Weight(None, 90),
-    Weight(512, 85),
-    Weight(384, 80),
-    Weight(256, 80),
-    Weight(192, 75),
-    Weight(128, 70),
-    Weight(96, 60),
+    Encoding(None, 90),
+    Encoding(512, 85),
+    Encoding(384, 80),
+    Encoding(256, 80),
+    Encoding(192, 75),
+    Encoding(128, 70),
+    Encoding(96, 60),
 )
 
 
@@ -51,7 +51,7 @@ class Embedded:
     crisp: bool
 
 
-def weight_for(files: Sequence[Path], budget: int = BUDGET) -> Weight:
+def encoding_for(files: Sequence[Path], budget: int = BUDGET) -> Encoding:
     """The heaviest way in which all these pictures fit into a page; judged by some of them, evenly spread.
 
     Raises:
@@ -64,32 +64,32 @@ def weight_for(files: Sequence[Path], budget: int = BUDGET) -> Weight:
     if whole * TEXT <= budget:
         return AS_THEY_ARE
     tried = files[:: max(len(files) // TRIED, 1)]
-    for weight in LIGHTER:
-        if sum(len(_bytes(file, weight)[0]) for file in tried) / len(tried) * len(files) * TEXT <= budget:
-            return weight
+    for encoding in LIGHTER:
+        if sum(len(_bytes(file, encoding)[0]) for file in tried) / len(tried) * len(files) * TEXT <= budget:
+            return encoding
     return LIGHTER[-1]
 
 
-def embedded(file: Path, weight: Weight = AS_THEY_ARE) -> Embedded:
+def embedded(file: Path, encoding: Encoding = AS_THEY_ARE) -> Embedded:
     """The picture; small ones are shown enlarged by a whole factor, large ones reduced.
 
     Raises:
         UserError: the file cannot be read as a picture.
     """
-    data, kind, (width, height) = _bytes(file, weight)
+    data, kind, (width, height) = _bytes(file, encoding)
     longest = max(width, height)
     factor = max(SHOWN // longest, 1) if longest <= SMALL else min(1.0, SHOWN_LARGE / longest)
     uri = f"data:{kind};base64," + base64.b64encode(data).decode("ascii")
     return Embedded(uri, round(width * factor), round(height * factor), longest <= SMALL)
 
 
-def _bytes(file: Path, weight: Weight) -> tuple[bytes, str, tuple[int, int]]:
+def _bytes(file: Path, encoding: Encoding) -> tuple[bytes, str, tuple[int, int]]:
     """The bytes to embed, their kind, and the size the picture has in its file."""
     try:
         with Image.open(file) as image:
             size = image.size
-            if weight != AS_THEY_ARE:
-                return _webp(image, weight), KEPT["WEBP"], size
+            if encoding != AS_THEY_ARE:
+                return _webp(image, encoding), KEPT["WEBP"], size
             if image.format in KEPT:
                 image.load()
                 return file.read_bytes(), KEPT[image.format], size
@@ -98,11 +98,11 @@ def _bytes(file: Path, weight: Weight) -> tuple[bytes, str, tuple[int, int]]:
         raise UserError(f"{file.name} in {file.parent.name} cannot be read as a picture: {error}") from error
 
 
-def _webp(image: Image.Image, weight: Weight) -> bytes:
+def _webp(image: Image.Image, encoding: Encoding) -> bytes:
     small = image.convert("RGB")
-    if weight.side is not None:
-        small.thumbnail((weight.side, weight.side), Image.Resampling.LANCZOS)
-    return _saved(small, "WEBP", quality=weight.quality)
+    if encoding.side is not None:
+        small.thumbnail((encoding.side, encoding.side), Image.Resampling.LANCZOS)
+    return _saved(small, "WEBP", quality=encoding.quality)
 
 
 def _saved(image: Image.Image, form: str, **options: object) -> bytes:

@@ -1,9 +1,4 @@
-"""Grids of pictures: methods down, prompts across, and any labelled rows of pictures on one sheet.
-
-The picture grid of a subject: methods down, prompts across, every picture of a column from the same noise.
-
-A contact sheet: labelled rows of pictures on one canvas, small ones enlarged crisply; for documents and trackers.
-"""
+"""Grids of pictures: methods down, prompts across, a column from the same noise; and contact sheets."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +10,6 @@ import matplotlib
 import pandas as pd
 from PIL import Image, ImageDraw, ImageFont
 
-from quantbooth.reporting.claims import last
 from quantbooth.reporting.results import Result
 from quantbooth.reporting.study import Arm, Study
 from quantbooth.runtime.errors import UserError
@@ -36,7 +30,7 @@ class GridRow:
 
 @dataclass(frozen=True)
 class Grid:
-    """A subject's photos, the prompts with their kinds, and one row per method at its last step."""
+    """A subject's photos, the prompts with the class word and their kinds, and one row per method at its last step."""
 
     subject: str
     photos: tuple[Path, ...]
@@ -52,16 +46,16 @@ class Grid:
         return [*self.photos, *(file for row in self.rows for file in row.files if file is not None)]
 
 
-def choose_prompts(rows: pd.DataFrame, count: int) -> list[str]:
-    """As many prompts, taken from each kind in turn so that every kind occurs; listed kind by kind, in file order."""
+def choose_prompts(rows: pd.DataFrame, count: int | None = None) -> list[str]:
+    """Return as many prompts, or all, taken from each kind in turn; listed kind by kind, in file order."""
     kinds = [list(group["prompt"].unique()) for _, group in rows.groupby("kind", sort=False)]
     in_turn = [prompt for turn in zip_longest(*map(_spread, kinds)) for prompt in turn if prompt is not None]
     chosen = set(in_turn[:count])
     return [prompt for kind in kinds for prompt in kind if prompt in chosen]
 
 
-def grid(study: Study, subject: str, count: int = 8) -> Grid:
-    """The grid of a subject: lowest noise seed, lowest tuning seed.
+def grid(study: Study, subject: str, count: int | None = None) -> Grid:
+    """Return the grid of a subject over all prompts, or over a few: lowest noise seed, lowest tuning seed.
 
     Raises:
         UserError: the study does not have the subject, or a picture that a row names is not there.
@@ -76,7 +70,7 @@ def grid(study: Study, subject: str, count: int = 8) -> Grid:
     return Grid(
         subject,
         _photos(found),
-        tuple(prompts),
+        tuple(found[0].texts.get(prompt, prompt) for prompt in prompts),
         tuple(kind_of[prompt] for prompt in prompts),
         noise,
         seed,
@@ -85,7 +79,7 @@ def grid(study: Study, subject: str, count: int = 8) -> Grid:
 
 
 def _row(study: Study, arm: Arm, subject: str, prompts: list[str], noise: int, seed: int) -> GridRow:
-    at = study.at(arm, last(study, arm), subject)
+    at = study.at(*study.last(arm), subject)
     of_seed = [result for result in at if result.seed == seed or arm.untuned]
     files = tuple(_file(of_seed[0], prompt, noise) if of_seed else None for prompt in prompts)
     return GridRow(arm, study.label(arm), files)

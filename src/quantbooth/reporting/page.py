@@ -1,81 +1,115 @@
-"""The report: one page that opens anywhere without a network, and its tables, plot and pictures as files beside it."""
+"""The report: one page that opens anywhere without a network, and its tables, plots and pictures as files."""
 
+import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup, escape
 
-from quantbooth.reporting import areas, differences, style
-from quantbooth.reporting.embed import weight_for
-from quantbooth.reporting.headline import asked, headline, incomplete
+from quantbooth.reporting import areas, differences, style, summary
+from quantbooth.reporting.embed import SHOWN, Embedded, Encoding, embedded, encoding_for
 from quantbooth.reporting.images import Grid, grid, grid_sheet, stacked
-from quantbooth.reporting.layout import cost_sheet, footnotes, score_sheet, whole_sheet
-from quantbooth.reporting.results import Result
+from quantbooth.reporting.panels import frontier, zone_plot
+from quantbooth.reporting.plots import losses, tradeoff
+from quantbooth.reporting.score_table import caption, named_runs, picture_rows, runs, score_table
 from quantbooth.reporting.study import Study
-from quantbooth.reporting.tables import as_csv, as_markdown, caption, latex, rows, table
-from quantbooth.reporting.views import Plot, definitions, facts, nowrap, plots, subject_view, view, wide_plots
+from quantbooth.reporting.tables import Row, Table
 
-__all__ = ["write_files", "write_page"]
+__all__ = ["About", "write_report"]
 
-PROMPTS = 25
-"""Most prompts whose pictures are on the page: DreamBooth's."""
-
-
-def write_page(results: Sequence[Result], folder: Path, commands: Sequence[str], notes: Sequence[str]) -> Path:
-    """The page alone of what `write_files` writes."""
-    return write_files(results, folder, commands, notes)[0]
+FEW = 8
+"""Prompts in the sheet of pictures next to the page; on the page are all."""
 
 
-def write_files(
-    results: Sequence[Result],
-    folder: Path,
-    commands: Sequence[str],
-    notes: Sequence[str],
-    unscored: Sequence[str] = (),
-) -> list[Path]:
+@dataclass(frozen=True)
+class About:
+    """What the page says that scores do not hold.
+
+    Attributes:
+        commands: what a reader types to get the same.
+        notes: sentences on what the numbers do not show.
+        unscored: names of runs that were tuned and whose scores are not there.
+        made: names and values: when, by which versions, from which commit.
+    """
+
+    commands: Sequence[str] = ()
+    notes: Sequence[str] = ()
+    unscored: Sequence[str] = ()
+    made: Sequence[tuple[str, str]] = ()
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A plot as an SVG file of this name, and what to say under it."""
+
+    file: str
+    svg: str
+    caption: str
+
+    @property
+    def inline(self) -> Markup:
+        """The SVG to put into the page."""
+        return Markup(style.inlined(self.svg))
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture of a grid with what it shows in words; no image where there is none."""
+
+    alt: str
+    prompt: str
+    kind: str
+    image: Embedded | None
+
+
+@dataclass(frozen=True)
+class SubjectView:
+    """A subject's section: its grid, with pictures ready to show, and its own scores where there are more subjects."""
+
+    grid: Grid
+    photos: tuple[Picture, ...]
+    rows: tuple[tuple[Row, tuple[Picture, ...]], ...]
+    width: int
+    scores: Table | None
+
+
+def write_report(study: Study, folder: Path, about: About) -> list[Path]:
     """Write index.html with its tables, plots and pictures as files of their own into the folder; the page comes first.
 
-    `commands` are what a reader types to get the same; `notes` are sentences on what the numbers do not show,
-    `unscored` names runs that were tuned and whose scores are not there. Everything is made before the first file is
-    written. Plots are left out while no method is complete.
+    Everything is made before the first file is written. Plots are left out while no method is complete.
 
     Raises:
-        UserError: the results do not compare, or a picture is missing or unreadable.
+        UserError: a picture is missing or unreadable.
     """
-    study = Study(tuple(results))
-    frame = table(results)
-    drawn, wide = plots(study), wide_plots(study)
-    grids = [grid(study, subject, PROMPTS) for subject in study.subjects]
+    table = score_table(study)
+    trades, wide = _plots(study)
+    grids = [grid(study, subject) for subject in study.subjects]
     texts = {
-        "table.md": as_markdown(frame, caption(results)),
-        "table.csv": as_csv(frame),
-        "table.tex": latex(whole_sheet(frame), "method", [caption(results), *footnotes(frame)]),
-        "rows.csv": rows(results).to_csv(index=False, lineterminator="\n"),
+        "table.md": "\n\n".join([caption(study), table.to_markdown(), *table.notes, named_runs(table)]) + "\n",
+        "table.csv": table.to_csv(),
+        "table.tex": table.to_latex(caption(study)),
+        "rows.csv": picture_rows(study).to_csv(index=False, lineterminator="\n"),
         "differences.md": differences.as_markdown(study),
         "areas.md": areas.as_markdown(study),
-        "snapshots.csv": areas.as_csv(study),
+        "snapshots.csv": areas.snapshots_csv(study),
+        **{plot.file: plot.svg for plot in (*trades, *wide)},
     }
-    texts |= {plot.file: plot.svg for plot in (*drawn, *wide)}
-    about = {"commands": commands, "notes": notes, "unscored": unscored, "files": [*texts, "grid.png"]}
-    texts = {"index.html": _html(study, frame, (drawn, wide), grids, about), **texts}
-    few = [grid(study, subject) for subject in study.subjects]
+    shown = {"plots": trades, "wide": wide, "files": [*texts, "grid.png"], "scores": table.only("scores")}
+    html = _html(study, table, grids, {**vars(about), **shown})
+    few = [grid(study, subject, FEW) for subject in study.subjects]
     pictures = stacked([grid_sheet(found, title=found.subject if len(few) > 1 else "") for found in few])
     folder.mkdir(parents=True, exist_ok=True)
-    pictures.save(folder / "grid.png")
-    for name, text in texts.items():
+    for name, text in {"index.html": html, **texts}.items():
         (folder / name).write_text(text, encoding="utf-8", newline="\n")
-    return [folder / name for name in (*texts, "grid.png")]
+    pictures.save(folder / "grid.png")
+    return [folder / name for name in ("index.html", *texts, "grid.png")]
 
 
-def _html(
-    study: Study,
-    frame: pd.DataFrame,
-    drawn: tuple[list[Plot], list[Plot]],
-    grids: list[Grid],
-    about: dict[str, Sequence[str]],
-) -> str:
-    weight = weight_for([file for found in grids for file in found.files])
+def _html(study: Study, table: Table, grids: list[Grid], shown: dict[str, Any]) -> str:
+    encoding = encoding_for([file for found in grids for file in found.files])
     environment = Environment(
         loader=PackageLoader("quantbooth.reporting", "templates"),
         autoescape=True,
@@ -84,33 +118,80 @@ def _html(
         lstrip_blocks=True,
     )
     return environment.get_template("page.html.j2").render(
-        **about,
+        **shown,
         colours=style,
-        title=_title(study),
-        asked=asked(study),
-        headline=nowrap(headline(study)),
-        incomplete=incomplete(study),
-        caption=caption(study.results),
+        title=summary.title(study),
+        asked=summary.asked(study),
+        headline=_nowrap(summary.headline(study)),
+        incomplete=summary.incomplete(study),
+        caption=caption(study),
         several=len(study.subjects) > 1,
-        scores=view(study, score_sheet(frame)),
-        costs=view(study, cost_sheet(frame)),
-        footnotes=footnotes(frame),
-        plots=drawn[0],
-        wide=drawn[1],
-        areas=areas.area_sheet(study),
+        costs=table.only("costs"),
+        footnotes=table.notes,
+        key=[row for row in table.rows if row.look and not row.look.hollow],
+        areas=areas.area_table(study),
         explained=areas.explained(study),
-        differences=differences.difference_sheet(study),
+        differences=differences.difference_table(study),
         paired=differences.paired(study),
-        shares=differences.share_sheet(study),
-        subjects=[subject_view(study, found, weight) for found in grids],
-        reduced=weight,
+        shares=differences.share_table(study),
+        shares_are=differences.SHARES,
+        subjects=[_subject(study, found, encoding) for found in grids],
+        reduced=encoding,
+        prompts=max(len(found.prompts) for found in grids),
         kinds=list(dict.fromkeys(kind for found in grids for kind in found.kinds)),
-        definitions=definitions(study, frame),
-        facts=facts(study),
-        runs=[(label, row["runs"].split(", ")) for label, row in frame.iterrows()],
+        definitions=summary.definitions(study, table),
+        facts=summary.facts(study),
+        runs=runs(table),
     )
 
 
-def _title(study: Study) -> str:
-    many = len(study.subjects)
-    return f"How each method learned {study.subjects[0] if many == 1 else f'{many} subjects'}"
+def _plots(study: Study) -> tuple[list[Plot], list[Plot]]:
+    """Return the trade-off by each judge; and the timesteps, trained numbers and losses, where there is something."""
+    steps = sorted({step for arm in study.tuned for step in study.steps(arm)})
+    way = f" Dots on the way: {', '.join(map(str, steps[:-1]))} of {steps[-1]} optimizer steps." if steps[1:] else ""
+    bars = " Thin bars: 95 % intervals over subjects." if len(study.subjects) > 1 else ""
+    drawn = [
+        (
+            "tradeoff.svg",
+            tradeoff(study),
+            "Judged by CLIP. Up and to the right is better; arrows point to later steps. Dotted: the front that no "
+            f"snapshot passes.{way}{bars}",
+        ),
+        (
+            "tradeoff_oracle.svg",
+            tradeoff(study, "oracle_prompt", "oracle_subject"),
+            "Judged by the oracle, a classifier that knows what the toy world's pictures show.",
+        ),
+        (
+            "zones.svg",
+            zone_plot(study),
+            "What tuning changes, drawn over the timesteps that each method learned in; dotted where a learned set "
+            f"also serves. Marks are spread along their lines to be seen.{bars}",
+        ),
+        ("frontier.svg", frontier(study), f"What the numbers that are trained buy.{bars}"),
+        ("loss.svg", losses(study), "Training loss as logged, means over neighbouring steps; a line per run."),
+    ]
+    found = [Plot(file, svg, text) for file, svg, text in drawn if svg]
+    return [plot for plot in found if plot.file.startswith("trade")], [p for p in found if p.file[:5] != "trade"]
+
+
+def _subject(study: Study, found: Grid, encoding: Encoding) -> SubjectView:
+    photos = tuple(
+        Picture(f"photo {k} of {found.subject}", "", "", embedded(file, encoding))
+        for k, file in enumerate(found.photos, 1)
+    )
+    rows = []
+    for row in found.rows:
+        pictures = tuple(
+            Picture(f"{row.label}: {prompt}", prompt, kind, None if file is None else embedded(file, encoding))
+            for prompt, kind, file in zip(found.prompts, found.kinds, row.files, strict=True)
+        )
+        rows.append((Row(row.label, {}, study.look(row.arm), bool(study.lacking(row.arm))), pictures))
+    width = max((p.image.width for _, pictures in rows for p in pictures if p.image), default=SHOWN)
+    scores = score_table(study, found.subject) if len(study.subjects) > 1 else None
+    return SubjectView(found, photos, tuple(rows), width, scores)
+
+
+def _nowrap(sentence: str) -> Markup:
+    """Return the sentence with what is in round brackets kept in one line."""
+    return Markup(re.sub(r"\([^()]*\)", r'<span class="hold">\g<0></span>', str(escape(sentence))))

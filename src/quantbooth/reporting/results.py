@@ -1,9 +1,10 @@
 """One result: the scored images of one method on one subject at one snapshot, and what they cost."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -44,7 +45,8 @@ class Result:
     `rows` has one row per image, its `file` inside `images`; an oracle score is NaN where the prompt asks it nothing,
     and images of unrelated prompts have no score but their own. `kept_until` is the last step that the tuning run kept,
     `weights` the fingerprint of the quantized base, and `strategy` says which timesteps were learned in and which set
-    serves which, where that is known.
+    serves which, where that is known. `settings` are the resolved options of its run, `loss` the training loss by step,
+    and `texts` the prompts as a reader wants them, the class word in place of `{}`.
     `costs` may hold samples_seen, samples_per_expert (one number, or one per zone), trainable, peak_memory_bytes,
     seconds, file_bytes and base_file_bytes.
 
@@ -68,6 +70,9 @@ class Result:
     strategy: Strategy | None = None
     kept_until: int | None = None
     weights: str = ""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    loss: tuple[tuple[int, float], ...] = ()
+    texts: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         missing = [name for name in REQUIRED if name not in self.rows]

@@ -1,17 +1,36 @@
-"""How plots look: colours and marks of methods, and a figure as an SVG string.
+"""How plots look: colours and markers of methods, the frame all plots share, a figure as an SVG string.
 
-Colours and marks of methods: safe for colour-blind eyes, on light and on dark ground, the same in plot and page.
-
-From a matplotlib figure to an SVG string: real text, readable when the viewer is dark, safe to put into a page.
+Colours are safe for colour-blind eyes, on light and on dark ground, the same in plot and page: hues after Okabe and Ito
+(2008), darkened and lightened until each has a contrast of at least 4 to its ground.
 """
 
 import io
 import re
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-__all__ = ["FAINT", "GROUND", "INK", "Look", "MUTED", "Tone", "inlined", "look", "svg"]
+__all__ = [
+    "BASE_LOOK",
+    "FAINT",
+    "GROUND",
+    "INK",
+    "MUTED",
+    "PALETTE",
+    "RC",
+    "Look",
+    "Tone",
+    "dress",
+    "family",
+    "inlined",
+    "svg",
+]
+
+RC = {"svg.fonttype": "none", "svg.hashsalt": "quantbooth", "font.family": "DejaVu Sans", "font.size": 9}
+GLYPHS = dict(zip("osD^vPXdpHh*", "●■◆▲▼✚✖◊⬟⬣⬢★", strict=True))
+"""The characters of matplotlib's markers."""
 
 
 @dataclass(frozen=True)
@@ -22,61 +41,93 @@ class Tone:
     dark: str
 
 
-@dataclass(frozen=True)
-class Look:
-    """A method's colour, its matplotlib marker, and the same shape as a character."""
-
-    tone: Tone
-    marker: str
-    glyph: str
-
-
 INK = Tone("#24292f", "#e4e6e9")
 MUTED = Tone("#626a73", "#9ba3ac")
 FAINT = Tone("#dfe2e6", "#33383f")
 GROUND = Tone("#fdfdfc", "#16181b")
 
-LOOKS = {
-    "base": Look(Tone("#3f464e", "#c9ced4"), "o", "○"),
-    "float": Look(Tone("#747c86", "#a3abb4"), "D", "◆"),
-    "lora": Look(Tone("#7a6a50", "#c4b294"), "d", "◊"),
-    "qlora": Look(Tone("#a13d3d", "#f09a9a"), "p", "⬟"),
-    "baseline": Look(Tone("#0b69b0", "#5cb3f0"), "o", "●"),
-    "s1": Look(Tone("#c8500a", "#ff9152"), "s", "■"),
-    "s2": Look(Tone("#00805c", "#2fc596"), "^", "▲"),
-    "s2-apart": Look(Tone("#a8467f", "#e993c5"), "v", "▼"),
-    "baseline-scales_in_out": Look(Tone("#8a6a00", "#e3b93c"), "P", "✚"),
-    "baseline-scales_shifts": Look(Tone("#5b55c0", "#a8a3f5"), "X", "✖"),
-}
-OTHERS = (
-    Look(Tone("#9a4a2f", "#e8a083"), "H", "⬣"),
-    Look(Tone("#2f7280", "#74bfcd"), "h", "⬢"),
+
+@dataclass(frozen=True)
+class Look:
+    """How a method is shown: its colour, matplotlib marker, label in tables, and place among the methods."""
+
+    tone: Tone
+    marker: str
+    label: str = ""
+    order: float = float("inf")
+    hollow: bool = False
+
+    @property
+    def glyph(self) -> str:
+        """The marker as a character."""
+        return "○" if self.hollow else GLYPHS.get(self.marker, "●")
+
+
+BASE_LOOK = Look(Tone("#3f464e", "#c9ced4"), "o", "untuned base", -1, hollow=True)
+PALETTE = tuple(
+    Look(Tone(light, dark), marker)
+    for light, dark, marker in (
+        ("#0b69b0", "#5cb3f0", "o"),
+        ("#c8500a", "#ff9152", "s"),
+        ("#00805c", "#2fc596", "^"),
+        ("#a8467f", "#e993c5", "v"),
+        ("#9a4a2f", "#e8a083", "H"),
+        ("#2f7280", "#74bfcd", "h"),
+        ("#8a6a00", "#e3b93c", "P"),
+        ("#5b55c0", "#a8a3f5", "X"),
+        ("#747c86", "#a3abb4", "D"),
+    )
 )
-"""Hues after Okabe and Ito (2008), darkened and lightened until each has a contrast of at least 4 to its ground."""
+"""Looks of what has none of its own: methods without a file, calibrations, attributes."""
+MARKERS = "s^PXvDo"
 
 
-MARKERS = (("s", "■"), ("^", "▲"), ("P", "✚"), ("X", "✖"), ("v", "▼"), ("D", "◆"), ("o", "●"))
-"""Shapes that tell variants of one method apart."""
+def family(method: str, known: Mapping[str, Look]) -> str | None:
+    """Return the known method that this is, or is a variant of (`float-slow`)."""
+    return max((name for name in known if method == name or method.startswith(f"{name}-")), key=len, default=None)
 
 
-def look(method: str, methods: tuple[str, ...]) -> Look:
-    """A known method's own look; a variant of it (`float-slow`) has its colour and a shape by its rank among them.
+def dress(names: Iterable[tuple[str, bool]], known: Mapping[str, Look]) -> list[Look]:
+    """Return a look for each of several rows.
 
-    Others take the spare looks in the order of `methods`, and share them when out.
+    The first row of a known method has the method's own look. Another of the same colour has the next marker; a row of
+    a method without a file, or of a variant told apart by its settings, has the next free look of the palette.
+
+    Args:
+        names: of each row its method, and whether its settings tell it from another row of this method.
+        known: looks of methods.
     """
-    if method in LOOKS:
-        return LOOKS[method]
-    family = _family(method)
-    alike = [name for name in methods if name not in LOOKS and _family(name) == family]
-    rank = alike.index(method)
-    if family is None:
-        return OTHERS[rank % len(OTHERS)]
-    return Look(LOOKS[family].tone, *MARKERS[rank % len(MARKERS)])
+    rows, found = list(names), list[Look]()
+    taken = {look.tone for name, look in known.items() if any(name == family(method, known) for method, _ in rows)}
+    free = [look for look in PALETTE if look.tone not in taken] or list(PALETTE)
+    spare = 0
+    for method, told in rows:
+        kin = family(method, known)
+        own = None if kin is None else known[kin]
+        used = [look.marker for look in found if own is not None and look.tone == own.tone]
+        if own is not None and method == kin and not used:
+            found.append(own)
+        elif own is None or (told and used):
+            look = free[spare % len(free)]
+            markers = list(dict.fromkeys(look.marker + MARKERS))
+            found.append(replace(look, marker=markers[spare // len(free) % len(markers)]))
+            spare += 1
+        else:
+            fresh = [marker for marker in MARKERS if marker not in (*used, own.marker)]
+            found.append(replace(own, marker=(fresh or MARKERS)[0], label=""))
+    return found
 
 
-def _family(method: str) -> str | None:
-    """The known method this is a variant of."""
-    return max((name for name in LOOKS if method.startswith(f"{name}-")), key=len, default=None)
+def frame(axes: Axes, title: str = "", across: str = "", up: str = "") -> None:
+    """Give the axes what all plots share: a title on the left, a faint grid, no spines, no ticks."""
+    axes.set_title(title, loc="left", color=INK.light, fontsize=9)
+    axes.set_xlabel(across, color=MUTED.light)
+    axes.set_ylabel(up, color=MUTED.light)
+    axes.grid(color=FAINT.light, linewidth=0.7)
+    axes.set_axisbelow(True)
+    axes.tick_params(length=0, which="both", labelcolor=MUTED.light, pad=4)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
 
 
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', sans-serif"
@@ -86,10 +137,10 @@ SIZE = re.compile(r'(<svg[^>]*?)\s+width="[^"]*"', re.DOTALL)
 HEIGHT = re.compile(r'(<svg[^>]*?)\s+height="[^"]*"', re.DOTALL)
 
 
-def svg(figure: Figure, name: str, title: str, description: str, tones: tuple[Tone, ...]) -> str:
-    """The figure, to be drawn in the light colour of each tone; a stylesheet inside swaps them on dark ground.
+def svg(figure: Figure, name: str, title: str, description: str, looks: Iterable[Look]) -> str:
+    """Return the figure, drawn in the light colour of each look; a stylesheet inside swaps them on dark ground.
 
-    `name` makes ids unique, so that several figures may stand in one page. The same figure gives the same string if
+    `name` makes ids unique, so that several figures fit into one page. The same figure gives the same string if
     drawn under the rc parameters `svg.hashsalt` and `svg.fonttype: none`.
     """
     buffer = io.StringIO()
@@ -103,15 +154,16 @@ def svg(figure: Figure, name: str, title: str, description: str, tones: tuple[To
     label = f'<title id="{name}-title">{_escaped(title)}</title><desc id="{name}-desc">{_escaped(description)}</desc>'
     opened = f'<svg class="plot" role="img" aria-labelledby="{name}-title {name}-desc"'
     head, body = text.split(">", 1)
+    tones = (INK, MUTED, FAINT, GROUND, *(look.tone for look in looks))
     return head.replace("<svg", opened, 1) + ">" + label + _dark(tones) + body.strip() + "\n"
 
 
 def inlined(text: str) -> str:
-    """The SVG for use inside HTML, which knows the namespaces without their addresses."""
+    """Return the SVG for use inside HTML, which knows the namespaces without their addresses."""
     return NAMESPACE.sub("", text).replace("xlink:href", "href")
 
 
-def _dark(tones: tuple[Tone, ...]) -> str:
+def _dark(tones: Iterable[Tone]) -> str:
     rules = [
         f'[style*="{use}: {tone.light}"]{{{use}:{tone.dark}!important}}' for tone in tones for use in ("fill", "stroke")
     ]

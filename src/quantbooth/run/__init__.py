@@ -1,1 +1,1 @@
-"""A run: one setting's artifacts and models, from its configuration."""
+"""A run: the artifacts and models of one configuration."""

@@ -1,4 +1,4 @@
-"""The calibration of a run: how its base is quantized, what is looked at meanwhile, and the artifacts of both."""
+"""The calibration of a run: how its base is quantized, on which calibration set, and the artifacts of both."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -28,20 +28,20 @@ __all__ = ["Calibration", "Observed"]
 
 LEAST = {"count": 1, "timesteps": 1, "seed": 0, "batch": 1}
 FEWEST, MOST = 2, 16
-"""Bits of a simulated activation."""
+"""Range of the bits of fake-quantized activations."""
 PRECISIONS = {"32-true": "", "bf16-mixed": "bf16", "16-mixed": "fp16"}
-"""What Lightning calls them, and what is added to the names of settings; half precision is of products alone."""
+"""Lightning's names, and the suffix in names of settings; half precision applies to matrix products only."""
 
 
 @dataclass(frozen=True)
 class Observed:
-    """What the denoiser is run on while its quantization is learned, and the artifact of that.
+    """The calibration set: the inputs of the denoiser while its quantization is learned, and their artifact.
 
     Attributes:
-        source: where states come from.
-        questions: the sentences.
-        asked: the sentences in batches.
-        count: timesteps of each sentence.
+        source: the source of (x_t, t).
+        questions: the prompts.
+        asked: the prompts in batches.
+        count: timesteps of each prompt.
         item: the set as an artifact.
     """
 
@@ -53,12 +53,12 @@ class Observed:
 
 
 class Calibration:
-    """The groups `quant` and `calibration` as objects, each validated when it is first used.
+    """The config groups `quant` and `calibration` as objects, each validated when it is first used.
 
     Args:
         cfg: the configuration of the run.
-        folder: gives the base's folder; a large base is looked for and read when an artifact is named, not before.
-        store: where artifacts are.
+        folder: returns the base's folder; a large base is found and read only when an artifact needs its name.
+        store: of the artifacts.
     """
 
     def __init__(self, cfg: DictConfig, folder: Callable[[], Path], store: Store) -> None:
@@ -72,10 +72,10 @@ class Calibration:
 
     @cached_property
     def name(self) -> str:
-        """The name in tables: quant's own, and the precision of products where it is not float32 (w4-bf16).
+        """The name in tables: quant's name, and the precision where it is not float32 (w4-bf16).
 
         Raises:
-            UserError: for a precision that is not offered.
+            UserError: for a precision that is not supported.
         """
         precision = str(self.settings["trainer"]["precision"])
         if precision not in PRECISIONS:
@@ -87,10 +87,10 @@ class Calibration:
     def layers(self) -> tuple[list[str], list[str], bool]:
         """Patterns of the layers to quantize, of those to leave float, and whether concatenations are split.
 
-        Where quant.exclude is null, float are those that the base's family names.
+        Where quant.exclude is null, the family's `float_layers` stay float.
         """
         quant = self.settings["quant"]
-        include, split = words("quant.include", quant["include"]), flag("quant.split", quant["split"])
+        include, split = words("quant.include", quant["include"]), flag("quant.split_skips", quant["split_skips"])
         if quant["exclude"] is None:
             return include, list(family_in(self.folder()).float_layers), split
         return include, words("quant.exclude", quant["exclude"]), split
@@ -100,25 +100,25 @@ class Calibration:
         """Bits of activations; None where they stay float.
 
         Raises:
-            UserError: for bits that are not offered, a softmax alone, float weights, or a name that does not tell.
+            UserError: for bits that are not supported, softmax bits alone, float weights, or a name without them.
         """
         quant = self.settings["quant"]
-        inputs, softmax = quant["activations"], quant["softmax"]
+        inputs, softmax = quant["act_bits"], quant["softmax_bits"]
         if inputs is None and softmax is None:
             return None
         if inputs is None:
             raise UserError(
-                f"quant.softmax={softmax} needs quant.activations: choose quant=w4a8, or quant.softmax=null"
+                f"quant.softmax_bits={softmax} needs quant.act_bits: choose quant=w4a8, or quant.softmax_bits=null"
             )
-        for option, bits in (("quant.activations", inputs), ("quant.softmax", softmax)):
+        for option, bits in (("quant.act_bits", inputs), ("quant.softmax_bits", softmax)):
             if bits is not None:
                 whole(option, bits, FEWEST, below=MOST + 1)
         if quant["bits"] is None:
-            raise UserError(f"quant.activations={inputs} needs quantized weights: choose quant=w4a8 with quant.bits")
+            raise UserError(f"quant.act_bits={inputs} needs quantized weights: choose quant=w4a8 with quant.bits")
         if not str(quant["name"]).endswith(f"a{inputs}"):
             raise UserError(
                 f"quant.name must end in a{inputs}, for tables to tell that activations are quantized, got "
-                f"{quant['name']!r}: choose quant=w4a8 with quant.bits and quant.activations"
+                f"{quant['name']!r}: choose quant=w4a8 with quant.bits and quant.act_bits"
             )
         return ActivationBits(inputs, softmax)
 
@@ -128,17 +128,17 @@ class Calibration:
 
     @cached_property
     def rounding(self) -> Reconstruction | None:
-        """How rounding is learned; None where every weight goes to the nearest code."""
+        """The AdaRound options; None for rounding to the nearest code."""
         return None if self.cfg.calibration.rounding is None else build(self.cfg.calibration.rounding, Reconstruction)
 
     @cached_property
     def activation_recipe(self) -> StepRecipe | None:
-        """How scales of activations are found; None where activations stay float."""
+        """The options for learning activation scales; None where activations stay float."""
         return None if self.activations is None else build(self.cfg.calibration.activations, StepRecipe)
 
     @property
     def used(self) -> dict[str, Any]:
-        """The options of the group `calibration` that count: none of activations where they stay float."""
+        """The options of the group `calibration` that have an effect: none of activations where they stay float."""
         calibration = dict(self.settings["calibration"])
         if self.activations is None:
             del calibration["activations"]
@@ -148,10 +148,10 @@ class Calibration:
 
     @cached_property
     def observed(self) -> Observed | None:
-        """What the denoiser is run on; None where every weight goes to the nearest code and activations stay float.
+        """The calibration set; None for rounding to the nearest code with float activations.
 
         Raises:
-            UserError: for an option that is not offered, no prompts, or a source without its pictures.
+            UserError: for an option that is not supported, no prompts, or a source without its pictures.
         """
         if "set" not in self.used:
             return None
@@ -169,8 +169,8 @@ class Calibration:
 
     @cached_property
     def quantized_base(self) -> Item | None:
-        """None for quant=fp."""
-        _ = self.activations  # refuses what cannot be, also for float weights
+        """The quantized base as an artifact; None for quant=fp."""
+        _ = self.activations  # validates the options, also for float weights
         if self.bits is None:
             return None
         _, exclude, _ = self.layers
@@ -199,7 +199,7 @@ class Calibration:
         return Item(self.store, "calibration_set", label, "quantbooth-calibrate", identity)
 
     def _questions(self, options: Mapping[str, Any]) -> Questions:
-        """The person's own sentences, given or in a file, else what the base is measured on, with other seeds."""
+        """Return the user's prompts, from the option or a file, else the base's held-out prompts with other seeds."""
         count, seed, prompts = options["count"], options["seed"], options["prompts"]
         if prompts is not None:
             given = _lines(Path(prompts).expanduser()) if isinstance(prompts, str) else prompts
@@ -208,7 +208,7 @@ class Calibration:
 
 
 def _lines(file: Path) -> list[str]:
-    """The sentences of a text file, one a line; empty lines do not count."""
+    """Read the prompts of a text file, one per line, without empty lines."""
     try:
         lines = file.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:

@@ -1,4 +1,4 @@
-"""A measurement of what quantization alone costs: what is asked of a run's base, and the artifacts of both sides."""
+"""The measurement of quantization error without tuning: its questions, and the artifacts of both bases."""
 
 from collections.abc import Mapping
 from functools import cached_property
@@ -27,7 +27,7 @@ PLACES = ("folder", "document")
 
 
 class Degradation:
-    """One measurement; cheap objects are built here, before heavy work starts."""
+    """One measurement of a run's base; its options are validated before heavy work starts."""
 
     def __init__(self, run: Run) -> None:
         self.run = run
@@ -36,7 +36,7 @@ class Degradation:
             whole(f"damage.{option}", self.options[option], least)
         for option in PLACES:
             place(f"damage.{option}", self.options[option])
-        for folder in words("damage.beside", self.options["beside"]):
+        for folder in words("damage.compare_with", self.options["compare_with"]):
             open_artifact(Path(folder), KIND)
         run.check("quantized_base", "sampler", "scorer")
         self.measurement = Measurement(
@@ -53,7 +53,7 @@ class Degradation:
 
     @cached_property
     def reference(self) -> Item:
-        """The measurement of the float base, which every other of the same questions is compared with."""
+        """The measurement of the float base, the reference of all others on the same questions."""
         run = self.run
         identity = {
             "base": run.base_fingerprint,
@@ -68,7 +68,7 @@ class Degradation:
 
     @cached_property
     def item(self) -> Item:
-        """The measurement of this setting."""
+        """The measurement of this run's base."""
         source = self.run.quantized_base
         if source is None:
             return self.reference
@@ -78,7 +78,10 @@ class Degradation:
         return Item(self.run.store, KIND, label, "quantbooth-damage", identity, parents)
 
     def record(self, base: Base, file_bytes: int, reference: str, quantized: Path | None) -> Record:
-        """What was measured; `reference` is the fingerprint of the float measurement, `quantized` None for that one."""
+        """Return the record of a measured base.
+
+        `reference` is the fingerprint of the float measurement; `quantized` is None for the float base.
+        """
         measurement, sampler = self.measurement, self.run.sampler
         return Record(
             base=self.run.base_name,
@@ -108,7 +111,7 @@ class Degradation:
         }
 
     def _costs(self) -> dict[str, float]:
-        """Of the quantized base and of the calibration set it was made with."""
+        """Return the costs of making the quantized base and its calibration set."""
         observed = self.run.calibration.observed
         items = [self.run.quantized_base, None if observed is None else observed.item]
         found = [item.manifest().measured for item in items if item is not None]
@@ -119,7 +122,7 @@ class Degradation:
 
 
 def _options(calibration: Mapping[str, Any]) -> dict[str, Any]:
-    """The calibration's own options by name, those of what it learns and of its set with what they belong to."""
+    """Return the calibration options by name; those of rounding, activations and set have a prefix."""
     found = {name: value for name, value in calibration["search"].items() if name not in ("_target_", "grid")}
     for part in ("rounding", "activations", "set"):
         options = calibration.get(part) or {}
@@ -128,7 +131,7 @@ def _options(calibration: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _questions(run: Run) -> Questions:
-    """The person's own sentences, else what the base is measured on."""
+    """Return the user's prompts, else the base's held-out prompts."""
     settings = run.settings["damage"]
     count, seed = max(settings["predictions"], settings["pictures"]), settings["seed"]
     if settings["prompts"] is not None:

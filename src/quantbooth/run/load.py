@@ -1,17 +1,15 @@
-"""The loader of tuned bases: the artifact says what was tuned with which strategy, nothing else is asked.
+"""The loader of tuned bases, from artifacts alone: their manifests have the strategy and the tuner.
 
     pipeline = quantbooth.load_pipeline("toy", "outputs/store/scale_sets/toy_mug-s2-w4-seed0-924f22e5976d")
     pipeline("a photo of a sks mug").images[0].save("mug.png")
 
-The codes stay packed, and every timestep is served by its scale set. `initial_noise` gives the noise that
-`quantbooth-sample` begins with, to be handed over as `latents`.
+The codes stay packed, and every timestep uses its scale set. `initial_noise` returns the initial noise of
+`quantbooth-sample`, to be passed as `latents`.
 """
 
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-
-from omegaconf import OmegaConf
 
 from quantbooth.calibration.quantized_base import read_quantized_denoiser
 from quantbooth.diffusion.base import Base
@@ -20,7 +18,7 @@ from quantbooth.diffusion.router import SubjectsRoute, route_
 from quantbooth.diffusion.sampler import initial_noise
 from quantbooth.diffusion.sources import source_folder
 from quantbooth.quant.selection import Selection
-from quantbooth.runtime.config import build, conf_dir
+from quantbooth.runtime.config import build, choices, composed, conf_dir
 from quantbooth.runtime.errors import UserError
 from quantbooth.store.manifest import Manifest, open_artifact
 from quantbooth.tuning.files import open_tuned, read_snapshot, steps_kept, strategy_of
@@ -37,17 +35,17 @@ def load_pipeline(
     quantized_base: str | Path | None = None,
     step: int | None = None,
 ) -> Any:
-    """Return a diffusers pipeline whose pictures are those of `quantbooth-sample` from the same noise.
+    """Return a diffusers pipeline that generates the pictures of `quantbooth-sample` from the same noise.
 
     Args:
-        base: the diffusers folder that was quantized, or the name of a base that ships, such as "toy".
-        tuned: a folder that `quantbooth-tune` made; none gives the base.
-        quantized_base: a folder that `quantbooth-calibrate` made; where none is given, the one in the same store that
-            `tuned` was tuned on.
-        step: of the run; the last that was kept where none is given.
+        base: the diffusers folder that was quantized, or the name of a shipped base, such as "toy".
+        tuned: a folder made by `quantbooth-tune`; None gives the base.
+        quantized_base: a folder made by `quantbooth-calibrate`; by default the one in the same store that `tuned` was
+            tuned on.
+        step: of the run; by default the last that was saved.
 
     Raises:
-        UserError: when something is missing, is something else, or does not belong together.
+        UserError: when something is missing, is of another kind, or does not match.
     """
     folders = [] if tuned is None else [Path(tuned)]
     quantized = None if quantized_base is None else Path(quantized_base)
@@ -57,21 +55,21 @@ def load_pipeline(
 def load(
     folder: Path, name: str, tuned: Sequence[Path] = (), quantized: Path | None = None, step: int | None = None
 ) -> tuple[Base, SubjectsRoute | None]:
-    """Return a base with what was tuned on it, each timestep served by its set.
+    """Return a base with tuned parameters loaded and the router attached.
 
     Args:
-        folder: the base's, in diffusers format.
-        name: what figures made with it are labelled with.
-        tuned: folders that `quantbooth-tune` made, one of each subject; they become one base, their sets side by side.
-        quantized: a folder that `quantbooth-calibrate` made; where none is given, the one in the same store that the
-            first of `tuned` was tuned on.
-        step: of the run; the last that was kept where none is given.
+        folder: the base's diffusers folder.
+        name: the base's label in tables and figures.
+        tuned: folders made by `quantbooth-tune`, one per subject; their sets are stacked in one base.
+        quantized: a folder made by `quantbooth-calibrate`; by default the one in the same store that the first of
+            `tuned` was tuned on.
+        step: of the run; by default the last that was saved.
 
     Returns:
-        The base, and the route, which is told whose row is whose where there are several subjects; None for no tuned.
+        The base, and the route, which assigns rows to subjects where there are several; None without `tuned`.
 
     Raises:
-        UserError: when something is missing, is something else, or does not belong together.
+        UserError: when something is missing, is of another kind, or does not match.
     """
     manifests = [open_tuned(each) for each in tuned]
     quantized = quantized or (_quantized(tuned[0], manifests[0]) if manifests else None)
@@ -81,7 +79,7 @@ def load(
 
 
 def _require_same(manifests: Sequence[Manifest], quantized: Manifest | None) -> None:
-    """Refuse what was tuned on another quantized base, or several tuned by different methods."""
+    """Refuse artifacts that were tuned on another quantized base, or by different methods."""
     for manifest in manifests:
         if quantized is not None:
             manifest.require_parent("quantized_base", quantized.fingerprint)
@@ -109,7 +107,7 @@ def _tuner(manifest: Manifest) -> Tuner:
     """Return the tuner that an artifact was made with.
 
     Raises:
-        UserError: when its manifest names none that there is.
+        UserError: when its manifest names no known tuner.
     """
     options = dict(manifest.contents.get("tuner") or {})
     name, identifier = options.pop("name", None), options.pop("identifier", None)
@@ -120,7 +118,7 @@ def _tuner(manifest: Manifest) -> Tuner:
 
 
 def _quantized(tuned: Path, manifest: Manifest) -> Path | None:
-    """Return the quantized base in the same store that something was tuned on; None where that was the float one."""
+    """Return the quantized base, in the same store, of a tuned artifact; None where the base was float."""
     fingerprint = manifest.parents.get("quantized_base")
     if fingerprint is None:
         return None
@@ -133,8 +131,7 @@ def _quantized(tuned: Path, manifest: Manifest) -> Path | None:
 
 
 def _base_folder(base: str) -> Path:
-    """Return the folder that conf/base/<base>.yaml names where that needs no path, else the folder or model itself."""
-    file = conf_dir() / "base" / f"{base}.yaml"
-    if file.is_file() and "path" not in (cfg := OmegaConf.load(file)):
-        return build(OmegaConf.create({"base": cfg}).base.folder, Path)
+    """Return the folder of a shipped base by its name, else the given folder or the model from the hub."""
+    if base in choices(conf_dir() / "base") and "path" not in (cfg := composed("base", base).base):
+        return build(cfg.folder, Path)
     return source_folder(base)

@@ -1,4 +1,4 @@
-"""The models of a run: its base as it is, quantized, or tuned on its subjects after a step."""
+"""The models of a run: its base, float or quantized, untuned or tuned on its subjects after a step."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -15,10 +15,10 @@ __all__ = ["base_with", "tuned_base", "untuned_base", "whole_base"]
 
 
 def base_with(run: Run, quantized: Path | None) -> Base:
-    """Return the base, float or as the folder of a quantized base has it.
+    """Return the base, float or with the denoiser of a quantized base's folder.
 
     Raises:
-        UserError: when base.timesteps are not the base's.
+        UserError: when base.timesteps differs from the base's.
     """
     base, _ = load(run.base_folder, run.base_name, quantized=quantized)
     expected = run.settings["base"]["timesteps"]
@@ -33,9 +33,9 @@ def untuned_base(run: Run) -> Base:
 
 
 def tuned_base(run: Run, step: int, subjects: Sequence[SubjectRun] | None = None) -> tuple[Base, SubjectsRoute | None]:
-    """Return the base as tuned on these subjects after a step, and the route that is told whose row is whose.
+    """Return the base tuned on these subjects after a step, and the route that assigns rows to subjects.
 
-    Subjects are those of the run where none are given. Step 0 is the untuned base, which has no route.
+    The default is the subjects of the run. Step 0 is the untuned base, which has no route.
 
     Raises:
         UserError: when the step was not kept, or what was tuned belongs to another base.
@@ -48,6 +48,6 @@ def tuned_base(run: Run, step: int, subjects: Sequence[SubjectRun] | None = None
 
 
 def whole_base(run: Run, base: Base) -> Base:
-    """Return the base with all its networks, those it lacks read again."""
+    """Return the base with all its networks, loading those that it lacks."""
     whole = load_base(run.base_folder, base.name, empty_denoiser(run.base_folder)).with_denoiser(base.denoiser)
     return replace(whole, encoders=base.encoders) if base.encoders else whole

@@ -1,48 +1,72 @@
-"""Options of tuning as a recipe: each is what it must be, or refused by its name."""
+"""Options of tuning: validated, and converted to a recipe."""
 
+import difflib
 from collections.abc import Mapping
 from typing import Any
 
+from quantbooth.runtime.errors import UserError
 from quantbooth.runtime.options import flag, number, whole
+from quantbooth.schema import FIELDS, OPEN, RENAMED
+from quantbooth.tuning.files import precision_of
 from quantbooth.tuning.module import Recipe
 
-__all__ = ["recipe_of", "tuner_options"]
+__all__ = ["check_resources", "recipe_of", "require_known"]
 
 RATES = {"shifts": "shift_learning_rate", "identifier": "identifier_learning_rate"}
-"""Options of the tuner that are learning rates of one kind of numbers; the others learn at the optimizer's."""
+"""Tuner options with the learning rate of one kind of parameter; the other kinds use the optimizer's."""
 
 
-def tuner_options(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the group `tuner`, its switches looked at.
+def require_known(settings: Mapping[str, Any]) -> None:
+    """Refuse unknown options: for a renamed one name the new name, for others the nearest known one.
 
     Raises:
-        UserError: naming the option that is neither true nor false.
+        UserError: naming the option.
     """
-    tuner = dict(settings["tuner"])
-    for option in ("checkpointing", "cache", "flip"):
-        flag(f"tuner.{option}", tuner[option])
-    return tuner
+    for old, new in RENAMED.items():
+        group, _, key = old.partition(".")
+        if key in (settings.get(group) or {}):
+            raise UserError(f"option '{old}' has another name: {new}")
+    for group, fields in FIELDS.items():
+        if "." in group or group in OPEN or group not in settings:
+            continue
+        for key in settings[group]:
+            if key not in fields and not key.startswith("_"):
+                near = difflib.get_close_matches(key, fields, 1)
+                meant = f" (did you mean '{group}.{near[0]}'?)" if near else ""
+                raise UserError(f"unknown option '{group}.{key}'{meant}; --cfg job shows all options")
+
+
+def check_resources(settings: Mapping[str, Any]) -> None:
+    """Check the options of resources and preview.
+
+    Raises:
+        UserError: naming an option that is not a valid value.
+    """
+    for option in ("gradient_checkpointing", "cache_latents"):
+        flag(f"resources.{option}", settings["resources"][option])
+    precision_of(settings["resources"]["save_dtype"])
+    whole("preview.validation_steps", settings["preview"]["validation_steps"], least=0)
 
 
 def recipe_of(settings: Mapping[str, Any]) -> Recipe:
-    """Return how a run learns.
+    """Return the hyperparameters of a training run.
 
     Raises:
-        UserError: naming the option that is not such a number.
+        UserError: naming an option that is not a valid value.
     """
     tuner, prior = settings["tuner"], settings["prior"]
-    whole("tuner.sample_every", tuner["sample_every"], least=0)
+    flag("tuner.random_flip", tuner["random_flip"])
     rates = {kind: number(f"tuner.{key}", tuner[key], least=0) for kind, key in RATES.items() if key in tuner}
     whole("prior.seed", prior["seed"], least=0)
-    whole("prior.count", prior["count"], least=1 if prior["batch"] else 0)
+    whole("prior.num_class_images", prior["num_class_images"], least=1 if prior["class_batch_size"] else 0)
     return Recipe(
         steps=tuner["steps"],
-        subject_batch=tuner["subject_batch"],
-        prior_batch=prior["batch"],
-        prior_weight=prior["weight"],
-        weight_bound=tuner["weight_bound"],
-        decay=tuner["decay"],
+        train_batch_size=tuner["train_batch_size"],
+        class_batch_size=prior["class_batch_size"],
+        prior_loss_weight=prior["loss_weight"],
+        loss_weight_max=tuner["loss_weight_max"],
+        lr_scheduler=tuner["lr_scheduler"],
         seed=settings["seed"],
-        average=tuner["average"],
+        ema_decay=tuner["ema_decay"],
         rates=rates,
     )

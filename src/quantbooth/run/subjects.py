@@ -2,23 +2,21 @@
 
 from copy import deepcopy
 
-import hydra
-from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, open_dict
 
-from quantbooth.runtime.config import conf_dir, plain
+from quantbooth.runtime.config import composed, plain
 from quantbooth.runtime.errors import UserError
 
 __all__ = ["each_subject"]
 
 
 def each_subject(cfg: DictConfig) -> list[DictConfig]:
-    """Return the configuration of each subject, as it is for that subject alone.
+    """Return the configuration of each subject, as in a run of that subject alone.
 
     Raises:
-        UserError: for a subject that is named twice, an empty list, or options of `subject` beside `subjects`.
-        hydra.errors.MissingConfigException: for a name that the group `subject` does not offer.
+        UserError: for a subject that is named twice, an empty list, or options of `subject` together with `subjects`.
+        hydra.errors.MissingConfigException: for a name that the group `subject` does not have.
     """
     typed = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
     if HydraConfig.initialized() and "subject" not in HydraConfig.get().runtime.choices:
@@ -39,15 +37,6 @@ def each_subject(cfg: DictConfig) -> list[DictConfig]:
 def _with_subject(cfg: DictConfig, name: str) -> DictConfig:
     own = deepcopy(cfg)
     with open_dict(own):
-        own.subject = _composed(name).subject
+        own.subject = composed("subject", name).subject
         own.subjects = None
     return own
-
-
-def _composed(name: str) -> DictConfig:
-    """Return the group `subject` with this choice, from the search path of the running command where there is one."""
-    choice = [f"+subject={name}"]
-    if GlobalHydra.instance().is_initialized():
-        return hydra.compose(overrides=choice)
-    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        return hydra.compose(overrides=choice)

@@ -26,6 +26,7 @@ from omegaconf import DictConfig
 from quantbooth.runtime.config import conf_dir
 from quantbooth.runtime.errors import UserError
 from quantbooth.runtime.explain import explain, flat, is_mistake
+from quantbooth.runtime.help import help_text
 
 __all__ = ["command"]
 
@@ -63,7 +64,7 @@ def _run(verb: Verb, config_name: str, conclude: Conclusion | None) -> int:
     failures: list[Failure] = []
     finished: list[Job] = []
     try:
-        _check_flags()
+        _check_flags(verb, config_name)
         _quiet_libraries()
         with _hydra_raises():
             program = hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=config_name)
@@ -140,9 +141,12 @@ def _quiet_libraries() -> None:
         warnings.filterwarnings("ignore", message=r".*LeafSpec.*")
 
 
-def _check_flags() -> None:
-    """Refuse in one line what Hydra's own parser would answer with a page of usage."""
+def _check_flags(verb: Verb, config_name: str) -> None:
+    """Answer --help and --version; refuse in one line what Hydra's own parser would answer with a page of usage."""
     words = sys.argv[1:]
+    if "--help" in words or "-h" in words:
+        sys.stdout.write(help_text(sys.modules[verb.__module__].__doc__ or "", conf_dir(), config_name))
+        sys.exit(0)
     if "--version" in words:
         sys.stdout.write(f"quantbooth {version('quantbooth')}\n")
         sys.exit(0)

@@ -1,28 +1,30 @@
-"""The bridge from Hydra's nodes to plain values and built objects; no other module below the verbs knows them."""
+"""Conversion of Hydra configs to plain values and objects."""
 
 import re
 from pathlib import Path
 from typing import Any, TypeVar
 
+import hydra
 import hydra.utils
 import yaml
+from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
 
 from quantbooth.runtime.errors import UserError
 
-__all__ = ["build", "conf_dir", "plain", "save"]
+__all__ = ["build", "choices", "composed", "conf_dir", "plain", "save"]
 
 Kind = TypeVar("Kind")
 MISTAKES = (UserError, TypeError, ValueError, OSError, ImportError)
-"""What a wrong setting makes a constructor raise; anything else is a defect and keeps its traceback."""
+"""Errors of a constructor for a wrong option; any other error is a bug and keeps its traceback."""
 
 
 def conf_dir() -> Path:
-    """The folder of config groups: quantbooth/conf in a wheel, conf/ at the top of a repository.
+    """Return the folder of config groups: quantbooth/conf in a wheel, conf/ at the top of a repository.
 
     Raises:
-        UserError: when neither is there.
+        UserError: when neither exists.
     """
     package = Path(__file__).parents[1]
     candidates = (package / "conf", package.parents[1] / "conf")
@@ -32,19 +34,37 @@ def conf_dir() -> Path:
     raise UserError(f"the configuration must be in {candidates[0]} or {candidates[1]}, found neither; install again")
 
 
-def build(node: DictConfig | None, kind: type[Kind], **extras: Any) -> Kind:
-    """The object that `node._target_` names, made from the node's other keys and from `extras`.
+def choices(group: Path) -> list[str]:
+    """Return the choices of a config group; files that begin with an underscore are shared parts, not choices."""
+    return sorted(file.stem for file in group.glob("[!_]*.yaml"))
 
-    Lists and mappings reach the constructor as plain ones.
+
+def composed(group: str, choice: str) -> DictConfig:
+    """Compose one choice of a group alone, from the search path of the running command, if any.
 
     Raises:
-        UserError: when the constructor refuses its arguments, does not exist, or makes something that is no `kind`.
+        hydra.errors.MissingConfigException: for a choice that the group does not have.
+    """
+    wanted = [f"+{group}={choice}"]
+    if GlobalHydra.instance().is_initialized():
+        return hydra.compose(overrides=wanted)
+    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        return hydra.compose(overrides=wanted)
+
+
+def build(node: DictConfig | None, kind: type[Kind], **extras: Any) -> Kind:
+    """Instantiate `node._target_` with the node's other keys and `extras`.
+
+    Lists and mappings are passed as plain lists and dicts.
+
+    Raises:
+        UserError: when the constructor refuses its arguments, does not exist, or does not return a `kind`.
     """
     where = _where(node)
     if not isinstance(node, DictConfig) or "_target_" not in node:
         raise UserError(f"{where} must name a {kind.__name__} by _target_, got {_keys(node)}")
     try:
-        made = hydra.utils.instantiate(node, _convert_="all", **extras)
+        made = hydra.utils.instantiate(node, _convert_="all", **extras)  # "all" makes dicts of dataclass extras
     except InstantiationException as error:
         if isinstance(error.__cause__, MISTAKES):
             raise UserError(_refusal(error, error.__cause__, where)) from error
@@ -55,7 +75,7 @@ def build(node: DictConfig | None, kind: type[Kind], **extras: Any) -> Kind:
 
 
 def plain(cfg: DictConfig) -> dict[str, Any]:
-    """The config as dicts, lists, strings and numbers, every interpolation resolved.
+    """Return the config as dicts, lists, strings and numbers, with every interpolation resolved.
 
     Raises:
         omegaconf.errors.OmegaConfBaseException: for a mandatory value that is missing; the command line explains it.
@@ -81,7 +101,7 @@ def _keys(node: Any) -> str:
 
 
 def _refusal(error: InstantiationException, cause: BaseException, where: str) -> str:
-    """One sentence for what a constructor raised: Hydra's text tells which of nested targets, at which key."""
+    """Return one sentence about a constructor's error, with the nested target and the key from Hydra's message."""
     target = re.search(r"target '([^']+)'", str(error))
     nested = re.search(r"full_key: (\S+)", str(error))
     where = nested[1] if nested else where

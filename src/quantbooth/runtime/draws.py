@@ -1,4 +1,4 @@
-"""Randomness by place: a generator that (seed, step, purpose) alone decide, so that a resumed run draws the same."""
+"""Random generators that depend on (seed, step, purpose) only, so that a resumed run draws the same numbers."""
 
 import hashlib
 from collections.abc import Sequence
@@ -10,13 +10,13 @@ __all__ = ["batch_loader", "batches", "generator_for", "place_loader", "step_loa
 
 
 def generator_for(seed: int, step: int, purpose: str) -> torch.Generator:
-    """A generator for one optimizer step; nothing drawn before or elsewhere changes what it gives."""
+    """Return a generator for one optimizer step, independent of all earlier and other draws."""
     digest = hashlib.sha256(f"{purpose} {seed} {step}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 
 
 class Steps(Dataset[int]):
-    """The numbers 0 .. count - 1; stages draw their batch from the step they are at."""
+    """The numbers 0 .. count - 1; training modules draw their batch by the current step."""
 
     def __init__(self, count: int) -> None:
         self.count = count
@@ -29,12 +29,12 @@ class Steps(Dataset[int]):
 
 
 def step_loader(count: int) -> DataLoader[int]:
-    """A loader with one item per optimizer step."""
+    """Return a loader with one item per optimizer step."""
     return DataLoader(Steps(count), batch_size=None)
 
 
 def batches(count: int, size: int) -> list[list[int]]:
-    """Return the places 0 .. count - 1 of a list, so many at a time."""
+    """Return the indices 0 .. count - 1 of a list in batches."""
     return [list(range(start, min(start + size, count))) for start in range(0, count, size)]
 
 
@@ -44,7 +44,7 @@ def place_loader(count: int, batch: int) -> DataLoader[list[int]]:
 
 
 def batch_loader(batches: Sequence[list[int]]) -> DataLoader[list[int]]:
-    """Batches of places as they are given; processes that share them take whole ones."""
+    """Return a loader of given batches of indices; distributed processes get complete batches."""
     return DataLoader(batches, batch_size=1, collate_fn=_only)  # type: ignore[arg-type]
 
 

@@ -1,5 +1,5 @@
-"""The one kind of error that is the user's to mend."""
+"""The error class for mistakes that the user can fix."""
 
 
 class UserError(ValueError):
-    """A mistake of the person running it; the command line prints its message as one line and exits with 2."""
+    """A mistake of the user; the command line prints its message as one line and exits with code 2."""

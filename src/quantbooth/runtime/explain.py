@@ -1,4 +1,4 @@
-"""A mistake as one line: Hydra's, OmegaConf's and the system's complaints in the words of who typed the command."""
+"""User errors as one line: messages of Hydra, OmegaConf and the system, rewritten for the command line."""
 
 import contextlib
 import difflib
@@ -13,33 +13,35 @@ from hydra.errors import HydraException, InstantiationException, MissingConfigEx
 from omegaconf import OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from quantbooth.runtime.config import MISTAKES, conf_dir
+from quantbooth.runtime.config import MISTAKES, choices, conf_dir
 from quantbooth.runtime.errors import UserError
+from quantbooth.schema import RENAMED
 
 __all__ = ["explain", "is_mistake"]
 
 NOISE = ("See http", "object_type", "reference_type", "full_key", "Config search path", "provider=")
-"""How the lines begin that tell about Hydra and OmegaConf themselves."""
+"""Prefixes of message lines about Hydra and OmegaConf internals."""
 
 
 def is_mistake(error: BaseException) -> bool:
-    """True for what the user can mend; False for a defect, which deserves its traceback."""
+    """Return True for a user error, False for a bug, which keeps its traceback."""
     if isinstance(error, InstantiationException):
         return error.__cause__ is None or isinstance(error.__cause__, MISTAKES)
     return isinstance(error, UserError | HydraException | OmegaConfBaseException | OSError | yaml.YAMLError)
 
 
 def explain(error: BaseException, config_name: str | None = None) -> str:
-    """One line: what was found, and what to do.
+    """Return one line: what was found, and what to do.
 
-    `config_name` is the config that was being composed; the nearest valid key is looked up in it.
+    `config_name` is the composed config, in which the nearest valid key is searched.
     """
     match error:
         case InstantiationException(__cause__=UserError() as cause):
             return flat(str(cause))
         case MissingConfigException(missing_cfg_file=str(missing), options=[*options]):
             group, _, name = missing.rpartition("/")
-            return f"'{group}' has no option '{name}'{_meant(name, options)}; choose from {', '.join(options)}"
+            offered = [option for option in options if not option.startswith("_")]
+            return f"'{group}' has no option '{name}'{_meant(name, offered)}; choose from {', '.join(offered)}"
         case OverrideParseException():
             reason = flat(error.message.replace(f"Error parsing override '{error.override}'", ""))
             return f"cannot read '{error.override}' ({reason}); options are written key=value, lists key=[a,b]"
@@ -55,14 +57,16 @@ def explain(error: BaseException, config_name: str | None = None) -> str:
 
 
 def flat(text: str) -> str:
-    """Paragraphs as one line."""
+    """Join the lines of a message into one, without those about Hydra internals."""
     lines = [line.strip() for line in text.splitlines()]
     return " ".join(line for line in lines if line and not line.startswith(NOISE))
 
 
 def _by_text(text: str, config_name: str | None) -> str:
-    """Hydra has one exception for many mistakes; only the text tells them apart."""
+    """Explain an error by its text, because Hydra has one exception class for many errors."""
     if unknown := re.match(r"Could not override '([^']+)'", text):
+        if now := RENAMED.get(unknown[1]):
+            return f"option '{unknown[1]}' has another name: {now}"
         hint = _meant(unknown[1], _known_keys(unknown[1], config_name))
         return f"unknown option '{unknown[1]}'{hint}; --cfg job shows all options"
     if several := re.match(r"Ambiguous value for argument '([^']+)'", text):
@@ -74,7 +78,7 @@ def _by_text(text: str, config_name: str | None) -> str:
 
 
 def _meant(word: str, known: Iterable[str]) -> str:
-    """The known key nearest to `word` as a question: first those with the same last part, then by spelling."""
+    """Return a hint with the known key nearest to `word`: first those with the same last part, then by spelling."""
     last_parts: dict[str, str] = {key.rpartition(".")[2]: key for key in sorted(known, reverse=True)}
     keys = sorted(known)
     last = word.rpartition(".")[2]
@@ -85,7 +89,7 @@ def _meant(word: str, known: Iterable[str]) -> str:
 
 
 def _known_keys(unknown: str, config_name: str | None) -> set[str]:
-    """Every group and key that the command line could have set instead of the unknown one."""
+    """Return all groups and keys that the command line could set instead of the unknown one."""
     keys = {path.relative_to(conf_dir()).as_posix() for path in conf_dir().rglob("*") if path.is_dir()}
     others = [word for word in sys.argv[1:] if "=" in word and not word.startswith(("-", unknown))]
     for overrides in (others, []):
@@ -105,9 +109,7 @@ def _dotted(node: object, prefix: str = "") -> Iterator[str]:
 
 
 def _offers() -> str:
-    """What the groups on the command line offer: Hydra does not say which of them got the number."""
+    """Return the choices of all groups on the command line: Hydra does not say which group has the wrong value."""
     groups = [word.partition("=")[0] for word in sys.argv[1:] if "=" in word]
     folders = [conf_dir() / group for group in groups if (conf_dir() / group).is_dir()]
-    return "".join(
-        f"; '{each.name}' offers {', '.join(sorted(file.stem for file in each.glob('*.yaml')))}" for each in folders
-    )
+    return "".join(f"; '{each.name}' offers {', '.join(choices(each))}" for each in folders)

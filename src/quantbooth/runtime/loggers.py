@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import wandb
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 
 __all__ = ["close", "csv_logger", "log_grid", "log_report", "tensorboard_logger", "wandb_logger"]
@@ -67,6 +66,8 @@ def log_report(logger: Logger, files: Sequence[Path]) -> bool:
     """
     if not isinstance(logger, WandbLogger):
         return False
+    import wandb  # noqa: PLC0415  # optional: the extra [wandb]
+
     artifact = wandb.Artifact("report", type="report", description="quantbooth's page with its tables and plots")
     for file in files:
         artifact.add_file(str(file))

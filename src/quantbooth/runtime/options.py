@@ -1,4 +1,4 @@
-"""Numbers, switches, words and places that people set: taken as they are or refused by the option's name."""
+"""Validation of option values: flags, numbers, lists and paths; an error names the option."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +9,7 @@ __all__ = ["flag", "number", "place", "whole", "wholes", "words"]
 
 
 def flag(option: str, value: object) -> bool:
-    """The value.
+    """Check a boolean option and return its value.
 
     Raises:
         UserError: when it is neither true nor false.
@@ -20,10 +20,10 @@ def flag(option: str, value: object) -> bool:
 
 
 def whole(option: str, value: object, least: int, below: int | None = None) -> int:
-    """The value.
+    """Check an integer option and return its value.
 
     Raises:
-        UserError: when it is not a whole number in [least, below).
+        UserError: when it is not an integer in [least, below).
     """
     if isinstance(value, bool) or not isinstance(value, int) or value < least or (below is not None and value >= below):
         end = "" if below is None else f" and < {below}"
@@ -32,10 +32,10 @@ def whole(option: str, value: object, least: int, below: int | None = None) -> i
 
 
 def wholes(option: str, values: object, least: int) -> list[int]:
-    """The values of a list.
+    """Check a list of integers and return it.
 
     Raises:
-        UserError: when it is no list, or one of them is not a whole number >= least.
+        UserError: when it is not a list, or one of them is not an integer >= least.
     """
     if isinstance(values, str) or not isinstance(values, Sequence):
         raise UserError(f"{option} must be a list of whole numbers such as [1,2], got {values!r}")
@@ -43,10 +43,10 @@ def wholes(option: str, values: object, least: int) -> list[int]:
 
 
 def number(option: str, value: object, least: float, below: float | None = None) -> float:
-    """The value.
+    """Check a number and return it as a float.
 
     Raises:
-        UserError: when it is not a number in [least, below); nan is none.
+        UserError: when it is not a number in [least, below), or nan.
     """
     if (
         isinstance(value, bool)
@@ -60,10 +60,10 @@ def number(option: str, value: object, least: float, below: float | None = None)
 
 
 def words(option: str, values: object) -> list[str]:
-    """The values of a list.
+    """Check a list of strings and return it.
 
     Raises:
-        UserError: when it is no list, or one of them is not a text.
+        UserError: when it is not a list, or one of them is not a string.
     """
     if isinstance(values, str) or not isinstance(values, Sequence) or not all(isinstance(v, str) for v in values):
         raise UserError(f"{option} must be a list of texts such as [conv_in,mid_block.*], got {values!r}")
@@ -71,10 +71,10 @@ def words(option: str, values: object) -> list[str]:
 
 
 def place(option: str, value: object) -> Path:
-    """The folder or file of that path, ~ being the person's own folder.
+    """Check a path and return it with ~ expanded.
 
     Raises:
-        UserError: when it is not a text, or an empty one.
+        UserError: when it is not a string, or empty.
     """
     if not isinstance(value, str) or not value:
         raise UserError(f"{option} must be a path, got {value!r}")

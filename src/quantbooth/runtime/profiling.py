@@ -1,4 +1,4 @@
-"""What a stage costs: seconds and peak memory of one piece of work."""
+"""Profiling: seconds and peak memory of a block of code."""
 
 import resource
 import time
@@ -17,7 +17,7 @@ RESET = Path("/proc/self/clear_refs")
 
 @dataclass
 class Cost:
-    """Filled when the work is done: wall seconds, and the most memory that was in use at any moment of it."""
+    """Wall seconds and peak memory of a block, set when it ends."""
 
     seconds: float = 0.0
     peak_memory_bytes: int = 0
@@ -27,8 +27,8 @@ class Cost:
 def measured() -> Iterator[Cost]:
     """Measure the block: on a GPU the peak of CUDA's allocator, else the peak resident memory of this process.
 
-    Linux lets a process reset its own peak, so that each job of a sweep in one process has a peak of its own; elsewhere
-    the peak is that of the process so far.
+    On Linux the peak is reset first, so that each job of a sweep in one process has a separate peak; elsewhere it is
+    the peak of the process so far.
     """
     cost, start = Cost(), time.perf_counter()
     _reset_peak()

@@ -87,8 +87,8 @@ def unrelated_requests(questions: Questions, subject: Subject, count: int, seed:
     texts = list(dict.fromkeys(one.text for one in questions.each if not own.search(one.text)))[:count]
     if len(texts) < count:
         raise UserError(
-            f"protocol.drift={count} needs as many sentences of base.held_out without {subject.class_word}, found "
-            f"{len(texts)}; take fewer, or 0"
+            f"protocol.prior_prompts={count} needs as many sentences of base.held_out without {subject.class_word}, "
+            f"found {len(texts)}; take fewer, or 0"
         )
     return [
         Request(f"unrelated-{number:03d}-{seed}.png", text, text, text, UNRELATED, seed)

@@ -1,1 +1,1 @@
-"""Artifacts on disk: manifests, fingerprints, the store that finds finished work again."""
+"""Artifacts on disk: manifests, fingerprints, and the store that finds finished artifacts."""

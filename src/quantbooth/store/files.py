@@ -1,11 +1,4 @@
-"""Files of artifacts: folders that appear whole or not at all, and fingerprints of settings, files and weights.
-
-What a disk may do to us: a folder appears whole or not at all, and a full disk is told in one line.
-
-Fingerprints: what an artifact is made of, as 64 hexadecimal digits.
-
-The fingerprint of a network's weights as they are stored, in half precision.
-"""
+"""Atomic writes of folders, disk-full errors as user errors, and fingerprints of settings, files and weights."""
 
 import contextlib
 import errno
@@ -29,10 +22,10 @@ FULL = (errno.ENOSPC, errno.EDQUOT)
 
 @contextlib.contextmanager
 def whole_folder(destination: Path, option: str) -> Iterator[Path]:
-    """A folder to fill; when the block ends it appears at its place at once, when it raises nothing remains.
+    """Yield a temporary folder that becomes `destination` when the block ends, and is removed when it raises.
 
     Raises:
-        UserError: when there is something at its place that is not an empty folder, or the disk is full.
+        UserError: when `destination` exists and is not an empty folder, or the disk is full.
     """
     if destination.is_dir() and not any(destination.iterdir()):
         destination.rmdir()
@@ -49,7 +42,7 @@ def whole_folder(destination: Path, option: str) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def full_disk_in_one_line(root: Path, option: str) -> Iterator[None]:
-    """Libraries wrap the system's error; its text survives in theirs.
+    """Turn disk-full errors of the block into a user error, also those that a library wrapped.
 
     Raises:
         UserError: when the disk of `root`, which `option` chooses, is full.
@@ -64,14 +57,14 @@ def full_disk_in_one_line(root: Path, option: str) -> Iterator[None]:
 
 
 SHORT = 12
-"""Digits of a fingerprint that a folder's name shows."""
+"""Digits of the fingerprint in a folder's name."""
 
 
 def fingerprint(identity: Mapping[str, Any]) -> str:
-    """sha256 of the identity as canonical JSON: keys sorted, no spaces, so the order of keys does not count.
+    """Return sha256 of the identity as canonical JSON: keys sorted, no spaces, so the order of keys does not matter.
 
     Raises:
-        TypeError: for anything JSON has no form for (a path, a tensor, a key that is no string).
+        TypeError: for anything that JSON cannot represent (a path, a tensor, a key that is not a string).
         ValueError: for a number that is not finite.
     """
     _refuse_other_keys(identity)
@@ -80,9 +73,9 @@ def fingerprint(identity: Mapping[str, Any]) -> str:
 
 
 def folder_fingerprint(folder: Path) -> str:
-    """Return sha256 over the names, relative to the folder, and the contents of all its files.
+    """Return sha256 of the relative names and the contents of all files in a folder.
 
-    A file is read once a process, as long as its size and time of change stay.
+    A process reads a file once, as long as its size and modification time do not change.
 
     Raises:
         UserError: when there is no such folder.
@@ -105,7 +98,7 @@ def _digest(file: Path, _size: int, _changed: int) -> str:
 
 
 def _refuse_other_keys(node: object) -> None:
-    """JSON would write the keys 1 and "1" alike, and so give two identities one fingerprint."""
+    """Refuse keys that are not strings: JSON writes 1 and "1" alike, so two identities would share a fingerprint."""
     if isinstance(node, Mapping):
         for key, value in node.items():
             if not isinstance(key, str):
@@ -117,7 +110,7 @@ def _refuse_other_keys(node: object) -> None:
 
 
 def weights_fingerprint(judge: nn.Module) -> str:
-    """Eight hexadecimal digits that change with any stored weight."""
+    """Return eight hexadecimal digits that change with any weight as stored, in half precision."""
     digest = hashlib.sha256()
     for key, value in sorted(halved(judge).items()):
         digest.update(key.encode() + value.cpu().numpy().tobytes())

@@ -1,4 +1,4 @@
-"""The manifest: the page in an artifact's folder that says what it is and what it was made from."""
+"""The manifest: the file in an artifact's folder that records what it is and what it was made from."""
 
 import json
 from collections.abc import Mapping
@@ -25,7 +25,7 @@ MAKERS = {
 }
 KINDS = tuple(MAKERS)
 FORMAT = 3
-"""Of every artifact; 3: names are free of addresses of code, tensors of scale sets are named `<module>.gain_out`."""
+"""Version of every artifact; 3: identities have no code paths, tensors of scale sets are `<module>.gain_out`."""
 MANIFEST = "manifest.json"
 
 TYPES: dict[str, type] = {
@@ -42,11 +42,11 @@ TYPES: dict[str, type] = {
 
 @dataclass(frozen=True)
 class Manifest:
-    """What an artifact is.
+    """The description of an artifact.
 
-    `parents` maps a role (`base`, `scale_sets`) to the fingerprint of the artifact that played it; `contents` says what
-    its files hold, for who reads them; `measured` is what making it cost (seconds, bytes, numbers trained). The last
-    two are no part of the fingerprint.
+    `parents` maps a role (`base`, `scale_sets`) to the fingerprint of the parent artifact; `contents` describes its
+    files for readers; `measured` is the cost of making it (seconds, bytes, trained parameters). The last two are not
+    part of the fingerprint.
     """
 
     kind: str
@@ -59,7 +59,7 @@ class Manifest:
     measured: dict[str, Any]
 
     def require_parent(self, role: str, fingerprint: str) -> None:
-        """Refuse a parent other than the one this was made from.
+        """Check that a parent is the one this artifact was made from.
 
         Raises:
             UserError: when the manifest names another fingerprint, or none, for the role.
@@ -72,7 +72,7 @@ class Manifest:
             )
 
     def to_json(self) -> str:
-        """The text of manifest.json.
+        """Return the text of manifest.json.
 
         Raises:
             ValueError: for a measured number that is not finite.
@@ -81,10 +81,10 @@ class Manifest:
 
 
 def open_artifact(path: Path, kind: str) -> Manifest:
-    """The manifest of a finished artifact of this kind.
+    """Return the manifest of a finished artifact of this kind.
 
     Raises:
-        UserError: when there is nothing at `path`, it is not finished, or it is something else.
+        UserError: when `path` does not exist, is not finished, or is something else.
     """
     file = path / MANIFEST
     if not path.is_dir():

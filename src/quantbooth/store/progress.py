@@ -1,4 +1,4 @@
-"""Progress of long work: what each finished part left, so that a run that was stopped goes on where it was."""
+"""Progress of long work: the tensors of each finished part, so that an interrupted run resumes."""
 
 import shutil
 from collections.abc import Iterator
@@ -20,12 +20,12 @@ Tensors = dict[str, Shaped[Tensor, "..."]]
 
 @dataclass(frozen=True)
 class Progress:
-    """Parts 0, 1, 2, ... of one piece of work, a file each; a file is there whole or not at all."""
+    """Parts 0, 1, 2, ... of one piece of work, a file each, written atomically."""
 
     folder: Path
 
     def read(self, part: int) -> Tensors | None:
-        """What a part left; None where it is not done.
+        """Return the tensors of a part; None where it is not finished.
 
         Raises:
             UserError: when its file is damaged.
@@ -39,7 +39,7 @@ class Progress:
             raise UserError(f"{path} cannot be read: {error}; remove it to have this part made again") from error
 
     def write(self, part: int, tensors: Tensors) -> None:
-        """Keep what a part leaves."""
+        """Write the tensors of a finished part."""
         self.folder.mkdir(parents=True, exist_ok=True)
         partial = self._path(part).with_suffix(".partial")
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, partial)
@@ -47,7 +47,7 @@ class Progress:
 
     @contextmanager
     def scratch(self) -> Iterator[Path]:
-        """An empty folder for the work on one part; what a killed run left in it is removed."""
+        """Yield an empty folder for the work on one part; files that a killed run left there are removed."""
         folder = self.folder / "scratch"
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
@@ -57,7 +57,7 @@ class Progress:
             shutil.rmtree(folder, ignore_errors=True)
 
     def clear(self) -> None:
-        """Forget all parts: the work is finished."""
+        """Remove all parts, when the work is finished."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _path(self, part: int) -> Path:

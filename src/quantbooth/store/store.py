@@ -1,9 +1,4 @@
-"""The store: finished artifacts under one root, in folders named by what they are, found again or made.
-
-The store: finished artifacts under one root, in folders named by what they are, written whole or not at all.
-
-An item of a plan: an artifact that is there or can be made, known by what decides it.
-"""
+"""The store: artifacts under one root, written atomically, found by their fingerprint or made."""
 
 import contextlib
 import errno
@@ -36,7 +31,7 @@ TAKEN = (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR)
 
 @dataclass(frozen=True)
 class Draft:
-    """An artifact being written to `path`, later at `destination`; `contents` and `measured` go into its manifest."""
+    """An artifact being written to `path`, for `destination`; `contents` and `measured` go into its manifest."""
 
     path: Path
     destination: Path
@@ -46,7 +41,7 @@ class Draft:
 
     @property
     def unfinished(self) -> Path:
-        """Where parts of the artifact may be kept until all are there: a run that was stopped finds them again."""
+        """The folder for finished parts of the artifact, from which an interrupted run resumes."""
         return self.destination.parents[1] / "unfinished" / self.destination.name
 
 
@@ -55,16 +50,16 @@ class Store:
     """Artifacts at `<root>/<kind>/<label>-<first 12 digits of the fingerprint>`.
 
     The identity is everything that decides the content: settings, seed, and the fingerprints of the parents. The label
-    is for people: an artifact is found by its fingerprint whatever its label.
+    is for people: an artifact is found by its fingerprint under any label.
     """
 
     root: Path
 
     def find(self, kind: str, identity: Mapping[str, Any], label: str) -> Path | None:
-        """The finished artifact of this identity, or None.
+        """Return the finished artifact of this identity, or None.
 
         Raises:
-            UserError: when its folder is taken by something else, or another version of quantbooth wrote the store.
+            UserError: when another artifact has its folder, or another version of quantbooth wrote the store.
         """
         full, path = self._place(kind, identity, label)
         _require_format(self.root)
@@ -85,12 +80,12 @@ class Store:
         parents: Mapping[str, str],
         config: Mapping[str, Any],
     ) -> Iterator[Draft]:
-        """A draft to fill; when the block ends the artifact appears at once, when it raises nothing remains.
+        """Yield a draft that becomes the artifact when the block ends, and is removed when it raises.
 
-        If another process finished the same artifact meanwhile, that one stays and this draft is dropped.
+        If another process finished the same artifact meanwhile, that one is kept and this draft is removed.
 
         Raises:
-            UserError: for a full disk, or when the artifact's folder is taken by something else.
+            UserError: for a full disk, or when another artifact has the folder.
         """
         full, destination = self._place(kind, identity, label)
         _require_format(self.root)
@@ -130,12 +125,12 @@ class Store:
 
 @cache
 def _require_format(root: Path) -> None:
-    """Refuse a store of another format; all artifacts of a store have one, so the first tells."""
+    """Refuse a store of another format; all artifacts of a store have the same, so the first readable one decides."""
     for file in root.glob("*/[!.]*/" + MANIFEST):
         try:
             found = json.loads(file.read_text(encoding="utf-8")).get("format_version")
         except (AttributeError, ValueError, OSError):
-            continue  # a damaged one is refused where it is opened
+            continue  # a damaged manifest is refused when its artifact is opened
         if found != FORMAT:
             raise UserError(
                 f"{root} was written by another version of quantbooth (format {found}, this one has {FORMAT}); set "
@@ -145,7 +140,7 @@ def _require_format(root: Path) -> None:
 
 
 def _publish(draft: Draft, kind: str) -> None:
-    """Put everything on the disk, then rename: a reader sees the whole artifact or none."""
+    """Sync all files to disk, then rename, so that a reader sees the complete artifact or none."""
     for path in (*draft.path.rglob("*"), draft.path):
         _sync(path)
     try:
@@ -159,12 +154,12 @@ def _publish(draft: Draft, kind: str) -> None:
 
 
 def _temporary(destination: Path) -> Path:
-    """A hidden sibling that tells who is writing it: .<name>.<host>.<pid>.<unique>.partial"""
+    """Return a hidden sibling named after its writer: .<name>.<host>.<pid>.<unique>.partial"""
     return destination.with_name(f".{destination.name}.{_host()}.{os.getpid()}.{uuid.uuid4().hex[:8]}.partial")
 
 
 def _remove_abandoned(folder: Path) -> None:
-    """Remove what processes of this machine were writing when they were killed."""
+    """Remove partial artifacts of killed processes of this machine."""
     for path in folder.glob(f".*.{_host()}.*.*.partial"):
         pid = path.name.split(".")[-3]
         if pid.isdigit() and not psutil.pid_exists(int(pid)):
@@ -189,7 +184,7 @@ def _sync(path: Path) -> None:
 
 @dataclass(frozen=True)
 class Item:
-    """One artifact of the plan, finished or not."""
+    """One artifact of a run, finished or not, defined by its identity."""
 
     store: Store
     kind: str
@@ -202,10 +197,10 @@ class Item:
         return self.store.find(self.kind, self.identity, self.label)
 
     def require(self) -> Path:
-        """Its folder.
+        """Return the artifact's folder.
 
         Raises:
-            UserError: when it is not there yet, saying which command makes it.
+            UserError: when it does not exist yet, with the command that makes it.
         """
         found = self.find()
         if found is None:
@@ -218,7 +213,7 @@ class Item:
         return open_artifact(self.require(), self.kind)
 
     def made_by(self, make: Callable[[], object]) -> Path:
-        """Its folder, made where it is not there yet."""
+        """Return the artifact's folder, after making it if needed."""
         return all_made([self], make)[0]
 
     def writing(self, config: Mapping[str, Any]) -> AbstractContextManager[Draft]:
@@ -227,10 +222,10 @@ class Item:
 
 
 def all_made(items: Sequence[Item], make: Callable[[], object]) -> list[Path]:
-    """The folders of several, made together where one is not there yet.
+    """Return the folders of several artifacts, after making all of them in one call if any is missing.
 
-    Parts that are kept while they are unfinished belong to every process that makes them: the one that ends first
-    clears them away, and the others take what it made.
+    Processes that make the same artifacts share the unfinished parts: the first to finish removes them, and the others
+    use its artifacts.
     """
     if all(item.find() for item in items):
         return [item.require() for item in items]
@@ -243,10 +238,10 @@ def all_made(items: Sequence[Item], make: Callable[[], object]) -> list[Path]:
 
 
 def named(names: Sequence[str]) -> str:
-    """Return the first of several names, and how many more there are."""
+    """Return the first of several names, and the number of the others."""
     return names[0] if len(names) == 1 else f"{names[0]}-and-{len(names) - 1}-more"
 
 
 def word(name: str) -> str:
-    """The part of a name that may stand in a folder's name everywhere."""
+    """Return a name reduced to characters that are valid in a folder's name on every system."""
     return re.sub(r"[^A-Za-z0-9_.]+", "-", name).strip("-_.")[:40] or "subject"

@@ -1,1 +1,1 @@
-"""Which timesteps learn, and which scale set serves a timestep."""
+"""Timesteps: zones to train in, and the scale set of each timestep in sampling."""

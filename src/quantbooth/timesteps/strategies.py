@@ -1,7 +1,7 @@
-"""Strategies: which timesteps are drawn in training, and which scale set serves which timestep.
+"""Strategies: which timesteps each scale set is trained on, and which set each timestep uses in sampling.
 
-All are the same object with other zones: the baseline has one zone that covers everything, S1 one zone for the content,
-S2 one expert per zone of the base, TAS equal zones (arXiv 2401.04339).
+All are one class with different zones: the baseline has one zone of all timesteps, S1 the content zone, S2 one expert
+per zone of the base, TAS equal zones (arXiv 2401.04339).
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,14 +19,14 @@ __all__ = ["Strategy", "baseline", "from_description", "s1", "s2", "tas"]
 
 @dataclass(frozen=True)
 class Strategy:
-    """Zones to learn in, the zones each set serves when sampling, and how the experts are trained.
+    """The training zones and the sampling zones of each set, and whether experts are trained in separate runs.
 
     Attributes:
         name: its name in tables.
-        trained: zone k is where set k is trained.
-        served: zone k is where set k is used for sampling; what no zone covers is served by the base (gain 1).
-        apart: train one expert after the other, each with the full budget, as S2 was published; otherwise all experts
-            learn in one run from timesteps drawn over all zones.
+        trained: set k is trained on zone k.
+        served: set k is used on zone k in sampling; timesteps outside all zones use the base (gain 1).
+        apart: train each expert in a separate run with the full number of steps, as in the paper's S2; otherwise all
+            experts are trained in one run on timesteps drawn from all zones.
     """
 
     name: str
@@ -40,7 +40,7 @@ class Strategy:
 
     @property
     def sets(self) -> int:
-        """How many scale sets are kept."""
+        """The number of scale sets."""
         return len(self.trained)
 
     @property
@@ -51,18 +51,18 @@ class Strategy:
         return tuple(Zones((zone,), self.trained.timesteps) for zone in self.trained.zones)
 
     def route(self, t: Shaped[Tensor, " b"]) -> Int[Tensor, " b"]:
-        """The set that serves each timestep when sampling; 0 is the base."""
+        """Return the set of each timestep in sampling; 0 is the base."""
         return self.served.index(t)
 
     @property
     def stretches(self) -> tuple[tuple[int, int, int], ...]:
-        """(first timestep, timestep after the last, set that serves them) over all timesteps, in ascending order."""
+        """(first timestep, timestep after the last, their set) over all timesteps, in ascending order."""
         sets = self.route(torch.arange(self.served.timesteps)).tolist()
         ends = [t for t in range(1, len(sets) + 1) if t == len(sets) or sets[t] != sets[t - 1]]
         return tuple((first, end, sets[first]) for first, end in zip([0, *ends], ends, strict=False))
 
     def describe(self) -> dict[str, object]:
-        """Plain data from which :func:`from_description` makes the same strategy; kept beside tuned scale sets."""
+        """Return JSON-compatible data for :func:`from_description`, stored with tuned scale sets."""
 
         def plain(zones: Zones) -> list[list[object]]:
             return [[zone.name, zone.start, zone.stop] for zone in zones.zones]
@@ -77,7 +77,7 @@ class Strategy:
 
 
 def from_description(description: Mapping[str, object]) -> Strategy:
-    """The inverse of :meth:`Strategy.describe`."""
+    """Return the strategy of a description; the inverse of :meth:`Strategy.describe`."""
     timesteps = int(str(description["timesteps"]))
 
     def zones(rows: object) -> Zones:
@@ -94,18 +94,18 @@ def from_description(description: Mapping[str, object]) -> Strategy:
 
 
 def baseline(timesteps: int) -> Strategy:
-    """One set, trained on and serving every timestep."""
+    """Return the strategy with one set for all timesteps."""
     everything = equal_zones(1, timesteps)
     return Strategy("baseline", everything, everything)
 
 
 def s1(interval: Sequence[int], outside: str, timesteps: int) -> Strategy:
-    """One set trained on the selected interval only (arXiv 2401.04339, S1).
+    """Return the strategy with one set that is trained on the selected interval only (arXiv 2401.04339, S1).
 
     Args:
-        interval: [start, stop) of the timesteps to learn in.
-        outside: what serves the other timesteps when sampling: ``base`` (gain 1) or ``tuned`` (the trained set); the
-            paper does not say which it used.
+        interval: [start, stop) of the timesteps to train on.
+        outside: used for the other timesteps in sampling: ``base`` (gain 1) or ``tuned`` (the trained set); the paper
+            does not say which it used.
         timesteps: T of the base.
     """
     if outside not in ("base", "tuned"):
@@ -116,12 +116,12 @@ def s1(interval: Sequence[int], outside: str, timesteps: int) -> Strategy:
 
 
 def s2(zones: Mapping[str, Sequence[int]], apart: bool, timesteps: int) -> Strategy:
-    """One expert set per zone of the base (arXiv 2401.04339, S2); trained apart it is another row of a table."""
+    """Return the strategy with one expert per zone (arXiv 2401.04339, S2); separate runs give it another name."""
     trained = zones_from_borders(zones, timesteps)
     return Strategy("s2-apart" if apart else "s2", trained, trained, apart)
 
 
 def tas(count: int, timesteps: int) -> Strategy:
-    """One expert per N-th of the timesteps, all learning in one run (TuneQDM's timestep-aware scaling)."""
+    """Return the strategy with N experts on equal zones, trained in one run (TuneQDM's timestep-aware scaling)."""
     zones = equal_zones(count, timesteps)
     return Strategy("tas", zones, zones)

@@ -1,4 +1,4 @@
-"""Zones: named half-open intervals of training timesteps, and the one function from a timestep to its zone."""
+"""Zones: named half-open intervals of training timesteps, and the map from a timestep to its zone."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ class Zone:
 
 @dataclass(frozen=True)
 class Zones:
-    """Zones that do not overlap, in ascending order, within [0, timesteps). They need not cover everything.
+    """Zones that do not overlap, in ascending order, within [0, timesteps); gaps are allowed.
 
     Raises:
         UserError: for an empty zone, one outside [0, timesteps), or two that overlap.
@@ -49,7 +49,7 @@ class Zones:
         return len(self.zones)
 
     def index(self, t: Shaped[Tensor, " b"]) -> Int[Tensor, " b"]:
-        """k for the k-th zone (from 1), 0 where no zone covers t. Works for fractional t as well.
+        """Return k for the k-th zone (from 1), 0 where no zone contains t, which may be fractional.
 
         Raises:
             ValueError: when a timestep is outside [0, timesteps).
@@ -62,13 +62,13 @@ class Zones:
         return index
 
     def draw(self, count: int, generator: torch.Generator) -> Int[Tensor, " count"]:
-        """Timesteps drawn evenly from all that the zones cover."""
+        """Draw timesteps uniformly from the union of the zones."""
         covered = torch.cat([torch.arange(zone.start, zone.stop) for zone in self.zones])
         return covered[torch.randint(len(covered), (count,), generator=generator)]
 
 
 def zones_from_borders(borders: Mapping[str, Sequence[int]], timesteps: int) -> Zones:
-    """Zones from ``{name: [start, stop]}``, as base configs state them."""
+    """Return zones from ``{name: [start, stop]}``, as in base configs."""
     pairs = {name: tuple(interval) for name, interval in borders.items()}
     for name, pair in pairs.items():
         if len(pair) != 2 or not all(type(t) is int for t in pair):
@@ -77,7 +77,7 @@ def zones_from_borders(borders: Mapping[str, Sequence[int]], timesteps: int) -> 
 
 
 def equal_zones(count: int, timesteps: int) -> Zones:
-    """N zones such that zone i holds the t with floor(t * N / T) = i (timestep-aware scaling, TuneQDM)."""
+    """Return N zones, zone i having the t with floor(t * N / T) = i (timestep-aware scaling, TuneQDM)."""
     if not 1 <= count <= timesteps:
         raise UserError(f"the number of zones must be in [1, {timesteps}], got {count}")
     starts = [-(-i * timesteps // count) for i in range(count + 1)]

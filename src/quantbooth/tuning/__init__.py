@@ -1,1 +1,1 @@
-"""Learn a subject: what learns, from what, in which loop, and what is kept of it."""
+"""Tuning on a subject: tuners, training data, the training module, and saved snapshots."""

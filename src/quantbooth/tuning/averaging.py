@@ -1,11 +1,11 @@
-"""Averages of learned numbers: what a run ends on is smoother than its last step.
+"""Exponential moving average (EMA) of the trainable parameters.
 
     a_1 = p_1,    a_(n+1) = d_n a_n + (1 - d_n) p_(n+1),    d_n = min(decay, (1 + n) / (10 + n))
 
-with p_n the numbers after step n. The ramp d_n forgets the first steps before the full decay is in force.
+with p_n the parameters after step n. The ramp d_n reduces the influence of the first steps until it reaches the decay.
 
-PyTorch's `AveragedModel` does the work, on the learned numbers alone: Lightning's callback would copy the whole stage,
-frozen codes and text encoder included.
+PyTorch's `AveragedModel` averages the trainable parameters only: Lightning's callback would copy the whole module,
+including frozen codes and the text encoder.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -20,20 +20,21 @@ __all__ = ["Average"]
 RAMP = 10
 
 
+# Not Lightning's EMAWeightAveraging: it copies the whole module, codes and text encoder included.
 class Average:
-    """The average of numbers that an optimizer moves in place; call `update_` after each of its steps."""
+    """The EMA of parameters that an optimizer updates in place; call `update_` after each step."""
 
     def __init__(self, numbers: Sequence[nn.Parameter], decay: float) -> None:
         self._current = nn.ParameterList(numbers)
         self._averaged = AveragedModel(self._current, multi_avg_fn=_ramped(decay))
 
     def update_(self) -> None:
-        """Take the numbers as they are now into the average."""
+        """Update the EMA with the current parameters."""
         self._averaged.update_parameters(self._current)
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
-        """While open, the numbers are their average; afterwards, and after an error, what they were bit for bit."""
+        """Set the parameters to their EMA inside the block, and restore them afterwards, also after an error."""
         current = [numbers.detach().clone() for numbers in self._current]
         _copy_(self._current, self._averaged.module.parameters())
         try:

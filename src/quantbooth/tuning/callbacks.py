@@ -1,4 +1,4 @@
-"""What happens beside tuning: numbers kept at chosen steps, and sample grids to look at."""
+"""Callbacks of tuning: snapshots at chosen steps, and validation sample grids."""
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -20,14 +20,14 @@ from quantbooth.tuning.tuners import State, Tuner
 __all__ = ["Keep", "SampleGrids", "Snapshots"]
 
 Keep = Callable[[int, State], Any]
-"""What becomes of a snapshot: it is told the step and what was learned."""
+"""Receives a snapshot: the step and the trained parameters."""
 
 Kept = Callable[[], AbstractContextManager[None]]
-"""Puts the numbers that are kept into the model for a while, where they are not those of the last step."""
+"""Sets the parameters to those that are saved (the EMA, if used) inside its block."""
 
 
 class Snapshots(Callback):
-    """Hands on what was learned after each of the chosen steps, and holds none of it."""
+    """Passes the trained parameters to `keep` after each of the chosen steps, and stores none itself."""
 
     def __init__(self, tuner: Tuner, base: Base, steps: Sequence[int], keep: Keep, kept: Kept = nullcontext) -> None:
         self.tuner = tuner
@@ -43,11 +43,11 @@ class Snapshots(Callback):
 
 
 class SampleGrids(Callback):
-    """Renders the same requests from the same noise every so many steps: one PNG each time, and in the tracker.
+    """Generates the same requests from the same noise every N steps, as a PNG file and in the logger.
 
-    `base` gives the base with all its networks when a grid is drawn, and it is let go afterwards: tuning itself needs
-    neither autoencoder nor text encoder. `title` is the grid's name in the tracker; `route`, where there is one, serves
-    the grid by the sets of `subject`.
+    `base` returns the base with all its networks for a grid, and they are freed afterwards: tuning itself needs neither
+    autoencoder nor text encoder. `title` is the grid's name in the logger; `route`, if given, selects the sets of
+    `subject` for the grid.
     """
 
     def __init__(

@@ -1,8 +1,6 @@
-"""What tuning reads, encoded once and kept or encoded whenever it is asked for: latents and sentences.
+"""Latents and prompts for training, cached or encoded at every step.
 
-Latents of pictures: encoded once and kept, or encoded whenever they are asked for; the numbers are the same.
-
-The subject's sentence as tuning reads it: encoded once, or anew in every step because part of the encoder learns.
+Cached and uncached latents are equal. A prompt is encoded at every step where part of the text encoder is trainable.
 """
 
 from collections.abc import Callable
@@ -22,7 +20,7 @@ Encode = Callable[[Float[Tensor, "b 3 h w"]], Float[Tensor, "b c hl wl"]]
 
 @runtime_checkable
 class Latents(Protocol):
-    """Latents by place; a tensor is one."""
+    """Latents by index; a tensor is an implementation."""
 
     def __len__(self) -> int: ...
 
@@ -30,7 +28,7 @@ class Latents(Protocol):
 
 
 class Anew:
-    """Encodes the pictures that are asked for, each by itself, so that no batch changes the last bit of it."""
+    """Latents encoded on access, one picture at a time, so that the result does not depend on the batch."""
 
     def __init__(self, encode: Encode, pictures: Float[Tensor, "n 3 h w"]) -> None:
         self.encode, self.pictures = encode, pictures
@@ -43,26 +41,26 @@ class Anew:
 
 
 def once(latents: Anew) -> Float[Tensor, "n c hl wl"]:
-    """All of them, to be kept."""
+    """Encode all latents, to cache them."""
     return latents[torch.arange(len(latents))] if len(latents) else torch.empty(0, 0, 0, 0)
 
 
 class EncodedOnce(nn.Module):
-    """A sentence whose encoding never changes: the text encoder is not needed any more."""
+    """A prompt with a cached encoding, which needs no text encoder any more."""
 
     def __init__(self, text: Conditioning) -> None:
         super().__init__()
         self.names = tuple(text.tensors)
-        for name, tensor in text.tensors.items():  # buffers, so that they move with the stage
+        for name, tensor in text.tensors.items():  # buffers, so that they move with the module
             self.register_buffer(name, tensor, persistent=False)
 
     def forward(self) -> Conditioning:
-        """Return the sentence, one row."""
+        """Return the conditioning of the prompt, one row."""
         return Conditioning.from_tensors({name: self.get_buffer(name) for name in self.names})
 
 
 class EncodedAnew(nn.Module):
-    """A sentence that is encoded with gradient each time; the encoder is a part, so that it moves with the stage."""
+    """A prompt that is encoded with gradient on each call; the text encoder is a submodule, so that it moves along."""
 
     def __init__(self, base: Base, sentence: str) -> None:
         super().__init__()
@@ -70,5 +68,5 @@ class EncodedAnew(nn.Module):
         self.base, self.sentence = base, sentence
 
     def forward(self) -> Conditioning:
-        """Return the sentence, one row."""
+        """Encode the prompt, one row."""
         return self.base.encode_prompts([self.sentence])

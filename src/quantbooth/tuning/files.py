@@ -1,4 +1,4 @@
-"""What tuning leaves on disk: the learned numbers after chosen steps; the manifest says with what they were tuned."""
+"""Snapshots on disk: the trained parameters after chosen steps, with a manifest of how they were tuned."""
 
 from pathlib import Path
 
@@ -24,33 +24,33 @@ __all__ = [
 ]
 
 TUNED = ("scale_sets", "tuned_weights", "adapters")
-"""Kinds of what was tuned."""
+"""Kinds of tuned artifacts."""
 PRECISIONS = {"float32": torch.float32, "float16": torch.float16}
-"""Of kept floats. A gain near 1 loses at most 1 / 2048 of itself in float16; bfloat16 would lose eight times that."""
+"""Dtypes of saved floats: the relative error of a gain near 1 is at most 1 / 2048 in float16 (bfloat16: 8 / 2048)."""
 
 
 def snapshot_path(folder: Path, step: int) -> Path:
-    """Where the numbers after a step are."""
+    """Return the file of the snapshot after a step."""
     return folder / f"step-{step:06d}.safetensors"
 
 
 def write_snapshot(
     folder: Path, step: int, state: dict[str, Shaped[Tensor, "..."]], precision: torch.dtype = torch.float32
 ) -> None:
-    """Keep the numbers after a step, floats in this precision: half of it makes half the file.
+    """Write the parameters after a step, floats in this precision.
 
     Raises:
-        UserError: when a number is too large for it.
+        UserError: when a value overflows it.
     """
     kept = {name: _in_precision(name, tensor, precision) for name, tensor in state.items()}
     save_file(kept, snapshot_path(folder, step))
 
 
-def precision_of(name: object, option: str = "tuner.saved_as") -> torch.dtype:
-    """The precision of that name, which `option` chose.
+def precision_of(name: object, option: str = "resources.save_dtype") -> torch.dtype:
+    """Return the dtype of that name, the value of `option`.
 
     Raises:
-        UserError: when it is not offered.
+        UserError: when it is not supported.
     """
     if name not in PRECISIONS:
         raise UserError(f"{option} must be one of {', '.join(PRECISIONS)}, got {name!r}")
@@ -62,20 +62,20 @@ def _in_precision(name: str, tensor: Shaped[Tensor, "..."], precision: torch.dty
         return tensor.contiguous()
     kept = tensor.to(precision).contiguous()
     if not torch.equal(kept.isfinite(), tensor.isfinite()):
-        raise UserError(f"{name!r} has numbers too large for tuner.saved_as={str(precision)[6:]}; choose float32")
+        raise UserError(f"{name!r} has numbers too large for resources.save_dtype={str(precision)[6:]}; choose float32")
     return kept
 
 
 def read_snapshot(folder: Path, step: int) -> dict[str, Shaped[Tensor, "..."]]:
-    """The numbers after a step.
+    """Read the parameters after a step.
 
     Raises:
-        UserError: when that step was not kept (the message tells which were), or its file is damaged.
+        UserError: when that step was not saved (the message lists the saved ones), or its file is damaged.
     """
     path = snapshot_path(folder, step)
     if not path.is_file():
         kept = ", ".join(map(str, steps_kept(folder)))
-        raise UserError(f"{folder.name} keeps the steps {kept}, not {step}; see protocol.at_steps")
+        raise UserError(f"{folder.name} keeps the steps {kept}, not {step}; see protocol.eval_steps")
     try:
         return load_file(path)
     except SafetensorError as error:
@@ -83,24 +83,24 @@ def read_snapshot(folder: Path, step: int) -> dict[str, Shaped[Tensor, "..."]]:
 
 
 def steps_kept(folder: Path) -> list[int]:
-    """The steps whose numbers are there, in order."""
+    """Return the saved steps in ascending order."""
     return sorted(int(path.stem.removeprefix("step-")) for path in folder.glob("step-*.safetensors"))
 
 
 def open_tuned(folder: Path) -> Manifest:
-    """Return the manifest of what was tuned; a folder that lies in no kind's place is taken for scale sets.
+    """Return the manifest of a tuned artifact; a folder outside the store is read as scale sets.
 
     Raises:
-        UserError: when it is no such artifact.
+        UserError: when it is not such an artifact.
     """
     return open_artifact(folder, folder.parent.name if folder.parent.name in TUNED else TUNED[0])
 
 
 def strategy_of(manifest: Manifest) -> Strategy:
-    """Return the strategy that something was tuned with.
+    """Return the strategy of a tuned artifact.
 
     Raises:
-        UserError: when its manifest names none.
+        UserError: when its manifest has none.
     """
     try:
         return from_description(manifest.contents["strategy"])

@@ -1,6 +1,6 @@
-"""The identifier as a word that learns: its tokens get rows of their own in a text encoder that is otherwise frozen.
+"""A trainable identifier: separate, trainable embeddings for its tokens in an otherwise frozen text encoder.
 
-Textual Inversion (Gal et al., ICLR 2023, arXiv 2208.01618) learns one such row and nothing else.
+Textual Inversion (Gal et al., ICLR 2023, arXiv 2208.01618) trains one such embedding and nothing else.
 """
 
 from collections import Counter
@@ -18,7 +18,7 @@ __all__ = ["LearnedRows", "added_tokens", "attach_rows_", "learned_rows"]
 
 
 class LearnedRows(nn.Module):
-    """A frozen token embedding in which some tokens have rows that may learn; as built, these are the frozen ones."""
+    """A frozen token embedding with trainable rows for some tokens, initialized to the frozen rows."""
 
     def __init__(self, embedding: nn.Embedding, tokens: tuple[int, ...]) -> None:
         super().__init__()
@@ -27,7 +27,7 @@ class LearnedRows(nn.Module):
         self.rows = nn.Parameter(embedding.weight.detach()[list(tokens)].float())
 
     def forward(self, ids: Int[Tensor, "b length"]) -> Float[Tensor, "b length d"]:
-        """Return the row of every token."""
+        """Return the embedding of every token."""
         is_learned = torch.eq(ids[..., None], self.get_buffer("tokens"))
         frozen = self.embedding(ids)
         learned = F.embedding(is_learned.int().argmax(-1), self.rows).to(frozen.dtype)
@@ -35,10 +35,10 @@ class LearnedRows(nn.Module):
 
 
 def added_tokens(tokenizer: Any, sentence: str, without: str) -> tuple[int, ...]:
-    """The tokens that the identifier adds to the sentence of the class, each once, in order.
+    """Return the distinct tokens that the identifier adds to the class prompt, in order.
 
     Raises:
-        UserError: when it adds none, or one that the sentence without it has too: that one would change with it.
+        UserError: when it adds none, or one that the class prompt has too, whose meaning would change with it.
     """
     ids, others = (tokenizer(text).input_ids for text in (sentence, without))
     added = tuple(Counter(ids) - Counter(others))
@@ -54,10 +54,10 @@ def added_tokens(tokenizer: Any, sentence: str, without: str) -> tuple[int, ...]
 
 
 def attach_rows_(base: Base, tokens: tuple[int, ...]) -> LearnedRows:
-    """Give tokens of a base's text encoder rows that learn; it encodes what it did before, bit for bit.
+    """Attach trainable rows for tokens to a base's text encoder; its output does not change.
 
     Raises:
-        UserError: for a base with two text encoders, which would have to learn a row each.
+        UserError: for a base with two text encoders, which would need a row each.
         RuntimeError: when it has such rows already.
     """
     if (count := len(base.encoders)) > 1:
@@ -73,7 +73,7 @@ def attach_rows_(base: Base, tokens: tuple[int, ...]) -> LearnedRows:
 
 
 def learned_rows(base: Base) -> LearnedRows:
-    """The rows that were attached.
+    """Return the attached rows of a base's text encoder.
 
     Raises:
         RuntimeError: when there are none.

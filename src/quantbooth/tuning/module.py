@@ -1,4 +1,4 @@
-"""Tuning: the DreamBooth objective on the timesteps of the strategy, whatever the tuner lets learn."""
+"""The training module: DreamBooth's objective on the timesteps of a strategy, for the parameters of any tuner."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -24,20 +24,21 @@ from quantbooth.tuning.encoding import EncodedOnce, Latents
 
 __all__ = ["Examples", "OptimizerFactory", "Recipe", "TuningStage"]
 
+LR_SCHEDULERS = ("cosine", "constant")
 OptimizerFactory = Callable[[Iterable[dict[str, Any]]], Optimizer]
-"""Parameter groups -> an optimizer; a group without `lr` takes the optimizer's own."""
+"""Parameter groups -> an optimizer; a group without `lr` uses the optimizer's default."""
 
 
 @dataclass(frozen=True)
 class Examples:
-    """What a run learns from, of one subject.
+    """The training data of one subject.
 
     Attributes:
-        subject: latents of the subject's photos; kept ones need no autoencoder any more.
-        subject_text: the encoded sentence beside them, one row.
-        prior: latents of the class's own pictures.
-        prior_text: the encoded sentence beside those, one row.
-        name: of the subject, where curves of several are told apart.
+        subject: latents of the subject's photos; cached ones need no autoencoder any more.
+        subject_text: the encoded instance prompt, one row.
+        prior: latents of the class pictures.
+        prior_text: the encoded class prompt, one row.
+        name: of the subject, the label of its loss curve where there are several.
     """
 
     subject: Latents
@@ -49,58 +50,62 @@ class Examples:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a run learns.
+    """The hyperparameters of a training run.
 
     Attributes:
         steps: optimizer steps.
-        subject_batch: photos of the subject in each.
-        prior_batch: class pictures in each; 0 is no prior preservation.
-        prior_weight: lambda of the DreamBooth loss.
-        weight_bound: weight each error by min(1 / alpha_bar, weight_bound), as the toy base was trained; None is even.
-        decay: the learning rate falls along half a cosine to 0 over the run; otherwise it stays.
+        train_batch_size: photos of the subject per step.
+        class_batch_size: class pictures per step; 0 is no prior preservation.
+        prior_loss_weight: lambda of the DreamBooth loss.
+        loss_weight_max: weight each error by min(1 / alpha_bar, loss_weight_max); None weights all equally.
+        lr_scheduler: cosine decays the learning rate along half a cosine to 0 over the run; constant keeps it.
         seed: decides photos, noise and timesteps of every step.
-        average: decay of the average over steps that is kept of the learned numbers; None keeps them as they are.
-        rates: learning rates of kinds of numbers that have one of their own; the others take the optimizer's.
+        ema_decay: decay of the EMA of the trainable parameters, which is saved; None saves the last step's parameters.
+        rates: learning rates by kind of parameter; the other kinds use the optimizer's.
 
     Raises:
-        UserError: naming the option that is not such a number.
+        UserError: naming an option that is not a valid value.
     """
 
     steps: int
-    subject_batch: int
-    prior_batch: int
-    prior_weight: float
-    weight_bound: float | None
-    decay: bool
+    train_batch_size: int
+    class_batch_size: int
+    prior_loss_weight: float
+    loss_weight_max: float | None
+    lr_scheduler: str
     seed: int
-    average: float | None = None
+    ema_decay: float | None = None
     rates: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         whole("tuner.steps", self.steps, least=1)
-        whole("tuner.subject_batch", self.subject_batch, least=1)
-        whole("prior.batch", self.prior_batch, least=0)
-        number("prior.weight", self.prior_weight, least=0)
+        whole("tuner.train_batch_size", self.train_batch_size, least=1)
+        whole("prior.class_batch_size", self.class_batch_size, least=0)
+        number("prior.loss_weight", self.prior_loss_weight, least=0)
         whole("seed", self.seed, least=0, below=2**32)
-        if self.weight_bound is not None:
-            number("tuner.weight_bound", self.weight_bound, least=1)
-        if self.average is not None:
-            number("tuner.average", self.average, least=0, below=1)
+        if self.loss_weight_max is not None:
+            number("tuner.loss_weight_max", self.loss_weight_max, least=1)
+        if self.lr_scheduler not in LR_SCHEDULERS:
+            raise UserError(f"tuner.lr_scheduler must be one of {', '.join(LR_SCHEDULERS)}, got {self.lr_scheduler!r}")
+        if self.ema_decay is not None:
+            number("tuner.ema_decay", self.ema_decay, least=0, below=1)
 
     @property
     def batch(self) -> int:
-        return self.subject_batch + self.prior_batch
+        return self.train_batch_size + self.class_batch_size
 
     @property
     def samples_seen(self) -> int:
         return self.steps * self.batch
 
     def rate_at(self, step: int) -> float:
-        """The fraction of the learning rate in force at a step."""
-        return 0.5 * (1 + float(torch.cos(torch.tensor(torch.pi * step / self.steps)))) if self.decay else 1.0
+        """Return the factor of the learning rate at a step."""
+        if self.lr_scheduler == "constant":
+            return 1.0
+        return 0.5 * (1 + float(torch.cos(torch.tensor(torch.pi * step / self.steps))))
 
     def groups(self, learning: Mapping[str, list[nn.Parameter]]) -> list[dict[str, Any]]:
-        """What learns as parameter groups of an optimizer, one for each kind."""
+        """Return the parameter groups for an optimizer, one for each kind of parameter."""
         return [
             {"params": numbers, **({"lr": self.rates[kind]} if kind in self.rates else {})}
             for kind, numbers in learning.items()
@@ -109,11 +114,11 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Rows:
-    """What one subject has in the batch of a step.
+    """The rows of one subject in the batch of a step.
 
     Attributes:
         x_0: latents.
-        conditioning: of each.
+        conditioning: of each row.
         noise: standard normal.
         t: training timesteps.
         is_prior: 1 for a class picture, 0 for a photo of the subject.
@@ -127,24 +132,24 @@ class Rows:
 
 
 class TuningStage(LightningModule):
-    """One run: every sample of a batch has its own timestep, and with it its own scale set.
+    """One training run, in which every sample of a batch has its own timestep and scale set.
 
-    Several subjects learn side by side in it: each has rows of its own in the batch, drawn as if it were alone, and
-    sets of its own that only these rows reach. The loss is the sum of theirs, so every set gets the gradient it would
-    get alone; optimizers that treat each number by itself, as AdamW does, then take the same steps.
+    Several subjects can share the batch: each has its own rows, drawn as in a separate run, and its own sets, which
+    only these rows use. The loss is the sum over subjects, so every set gets the gradient of a separate run; optimizers
+    that update every parameter independently, such as AdamW, then take the same steps.
 
     Args:
-        base: its denoiser holds what learns, and is routed by timestep already; it may be alone.
-        learning: what learns, by kind.
-        examples: pictures and sentences of each subject.
-        zones: where timesteps are drawn from.
-        recipe: how it learns.
+        base: has the trainable parameters and the router attached; autoencoder and text encoders are not needed.
+        learning: the trainable parameters, by kind.
+        examples: training data of each subject.
+        zones: the training timesteps.
+        recipe: hyperparameters.
         optimizer: makes the optimizer.
-        sentences: give each subject's sentence in each step; None are those of the examples.
-        route: is told which subject a row belongs to; None where there is one.
+        sentences: encode each subject's prompt at every step; None uses the encoded prompts of the examples.
+        route: assigns rows to subjects; None for a single subject.
 
     Raises:
-        UserError: when the loss is no longer a finite number.
+        UserError: when the loss is not a finite number.
     """
 
     def __init__(
@@ -172,19 +177,19 @@ class TuningStage(LightningModule):
 
     def configure_optimizers(self) -> Any:
         optimizer = self.optimizer_factory(self.recipe.groups(self.learning))
-        if self.recipe.average is not None:
-            average = self.average = Average(self.numbers, self.recipe.average)
+        if self.recipe.ema_decay is not None:
+            average = self.average = Average(self.numbers, self.recipe.ema_decay)
             optimizer.register_step_post_hook(lambda *_: average.update_())
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, self.recipe.rate_at)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     @property
     def numbers(self) -> list[nn.Parameter]:
-        """Everything that learns."""
+        """All trainable parameters."""
         return [numbers for kind in self.learning.values() for numbers in kind]
 
     def kept(self) -> AbstractContextManager[None]:
-        """While open, the numbers in the model are those that are kept: their average where one is asked for."""
+        """Return a context in which the parameters are those to save: their EMA, if used."""
         return nullcontext() if self.average is None else self.average.in_place()
 
     def train_dataloader(self) -> object:
@@ -199,35 +204,35 @@ class TuningStage(LightningModule):
         if self.route is not None:
             self.route.choose(torch.arange(len(subjects)).repeat_interleave(self.recipe.batch))
         errors = denoising_error(self.base, self.schedule, x_0, noise, t, conditioning)
-        if self.recipe.weight_bound is not None:
-            errors = errors * self.schedule.bounded_inverse_weight(t, self.recipe.weight_bound)
+        if self.recipe.loss_weight_max is not None:
+            errors = errors * self.schedule.bounded_inverse_weight(t, self.recipe.loss_weight_max)
         shares = zip(errors.split(self.recipe.batch), is_prior.split(self.recipe.batch), strict=True)
-        losses = torch.stack([with_prior_preservation(*share, self.recipe.prior_weight) for share in shares])
+        losses = torch.stack([with_prior_preservation(*share, self.recipe.prior_loss_weight) for share in shares])
         self._show(losses.detach())
         return losses.sum()
 
     def rows(self, subject: int) -> Rows:
-        """What a subject has in this step's batch, the same whoever else is in it."""
+        """Return a subject's rows of this step's batch, which do not depend on other subjects."""
         draw = generator_for(self.recipe.seed, self.global_step, "tune")
         x_0, conditioning, is_prior = self.batch(draw, subject)
         noise = torch.randn(x_0.shape, generator=draw).to(x_0)
         return Rows(x_0, conditioning, noise, self.zones.draw(len(x_0), draw).to(x_0.device), is_prior)
 
     def batch(self, draw: torch.Generator, subject: int = 0) -> tuple[Tensor, Conditioning, Tensor]:
-        """Latents, what conditions them and which of them are class pictures, of one subject for one step."""
+        """Return latents, conditioning and class-picture flags of one subject for one step."""
         examples, recipe = self.examples[subject], self.recipe
-        photos = torch.randint(len(examples.subject), (recipe.subject_batch,), generator=draw)
-        parts, texts = [examples.subject[photos]], [self.sentences[subject]().expand(recipe.subject_batch)]
-        if recipe.prior_batch:
-            others = torch.randint(len(examples.prior), (recipe.prior_batch,), generator=draw)
+        photos = torch.randint(len(examples.subject), (recipe.train_batch_size,), generator=draw)
+        parts, texts = [examples.subject[photos]], [self.sentences[subject]().expand(recipe.train_batch_size)]
+        if recipe.class_batch_size:
+            others = torch.randint(len(examples.prior), (recipe.class_batch_size,), generator=draw)
             parts.append(examples.prior[others])
-            texts.append(examples.prior_text.expand(recipe.prior_batch))
-        is_prior = torch.arange(recipe.batch) >= recipe.subject_batch
+            texts.append(examples.prior_text.expand(recipe.class_batch_size))
+        is_prior = torch.arange(recipe.batch) >= recipe.train_batch_size
         conditioning = Conditioning.cat([text.to(self.device) for text in texts])
         return torch.cat(parts).to(self.device), conditioning, is_prior.float().to(self.device)
 
     def _show(self, losses: Tensor) -> None:
-        """Log the mean over subjects, and of several each by its name; refuse what is no number."""
+        """Log the mean loss, and the loss of each subject if there are several; refuse a loss that is not finite."""
         for examples, loss in zip(self.examples, losses, strict=True):
             if not torch.isfinite(loss):
                 whose = f" of {examples.name}" if len(losses) > 1 else ""

@@ -1,4 +1,4 @@
-"""Optimizers of torch by name: `optimizer.name=adamw`, the other keys of the group are its options."""
+"""PyTorch optimizers by name: `optimizer.name=adamw`; the other keys of the group are its arguments."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -21,13 +21,13 @@ OPTIMIZERS: dict[str, Any] = {
 
 
 def optimizer_factory(options: Mapping[str, Any]) -> OptimizerFactory:
-    """Return a function that makes the optimizer, tried on one number before any work starts.
+    """Return a function that makes the optimizer, after a test on one parameter.
 
     Args:
         options: `name` and the arguments of the optimizer.
 
     Raises:
-        UserError: for a name that torch does not have, or options that the optimizer refuses.
+        UserError: for a name that PyTorch does not have, or arguments that the optimizer refuses.
     """
     given = dict(options)
     name = given.pop("name", None)

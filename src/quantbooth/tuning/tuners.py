@@ -1,8 +1,10 @@
-"""Tuners: which numbers of a base learn the subject, and how they are read out and put back.
+"""Tuners: which parameters of a base are trained on a subject, and how they are read and loaded.
 
+    scales   gains on the scales of a quantized denoiser (PEQA)
+    lora     LoRA on the float denoiser, or on the packed codes of a quantized one (QLoRA), an adapter for each expert
+    full     all weights of the float denoiser (DreamBooth)
 
-
-LoRA on the float denoiser, and on the packed codes of a quantized one (QLoRA), a set of adapters for each expert.
+each with or without a trainable identifier.
 """
 
 from abc import ABC, abstractmethod
@@ -25,9 +27,9 @@ from quantbooth.tuning.identifier import added_tokens, attach_rows_, learned_row
 __all__ = ["FullTuner", "IdentifierTuner", "Learning", "LoraTuner", "ScaleTuner", "State", "Tuner"]
 
 State = dict[str, Shaped[Tensor, "..."]]
-"""What was learned, by name."""
+"""Trained parameters, by name."""
 Learning = dict[str, list[nn.Parameter]]
-"""What learns, by kind (gains, shifts, weights, adapters, identifier); each may have a learning rate of its own."""
+"""Trainable parameters by kind (gains, shifts, weights, adapters, identifier), each with an optional learning rate."""
 
 ROWS = "identifier."
 
@@ -36,9 +38,9 @@ class Tuner(ABC):
     """One way to personalize a base.
 
     Attributes:
-        name: tells the tuner from every other in names of artifacts; it never changes.
-        kind: of the artifact that holds what was learned.
-        by_sample: whether each sample may have numbers of its own, so that several subjects can share a batch.
+        name: identifies the tuner in names of artifacts; it never changes.
+        kind: of the artifact with the trained parameters.
+        by_sample: whether parameters are selected per sample, so that several subjects can share a batch.
     """
 
     name: str
@@ -47,39 +49,39 @@ class Tuner(ABC):
 
     @abstractmethod
     def check(self, strategy: Strategy, bits: int | None) -> None:
-        """Raise UserError when this tuner cannot do what the strategy or the bit-width asks."""
+        """Raise UserError when this tuner does not support the strategy or the bit-width."""
 
     @abstractmethod
     def describe(self) -> dict[str, Any]:
-        """Return its name and the arguments it is made from again, as plain data for a manifest."""
+        """Return the tuner's name and arguments, as JSON-compatible data for a manifest."""
 
     @abstractmethod
     def prepare_(self, base: Base, sets: int, selection: Selection, subjects: int = 1) -> Learning:
-        """Put what will learn into the base, and return it; each of several subjects has `sets` sets, all alike."""
+        """Attach trainable parameters to the base and return them: `sets` sets per subject, with equal values."""
 
     @abstractmethod
     def state(self, base: Base) -> State:
-        """A copy of what was learned."""
+        """Return a copy of the trained parameters."""
 
     @abstractmethod
     def load_(self, base: Base, state: State, sets: int, selection: Selection) -> None:
-        """Make a fresh base the tuned one.
+        """Load trained parameters into an untuned base.
 
         Raises:
-            UserError: when names or shapes are not the base's, naming the first difference.
+            UserError: when names or shapes do not fit the base, naming the first difference.
         """
 
     @abstractmethod
     def join(self, states: Sequence[State]) -> State:
-        """What was learned apart, by experts of one subject or by several subjects, as one state."""
+        """Join the states of separate runs, of experts of one subject or of several subjects, into one."""
 
     def part(self, state: State, subjects: int) -> list[State]:
-        """What each of several subjects learned; the inverse of `join`."""
+        """Split a state into one per subject; the inverse of `join`."""
         return scale_sets.unstack(state, subjects) if self.by_sample else [state]
 
 
 class ScaleTuner(Tuner):
-    """Gains on the scales of a quantized denoiser (PEQA, as relative gains): its integers, and all else, stay frozen.
+    """Gains on the scales of a quantized denoiser (PEQA, as relative gains); its codes and all else stay frozen.
 
     Raises:
         UserError: when an option is not true or false.
@@ -116,7 +118,7 @@ class ScaleTuner(Tuner):
 
 
 class FullTuner(Tuner):
-    """Every weight of the float denoiser: DreamBooth as published (Ruiz et al. 2023), the measure for the others."""
+    """All weights of the float denoiser: DreamBooth as published (Ruiz et al. 2023), the reference for the others."""
 
     name = "full"
     kind = "tuned_weights"
@@ -146,15 +148,15 @@ class FullTuner(Tuner):
 
 
 class IdentifierTuner(Tuner):
-    """Any tuner, and beside it the identifier's own rows of the token embedding (see `tuning.identifier`).
+    """Any tuner plus trainable embeddings of the identifier's tokens (see `tuning.identifier`).
 
-    The rows stand in the state as `identifier.<token>`. There is one for each token, whatever the strategy: they are
-    read before any timestep is known.
+    The state has them as `identifier.<token>`, one per token for any strategy: the text encoder runs before a timestep
+    is known.
 
     Args:
-        inner: what else learns.
-        sentence: the subject's sentence, with the identifier.
-        without: the same without the identifier.
+        inner: the other tuner.
+        sentence: the instance prompt, with the identifier.
+        without: the class prompt, without the identifier.
     """
 
     def __init__(self, inner: Tuner, sentence: str, without: str) -> None:
@@ -200,7 +202,7 @@ class IdentifierTuner(Tuner):
 
 
 def _parted(state: State) -> tuple[State, State]:
-    """The identifier's rows, and the rest."""
+    """Split a state into the identifier's rows and the rest."""
     own = {name: tensor for name, tensor in state.items() if name.startswith(ROWS)}
     return own, {name: tensor for name, tensor in state.items() if name not in own}
 
@@ -212,18 +214,18 @@ def _only(states: Sequence[State], what: str) -> State:
 
 
 class LoraTuner(Tuner):
-    """Low-rank terms beside frozen layers (Hu et al. 2021, arXiv 2106.09685; on quantized ones Dettmers et al. 2023).
+    """LoRA on frozen layers (Hu et al. 2021, arXiv 2106.09685; on quantized layers Dettmers et al. 2023).
 
     Args:
         rank: r, of A and B.
-        alpha: the term is scaled by alpha / r; None is r, and so no scale.
-        include: patterns of the layers' names.
-        exclude: patterns of layers that are left out of these.
-        quantized: whether the layers are to be packed codes.
-        seed: draws A.
+        alpha: the scale is alpha / r; None is r, a scale of 1.
+        include: patterns of the target layers' names.
+        exclude: patterns of layers to leave out of these.
+        quantized: whether the layers must be quantized (QLoRA).
+        seed: of A's initialization.
 
     Raises:
-        UserError: naming the option that is not what it must be.
+        UserError: naming an option that is not a valid value.
     """
 
     name = "lora"

@@ -1,7 +1,7 @@
-"""The seam: a family that the program has never heard of, in this file alone, is loaded, routed, tuned and drawn from.
+"""The family interface: a new family, defined in this file only, is loaded, routed, tuned and sampled.
 
-A small transformer on a flow schedule: its call has other names, its time runs backwards in [0, 1], and its prompts
-come with a mask. Nothing outside this file knows it; `FAMILIES` names it.
+A small transformer on a flow schedule: its call has other argument names, its time runs backwards in [0, 1], and its
+prompts have a mask. `FAMILIES` lists it here only.
 """
 
 from collections.abc import Mapping, Sequence
@@ -242,7 +242,9 @@ def test_calibration_finds_its_blocks(third: Base) -> None:
 
     units = units_of(third.denoiser, third.blocks(), layers, call)
     assert [(unit.name, len(unit.layers)) for unit in units] == [("blocks.0", 2), ("blocks.1", 2)]
-    with pytest.raises(UserError, match=r"^quant\.split=true needs skip connections, and a TinyTransformer has none$"):
+    with pytest.raises(
+        UserError, match=r"^quant\.split_skips=true needs skip connections, and a TinyTransformer has none$"
+    ):
         third.skip_splits()
 
 

@@ -1,1 +1,1 @@
-"""One file for each family of bases: how its networks are made, called and named; `registry` lists them."""
+"""Model families, one file each: how their networks are built, called and named; `registry` lists them."""

@@ -1,4 +1,4 @@
-"""The families that are offered, by the class that `model_index.json` of a diffusers folder names."""
+"""The supported families, by the pipeline class in a diffusers folder's `model_index.json`."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -22,7 +22,7 @@ def family_in(folder: Path) -> Family:
     """Return the family of a diffusers folder.
 
     Raises:
-        UserError: when there is no `model_index.json`, or it names a pipeline that no family knows.
+        UserError: when `model_index.json` is missing, or names a pipeline of no family.
     """
     index = read_json(folder / "model_index.json")
     found = index.get("_class_name")
@@ -33,12 +33,12 @@ def family_in(folder: Path) -> Family:
 
 
 def all_schedulers() -> Mapping[str, Any]:
-    """Return the samplers that one family or another has."""
+    """Return the schedulers of all families."""
     return {name: kind for family in FAMILIES.values() for name, kind in family.schedulers.items()}
 
 
 def folders_of_networks() -> tuple[str, ...]:
-    """Return the folders of networks that a base of one family or another has, each once."""
+    """Return the network folders of all families, each once."""
     return tuple(dict.fromkeys(name for family in FAMILIES.values() for name in _folders(family)))
 
 

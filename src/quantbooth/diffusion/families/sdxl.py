@@ -1,8 +1,8 @@
-"""Stable Diffusion XL: two text encoders side by side, a pooled embedding, and the size and crop of the picture.
+"""Stable Diffusion XL: two text encoders, a pooled embedding, and size and crop micro-conditioning.
 
-    tokens [b, 77, 2048]   last but one hidden states of both encoders, side by side
+    tokens [b, 77, 2048]   penultimate hidden states of both encoders, concatenated
     pooled [b, 1280]       projected embedding of the second encoder
-    sizes  [b, 6]          height, width of the picture; top, left of its crop; height, width it is to have, in pixels
+    sizes  [b, 6]          original height, width; crop top, left; target height, width, in pixels
 
 Podell et al. 2023, arXiv 2307.01952, section 2.2 (size and crop).
 """
@@ -29,10 +29,10 @@ SIZES = "sizes"
 
 @dataclass(frozen=True)
 class StableDiffusionXL(UnetFamily):
-    """Knows `StableDiffusionXLPipeline`.
+    """The family of `StableDiffusionXLPipeline`.
 
     Attributes:
-        empty_is_zero: whether the empty prompt is zeros in the place of what the encoders say.
+        empty_is_zero: whether the empty prompt is encoded as zeros instead of by the encoders.
     """
 
     empty_is_zero: bool = True
@@ -45,7 +45,7 @@ class StableDiffusionXL(UnetFamily):
 
     @classmethod
     def from_index(cls, index: Mapping[str, Any]) -> "StableDiffusionXL":
-        """Return the family with the folder's `force_zeros_for_empty_prompt`; diffusers' default where it is silent."""
+        """Return the family with the folder's `force_zeros_for_empty_prompt`, by default true as in diffusers."""
         return cls(empty_is_zero=bool(index.get("force_zeros_for_empty_prompt", True)))
 
     def predict(
@@ -60,7 +60,7 @@ class StableDiffusionXL(UnetFamily):
         return denoiser(x_t, t, encoder_hidden_states=conditioning.tokens, added_cond_kwargs=added).sample
 
     def encode_prompts(self, encoders: Sequence[TextEncoder], prompts: Sequence[str], side: int) -> Conditioning:
-        """Return both encoders' states, for whole square pictures of that side, uncropped."""
+        """Return the states of both encoders, with the micro-conditioning of uncropped square pictures."""
         one, two = (encoder.network(encoder.ids(prompts), output_hidden_states=True) for encoder in encoders)
         hidden = torch.cat([one.hidden_states[-2], two.hidden_states[-2]], dim=-1)
         said = torch.tensor([not self.empty_is_zero or bool(prompt) for prompt in prompts], device=hidden.device)

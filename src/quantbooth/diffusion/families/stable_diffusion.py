@@ -1,4 +1,4 @@
-"""Stable Diffusion 1.x and 2.x, and the toy base: one CLIP text encoder, whose last hidden states condition the unet.
+"""Stable Diffusion 1.x, 2.x and the toy base: a unet conditioned by the last hidden states of one CLIP text encoder.
 
 Rombach et al. 2022, arXiv 2112.10752.
 """
@@ -21,7 +21,7 @@ __all__ = ["StableDiffusion"]
 
 @dataclass(frozen=True)
 class StableDiffusion(UnetFamily):
-    """Knows `StableDiffusionPipeline`."""
+    """The family of `StableDiffusionPipeline`."""
 
     text_classes: ClassVar[tuple[tuple[Any, Any], ...]] = ((CLIPTextModel, CLIPTokenizer),)
     pipeline_class: ClassVar[Any] = StableDiffusionPipeline

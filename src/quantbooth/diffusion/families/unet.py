@@ -1,10 +1,8 @@
-"""Which layers of a unet see a concatenation, and how many of their inputs come from where.
+"""The base class of families with diffusers' UNet2DConditionModel: blocks, skip splits, time, schedulers, LoRA names.
 
-Every ResNet block of the decoder takes torch.cat([hidden, skip]): `hidden` comes from the block before it, `skip` from
-the encoder, and their ranges differ. Two convolutions see both, channel by channel: `conv_shortcut` as they are,
-`conv1` after a normalization. Q-Diffusion (arXiv 2302.04304) splits the former; its reason holds for both.
-
-What families with diffusers' UNet2DConditionModel share: architecture, blocks, time, samplers, names in files.
+Every ResNet block of the decoder reads torch.cat([hidden, skip]): `hidden` comes from the previous block, `skip` from
+the encoder, and their ranges differ. Two convolutions read both: `conv_shortcut` directly, `conv1` after a
+normalization. Q-Diffusion (arXiv 2302.04304) splits the former; its reason applies to both.
 """
 
 from collections.abc import Iterator, Mapping
@@ -32,13 +30,13 @@ LAYERS = ("conv1", "conv_shortcut")
 
 
 def concatenations(unet: UNet2DConditionModel) -> dict[str, tuple[int, int]]:
-    """The layers by name, each with its inputs (from the block before, from the encoder).
+    """Return the layers that read a concatenation, by name: inputs (from the previous block, from the encoder).
 
-    `hidden` has the outputs of the ResNet block before, which attention and up-sampling keep; at first the widest of
-    the encoder, which the middle keeps.
+    `hidden` has the channels of the previous ResNet block, which attention and upsampling do not change; at first those
+    of the encoder's last block, which the middle block does not change.
 
     Raises:
-        UserError: when a decoder is of another build, and does not take a skip connection in every ResNet block.
+        UserError: when the decoder has a ResNet block without a skip connection.
     """
     found = {}
     hidden = unet.config.block_out_channels[-1]
@@ -55,13 +53,13 @@ def concatenations(unet: UNet2DConditionModel) -> dict[str, tuple[int, int]]:
 
 BLOCKS = (ResnetBlock2D, BasicTransformerBlock)
 
-DDPM_SCHEDULERS: dict[str, Any] = {
+DDPM_SCHEDULERS: dict[str, Any] = {  # none draws noise (ancestral, SDE): an image is decided by its prompt and seed
     "ddim": DDIMScheduler,
     "dpm": DPMSolverMultistepScheduler,
     "euler": EulerDiscreteScheduler,
     "pndm": PNDMScheduler,
 }
-"""All of them hand the network positions on the training axis [0, T)."""
+"""Schedulers that pass timesteps in [0, T) to the network."""
 
 
 class UnetFamily(Family):

@@ -1,4 +1,4 @@
-"""What is concatenated is found as a forward pass concatenates it, in the toy base and at Stable Diffusion's size."""
+"""Skip splits equal the concatenations of a forward pass, in the toy base and at Stable Diffusion's size."""
 
 from typing import Any
 

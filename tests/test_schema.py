@@ -1,4 +1,4 @@
-"""The schema: every option is declared, addresses of code and neutral values stay out, the unknown decides."""
+"""The schema: every option is declared; code paths and neutral values are left out; undeclared options decide."""
 
 import yaml
 
@@ -18,8 +18,8 @@ def test_what_is_not_declared_decides() -> None:
 
 
 def test_neutral_values_stay_out_and_others_do_not() -> None:
-    for flip, found in ((False, {}), (True, {"flip": True}), (0, {"flip": 0})):
-        assert content({"tuner": {"flip": flip}}, "tuner") == found
+    for flip, found in ((False, {}), (True, {"random_flip": True}), (0, {"random_flip": 0})):
+        assert content({"tuner": {"random_flip": flip}}, "tuner") == found
 
 
 def test_the_trainer_decides_by_what_it_computes() -> None:
@@ -39,7 +39,9 @@ def test_every_option_of_a_group_is_declared() -> None:
     for group, fields in FIELDS.items():
         top, _, inner = group.partition(".")
         folder = conf_dir() / top
-        files = sorted(folder.glob("*.yaml")) if folder.is_dir() else [folder.with_suffix(".yaml")]
+        single = folder.with_suffix(".yaml")
+        single = single if single.is_file() else conf_dir() / "quantbooth.yaml"
+        files = sorted(folder.glob("*.yaml")) if folder.is_dir() else [single]
         for file in files:
             node = yaml.safe_load(file.read_text())
             node = node.get(inner if inner else top, {} if inner else node)

@@ -1,4 +1,4 @@
-"""SDXL: what conditions it is what diffusers' own unet takes, and pictures are those of diffusers' own pipeline."""
+"""SDXL: conditioning and pictures equal those of diffusers' own unet and pipeline."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -1,0 +1,153 @@
+"""Names of rows: a method on weights, and the options that tell two rows of the same method apart.
+
+`quantbooth -m strategy=s1 'strategy.interval=[0,200],[200,750]'` gives rows `s1 interval=[0,200]` and
+`s1 interval=[200,750]`: where several runs share method, weights, subject and seed, the settings in which they differ
+join the name.
+"""
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from quantbooth.reporting.results import Result
+from quantbooth.runtime.errors import UserError
+from quantbooth.schema import FIELDS
+
+__all__ = ["BASE", "Arm", "arms_of", "told_apart"]
+
+BASE = "base"
+SHORT = 8
+OF_WEIGHTS = ("quant", "calibration")
+GROUPS = (*OF_WEIGHTS, "tuner", "strategy", "prior", "optimizer", "resources", "sampler", "trainer")
+"""Groups of options that a row may be named by; others say where and how it ran, or what it was judged by."""
+SILENT = {
+    f"{group}.{key}"
+    for group in ("tuner", "resources", "trainer")
+    for key, field in FIELDS[group].items()
+    if not field.decides and key != "name"
+}
+"""Options that change no result."""
+Options = Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One row of the table: a method on weights of one kind, with the options that tell it from others."""
+
+    method: str
+    quant: str
+    options: tuple[str, ...] = ()
+
+    @property
+    def untuned(self) -> bool:
+        """Whether this is the base itself."""
+        return self.method == BASE
+
+
+def arms_of(results: Sequence[Result]) -> dict[Result, Arm]:
+    """Return the row of each result.
+
+    Raises:
+        UserError: two results are of one cell, or two quantized bases have one name, and no option tells them apart.
+    """
+    weights = _weights(results)
+    groups: dict[Arm, list[Result]] = {}
+    for result in results:
+        method = BASE if result.untuned else result.method
+        groups.setdefault(Arm(method, weights.get((result.quant, result.weights), result.quant)), []).append(result)
+    found = {}
+    for arm, own in groups.items():
+        for result, options in zip(own, _options(own), strict=True):
+            found[result] = Arm(arm.method, arm.quant, options)
+    _check_once(found)
+    return found
+
+
+def told_apart(settings: Sequence[Options]) -> list[tuple[str, ...]]:
+    """Return for each of several settings the options in which they differ, as `name=value`.
+
+    A copy of another option is left out, and what follows from other options of its group: arguments of what is chosen.
+    """
+    keys = dict.fromkeys(key for one in settings for key in one)
+    chosen: dict[str, list[str | None]] = {}
+    for key in sorted(keys, key=lambda key: not key.endswith(".name")):
+        values = [one.get(key) for one in settings]
+        group = [of for other, of in chosen.items() if other.split(".")[0] == key.split(".")[0]]
+        known = {*zip(*group, strict=True)} if group else {()}
+        if values not in chosen.values() and len({*zip(*group, values, strict=True)}) > len(known):
+            chosen[key] = values
+    return _named(sorted(chosen, key=list(keys).index), settings)
+
+
+def _named(chosen: Sequence[str], settings: Sequence[Options]) -> list[tuple[str, ...]]:
+    """Return `name=value` of each option that each setting has; names of one sound are written in full."""
+    leaves = [_leaf(key) for key in chosen]
+    names = [leaf if leaves.count(leaf) == 1 else key for leaf, key in zip(leaves, chosen, strict=True)]
+    return [tuple(f"{n}={one[key]}" for n, key in zip(names, chosen, strict=True) if key in one) for one in settings]
+
+
+def _leaf(key: str) -> str:
+    return key.removesuffix(".name").rsplit(".", 1)[-1]
+
+
+def _weights(results: Sequence[Result]) -> dict[tuple[str, str], str]:
+    """Return a name for each quantized base: that of its bits, with what tells two of one name apart."""
+    bases: dict[str, dict[str, Result]] = {}
+    for result in results:
+        if result.weights:
+            bases.setdefault(result.quant, {}).setdefault(result.weights, result)
+    found: dict[tuple[str, str], str] = {}
+    for quant, of in bases.items():
+        parts = told_apart([dict(_flat(result.settings, OF_WEIGHTS)) for result in of.values()])
+        if len(set(parts)) < len(of):
+            one, two, *_ = of.values()
+            raise UserError(
+                f"one report needs one quantized base for {quant}, got {one.weights[:SHORT]} ({one.run}) and "
+                f"{two.weights[:SHORT]} ({two.run}); make a report of each"
+            )
+        found |= {(quant, weights): " ".join([quant, *own]) for weights, own in zip(of, parts, strict=True)}
+    return found
+
+
+def _options(results: Sequence[Result]) -> list[tuple[str, ...]]:
+    """Return what names each result beyond method and weights: nothing, unless two runs share subject and seed."""
+    settings = [{k: v for k, v in _flat(result.settings, GROUPS) if k not in SILENT} for result in results]
+    cells: dict[tuple[object, ...], list[Options]] = {}
+    for result, own in zip(results, settings, strict=True):
+        cells.setdefault((result.subject, result.seed, result.step), []).append(own)
+    of_runs = {(r.subject, r.seed, r.run): own for r, own in zip(results, settings, strict=True)}
+    for (subject, seed, _), own in of_runs.items():
+        cells.setdefault((subject, seed), []).append(own)
+    differing = {
+        key for of in cells.values() for key in {k for one in of for k in one} if len({one.get(key) for one in of}) > 1
+    }
+    return told_apart([{key: value for key, value in own.items() if key in differing} for own in settings])
+
+
+def _flat(node: Mapping[str, Any], groups: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Yield dotted keys with values as text; addresses of code are left out."""
+    for key in groups or node:
+        value = node.get(key)
+        if isinstance(value, Mapping):
+            yield from ((f"{key}.{inner}", text) for inner, text in _flat(value, ()))
+        elif key in node and not str(key).startswith("_"):
+            yield str(key), value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
+
+
+def natural(text: str) -> list[tuple[float, str]]:
+    """Return a key by which [200,750] comes before [1000,2000]."""
+    parts = re.split(r"(\d+(?:\.\d+)?(?:e-?\d+)?)", text)
+    return [(float(part), "") if k % 2 else (-1.0, part) for k, part in enumerate(parts)]
+
+
+def _check_once(found: Mapping[Result, Arm]) -> None:
+    cells: dict[tuple[Arm, str, int, int], Result] = {}
+    for result, arm in found.items():
+        twin = cells.setdefault((arm, result.subject, result.seed, result.step), result)
+        if twin is not result:
+            raise UserError(
+                f"each method, subject, seed and step must be given once, got {result.method} {result.quant} on "
+                f"{result.subject}, seed {result.seed}, step {result.step} from {twin.run} and {result.run}"
+            )

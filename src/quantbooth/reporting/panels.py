@@ -1,0 +1,180 @@
+"""Plots of several panels, one for each score: what intervals of timesteps, and what trained numbers buy."""
+
+import re
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from quantbooth.reporting.columns import Score, signed
+from quantbooth.reporting.inference import Difference, difference, interval
+from quantbooth.reporting.study import Arm, Study
+from quantbooth.reporting.style import GROUND, INK, MUTED, RC, frame, svg
+from quantbooth.timesteps.strategies import Strategy
+from quantbooth.timesteps.zones import Zone, Zones
+
+__all__ = ["differ", "frontier", "learned_in", "strategies", "zone_plot"]
+
+INCHES = (9.4, 3.3)
+PANELS = ("oracle_subject", "local_clip_i", "clip_t")
+ENOUGH = 3
+UNNAMED = re.compile(r"selected|part\d+")
+"""Names that zones have for want of one."""
+ALL = "all"
+
+
+def strategies(study: Study) -> dict[Arm, Strategy]:
+    """Return the strategy of every tuned method, where its runs at the last step agree on one."""
+    found = {}
+    for arm in study.tuned:
+        own = {result.strategy for result in study.at(*study.last(arm))}
+        if len(own) == 1 and (strategy := own.pop()) is not None:
+            found[arm] = strategy
+    return found
+
+
+def differ(found: dict[Arm, Strategy]) -> bool:
+    """Return whether two methods learned in, or are served in, different timesteps."""
+    return len({(one.trained, one.served) for one in found.values()}) > 1
+
+
+def learned_in(strategy: Strategy) -> str:
+    """Return the intervals of training timesteps, and what serves the others."""
+    learned = _listed(strategy.trained)
+    text = f"learned in {learned}{'' if learned == ALL else ' of'} {strategy.trained.timesteps:,} timesteps"
+    if strategy.apart:
+        text += ", each interval in a run of its own"
+    if strategy.served != strategy.trained:
+        return f"{text}; serves {_listed(strategy.served)}"
+    covered = sum(zone.stop - zone.start for zone in strategy.served.zones)
+    return text if covered == strategy.served.timesteps else f"{text}; the base serves the others"
+
+
+def _listed(zones: Zones) -> str:
+    if [(zone.start, zone.stop) for zone in zones.zones] == [(0, zones.timesteps)]:
+        return ALL
+    return ", ".join(f"[{z.start}, {z.stop})" if UNNAMED.fullmatch(z.name) else str(z) for z in zones.zones)
+
+
+def _panels(
+    study: Study, arms: Sequence[Arm], draw: Callable[[Axes, Score], None], name: tuple[str, str], told: str
+) -> str:
+    """Return a panel for each score that the study has, with a common legend."""
+    scores = _scores(study)
+    with mpl.rc_context(RC):
+        figure = Figure(figsize=INCHES, dpi=72)
+        for axes, score in zip(figure.subplots(1, len(scores), squeeze=False)[0], scores, strict=True):
+            draw(axes, score)
+        handles, labels = figure.axes[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="center right", frameon=False, fontsize=8, labelcolor=INK.light)
+        longest = max((len(label) for label in labels), default=0)
+        right = 0.93 - 0.0075 * longest
+        figure.subplots_adjust(left=0.05, right=right, bottom=0.16, top=0.89, wspace=0.26)
+        return svg(figure, *name, told, [study.look(arm) for arm in arms])
+
+
+def _scores(study: Study) -> list[Score]:
+    return [score for key in PANELS for score in study.scores if score.key == key]
+
+
+def _mark(axes: Axes, study: Study, arm: Arm, x: float, y: float) -> None:
+    look = study.look(arm)
+    colours: dict[str, Any] = {"mfc": look.tone.light, "mec": GROUND.light}
+    axes.plot([x], [y], look.marker, ms=7, zorder=4, linestyle="", label=study.label(arm), **colours)
+
+
+def frontier(study: Study) -> str | None:
+    """Return the plot of trained numbers against scores; None unless complete methods train three different counts."""
+    trained = {arm: count for arm in study.complete if (count := _trained(study, arm)) is not None}
+    if len(set(trained.values())) < ENOUGH:
+        return None
+
+    def draw(axes: Axes, score: Score) -> None:
+        frame(axes, score.title, "numbers trained")
+        axes.set_xscale("log")
+        for arm, count in trained.items():
+            means = study.means(*study.last(arm), score.key)
+            if spread := interval(means):
+                ends = [spread.low, spread.high]
+                axes.plot([count] * 2, ends, color=study.look(arm).tone.light, linewidth=0.9, alpha=0.45)
+            _mark(axes, study, arm, count, float(np.mean(list(means.values()))))
+
+    name = ("plot-frontier", "Trained numbers against scores")
+    return _panels(study, list(trained), draw, name, _frontier_told(study, trained))
+
+
+def _trained(study: Study, arm: Arm) -> int | None:
+    """Return how many numbers the method trained; None where no run says so."""
+    counts = [result.costs["trainable"] for result in study.at(*study.last(arm)) if "trainable" in result.costs]
+    return int(float(np.max(counts))) if counts else None
+
+
+def _frontier_told(study: Study, trained: dict[Arm, int]) -> str:
+    parts = []
+    for arm, count in trained.items():
+        means = [(score, list(study.means(*study.last(arm), score.key).values())) for score in _scores(study)]
+        told = ", ".join(f"{score.title} {score.unit.text(float(np.mean(values)))}" for score, values in means)
+        parts.append(f"{study.label(arm)} trains {count:,}: {told}")
+    return "; ".join(parts) + "."
+
+
+def zone_plot(study: Study) -> str | None:
+    """Return the plot of each method's change of a score over the timesteps it learned in.
+
+    None unless complete methods with an untuned base differ in their timesteps.
+    """
+    known = strategies(study)
+    gains = {score: _gains(study, known, score) for score in _scores(study)}
+    shown = {arm: strategy for arm, strategy in known.items() if all(arm in of for of in gains.values())}
+    if not differ(shown):
+        return None
+
+    def draw(axes: Axes, score: Score) -> None:
+        frame(axes, f"{score.title}, change by tuning", "timestep (0 clean, right noise)")
+        axes.axhline(0, color=MUTED.light, linewidth=0.8)
+        for rank, (arm, strategy) in enumerate(shown.items(), start=1):
+            _draw_zones(axes, study, arm, strategy, gains[score][arm], rank / (len(shown) + 1))
+
+    parts = []
+    for arm, strategy in shown.items():
+        changes = ", ".join(f"{score.title} {signed(of[arm].mean, score.unit)}" for score, of in gains.items())
+        parts.append(f"{study.label(arm)} {learned_in(strategy)}: {changes}")
+    name = ("plot-zones", "What learning in each interval of timesteps changes")
+    return _panels(study, list(shown), draw, name, "; ".join(parts) + ".")
+
+
+def _gains(study: Study, known: dict[Arm, Strategy], score: Score) -> dict[Arm, Difference]:
+    """Return each complete method's score at its last step minus that of the untuned base of its weights."""
+    starts = {arm: study.start(arm) for arm in known if arm in study.complete}
+    found = {arm: difference(study, study.last(arm), (start, 0), score) for arm, start in starts.items() if start}
+    return {arm: gain for arm, gain in found.items() if gain is not None}
+
+
+def _draw_zones(axes: Axes, study: Study, arm: Arm, strategy: Strategy, gain: Difference, share: float) -> None:
+    """Draw a thick line over what was learned, a dotted one over what is served, the mark at a share of it."""
+    colour, y = study.look(arm).tone.light, gain.mean
+    for zone in strategy.served.zones:
+        axes.plot([zone.start, zone.stop], [y, y], ":", color=colour, linewidth=1.0, zorder=2)
+    for zone in strategy.trained.zones:
+        axes.plot([zone.start, zone.stop], [y, y], color=colour, linewidth=2.4, solid_capstyle="butt", zorder=3)
+    for before, after in pairwise(strategy.trained.zones):
+        if before.stop == after.start:
+            axes.plot([after.start], [y], "|", ms=8, mec=colour, zorder=3)
+    x = _along(strategy.trained.zones, share)
+    if gain.interval is not None:
+        axes.plot([x, x], [gain.interval.low, gain.interval.high], color=colour, linewidth=0.9, alpha=0.6, zorder=2)
+    _mark(axes, study, arm, x, y)
+
+
+def _along(zones: Sequence[Zone], share: float) -> float:
+    """Return the timestep below which such a share of the zones' timesteps is."""
+    left = share * sum(zone.stop - zone.start for zone in zones)
+    for zone in zones:
+        if left <= zone.stop - zone.start:
+            return zone.start + left
+        left -= zone.stop - zone.start
+    return float(zones[-1].stop)

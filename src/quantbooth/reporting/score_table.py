@@ -1,0 +1,160 @@
+"""The results table: methods by scores and costs, and the rows of single pictures that all means are views of."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from quantbooth.reporting.columns import COSTS, NOTHING, CostColumn, Unit
+from quantbooth.reporting.inference import FEWEST, best, interval
+from quantbooth.reporting.results import Cost
+from quantbooth.reporting.study import Arm, Study
+from quantbooth.reporting.tables import INCOMPLETE, Cell, Column, Row, Table, simulated
+
+__all__ = ["caption", "picture_rows", "runs", "score_table"]
+
+SCORED, COSTLY = "scores", "costs"
+MOST_RUNS = 12
+"""Runs that are named below a table; of more, the column `runs` of its CSV does."""
+NAN = float("nan")
+
+
+def score_table(study: Study, subject: str | None = None) -> Table:
+    """Return one row per method at its last step, the untuned base first.
+
+    Scores are means over subjects of subject means (over images, then seeds), with their 95 % bootstrap interval where
+    there are several subjects. Costs are means over runs, peak memory the largest. Best scores are marked; `missing` is
+    what a row lacks: compare no such row with a complete one.
+
+    Args:
+        study: what is reported.
+        subject: of this subject alone, with nothing marked and without costs.
+    """
+    arms = [arm for arm in study.arms if study.at(*study.last(arm), subject)]
+    winners = {} if subject else {score.key: best(study, score) for score in study.scores}
+    rows = {arm: _about(study, arm) | _scores(study, arm, winners, subject) for arm in arms}
+    columns = [Column("weights", "weights", SCORED), Column("subjects"), Column("seeds")]
+    columns += [
+        Column(s.key, s.header(), SCORED) for s in study.scores if any(rows[arm][s.key].text != NOTHING for arm in arms)
+    ]
+    if subject is None:
+        columns.append(Column("steps", "steps", COSTLY))
+        for cost in COSTS:
+            title, cells = _costs(study, arms, cost)
+            columns.append(Column(cost.key, title, COSTLY))
+            rows = {arm: rows[arm] | {cost.key: cell} for arm, cell in zip(arms, cells, strict=True)}
+        columns += [Column("missing"), Column("runs"), Column("best")]
+    lacking = {arm: bool(study.lacking(arm)) and subject is None for arm in arms}
+    made = [Row(study.label(arm), rows[arm], study.look(arm), lacking[arm]) for arm in arms]
+    return Table("method", tuple(columns), tuple(made), () if subject else _notes(study))
+
+
+def runs(table: Table) -> dict[str, list[str]]:
+    """Return the runs behind each row."""
+    return {row.label: str(row.cells["runs"].value).split(", ") for row in table.rows}
+
+
+def picture_rows(study: Study) -> pd.DataFrame:
+    """Return every image's row with the setting it was made under."""
+    columns = ("method", "subject", "quant", "seed", "step", "base", "scorer", "protocol", "run")
+    parts = []
+    for result in study.results:
+        part = result.rows.copy()
+        for place, name in enumerate(columns):
+            part.insert(place, name, getattr(result, name))
+        parts.append(part)
+    return pd.concat(parts, ignore_index=True)
+
+
+def caption(study: Study) -> str:
+    """Return what a table shows, by which base and scorer, and how far its numbers carry."""
+    first = study.results[0]
+    drawn = f"{len(first.rows)} images per subject, method and seed" + (
+        f" ({first.protocol})" if first.protocol else ""
+    )
+    return (
+        f"Base {first.base}; scorer {first.scorer}; {drawn}; subjects: {', '.join(study.subjects)}. "
+        f"{_reliability(study)}"
+    )
+
+
+def named_runs(table: Table) -> str:
+    """Return the runs behind each row as a line, or where they are named."""
+    found = runs(table)
+    if (count := sum(map(len, found.values()))) > MOST_RUNS:
+        return f"Runs: {count}, named by method in the column `runs` of `table.csv` beside this table."
+    return "Runs: " + "; ".join(f"{label}: {', '.join(names)}" for label, names in found.items()) + "."
+
+
+def _reliability(study: Study) -> str:
+    subjects, seeds = len(study.subjects), len(study.seeds)
+    averaged = "" if seeds == 1 else f" {seeds} seeds averaged within a subject."
+    if subjects == 1:
+        return f"{'A single run' if seeds == 1 else 'One subject'}: no interval, and no proof.{averaged}"
+    return (
+        f"Means per subject, then over {subjects} subjects; ± is the wider half of the 95 % bootstrap interval over "
+        f"subjects{', too narrow for so few' if subjects < FEWEST else ''}.{averaged}"
+    )
+
+
+def _notes(study: Study) -> tuple[str, ...]:
+    lines = [
+        f"{INCOMPLETE} {study.label(arm)} lacks {', '.join(lacks)}: its means are over what it has; compare them with "
+        "no other row."
+        for arm in study.arms
+        if (lacks := study.lacking(arm))
+    ]
+    note = simulated(arm.quant for arm in study.arms)
+    return tuple(lines if note is None else [*lines, note])
+
+
+def _about(study: Study, arm: Arm) -> dict[str, Cell]:
+    step = study.last(arm)[1]
+    found = study.at(arm, step)
+    values: dict[str, object] = {
+        "weights": arm.quant,
+        "subjects": len({result.subject for result in found}),
+        "seeds": len({result.seed for result in found}),
+        "missing": "; ".join(study.lacking(arm)),
+        "runs": ", ".join(dict.fromkeys(result.run for result in found)),
+    }
+    cells = {key: Cell(str(value), value=value) for key, value in values.items()}
+    return cells | {"steps": Cell(f"{step:,}" if step else NOTHING, value=step)}
+
+
+def _scores(
+    study: Study, arm: Arm, winners: Mapping[str, tuple[Arm, ...]], subject: str | None = None
+) -> dict[str, Cell]:
+    cells = {}
+    for score in study.scores:
+        means = study.means(*study.last(arm), score.key, subject)
+        mean, spread = float(np.mean(list(means.values()))) if means else NAN, interval(means)
+        ends = (NAN, NAN) if spread is None else (spread.low, spread.high)
+        half = "" if spread is None else score.unit.text(max(mean - spread.low, spread.high - mean))
+        cells[score.key] = Cell(score.unit.text(mean), half, arm in winners.get(score.key, ()), mean, ends)
+    marked = " ".join(key for key, arms in winners.items() if arm in arms)
+    return cells | {"best": Cell(marked, value=marked)}
+
+
+def _costs(study: Study, arms: list[Arm], cost: CostColumn) -> tuple[str, list[Cell]]:
+    """Return the title, empty where no row has this cost, and the cells."""
+    found = [_cost(cost.key, [result.costs for result in study.at(*study.last(arm))]) for arm in arms]
+    numbers = [value for value in found if isinstance(value, float)]
+    if len(numbers) < len(found):
+        cells = [Cell(value or NOTHING, value=value) for value in found if isinstance(value, str)]
+        return cost.title if any(found) else "", cells
+    unit = Unit("", 1, 0) if np.isnan(numbers).all() else cost.unit(numbers)
+    title = "" if np.isnan(numbers).all() else cost.header(unit)
+    return title, [Cell(unit.text(value), value=value) for value in numbers]
+
+
+def _cost(key: str, costs: Iterable[Mapping[str, Cost]]) -> float | str:
+    known: list[Any] = [cost[key] for cost in costs if key in cost]
+    if key == "samples_per_expert":
+        shares = np.array([np.atleast_1d(np.asarray(value, dtype=float)) for value in known])
+        return "/".join(f"{share:,.0f}" for share in shares.mean(axis=0)) if known else ""
+    if not known:
+        return NAN
+    values = np.asarray(known, dtype=float)
+    return float(values.max() if key == "peak_memory_bytes" else values.mean())

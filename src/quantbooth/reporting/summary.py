@@ -1,0 +1,121 @@
+"""The page's first lines: what was asked, what is settled, what is missing, and the setting."""
+
+from quantbooth.reporting.columns import COSTS, score_named, signed
+from quantbooth.reporting.inference import FEWEST, Difference, all_differences
+from quantbooth.reporting.panels import learned_in, strategies
+from quantbooth.reporting.study import Arm, Study
+from quantbooth.reporting.tables import Table
+
+__all__ = ["asked", "definitions", "facts", "headline", "incomplete", "title"]
+
+COMPARED = (
+    ("clip_t", "follows the prompt better", "follows the prompt worse"),
+    ("local_clip_i", "resembles the subject more", "resembles the subject less"),
+)
+
+
+def title(study: Study) -> str:
+    """Return the page's title."""
+    many = len(study.subjects)
+    return f"How each method learned {study.subjects[0] if many == 1 else f'{many} subjects'}"
+
+
+def headline(study: Study) -> str:
+    """Return what is settled of how methods differ from the baseline, or from their untuned base; or that nothing is.
+
+    Settled: six subjects or more, an interval clear of zero, and p below 5 % after Holm among all differences of the
+    score that the report holds.
+    """
+    reference, arms = _compared(study)
+    if reference is None:
+        return "Nothing can be compared yet: no two methods have all subjects and seeds."
+    count = len(study.subjects)
+    if count < FEWEST:
+        needed = f"that takes {FEWEST} subjects or more, and this report has {count}"
+        return f"No difference between methods is settled: {needed}."
+    found = {key: all_differences(study, score_named(key)) for key, *_ in COMPARED}
+    clauses = []
+    for arm in arms:
+        pair = (study.last(arm), study.last(reference))
+        parts = [_claim(found[key][pair], *verbs) for key, *verbs in COMPARED if pair in found[key]]
+        if claimed := " and ".join(part for part in parts if part):
+            clauses.append(f"{study.label(arm)} {claimed}")
+    against = f"the {study.label(reference)}" if reference.untuned else study.label(reference)
+    if not clauses:
+        return f"No difference from {against} in following the prompt or resembling the subject is settled."
+    return (
+        f"Settled over {count} subjects, compared with {against}: {'; '.join(clauses)}. "
+        "± spans the 95 % interval; nothing else in these two scores is settled."
+    )
+
+
+def _compared(study: Study) -> tuple[Arm | None, list[Arm]]:
+    """Return a reference, and what to compare with it: of the same weights if possible."""
+    tuned = study.complete
+    for reference in (arm for arm in tuned if arm.method == "baseline"):
+        if others := [arm for arm in tuned if arm != reference]:
+            return reference, [arm for arm in others if arm.quant == reference.quant] or others
+    for base in (arm for arm in study.arms if arm.untuned and not study.lacking(arm)):
+        if own := [arm for arm in tuned if study.start(arm) == base]:
+            return base, own
+    return (tuned[0], list(tuned[1:])) if len(tuned) > 1 else (None, [])
+
+
+def _claim(found: Difference, more: str, less: str) -> str:
+    if not found.settled or found.interval is None:
+        return ""
+    unit = found.score.unit
+    figure = f"{found.score.title} {signed(found.mean, unit)} ± {unit.text(found.interval.half)}"
+    return f"{more if found.sign > 0 else less} ({figure})"
+
+
+def asked(study: Study) -> str:
+    """Return what was asked, in two sentences."""
+    first = study.results[0]
+    noises, prompts = first.rows["noise_seed"].nunique(), first.rows["prompt"].nunique()
+    noise = "the same noise" if noises == 1 else f"the same {noises} noises"
+    methods = _listed([study.label(arm) for arm in study.tuned]) or "No method"
+    return (
+        f"{methods} personalized the base {first.base} for {_listed(list(study.subjects))}. "
+        f"Each then drew {prompts} {'prompt' if prompts == 1 else 'prompts'} from {noise}, and was judged by how well "
+        "the subject can be recognized and how well the prompt is followed: learning the one usually costs some of the "
+        "other."
+    )
+
+
+def incomplete(study: Study) -> list[str]:
+    """Return one line for each method whose last snapshot lacks subjects or seeds, or was not its run's last."""
+    return [f"{study.label(arm)} lacks {', '.join(lacks)}" for arm in study.arms if (lacks := study.lacking(arm))]
+
+
+def definitions(study: Study, table: Table) -> list[tuple[str, str]]:
+    """Return what each column of the tables means."""
+    shown = {column.key for column in table.shown}
+    return [(s.title, s.meaning) for s in study.scores] + [(c.title, c.meaning) for c in COSTS if c.key in shown]
+
+
+def facts(study: Study) -> list[tuple[str, str]]:
+    """Return the setting, in names and values."""
+    first, total = study.results[0], sum(len(result.rows) for result in study.results)
+    found = [("base", _base(first.base)), ("scorer", first.scorer)]
+    if first.protocol:
+        found.append(("protocol", first.protocol))
+    found += [
+        ("subjects", ", ".join(study.subjects)),
+        ("tuning seeds", ", ".join(map(str, study.seeds))),
+        ("images", f"{len(first.rows)} for each subject, method, seed and snapshot; {total:,} in all"),
+    ]
+    return found + [(study.label(arm), learned_in(strategy)) for arm, strategy in strategies(study).items()]
+
+
+def _base(name: str) -> str:
+    if not name.startswith("toy"):
+        return name
+    return (
+        f"{name}: a small model shaped like Stable Diffusion, pre-trained by this project on pictures of a drawn toy "
+        "world; its figures compare methods and say nothing about Stable Diffusion itself"
+    )
+
+
+def _listed(names: list[str]) -> str:
+    return names[0] if len(names) == 1 else ", ".join(names[:-1]) + f" and {names[-1]}" if names else ""
