@@ -5,10 +5,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
-from rich.progress import track
 
 from quantbooth.diffusion.pretrained import load_base
 from quantbooth.diffusion.sampler import Sampler, initial_noise
+from quantbooth.runtime.progress import progress
 from quantbooth_toyworld.judges import Oracle, load_oracle
 from quantbooth_toyworld.questions import HeldOut, accuracies, held_out_captions
 from quantbooth_toyworld.scenes import render
@@ -85,7 +85,7 @@ def _drawn(assets: Path, held: list[HeldOut]) -> torch.Tensor:
     return torch.cat(
         [
             SAMPLER.sample(base, part, initial_noise(part, [0] * len(part), base.latent_shape))
-            for part in (texts[i : i + BATCH] for i in track(starts, description="drawing held-out captions"))
+            for part in (texts[i : i + BATCH] for i in progress(starts, "drawing held-out captions"))
         ]
     )
 

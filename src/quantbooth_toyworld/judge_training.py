@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import affine_grid, binary_cross_entropy_with_logits, conv2d, cross_entropy, grid_sample, pad
 
 from quantbooth.runtime.draws import generator_for, step_loader
+from quantbooth.runtime.lightning import Bar
 from quantbooth_toyworld.judge_data import ScenePool, answers, pictures, scorer_caption
 from quantbooth_toyworld.judges import Oracle, ToyLocator, ToyScorer
 from quantbooth_toyworld.shipped import halve_
@@ -202,6 +203,7 @@ def fit(training: JudgeTraining, progress: bool = True) -> None:
         enable_checkpointing=False,
         enable_model_summary=False,
         enable_progress_bar=progress,
+        callbacks=[Bar("training a judge")] if progress else [],
     )
     trainer.fit(training, step_loader(training.recipe.steps))
     halve_(training.judge)

@@ -14,8 +14,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int, UInt8
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint, TQDMProgressBar
-from rich.progress import track
+from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -23,6 +22,8 @@ from torch.utils.data import DataLoader, Dataset
 from quantbooth.diffusion.base import Base
 from quantbooth.diffusion.objective import denoising_error
 from quantbooth.runtime.draws import generator_for, step_loader
+from quantbooth.runtime.lightning import Bar
+from quantbooth.runtime.progress import progress
 from quantbooth_toyworld.captions import caption
 from quantbooth_toyworld.scenes import random_scene, render
 from quantbooth_toyworld.world import Scene
@@ -72,7 +73,7 @@ def render_pool(count: int, seed: int, cache: Path | None = None, workers: int =
         if stored["images"].shape[0] == count and int(stored["seed"]) == seed and _of_this_world(stored, scenes):
             return Pool(stored["images"], stored["masks"], scenes)
     loader = DataLoader(_Renders(scenes), batch_size=500, num_workers=workers)
-    batches = list(track(loader, description=f"rendering {count} scenes", total=len(loader)))
+    batches = list(progress(loader, f"rendering {count} scenes"))
     images, masks = (torch.cat(part) for part in zip(*batches, strict=True))
     if cache is not None:
         cache.parent.mkdir(parents=True, exist_ok=True)
@@ -108,7 +109,7 @@ def fit_resumably(
         logger=False,
         gradient_clip_val=1.0,
         enable_model_summary=False,
-        callbacks=[checkpoint, average, TQDMProgressBar(10), *callbacks],
+        callbacks=[checkpoint, average, Bar(f"training {folder.name}"), *callbacks],
     )
     last = folder / LAST
     trainer.fit(stage, ckpt_path=str(last) if last.is_file() else None, weights_only=True)

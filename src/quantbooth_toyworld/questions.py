@@ -7,10 +7,10 @@ from functools import lru_cache
 import numpy as np
 import torch
 from jaxtyping import Float
-from rich.progress import track
 from torch import Tensor
 
 from quantbooth.data.questions import Contrast, Question, Questions
+from quantbooth.runtime.progress import progress
 from quantbooth_toyworld.captions import article, describe
 from quantbooth_toyworld.scenes import random_scene, render
 from quantbooth_toyworld.world import ACCESSORIES, CLASSES, COLOURS, CONTEXTS, PATTERNS, Scene
@@ -65,7 +65,7 @@ def rendered_questions(count: int, seed: int) -> Questions:
     Cached, since every job of a sweep needs the same.
     """
     held = held_out_captions(count, seed)
-    shown = track(held, "rendering held-out scenes", transient=True) if count >= MANY else held
+    shown = progress(held, "rendering held-out scenes") if count >= MANY else held
     pixels = torch.stack([torch.from_numpy(render(caption.scene).image.copy()) for caption in shown])
     each = tuple(Question(caption.text, place, dict(caption.asked)) for place, caption in enumerate(held))
     return Questions(f"{count} captions of rendered scenes", each, pixels.permute(0, 3, 1, 2).float() / 255)

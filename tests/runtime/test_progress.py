@@ -1,6 +1,7 @@
 """Progress: every bar in one line of a terminal, jobs of a sweep by number, nothing but lines where there is none."""
 
 import io
+import itertools
 import re
 import sys
 from collections.abc import Callable
@@ -48,16 +49,16 @@ def sweep(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_label_of_any_length_leaves_one_line_of_80_columns(terminal: Callable[[], Terminal]) -> None:
     screen = terminal()
-    for what in ("a", LONG):
+    for what, figures in itertools.product(("a", LONG), ("", "loss 0.123")):
         with new_bar() as bar:
-            task = bar.add_task(what, total=100000, figures="loss 0.123")
+            task = bar.add_task(what, total=100000, figures=figures)
             bar.update(task, completed=12345)
             console = Console(file=(page := io.StringIO()), width=80)
             console.print(bar.get_renderable())
         (line,) = page.getvalue().splitlines()
         assert len(line) <= 80
         assert line.startswith(what[:12])
-        assert all(part in line for part in ("12345/100000", "left", "loss 0.123"))
+        assert all(part in line for part in ("12345/100000", "-:--:-- left", figures))
     assert "\x1b" in screen.getvalue()
 
 

@@ -19,11 +19,10 @@ from urllib.error import HTTPError
 from urllib.parse import urlsplit
 from urllib.request import urlopen
 
-from rich.progress import track
-
 from quantbooth.data.photos import photo_files, photo_subject, read_photo
 from quantbooth.data.subjects import Subject
 from quantbooth.runtime.errors import UserError
+from quantbooth.runtime.progress import progress
 
 __all__ = [
     "LISTING",
@@ -68,7 +67,7 @@ def fetch(source: Source, folder: Path) -> int:
     listing = _listed(source)
     folder.mkdir(parents=True, exist_ok=True)
     missing = [name for name, digest in listing.items() if not _is_there(folder / name, digest)]
-    for name in track(missing, "fetching photos", transient=True):
+    for name in progress(missing, "fetching photos"):
         content = _get(f"{source.files}/dataset/{name}")
         if _git_digest(content) != listing[name]:
             raise UserError(f"{source.files}/dataset/{name} is not the published file; run the same command again")

@@ -41,12 +41,16 @@ def progress(items: Iterable[Item], what: str, total: int | None = None) -> Iter
 def new_bar() -> Progress:
     """Return an empty bar: label, bar, done/total, time left, figures, all in one line however long the label is."""
     console = Console(stderr=True)
+
+    def whole() -> Column:
+        return Column(no_wrap=True)  # where a line is too wide, rich takes from columns that may wrap: the label alone
+
     return Progress(
-        _Label(Column(ratio=1, no_wrap=True)),
-        BarColumn(bar_width=10),
-        MofNCompleteColumn(),
-        _TimeLeft(),
-        _Figures(),
+        _Label(Column(ratio=1)),
+        BarColumn(bar_width=10, table_column=whole()),
+        MofNCompleteColumn(table_column=whole()),
+        _TimeLeft(whole()),
+        _Figures(whole()),
         console=console,
         transient=True,
         expand=True,
