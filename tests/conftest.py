@@ -41,6 +41,7 @@ from quantbooth.timesteps.zones import Zones, zones_from_borders
 from quantbooth.tuning.module import Examples, Recipe, TuningStage
 from quantbooth_toyworld.captions import words as vocabulary
 from quantbooth_toyworld.models import DENOISER, new_denoiser, untrained_base
+from stderr import complaints
 
 os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1", WANDB_MODE="offline", MPLBACKEND="Agg")
 TINY = {
@@ -104,7 +105,7 @@ def compose(base_folder: Path) -> Callable[..., DictConfig]:
 def typed(
     base_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Iterator[Callable[..., tuple[int, str]]]:
-    """Runs a command on the tiny base as if typed, in this process; gives its exit code and what it wrote to stderr."""
+    """Runs a command on the tiny base as if typed, in this process; gives its exit code and what it complained of."""
     handlers = logging.root.handlers[:]
 
     def run(program: Callable[[], None], *words: str) -> tuple[int, str]:
@@ -112,7 +113,7 @@ def typed(
         monkeypatch.setattr(sys, "argv", ["quantbooth", *sorted(settings, key=lambda word: word != "-m")])
         with pytest.raises(SystemExit) as ended:
             program()
-        return int(str(ended.value.code)), capsys.readouterr().err
+        return int(str(ended.value.code)), complaints(capsys.readouterr().err)
 
     yield run
     logging.root.handlers[:] = handlers

@@ -19,6 +19,7 @@ from quantbooth.run.run import Run
 from quantbooth.runtime.config import conf_dir
 from quantbooth.runtime.errors import UserError
 from quantbooth.store.manifest import open_artifact
+from stderr import complaints
 
 pytestmark = pytest.mark.chain
 
@@ -55,7 +56,7 @@ def command(
         monkeypatch.setattr(sys, "argv", ["quantbooth-damage", *sorted(settings, key=lambda word: word != "-m")])
         with pytest.raises(SystemExit) as ended:
             main()
-        return int(str(ended.value.code)), capsys.readouterr().err
+        return int(str(ended.value.code)), complaints(capsys.readouterr().err)
 
     yield run
     logging.root.handlers[:] = handlers

@@ -1,12 +1,16 @@
 """Loops and bars of trainers: a plain loop calculates as Lightning's predict loop does, whatever the precision."""
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from lightning.pytorch import LightningModule, Trainer
+from omegaconf import DictConfig
 from torch import Tensor, nn
 
+from quantbooth.run.run import Run
 from quantbooth.runtime.draws import batch_loader, batches
 from quantbooth.runtime.lightning import Bar, Loop
 
@@ -37,6 +41,14 @@ def test_a_loop_calculates_as_lightnings_own(precision: Any) -> None:
     expected = {"32-true": torch.float32, "64-true": torch.float64}.get(precision, torch.bfloat16)
     assert [found.dtype for found in ours.found] == [expected] * 2
     assert all(torch.equal(one, other) for one, other in zip(theirs.found, ours.found, strict=True))
+
+
+def test_the_loops_of_a_run_have_its_precision(compose: Callable[..., DictConfig], tmp_path: Path) -> None:
+    for precision in ("32-true", "bf16-mixed"):
+        loop = Run(compose(tmp_path, "base=folder", "base.resolution=32", f"trainer.precision={precision}")).loop
+        (found,) = loop.map(lambda x: x @ x.T, [X], "multiplying")
+        assert found.dtype == (torch.bfloat16 if precision == "bf16-mixed" else torch.float32)
+        assert loop.device == torch.device("cpu")
 
 
 def test_a_loop_returns_what_each_step_made_without_gradients(loop: Loop) -> None:
@@ -80,7 +92,7 @@ def test_a_bar_counts_the_batches_of_every_loop(verb: str, monkeypatch: pytest.M
     def noted(self: Bar, trainer: Trainer, stage: LightningModule) -> None:
         advance(self, trainer, stage)
         assert self._shown is not None
-        task = self._shown.tasks[0]
+        task = self._shown.bar.tasks[0]
         seen.append((task.description, task.total, task.completed, task.fields.get("figures", "")))
 
     monkeypatch.setattr(Bar, "_advance", noted)

@@ -13,8 +13,7 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf
 from rich.console import Console
 
-from quantbooth.runtime import progress as module
-from quantbooth.runtime.progress import label, new_bar, progress, say_found, shortened
+from quantbooth.runtime.progress import LoopBar, label, progress, say_found, shortened
 
 LONG = "drawing toy_mug-s2-qlora-w4-mse-seed0-step200-with-style-and-another-of-a-long-name-924f22e5976d"
 
@@ -50,11 +49,11 @@ def sweep(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_label_of_any_length_leaves_one_line_of_80_columns(terminal: Callable[[], Terminal]) -> None:
     screen = terminal()
     for what, figures in itertools.product(("a", LONG), ("", "loss 0.123")):
-        with new_bar() as bar:
-            task = bar.add_task(what, total=100000, figures=figures)
-            bar.update(task, completed=12345)
+        with LoopBar(what, 100000) as shown:
+            shown.bar.update(shown.task, completed=12345)
+            shown.show(figures)
             console = Console(file=(page := io.StringIO()), width=80)
-            console.print(bar.get_renderable())
+            console.print(shown.bar.get_renderable())
         (line,) = page.getvalue().splitlines()
         assert len(line) <= 80
         assert line.startswith(what[:12])
@@ -68,10 +67,17 @@ def test_a_label_keeps_both_ends() -> None:
     assert [len(shortened(LONG, width)) for width in (0, 1, 2, 30)] == [0, 1, 2, 30]
 
 
-def test_the_loop_yields_everything_and_shows_nothing_where_no_terminal_is(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_loop_yields_everything_and_leaves_one_line_where_no_terminal_is(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     assert list(progress((k for k in range(3)), "counting", total=3)) == [0, 1, 2]
-    assert list(progress([], "counting")) == []
-    assert capsys.readouterr() == ("", "")
+    assert capsys.readouterr() == ("", "counting: 3/3 in 0:00:01\n")
+    assert list(progress((k for k in range(2)), "counting")) == [0, 1]
+    assert capsys.readouterr() == ("", "counting: 2 in 0:00:01\n")
+    with pytest.raises(ZeroDivisionError):
+        for k in progress([1, 0], "dividing"):
+            1 / k
+    assert capsys.readouterr() == ("", "dividing: 1/2 in 0:00:01\n")
 
 
 def test_a_terminal_shows_how_many_are_done_and_is_left_as_it_was(terminal: Callable[[], Terminal]) -> None:
@@ -98,5 +104,5 @@ def test_a_bar_without_a_sweep_names_the_work_alone() -> None:
 def test_what_is_found_is_said_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "scale_sets" / "toy_mug-s2-w4-seed0-924f22e5976d"
     assert say_found(folder) == folder == say_found(folder)
+    assert say_found(None) is None
     assert capsys.readouterr() == ("", "found: scale sets toy_mug-s2-w4-seed0-924f22e5976d\n")
-    module.say_found.cache_clear()

@@ -26,6 +26,7 @@ from quantbooth.runtime.cli import command
 from quantbooth.runtime.errors import UserError
 from quantbooth.runtime.loggers import close
 from quantbooth.runtime.profiling import measured
+from quantbooth.runtime.progress import say_found
 from quantbooth.store.progress import Progress
 
 __all__ = ["calibrate", "main"]
@@ -48,7 +49,7 @@ def calibrate(run: Run) -> Path:
     if item is None:
         raise UserError("quant=fp keeps the base as it is: there is nothing to calibrate")
     observed, recipe, activations = calibration.observed, calibration.rounding, calibration.activation_recipe
-    if found := item.find():
+    if found := say_found(item.find()):
         return found
     if observed is not None:
         draw_set(run, observed)
@@ -83,7 +84,7 @@ def layers(run: Run, base: Base) -> tuple[list[str], Any]:
 
 def draw_set(run: Run, observed: Observed) -> None:
     """Make what the denoiser is run on, once per base and choice of it."""
-    if observed.item.find():
+    if say_found(observed.item.find()):
         return
     with observed.item.writing(run.settings) as draft:
         with measured() as cost:

@@ -34,6 +34,7 @@ from quantbooth.runtime.cli import command
 from quantbooth.runtime.config import plain
 from quantbooth.runtime.options import place
 from quantbooth.runtime.profiling import measured
+from quantbooth.runtime.progress import say_found
 
 __all__ = ["damage", "document", "main"]
 
@@ -41,9 +42,9 @@ __all__ = ["damage", "document", "main"]
 def damage(run: Run) -> list[Path]:
     """Measure one setting and the float base it is compared with; return the folders of both."""
     plan = Degradation(run)
-    if plan.reference.find() is None:
+    if say_found(plan.reference.find()) is None:
         measure_float(plan)
-    if plan.item.find() is None:
+    if say_found(plan.item.find()) is None:
         measure_quantized(plan, calibrate(run))
     return list(dict.fromkeys((plan.reference.require(), plan.item.require())))
 

@@ -11,6 +11,7 @@ from quantbooth.evaluation.module import EvaluationStage
 from quantbooth.run.run import Run, SubjectRun
 from quantbooth.runtime.cli import command
 from quantbooth.runtime.draws import place_loader
+from quantbooth.runtime.progress import say_found
 from quantbooth.sampling.image_set import read_requests
 
 __all__ = ["evaluate", "main"]
@@ -25,7 +26,7 @@ def evaluate(run: Run) -> list[Path]:
 def score(one: SubjectRun, step: int) -> Path:
     """The scores of a subject's pictures after one step."""
     run, item = one.run, one.scores(step)
-    if found := item.find():
+    if found := say_found(item.find()):
         return found
     images = one.images(step).require()
     with item.writing(one.settings) as draft:

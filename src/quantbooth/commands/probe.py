@@ -25,6 +25,7 @@ from quantbooth.runtime.config import build, plain
 from quantbooth.runtime.errors import UserError
 from quantbooth.runtime.options import place, whole
 from quantbooth.runtime.profiling import measured
+from quantbooth.runtime.progress import say_found
 from quantbooth.schema import content, trainer_content
 from quantbooth.store.store import Item
 
@@ -89,7 +90,7 @@ class Probing:
 def probe(run: Run) -> Path:
     """Probe one base; return the folder of the probe."""
     probing = Probing(run)
-    if found := probing.item.find():
+    if found := say_found(probing.item.find()):
         return found
     with probing.item.writing(run.settings) as draft:
         with measured() as cost:

@@ -24,6 +24,7 @@ from quantbooth.run.run import Run, SubjectRun
 from quantbooth.runtime.cli import command
 from quantbooth.runtime.errors import UserError
 from quantbooth.runtime.profiling import measured
+from quantbooth.runtime.progress import say_found
 from quantbooth.sampling.drawing import draw_missing, gather
 from quantbooth.sampling.image_set import Request, write_image, write_requests
 from quantbooth.sampling.module import Drawing, SamplingStage, drawings
@@ -48,6 +49,8 @@ def sample(run: Run) -> list[Path]:
 def render(run: Run, step: int) -> list[Path]:
     """The image sets after one step, of all subjects."""
     items = [one.images(step) for one in run.subjects]
+    for item in items:
+        say_found(item.find())
 
     def missing() -> list[SubjectRun]:
         return [one for one, item in zip(run.subjects, items, strict=True) if not item.find()]

@@ -22,6 +22,7 @@ from quantbooth.run.run import Run, SubjectRun
 from quantbooth.runtime.cli import command
 from quantbooth.runtime.loggers import close
 from quantbooth.runtime.profiling import Cost, measured
+from quantbooth.runtime.progress import say_found
 from quantbooth.sampling.drawing import draw_missing, gather
 from quantbooth.sampling.image_set import Request, read_images, read_requests, requests_for, write_requests
 from quantbooth.sampling.module import SamplingStage, drawings
@@ -41,7 +42,7 @@ def tune(run: Run) -> list[Path]:
     """Tune on the photos of all subjects, those that are not there yet in one run; return what each of them taught."""
     run.check("strategy", "sampler", "recipe", "steps", "tuner")
     optimizer = optimizer_factory(run.settings["optimizer"])
-    if todo := [one for one in run.subjects if not one.tuned.find()]:
+    if todo := [one for one in run.subjects if not say_found(one.tuned.find())]:
         tune_experts(run, todo, optimizer)
     return [one.tuned.require() for one in run.subjects]
 
@@ -50,6 +51,7 @@ def tune_experts(run: Run, subjects: Sequence[SubjectRun], optimizer: OptimizerF
     """One training run for each expert that is trained apart, or one for all, with every subject in it."""
     if run.recipe.class_batch_size:
         for one in subjects:
+            say_found(one.prior.find())
             one.prior.made_by(partial(draw_prior, one))
     with ExitStack() as stack:
         drafts = [stack.enter_context(one.tuned.writing(one.settings)) for one in subjects]

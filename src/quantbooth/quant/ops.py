@@ -198,13 +198,14 @@ class _GainedProduct(torch.autograd.Function):
         keep_y: bool,
     ) -> Tensor:
         need_x, need_in, need_out, _, *_ = ctx.needs_input_grad
-        with torch.autocast(x.device.type, enabled=False):
+        with torch.autocast(x.device.type, enabled=False):  # it would cast the gains to half precision
             scaled = x if g_in is None else times(g_in, x, product.channel).to(x.dtype)
             u = PackedProduct(packed, product, codes, scale, zero).apply(scaled)
             y = affine(u, g_out, b, product.channel)
         ctx.packed, ctx.product, ctx.keep_y = packed, product, keep_y
         ctx.x_shape, ctx.dtype, ctx.y_stride = x.shape, x.dtype, y.stride()
         ctx.bias_rows = 0 if b is None else len(b)
+        # Only what a branch of backward reads is saved: x for dg_in, g_in for dx, and W, as codes, for both of them.
         need_dx = need_x or need_in
         ctx.save_for_backward(  # a tensor set on ctx instead gives wrong gradients under checkpointing
             x if need_in else None,
@@ -224,16 +225,16 @@ class _GainedProduct(torch.autograd.Function):
         channel = ctx.product.channel
         dx = dg_in = dg_out = db = None
         dy = in_layout(dy, ctx.y_stride)
-        with torch.autocast(dy.device.type, enabled=False):
-            if need_b:
+        with torch.autocast(dy.device.type, enabled=False):  # autograd does not restore the state of forward
+            if need_b:  # b may be one row for all samples, whose gradient is summed over the batch too
                 db = summed(dy, None, channel, ctx.bias_rows)
-            if need_out:
+            if need_out:  # from y where u = (y - b) / g_out is safe: y is saved by the next operation anyway
                 dg_out = gain_gradient(dy, kept, ctx.keep_y, g_out, b, channel)
-            if codes is not None:
+            if codes is not None:  # skipped where neither x nor g_in is trained: W is not formed again
                 du = dy if g_out is None else times(g_out, dy, channel).to(ctx.dtype)
                 dscaled = PackedProduct(ctx.packed, ctx.product, codes, scale, zero).transpose(du, ctx.x_shape)
-                if need_in:
+                if need_in:  # x without g_in: dL/dg_in = sum(dL/dx' x), so a gain near 0 divides nothing
                     dg_in = summed(dscaled, x, channel)
-                if need_x:
+                if need_x:  # gains are float32, and dx must have the dtype of x
                     dx = dscaled if g_in is None else times(g_in, dscaled, channel).to(ctx.dtype)
         return dx, dg_in, dg_out, db, *[None] * 6

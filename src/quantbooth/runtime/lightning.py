@@ -1,5 +1,6 @@
 """Lightning's trainer as every command uses it, its progress bar, and plain loops that run as a trainer's would."""
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,11 +11,10 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.plugins.precision import Precision
-from rich.progress import Progress
 from torch import nn
 
 from quantbooth.runtime.errors import UserError
-from quantbooth.runtime.progress import FIGURES, label, new_bar, progress
+from quantbooth.runtime.progress import LoopBar, progress
 
 __all__ = ["Bar", "Loop", "root_device", "trainer"]
 
@@ -62,7 +62,7 @@ class Bar(ProgressBar):
     def __init__(self, what: str) -> None:
         super().__init__()
         self.what = what
-        self._shown: Progress | None = None
+        self._shown: LoopBar | None = None
         self._enabled = True
 
     def disable(self) -> None:
@@ -98,23 +98,22 @@ class Bar(ProgressBar):
     def _start(self, total: float) -> None:
         self._stop()
         if self._enabled:
-            self._shown, self._looked = new_bar(), -PAUSE
-            self._task = self._shown.add_task(label(self.what), total=total)
-            self._shown.start()
+            self._shown, self._looked = LoopBar(self.what, int(total) if math.isfinite(total) else None), -PAUSE
+            self._shown.__enter__()
 
     def _advance(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._shown is None:
             return
-        self._shown.advance(self._task)
-        if not self._shown.disable and time.monotonic() - self._looked > PAUSE:
+        self._shown.advance()
+        if self._shown.terminal and time.monotonic() - self._looked > PAUSE:
             self._looked = time.monotonic()
             figures = {k: v for k, v in self.get_metrics(trainer, pl_module).items() if k != "v_num"}
             shown = [f"{k.rsplit('/', 1)[-1]} {v:.3g}" for k, v in figures.items() if isinstance(v, float)]
-            self._shown.update(self._task, **{FIGURES: " ".join(shown)})  # type: ignore[arg-type]
+            self._shown.show(" ".join(shown))
 
     def _stop(self) -> None:
         if self._shown is not None:
-            self._shown.stop()
+            self._shown.__exit__()
             self._shown = None
 
 

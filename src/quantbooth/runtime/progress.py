@@ -1,10 +1,11 @@
-"""Progress on the terminal: a bar of one line for each loop, which job of a sweep it belongs to, what was found made.
+"""Progress on stderr: a bar of one line for each loop, which job of a sweep it belongs to, what was found finished.
 
-All of it goes to stderr. A bar is shown on terminals only, and is gone when its loop ends.
+A bar vanishes from a terminal when its loop ends. Where stderr is a file, one line says that the loop has ended.
 """
 
 import math
 import sys
+import time
 from collections.abc import Iterable, Iterator, Sized
 from datetime import timedelta
 from functools import cache
@@ -20,7 +21,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.table import Column
 from rich.text import Text
 
-__all__ = ["label", "new_bar", "progress", "say_found", "shortened"]
+__all__ = ["LoopBar", "label", "progress", "say_found", "shortened"]
 
 Item = TypeVar("Item")
 FIGURES = "figures"
@@ -31,31 +32,45 @@ def progress(items: Iterable[Item], what: str, total: int | None = None) -> Iter
     """Yield the items, while a bar shows how many of them are done; `total` is their number where they have no len."""
     if total is None and isinstance(items, Sized):
         total = len(items)
-    with new_bar() as bar:
-        task = bar.add_task(label(what), total=total)
+    with LoopBar(what, total) as bar:
         for item in items:
             yield item
-            bar.advance(task)
+            bar.advance()
 
 
-def new_bar() -> Progress:
-    """Return an empty bar: label, bar, done/total, time left, figures, all in one line however long the label is."""
-    console = Console(stderr=True)
+class LoopBar:
+    """The bar of one loop, shown while the context lasts; what it says fits one line of any width.
 
-    def whole() -> Column:
-        return Column(no_wrap=True)  # where a line is too wide, rich takes from columns that may wrap: the label alone
+    Args:
+        what: is done.
+        total: steps; None where nobody knows.
+    """
 
-    return Progress(
-        _Label(Column(ratio=1)),
-        BarColumn(bar_width=10, table_column=whole()),
-        MofNCompleteColumn(table_column=whole()),
-        _TimeLeft(whole()),
-        _Figures(whole()),
-        console=console,
-        transient=True,
-        expand=True,
-        disable=not console.is_terminal,
-    )
+    def __init__(self, what: str, total: int | None) -> None:
+        self.what, self.started = label(what), time.monotonic()
+        console = Console(stderr=True)
+        self.terminal = console.is_terminal
+        self.bar = Progress(*_columns(), console=console, transient=True, expand=True, disable=not self.terminal)
+        self.task = self.bar.add_task(self.what, total=total)
+
+    def __enter__(self) -> "LoopBar":
+        self.bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.stop()
+        if not self.terminal:
+            task = self.bar.tasks[self.task]
+            count = f"{task.completed:.0f}" + ("" if task.total is None else f"/{task.total:.0f}")
+            sys.stderr.write(f"{self.what}: {count} in {_duration(time.monotonic() - self.started)}\n")
+
+    def advance(self) -> None:
+        """Count a step."""
+        self.bar.advance(self.task)
+
+    def show(self, figures: str) -> None:
+        """Write something at the end of the line."""
+        self.bar.update(self.task, **{FIGURES: figures})  # type: ignore[arg-type]
 
 
 def label(what: str) -> str:
@@ -74,11 +89,16 @@ def shortened(text: str, width: int) -> str:
     return text[: kept - kept // 2] + "…"[:width] + text[len(text) - kept // 2 :]
 
 
-@cache
-def say_found(artifact: Path) -> Path:
-    """Say in a line that an artifact was made before, once in a process however often it is met; return its folder."""
-    sys.stderr.write(f"found: {artifact.parent.name.replace('_', ' ')} {artifact.name}\n")
+def say_found(artifact: Path | None) -> Path | None:
+    """Say in one line that an artifact was found finished, if it was; once in a process. Return its folder."""
+    if artifact is not None:
+        _say_once(f"found: {artifact.parent.name.replace('_', ' ')} {artifact.name}")
     return artifact
+
+
+@cache
+def _say_once(line: str) -> None:
+    sys.stderr.write(f"{line}\n")
 
 
 def _jobs() -> int | None:
@@ -99,6 +119,25 @@ def _jobs() -> int | None:
     jobs = math.prod(len(each) for each in values)
     # a launcher of its own processes leaves them another command line, which may say too little
     return jobs if jobs > HydraConfig.get().job.num else None
+
+
+def _columns() -> list[ProgressColumn]:
+    """Label, bar, done/total, time left, figures."""
+
+    def whole() -> Column:
+        return Column(no_wrap=True)  # where a line is too wide, rich takes from columns that may wrap: the label alone
+
+    return [
+        _Label(Column(ratio=1)),
+        BarColumn(bar_width=10, table_column=whole()),
+        MofNCompleteColumn(table_column=whole()),
+        _TimeLeft(whole()),
+        _Figures(whole()),
+    ]
+
+
+def _duration(seconds: float) -> str:
+    return str(timedelta(seconds=math.ceil(seconds)))
 
 
 class _Label(ProgressColumn):
@@ -123,7 +162,7 @@ class _TimeLeft(ProgressColumn):
     max_refresh = 0.5
 
     def render(self, task: Task) -> Text:
-        left = "-:--:--" if task.time_remaining is None else str(timedelta(seconds=math.ceil(task.time_remaining)))
+        left = "-:--:--" if task.time_remaining is None else _duration(task.time_remaining)
         return Text(f"{left} left", style="progress.remaining")
 
 
