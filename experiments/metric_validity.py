@@ -21,12 +21,12 @@ from quantbooth.data.subjects import Subject
 from quantbooth.evaluation.encoders import Encoder
 from quantbooth.evaluation.files import Record, read_measured, read_record
 from quantbooth.evaluation.locators import Locator
-from quantbooth.evaluation.module import EvaluationStage
+from quantbooth.evaluation.module import EvaluationModule
 from quantbooth.evaluation.scorer import Scorer
 from quantbooth.reporting.columns import score_named
 from quantbooth.reporting.inference import FEWEST
 from quantbooth.runtime.config import build, conf_dir
-from quantbooth.runtime.draws import place_loader
+from quantbooth.runtime.draws import index_loader
 from quantbooth.runtime.errors import UserError
 from quantbooth.sampling.image_set import UNRELATED, read_requests
 from quantbooth.store.manifest import MANIFEST, open_artifact
@@ -109,9 +109,9 @@ def rescored(one: Scored, names: Sequence[str]) -> list[Scored]:
     found = []
     for name in names:
         scorer = Scorer(encoder, _locator(cfg, name.removesuffix(GREY)), mask_background=name.endswith(GREY))
-        stage = EvaluationStage(scorer, subject, requests, one.images)
+        stage = EvaluationModule(scorer, subject, requests, one.images)
         quiet: dict[str, Any] = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
-        Trainer(accelerator="cpu", **quiet).test(stage, place_loader(len(requests), BATCH), verbose=False)
+        Trainer(accelerator="cpu", **quiet).test(stage, index_loader(len(requests), BATCH), verbose=False)
         told = scorer.measured_with["local_clip_i"]
         rows = [
             {"file": row["file"], "metric": "local_clip_i", "value": row["local_clip_i"], "measured_with": told}

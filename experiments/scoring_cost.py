@@ -17,10 +17,10 @@ from typing import Any
 import torch
 from lightning.pytorch import Trainer
 
-from quantbooth.evaluation.module import EvaluationStage
+from quantbooth.evaluation.module import EvaluationModule
 from quantbooth.evaluation.scorer import Scorer
-from quantbooth.runtime.draws import place_loader
-from quantbooth.runtime.profiling import measured
+from quantbooth.runtime.draws import index_loader
+from quantbooth.runtime.profiling import profile
 from quantbooth.sampling.image_set import Request, write_image
 from quantbooth_toyworld.judges import load_locator, load_oracle, load_scorer
 from quantbooth_toyworld.shipped import judges_folder
@@ -57,9 +57,9 @@ def scoring(folder: Path, asked: Sequence[Request], batch: int) -> list[dict[str
     """Rows of all pictures."""
     judges = judges_folder()
     scorer = Scorer(load_scorer(judges), load_locator(judges), load_oracle(judges))
-    stage = EvaluationStage(scorer, toy_subject(SUBJECT, "sks"), asked, folder)
+    stage = EvaluationModule(scorer, toy_subject(SUBJECT, "sks"), asked, folder)
     quiet: dict[str, Any] = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
-    Trainer(accelerator="cpu", **quiet).test(stage, place_loader(len(asked), batch), verbose=False)
+    Trainer(accelerator="cpu", **quiet).test(stage, index_loader(len(asked), batch), verbose=False)
     return stage.rows
 
 
@@ -86,7 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         draw(folder, asked)
         for count in (max(1, options.images // 10), options.images):
             start = time.perf_counter()
-            with measured() as cost:
+            with profile() as cost:
                 rows = scoring(folder, asked[:count], options.batch)
             seconds = time.perf_counter() - start
             told = f"{seconds:.1f} s, {count / seconds:.0f} a second, peak {cost.peak_memory_bytes / 1e6:,.0f} MB"

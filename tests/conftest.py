@@ -31,14 +31,14 @@ from quantbooth.diffusion.pretrained import save_base
 from quantbooth.diffusion.router import route_
 from quantbooth.quant import scale_sets
 from quantbooth.quant.format import Grid
-from quantbooth.quant.observers import MinMax
+from quantbooth.quant.observers import MinMaxObserver
 from quantbooth.quant.scale_sets import OUTPUTS, Parts
-from quantbooth.quant.selection import Selection
+from quantbooth.quant.selection import SetSelection
 from quantbooth.quant.surgery import quantize_
 from quantbooth.runtime.config import conf_dir
 from quantbooth.runtime.lightning import Loop
 from quantbooth.timesteps.zones import Zones, zones_from_borders
-from quantbooth.tuning.module import Examples, Recipe, TuningStage
+from quantbooth.tuning.module import Examples, Recipe, TuningModule
 from quantbooth_toyworld.captions import words as vocabulary
 from quantbooth_toyworld.models import DENOISER, new_denoiser, untrained_base
 from stderr import complaints
@@ -148,7 +148,7 @@ RECIPE = Recipe(
     seed=0,
 )
 
-MakeStage = Callable[..., TuningStage]
+MakeStage = Callable[..., TuningModule]
 
 
 @pytest.fixture(scope="session")
@@ -162,7 +162,7 @@ def small_base() -> Base:
 def quantized(small_base: Base) -> Callable[[], Any]:
     """Makes the untuned quantized denoiser, a new one each time."""
     denoiser = deepcopy(small_base.denoiser)
-    quantize_(denoiser, MinMax(Grid(4)), exclude=["conv_in", "conv_out"])
+    quantize_(denoiser, MinMaxObserver(Grid(4)), exclude=["conv_in", "conv_out"])
     return lambda: deepcopy(denoiser)
 
 
@@ -179,12 +179,12 @@ def examples() -> Examples:
 def new_stage(quantized: Callable[[], Any], small_base: Base, examples: Examples) -> MakeStage:
     """Makes a stage as quantbooth-tune does: three zones, three steps, unless told otherwise."""
 
-    def make(zones: Zones = ZONES, seen: Examples = examples, parts: Parts = OUTPUTS, **recipe: Any) -> TuningStage:
-        base, selection = small_base.with_denoiser(quantized()).denoiser_alone, Selection()
+    def make(zones: Zones = ZONES, seen: Examples = examples, parts: Parts = OUTPUTS, **recipe: Any) -> TuningModule:
+        base, selection = small_base.with_denoiser(quantized()).denoiser_alone, SetSelection()
         scale_sets.attach_(base.denoiser, len(zones), selection, parts)
         route_(base, zones.index, selection)
         learning = scale_sets.parameters(base.denoiser)
-        return TuningStage(base, learning, [seen], zones, replace(RECIPE, **recipe), adamw)
+        return TuningModule(base, learning, [seen], zones, replace(RECIPE, **recipe), adamw)
 
     return make
 

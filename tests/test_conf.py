@@ -254,9 +254,9 @@ def test_every_base_has_questions_to_be_measured_on(name: str) -> None:
 
 def test_damage_is_measured_with_every_option_of_the_other_commands() -> None:
     with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        cfg = hydra.compose("damage", ["quant=fp"])
-    assert {key: value for key, value in plain(cfg).items() if key != "damage"} == plain(composed("quant=fp"))
-    assert Degradation(Run(cfg)).item.identity == Degradation(Run(cfg)).reference.identity
+        cfg = hydra.compose("degradation", ["quant=fp"])
+    assert {key: value for key, value in plain(cfg).items() if key != "degradation"} == plain(composed("quant=fp"))
+    assert Degradation(Run(cfg)).artifact.identity == Degradation(Run(cfg)).reference.identity
 
 
 @pytest.mark.parametrize(("group", "option"), [("dino", "dinov2_b"), ("locator", "owlv2")])

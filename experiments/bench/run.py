@@ -16,11 +16,11 @@ from rich.console import Console
 
 from experiments.bench.budget import available_gb, groups
 from experiments.bench.cases import MODULES, Case, Setting, settings, units
-from experiments.bench.handle import Handle, WorkerFailed
 from experiments.bench.machine import commit, facts
 from experiments.bench.results import Row, is_done, merged, missing_row, read, row_of, to_json, write
 from experiments.bench.sizes import SIZES
 from experiments.bench.table import document
+from experiments.bench.worker_process import Handle, WorkerFailed
 from quantbooth.runtime.errors import UserError
 
 __all__ = ["main", "measured"]

@@ -18,8 +18,8 @@ from diffusers.utils import logging
 
 from experiments.bench.cases import MODULES, Case
 from experiments.bench.files import beside, file_bytes, learned
-from experiments.bench.kept import kept_bytes
 from experiments.bench.memory import cuda_peak, offer_to_the_kernel, peak, reset_peak, resident
+from experiments.bench.saved_activations import kept_bytes
 from experiments.bench.sizes import empty_denoiser
 from experiments.bench.training import Training, inputs_of
 

@@ -25,15 +25,15 @@ from experiments.bench.memory import peak, reset_peak, resident
 from experiments.bench.results import read, to_json, write
 from experiments.bench.sizes import SIZES
 from experiments.bench.weights import FLOAT_ENDS, fill_
-from experiments.calibration.anonymous import Anonymous
 from experiments.calibration.cost_table import document
+from experiments.calibration.rss import Anonymous
+from quantbooth.calibration.adaround import AdaRoundCalibration, AdaRoundConfig, BlockResult
 from quantbooth.calibration.calibration_set import CalibrationSet, write_states, write_texts
-from quantbooth.calibration.reconstruction import BlockRounding, Outcome, Reconstruction
 from quantbooth.diffusion.base import Base
 from quantbooth.diffusion.conditioning import Conditioning
 from quantbooth.diffusion.families.stable_diffusion import StableDiffusion
 from quantbooth.quant.format import Grid
-from quantbooth.quant.observers import MSE, Affine
+from quantbooth.quant.observers import Affine, MSEObserver
 from quantbooth.quant.surgery import NO_SPLITS, matching
 from quantbooth.runtime.errors import UserError
 from quantbooth.store.progress import Progress as Parts
@@ -43,7 +43,7 @@ __all__ = ["main", "parsed", "row_of"]
 FOLDER = Path(__file__).parent
 GB = 1e9
 TOKENS = 77
-RECIPE = Reconstruction(iterations=1, batch=1, learning_rate=0.2, penalty=0.01, warm_up=0.2, beta=(20, 2), seed=0)
+RECIPE = AdaRoundConfig(iterations=1, batch=1, learning_rate=0.2, penalty=0.01, warm_up=0.2, beta=(20, 2), seed=0)
 
 
 def main() -> int:
@@ -69,20 +69,20 @@ def row_of(options: Namespace) -> dict[str, Any]:
     _claim(options.work, case)
     imports, denoiser = resident(), _denoiser(options)
     built, names = resident(), matching(denoiser, ["*"], FLOAT_ENDS)
-    recipe = replace(RECIPE, iterations=options.iterations, batch=options.batch)
+    config = replace(RECIPE, iterations=options.iterations, batch=options.batch)
     watch = _Watch(options.work / "seconds.json")
     search, trainer = _Timed(Grid(options.bits), watch=watch), watch.trainer(options.iterations)
     base = Base("cost", StableDiffusion(), denoiser, None, (), {})
-    rounding = BlockRounding(base, names, NO_SPLITS, search, recipe, _items(options), trainer)
+    rounding = AdaRoundCalibration(base, names, NO_SPLITS, search, config, _items(options), trainer)
     columns = ("{task.description}", MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     with Progress(*columns) as bar, watch.anonymous:
-        watch.task, watch.bar = bar.add_task("blocks", total=len(rounding.units)), bar
+        watch.task, watch.bar = bar.add_task("blocks", total=len(rounding.blocks)), bar
         watch.begin()
         rounding.run(Parts(options.work / "parts"), watch.note)
     parts = list(watch.parts.values())
     return {
         "case": case,
-        "units": len(rounding.units),
+        "units": len(rounding.blocks),
         "layers": len(names),
         "weights": sum(layer.numel() for name, layer in denoiser.named_parameters()),
         "import_gb": imports / GB,
@@ -90,7 +90,8 @@ def row_of(options: Namespace) -> dict[str, Any]:
         "built_gb": built / GB,
         **{key: max(part[key] for part in parts) for key in ("peak_gb", "anonymous_gb")},
         **{key: sum(part[key] for part in parts) for key in ("taping_s", "search_s", "learning_s")},
-        "largest_gb": max(sum(_weight(denoiser, name).nbytes for name in unit.layers) for unit in rounding.units) / GB,
+        "largest_gb": max(sum(_weight(denoiser, name).nbytes for name in block.layers) for block in rounding.blocks)
+        / GB,
         "machine": facts(),
     }
 
@@ -121,7 +122,7 @@ class _Watch:
 
         return made
 
-    def note(self, number: int, _outcome: Outcome) -> None:
+    def note(self, number: int, _outcome: BlockResult) -> None:
         if str(number) not in self.parts:
             self.parts[str(number)] = {
                 "taping_s": self._ready - self._start - self.searched,
@@ -136,7 +137,7 @@ class _Watch:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Timed(MSE):
+class _Timed(MSEObserver):
     """The search of scales, whose seconds the watch counts."""
 
     watch: _Watch

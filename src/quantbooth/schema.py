@@ -105,7 +105,7 @@ FIELDS: dict[str, dict[str, Field]] = {
         "folder": IGNORED,
         "document": IGNORED,
     },
-    "damage": {
+    "degradation": {
         "predictions": DECIDES,
         "pictures": DECIDES,
         "prompts": IGNORED,  # the questions decide, by their fingerprint
@@ -160,10 +160,25 @@ RENAMED: dict[str, str] = {
     "quant.activations": "quant.act_bits",
     "quant.softmax": "quant.softmax_bits",
     "quant.split": "quant.split_skips",
-    "damage.beside": "damage.compare_with",
+    "damage.beside": "degradation.compare_with",
+    "damage.predictions": "degradation.predictions",
+    "damage.pictures": "degradation.pictures",
+    "damage.prompts": "degradation.prompts",
+    "damage.seed": "degradation.seed",
+    "damage.batch": "degradation.batch",
+    "damage.shown": "degradation.shown",
+    "damage.compare_with": "degradation.compare_with",
+    "damage.folder": "degradation.folder",
+    "damage.document": "degradation.document",
+    "damage.notes": "degradation.notes",
+    "calibration.search.norm": "calibration.search.lp_norm",
+    "calibration.activations.norm": "calibration.activations.lp_norm",
     "optimizer._target_": "optimizer.name=adamw, or another of torch.optim",
 }
 """Former name -> current name of renamed options."""
+
+IDENTITY_KEYS = {"lp_norm": "norm"}
+"""Option -> the key of its value in identities, so that renaming the option renames no artifact."""
 
 TRAINING_ONLY = ("gradient_clip_val", "gradient_clip_algorithm", "accumulate_grad_batches", "max_epochs")
 """Trainer options that affect training, but not sampling or measurement."""
@@ -194,5 +209,5 @@ def trainer_content(settings: Mapping[str, Any], training: bool = False) -> dict
 
 def _without_addresses(node: Any) -> Any:
     if isinstance(node, Mapping):
-        return {key: _without_addresses(value) for key, value in node.items() if not str(key).startswith("_")}
+        return {IDENTITY_KEYS.get(k, k): _without_addresses(v) for k, v in node.items() if not str(k).startswith("_")}
     return [_without_addresses(value) for value in node] if isinstance(node, list | tuple) else node

@@ -12,11 +12,11 @@ from quantbooth.diffusion.base import Base
 from quantbooth.diffusion.families.unet import concatenations
 from quantbooth.quant.format import Grid
 from quantbooth.quant.layers import quantized_layers
-from quantbooth.quant.observers import MSE, MinMax, ScaleSearch
+from quantbooth.quant.observers import MinMaxObserver, MSEObserver, ScaleSearch
 from quantbooth.quant.surgery import NO_SPLITS, Replaced, Splits, matching, quantize_
 from quantbooth.runtime.lightning import Loop
 
-BY_RANGE = MinMax(Grid(4))
+BY_RANGE = MinMaxObserver(Grid(4))
 Quantize = Callable[..., tuple[list[Replaced], dict[str, float]]]
 
 
@@ -35,7 +35,7 @@ def calibrate(loop: Loop) -> Quantize:
 def test_layer_by_layer_is_the_same_as_all_at_once(calibrate: Quantize, small_base: Base) -> None:
     one, other = deepcopy(small_base.denoiser), deepcopy(small_base.denoiser)
     replaced, _ = calibrate(one, matching(one, ["*"], ["conv_in", "conv_out"]))
-    assert quantize_(other, MinMax(Grid(4)), exclude=["conv_in", "conv_out"]) == replaced
+    assert quantize_(other, MinMaxObserver(Grid(4)), exclude=["conv_in", "conv_out"]) == replaced
     assert all(torch.equal(tensor, other.state_dict()[name]) for name, tensor in one.state_dict().items())
 
 
@@ -44,7 +44,7 @@ def test_shortcuts_in_parts_are_those_of_quantizing_all_at_once(calibrate: Quant
     splits = concatenations(one)
     replaced, _ = calibrate(one, matching(one, ["*"], ["conv_in", "conv_out"]), splits=splits)
     assert {record.name: record.split for record in replaced if record.split} == splits
-    assert quantize_(other, MinMax(Grid(4)), exclude=["conv_in", "conv_out"], splits=splits) == replaced
+    assert quantize_(other, MinMaxObserver(Grid(4)), exclude=["conv_in", "conv_out"], splits=splits) == replaced
     assert all(torch.equal(tensor, other.state_dict()[name]) for name, tensor in one.state_dict().items())
 
 
@@ -61,10 +61,10 @@ def test_errors_are_relative_distances_of_the_weights(calibrate: Quantize, small
 def test_more_bits_and_a_search_lose_less(calibrate: Quantize) -> None:
     torch.manual_seed(0)
     layer = nn.Sequential(nn.Linear(200, 30))
-    errors = [calibrate(deepcopy(layer), ["0"], MinMax(Grid(bits)))[1]["0"] for bits in (2, 3, 4, 8)]
+    errors = [calibrate(deepcopy(layer), ["0"], MinMaxObserver(Grid(bits)))[1]["0"] for bits in (2, 3, 4, 8)]
     assert errors == sorted(errors, reverse=True)
     assert errors[3] < 0.01 < errors[0]
-    assert calibrate(deepcopy(layer), ["0"], MSE(Grid(2), norm=2.0))[1]["0"] < errors[0]
+    assert calibrate(deepcopy(layer), ["0"], MSEObserver(Grid(2), lp_norm=2.0))[1]["0"] < errors[0]
 
 
 def test_a_weight_of_zeros_is_exact_and_its_error_a_number(calibrate: Quantize) -> None:

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from quantbooth.calibration.calibration_set import CalibrationSet, draw_calibration_set, write_states
-from quantbooth.calibration.sources import SOURCES, Asked, batches, kept_places, source_of
+from quantbooth.calibration.calibration_set import CalibrationSet, generate_calibration_set, write_states
+from quantbooth.calibration.sources import SOURCES, PromptBatch, batches, kept_places, source_of
 from quantbooth.diffusion.base import Base
 from quantbooth.diffusion.sampler import Sampler
 from quantbooth.runtime.lightning import Loop
@@ -28,8 +28,8 @@ def draw(tmp_path: Path, small_base: Base, loop: Loop) -> Draw:
         folder = tmp_path / name
         folder.mkdir()
         pictures = torch.rand(5, 3, 32, 32, generator=torch.Generator().manual_seed(1))
-        asked = batches(Asked(TEXTS, tuple(seeds), pictures), batch)
-        draw_calibration_set(small_base, source_of(source, SAMPLER), asked, KEPT, folder, loop, "drawing")
+        asked = batches(PromptBatch(TEXTS, tuple(seeds), pictures), batch)
+        generate_calibration_set(small_base, source_of(source, SAMPLER), asked, KEPT, folder, loop, "drawing")
         return CalibrationSet(folder)
 
     return run
@@ -45,7 +45,7 @@ def test_items_are_what_the_source_gives_with_each_prompts_own_text_and_with_non
     found = draw("one")
     items, source = found.batch(range(len(found))), source_of("sampler", SAMPLER)
     assert len(found) == len(TEXTS) * KEPT * 2
-    given = torch.cat([source.states(small_base, part, KEPT) for part in batches(Asked(TEXTS, SEEDS), 2)])
+    given = torch.cat([source.states(small_base, part, KEPT) for part in batches(PromptBatch(TEXTS, SEEDS), 2)])
     assert torch.equal(states(found)[:, :, 0], given)
     assert torch.equal(states(found)[:, :, 1], given)
     own, none = (small_base.encode_prompts(texts).tokens for texts in (TEXTS, ["", "a duck"]))

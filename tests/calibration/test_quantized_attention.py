@@ -20,7 +20,7 @@ from quantbooth.calibration.quantized_attention import (
 )
 from quantbooth.quant.activations import ActivationBits, ActivationQuantizer
 from quantbooth.quant.format import Grid
-from quantbooth.quant.observers import MinMax
+from quantbooth.quant.observers import MinMaxObserver
 from quantbooth.quant.surgery import quantize_
 from quantbooth.runtime.errors import UserError
 
@@ -98,7 +98,7 @@ def test_gradients_reach_what_lies_before_it(model: Holder, generator: torch.Gen
 
 def test_attentions_count_where_a_layer_inside_is_quantized(model: Holder) -> None:
     assert quantized_attentions(model) == []
-    quantize_(model, MinMax(Grid(8)), include=("cross.to_v",))
+    quantize_(model, MinMaxObserver(Grid(8)), include=("cross.to_v",))
     assert quantized_attentions(model) == ["cross"]
 
 

@@ -12,9 +12,9 @@ from quantbooth.calibration.quantized_base import read_quantized_denoiser, write
 from quantbooth.diffusion.families.unet import concatenations
 from quantbooth.quant.format import Grid
 from quantbooth.quant.layers import quantized_layers
-from quantbooth.quant.observers import MinMax
+from quantbooth.quant.observers import MinMaxObserver
 from quantbooth.quant.scale_sets import Parts, attach_, detach_
-from quantbooth.quant.selection import Selection
+from quantbooth.quant.selection import SetSelection
 from quantbooth.quant.surgery import quantize_
 from quantbooth.runtime.errors import UserError
 from quantbooth_toyworld.models import DENOISER, new_denoiser
@@ -40,7 +40,9 @@ def quantized(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path, Path
     torch.manual_seed(0)
     denoiser = new_denoiser(SMALL).eval().requires_grad_(False)
     folder, base = tmp_path_factory.mktemp("quantized"), base_folder(tmp_path_factory.mktemp("base"), denoiser)
-    replaced = quantize_(denoiser, MinMax(Grid(3)), exclude=["conv_in", "conv_out"], splits=concatenations(denoiser))
+    replaced = quantize_(
+        denoiser, MinMaxObserver(Grid(3)), exclude=["conv_in", "conv_out"], splits=concatenations(denoiser)
+    )
     write_quantized_denoiser(folder, denoiser, replaced)
     return denoiser, folder, base
 
@@ -92,7 +94,7 @@ def test_what_is_read_is_frozen_and_evaluates(quantized: tuple[Any, Path, Path])
 def tuned(quantized: tuple[Any, Path, Path]) -> Iterator[nn.Module]:
     """The denoiser with two sets of gains of both sides, chosen for a batch of two."""
     _, folder, base = quantized
-    denoiser, selection = read_quantized_denoiser(folder, base), Selection()
+    denoiser, selection = read_quantized_denoiser(folder, base), SetSelection()
     attach_(denoiser, 2, selection, Parts(inputs=True, biases=True, norms=True))
     selection.choose(torch.tensor([2, 1]))
     yield denoiser.train()

@@ -5,7 +5,7 @@ import torch
 from diffusers import DDIMScheduler
 from torch import Tensor
 
-from quantbooth.calibration.sources import SOURCES, Asked, batches, kept_places, source_of
+from quantbooth.calibration.sources import SOURCES, PromptBatch, batches, kept_places, source_of
 from quantbooth.diffusion.base import Base
 from quantbooth.diffusion.families.unet import DDPM_SCHEDULERS
 from quantbooth.diffusion.sampler import Sampler, initial_noise
@@ -16,11 +16,11 @@ TEXTS, SEEDS = ("a photo of red mug", "a duck on the beach", "a photo of duck"),
 
 
 @pytest.fixture
-def asked(generator: torch.Generator) -> Asked:
-    return Asked(TEXTS, SEEDS, torch.rand(3, 3, 32, 32, generator=generator))
+def asked(generator: torch.Generator) -> PromptBatch:
+    return PromptBatch(TEXTS, SEEDS, torch.rand(3, 3, 32, 32, generator=generator))
 
 
-def test_the_samplers_states_are_those_of_a_plain_loop(base: Base, asked: Asked) -> None:
+def test_the_samplers_states_are_those_of_a_plain_loop(base: Base, asked: PromptBatch) -> None:
     found = source_of("sampler", SAMPLER).states(base, asked, 3)
     scheduler = DDIMScheduler.from_config(base.scheduler_config)
     scheduler.set_timesteps(5)
@@ -43,7 +43,7 @@ def test_the_samplers_states_are_those_of_a_plain_loop(base: Base, asked: Asked)
 
 @pytest.mark.parametrize("scheduler", DDPM_SCHEDULERS)
 def test_the_state_at_a_kept_timestep_is_what_the_denoiser_sees_there(base: Base, scheduler: str) -> None:
-    source, one = source_of("sampler", Sampler(scheduler, 4, 2.0)), Asked(TEXTS[:1], SEEDS[:1])
+    source, one = source_of("sampler", Sampler(scheduler, 4, 2.0)), PromptBatch(TEXTS[:1], SEEDS[:1])
     seen: list[tuple[float, Tensor]] = []
 
     def note(_denoiser: object, args: tuple[Tensor, Tensor]) -> None:
@@ -59,7 +59,7 @@ def test_the_state_at_a_kept_timestep_is_what_the_denoiser_sees_there(base: Base
     assert torch.equal(found, torch.stack([seen[place][1] for place in places], dim=1))
 
 
-def test_forward_states_are_pictures_noised_as_in_training(base: Base, asked: Asked) -> None:
+def test_forward_states_are_pictures_noised_as_in_training(base: Base, asked: PromptBatch) -> None:
     source = source_of("forward", SAMPLER)
     found, times = source.states(base, asked, 2), source.timesteps(base, 2).long().tolist()
     assert asked.pictures is not None
@@ -71,7 +71,7 @@ def test_forward_states_are_pictures_noised_as_in_training(base: Base, asked: As
     assert not torch.equal(asked.noise(base, f"{times[0]} "), asked.noise(base, f"{times[1]} "))
 
 
-def test_normal_states_are_noise_alone(base: Base, asked: Asked) -> None:
+def test_normal_states_are_noise_alone(base: Base, asked: PromptBatch) -> None:
     found = source_of("normal", SAMPLER).states(base, asked, 4)
     assert found.std() == pytest.approx(1, abs=0.05)
     assert found.flatten(2).mean(2).abs().max() < 0.2
@@ -79,7 +79,7 @@ def test_normal_states_are_noise_alone(base: Base, asked: Asked) -> None:
 
 
 @pytest.mark.parametrize("name", SOURCES)
-def test_states_depend_on_their_own_sentence_and_seed_alone(base: Base, asked: Asked, name: str) -> None:
+def test_states_depend_on_their_own_sentence_and_seed_alone(base: Base, asked: PromptBatch, name: str) -> None:
     source = source_of(name, SAMPLER)
     whole = source.states(base, asked, 2)
     again = source.states(base, asked, 2)
@@ -87,7 +87,7 @@ def test_states_depend_on_their_own_sentence_and_seed_alone(base: Base, asked: A
     parts = [source.states(base, part, 2) for part in batches(asked, 2)]
     assert [len(part) for part in parts] == [2, 1]
     torch.testing.assert_close(torch.cat(parts), whole, rtol=1e-4, atol=1e-4)
-    other = source.states(base, Asked(TEXTS, (3, 4, 6), asked.pictures), 2)
+    other = source.states(base, PromptBatch(TEXTS, (3, 4, 6), asked.pictures), 2)
     torch.testing.assert_close(other[:2], whole[:2], rtol=1e-4, atol=1e-4)
     assert (other[2] - whole[2]).abs().max() > 0.1
 
@@ -106,10 +106,10 @@ def test_more_timesteps_than_steps_are_refused(count: int) -> None:
         kept_places(5, count)
 
 
-def test_other_refusals(base: Base, asked: Asked) -> None:
+def test_other_refusals(base: Base, asked: PromptBatch) -> None:
     with pytest.raises(
         UserError, match=r"calibration.set.source must be one of sampler, normal, forward, got 'photos'"
     ):
         source_of("photos", SAMPLER)
     with pytest.raises(UserError, match="noises true pictures.*choose sampler or normal"):
-        source_of("forward", SAMPLER).states(base, Asked(TEXTS, SEEDS), 2)
+        source_of("forward", SAMPLER).states(base, PromptBatch(TEXTS, SEEDS), 2)

@@ -10,10 +10,10 @@ import torch
 from omegaconf import DictConfig
 from safetensors.torch import load_file
 
+from quantbooth.calibration.adaround import AdaRoundCalibration
+from quantbooth.calibration.block_cache import BlockCache
+from quantbooth.calibration.blocks import Block
 from quantbooth.calibration.calibration_set import CalibrationSet
-from quantbooth.calibration.reconstruction import BlockRounding
-from quantbooth.calibration.tape import Tape
-from quantbooth.calibration.units import Unit
 from quantbooth.commands.calibrate import calibrate
 from quantbooth.run.models import untuned_base
 from quantbooth.run.run import Run
@@ -77,13 +77,13 @@ def test_a_killed_run_goes_on_at_its_block_with_the_same_result(
     (left,) = (tmp_path / "out" / "store" / "unfinished").iterdir()
     assert len(list(left.iterdir())) == 3
     assert not list((tmp_path / "out" / "store" / "quantized_base").glob("*"))
-    learned, learn = [], BlockRounding._learned
+    learned, learn = [], AdaRoundCalibration._learn_block
 
-    def noted(self: BlockRounding, unit: Unit, tape: Tape, what: str) -> dict[str, torch.Tensor]:
-        learned.append(unit.name)
-        return learn(self, unit, tape, what)
+    def noted(self: AdaRoundCalibration, block: Block, cache: BlockCache, what: str) -> dict[str, torch.Tensor]:
+        learned.append(block.name)
+        return learn(self, block, cache, what)
 
-    monkeypatch.setattr(BlockRounding, "_learned", noted)
+    monkeypatch.setattr(AdaRoundCalibration, "_learn_block", noted)
     resumed = calibrate(Run(configure()))
     blocks = [block["block"] for block in json.loads((resumed / "blocks.json").read_text())]
     assert learned == blocks[3:]
@@ -95,8 +95,8 @@ def test_a_killed_run_goes_on_at_its_block_with_the_same_result(
 
 def test_what_is_there_is_not_made_again(configure: Configure, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = calibrate(Run(configure()))
-    monkeypatch.setattr(BlockRounding, "run", lambda *_: pytest.fail("learned again"))
-    monkeypatch.setattr("quantbooth.commands.calibrate.draw_calibration_set", lambda *_: pytest.fail("drawn again"))
+    monkeypatch.setattr(AdaRoundCalibration, "run", lambda *_: pytest.fail("learned again"))
+    monkeypatch.setattr("quantbooth.commands.calibrate.generate_calibration_set", lambda *_: pytest.fail("drawn again"))
     assert calibrate(Run(configure())) == folder
 
 
@@ -116,7 +116,7 @@ def test_the_set_is_shared_by_widths_and_the_same_again_from_the_same_seed(
 )
 def test_every_choice_of_the_set_makes_another_set_and_another_base(configure: Configure, change: str) -> None:
     one, other = configure(), configure(f"calibration.{change}")
-    sets = [observed.item.identity for cfg in (one, other) if (observed := Run(cfg).calibration.observed)]
+    sets = [set_spec.artifact.identity for cfg in (one, other) if (set_spec := Run(cfg).calibration.set_spec)]
     assert sets[0] != sets[1]
     bases = [Run(cfg).quantized_base for cfg in (one, other)]
     assert bases[0] is not None
@@ -135,7 +135,7 @@ def test_every_choice_of_the_set_makes_another_set_and_another_base(configure: C
         ("set.batch=0", r"calibration.set.batch must be a whole number >= 1"),
         ("rounding.iterations=0", r"calibration.rounding.iterations must be a whole number >= 1, got 0"),
         ("rounding.beta=[2]", r"calibration.rounding.beta must be two numbers"),
-        ("search.norm=0", r"norm must be positive"),
+        ("search.lp_norm=0", r"lp_norm must be positive"),
     ],
 )
 def test_refusals_come_before_any_work(configure: Configure, tmp_path: Path, change: str, message: str) -> None:

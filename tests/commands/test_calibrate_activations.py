@@ -10,7 +10,7 @@ import torch
 from omegaconf import DictConfig
 from safetensors.torch import load_file
 
-from quantbooth.calibration.step_learning import STEP_ERRORS
+from quantbooth.calibration.lsq import LSQ_ERRORS
 from quantbooth.commands.calibrate import calibrate
 from quantbooth.commands.tune import tune
 from quantbooth.run.degradation import Degradation
@@ -79,7 +79,7 @@ def test_a_killed_run_goes_on_at_its_block_with_the_same_result(
     assert one.keys() == other.keys() and all(torch.equal(tensor, other[name]) for name, tensor in one.items())
     blocks = json.loads((resumed / "blocks.json").read_text())
     assert blocks == json.loads((through / "blocks.json").read_text())
-    assert all({"block", "layers", *STEP_ERRORS} == set(block) for block in blocks)
+    assert all({"block", "layers", *LSQ_ERRORS} == set(block) for block in blocks)
     assert resumed.name == through.name and not list((tmp_path / "out" / "store").glob("unfinished/*"))
 
 
@@ -89,7 +89,7 @@ def test_scales_are_learned_after_rounding_and_errors_lie_side_by_side(configure
     learned = calibrate(Run(configure(*given, "calibration.activations.iterations=1")))
     weights = calibrate(Run(configure(*given, "quant=w4")))
     blocks = json.loads((learned / "blocks.json").read_text())
-    assert all({"block", "layers", "nearest", "learned", *STEP_ERRORS} == set(block) for block in blocks)
+    assert all({"block", "layers", "nearest", "learned", *LSQ_ERRORS} == set(block) for block in blocks)
     one, other = (load_file(folder / "denoiser.safetensors") for folder in (learned, weights))
     assert all(torch.equal(one[name], tensor) for name, tensor in other.items())
     assert not (weights / "attention.json").exists()
@@ -158,4 +158,4 @@ def test_refusals_come_before_any_work(
 
 def test_float_weights_with_quantized_activations_are_refused_where_they_are_measured_too(configure: Configure) -> None:
     with pytest.raises(UserError, match=r"quant.act_bits=8 needs quantized weights"):
-        Degradation(Run(configure("quant=fp", "quant.act_bits=8", name="damage")))
+        Degradation(Run(configure("quant=fp", "quant.act_bits=8", name="degradation")))

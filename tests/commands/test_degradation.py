@@ -1,4 +1,4 @@
-"""quantbooth-damage on a tiny untrained base: what it leaves, what it never repeats, what it refuses."""
+"""quantbooth-degradation on a tiny untrained base: what it leaves, what it never repeats, what it refuses."""
 
 import logging
 import sys
@@ -11,8 +11,8 @@ import pandas as pd
 import pytest
 from omegaconf import DictConfig
 
-from quantbooth.commands.degradation import damage, document, main
-from quantbooth.degradation.files import read_damage
+from quantbooth.commands.degradation import degradation, document, main
+from quantbooth.degradation.files import read_degradation
 from quantbooth.degradation.measurement import Rows, compare_pictures
 from quantbooth.run.degradation import Degradation
 from quantbooth.run.run import Run
@@ -26,8 +26,13 @@ pytestmark = pytest.mark.chain
 Configure = Callable[..., DictConfig]
 Command = Callable[..., tuple[int, str]]
 QUICK = (
-    *("base=folder", "base.resolution=32", "calibration=minmax", "sampler.steps=1", "damage.predictions=3"),
-    *("damage.pictures=2", "damage.batch=2", "damage.shown=2", "damage.prompts=[a red mug,a duck on the beach]"),
+    *("base=folder", "base.resolution=32", "calibration=minmax", "sampler.steps=1", "degradation.predictions=3"),
+    *(
+        "degradation.pictures=2",
+        "degradation.batch=2",
+        "degradation.shown=2",
+        "degradation.prompts=[a red mug,a duck on the beach]",
+    ),
 )
 
 
@@ -39,7 +44,7 @@ def configure(base_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Co
     def make(*overrides: str) -> DictConfig:
         with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
             given = [*QUICK, f"base.path={base_folder}", f"paths.outputs={outputs}", *overrides]
-            return hydra.compose("damage", given)
+            return hydra.compose("degradation", given)
 
     return make
 
@@ -53,7 +58,7 @@ def command(
 
     def run(*given: str) -> tuple[int, str]:
         settings = [*QUICK, f"base.path={base_folder}", f"paths.outputs={tmp_path}/out", *given]
-        monkeypatch.setattr(sys, "argv", ["quantbooth-damage", *sorted(settings, key=lambda word: word != "-m")])
+        monkeypatch.setattr(sys, "argv", ["quantbooth-degradation", *sorted(settings, key=lambda word: word != "-m")])
         with pytest.raises(SystemExit) as ended:
             main()
         return int(str(ended.value.code)), complaints(capsys.readouterr().err)
@@ -68,8 +73,8 @@ def times(folder: Path) -> dict[str, int]:
 
 
 def test_a_setting_is_measured_beside_float_and_calibrated_on_the_way(configure: Configure) -> None:
-    reference, folder = damage(Run(configure("quant=w4")))
-    fp, w4 = read_damage(reference), read_damage(folder)
+    reference, folder = degradation(Run(configure("quant=w4")))
+    fp, w4 = read_degradation(reference), read_degradation(folder)
     quantized = Run(configure("quant=w4")).parents["quantized_base"].manifest()
     assert fp.is_float
     assert fp.truth is None
@@ -91,26 +96,28 @@ def test_a_setting_is_measured_beside_float_and_calibrated_on_the_way(configure:
 
 
 def test_float_draws_as_many_pictures_as_its_predictions_need(configure: Configure) -> None:
-    (reference,) = damage(Run(configure("quant=fp")))
+    (reference,) = degradation(Run(configure("quant=fp")))
     assert len(list((reference / "pictures").iterdir())) == 3
-    assert len(read_damage(reference).pictures) == 2
+    assert len(read_degradation(reference).pictures) == 2
 
 
 def test_a_second_run_measures_nothing_anew(configure: Configure, monkeypatch: pytest.MonkeyPatch) -> None:
     cfg = configure("quant=w4")
-    first, before = damage(Run(cfg)), times(Path(cfg.paths.outputs))
+    first, before = degradation(Run(cfg)), times(Path(cfg.paths.outputs))
 
     def forbidden(*_: object) -> None:
         raise AssertionError("nothing is left to judge")
 
     monkeypatch.setattr("quantbooth.degradation.measurement.compare_pictures", forbidden)
-    assert damage(Run(cfg)) == first
+    assert degradation(Run(cfg)) == first
     assert times(Path(cfg.paths.outputs)) == before
 
 
 def test_the_same_settings_give_the_same_rows_elsewhere(configure: Configure, tmp_path: Path) -> None:
     for one, other in zip(
-        damage(Run(configure("quant=w4"))), damage(Run(configure("quant=w4", f"paths.outputs={tmp_path}"))), strict=True
+        degradation(Run(configure("quant=w4"))),
+        degradation(Run(configure("quant=w4", f"paths.outputs={tmp_path}"))),
+        strict=True,
     ):
         assert one.name == other.name
         for name in ("predictions.csv", "pictures.csv"):
@@ -136,35 +143,38 @@ def test_a_sweep_that_was_killed_goes_on_and_writes_one_document(
     assert not (out / "damage").exists()
     assert command(*sweep) == (0, "")
     assert before.items() <= times(out).items()
-    table = pd.read_csv(out / "damage" / "table.csv", index_col="label")
+    table = pd.read_csv(out / "degradation" / "table.csv", index_col="label")
     assert table.index.tolist() == ["float", "w2, conv_in + conv_out float", "w2, all quantized"]
-    text = (out / "damage" / "damage.md").read_text()
-    assert "Made by `quantbooth-damage -m " in text
+    text = (out / "degradation" / "degradation.md").read_text()
+    assert "Made by `quantbooth-degradation -m " in text
     assert "2 given prompts" in text
 
 
 def test_earlier_measurements_are_shown_beside(configure: Configure, tmp_path: Path) -> None:
-    earlier = damage(Run(configure("quant=w8")))
-    cfg = configure("quant=w2", f"damage.compare_with=[{earlier[-1]}]", f"damage.folder={tmp_path}")
-    document([(cfg, damage(Run(cfg)))])
+    earlier = degradation(Run(configure("quant=w8")))
+    cfg = configure("quant=w2", f"degradation.compare_with=[{earlier[-1]}]", f"degradation.folder={tmp_path}")
+    document([(cfg, degradation(Run(cfg)))])
     assert pd.read_csv(tmp_path / "table.csv", index_col="label").index.tolist() == ["float", "w8", "w2"]
     source = Run(cfg).parents["quantized_base"].require()
-    with pytest.raises(UserError, match="must be a damage, found a quantized_base"):
-        damage(Run(configure("quant=w2", f"damage.compare_with=[{source}]")))
+    with pytest.raises(UserError, match="must be a degradation, found a quantized_base"):
+        degradation(Run(configure("quant=w2", f"degradation.compare_with=[{source}]")))
 
 
 @pytest.mark.parametrize(
     ("given", "line"),
     [
-        ("damage.compare_with=[nowhere]", "nowhere must be a damage, found nothing; quantbooth-damage makes one"),
+        (
+            "degradation.compare_with=[nowhere]",
+            "nowhere must be a degradation, found nothing; quantbooth-degradation makes one",
+        ),
         ("quant=w5", "'quant' has no option 'w5'; choose from fp, w2, w3, w4, w4a8, w8"),
         ("quant.bits=5", "bits must be one of 2, 3, 4, 8, got 5"),
         ("~base.zones", "base.zones must name at least one zone as name: [start, stop], got None"),
-        ("damage.prompts=[]", "damage.prompts must be a list of sentences such as [a dog,a red car], got []"),
-        ("damage.pictures=1", "damage.pictures must be a whole number >= 2, got 1"),
-        ("damage.document=null", "damage.document must be a path, got None"),
+        ("degradation.prompts=[]", "degradation.prompts must be a list of sentences such as [a dog,a red car], got []"),
+        ("degradation.pictures=1", "degradation.pictures must be a whole number >= 2, got 1"),
+        ("degradation.document=null", "degradation.document must be a path, got None"),
         ("base.resolution=64", "the toy scorer reads 32 x 32 pictures, got 64 x 64; choose another scorer"),
-        ("damage.prompts=[a zeppelin]", "the toy scorer"),
+        ("degradation.prompts=[a zeppelin]", "the toy scorer"),
     ],
 )
 def test_a_mistake_ends_in_one_line_and_2_before_any_work(
@@ -178,7 +188,7 @@ def test_a_mistake_ends_in_one_line_and_2_before_any_work(
 
 @pytest.mark.slow
 def test_one_document_is_about_one_float_measurement(command: Command, tmp_path: Path) -> None:
-    code, said = command("-m", "quant=fp", "damage.seed=1,2")
+    code, said = command("-m", "quant=fp", "degradation.seed=1,2")
     assert code == 2
     assert "were compared with different float measurements; sweep them apart" in said
     assert len(list(tmp_path.glob("out/store/damage/*"))) == 2
@@ -186,15 +196,21 @@ def test_one_document_is_about_one_float_measurement(command: Command, tmp_path:
 
 def test_identities_change_with_what_is_asked_only(configure: Configure) -> None:
     one = Degradation(Run(configure("quant=w4")))
-    same = ("damage.batch=1", "damage.shown=1", "damage.notes=[x]", "trainer.log_every_n_steps=1", "seed=3")
-    assert Degradation(Run(configure("quant=w4", *same))).item.identity == one.item.identity
-    for other in ("damage.seed=1", "sampler.steps=2", "base.zones.content=[354,900]", "quant.bits=8"):
-        assert Degradation(Run(configure("quant=w4", other))).item.identity != one.item.identity
-    assert Degradation(Run(configure("quant=fp", "calibration=mse"))).item.identity == one.reference.identity
+    same = (
+        "degradation.batch=1",
+        "degradation.shown=1",
+        "degradation.notes=[x]",
+        "trainer.log_every_n_steps=1",
+        "seed=3",
+    )
+    assert Degradation(Run(configure("quant=w4", *same))).artifact.identity == one.artifact.identity
+    for other in ("degradation.seed=1", "sampler.steps=2", "base.zones.content=[354,900]", "quant.bits=8"):
+        assert Degradation(Run(configure("quant=w4", other))).artifact.identity != one.artifact.identity
+    assert Degradation(Run(configure("quant=fp", "calibration=mse"))).artifact.identity == one.reference.identity
 
 
 def test_a_base_of_other_timesteps_is_refused(configure: Configure, tmp_path: Path) -> None:
     cfg = configure("quant=fp", "base.timesteps=2000", f"paths.outputs={tmp_path}")
     with pytest.raises(UserError, match="base.timesteps must be 1000, got 2000"):
-        damage(Run(cfg))
+        degradation(Run(cfg))
     assert not list(tmp_path.glob("store/damage/*"))

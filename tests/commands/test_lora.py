@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from quantbooth.commands.calibrate import calibrate
 from quantbooth.commands.evaluate import record_of
-from quantbooth.commands.sample import draw, sample
+from quantbooth.commands.sample import generate, sample
 from quantbooth.commands.tune import tune
 from quantbooth.run.run import Run
 from quantbooth.runtime.errors import UserError
@@ -30,8 +30,8 @@ LAYER = "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_v"
 def style(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A file that changes one layer of the tiny base much."""
     path = tmp_path_factory.mktemp("lora") / "style.safetensors"
-    draw = torch.Generator().manual_seed(0)
-    halves = {"A": torch.randn(2, 8, generator=draw), "B": torch.randn(8, 2, generator=draw)}
+    generate = torch.Generator().manual_seed(0)
+    halves = {"A": torch.randn(2, 8, generator=generate), "B": torch.randn(8, 2, generator=generate)}
     save_file({f"{LAYER}.lora_{half}.weight": 30 * tensor for half, tensor in halves.items()}, path)
     return path
 
@@ -96,10 +96,10 @@ def test_tables_tell_the_weights_that_were_drawn_with(configure: Configure, styl
 
 def test_a_persons_own_sentences_are_drawn_with_it_too(configure: Configure, style: Path, tmp_path: Path) -> None:
     words = ("prompt=a dog", "protocol.seeds=[0]", f"pictures={tmp_path}")
-    one, other = (draw(Run(configure(*words, *added)))[0] for added in ((), (f"lora=[{style}]",)))
+    one, other = (generate(Run(configure(*words, *added)))[0] for added in ((), (f"lora=[{style}]",)))
     assert one != other
     assert one.read_bytes() != other.read_bytes()
-    assert draw(Run(configure(*words)))[0] == one
+    assert generate(Run(configure(*words)))[0] == one
 
 
 def test_a_file_that_matches_nothing_is_refused_and_leaves_no_pictures(configure: Configure, tmp_path: Path) -> None:

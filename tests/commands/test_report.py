@@ -12,7 +12,7 @@ import yaml
 from omegaconf import DictConfig
 from PIL import Image
 
-from quantbooth.commands.report import method_looks, read_result, report, unscored
+from quantbooth.commands.report import method_styles, read_result, report, unscored
 from quantbooth.evaluation.files import Record, write_scores
 from quantbooth.run.run import Run
 from quantbooth.runtime.config import conf_dir, plain
@@ -190,14 +190,14 @@ def test_the_page_says_when_by_what_and_how_the_loss_went(store: Path, configure
 
 def test_every_method_has_a_look_that_enters_no_identity(configure: Configure) -> None:
     files = sorted((conf_dir() / "method").glob("*.yaml"))
-    assert set(method_looks()) == {file.stem for file in files}
+    assert set(method_styles()) == {file.stem for file in files}
     for file in files:
         cfg = configure(f"method={file.stem}")
-        assert cfg.method_look.label == method_looks()[file.stem].label
+        assert cfg.method_style.label == method_styles()[file.stem].label
         run = Run(cfg)
         assert run.method == file.stem
         identity = run.only.tuned.identity
-        del cfg.method_look
+        del cfg.method_style
         assert Run(cfg).only.tuned.identity == identity
 
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 from quantbooth.commands.calibrate import calibrate
 from quantbooth.commands.pipeline import run
-from quantbooth.commands.sample import draw
+from quantbooth.commands.sample import generate
 from quantbooth.commands.tune import tune
 from quantbooth.run.run import Run
 from quantbooth.runtime.errors import UserError
@@ -34,7 +34,7 @@ def configure(compose: Compose, tmp_path_factory: pytest.TempPathFactory) -> Con
 
 def test_sentences_are_drawn_onto_a_sheet_and_never_twice(configure: Configure, tmp_path: Path) -> None:
     words = ('prompt=["a {} on the moon","a dog"]', "protocol.seeds=[0,3]", f"pictures={tmp_path}")
-    *pictures, sheet = draw(Run(configure(*words)))
+    *pictures, sheet = generate(Run(configure(*words)))
     name = Run(configure()).only.tuned.require().name
     assert {picture.parent for picture in pictures} == {tmp_path / name}
     assert [picture.name.rpartition("-")[0] for picture in pictures] == [
@@ -43,7 +43,7 @@ def test_sentences_are_drawn_onto_a_sheet_and_never_twice(configure: Configure, 
     assert {Image.open(picture).size for picture in pictures} == {(32, 32)}
     assert Image.open(sheet).width > 2 * 192
     times = {picture: picture.stat().st_mtime_ns for picture in pictures}
-    (again, _) = draw(Run(configure("prompt=a dog", "protocol.seeds=[3]", f"pictures={tmp_path}")))
+    (again, _) = generate(Run(configure("prompt=a dog", "protocol.seeds=[3]", f"pictures={tmp_path}")))
     assert again == pictures[3]
     assert times == {picture: picture.stat().st_mtime_ns for picture in pictures}
     assert sorted(path.suffix for path in (tmp_path / name).iterdir()) == [".png"] * 6
@@ -56,8 +56,8 @@ def test_a_folder_of_scale_sets_stands_for_the_setting_and_batches_change_nothin
     words = ("prompt=a dog", "protocol.seeds=[0,1,2]")
     others = (f"scale_sets={tuned}", "strategy=baseline", "subject=toy_duck", "protocol.batch=auto")
     one, other = (
-        draw(Run(configure(*words, f"pictures={tmp_path}/a"))),
-        draw(Run(configure(*words, *others, f"pictures={tmp_path}/b"))),
+        generate(Run(configure(*words, f"pictures={tmp_path}/a"))),
+        generate(Run(configure(*words, *others, f"pictures={tmp_path}/b"))),
     )
     assert [path.name for path in one] == [path.name for path in other]
     for mine, yours in zip(one, other, strict=True):
@@ -75,7 +75,7 @@ def test_a_folder_of_scale_sets_stands_for_the_setting_and_batches_change_nothin
 )
 def test_what_cannot_be_drawn_is_told(configure: Configure, tmp_path: Path, words: tuple[str, ...], told: str) -> None:
     with pytest.raises(UserError, match=told):
-        draw(Run(configure("prompt=a dog", f"pictures={tmp_path}/x", *words)))
+        generate(Run(configure("prompt=a dog", f"pictures={tmp_path}/x", *words)))
     assert not (tmp_path / "x").exists()
 
 

@@ -20,7 +20,7 @@ from quantbooth.run.load import load
 from quantbooth.run.models import tuned_base, untuned_base
 from quantbooth.run.run import Run
 from quantbooth.runtime.errors import UserError
-from quantbooth.tuning.module import TuningStage
+from quantbooth.tuning.module import TuningModule
 
 Configure = Callable[..., DictConfig]
 Compose = Callable[..., DictConfig]
@@ -204,16 +204,16 @@ def test_latents_made_anew_in_every_step_change_no_bit(configure: Configure) -> 
 def test_networks_that_are_not_needed_leave_memory(
     configure: Configure, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], left: int
 ) -> None:
-    seen, step = [], TuningStage.training_step
+    seen, step = [], TuningModule.training_step
 
-    def noted(stage: TuningStage, number: int) -> torch.Tensor:
+    def noted(stage: TuningModule, number: int) -> torch.Tensor:
         gc.collect()
         seen.append(sum(type(held) is CLIPTextModel for held in gc.get_objects()) - before)
         return step(stage, number)
 
     gc.collect()
     before = sum(type(held) is CLIPTextModel for held in gc.get_objects())
-    monkeypatch.setattr(TuningStage, "training_step", noted)
+    monkeypatch.setattr(TuningModule, "training_step", noted)
     tune(Run(configure("preview.validation_steps=2", *words)))
     assert seen == [left] * 3
 
@@ -245,10 +245,10 @@ def test_precision_of_products_is_part_of_what_is_found_only_where_it_is_not_the
     )
     assert half.calibration.name == "w4a8-bf16"
     for made, kept in ((usual, 0), (half, 1)):
-        quantized, states = made.quantized_base, made.calibration.observed
+        quantized, states = made.quantized_base, made.calibration.set_spec
         assert quantized is not None
         assert states is not None
-        identities = [quantized.identity, states.item.identity, made.untuned]
+        identities = [quantized.identity, states.artifact.identity, made.untuned]
         assert [list(identity).count("trainer") for identity in identities] == [kept] * 3
     with pytest.raises(UserError, match=r"^trainer\.precision must be one of 32-true, bf16-mixed, 16-mixed, got"):
         _ = Run(configure("trainer.precision=bf16")).calibration.name

@@ -39,16 +39,16 @@ def test_the_fingerprint_tells_every_part_apart() -> None:
 @pytest.mark.parametrize(
     ("texts", "message"),
     [
-        ([], r"damage.prompts must be a list of sentences such as \[a dog,a red car\], got \[\]"),
+        ([], r"degradation.prompts must be a list of sentences such as \[a dog,a red car\], got \[\]"),
         (["a dog", " "], "must be a list of sentences"),
         ("a dog", "must be a list of sentences"),
         ([3], "must be a list of sentences"),
-        (["a dog", "a cat", "a dog"], "each of damage.prompts must be given once, got 'a dog' again"),
+        (["a dog", "a cat", "a dog"], "each of degradation.prompts must be given once, got 'a dog' again"),
     ],
 )
 def test_what_are_no_sentences_is_refused(texts: list[str], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        questions_of(texts, 3, 0, option="damage.prompts")
+        questions_of(texts, 3, 0, option="degradation.prompts")
 
 
 def test_questions_must_be_there_differ_and_have_a_picture_each() -> None:

@@ -11,19 +11,19 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from quantbooth.degradation.files import Damage, Record
+from quantbooth.degradation.files import DegradationResult, Record
 
-MakeDamage = Callable[..., Damage]
+MakeDegradation = Callable[..., DegradationResult]
 
 
 ZONES = {"clean_up": [0, 200], "content": [200, 1000]}
 
 
 @pytest.fixture
-def make_damage(tmp_path: Path) -> MakeDamage:
+def make_degradation(tmp_path: Path) -> MakeDegradation:
     """Makes damage measurements: `added` to each of 20 float errors a zone, 10 pictures that differ by it."""
 
-    def build(quant: str = "w4", added: float = 0.1, **given: Any) -> Damage:
+    def build(quant: str = "w4", added: float = 0.1, **given: Any) -> DegradationResult:
         bits = None if quant == "fp" else int(quant[1])
         added = added if bits else 0.0
         record = Record(
@@ -32,7 +32,7 @@ def make_damage(tmp_path: Path) -> MakeDamage:
             quant=quant,
             bits=bits,
             calibration="mse" if bits else "",
-            options={"norm": 2.4} if bits else {},
+            options={"lp_norm": 2.4} if bits else {},
             layers=117 if bits else 0,
             left_float=["conv_in", "conv_out"] if bits else ["conv_in", "conv_out", "mid"],
             file_bytes=1_000_000 * (bits or 32),
@@ -49,7 +49,7 @@ def make_damage(tmp_path: Path) -> MakeDamage:
             _noise(tmp_path / run / name)
         pictures = pd.DataFrame([_picture(place, added) for place in range(10)])
         errors = pd.DataFrame([_error(zone, place, added) for zone in ZONES for place in range(20)])
-        return Damage(record, run, tmp_path / run, errors, pictures, None if bits else pictures)
+        return DegradationResult(record, run, tmp_path / run, errors, pictures, None if bits else pictures)
 
     return build
 

@@ -10,9 +10,9 @@ from quantbooth.degradation.files import (
     KIND,
     Record,
     Reference,
-    read_damage,
+    read_degradation,
     read_reference,
-    write_damage,
+    write_degradation,
     write_reference,
     write_truth,
 )
@@ -25,7 +25,7 @@ RECORD = Record(
     quant="w4",
     bits=4,
     calibration="mse",
-    options={"norm": 2.4, "points": 80},
+    options={"lp_norm": 2.4, "points": 80},
     layers=117,
     left_float=["conv_in", "conv_out"],
     file_bytes=2_470_000,
@@ -42,8 +42,8 @@ PICTURE = {"file": "0000.png", "text": "a mug", "noise_seed": 0, "clip_t": 1 / 3
 
 def test_a_measurement_comes_back_to_the_last_bit(tmp_path: Path) -> None:
     with Store(tmp_path).writing(KIND, "toy-w4-mse", {"a": 1}, {}, {}) as draft:
-        write_damage(draft.path, RECORD, [ROW], [PICTURE])
-    found = read_damage(draft.destination)
+        write_degradation(draft.path, RECORD, [ROW], [PICTURE])
+    found = read_degradation(draft.destination)
     assert (found.record, found.run, found.folder) == (RECORD, draft.destination.name, draft.destination)
     assert found.predictions.to_dict("records") == [ROW]
     assert found.pictures.to_dict("records") == [PICTURE]
@@ -54,10 +54,10 @@ def test_a_measurement_comes_back_to_the_last_bit(tmp_path: Path) -> None:
 def test_float_has_the_true_pictures_and_the_reference_beside_it(tmp_path: Path, generator: torch.Generator) -> None:
     reference = Reference(*torch.randn(2, 3, 4, 2, 2, generator=generator).unbind())
     with Store(tmp_path).writing(KIND, "toy-fp", {"a": 2}, {}, {}) as draft:
-        write_damage(draft.path, replace(RECORD, bits=None, quant="fp"), [ROW], [PICTURE])
+        write_degradation(draft.path, replace(RECORD, bits=None, quant="fp"), [ROW], [PICTURE])
         write_truth(draft.path, [PICTURE])
         write_reference(draft.path, reference)
-    found, again = read_damage(draft.destination), read_reference(draft.destination)
+    found, again = read_degradation(draft.destination), read_reference(draft.destination)
     assert found.is_float
     assert found.truth is not None
     assert found.truth.to_dict("records") == [PICTURE]
@@ -66,5 +66,5 @@ def test_float_has_the_true_pictures_and_the_reference_beside_it(tmp_path: Path,
 
 
 def test_another_folder_is_refused_by_the_command_that_makes_one(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="must be a damage, found nothing; quantbooth-damage makes one"):
-        read_damage(tmp_path / "gone")
+    with pytest.raises(UserError, match="must be a degradation, found nothing; quantbooth-degradation makes one"):
+        read_degradation(tmp_path / "gone")

@@ -4,14 +4,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 from quantbooth.degradation.document import write_document
-from quantbooth.degradation.files import Damage
+from quantbooth.degradation.files import DegradationResult
 
-MakeDamage = Callable[..., Damage]
+MakeDegradation = Callable[..., DegradationResult]
 
 
-def test_a_damage_document_says_so(make_damage: MakeDamage, tmp_path: Path) -> None:
-    page = tmp_path / "damage.md"
-    write_document([make_damage("fp"), make_damage(), make_damage("w4a8")], page, tmp_path / "files", 1, [])
+def test_a_damage_document_says_so(make_degradation: MakeDegradation, tmp_path: Path) -> None:
+    page = tmp_path / "degradation.md"
+    write_document(
+        [make_degradation("fp"), make_degradation(), make_degradation("w4a8")], page, tmp_path / "files", 1, []
+    )
     assert page.read_text().count("w4a8 - activations: simulated integers") == 1
-    write_document([make_damage("fp"), make_damage()], page, tmp_path / "files", 1, [])
+    write_document([make_degradation("fp"), make_degradation()], page, tmp_path / "files", 1, [])
     assert "simulated" not in page.read_text()

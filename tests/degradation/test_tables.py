@@ -7,16 +7,16 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from quantbooth.degradation.files import Damage
-from quantbooth.degradation.study import DamageStudy
+from quantbooth.degradation.files import DegradationResult
+from quantbooth.degradation.study import DegradationStudy
 from quantbooth.degradation.tables import attributes, numbers
 
-MakeDamage = Callable[..., Damage]
+MakeDegradation = Callable[..., DegradationResult]
 
 
 @pytest.fixture
-def table(make_damage: MakeDamage) -> pd.DataFrame:
-    return numbers(DamageStudy((make_damage("fp"), make_damage("w4", 0.1), make_damage("w2", 0.5))))
+def table(make_degradation: MakeDegradation) -> pd.DataFrame:
+    return numbers(DegradationStudy((make_degradation("fp"), make_degradation("w4", 0.1), make_degradation("w2", 0.5))))
 
 
 def test_rows_are_true_pictures_float_and_settings(table: pd.DataFrame) -> None:
@@ -25,8 +25,8 @@ def test_rows_are_true_pictures_float_and_settings(table: pd.DataFrame) -> None:
     assert table.loc["w4", ["quant", "bits", "layers", "file_bytes"]].tolist() == ["w4", 4, 117, 4_000_000]
 
 
-def test_means_are_those_of_the_rows(table: pd.DataFrame, make_damage: MakeDamage) -> None:
-    found = make_damage("w2", 0.5)
+def test_means_are_those_of_the_rows(table: pd.DataFrame, make_degradation: MakeDegradation) -> None:
+    found = make_degradation("w2", 0.5)
     for zone in ("clean_up", "content"):
         rows = found.predictions[found.predictions["zone"] == zone]
         for name in ("float_error", "error", "deviation"):
@@ -58,8 +58,8 @@ def test_float_takes_no_damage_and_fewer_bits_take_more(table: pd.DataFrame) -> 
     assert table.loc["w2", "content_relative_low"] > table.loc["w4", "content_relative_high"]
 
 
-def test_pictures_of_other_questions_are_refused(make_damage: MakeDamage) -> None:
-    fp, w4 = make_damage("fp"), make_damage()
+def test_pictures_of_other_questions_are_refused(make_degradation: MakeDegradation) -> None:
+    fp, w4 = make_degradation("fp"), make_degradation()
     w4 = replace(w4, pictures=w4.pictures.drop(index=3))
     with pytest.raises(ValueError, match="must be of the same questions"):
-        numbers(DamageStudy((fp, w4)))
+        numbers(DegradationStudy((fp, w4)))

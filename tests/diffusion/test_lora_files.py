@@ -18,7 +18,7 @@ from quantbooth.diffusion.lora_files import LoraFile, add_loras_, lora_file
 from quantbooth.diffusion.lora_names import parts_of, to_peft
 from quantbooth.diffusion.pretrained import as_pipeline
 from quantbooth.quant import adapters
-from quantbooth.quant.selection import Selection
+from quantbooth.quant.selection import SetSelection
 from quantbooth.quant.surgery import quantize_
 from quantbooth.runtime.errors import UserError
 
@@ -141,7 +141,7 @@ def test_several_files_add_up_on_packed_codes(base: Base, tmp_path: Path) -> Non
 
 def tuned(base: Base) -> dict[str, Tensor]:
     """One set of random adapters on a base, read out."""
-    selection, draw = Selection(), torch.Generator().manual_seed(5)
+    selection, draw = SetSelection(), torch.Generator().manual_seed(5)
     adapters.attach_(base.denoiser, LAYERS, 1, 2, SCALE, selection, draw)
     for numbers in adapters.parameters(base.denoiser):
         numbers.data = 0.1 * torch.randn(numbers.shape, generator=draw)

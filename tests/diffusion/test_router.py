@@ -7,7 +7,7 @@ from torch import nn
 from quantbooth.diffusion.base import Base
 from quantbooth.diffusion.families.stable_diffusion import StableDiffusion
 from quantbooth.diffusion.router import SubjectsRoute, route_
-from quantbooth.quant.selection import Selection
+from quantbooth.quant.selection import SetSelection
 from quantbooth.timesteps.zones import Zone, Zones
 
 TWO = Zones((Zone("content", 200, 700), Zone("coarse", 700, 1000)), 1000)
@@ -31,7 +31,7 @@ def test_every_subject_and_timestep_has_the_set_that_a_table_says() -> None:
 
 
 def test_guidance_has_the_rows_twice_one_after_the_other() -> None:
-    route, selection = SubjectsRoute(TWO.index, 2), Selection()
+    route, selection = SubjectsRoute(TWO.index, 2), SetSelection()
     denoiser = Network()
     route_(Base("x", StableDiffusion(), denoiser, None, (), {}), route, selection)
     route.choose(torch.tensor([1, 0, 2]))

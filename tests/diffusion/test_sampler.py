@@ -7,7 +7,7 @@ from quantbooth.diffusion.base import Base
 from quantbooth.diffusion.families.unet import DDPM_SCHEDULERS
 from quantbooth.diffusion.router import route_
 from quantbooth.diffusion.sampler import Sampler, initial_noise
-from quantbooth.quant.selection import Selection
+from quantbooth.quant.selection import SetSelection
 from quantbooth.runtime.errors import UserError
 from quantbooth.timesteps.zones import zones_from_borders
 
@@ -44,7 +44,7 @@ def test_a_batch_equals_its_pictures_made_alone(base: Base) -> None:
 def test_every_scheduler_is_routed_as_a_brute_force_table_says(base: Base, scheduler: str, steps: int) -> None:
     """Each timestep goes to the zone a plain loop puts it in, for both halves of the guidance batch."""
     borders = {"clean_up": [0, 200], "content": [200, 700], "coarse": [700, 1000]}
-    zones, selection = zones_from_borders(borders, 1000), Selection()
+    zones, selection = zones_from_borders(borders, 1000), SetSelection()
 
     class Recorder(torch.nn.Module):
         def forward(self, sample: torch.Tensor, timestep: object, **_: object) -> None:
@@ -63,7 +63,7 @@ def test_every_scheduler_is_routed_as_a_brute_force_table_says(base: Base, sched
 
 
 def test_the_router_takes_the_timestep_by_position_by_keyword_and_per_sample(base: Base) -> None:
-    zones, selection = zones_from_borders({"low": [0, 500], "high": [500, 1000]}, 1000), Selection()
+    zones, selection = zones_from_borders({"low": [0, 500], "high": [500, 1000]}, 1000), SetSelection()
 
     class Net(torch.nn.Module):
         def forward(self, sample: torch.Tensor, timestep: object) -> torch.Tensor:

@@ -13,9 +13,9 @@ from torch.nn.functional import normalize
 from quantbooth.data.subjects import Prompt, Subject
 from quantbooth.evaluation.encoders import Encoder
 from quantbooth.evaluation.locators import Boxes, Locator, WholeImage
-from quantbooth.evaluation.module import EvaluationStage
+from quantbooth.evaluation.module import EvaluationModule
 from quantbooth.evaluation.scorer import Scorer
-from quantbooth.runtime.draws import place_loader
+from quantbooth.runtime.draws import index_loader
 from quantbooth.sampling.image_set import Request, read_images, requests_for, write_image
 
 
@@ -83,9 +83,9 @@ def pictures(tmp_path: Path) -> tuple[Path, list[Request]]:
 def evaluate(
     scorer: Scorer, folder: Path, requests: list[Request], batch: int, subject: Subject = REX
 ) -> list[dict[str, Any]]:
-    stage = EvaluationStage(scorer, subject, requests, folder)
+    stage = EvaluationModule(scorer, subject, requests, folder)
     trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False)
-    trainer.test(stage, place_loader(len(requests), batch), verbose=False)
+    trainer.test(stage, index_loader(len(requests), batch), verbose=False)
     return stage.rows
 
 
@@ -175,7 +175,7 @@ def test_the_name_tells_encoder_locator_and_the_weights_of_the_oracle() -> None:
 
 
 def test_all_judges_move_with_the_stage() -> None:
-    stage = EvaluationStage(SCORER, REX, requests_for(REX, [0]), Path())
+    stage = EvaluationModule(SCORER, REX, requests_for(REX, [0]), Path())
     truth = SCORER.oracle
     assert isinstance(truth, Truth)
     assert any(parameter is truth.bias for parameter in stage.parameters())

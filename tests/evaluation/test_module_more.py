@@ -14,9 +14,9 @@ from torch.nn.functional import normalize
 from quantbooth.data.subjects import Prompt, Subject
 from quantbooth.evaluation.encoders import Encoder, ImageEncoder
 from quantbooth.evaluation.locators import Boxes, Locator, WholeImage
-from quantbooth.evaluation.module import EvaluationStage
+from quantbooth.evaluation.module import EvaluationModule
 from quantbooth.evaluation.scorer import Scorer
-from quantbooth.runtime.draws import place_loader
+from quantbooth.runtime.draws import index_loader
 from quantbooth.runtime.errors import UserError
 from quantbooth.sampling.image_set import UNRELATED, Request, read_images, requests_for, write_image
 from quantbooth_toyworld.judges import load_locator, load_oracle, load_scorer
@@ -77,9 +77,9 @@ class Corner(Locator):
         return Boxes(box, torch.ones(len(pictures), dtype=torch.bool), masks)
 
 
-def evaluate(stage: EvaluationStage, batch: int) -> list[dict[str, Any]]:
+def evaluate(stage: EvaluationModule, batch: int) -> list[dict[str, Any]]:
     trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False)
-    trainer.test(stage, place_loader(len(stage.requests), batch), verbose=False)
+    trainer.test(stage, index_loader(len(stage.requests), batch), verbose=False)
     return stage.rows
 
 
@@ -93,8 +93,8 @@ def written(folder: Path, requests: Sequence[Request]) -> Path:
 def test_dino_has_columns_of_its_own_and_changes_no_other(tmp_path: Path) -> None:
     requests = requests_for(REX, [0])
     folder = written(tmp_path / "set", requests)
-    rows = evaluate(EvaluationStage(Scorer(Colours(), Corner(), dino=Edges()), REX, requests, folder), 2)
-    plain = evaluate(EvaluationStage(Scorer(Colours(), Corner()), REX, requests, folder), 2)
+    rows = evaluate(EvaluationModule(Scorer(Colours(), Corner(), dino=Edges()), REX, requests, folder), 2)
+    plain = evaluate(EvaluationModule(Scorer(Colours(), Corner()), REX, requests, folder), 2)
     pictures = read_images([folder / request.file for request in requests])
     edges, regions = (
         Edges(),
@@ -112,7 +112,7 @@ def test_dino_has_columns_of_its_own_and_changes_no_other(tmp_path: Path) -> Non
 def test_diversity_is_that_of_the_seeds_of_one_prompt_whatever_the_batch(tmp_path: Path, batch: int) -> None:
     requests = requests_for(REX, [0, 1, 5])
     folder = written(tmp_path / "set", requests)
-    rows = evaluate(EvaluationStage(Scorer(Colours(), WholeImage()), REX, requests, folder), batch)
+    rows = evaluate(EvaluationModule(Scorer(Colours(), WholeImage()), REX, requests, folder), batch)
     features = Colours().images(read_images([folder / request.file for request in requests]))
     for number, row in enumerate(rows):
         first = number - number % 3
@@ -124,7 +124,7 @@ def test_diversity_is_that_of_the_seeds_of_one_prompt_whatever_the_batch(tmp_pat
 def test_a_single_seed_has_no_diversity(tmp_path: Path) -> None:
     requests = requests_for(REX, [3])
     rows = evaluate(
-        EvaluationStage(Scorer(Colours(), WholeImage()), REX, requests, written(tmp_path / "s", requests)), 2
+        EvaluationModule(Scorer(Colours(), WholeImage()), REX, requests, written(tmp_path / "s", requests)), 2
     )
     assert all("diversity" not in row for row in rows)
 
@@ -133,26 +133,26 @@ def test_pictures_of_other_prompts_tell_what_is_kept_and_nothing_else(tmp_path: 
     requests = [*requests_for(REX, [0]), *OTHERS]
     tuned, untuned = (written(tmp_path / name, requests) for name in ("tuned", "untuned"))
     scorer = Scorer(Colours(), WholeImage())
-    rows = evaluate(EvaluationStage(scorer, REX, requests, tuned, untuned), 3)
+    rows = evaluate(EvaluationModule(scorer, REX, requests, tuned, untuned), 3)
     assert [row["file"] for row in rows] == [request.file for request in requests]
     assert ["prior_kept" in row for row in rows] == [False, False, True, True]
     assert ["clip_t" in row for row in rows] == [True, True, False, False]
     for row, request in zip(rows[2:], OTHERS, strict=True):
         one, other = (Colours().images(read_images([place / request.file]))[0] for place in (tuned, untuned))
         assert row["prior_kept"] == pytest.approx(float(one @ other), abs=1e-6)
-    same = evaluate(EvaluationStage(scorer, REX, requests, untuned, untuned), 3)
+    same = evaluate(EvaluationModule(scorer, REX, requests, untuned, untuned), 3)
     assert [row["prior_kept"] for row in same[2:]] == pytest.approx([1.0, 1.0], abs=1e-6)
-    alone = evaluate(EvaluationStage(scorer, REX, requests[:2], tuned), 3)
+    alone = evaluate(EvaluationModule(scorer, REX, requests[:2], tuned), 3)
     assert alone == rows[:2]
     with pytest.raises(ValueError, match="need those of the untuned base to compare with, got none"):
-        evaluate(EvaluationStage(scorer, REX, requests, tuned), 3)
+        evaluate(EvaluationModule(scorer, REX, requests, tuned), 3)
 
 
 def test_a_background_masked_out_is_grey_in_pictures_and_references(tmp_path: Path) -> None:
     requests = requests_for(REX, [0])
     folder = written(tmp_path / "set", requests)
     scorer = Scorer(Colours(), Corner(), mask_background=True)
-    rows = evaluate(EvaluationStage(scorer, REX, requests, folder), 2)
+    rows = evaluate(EvaluationModule(scorer, REX, requests, folder), 2)
     masks = torch.zeros(3, 8, 8, dtype=torch.bool)
     masks[:, :3, :2] = True  # a square of 4 pixels with its margin
 
@@ -164,7 +164,7 @@ def test_a_background_masked_out_is_grey_in_pictures_and_references(tmp_path: Pa
     pictures = read_images([folder / request.file for request in requests])
     expected = (region(pictures, 4) @ region(PHOTOS, 4).T).mean(1)
     assert [row["local_clip_i"] for row in rows] == pytest.approx(expected.tolist(), abs=1e-5)
-    known = evaluate(EvaluationStage(scorer, replace(REX, reference_masks=masks), requests, folder), 2)
+    known = evaluate(EvaluationModule(scorer, replace(REX, reference_masks=masks), requests, folder), 2)
     expected = (region(pictures, 4) @ region(PHOTOS, 3).T).mean(1)
     assert [row["local_clip_i"] for row in known] == pytest.approx(expected.tolist(), abs=1e-5)
 
@@ -180,7 +180,7 @@ def test_a_background_that_no_locator_tells_is_refused_before_work() -> None:
 
 def test_sentences_and_references_are_encoded_once(tmp_path: Path) -> None:
     requests, colours = requests_for(REX, [0, 1, 2, 3]), Colours()
-    evaluate(EvaluationStage(Scorer(colours, WholeImage()), REX, requests, written(tmp_path / "s", requests)), 3)
+    evaluate(EvaluationModule(Scorer(colours, WholeImage()), REX, requests, written(tmp_path / "s", requests)), 3)
     assert colours.asked == ["a dog", "a red dog"]
     assert colours.pictures == 2 * (3 + 8)  # whole and region: references once, each picture once
 
@@ -197,7 +197,7 @@ def test_every_metric_says_what_it_was_measured_with() -> None:
 
 def test_masks_of_references_are_told() -> None:
     masked = replace(REX, reference_masks=torch.ones(3, 8, 8, dtype=torch.bool))
-    stages = [EvaluationStage(Scorer(Colours(), Corner()), subject, [], Path()) for subject in (REX, masked)]
+    stages = [EvaluationModule(Scorer(Colours(), Corner()), subject, [], Path()) for subject in (REX, masked)]
     told = [stage.measured_with["local_clip_i"].partition(": ")[2] for stage in stages]
     assert told == ["the same on regions by corner", "the same on regions by corner, references by their masks"]
     assert stages[0].measured_with["clip_i"] == stages[1].measured_with["clip_i"]
@@ -206,7 +206,7 @@ def test_masks_of_references_are_told() -> None:
 def test_the_name_tells_dino_and_background() -> None:
     assert Scorer(Colours(), Corner(), dino=Edges()).name == "mean colours | corner | edges"
     assert Scorer(Colours(), Corner(), mask_background=True).name == "mean colours | corner, background grey"
-    stage = EvaluationStage(Scorer(Colours(), Corner(), dino=Edges()), REX, [], Path())
+    stage = EvaluationModule(Scorer(Colours(), Corner(), dino=Edges()), REX, [], Path())
     assert [type(judge).__name__ for judge in stage.judges] == ["Colours", "Corner", "Edges"]  # all move together
 
 
@@ -216,7 +216,7 @@ def test_rows_of_the_toy_judges_are_the_same_at_batches_of_1_and_8(tmp_path: Pat
     for place, request in enumerate(requests):
         write_image(tmp_path / request.file, subject.references[place])
     scorer = Scorer(load_scorer(folder), load_locator(folder), load_oracle(folder))
-    one, eight = (evaluate(EvaluationStage(scorer, subject, requests, tmp_path), batch) for batch in (1, 8))
+    one, eight = (evaluate(EvaluationModule(scorer, subject, requests, tmp_path), batch) for batch in (1, 8))
     for left, right in zip(one, eight, strict=True):
         names = [name for name, value in left.items() if isinstance(value, float)]
         assert len(names) == 7

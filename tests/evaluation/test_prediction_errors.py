@@ -11,7 +11,7 @@ from quantbooth.diffusion.base import Base
 from quantbooth.evaluation.prediction_errors import Rows, draw_triples, measure_predictions
 from quantbooth.quant.format import Grid
 from quantbooth.quant.layers import quantized_layers
-from quantbooth.quant.observers import MinMax
+from quantbooth.quant.observers import MinMaxObserver
 from quantbooth.quant.surgery import quantize_
 from quantbooth.runtime.lightning import Loop
 from quantbooth.timesteps.zones import zones_from_borders
@@ -46,7 +46,7 @@ def of_float(measure: Measure, small_base: Base) -> Found:
 
 def quantized(denoiser: nn.Module, bits: int) -> nn.Module:
     made = deepcopy(denoiser)
-    quantize_(made, MinMax(Grid(bits)))
+    quantize_(made, MinMaxObserver(Grid(bits)))
     return made
 
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from experiments.calibration import cost
-from experiments.calibration.anonymous import Anonymous
 from experiments.calibration.cost_table import COLUMNS, document, published_hours
-from quantbooth.calibration.reconstruction import Outcome
+from experiments.calibration.rss import Anonymous
+from quantbooth.calibration.adaround import BlockResult
 from quantbooth.runtime.errors import UserError
 
 pytestmark = pytest.mark.chain
@@ -25,7 +25,7 @@ def options(work: Path, **changed: object) -> Namespace:
 def test_a_stopped_run_goes_on_and_tells_of_all_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     work, note, seen = tmp_path / "work", cost._Watch.note, []
 
-    def stopping(self: cost._Watch, number: int, outcome: Outcome) -> None:
+    def stopping(self: cost._Watch, number: int, outcome: BlockResult) -> None:
         note(self, number, outcome)
         seen.append(number)
         if len(seen) == 3:

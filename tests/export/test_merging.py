@@ -20,27 +20,27 @@ S1 = s1([300, 500], "base", 1000)
 
 
 def test_each_set_has_its_share_and_a_folder_named_by_its_zone() -> None:
-    merging = Merging(S2.stretches, S2.served)
+    merging = Merging(S2.stretches, S2.sampling_zones)
     assert merging.shares == {1: 0.2, 2: 0.55, 3: 0.25}
     assert merging.folders("unet") == {"unet_1_clean_up": 1, "unet": 2, "unet_3_coarse": 3}
     assert merging.rows("unet") == [(0, 200, "unet_1_clean_up"), (200, 750, "unet"), (750, 1000, "unet_3_coarse")]
 
 
 def test_the_base_serves_what_no_zone_holds() -> None:
-    merging = Merging(S1.stretches, S1.served)
+    merging = Merging(S1.stretches, S1.sampling_zones)
     assert merging.timesteps == 1000
     assert merging.shares == {0: 0.8, 1: 0.2}
     assert merging.folders("unet") == {"unet": 0, "unet_1_selected": 1}
     assert merging.rows("unet") == [(0, 300, "unet"), (300, 500, "unet_1_selected"), (500, 1000, "unet")]
-    assert Merging(baseline(1000).stretches, baseline(1000).served).rows("u") == [(0, 1000, "u")]
+    assert Merging(baseline(1000).stretches, baseline(1000).sampling_zones).rows("u") == [(0, 1000, "u")]
 
 
 def test_names_of_zones_that_no_folder_can_have_are_changed() -> None:
     zones = s2({"a/b c": [0, 200], "rest": [200, 1000]}, False, 1000)
-    assert set(Merging(zones.stretches, zones.served).folders("unet")) == {"unet_1_a-b-c", "unet"}
+    assert set(Merging(zones.stretches, zones.sampling_zones).folders("unet")) == {"unet_1_a-b-c", "unet"}
 
 
-@pytest.mark.parametrize("served", [S2.served, S1.served], ids=["covering", "with gaps"])
+@pytest.mark.parametrize("served", [S2.sampling_zones, S1.sampling_zones], ids=["covering", "with gaps"])
 def test_the_difference_is_that_of_both_predictions_by_zone(small_base: Base, served: Zones, loop: Loop) -> None:
     base = small_base
     photos = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
@@ -50,10 +50,14 @@ def test_the_difference_is_that_of_both_predictions_by_zone(small_base: Base, se
         for parameter in other.parameters():
             parameter.mul_(1.1)
     found = prediction_errors(base, base.with_denoiser(other), subject, served, loop)
-    names = {"clean_up", "con tent", "coarse"} if served is S2.served else {"base from 0", "selected", "base from 500"}
+    names = (
+        {"clean_up", "con tent", "coarse"}
+        if served is S2.sampling_zones
+        else {"base from 0", "selected", "base from 500"}
+    )
     assert found.keys() == names
     assert prediction_errors(base, base, subject, served, loop)[min(names)][1] == 0
-    name = "coarse" if served is S2.served else "selected"
+    name = "coarse" if served is S2.sampling_zones else "selected"
     schedule, latents = Schedule(base.scheduler_config), base.encode_images(photos)
     triples = [t for t in draw_triples(served, 33, 0) if t.zone == name]
     assert len(triples) == 33 >= TRIPLES

@@ -9,7 +9,7 @@ from quantbooth.diffusion.base import Base
 from quantbooth.diffusion.families.unet import DDPM_SCHEDULERS
 from quantbooth.diffusion.sampler import Sampler, initial_noise
 from quantbooth.diffusion.schedule import Schedule
-from quantbooth.probe.probing import forecasts, swapped, worth_of_text
+from quantbooth.probe.probing import prompt_swap, text_gain, x0_predictions
 
 FIRST, SECOND = ["a red mug", "a blue duck"], ["a green car at night", "a fish"]
 
@@ -24,16 +24,16 @@ def test_a_swap_at_either_end_is_plain_sampling(base: Base, scheduler: str) -> N
     sampler, noise = Sampler(scheduler, 4, 3.0), noise_of(base)
     alone = [sampler.sample(base, texts, noise) for texts in (FIRST, SECOND)]
     for switch, expected in ((0, alone[0]), (1000, alone[1])):
-        got = swapped(base, sampler, FIRST, SECOND, noise, torch.tensor([switch, switch]))
+        got = prompt_swap(base, sampler, FIRST, SECOND, noise, torch.tensor([switch, switch]))
         torch.testing.assert_close(got, expected, rtol=0, atol=1e-5)
     assert not torch.allclose(alone[0], alone[1], atol=1e-4)
 
 
 def test_every_sample_has_a_swap_of_its_own(base: Base) -> None:
     sampler, noise = Sampler("ddim", 4, 3.0), noise_of(base)
-    mixed = swapped(base, sampler, FIRST, SECOND, noise, torch.tensor([400, 1000]))
-    late = swapped(base, sampler, FIRST[:1], SECOND[:1], noise[:1], torch.tensor([400]))
-    never = swapped(base, sampler, FIRST[1:], SECOND[1:], noise[1:], torch.tensor([1000]))
+    mixed = prompt_swap(base, sampler, FIRST, SECOND, noise, torch.tensor([400, 1000]))
+    late = prompt_swap(base, sampler, FIRST[:1], SECOND[:1], noise[:1], torch.tensor([400]))
+    never = prompt_swap(base, sampler, FIRST[1:], SECOND[1:], noise[1:], torch.tensor([1000]))
     torch.testing.assert_close(mixed, torch.cat([late, never]), rtol=0, atol=1e-5)
 
 
@@ -46,7 +46,7 @@ def test_the_first_sentence_conditions_down_to_the_swap_and_not_below(base: Base
 
     hook = base.denoiser.register_forward_pre_hook(note, with_kwargs=True)
     try:
-        swapped(base, Sampler("ddim", 10, 3.0), FIRST, SECOND, noise_of(base), torch.tensor([501, 301]))
+        prompt_swap(base, Sampler("ddim", 10, 3.0), FIRST, SECOND, noise_of(base), torch.tensor([501, 301]))
     finally:
         hook.remove()
     before, after = base.encode_prompts(FIRST).tokens, base.encode_prompts(SECOND).tokens
@@ -60,7 +60,7 @@ def test_the_first_sentence_conditions_down_to_the_swap_and_not_below(base: Base
 def test_forecasts_draw_near_the_finished_picture(base: Base, scheduler: str) -> None:
     """With every scheduler the forecast at the last, least noisy step is nearly the picture itself."""
     sampler, noise = Sampler(scheduler, 12, 1.0), noise_of(base)
-    timesteps, pictures, finished = forecasts(base, sampler, FIRST, noise)
+    timesteps, pictures, finished = x0_predictions(base, sampler, FIRST, noise)
     whole = sampler.sample(base, FIRST, noise)
     torch.testing.assert_close(base.decode_latents(finished), whole, rtol=0, atol=1e-5)
     distance = (pictures - whole).square().mean(dim=(1, 2, 3, 4)).sqrt()
@@ -82,7 +82,7 @@ def test_origin_undoes_noising(prediction: str) -> None:
 def test_the_worth_of_the_text_against_a_loop(base: Base) -> None:
     noise, t = noise_of(base), torch.tensor([100, 800])
     x_0 = torch.randn(noise.shape, generator=torch.Generator().manual_seed(1))
-    told, untold = worth_of_text(base, x_0, FIRST, noise, t)
+    told, untold = text_gain(base, x_0, FIRST, noise, t)
     alpha_bar = torch.cumprod(1 - torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2, 0)
     for row in range(2):
         a = float(alpha_bar[t[row]])

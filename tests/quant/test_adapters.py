@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 from quantbooth.quant import adapters
 from quantbooth.quant.low_rank import FOREIGN
-from quantbooth.quant.merging import folded
+from quantbooth.quant.merging import merged_state
 from quantbooth.quant.scale_sets import attach_ as attach_scale_sets_
-from quantbooth.quant.selection import Selection
+from quantbooth.quant.selection import SetSelection
 from quantbooth.quant.surgery import quantize_
 from quantbooth.runtime.errors import UserError
 
@@ -30,13 +30,13 @@ X = torch.randn(3, 4, 3, 3, generator=torch.Generator().manual_seed(9))
 
 def attached(
     model: nn.Module, names: tuple[str, ...] = ("conv", "first"), seed: int = 0, scale: float = 1.0
-) -> Selection:
-    selection = Selection()
+) -> SetSelection:
+    selection = SetSelection()
     adapters.attach_(model, names, 2, 3, scale, selection, torch.Generator().manual_seed(seed))
     return selection
 
 
-def shaken(model: nn.Module, scale: float = 1.0) -> Selection:
+def shaken(model: nn.Module, scale: float = 1.0) -> SetSelection:
     selection, draw = attached(model, scale=scale), torch.Generator().manual_seed(3)
     with torch.no_grad():
         for numbers in adapters.parameters(model):
@@ -84,7 +84,7 @@ def test_only_adapters_learn() -> None:
 def test_serving_what_was_read_computes_the_same_bit_for_bit_whatever_the_scale(quantized: bool) -> None:
     model, again = make(quantized), make(quantized)
     shaken(model, scale=0.3).choose(torch.tensor([2, 0, 1]))
-    sets, selection = adapters.read(model), Selection()
+    sets, selection = adapters.read(model), SetSelection()
     adapters.serve_(again, sets, selection)
     selection.choose(torch.tensor([2, 0, 1]))
     assert torch.equal(again(X), model(X))
@@ -98,7 +98,7 @@ def test_serving_what_was_read_computes_the_same_bit_for_bit_whatever_the_scale(
 def test_a_folded_model_is_the_adapted_one_with_that_set(quantized: bool, index: int) -> None:
     model, plain = make(quantized), make()
     shaken(model, scale=0.3).choose(torch.full((3,), index))
-    plain.load_state_dict(folded(model, index), strict=True)
+    plain.load_state_dict(merged_state(model, index), strict=True)
     torch.testing.assert_close(plain(X), model(X), rtol=1e-4, atol=1e-4)
 
 
@@ -110,7 +110,7 @@ def test_likeness_has_the_names_and_shapes_of_what_is_read() -> None:
 
 
 def test_several_terms_for_all_are_their_sum_beside_scale_sets() -> None:
-    model, selection = make(True), Selection()
+    model, selection = make(True), SetSelection()
     attach_scale_sets_(model, 1, selection)
     selection.choose(torch.tensor([1, 0, 1]))
     draw = torch.Generator().manual_seed(2)
@@ -154,7 +154,7 @@ def test_what_does_not_fit_is_refused_and_nothing_is_attached(change: dict[str, 
     shaken(source)
     sets = {name: rows for name, rows in {**adapters.read(source), **change}.items() if rows is not None}
     with pytest.raises(UserError, match=message):
-        adapters.serve_(model, sets, Selection())
+        adapters.serve_(model, sets, SetSelection())
     assert list(adapters.adapted(model)) == []
 
 

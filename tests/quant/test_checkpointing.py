@@ -7,9 +7,9 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from quantbooth.quant.format import Grid
-from quantbooth.quant.observers import MinMax
+from quantbooth.quant.observers import MinMaxObserver
 from quantbooth.quant.scale_sets import Parts, attach_
-from quantbooth.quant.selection import Selection
+from quantbooth.quant.selection import SetSelection
 from quantbooth.quant.surgery import KINDS
 
 
@@ -21,7 +21,9 @@ class Blocks(nn.Module):
         with torch.random.fork_rng():
             torch.manual_seed(0)
             float_layers = [nn.Conv2d(4, 6, 3, padding=1), nn.Conv2d(6, 6, 3, padding=1), nn.Linear(6, 6)]
-        self.layers = nn.ModuleList(KINDS[type(layer)].from_float(layer, MinMax(Grid(4))) for layer in float_layers)
+        self.layers = nn.ModuleList(
+            KINDS[type(layer)].from_float(layer, MinMaxObserver(Grid(4))) for layer in float_layers
+        )
         self.mode = mode
 
     def forward(self, x: Tensor) -> Tensor:
@@ -50,7 +52,7 @@ def test_checkpointing_changes_no_bit(reentrant: bool, dtype: torch.dtype, autoc
     x = torch.randn(3, 4, 5, 5, generator=torch.Generator().manual_seed(3)).to(dtype)
 
     def outcome(mode: bool | None) -> list[Tensor]:
-        model, selection, leaf = Blocks(mode), Selection(), x.clone().requires_grad_()
+        model, selection, leaf = Blocks(mode), SetSelection(), x.clone().requires_grad_()
         attach_(model, 2, selection, Parts(inputs=True, biases=True))
         for parameter in model.parameters():
             nn.init.uniform_(parameter, low, 1.5, generator=torch.Generator().manual_seed(4))

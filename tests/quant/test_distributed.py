@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from quantbooth.quant.format import Grid
-from quantbooth.quant.observers import MinMax
+from quantbooth.quant.observers import MinMaxObserver
 from quantbooth.quant.scale_sets import Parts, attach_, parameters
-from quantbooth.quant.selection import Selection
+from quantbooth.quant.selection import SetSelection
 from quantbooth.quant.surgery import quantize_
 
 PROCESSES, BATCH = 2, 6
@@ -23,12 +23,12 @@ INDEX = torch.tensor([1, 0, 3, 2, 2, 1])
 """The sets of the joint batch: set 3 occurs in the first process only, set 2 in the second only."""
 
 
-def made(selection: Selection) -> nn.Module:
+def made(selection: SetSelection) -> nn.Module:
     """The same quantized model, a layer in parts among them, with the same three sets in every process."""
     torch.manual_seed(0)
     layers = [nn.Conv2d(4, 6, 3, padding=1), nn.GroupNorm(2, 6), nn.SiLU(), nn.Conv2d(6, 5, 1), nn.Flatten()]
     model = nn.Sequential(*layers, nn.Linear(5 * 16, 7))
-    quantize_(model, MinMax(Grid(4)), splits={"3": (4, 2)})
+    quantize_(model, MinMaxObserver(Grid(4)), splits={"3": (4, 2)})
     attach_(model.requires_grad_(False), 3, selection, Parts(inputs=True, biases=True, norms=True))
     with torch.no_grad():
         for numbers in model.parameters():
@@ -37,7 +37,7 @@ def made(selection: Selection) -> nn.Module:
     return model
 
 
-def gradients(model: nn.Module, selection: Selection, called: nn.Module, rows: slice) -> dict[str, Tensor]:
+def gradients(model: nn.Module, selection: SetSelection, called: nn.Module, rows: slice) -> dict[str, Tensor]:
     """Those of the mean over some samples of the joint batch."""
     x = torch.randn(BATCH, 4, 4, 4, generator=torch.Generator().manual_seed(1))[rows]
     selection.choose(INDEX[rows])
@@ -51,7 +51,7 @@ def work(rank: int, folder: Path) -> None:
     dist.init_process_group("gloo", meeting, timedelta(seconds=120), world_size=PROCESSES, rank=rank)
     share = BATCH // PROCESSES
     for broadcast in (False, True):
-        selection = Selection()
+        selection = SetSelection()
         model = made(selection)
         parallel = DistributedDataParallel(model, broadcast_buffers=broadcast)
         found = gradients(model, selection, parallel, slice(rank * share, (rank + 1) * share))
@@ -68,7 +68,7 @@ def test_two_processes_have_the_gradients_of_one_with_the_joint_batch(tmp_path: 
     running = [subprocess.Popen([*command, str(rank)], **pipes) for rank in range(PROCESSES)]  # type: ignore[call-overload]
     said = [process.communicate(timeout=180)[0] for process in running]
     assert [process.returncode for process in running] == [0] * PROCESSES, "\n".join(said)
-    selection = Selection()
+    selection = SetSelection()
     model = made(selection)
     expected = gradients(model, selection, model, slice(None))
     assert len(expected) == sum(len(numbers) for numbers in parameters(model).values()) == 3 * 3 + 2

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from quantbooth.quant.format import BITS, Grid, packed_width
 from quantbooth.quant.layers import QuantizedConv2d, QuantizedLayer, QuantizedLinear, quantized_layers
-from quantbooth.quant.observers import MSE, MinMax
+from quantbooth.quant.observers import MinMaxObserver, MSEObserver
 from quantbooth.quant.scale_sets import OUTPUTS, Parts, attach_
-from quantbooth.quant.selection import Selection
+from quantbooth.quant.selection import SetSelection
 from quantbooth.runtime.errors import UserError
 
 MAKERS: dict[str, Callable[[], tuple[nn.Module, Tensor]]] = {
@@ -34,12 +34,12 @@ def seeded(make: Callable[[], tuple[nn.Module, Tensor]]) -> tuple[nn.Module, Ten
 
 def quantized(layer: nn.Module, bits: int = 4) -> QuantizedLayer:
     kind = QuantizedLinear if isinstance(layer, nn.Linear) else QuantizedConv2d
-    return kind.from_float(layer, MinMax(Grid(bits)))
+    return kind.from_float(layer, MinMaxObserver(Grid(bits)))
 
 
-def with_sets(layer: QuantizedLayer, count: int = 2, parts: Parts = OUTPUTS) -> Selection:
+def with_sets(layer: QuantizedLayer, count: int = 2, parts: Parts = OUTPUTS) -> SetSelection:
     """Attach random sets."""
-    selection, generator = Selection(), torch.Generator().manual_seed(1)
+    selection, generator = SetSelection(), torch.Generator().manual_seed(1)
     attach_(layer, count, selection, parts)
     with torch.no_grad():
         for numbers in layer.parameters():
@@ -214,14 +214,14 @@ def test_refuses_inputs_without_a_batch_axis() -> None:
 @pytest.mark.parametrize("options", [{"padding_mode": "reflect", "padding": 1}, {"padding": "same"}])
 def test_refuses_padding_it_does_not_cover(options: dict[str, Any]) -> None:
     with pytest.raises(UserError, match="must pad with zeros"):
-        QuantizedConv2d.from_float(nn.Conv2d(4, 6, 3, **options), MinMax(Grid(4)))
+        QuantizedConv2d.from_float(nn.Conv2d(4, 6, 3, **options), MinMaxObserver(Grid(4)))
 
 
 def test_refuses_layers_of_another_kind_and_other_bits() -> None:
     with pytest.raises(TypeError, match=r"must be an nn.Conv2d, got Linear"):
-        QuantizedConv2d.from_float(nn.Linear(3, 3), MinMax(Grid(4)))
+        QuantizedConv2d.from_float(nn.Linear(3, 3), MinMaxObserver(Grid(4)))
     with pytest.raises(TypeError, match=r"must be an nn.Linear, got Conv2d"):
-        QuantizedLinear.from_float(nn.Conv2d(3, 3, 1), MinMax(Grid(4)))
+        QuantizedLinear.from_float(nn.Conv2d(3, 3, 1), MinMaxObserver(Grid(4)))
     with pytest.raises(UserError, match="bits must be one of"):
         QuantizedLinear(3, 3, 5)
     with pytest.raises(ValueError, match="groups must divide"):
@@ -253,7 +253,7 @@ def test_a_state_dict_of_other_bits_is_refused() -> None:
 def test_gains_travel_in_the_state_dict() -> None:
     ours, twin = QuantizedLinear(7, 5, 4), QuantizedLinear(7, 5, 4)
     with_sets(ours, parts=Parts(True, True))
-    attach_(twin, 2, Selection(), Parts(True, True))
+    attach_(twin, 2, SetSelection(), Parts(True, True))
     twin.load_state_dict(ours.state_dict())
     for one, other in zip(ours.parameters(), twin.parameters(), strict=True):
         assert torch.equal(one, other)
@@ -285,7 +285,7 @@ def test_the_float_layer_is_not_kept_alive_nor_shared() -> None:
 
 
 def test_half_precision_layers_keep_their_bias_and_get_float32_scales() -> None:
-    ours = QuantizedConv2d.from_float(nn.Conv2d(4, 6, 3).half(), MSE(Grid(4)))
+    ours = QuantizedConv2d.from_float(nn.Conv2d(4, 6, 3).half(), MSEObserver(Grid(4)))
     assert ours.bias is not None
     assert ours.bias.dtype == torch.float16
     assert ours.scale.dtype == torch.float32

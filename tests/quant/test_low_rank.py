@@ -10,8 +10,8 @@ from torch.utils.checkpoint import checkpoint
 
 from quantbooth.quant.format import Grid
 from quantbooth.quant.low_rank import FOREIGN, LEARNED, adapt_, delta, form_of, release_
-from quantbooth.quant.observers import MinMax
-from quantbooth.quant.selection import Selection
+from quantbooth.quant.observers import MinMaxObserver
+from quantbooth.quant.selection import SetSelection
 from quantbooth.quant.surgery import KINDS as QUANTIZED
 from quantbooth.runtime.errors import UserError
 
@@ -32,7 +32,7 @@ def made(request: pytest.FixtureRequest) -> tuple[nn.Module, Tensor]:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         layer, x = make().requires_grad_(False), torch.randn(shape)
-    return (layer if weights == "float" else QUANTIZED[type(layer)].from_float(layer, MinMax(Grid(4)))), x
+    return (layer if weights == "float" else QUANTIZED[type(layer)].from_float(layer, MinMaxObserver(Grid(4)))), x
 
 
 def factors(layer: nn.Module, sets: int = 2) -> tuple[Tensor, Tensor]:
@@ -41,8 +41,8 @@ def factors(layer: nn.Module, sets: int = 2) -> tuple[Tensor, Tensor]:
     return down, up
 
 
-def adapted(layer: nn.Module, *index: int) -> Selection:
-    selection = Selection()
+def adapted(layer: nn.Module, *index: int) -> SetSelection:
+    selection = SetSelection()
     adapt_(layer, LEARNED, *factors(layer), SCALE, selection)
     selection.choose(torch.tensor(index))
     return selection
@@ -76,7 +76,7 @@ def test_a_mixed_batch_is_each_sample_with_its_own_set(made: tuple[nn.Module, Te
 
 def test_the_weight_it_amounts_to_is_the_product_worked_by_hand() -> None:
     layer = nn.Linear(2, 2)
-    adapt_(layer, LEARNED, torch.tensor([[[1.0, 2.0]]]), torch.tensor([[[3.0], [-1.0]]]), 0.5, Selection())
+    adapt_(layer, LEARNED, torch.tensor([[[1.0, 2.0]]]), torch.tensor([[[3.0], [-1.0]]]), 0.5, SetSelection())
     assert torch.equal(delta(layer, LEARNED, 1), torch.tensor([[1.5, 3.0], [-0.5, -1.0]]))  # type: ignore[arg-type]
     assert delta(layer, LEARNED, 0) is None
     assert delta(layer, FOREIGN, 1) is None
@@ -87,7 +87,7 @@ def test_gradients_are_those_of_finite_differences(made: tuple[nn.Module, Tensor
     if not isinstance(layer, nn.Linear | nn.Conv2d):
         pytest.skip("the packed product is in float32 by its scales; its own gradients are tested where it is")
     layer, x = layer.double(), x.double()
-    selection = Selection()
+    selection = SetSelection()
     down, up = (tensor.double() for tensor in factors(layer))
     adapt_(layer, LEARNED, down, up, SCALE, selection)
     selection.choose(torch.tensor([1, 0, 2]))

@@ -13,9 +13,9 @@ from torch.utils.checkpoint import checkpoint
 
 from quantbooth.quant.format import BITS, Grid
 from quantbooth.quant.layers import QuantizedLayer
-from quantbooth.quant.observers import MSE, MinMax, ScaleSearch
+from quantbooth.quant.observers import MinMaxObserver, MSEObserver, ScaleSearch
 from quantbooth.quant.scale_sets import OUTPUTS, Parts, attach_
-from quantbooth.quant.selection import Selection
+from quantbooth.quant.selection import SetSelection
 from quantbooth.quant.surgery import KINDS, quantize_
 
 Kept = Callable[..., tuple[list[Tensor], Tensor]]
@@ -37,7 +37,7 @@ def layer_and_input(request: pytest.FixtureRequest) -> tuple[QuantizedLayer, Ten
     """A layer whose weight is larger than every activation, and its input."""
     make, shape, split = LAYERS[request.param]
     layer, x = make(), torch.randn(shape, generator=torch.Generator().manual_seed(0))
-    ours = KINDS[type(layer)].from_float(layer, MinMax(Grid(4)), split)
+    ours = KINDS[type(layer)].from_float(layer, MinMaxObserver(Grid(4)), split)
     assert max(x.numel(), ours(x).numel()) < weight_size(ours)
     return ours, x
 
@@ -47,7 +47,7 @@ def weight_size(layer: QuantizedLayer) -> int:
 
 
 def with_sets(layer: QuantizedLayer, parts: Parts) -> None:
-    selection = Selection()
+    selection = SetSelection()
     attach_(layer, 2, selection, parts)
     selection.choose(torch.tensor([2, 1]))
 
@@ -112,7 +112,7 @@ def test_a_step_forms_one_weight_at_a_time_and_leaves_none(
     assert x.grad is not None
 
 
-@pytest.mark.parametrize("search", [MinMax, MSE])
+@pytest.mark.parametrize("search", [MinMaxObserver, MSEObserver])
 @pytest.mark.parametrize("bits", BITS)
 def test_quantizing_never_holds_a_second_model(search: type[ScaleSearch], bits: int) -> None:
     """Beside the model itself: what one layer's quantization takes, not what the layers before it took."""

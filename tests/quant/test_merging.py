@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 from quantbooth.quant.activations import ActivationQuantizer
 from quantbooth.quant.layers import quantized_layers
-from quantbooth.quant.merging import average, folded
+from quantbooth.quant.merging import average, merged_state
 from quantbooth.quant.scale_sets import Parts, attach_, parameters, parts_of, read
-from quantbooth.quant.selection import Selection
+from quantbooth.quant.selection import SetSelection
 from quantbooth.quant.surgery import quantize_
 from quantbooth.runtime.errors import UserError
 
@@ -33,7 +33,7 @@ def network() -> nn.Module:
         ).requires_grad_(False)
 
 
-def problem(parts: Parts) -> tuple[nn.Module, Selection, Tensor]:
+def problem(parts: Parts) -> tuple[nn.Module, SetSelection, Tensor]:
     """A quantized network with two random sets, and inputs."""
     model, generator = network(), torch.Generator().manual_seed(1)
     quantize_(model, 4, exclude=["6"], splits={"0": (3, 1)})
@@ -56,13 +56,13 @@ def test_a_folded_model_is_the_quantized_one_with_that_set(parts: Parts, index: 
     model, selection, x = problem(parts)
     before = copy.deepcopy(model.state_dict())
     selection.choose(torch.full((len(x),), index))
-    torch.testing.assert_close(loaded(folded(model, index))(x.double()), model(x).double(), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(loaded(merged_state(model, index))(x.double()), model(x).double(), rtol=1e-4, atol=1e-5)
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
 
 def test_sets_differ_when_folded_and_the_base_has_the_dequantized_weights() -> None:
     model, _, _ = problem(Parts(True, True, True))
-    states = [folded(model, index) for index in range(3)]
+    states = [merged_state(model, index) for index in range(3)]
     for name, layer in quantized_layers(model):
         assert torch.equal(states[0][f"{name}.weight"], layer.dequantized())
         assert not torch.equal(states[1][f"{name}.weight"], states[2][f"{name}.weight"])
@@ -71,7 +71,7 @@ def test_sets_differ_when_folded_and_the_base_has_the_dequantized_weights() -> N
 def test_the_average_is_that_of_the_weights() -> None:
     model, _, _ = problem(Parts(True, True, True))
     mean = average(model, {0: 0.2, 1: 0.5, 2: 0.3})
-    states = [folded(model, index) for index in range(3)]
+    states = [merged_state(model, index) for index in range(3)]
     assert mean.keys() == states[0].keys()
     for name, tensor in mean.items():
         expected = sum(share * state[name].double() for share, state in zip((0.2, 0.5, 0.3), states, strict=True))
@@ -82,7 +82,9 @@ def test_the_average_is_that_of_the_weights() -> None:
 
 def test_a_float_model_gives_its_own_tensors() -> None:
     model = network()
-    assert all(tensor.data_ptr() == model.state_dict()[name].data_ptr() for name, tensor in folded(model, 0).items())
+    assert all(
+        tensor.data_ptr() == model.state_dict()[name].data_ptr() for name, tensor in merged_state(model, 0).items()
+    )
 
 
 def test_quantized_activations_cannot_be_folded() -> None:
@@ -91,7 +93,7 @@ def test_quantized_activations_cannot_be_folded() -> None:
     with pytest.raises(
         UserError, match=r"^activations are quantized \(of layer '4' first\), which float weights cannot"
     ):
-        folded(model, 1)
+        merged_state(model, 1)
 
 
 @pytest.mark.parametrize("parts", PARTS, ids=str)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from quantbooth.quant import per_channel
-from quantbooth.quant.selection import Selection
+from quantbooth.quant.selection import SetSelection
 
 MAKERS: dict[str, Callable[[], tuple[nn.Module, Tensor]]] = {
     "group": lambda: (nn.GroupNorm(2, 4), torch.randn(3, 4, 5, 5)),
@@ -30,9 +30,9 @@ def made(request: pytest.FixtureRequest) -> tuple[Any, Tensor]:
         return norm.requires_grad_(False), x
 
 
-def attached(norm: Any, count: int = 2) -> Selection:
+def attached(norm: Any, count: int = 2) -> SetSelection:
     """Random sets."""
-    selection, generator = Selection(), torch.Generator().manual_seed(1)
+    selection, generator = SetSelection(), torch.Generator().manual_seed(1)
     per_channel.attach_(norm, count, selection)
     with torch.no_grad():
         for numbers in learning(norm):
@@ -146,6 +146,6 @@ def test_those_with_a_weight_per_channel_are_found() -> None:
 
 def test_an_unset_selection_is_refused() -> None:
     norm = nn.GroupNorm(1, 2)
-    per_channel.attach_(norm, 1, Selection())
+    per_channel.attach_(norm, 1, SetSelection())
     with pytest.raises(RuntimeError, match="must be chosen for every sample"):
         norm(torch.zeros(1, 2, 3))

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from quantbooth.quant.format import BITS, Grid, packed_width
 from quantbooth.quant.layers import QuantizedConv2d, QuantizedLayer, QuantizedLinear
-from quantbooth.quant.observers import MSE, MinMax
+from quantbooth.quant.observers import MinMaxObserver, MSEObserver
 from quantbooth.quant.packed_weight import Packed
 from quantbooth.quant.scale_sets import Parts, attach_
-from quantbooth.quant.selection import Selection
+from quantbooth.quant.selection import SetSelection
 from quantbooth.quant.surgery import KINDS
 from quantbooth.runtime.errors import UserError
 
@@ -36,7 +36,7 @@ def float_layer(make: Callable[[int], nn.Module]) -> nn.Module:
 
 
 def quantized(layer: nn.Module, bits: int, split: tuple[int, ...] = ()) -> QuantizedLayer:
-    return KINDS[type(layer)].from_float(layer, MinMax(Grid(bits)), split)
+    return KINDS[type(layer)].from_float(layer, MinMaxObserver(Grid(bits)), split)
 
 
 def halves(layer: nn.Module, make: Callable[[int], nn.Module]) -> list[nn.Module]:
@@ -90,7 +90,7 @@ def test_parts_cost_a_scale_and_a_zero_point_each(make: Callable[[int], nn.Modul
 def test_gains_of_a_layer_in_parts_act_as_in_any_other(make: Callable[[int], nn.Module]) -> None:
     """y = g_out * (W (g_in * x)) + b + shift with the W of all parts; sample 1 is the base's."""
     ours = quantized(float_layer(make), 4, SPLIT)
-    x, base, selection = inputs(ours), ours(inputs(ours)), Selection()
+    x, base, selection = inputs(ours), ours(inputs(ours)), SetSelection()
     attach_(ours, 1, selection, Parts(inputs=True, biases=True))
     shapes = {name: tuple(numbers.shape) for name, numbers in ours.named_parameters()}
     assert shapes == {"gain_in": (1, 8), "gain_out": (1, 6), "shift": (1, 6)}
@@ -139,4 +139,4 @@ def test_refuses_parts_that_do_not_make_up_the_inputs(split: tuple[int, ...]) ->
 
 def test_refuses_parts_of_a_grouped_convolution() -> None:
     with pytest.raises(UserError, match="where every output sees them all, got groups=2"):
-        QuantizedConv2d.from_float(nn.Conv2d(8, 6, 3, groups=2), MSE(Grid(4)), (2, 2))
+        QuantizedConv2d.from_float(nn.Conv2d(8, 6, 3, groups=2), MSEObserver(Grid(4)), (2, 2))

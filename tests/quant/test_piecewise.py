@@ -7,7 +7,7 @@ from torch import Tensor
 
 from quantbooth.quant import ops
 from quantbooth.quant.format import Grid, quantize
-from quantbooth.quant.observers import MinMax
+from quantbooth.quant.observers import MinMaxObserver
 from quantbooth.quant.ops import Conv2dProduct, LinearProduct, PackedProduct, Product
 from quantbooth.quant.packed_weight import Packed
 
@@ -26,7 +26,7 @@ def _made(form: str, bits: int, generator: torch.Generator) -> tuple[PackedProdu
     """The product, its weight as float64, and an x."""
     product, shape, split, x_shape = FORMS[form]
     packed, drawn = Packed(bits, shape, split), torch.randn(shape, generator=generator)
-    scale, zero = packed.fit(drawn, MinMax(Grid(bits)))
+    scale, zero = packed.fit(drawn, MinMaxObserver(Grid(bits)))
     codes = quantize(drawn, packed.spread(scale), packed.spread(zero), Grid(bits))
     stored = (packed.store(codes), scale, zero.to(torch.uint8))
     weight = packed.weight(*stored, torch.float64)

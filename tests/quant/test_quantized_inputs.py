@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from quantbooth.quant.activations import ActivationQuantizer
 from quantbooth.quant.format import Grid
 from quantbooth.quant.layers import QuantizedLayer, quantized_layers
-from quantbooth.quant.observers import MinMax, RunningRange
+from quantbooth.quant.observers import MinMaxObserver, MovingAverageMinMaxObserver
 from quantbooth.quant.scale_sets import Parts, attach_
-from quantbooth.quant.selection import Selection
+from quantbooth.quant.selection import SetSelection
 from quantbooth.quant.surgery import empty_like_, from_json, quantize_, to_json, with_inputs
 
 SPLITS = {"0": (1, 3)}
@@ -29,10 +29,10 @@ def x(generator: torch.Generator) -> Tensor:
 
 def with_quantizers(model: nn.Module, x: Tensor, bits: int) -> None:
     for _, layer in quantized_layers(model):
-        layer.input_quantizer = RunningRange(0.9, layer.split, layer.channel)
+        layer.input_quantizer = MovingAverageMinMaxObserver(0.9, layer.split, layer.channel)
     model(x)
     for _, layer in quantized_layers(model):
-        assert isinstance(layer.input_quantizer, RunningRange)
+        assert isinstance(layer.input_quantizer, MovingAverageMinMaxObserver)
         layer.input_quantizer = layer.input_quantizer.quantizer(bits)
 
 
@@ -41,7 +41,7 @@ def made(x: Tensor) -> tuple[nn.Sequential, list[Any]]:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = net()
-    replaced = quantize_(model, MinMax(Grid(8)), splits=SPLITS)
+    replaced = quantize_(model, MinMaxObserver(Grid(8)), splits=SPLITS)
     with_quantizers(model, x, 6)
     return model, with_inputs(model, replaced, 6)
 
@@ -58,7 +58,7 @@ def test_a_layer_computes_with_what_its_quantizer_gives(made: tuple[nn.Sequentia
 
 def test_weight_only_layers_hold_what_they_held(x: Tensor) -> None:
     model = net()
-    replaced = quantize_(model, MinMax(Grid(4)))
+    replaced = quantize_(model, MinMaxObserver(Grid(4)))
     assert set(model[0].state_dict()) == {"codes", "scale", "zero", "bias"}
     assert {record.activations for record in replaced} == {None}
     old = [{key: value for key, value in record.items() if key != "activations"} for record in to_json(replaced)]
@@ -81,7 +81,7 @@ def test_records_bring_the_quantizers_back_on_the_meta_device(made: tuple[nn.Seq
 @pytest.mark.parametrize("parts", [Parts(), Parts(inputs=True, biases=True)])
 def test_sets_learn_on_quantized_inputs(made: tuple[nn.Sequential, Any], x: Tensor, parts: Parts) -> None:
     """Against autograd on the dequantized weight: gains act on whole numbers, input gains after the quantizer."""
-    layer, selection = made[0][0], Selection()
+    layer, selection = made[0][0], SetSelection()
     assert isinstance(layer, QuantizedLayer) and layer.input_quantizer is not None and layer.bias is not None
     attach_(layer, 1, selection, parts)
     with torch.no_grad():

@@ -5,14 +5,14 @@ import torch
 from torch import Tensor
 
 from quantbooth.quant.format import BITS, Grid, dequantize, quantize
-from quantbooth.quant.observers import MSE, MinMax
+from quantbooth.quant.observers import MinMaxObserver, MSEObserver
 from quantbooth.quant.rounding import LearnedRounding
 
 SHAPE = (6, 5, 3, 3)
 
 
 def affine(weight: Tensor, bits: int) -> tuple[Tensor, Tensor]:
-    scale, zero = MinMax(Grid(bits))(weight.flatten(1))
+    scale, zero = MinMaxObserver(Grid(bits))(weight.flatten(1))
     return scale.view(-1, 1, 1, 1), zero.view(-1, 1, 1, 1)
 
 
@@ -46,7 +46,7 @@ def test_what_lies_outside_the_range_stays_at_its_end(weight: Tensor) -> None:
 
 @pytest.mark.parametrize("bits", BITS)
 def test_far_from_zero_soft_and_hard_agree_and_are_a_code_apart(weight: Tensor, bits: int) -> None:
-    scale, zero = MSE(Grid(bits))(weight.flatten(1))
+    scale, zero = MSEObserver(Grid(bits))(weight.flatten(1))
     scale, zero = scale.view(-1, 1, 1, 1), zero.view(-1, 1, 1, 1)
     rounding, found = LearnedRounding(weight, scale, zero, Grid(bits)), {}
     for sign in (-1, 1):

@@ -7,16 +7,16 @@ from torch import Tensor, nn
 from quantbooth.quant import scale_sets
 from quantbooth.quant.format import Grid
 from quantbooth.quant.layers import QuantizedLinear
-from quantbooth.quant.observers import MinMax
+from quantbooth.quant.observers import MinMaxObserver
 from quantbooth.quant.scale_sets import Parts, attach_, detach_, load_, read, stack, trainable
-from quantbooth.quant.selection import Selection
+from quantbooth.quant.selection import SetSelection
 from quantbooth.runtime.errors import UserError
 
 
 def make() -> nn.Sequential:
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        layers = [QuantizedLinear.from_float(nn.Linear(*sizes), MinMax(Grid(4))) for sizes in ((3, 4), (4, 5))]
+        layers = [QuantizedLinear.from_float(nn.Linear(*sizes), MinMaxObserver(Grid(4))) for sizes in ((3, 4), (4, 5))]
     return nn.Sequential(layers[0], nn.LayerNorm(4), layers[1])
 
 
@@ -28,7 +28,7 @@ def random_sets(count: int, seed: int = 0) -> dict[str, Tensor]:
 
 
 def test_attached_sets_start_as_the_base_and_detaching_leaves_it() -> None:
-    model, selection, x = make(), Selection(), torch.randn(3, 3)
+    model, selection, x = make(), SetSelection(), torch.randn(3, 3)
     base = model(x)
     attach_(model, 2, selection)
     selection.choose(torch.tensor([0, 1, 2]))
@@ -44,7 +44,7 @@ def test_attached_sets_start_as_the_base_and_detaching_leaves_it() -> None:
 
 def test_counts_and_lists_the_gains_only() -> None:
     model = make()
-    attach_(model, 3, Selection())
+    attach_(model, 3, SetSelection())
     assert trainable(model) == 3 * (4 + 5)
     kinds = scale_sets.parameters(model)
     assert {kind: [tuple(gain.shape) for gain in numbers] for kind, numbers in kinds.items()} == {
@@ -69,7 +69,7 @@ def test_counts_and_lists_the_gains_only() -> None:
 def test_what_a_set_holds_is_named_starts_as_nothing_and_is_listed_by_kind(
     parts: Parts, gains: list[str], shifts: list[str]
 ) -> None:
-    model, selection, x = make(), Selection(), torch.randn(3, 3)
+    model, selection, x = make(), SetSelection(), torch.randn(3, 3)
     base = model(x)
     attach_(model, 2, selection, parts)
     selection.choose(torch.tensor([2, 0, 1]))
@@ -91,7 +91,7 @@ def test_loading_is_the_inverse_of_reading_and_reading_copies() -> None:
     generator, parts = torch.Generator().manual_seed(0), Parts(True, True, True)
     one, other = make(), make()
     for model in (one, other):
-        attach_(model, 2, Selection(), parts)
+        attach_(model, 2, SetSelection(), parts)
     with torch.no_grad():
         for rows in (rows for kind in scale_sets.parameters(one).values() for rows in kind):
             rows.uniform_(generator=generator)
@@ -124,7 +124,7 @@ def test_loading_is_the_inverse_of_reading_and_reading_copies() -> None:
 )
 def test_loading_names_the_first_difference_and_changes_nothing(change: dict[str, Tensor], message: str) -> None:
     model = make()
-    attach_(model, 2, Selection())
+    attach_(model, 2, SetSelection())
     values = {name: value for name, value in {**random_sets(2), **change}.items() if value is not None}
     with pytest.raises(UserError, match="the scale set does not fit the model: " + message):
         load_(model, values)
@@ -134,14 +134,14 @@ def test_loading_names_the_first_difference_and_changes_nothing(change: dict[str
 def test_refuses_to_attach_twice_or_to_nothing_or_no_set() -> None:
     model = make()
     with pytest.raises(ValueError, match="at least 1, got 0"):
-        attach_(model, 0, Selection())
+        attach_(model, 0, SetSelection())
     with pytest.raises(ValueError, match="must have quantized layers, got none in Linear"):
-        attach_(nn.Linear(2, 2), 1, Selection())
+        attach_(nn.Linear(2, 2), 1, SetSelection())
     with pytest.raises(ValueError, match="must have normalizations, got none in QuantizedLinear"):
-        attach_(QuantizedLinear(2, 2, 4), 1, Selection(), Parts(norms=True))
-    attach_(model, 1, Selection())
+        attach_(QuantizedLinear(2, 2, 4), 1, SetSelection(), Parts(norms=True))
+    attach_(model, 1, SetSelection())
     with pytest.raises(RuntimeError, match=r"attached once, got '0\.gain_out' already: call detach_ first"):
-        attach_(model, 1, Selection())
+        attach_(model, 1, SetSelection())
 
 
 def test_refuses_to_read_what_is_not_attached() -> None:
@@ -154,12 +154,12 @@ def test_stacked_experts_serve_as_they_did_alone() -> None:
     parts, x = [random_sets(1, 1), random_sets(2, 2)], torch.randn(3, 3)
     outputs: list[Tensor] = []
     for part, row in ((0, 1), (1, 1), (1, 2)):
-        model, selection = make(), Selection()
+        model, selection = make(), SetSelection()
         attach_(model, len(parts[part]["0.gain_out"]), selection)
         load_(model, parts[part])
         selection.choose(torch.full((1,), row))
         outputs.append(model(x[len(outputs)][None]))
-    model, selection = make(), Selection()
+    model, selection = make(), SetSelection()
     attach_(model, 3, selection)
     load_(model, stack(parts))
     selection.choose(torch.tensor([1, 2, 3]))
@@ -180,5 +180,5 @@ def test_stacking_names_the_first_difference() -> None:
 
 def test_attaches_on_the_meta_device() -> None:
     model = nn.Sequential(QuantizedLinear(3, 4, 4, device="meta"))
-    attach_(model, 2, Selection(), Parts(inputs=True, biases=True))
+    attach_(model, 2, SetSelection(), Parts(inputs=True, biases=True))
     assert {numbers.device.type for numbers in model.parameters()} == {"meta"}

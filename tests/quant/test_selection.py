@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import nn
 
-from quantbooth.quant.selection import Selection
+from quantbooth.quant.selection import SetSelection
 
 
 def test_raises_until_chosen_and_after_clear() -> None:
-    selection = Selection()
+    selection = SetSelection()
     with pytest.raises(RuntimeError, match="must be chosen for every sample"):
         _ = selection.index
     selection.choose(torch.tensor([0, 2]))
@@ -21,14 +21,14 @@ def test_raises_until_chosen_and_after_clear() -> None:
 
 
 def test_names_both_batch_sizes() -> None:
-    selection = Selection()
+    selection = SetSelection()
     selection.choose(torch.tensor([0, 1, 1]))
     with pytest.raises(RuntimeError, match="chosen for 3 samples, got 4"):
         selection.checked(4, 1)
 
 
 def test_refuses_a_set_the_layer_does_not_hold() -> None:
-    selection = Selection()
+    selection = SetSelection()
     selection.choose(torch.tensor([0, 3]))
     with pytest.raises(RuntimeError, match=r"sets in \[0, 2\], got 3"):
         selection.checked(2, 2)
@@ -38,16 +38,16 @@ def test_refuses_a_set_the_layer_does_not_hold() -> None:
 @pytest.mark.parametrize("index", [torch.tensor([1.0]), torch.tensor(1), torch.tensor([[1]]), torch.zeros(0).long()])
 def test_refuses_what_is_no_index_vector(index: torch.Tensor) -> None:
     with pytest.raises(ValueError, match="non-empty int64 vector"):
-        Selection().choose(index)
+        SetSelection().choose(index)
 
 
 def test_refuses_negative_numbers_which_would_count_from_the_end() -> None:
     with pytest.raises(ValueError, match=">= 0"):
-        Selection().choose(torch.tensor([0, -1]))
+        SetSelection().choose(torch.tensor([0, -1]))
 
 
 def test_keeps_its_choice_when_the_given_tensor_changes() -> None:
-    selection, index = Selection(), torch.tensor([1, 2])
+    selection, index = SetSelection(), torch.tensor([1, 2])
     selection.choose(index)
     index.zero_()
     assert selection.index.tolist() == [1, 2]
@@ -55,5 +55,5 @@ def test_keeps_its_choice_when_the_given_tensor_changes() -> None:
 
 def test_a_deep_copied_model_follows_the_same_selection() -> None:
     model = nn.Identity()
-    model.selection = Selection()  # type: ignore[assignment]
+    model.selection = SetSelection()  # type: ignore[assignment]
     assert copy.deepcopy(model).selection is model.selection

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from quantbooth.quant.format import Grid
 from quantbooth.quant.layers import QuantizedConv2d, QuantizedLinear
-from quantbooth.quant.observers import MSE, MinMax
+from quantbooth.quant.observers import MinMaxObserver, MSEObserver
 from quantbooth.quant.surgery import empty_like_, from_json, quantize_, to_json
 from quantbooth.runtime.errors import UserError
 
@@ -44,7 +44,7 @@ def test_everything_by_default_with_bytes_before_and_after() -> None:
     model, x = net(), torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         before = model(x)
-        replaced = quantize_(model, MSE(Grid(8)))
+        replaced = quantize_(model, MSEObserver(Grid(8)))
         torch.testing.assert_close(model(x), before, rtol=0, atol=0.05)
     assert [record.name for record in replaced] == LAYERS
     assert [record.kind for record in replaced] == ["Conv2d", "Conv2d", "Linear", "Linear"]
@@ -66,7 +66,7 @@ def test_everything_by_default_with_bytes_before_and_after() -> None:
     ],
 )
 def test_include_and_exclude(include: tuple[str, ...], exclude: tuple[str, ...], expected: list[str]) -> None:
-    assert [record.name for record in quantize_(net(), MinMax(Grid(4)), include, exclude)] == expected
+    assert [record.name for record in quantize_(net(), MinMaxObserver(Grid(4)), include, exclude)] == expected
 
 
 @pytest.mark.parametrize(
@@ -85,29 +85,29 @@ def test_patterns_that_match_nothing_are_errors(
 ) -> None:
     model = net()
     with pytest.raises(UserError, match=message):
-        quantize_(model, MinMax(Grid(4)), include, exclude)
+        quantize_(model, MinMaxObserver(Grid(4)), include, exclude)
     assert type(model.conv_in) is nn.Conv2d
 
 
 def test_what_is_quantized_already_is_not_matched_again() -> None:
     model = net()
-    quantize_(model, MinMax(Grid(8)), ("conv_in",))
-    assert [record.name for record in quantize_(model, MinMax(Grid(4)))] == LAYERS[1:]
+    quantize_(model, MinMaxObserver(Grid(8)), ("conv_in",))
+    assert [record.name for record in quantize_(model, MinMaxObserver(Grid(4)))] == LAYERS[1:]
     with pytest.raises(UserError, match="include pattern 'conv_in' must match"):
-        quantize_(model, MinMax(Grid(4)), ("conv_in",))
+        quantize_(model, MinMaxObserver(Grid(4)), ("conv_in",))
 
 
 def test_refuses_an_uncovered_layer_by_name_before_changing_anything() -> None:
     model = nn.Sequential(nn.Linear(2, 2), nn.Conv2d(2, 2, 3, padding=1, padding_mode="circular"))
     with pytest.raises(UserError, match=r"layer '1': .*got padding_mode='circular'"):
-        quantize_(model, MinMax(Grid(4)))
+        quantize_(model, MinMaxObserver(Grid(4)))
     assert type(model[0]) is nn.Linear
 
 
 def test_refuses_a_layer_with_two_names() -> None:
     layer = nn.Linear(2, 2)
     with pytest.raises(ValueError, match="must have one name, got '0' and '1'"):
-        quantize_(nn.Sequential(layer, layer), MinMax(Grid(4)))
+        quantize_(nn.Sequential(layer, layer), MinMaxObserver(Grid(4)))
 
 
 def test_each_float_weight_is_gone_before_the_next_is_begun() -> None:
@@ -115,7 +115,7 @@ def test_each_float_weight_is_gone_before_the_next_is_begun() -> None:
     alive = [weakref.ref(model.get_submodule(name)) for name in LAYERS]
     seen: list[int] = []
 
-    class Watching(MinMax):
+    class Watching(MinMaxObserver):
         """Counts the float layers still alive whenever a search begins."""
 
         def search(self, weight: Tensor) -> tuple[Tensor, Tensor]:
@@ -136,7 +136,7 @@ SPLITS = {"down.0": (3, 5), "mid.proj": (6, 2)}
 
 def test_layers_in_parts_are_recorded_and_come_back() -> None:
     model, x = net(), torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
-    replaced = quantize_(model, MinMax(Grid(3)), exclude=("conv_in",), splits=SPLITS)
+    replaced = quantize_(model, MinMaxObserver(Grid(3)), exclude=("conv_in",), splits=SPLITS)
     assert {record.name: record.split for record in replaced if record.split} == SPLITS
     assert replaced[0].bytes_after == 8 * (11 + 18) + 8 * (2 * 4 + 2 * 1 + 4)
     records = from_json(json.loads(json.dumps(to_json(replaced))))
@@ -149,7 +149,7 @@ def test_layers_in_parts_are_recorded_and_come_back() -> None:
 
 
 def test_records_from_before_there_were_parts_are_read() -> None:
-    replaced = quantize_(net(), MinMax(Grid(4)))
+    replaced = quantize_(net(), MinMaxObserver(Grid(4)))
     old = [{key: value for key, value in record.items() if key != "split"} for record in to_json(replaced)]
     assert from_json(old) == replaced
 
@@ -167,21 +167,21 @@ def test_splits_that_do_not_fit_are_refused_before_changing_anything(
 ) -> None:
     model = net()
     with pytest.raises(UserError, match=message):
-        quantize_(model, MinMax(Grid(4)), exclude=("conv_in",), splits=splits)
+        quantize_(model, MinMaxObserver(Grid(4)), exclude=("conv_in",), splits=splits)
     assert type(model.down[0]) is nn.Conv2d
     assert type(model.mid["out"]) is nn.Linear
 
 
 def test_train_and_eval_mode_pass_on() -> None:
     model = net().eval()
-    quantize_(model, MinMax(Grid(4)))
+    quantize_(model, MinMaxObserver(Grid(4)))
     assert not any(module.training for module in model.modules())
 
 
 @pytest.mark.parametrize("bits", [2, 3, 4, 8])
 def test_a_saved_model_comes_back_on_the_meta_device_without_its_float_weights(bits: int) -> None:
     model, x = net(), torch.randn(2, 3, 8, 8)
-    replaced = quantize_(model, MinMax(Grid(bits)), exclude=("conv_in",))
+    replaced = quantize_(model, MinMaxObserver(Grid(bits)), exclude=("conv_in",))
     records = from_json(json.loads(json.dumps(to_json(replaced))))
     assert records == replaced
     with torch.device("meta"):
@@ -193,7 +193,7 @@ def test_a_saved_model_comes_back_on_the_meta_device_without_its_float_weights(b
 
 
 def test_restoring_into_another_model_names_the_first_difference() -> None:
-    replaced = quantize_(net(), MinMax(Grid(4)))
+    replaced = quantize_(net(), MinMaxObserver(Grid(4)))
     other = net()
     other.down[0] = nn.Conv2d(8, 8, 1)
     expected = r"'down.0' does not fit the model: must be Conv2d with weight \(8, 8, 3, 3\), got Conv2d with weight"

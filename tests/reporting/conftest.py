@@ -10,10 +10,10 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from quantbooth.commands.report import method_looks
+from quantbooth.commands.report import method_styles
 from quantbooth.reporting.results import Result
 from quantbooth.reporting.study import Study
-from quantbooth.reporting.style import Look
+from quantbooth.reporting.style import Style
 
 PROMPTS = (
     ("a sks mug on the beach", "context"),
@@ -83,9 +83,9 @@ def base_and_four(make: Make) -> list[Result]:
 
 
 @pytest.fixture(scope="session")
-def looks() -> dict[str, Look]:
+def styles() -> dict[str, Style]:
     """How conf/method shows each method."""
-    return method_looks()
+    return method_styles()
 
 
 @pytest.fixture
@@ -94,11 +94,11 @@ def make(tmp_path: Path) -> Make:
 
 
 @pytest.fixture
-def four(make: Make, looks: dict[str, Look]) -> Study:
-    return Study(tuple(base_and_four(make)), looks)
+def four(make: Make, styles: dict[str, Style]) -> Study:
+    return Study(tuple(base_and_four(make)), styles)
 
 
 @pytest.fixture(scope="module")
-def kept_four(tmp_path_factory: pytest.TempPathFactory, looks: dict[str, Look]) -> Study:
+def kept_four(tmp_path_factory: pytest.TempPathFactory, styles: dict[str, Style]) -> Study:
     """The same for all tests of a module, which must leave it as it is."""
-    return Study(tuple(base_and_four(maker(tmp_path_factory.mktemp("four")))), looks)
+    return Study(tuple(base_and_four(maker(tmp_path_factory.mktemp("four")))), styles)

@@ -9,7 +9,7 @@ import pytest
 
 from quantbooth.reporting.areas import area_table, areas, curves, explained, front, snapshots_csv
 from quantbooth.reporting.results import Result
-from quantbooth.reporting.study import Arm, Study
+from quantbooth.reporting.study import Method, Study
 
 Make = Callable[..., Result]
 
@@ -58,8 +58,8 @@ def test_six_subjects_settle_a_lead(make: Make) -> None:
 
 def test_the_front_is_common_to_all_methods(study: Study) -> None:
     lines = curves(study, "clip_t", "local_clip_i")
-    s1, baseline = Arm("s1", "w4"), Arm("baseline", "w4")
-    assert front(lines) == ((baseline, 400), (s1, 400), (s1, 200), (Arm("base", "w4"), 0))
+    s1, baseline = Method("s1", "w4"), Method("baseline", "w4")
+    assert front(lines) == ((baseline, 400), (s1, 400), (s1, 200), (Method("base", "w4"), 0))
     beaten = Study(tuple(r for r in study.results if r.method != "baseline" or r.subject != "duck"))
     assert (baseline, 400) not in front(curves(beaten, "clip_t", "local_clip_i"))  # unfinished: no curve
 

@@ -7,7 +7,7 @@ import pytest
 
 from experiments.page.browser import Browser, find
 from experiments.page.sweep import sweep
-from quantbooth.commands.report import method_looks
+from quantbooth.commands.report import method_styles
 from quantbooth.reporting.page import About, write_report
 from quantbooth.reporting.study import Study
 
@@ -21,7 +21,7 @@ SHOWN = "document.querySelector('dialog figcaption').textContent"
 def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two subjects, the base and four strategies, eight prompts."""
     folder = tmp_path_factory.mktemp("browser")
-    study = Study(tuple(sweep(folder / "sweep", subjects=2, prompts=8, noises=1)), method_looks())
+    study = Study(tuple(sweep(folder / "sweep", subjects=2, prompts=8, noises=1)), method_styles())
     return write_report(study, folder / "report", About(["quantbooth"]))[0]
 
 

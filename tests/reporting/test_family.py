@@ -8,7 +8,7 @@ from quantbooth.reporting.columns import score_named
 from quantbooth.reporting.inference import all_differences, difference, pairs
 from quantbooth.reporting.results import Result
 from quantbooth.reporting.statistics import paired_p, smallest_seen
-from quantbooth.reporting.study import Arm, Study
+from quantbooth.reporting.study import Method, Study
 from quantbooth.reporting.summary import headline
 
 Make = Callable[..., Result]
@@ -42,7 +42,7 @@ def test_the_headline_claims_no_more_than_the_table(make: Make) -> None:
     assert "resembles the subject more" in headline(_wavering(make, 1))
     many = _wavering(make, 4)
     assert not any(f"m{k}" in headline(many) for k in range(4)) and "baseline" in headline(many)
-    uncorrected = difference(many, (Arm("m0", "w4"), 400), (Arm("baseline", "w4"), 400), SCORE)
+    uncorrected = difference(many, (Method("m0", "w4"), 400), (Method("baseline", "w4"), 400), SCORE)
     assert uncorrected is not None and uncorrected.sign == 1
 
 
@@ -55,14 +55,14 @@ def test_the_smallest_that_would_be_seen_is_that_of_so_many(make: Make) -> None:
 
 def test_without_baseline_and_float_the_first_method_is_the_measure(make: Make) -> None:
     study = Study(tuple(make(method, subject) for method in ("s1", "s2", "tas") for subject in SUBJECTS[:2]))
-    told = [(one[0].method, other[0].method) for one, other in pairs(study)]
+    told = [(one[0].name, other[0].name) for one, other in pairs(study)]
     assert told == [("s2", "s1"), ("tas", "s1")]
 
 
 def test_an_unfinished_baseline_is_no_measure(make: Make) -> None:
     results = [make(method, subject) for method in ("s1", "s2") for subject in SUBJECTS[:2]]
     study = Study((make("baseline", "mug"), *results))
-    assert [(one[0].method, other[0].method) for one, other in pairs(study)] == [("s2", "s1")]
+    assert [(one[0].name, other[0].name) for one, other in pairs(study)] == [("s2", "s1")]
 
 
 def test_one_subject_is_not_tested(four: Study) -> None:

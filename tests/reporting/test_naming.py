@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from quantbooth.reporting.naming import Arm, told_apart
+from quantbooth.reporting.naming import Method, distinguishing_options
 from quantbooth.reporting.results import Result
 from quantbooth.reporting.score_table import score_table
 from quantbooth.reporting.study import Study
-from quantbooth.reporting.style import Look
+from quantbooth.reporting.style import Style
 from quantbooth.runtime.errors import UserError
 
 Make = Callable[..., Result]
@@ -28,16 +28,16 @@ def _settings(interval: list[int], **more: Any) -> dict[str, Any]:
     }
 
 
-def test_a_sweep_names_its_rows_by_what_was_swept(make: Make, looks: dict[str, Look]) -> None:
+def test_a_sweep_names_its_rows_by_what_was_swept(make: Make, styles: dict[str, Style]) -> None:
     results = [
         make("s1", subject, run=f"run-{low}-{subject}", settings=_settings([low, high]))
         for subject in ("mug", "duck")
         for low, high in ((750, 1000), (0, 200), (200, 750))
     ]
-    study = Study((*results, make("baseline", "mug", settings=_settings([0, 1000]))), looks)
+    study = Study((*results, make("baseline", "mug", settings=_settings([0, 1000]))), styles)
     rows = ("baseline", "s1 interval=[0,200]", "s1 interval=[200,750]", "s1 interval=[750,1000]")
     assert score_table(study).labels == rows
-    assert len({(study.look(arm).tone, study.look(arm).marker) for arm in study.arms}) == 4
+    assert len({(study.style(method).colour, study.style(method).marker) for method in study.methods}) == 4
 
 
 def test_two_options_swept_at_once_are_both_named_and_copies_are_not(make: Make) -> None:
@@ -46,7 +46,7 @@ def test_two_options_swept_at_once_are_both_named_and_copies_are_not(make: Make)
         for low in (0, 5)
         for rate in (0.1, 0.2)
     ]
-    assert [arm.options for arm in Study(tuple(results)).arms] == [
+    assert [method.options for method in Study(tuple(results)).methods] == [
         (f"learning_rate={rate}", f"interval=[{low},1000]") for rate in (0.1, 0.2) for low in (0, 5)
     ]
 
@@ -59,7 +59,7 @@ def test_the_same_cell_twice_is_refused_whatever_else_differs(make: Make) -> Non
 
 def test_settings_that_differ_without_a_shared_cell_name_nothing(make: Make) -> None:
     study = Study((make("s1", "mug", settings=_settings([0, 1])), make("s1", "duck", settings=_settings([0, 2]))))
-    assert study.arms == (Arm("s1", "w4"),)
+    assert study.methods == (Method("s1", "w4"),)
 
 
 def test_bases_quantized_in_two_ways_are_told_apart_and_each_method_starts_at_its_own(make: Make) -> None:
@@ -70,10 +70,10 @@ def test_bases_quantized_in_two_ways_are_told_apart_and_each_method_starts_at_it
             make(m, step=s, weights=weights, settings=settings, run=f"{m}-{name}") for m, s in (("base", 0), ("s1", 9))
         ]
     study = Study(tuple(results))
-    assert [study.label(arm) for arm in study.arms] == [
+    assert [study.label(method) for method in study.methods] == [
         f"{label} w4 calibration={name}" for label in ("untuned base", "s1") for name in ("mse", "minmax")
     ]
-    assert [study.start(arm) for arm in study.tuned] == [arm for arm in study.arms if arm.untuned]
+    assert [study.start(method) for method in study.tuned] == [method for method in study.methods if method.untuned]
 
 
 def test_a_base_drawn_in_two_ways_starts_the_methods_drawn_alike(make: Make) -> None:
@@ -83,40 +83,40 @@ def test_a_base_drawn_in_two_ways_starts_the_methods_drawn_alike(make: Make) -> 
         for m, s in (("base", 0), ("s1", 9))
     ]
     study = Study(tuple(results))
-    assert [(arm.options, study.start(arm)) for arm in study.tuned] == [
-        ((f"steps={n}",), Arm("base", "w4", (f"steps={n}",))) for n in (25, 50)
+    assert [(method.options, study.start(method)) for method in study.tuned] == [
+        ((f"steps={n}",), Method("base", "w4", (f"steps={n}",))) for n in (25, 50)
     ]
 
 
 def test_options_of_one_name_in_two_groups_are_named_in_full() -> None:
     settings = [{"tuner.steps": f"{a}", "sampler.steps": f"{b}"} for a in (1, 2) for b in (3, 4)]
-    assert told_apart(settings)[0] == ("tuner.steps=1", "sampler.steps=3")
-    assert told_apart(settings[:2]) == [("steps=3",), ("steps=4",)]
+    assert distinguishing_options(settings)[0] == ("tuner.steps=1", "sampler.steps=3")
+    assert distinguishing_options(settings[:2]) == [("steps=3",), ("steps=4",)]
 
 
 def test_runs_that_share_no_step_are_two_rows_too(make: Make) -> None:
     results = [make("s1", step=n, run=f"run-{n}", settings={"tuner": {"steps": n}}) for n in (200, 400)]
-    assert [arm.options for arm in Study(tuple(results)).arms] == [("steps=200",), ("steps=400",)]
+    assert [method.options for method in Study(tuple(results)).methods] == [("steps=200",), ("steps=400",)]
 
 
 def test_snapshots_of_one_run_are_one_row_though_it_went_on_elsewhere(make: Make) -> None:
     where = {"accelerator": "cpu", "precision": "32-true"}
     results = [make("s1", step=1, run="a", settings={"trainer": where, "sampler": {"steps": 2}})]
     results += [make("s1", step=2, run="a", settings={"trainer": where | {"accelerator": "gpu"}})]
-    assert Study(tuple(results)).arms == (Arm("s1", "w4"),)
+    assert Study(tuple(results)).methods == (Method("s1", "w4"),)
 
 
 def test_what_changes_with_an_option_of_another_group_is_named_too() -> None:
     settings = [{"tuner.rank": "2", "sampler.steps": "7"}, {"tuner.rank": "4", "sampler.steps": "5"}]
-    assert told_apart(settings) == [("rank=2", "steps=7"), ("rank=4", "steps=5")]
+    assert distinguishing_options(settings) == [("rank=2", "steps=7"), ("rank=4", "steps=5")]
 
 
 def test_what_a_choice_brings_along_is_not_named() -> None:
-    settings = [{"calibration.search.norm": "2.4", "calibration.name": "mse"}, {"calibration.name": "minmax"}]
-    assert told_apart(settings) == [("calibration=mse",), ("calibration=minmax",)]
-    assert told_apart([settings[0]] * 2) == [(), ()]
+    settings = [{"calibration.search.lp_norm": "2.4", "calibration.name": "mse"}, {"calibration.name": "minmax"}]
+    assert distinguishing_options(settings) == [("calibration=mse",), ("calibration=minmax",)]
+    assert distinguishing_options([settings[0]] * 2) == [(), ()]
 
 
 def test_results_stay_as_they_were(make: Make) -> None:
     result = make("s1", settings=_settings([0, 200]))
-    assert Study((dataclasses.replace(result),)).label(Arm("s1", "w4")) == "s1"
+    assert Study((dataclasses.replace(result),)).label(Method("s1", "w4")) == "s1"

@@ -12,7 +12,7 @@ from quantbooth.reporting.areas import curves
 from quantbooth.reporting.plots import _place, tradeoff
 from quantbooth.reporting.results import Result
 from quantbooth.reporting.study import Study
-from quantbooth.reporting.style import BASE_LOOK, PALETTE, Look, dress, inlined
+from quantbooth.reporting.style import BASE_STYLE, PALETTE, Style, assign_styles, inlined
 
 Make = Callable[..., Result]
 ORACLE = ("oracle_prompt", "oracle_subject")
@@ -76,8 +76,8 @@ def test_without_an_oracle_or_a_complete_method_there_is_no_plot(make: Make) -> 
 def test_lines_have_arrowheads_and_their_steps(four: Study) -> None:
     text = tradeoff(four) or ""
     assert "200" in re.findall(r"<text[^>]*>([^<]*)</text>", text)
-    one = Study(tuple(result for result in four.results if result.method in ("base", "s1")), four.looks)
-    without = Study(tuple(result for result in one.results if result.step != 200), four.looks)
+    one = Study(tuple(result for result in four.results if result.method in ("base", "s1")), four.styles)
+    without = Study(tuple(result for result in one.results if result.step != 200), four.styles)
     assert (tradeoff(one) or "").count("<path") - (tradeoff(without) or "").count("<path") >= 2
 
 
@@ -103,34 +103,34 @@ def _contrast(one: str, other: str) -> float:
     return (high + 0.05) / (low + 0.05)
 
 
-@pytest.mark.parametrize("style", [BASE_LOOK, *PALETTE], ids=lambda style: style.tone.light)
-def test_every_colour_contrasts_with_light_and_with_dark(style: Look) -> None:
-    assert _contrast(style.tone.light, "#fdfdfc") >= 4
-    assert _contrast(style.tone.dark, "#16181b") >= 4
+@pytest.mark.parametrize("style", [BASE_STYLE, *PALETTE], ids=lambda style: style.colour.light)
+def test_every_colour_contrasts_with_light_and_with_dark(style: Style) -> None:
+    assert _contrast(style.colour.light, "#fdfdfc") >= 4
+    assert _contrast(style.colour.dark, "#16181b") >= 4
 
 
-def test_every_method_has_a_look_of_its_own_that_contrasts(looks: dict[str, Look]) -> None:
-    for look in looks.values():
-        assert _contrast(look.tone.light, "#fdfdfc") >= 4 and _contrast(look.tone.dark, "#16181b") >= 4
+def test_every_method_has_a_look_of_its_own_that_contrasts(styles: dict[str, Style]) -> None:
+    for style in styles.values():
+        assert _contrast(style.colour.light, "#fdfdfc") >= 4 and _contrast(style.colour.dark, "#16181b") >= 4
     for part in ("tone", "order", "label"):
-        assert len({getattr(look, part) for look in looks.values()}) == len(looks)
+        assert len({getattr(style, part) for style in styles.values()}) == len(styles)
 
 
-def test_methods_without_a_file_take_free_colours_in_order(looks: dict[str, Look]) -> None:
+def test_methods_without_a_file_take_free_colours_in_order(styles: dict[str, Style]) -> None:
     names = ["s1", *(f"mine{k}" for k in range(2 * len(PALETTE)))]
-    worn = dress([(name, False) for name in names], looks)
-    assert worn[0] == looks["s1"]
-    assert len({(look.tone, look.marker) for look in worn}) == len(worn)
-    assert looks["s1"].tone not in [look.tone for look in worn[1:]]
+    worn = assign_styles([(name, False) for name in names], styles)
+    assert worn[0] == styles["s1"]
+    assert len({(style.colour, style.marker) for style in worn}) == len(worn)
+    assert styles["s1"].colour not in [style.colour for style in worn[1:]]
 
 
-def test_variants_have_the_colour_of_their_method_and_markers_of_their_own(looks: dict[str, Look]) -> None:
+def test_variants_have_the_colour_of_their_method_and_markers_of_their_own(styles: dict[str, Style]) -> None:
     methods = ("float-0.1", "baseline-slow", "float-0.2", "s2-apart-slow")
-    slow, base, fast, apart = dress([(name, False) for name in methods], looks)
-    assert slow.tone == fast.tone == looks["float"].tone and slow.marker != fast.marker
-    assert base.tone == looks["baseline"].tone and apart.tone == looks["s2-apart"].tone
+    slow, base, fast, apart = assign_styles([(name, False) for name in methods], styles)
+    assert slow.colour == fast.colour == styles["float"].colour and slow.marker != fast.marker
+    assert base.colour == styles["baseline"].colour and apart.colour == styles["s2-apart"].colour
 
 
-def test_rows_of_one_method_told_apart_by_options_differ_in_colour(looks: dict[str, Look]) -> None:
-    worn = dress([("s1", True)] * 3, looks)
-    assert worn[0] == looks["s1"] and len({look.tone for look in worn}) == 3
+def test_rows_of_one_method_told_apart_by_options_differ_in_colour(styles: dict[str, Style]) -> None:
+    worn = assign_styles([("s1", True)] * 3, styles)
+    assert worn[0] == styles["s1"] and len({style.colour for style in worn}) == 3

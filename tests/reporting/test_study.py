@@ -7,7 +7,7 @@ import pytest
 
 from quantbooth.reporting.results import Result
 from quantbooth.reporting.score_table import score_table
-from quantbooth.reporting.study import Arm, Study
+from quantbooth.reporting.study import Method, Study
 from quantbooth.reporting.summary import headline, incomplete
 from quantbooth.runtime.errors import UserError
 
@@ -51,20 +51,20 @@ def test_the_same_cell_twice_is_refused(make: Make) -> None:
 
 
 def test_arms_come_base_first_then_in_their_usual_order(four: Study, make: Make) -> None:
-    study = Study((make("mine"), make("another"), *four.results), four.looks)
+    study = Study((make("mine"), make("another"), *four.results), four.styles)
     expected = ["untuned base", "float", "baseline", "s1", "s2", "another", "mine"]
-    assert [study.label(arm) for arm in study.arms] == expected
-    assert study.steps(Arm("s1", "w4")) == (200, 400)
+    assert [study.label(method) for method in study.methods] == expected
+    assert study.steps(Method("s1", "w4")) == (200, 400)
 
 
 def test_weights_join_the_name_only_where_needed(make: Make) -> None:
     study = Study((make("s1"), make("s1", quant="w3", run="other"), make("s2")))
-    assert [study.label(arm) for arm in study.arms] == ["s1 w4", "s1 w3", "s2"]
+    assert [study.label(method) for method in study.methods] == ["s1 w4", "s1 w3", "s2"]
 
 
 def test_step_zero_is_the_base_whatever_its_method(make: Make) -> None:
     study = Study((make("s1", step=0), make("s1")))
-    assert study.arms == (Arm("base", "w4"), Arm("s1", "w4"))
+    assert study.methods == (Method("base", "w4"), Method("s1", "w4"))
 
 
 def test_missing_subjects_and_seeds_are_named_and_the_base_needs_no_seed(make: Make) -> None:
@@ -78,9 +78,9 @@ def test_missing_subjects_and_seeds_are_named_and_the_base_needs_no_seed(make: M
             make("s2", seed=1),
         )
     )
-    assert study.missing(Arm("base", "w4"), 0) == ()
-    assert study.missing(Arm("s1", "w4"), 400) == ("toy_duck seed 1",)
-    assert study.missing(Arm("s2", "w4"), 400) == ("toy_mug seed 0", "toy_duck")
+    assert study.missing(Method("base", "w4"), 0) == ()
+    assert study.missing(Method("s1", "w4"), 400) == ("toy_duck seed 1",)
+    assert study.missing(Method("s2", "w4"), 400) == ("toy_mug seed 0", "toy_duck")
 
 
 def test_means_by_hand_over_images_then_seeds(make: Make) -> None:
@@ -91,7 +91,7 @@ def test_means_by_hand_over_images_then_seeds(make: Make) -> None:
             make(subject="toy_duck", seed=0, clip_t=0.9),
         )
     )
-    assert study.means(Arm("s1", "w4"), 400, "clip_t") == pytest.approx({"toy_mug": 0.4, "toy_duck": 0.9})
+    assert study.means(Method("s1", "w4"), 400, "clip_t") == pytest.approx({"toy_mug": 0.4, "toy_duck": 0.9})
 
 
 def test_two_quantized_bases_of_one_name_are_refused_though_they_share_no_cell(make: Make) -> None:
@@ -101,12 +101,12 @@ def test_two_quantized_bases_of_one_name_are_refused_though_they_share_no_cell(m
     ):
         Study((one, other))
     other_bits = make("s1", "duck", weights="b" * 64, quant="w3")
-    assert len(Study((one, other_bits, make("float", "mug"))).arms) == 3
+    assert len(Study((one, other_bits, make("float", "mug"))).methods) == 3
 
 
 def test_a_row_whose_run_went_on_is_incomplete_and_its_snapshot_is_not(make: Make) -> None:
     study = Study((make("s1", step=200, kept_until=400), make("s2", step=400, kept_until=400)))
-    s1, s2 = Arm("s1", "w4"), Arm("s2", "w4")
+    s1, s2 = Method("s1", "w4"), Method("s2", "w4")
     assert study.lacking(s1) == ("toy_mug step 400 (only 200 is scored)",) and study.lacking(s2) == ()
     assert study.missing(s1, 200) == ()
     assert incomplete(study) == ["s1 lacks toy_mug step 400 (only 200 is scored)"]

@@ -11,7 +11,7 @@ from rich.console import Console
 from quantbooth.reporting.results import Result
 from quantbooth.reporting.score_table import caption, named_runs, picture_rows, score_table
 from quantbooth.reporting.study import Study
-from quantbooth.reporting.tables import markdown, simulated
+from quantbooth.reporting.tables import activation_note, markdown
 
 Make = Callable[..., Result]
 COSTS = {
@@ -131,8 +131,8 @@ def test_a_bar_in_a_cell_is_escaped() -> None:
 
 
 def test_simulated_activations_are_named(make: Make) -> None:
-    note = simulated(["w4", "w4a8", "fp", "w8a6 calibration=mse", "w4a8"])
+    note = activation_note(["w4", "w4a8", "fp", "w8a6 calibration=mse", "w4a8"])
     assert note is not None and note.startswith("w4a8, w8a6 calibration=mse - ")
-    assert simulated(["w4", "fp", "w8"]) is None
+    assert activation_note(["w4", "fp", "w8"]) is None
     assert any("w4a8" in line for line in score_table(Study((make("s1"), make("s1", quant="w4a8")))).notes)
     assert score_table(Study((make("s1"),))).notes == ()

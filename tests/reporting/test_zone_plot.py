@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from quantbooth.reporting.panels import _along, differ, learned_in, strategies, zone_plot
 from quantbooth.reporting.results import Result
-from quantbooth.reporting.study import Arm, Study
+from quantbooth.reporting.study import Method, Study
 from quantbooth.timesteps.strategies import baseline, s1, s2
 
 Make = Callable[..., Result]
@@ -43,8 +43,8 @@ def test_runs_that_disagree_have_no_strategy_to_tell(make: Make) -> None:
     one, other = s1([0, 200], "base", 1000), s1([0, 300], "base", 1000)
     results = [make("s1", "mug", strategy=one), make("s1", "duck", strategy=other), make("baseline", "mug")]
     assert strategies(Study(tuple(results))) == {}
-    assert strategies(Study((make("s1", strategy=one),))) == {Arm("s1", "w4"): one}
-    assert not differ({Arm("s1", "w4"): one}) and differ({Arm("a", "w4"): one, Arm("b", "w4"): other})
+    assert strategies(Study((make("s1", strategy=one),))) == {Method("s1", "w4"): one}
+    assert not differ({Method("s1", "w4"): one}) and differ({Method("a", "w4"): one, Method("b", "w4"): other})
 
 
 def test_the_plot_tells_each_interval_and_what_it_changed(make: Make) -> None:
@@ -68,5 +68,5 @@ def test_no_plot_without_difference_base_or_completeness(make: Make) -> None:
 
 
 def test_marks_lie_on_what_was_learned() -> None:
-    zones = s2({"low": [0, 100], "high": [900, 1000]}, False, 1000).trained.zones
+    zones = s2({"low": [0, 100], "high": [900, 1000]}, False, 1000).training_zones.zones
     assert [_along(zones, share) for share in (0.25, 0.5, 0.75)] == [50, 100, 950]

@@ -7,7 +7,7 @@ import hydra
 import pytest
 from omegaconf import DictConfig
 
-from quantbooth.run.calibration import Observed
+from quantbooth.run.calibration import CalibrationSetSpec
 from quantbooth.run.run import Run
 from quantbooth.runtime.config import conf_dir
 from quantbooth.runtime.errors import UserError
@@ -26,16 +26,16 @@ def configure(base_folder: Path, tmp_path: Path) -> Configure:
     return make
 
 
-def observed(cfg: DictConfig) -> Observed:
-    found = Run(cfg).calibration.observed
+def set_spec(cfg: DictConfig) -> CalibrationSetSpec:
+    found = Run(cfg).calibration.set_spec
     assert found is not None
     return found
 
 
 def test_batches_are_the_questions_in_their_order(configure: Configure) -> None:
-    plan = observed(configure("calibration.set.count=5", "calibration.set.batch=2"))
-    assert [len(asked.texts) for asked in plan.asked] == [2, 2, 1]
-    asked = [pair for some in plan.asked for pair in zip(some.texts, some.seeds, strict=True)]
+    plan = set_spec(configure("calibration.set.count=5", "calibration.set.batch=2"))
+    assert [len(asked.texts) for asked in plan.prompt_batches] == [2, 2, 1]
+    asked = [pair for some in plan.prompt_batches for pair in zip(some.texts, some.seeds, strict=True)]
     assert asked == [(question.text, question.seed) for question in plan.questions.each]
 
 
@@ -43,27 +43,27 @@ def test_sentences_are_given_or_lie_in_a_file(configure: Configure, tmp_path: Pa
     file = tmp_path / "prompts.txt"
     file.write_text("a red mug\n\n  ein Löwe \n", encoding="utf-8")
     counted = "calibration.set.count=3"
-    filed = observed(configure(f"calibration.set.prompts={file}", counted))
-    given = observed(configure("calibration.set.prompts=['a red mug','ein Löwe']", counted))
+    filed = set_spec(configure(f"calibration.set.prompts={file}", counted))
+    given = set_spec(configure("calibration.set.prompts=['a red mug','ein Löwe']", counted))
     assert [question.text for question in filed.questions.each] == ["a red mug", "ein Löwe", "a red mug"]
-    assert filed.item.identity == given.item.identity
+    assert filed.artifact.identity == given.artifact.identity
     file.write_text("a red mug\na duck\n", encoding="utf-8")
-    assert observed(configure(f"calibration.set.prompts={file}", counted)).item.identity != given.item.identity
+    assert set_spec(configure(f"calibration.set.prompts={file}", counted)).artifact.identity != given.artifact.identity
 
 
 def test_a_word_that_is_no_file_is_refused(configure: Configure) -> None:
     with pytest.raises(UserError, match=r"calibration.set.prompts must be a list .* or a text file .* got 'mugs.txt'"):
-        observed(configure("calibration.set.prompts=mugs.txt"))
+        set_spec(configure("calibration.set.prompts=mugs.txt"))
 
 
 def test_a_file_without_sentences_is_refused(configure: Configure, tmp_path: Path) -> None:
     (tmp_path / "none.txt").write_text("\n")
     with pytest.raises(UserError, match=r"calibration.set.prompts must be a list of sentences"):
-        observed(configure(f"calibration.set.prompts={tmp_path}/none.txt"))
+        set_spec(configure(f"calibration.set.prompts={tmp_path}/none.txt"))
 
 
 def test_true_pictures_serve_forward_where_they_are_known(configure: Configure) -> None:
     options = ("calibration.set.source=forward", "calibration.set.count=3", "calibration.set.batch=2")
     toy = configure(*options, toy=True)
-    pictures = [asked.pictures for asked in observed(toy).asked]
+    pictures = [asked.pictures for asked in set_spec(toy).prompt_batches]
     assert [None if shown is None else len(shown) for shown in pictures] == [2, 1]

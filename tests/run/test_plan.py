@@ -11,7 +11,7 @@ from PIL import Image
 
 from quantbooth.diffusion.sampler import Sampler
 from quantbooth.evaluation.scorer import Scorer
-from quantbooth.quant.observers import MSE
+from quantbooth.quant.observers import MSEObserver
 from quantbooth.quant.scale_sets import Parts
 from quantbooth.run.run import Run
 from quantbooth.runtime.errors import UserError
@@ -91,7 +91,7 @@ def differing(one: dict[str, str], other: dict[str, str]) -> set[str]:
         ("quant.bits=8", " ".join(ROLES)),
         ("quant.exclude=[conv_in]", " ".join(ROLES)),
         ("calibration=minmax", " ".join(ROLES)),
-        ("calibration.search.norm=2.0", " ".join(ROLES)),
+        ("calibration.search.lp_norm=2.0", " ".join(ROLES)),
         ("trainer.precision=bf16-mixed", " ".join(ROLES)),
         ("trainer.gradient_clip_val=1.0", "tuned after scores"),
         ("trainer.gradient_clip_algorithm=value", "tuned after scores"),
@@ -138,7 +138,7 @@ def test_no_identity_holds_an_address_of_code_or_a_place(plan: MakePlan, folder:
 def test_moved_code_is_found_under_the_same_name(
     plan: MakePlan, default: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for place, moved in (("calibration.search", MSE), ("tuner.learner", ScaleTuner), ("sampler", Sampler)):
+    for place, moved in (("calibration.search", MSEObserver), ("tuner.learner", ScaleTuner), ("sampler", Sampler)):
         monkeypatch.setattr(sys.modules[__name__], "Moved", moved, raising=False)
         monkeypatch.setitem(sys.modules, "elsewhere", sys.modules[__name__])
         assert differing(default, names(plan(f"{place}._target_=elsewhere.Moved"))) == set()

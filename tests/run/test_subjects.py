@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from quantbooth.commands import export, pipeline
 from quantbooth.commands.calibrate import calibrate
-from quantbooth.commands.sample import draw, sample
+from quantbooth.commands.sample import generate, sample
 from quantbooth.commands.tune import tune
 from quantbooth.run.load import load
 from quantbooth.run.models import tuned_base
@@ -114,8 +114,8 @@ def test_a_mixed_batch_gives_every_row_its_own_subjects_unet(configure: Configur
     tune(run)
     base, route = tuned_base(run, 4)
     assert route is not None
-    draw = torch.Generator().manual_seed(0)
-    x, text = torch.randn(6, 24, 8, 8, generator=draw), torch.randn(6, 26, 128, generator=draw)
+    generate = torch.Generator().manual_seed(0)
+    x, text = torch.randn(6, 24, 8, 8, generator=generate), torch.randn(6, 26, 128, generator=generate)
     t, whose = torch.tensor([100, 500, 900, 500, 100, 500]), torch.tensor([2, 0, 1, 1, 0, 2])
     with torch.no_grad():
         with pytest.raises(RuntimeError, match="a subject must be chosen for each of 6 rows, got nothing"):
@@ -164,12 +164,12 @@ def pixels(folder: Path) -> np.ndarray:
 def test_a_persons_sentence_is_drawn_of_every_subject(configure: Configure, capsys: pytest.CaptureFixture[str]) -> None:
     run = of_all(configure, "together", "strategy=s2", 'prompt="a {} on the beach"', "protocol.seeds=[3]")
     tune(run)
-    drawn = draw(run)
+    drawn = generate(run)
     assert capsys.readouterr().out.count("1 pictures in ") == 3
     assert len(drawn) == 6
     assert {path.parent.name.split("-")[0] for path in drawn} == set(SUBJECTS)
     with pytest.raises(UserError, match="scale_sets are those of one subject; leave subjects or scale_sets out"):
-        draw(of_all(configure, "together", "strategy=s2", 'prompt="a {}"', "scale_sets=some"))
+        generate(of_all(configure, "together", "strategy=s2", 'prompt="a {}"', "scale_sets=some"))
 
 
 @pytest.mark.parametrize("options", [("quant=fp", "tuner=full"), ("tuner.identifier=true",)])

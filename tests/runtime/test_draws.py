@@ -4,7 +4,7 @@ from itertools import product
 
 import torch
 
-from quantbooth.runtime.draws import batch_loader, batches, generator_for, place_loader, step_loader
+from quantbooth.runtime.draws import batch_loader, batches, generator_for, index_loader, step_loader
 
 
 def test_the_same_place_draws_the_same_whatever_was_drawn_before() -> None:
@@ -33,8 +33,8 @@ def test_a_step_loader_counts_the_steps() -> None:
 
 
 def test_a_place_loader_names_every_place_once_in_order() -> None:
-    assert list(place_loader(5, 2)) == batches(5, 2) == [[0, 1], [2, 3], [4]]
-    assert list(place_loader(2, 25)) == [[0, 1]]
+    assert list(index_loader(5, 2)) == batches(5, 2) == [[0, 1], [2, 3], [4]]
+    assert list(index_loader(2, 25)) == [[0, 1]]
 
 
 def test_a_batch_loader_gives_the_batches_as_they_are() -> None:

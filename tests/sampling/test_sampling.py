@@ -9,9 +9,9 @@ from lightning.pytorch import Trainer
 
 from quantbooth.diffusion.base import Base
 from quantbooth.diffusion.sampler import Sampler
-from quantbooth.runtime.draws import place_loader
+from quantbooth.runtime.draws import index_loader
 from quantbooth.sampling.image_set import Request, read_images
-from quantbooth.sampling.module import SamplingStage, drawings
+from quantbooth.sampling.module import SamplingModule, image_jobs
 
 TEXTS = ["a red mug", "a duck on the beach", "a photo of sks duck"]
 REQUESTS = [Request(f"{i}-{seed}.png", t, t, t, "plain", seed) for i, t in enumerate(TEXTS) for seed in (0, 3)]
@@ -19,9 +19,9 @@ SAMPLER = Sampler("ddim", 3, 4.0)
 
 
 def predict(base: Base, requests: list[Request], batch: int, folder: Path) -> torch.Tensor:
-    stage = SamplingStage(base, SAMPLER, drawings(requests, folder))
+    stage = SamplingModule(base, SAMPLER, image_jobs(requests, folder))
     trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False)
-    trainer.predict(stage, place_loader(len(requests), batch), return_predictions=False)
+    trainer.predict(stage, index_loader(len(requests), batch), return_predictions=False)
     return read_images([folder / request.file for request in requests])
 
 
@@ -51,14 +51,14 @@ def test_noise_comes_from_the_template_so_every_method_and_subject_starts_alike(
 
     ones = [Request("a.png", "a sks dog at sea", "", "a {} at sea", "own", 0)]
     others = [replace(ones[0], text="a zwx cat at sea"), replace(ones[0], seed=1), replace(ones[0], prompt="a {}")]
-    stage = SamplingStage(small_base, Noting("ddim", 1, 1.0), drawings(ones, Path()))
-    for drawing in drawings([ones[0], *others], Path()):
+    stage = SamplingModule(small_base, Noting("ddim", 1, 1.0), image_jobs(ones, Path()))
+    for drawing in image_jobs([ones[0], *others], Path()):
         stage.render([drawing])
     assert [torch.equal(seen[0], noise) for noise in seen[1:]] == [True, False, False]
 
 
 def test_all_parts_of_the_base_move_with_the_stage(small_base: Base) -> None:
-    stage = SamplingStage(small_base, SAMPLER, drawings(REQUESTS, Path()))
+    stage = SamplingModule(small_base, SAMPLER, image_jobs(REQUESTS, Path()))
     held = {id(parameter) for parameter in stage.parameters()}
     for part in (small_base.denoiser, small_base.autoencoder, small_base.text_encoder):
         assert {id(parameter) for parameter in part.parameters()} <= held

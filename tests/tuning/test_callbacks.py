@@ -12,23 +12,23 @@ from quantbooth.diffusion.base import Base
 from quantbooth.diffusion.sampler import Sampler
 from quantbooth.quant import scale_sets
 from quantbooth.sampling.image_set import Request
-from quantbooth.sampling.module import SamplingStage
+from quantbooth.sampling.module import SamplingModule
 from quantbooth.tuning.callbacks import SampleGrids, Snapshots
-from quantbooth.tuning.module import TuningStage
+from quantbooth.tuning.module import TuningModule
 from quantbooth.tuning.tuners import ScaleTuner, State
 
-MakeStage = Callable[..., TuningStage]
+MakeStage = Callable[..., TuningModule]
 Fit = Callable[..., None]
 WATCHED = [Request(f"{i}.png", text, text, text, "plain", 0) for i, text in enumerate(["a red mug", "a duck"])]
 
 
-def grids(base: Base, stage: TuningStage, every: int, folder: Path) -> SampleGrids:
+def grids(base: Base, stage: TuningModule, every: int, folder: Path) -> SampleGrids:
     return SampleGrids(
         lambda: base.with_denoiser(stage.denoiser), Sampler("ddim", 2, 4.0), WATCHED, every, folder, stage.kept
     )
 
 
-def snapshots(base: Base, stage: TuningStage, steps: list[int], states: dict[int, State]) -> Snapshots:
+def snapshots(base: Base, stage: TuningModule, steps: list[int], states: dict[int, State]) -> Snapshots:
     return Snapshots(ScaleTuner(), base.with_denoiser(stage.denoiser), steps, states.__setitem__, stage.kept)
 
 
@@ -73,7 +73,7 @@ def test_a_grid_is_a_row_of_crisp_pictures_of_the_model_as_it_is(
     shown = np.asarray(Image.open(tmp_path / "step-000001.png"))
     assert shown.shape == (4 * 32, 2 * 4 * 32, 3)
     assert (shown == np.kron(shown[::4, ::4], np.ones((4, 4, 1), dtype=np.uint8))).all()
-    left, _ = SamplingStage(watching.base(), watching.sampler, watching.drawings).render(watching.drawings)
+    left, _ = SamplingModule(watching.base(), watching.sampler, watching.jobs).render(watching.jobs)
     torch.testing.assert_close(
         torch.from_numpy(shown[::4, :128:4].copy()) / 255, left.permute(1, 2, 0), rtol=0, atol=0.51 / 255
     )
@@ -96,7 +96,7 @@ def test_averages_are_what_is_kept_and_shown_and_learning_goes_on_from_the_numbe
             expected = decay * expected + (1 - decay) * steps[n + 1][name].double()
             torch.testing.assert_close(kept[n + 1][name].double(), expected, rtol=1e-6, atol=1e-7)
     with averaged.kept():
-        left, _ = SamplingStage(watching.base(), watching.sampler, watching.drawings).render(watching.drawings)
+        left, _ = SamplingModule(watching.base(), watching.sampler, watching.jobs).render(watching.jobs)
     shown = torch.from_numpy(np.asarray(Image.open(tmp_path / "step-000004.png"))[::4, :128:4].copy()) / 255
     torch.testing.assert_close(shown, left.permute(1, 2, 0), rtol=0, atol=0.51 / 255)
 

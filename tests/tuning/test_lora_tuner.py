@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from quantbooth.diffusion.base import Base
-from quantbooth.quant.selection import Selection
+from quantbooth.quant.selection import SetSelection
 from quantbooth.runtime.errors import UserError
 from quantbooth.timesteps.strategies import baseline, s1, s2, tas
 from quantbooth.tuning.tuners import LoraTuner
@@ -36,7 +36,7 @@ def test_float_and_packed_bases_have_a_name_each() -> None:
 
 @pytest.mark.parametrize("sets", [1, 3])
 def test_attentions_projections_are_adapted_by_rank_times_both_sides(base: Base, sets: int) -> None:
-    learning = LoraTuner(rank=3).prepare_(base, sets, Selection())
+    learning = LoraTuner(rank=3).prepare_(base, sets, SetSelection())
     kinds = ("to_q", "to_k", "to_v", "to_out.0")
     sides = [sum(m.weight.shape) for name, m in base.denoiser.named_modules() if name.endswith(kinds)]
     assert list(learning) == ["adapters"]
@@ -46,11 +46,11 @@ def test_attentions_projections_are_adapted_by_rank_times_both_sides(base: Base,
 
 def test_patterns_choose_other_layers_convolutions_too(base: Base) -> None:
     tuner = LoraTuner(include=["*.conv1", "conv_in"], exclude=["down_blocks.*"])
-    tuner.prepare_(base, 1, Selection())
+    tuner.prepare_(base, 1, SetSelection())
     names = {name.rpartition(".")[0] for name in tuner.state(base)}
     assert "conv_in" in names and all(name == "conv_in" or name.startswith("up_blocks.") for name in names)
     with pytest.raises(UserError, match=r"^include pattern 'to_z' must match a Linear or Conv2d layer, got none$"):
-        LoraTuner(include=["to_z"]).prepare_(base, 1, Selection())
+        LoraTuner(include=["to_z"]).prepare_(base, 1, SetSelection())
 
 
 def test_alpha_scales_what_is_added(base: Base, small_base: Base) -> None:
@@ -59,7 +59,7 @@ def test_alpha_scales_what_is_added(base: Base, small_base: Base) -> None:
     for tuner in (LoraTuner(rank=2), LoraTuner(rank=2, alpha=6.0)):
         made = replace(small_base, denoiser=deepcopy(small_base.denoiser))
         with torch.no_grad():
-            for numbers in tuner.prepare_(made, 1, Selection())["adapters"]:
+            for numbers in tuner.prepare_(made, 1, SetSelection())["adapters"]:
                 numbers.fill_(1)
         states.append(tuner.state(made))
     for name, rows in states[0].items():
@@ -69,7 +69,7 @@ def test_alpha_scales_what_is_added(base: Base, small_base: Base) -> None:
 def test_the_seed_decides_what_is_drawn(small_base: Base) -> None:
     def drawn(seed: int) -> torch.Tensor:
         made, tuner = replace(small_base, denoiser=deepcopy(small_base.denoiser)), LoraTuner(seed=seed)
-        tuner.prepare_(made, 1, Selection())
+        tuner.prepare_(made, 1, SetSelection())
         return torch.cat([rows.flatten() for rows in tuner.state(made).values()])
 
     assert torch.equal(drawn(1), drawn(1))
@@ -78,12 +78,12 @@ def test_the_seed_decides_what_is_drawn(small_base: Base) -> None:
 
 def test_what_another_rank_learned_is_refused(base: Base, small_base: Base) -> None:
     tuner = LoraTuner(rank=2)
-    tuner.prepare_(base, 1, Selection())
+    tuner.prepare_(base, 1, SetSelection())
     fresh = replace(small_base, denoiser=deepcopy(small_base.denoiser))
     with pytest.raises(
         UserError, match=r"does not fit the denoiser: '.*lora_A' must have shape \(1, 4, \d+\), got \(1, 2,"
     ):
-        LoraTuner(rank=4).load_(fresh, tuner.state(base), 1, Selection())
+        LoraTuner(rank=4).load_(fresh, tuner.state(base), 1, SetSelection())
 
 
 def test_experts_trained_apart_become_rows_in_their_order(small_base: Base) -> None:
@@ -91,7 +91,7 @@ def test_experts_trained_apart_become_rows_in_their_order(small_base: Base) -> N
     for k in range(3):
         made = replace(small_base, denoiser=deepcopy(small_base.denoiser))
         with torch.no_grad():
-            for numbers in tuner.prepare_(made, 1, Selection())["adapters"]:
+            for numbers in tuner.prepare_(made, 1, SetSelection())["adapters"]:
                 numbers.fill_(k)
         states.append(tuner.state(made))
     joined = tuner.join(states)

@@ -14,11 +14,11 @@ from quantbooth.quant.scale_sets import Parts
 from quantbooth.runtime.errors import UserError
 from quantbooth.timesteps.strategies import s1
 from quantbooth.timesteps.zones import Zone, Zones, equal_zones
-from quantbooth.tuning.module import Examples, Recipe, TuningStage
+from quantbooth.tuning.module import Examples, Recipe, TuningModule
 
 MakeDenoiser = Callable[[], Any]
-MakeStage = Callable[..., TuningStage]
-Fit = Callable[[TuningStage], None]
+MakeStage = Callable[..., TuningModule]
+Fit = Callable[[TuningModule], None]
 RECIPE = Recipe(
     steps=100,
     train_batch_size=2,
@@ -64,7 +64,7 @@ def test_checkpointing_computes_blocks_twice_and_learns_the_same_bit_for_bit(new
 def test_outside_its_interval_s1_is_the_untuned_base_bit_for_bit(
     quantized: MakeDenoiser, new_stage: MakeStage, fit: Fit
 ) -> None:
-    base, stage = quantized(), new_stage(s1([200, 700], "base", 1000).trained)
+    base, stage = quantized(), new_stage(s1([200, 700], "base", 1000).training_zones)
     fit(stage)
     draw = torch.Generator().manual_seed(0)
     x, text = torch.randn(6, 24, 8, 8, generator=draw), torch.randn(6, 26, 128, generator=draw)

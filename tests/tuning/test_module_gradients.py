@@ -18,15 +18,15 @@ from quantbooth.quant.per_channel import normalizations
 from quantbooth.quant.scale_sets import OUTPUTS, Parts
 from quantbooth.runtime.draws import generator_for
 from quantbooth.timesteps.zones import Zone, Zones
-from quantbooth.tuning.module import TuningStage
+from quantbooth.tuning.module import TuningModule
 
-MakeStage = Callable[..., TuningStage]
+MakeStage = Callable[..., TuningModule]
 CONTENT = Zones((Zone("content", 200, 700),), 1000)
 EVERYTHING = Parts(inputs=True, biases=True, norms=True)
 both = pytest.mark.parametrize("parts", [OUTPUTS, EVERYTHING], ids=["outputs", "everything"])
 
 
-def shaken(stage: TuningStage) -> TuningStage:
+def shaken(stage: TuningModule) -> TuningModule:
     """The same stage, its gains no longer 1 and its shifts no longer 0."""
     draw = torch.Generator().manual_seed(3)
     with torch.no_grad():
@@ -44,13 +44,13 @@ def batch(count: int) -> tuple[Tensor, Tensor, Tensor]:
     return x_0, noise, torch.randn(count, 26, 128, generator=draw)
 
 
-def errors_of(stage: TuningStage, t: list[int]) -> Tensor:
+def errors_of(stage: TuningModule, t: list[int]) -> Tensor:
     """Per-sample errors of a random batch at these timesteps."""
     x_0, noise, text = batch(len(t))
     return denoising_error(stage.base, stage.schedule, x_0, noise, torch.tensor(t), Conditioning(text))
 
 
-def gradients(stage: TuningStage, loss: Tensor) -> dict[str, Tensor]:
+def gradients(stage: TuningModule, loss: Tensor) -> dict[str, Tensor]:
     learning = {name: numbers for name, numbers in stage.denoiser.named_parameters() if numbers.requires_grad}
     assert len(learning) == len(stage.numbers)
     return dict(zip(learning, torch.autograd.grad(loss, list(learning.values())), strict=True))
@@ -59,7 +59,7 @@ def gradients(stage: TuningStage, loss: Tensor) -> dict[str, Tensor]:
 class Twin:
     """The slow way in float64: a plain denoiser whose weights carry a set's numbers, one set and sample at a time."""
 
-    def __init__(self, stage: TuningStage, float_denoiser: Any) -> None:
+    def __init__(self, stage: TuningModule, float_denoiser: Any) -> None:
         self.denoiser, self.zones = float_denoiser.double(), stage.zones
         self.layers = dict(quantized_layers(stage.denoiser))
         self.norms = dict(normalizations(stage.denoiser))

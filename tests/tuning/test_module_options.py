@@ -12,14 +12,14 @@ import torch
 from quantbooth.diffusion.base import Base
 from quantbooth.diffusion.router import route_
 from quantbooth.diffusion.sampler import Sampler
-from quantbooth.quant.selection import Selection
+from quantbooth.quant.selection import SetSelection
 from quantbooth.sampling.image_set import Request
-from quantbooth.sampling.module import SamplingStage, drawings
+from quantbooth.sampling.module import SamplingModule, image_jobs
 from quantbooth.timesteps.zones import Zones, equal_zones, zones_from_borders
 from quantbooth.tuning.callbacks import SampleGrids, Snapshots
-from quantbooth.tuning.encoding import EncodedAnew
+from quantbooth.tuning.encoding import TrainablePrompt
 from quantbooth.tuning.files import read_snapshot, write_snapshot
-from quantbooth.tuning.module import Examples, Recipe, TuningStage
+from quantbooth.tuning.module import Examples, Recipe, TuningModule
 from quantbooth.tuning.tuners import FullTuner, IdentifierTuner, ScaleTuner, State, Tuner
 
 pytestmark = pytest.mark.chain
@@ -52,12 +52,12 @@ class Run:
     """Three steps of tuning as quantbooth-tune does them."""
 
     def __init__(self, tuner: Tuner, average: float | None, base: Base, examples: Examples, folder: Path) -> None:
-        selection, self.base = Selection(), base
+        selection, self.base = SetSelection(), base
         learning = tuner.prepare_(base, len(self.zones(tuner)), selection)
         route_(base, self.zones(tuner).index, selection)
-        sentences = [EncodedAnew(base, SENTENCE)] if "identifier" in learning else None
+        sentences = [TrainablePrompt(base, SENTENCE)] if "identifier" in learning else None
         recipe = replace(RECIPE, ema_decay=average)
-        self.stage = TuningStage(base, learning, [examples], self.zones(tuner), recipe, adamw, sentences)
+        self.stage = TuningModule(base, learning, [examples], self.zones(tuner), recipe, adamw, sentences)
         self.start = [numbers.detach().clone() for numbers in self.stage.numbers]
         self.states: dict[int, State] = {}
         self.snapshots = Snapshots(tuner, base, [3], self.states.__setitem__, self.stage.kept)
@@ -74,8 +74,8 @@ class Run:
     def pictures(self) -> torch.Tensor:
         """Of the numbers that are kept."""
         with self.stage.kept():
-            stage = SamplingStage(self.grids.base(), self.grids.sampler, self.grids.drawings)
-            return stage.render(stage.drawings)
+            stage = SamplingModule(self.grids.base(), self.grids.sampler, self.grids.jobs)
+            return stage.render(stage.jobs)
 
 
 @pytest.fixture(params=OPTIONS)
@@ -117,14 +117,14 @@ def test_it_learns_repeats_bit_for_bit_and_comes_back_from_disk_the_same(
     assert grids[0] == grids[1]
 
     write_snapshot(tmp_path, 3, one.state)
-    loaded, selection = fresh(tuner), Selection()
+    loaded, selection = fresh(tuner), SetSelection()
     zones = Run.zones(tuner)
     tuner.load_(loaded, read_snapshot(tmp_path, 3), len(zones), selection)
     route_(loaded, zones.index, selection)
-    asked = drawings(WATCHED, tmp_path)
-    pictures = SamplingStage(loaded, Sampler("ddim", 2, 4.0), asked).render(asked)
+    asked = image_jobs(WATCHED, tmp_path)
+    pictures = SamplingModule(loaded, Sampler("ddim", 2, 4.0), asked).render(asked)
     assert torch.equal(pictures, one.pictures())
-    untuned = SamplingStage(fresh(tuner), Sampler("ddim", 2, 4.0), asked).render(asked)
+    untuned = SamplingModule(fresh(tuner), Sampler("ddim", 2, 4.0), asked).render(asked)
     assert not torch.equal(pictures, untuned)
 
 

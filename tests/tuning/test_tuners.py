@@ -10,7 +10,7 @@ import torch
 from quantbooth.diffusion.base import Base
 from quantbooth.quant.layers import quantized_layers
 from quantbooth.quant.per_channel import normalizations
-from quantbooth.quant.selection import Selection
+from quantbooth.quant.selection import SetSelection
 from quantbooth.runtime.errors import UserError
 from quantbooth.timesteps.strategies import Strategy, baseline, s1, s2, tas
 from quantbooth.tuning.tuners import FullTuner, IdentifierTuner, LoraTuner, ScaleTuner, Tuner
@@ -106,7 +106,7 @@ def test_switches_are_true_or_false(option: str) -> None:
 
 def test_scales_learn_one_number_per_output_channel_and_set(fresh: MakeBase) -> None:
     base = fresh(ScaleTuner())
-    learning = ScaleTuner().prepare_(base, 3, Selection())
+    learning = ScaleTuner().prepare_(base, 3, SetSelection())
     channels = sum(layer.shape[0] for _, layer in quantized_layers(base.denoiser))
     assert list(learning) == ["gains"]
     assert sum(parameter.numel() for parameter in learning["gains"]) == 3 * channels
@@ -114,7 +114,7 @@ def test_scales_learn_one_number_per_output_channel_and_set(fresh: MakeBase) -> 
 
 def test_more_of_the_scales_is_more_numbers_of_the_right_kind(fresh: MakeBase) -> None:
     base = fresh(EVERYTHING)
-    learning = EVERYTHING.prepare_(base, 2, Selection())
+    learning = EVERYTHING.prepare_(base, 2, SetSelection())
     layers = [layer for _, layer in quantized_layers(base.denoiser)]
     norms = sum(len(norm.get_parameter("weight")) for _, norm in normalizations(base.denoiser))
     gains = sum(layer.shape[0] + layer.inputs for layer in layers) + norms
@@ -125,12 +125,12 @@ def test_more_of_the_scales_is_more_numbers_of_the_right_kind(fresh: MakeBase) -
 
 def test_full_learns_every_weight(fresh: MakeBase) -> None:
     base = fresh(FullTuner())
-    learning = FullTuner().prepare_(base, 1, Selection())
+    learning = FullTuner().prepare_(base, 1, SetSelection())
     assert {id(p) for p in learning["weights"]} == {id(p) for p in base.denoiser.parameters()}
 
 
 def test_only_what_is_prepared_gets_a_gradient_and_nothing_changes_yet(fresh: MakeBase, tuner: Tuner) -> None:
-    base, before, selection = fresh(tuner), fresh(tuner), Selection()
+    base, before, selection = fresh(tuner), fresh(tuner), SetSelection()
     learning = tuner.prepare_(base, 1, selection)
     selection.choose(torch.tensor([1, 1]))
     modules = (base.denoiser, base.text_encoder, base.autoencoder)
@@ -142,7 +142,7 @@ def test_only_what_is_prepared_gets_a_gradient_and_nothing_changes_yet(fresh: Ma
     assert torch.equal(one, other)
 
 
-def shaken(tuner: Tuner, base: Base, selection: Selection, sets: int = 1) -> None:
+def shaken(tuner: Tuner, base: Base, selection: SetSelection, sets: int = 1) -> None:
     draw = torch.Generator().manual_seed(5)
     with torch.no_grad():
         for numbers in tuner.prepare_(base, sets, selection).values():
@@ -152,7 +152,7 @@ def shaken(tuner: Tuner, base: Base, selection: Selection, sets: int = 1) -> Non
 
 def test_a_state_is_a_copy_that_later_steps_do_not_change(fresh: MakeBase, tuner: Tuner) -> None:
     base = fresh(tuner)
-    learning = tuner.prepare_(base, 1, Selection())
+    learning = tuner.prepare_(base, 1, SetSelection())
     state = tuner.state(base)
     before = {name: tensor.clone() for name, tensor in state.items()}
     assert sum(tensor.numel() for tensor in state.values()) == sum(p.numel() for n in learning.values() for p in n)
@@ -164,7 +164,7 @@ def test_a_state_is_a_copy_that_later_steps_do_not_change(fresh: MakeBase, tuner
 
 
 def test_a_fresh_base_with_a_loaded_state_is_the_tuned_one(fresh: MakeBase, tuner: Tuner) -> None:
-    tuned, again, untuned, selection = fresh(tuner), fresh(tuner), fresh(tuner), Selection()
+    tuned, again, untuned, selection = fresh(tuner), fresh(tuner), fresh(tuner), SetSelection()
     shaken(tuner, tuned, selection)
     state = tuner.state(tuned)
     tuner.load_(again, state, 1, selection)
@@ -179,7 +179,7 @@ def test_a_fresh_base_with_a_loaded_state_is_the_tuned_one(fresh: MakeBase, tune
 
 def test_what_was_tuned_on_something_else_is_refused_naming_the_first_difference(fresh: MakeBase, tuner: Tuner) -> None:
     base = fresh(tuner)
-    shaken(tuner, base, Selection())
+    shaken(tuner, base, SetSelection())
     state = tuner.state(base)
     names = [next(iter(state)), *(name for name in state if name.startswith("identifier."))]
     for name in names:
@@ -188,28 +188,28 @@ def test_what_was_tuned_on_something_else_is_refused_naming_the_first_difference
             ({other: tensor for other, tensor in state.items() if other != name}, f"'{name}' is missing$"),
         ):
             with pytest.raises(UserError, match=message):
-                tuner.load_(fresh(tuner), foreign, 1, Selection())
+                tuner.load_(fresh(tuner), foreign, 1, SetSelection())
     for extra in ("elsewhere.gain_out", "identifier.3"):
         with pytest.raises(UserError, match=f"'{extra}' is not in the"):
-            tuner.load_(fresh(tuner), {**state, extra: torch.ones(1, 2)}, 1, Selection())
+            tuner.load_(fresh(tuner), {**state, extra: torch.ones(1, 2)}, 1, SetSelection())
 
 
 def test_experts_trained_apart_become_one_state_in_the_order_of_their_zones(fresh: MakeBase) -> None:
     bases = [fresh(EVERYTHING) for _ in range(3)]
     for k, base in enumerate(bases):
         with torch.no_grad():
-            for numbers in EVERYTHING.prepare_(base, 1, Selection()).values():
+            for numbers in EVERYTHING.prepare_(base, 1, SetSelection()).values():
                 for parameter in numbers:
                     parameter.fill_(k)
     joined = EVERYTHING.join([EVERYTHING.state(base) for base in bases])
     assert joined.keys() == EVERYTHING.state(bases[0]).keys()
     assert all(rows.shape[0] == 3 and (rows == torch.arange(3.0)[:, None]).all() for rows in joined.values())
-    EVERYTHING.load_(fresh(EVERYTHING), joined, 3, Selection())
+    EVERYTHING.load_(fresh(EVERYTHING), joined, 3, SetSelection())
 
 
 def test_one_run_joins_to_itself_and_more_only_where_there_are_experts(fresh: MakeBase, tuner: Tuner) -> None:
     base = fresh(tuner)
-    shaken(tuner, base, Selection())
+    shaken(tuner, base, SetSelection())
     state = tuner.state(base)
     joined = tuner.join([state])
     assert joined.keys() == state.keys()

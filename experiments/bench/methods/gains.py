@@ -9,7 +9,7 @@ from torch import nn
 from experiments.bench.cases import Case
 from experiments.bench.weights import fill_, layers_of
 from quantbooth.quant.scale_sets import attach_
-from quantbooth.quant.selection import Selection
+from quantbooth.quant.selection import SetSelection
 from quantbooth.quant.surgery import Replaced, empty_like_
 
 __all__ = ["build_"]
@@ -27,6 +27,6 @@ def build_(denoiser: nn.Module, case: Case, generator: torch.Generator) -> None:
     )
     fill_(denoiser, case.setting.device, generator)
     denoiser.requires_grad_(False)
-    selection = Selection()
+    selection = SetSelection()
     attach_(denoiser, case.sets, selection)
     selection.choose(1 + torch.arange(case.batch, device=case.setting.device) % case.sets)

@@ -17,7 +17,7 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from quantbooth.calibration.tape import Tape
+from quantbooth.calibration.block_cache import BlockCache
 from quantbooth.runtime.draws import generator_for, step_loader
 from quantbooth.runtime.lightning import root_device
 
@@ -69,23 +69,25 @@ class BlockTraining(LightningModule):
         name: of the block, decides the draws with the recipe's seed.
         block: its own tensors are not changed.
         learned: what it learns.
-        tape: what it is given and should give.
-        recipe: optimizer steps, items of a step, and the seed that decides which.
+        cache: what it is given and should give.
+        config: optimizer steps, items of a step, and the seed that decides which.
     """
 
-    def __init__(self, name: str, block: nn.Module, learned: Parameterization, tape: Tape, recipe: Draws) -> None:
+    def __init__(
+        self, name: str, block: nn.Module, learned: Parameterization, cache: BlockCache, config: Draws
+    ) -> None:
         super().__init__()
-        self.block_name, self.block, self.learned, self.tape, self.recipe = name, block, learned, tape, recipe
+        self.block_name, self.block, self.learned, self.cache, self.config = name, block, learned, cache, config
 
     def configure_optimizers(self) -> Any:
         return self.learned.optimizers()
 
     def train_dataloader(self) -> object:
-        return step_loader(self.recipe.iterations)
+        return step_loader(self.config.iterations)
 
     def training_step(self, _step: int) -> Tensor:
-        draw = generator_for(self.recipe.seed, self.global_step, f"{self.learned.purpose} {self.block_name}")
-        places = torch.randint(self.tape.items, (self.recipe.batch,), generator=draw).tolist()
+        draw = generator_for(self.config.seed, self.global_step, f"{self.learned.purpose} {self.block_name}")
+        places = torch.randint(self.cache.items, (self.config.batch,), generator=draw).tolist()
         loss = self.error(self.learned.tensors(), places)
         self.log("error", loss.detach(), prog_bar=True)
         penalty = self.learned.penalty(self.global_step)
@@ -93,17 +95,17 @@ class BlockTraining(LightningModule):
 
     def error(self, tensors: Tensors, places: Sequence[int]) -> Float[Tensor, ""]:
         """Return the first term of L over some items, with these tensors in the block."""
-        given, target = self.tape.batch(places, self.device)
-        output = functional_call(self.block, dict(tensors), given.args, dict(given.kwargs))
+        call, target = self.cache.batch(places, self.device)
+        output = functional_call(self.block, dict(tensors), call.args, dict(call.kwargs))
         channel = 1 if output.ndim == 4 else -1
         return self.learned.distance(output - target).sum(channel).mean()
 
     @torch.no_grad()
     def error_of(self, tensors: Tensors) -> float:
         """Return the same over all items."""
-        places = torch.arange(self.tape.items).split(self.recipe.batch)
+        places = torch.arange(self.cache.items).split(self.config.batch)
         errors = [self.error(tensors, some.tolist()) * len(some) for some in places]
-        return float(torch.stack(errors).sum() / self.tape.items)
+        return float(torch.stack(errors).sum() / self.cache.items)
 
     def train_by(self, trainer: Trainer) -> None:
         """Train to the last step; the block stays on the trainer's device."""

@@ -23,13 +23,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from quantbooth.calibration.sources import Asked, Source
+from quantbooth.calibration.sources import PromptBatch, Source
 from quantbooth.diffusion.base import Base
 from quantbooth.diffusion.conditioning import Conditioning
 from quantbooth.runtime.errors import UserError
 from quantbooth.runtime.lightning import Loop
 
-__all__ = ["CalibrationSet", "Items", "draw_calibration_set", "sentences", "write_states", "write_texts"]
+__all__ = ["CalibrationSet", "Items", "generate_calibration_set", "sentences", "write_states", "write_texts"]
 
 ABOUT = "set.json"
 TEXTS = "texts.safetensors"
@@ -55,7 +55,7 @@ class CalibrationSet:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        with _in_one_line(folder):
+        with _as_user_error(folder):
             about = json.loads((folder / ABOUT).read_text())
             self.prompts: list[str] = about["prompts"]
             self.timesteps: list[float] = about["timesteps"]
@@ -130,7 +130,7 @@ def _require(holds: bool, otherwise: str) -> None:
 
 
 @contextmanager
-def _in_one_line(folder: Path) -> Iterator[None]:
+def _as_user_error(folder: Path) -> Iterator[None]:
     """What reading a damaged file raises, as one sentence."""
     try:
         yield
@@ -140,15 +140,15 @@ def _in_one_line(folder: Path) -> Iterator[None]:
         ) from error
 
 
-def draw_calibration_set(
-    base: Base, source: Source, asked: Sequence[Asked], count: int, folder: Path, loop: Loop, what: str
+def generate_calibration_set(
+    base: Base, source: Source, batches: Sequence[PromptBatch], count: int, folder: Path, loop: Loop, what: str
 ) -> None:
     """Write a calibration set, the states of a batch of sentences before the next is begun.
 
     Args:
         base: whose denoiser is to be run on it.
         source: makes states.
-        asked: batches of sentences.
+        batches: batches of sentences.
         count: timesteps of each sentence.
         folder: is there.
         loop: runs the batches.
@@ -156,12 +156,12 @@ def draw_calibration_set(
     """
 
     def write(shard: int) -> None:
-        write_states(folder, shard, source.states(base, asked[shard], count))
+        write_states(folder, shard, source.states(base, batches[shard], count))
 
     loop.place(base.networks)
-    loop.map(write, range(len(asked)), what)
-    prompts = [text for each in asked for text in each.texts]
-    encoded, size = sentences(prompts), len(asked[0].texts)
+    loop.map(write, range(len(batches)), what)
+    prompts = [text for each in batches for text in each.texts]
+    encoded, size = sentences(prompts), len(batches[0].texts)
     with torch.no_grad():  # in float32 whatever the loop's precision is
         pieces = [base.encode_prompts(encoded[start : start + size]) for start in range(0, len(encoded), size)]
     times = source.timesteps(base, count).tolist()

@@ -30,7 +30,7 @@ __all__ = [
     "quantized_attentions",
 ]
 
-USUAL = (AttnProcessor, AttnProcessor2_0)
+SUPPORTED_PROCESSORS = (AttnProcessor, AttnProcessor2_0)
 Bits = dict[str, ActivationBits]
 """By the name of an attention module."""
 
@@ -50,8 +50,8 @@ class QuantizedAttention(nn.Module):
 
     def forward(self, attn: Any, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Return what the attention module gives; arguments are those of diffusers' processors."""
-        made: Tensor = AttnProcessor()(_Through(attn, self), hidden_states, *args, **kwargs)
-        return made
+        output: Tensor = AttnProcessor()(_Through(attn, self), hidden_states, *args, **kwargs)
+        return output
 
 
 @dataclass(frozen=True)
@@ -59,19 +59,19 @@ class _Through:
     """An attention module as its processor sees it, quantizers behind three projections and the softmax."""
 
     attn: Any
-    points: QuantizedAttention
+    quantizers: QuantizedAttention
 
     def to_q(self, x: Tensor) -> Any:
-        return self.points.query(self.attn.to_q(x))
+        return self.quantizers.query(self.attn.to_q(x))
 
     def to_k(self, x: Tensor) -> Any:
-        return self.points.key(self.attn.to_k(x))
+        return self.quantizers.key(self.attn.to_k(x))
 
     def to_v(self, x: Tensor) -> Any:
-        return self.points.value(self.attn.to_v(x))
+        return self.quantizers.value(self.attn.to_v(x))
 
     def get_attention_scores(self, query: Tensor, key: Tensor, mask: Tensor | None) -> Any:
-        return self.points.probabilities(self.attn.get_attention_scores(query, key, mask))
+        return self.quantizers.probabilities(self.attn.get_attention_scores(query, key, mask))
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.attn, name)
@@ -93,7 +93,7 @@ def install_(denoiser: nn.Module, name: str, processor: QuantizedAttention) -> N
     if not isinstance(attn, Attention):
         raise UserError(f"{name!r} must be an attention module of the denoiser, got {type(attn).__name__}")
     kind, normed = type(attn.processor), attn.norm_q is not None or attn.norm_k is not None
-    if kind not in (*USUAL, QuantizedAttention) or normed:
+    if kind not in (*SUPPORTED_PROCESSORS, QuantizedAttention) or normed:
         found = f"{kind.__name__}{', with queries or keys normalized' if normed else ''}"
         raise UserError(f"activations can be quantized where AttnProcessor computes attention, got {found} in {name!r}")
     attn.set_processor(processor)

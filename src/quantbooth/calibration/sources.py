@@ -21,7 +21,7 @@ from quantbooth.runtime.errors import UserError
 
 __all__ = [
     "SOURCES",
-    "Asked",
+    "PromptBatch",
     "ForwardSource",
     "NormalSource",
     "SamplerSource",
@@ -33,7 +33,7 @@ __all__ = [
 
 
 @dataclass(frozen=True)
-class Asked:
+class PromptBatch:
     """A few sentences, the seed of each, and where they are known their true pictures."""
 
     texts: tuple[str, ...]
@@ -70,11 +70,11 @@ class Source(ABC):
         return steps[kept_places(len(steps), count)].float()
 
     @abstractmethod
-    def check(self, asked: Asked) -> None:
+    def check(self, prompts: PromptBatch) -> None:
         """Raise UserError when there is not what the source needs."""
 
     @abstractmethod
-    def states(self, base: Base, asked: Asked, count: int) -> Float[Tensor, "b count c hl wl"]:
+    def states(self, base: Base, prompts: PromptBatch, count: int) -> Float[Tensor, "b count c hl wl"]:
         """x_t at unit variance, as the denoiser sees it, at each of `count` timesteps.
 
         Raises:
@@ -86,18 +86,18 @@ class Source(ABC):
 class SamplerSource(Source):
     """What the float base's own sampler meets on its way to a picture."""
 
-    def check(self, asked: Asked) -> None: ...
+    def check(self, prompts: PromptBatch) -> None: ...
 
-    def states(self, base: Base, asked: Asked, count: int) -> Float[Tensor, "b count c hl wl"]:
+    def states(self, base: Base, prompts: PromptBatch, count: int) -> Float[Tensor, "b count c hl wl"]:
         kept = set(kept_places(len(self.sampler.new_scheduler(base).timesteps), count))
-        conditioning, place = base.encode_prompts(asked.texts), counted()
+        conditioning, place = base.encode_prompts(prompts.texts), counted()
         met: list[Tensor] = []
 
         def keep(_t: Tensor, x_t: Tensor, _predicted: Tensor) -> None:
             if next(place) in kept:
                 met.append(x_t.cpu())
 
-        self.sampler.denoise(base, lambda _t: conditioning, asked.noise(base), keep)
+        self.sampler.denoise(base, lambda _t: conditioning, prompts.noise(base), keep)
         return torch.stack(met, dim=1)
 
 
@@ -105,33 +105,33 @@ class SamplerSource(Source):
 class NormalSource(Source):
     """Noise alone, whatever the timestep."""
 
-    def check(self, asked: Asked) -> None: ...
+    def check(self, prompts: PromptBatch) -> None: ...
 
-    def states(self, base: Base, asked: Asked, count: int) -> Float[Tensor, "b count c hl wl"]:
-        return torch.stack([asked.noise(base, f"{place} ") for place in range(count)], dim=1)
+    def states(self, base: Base, prompts: PromptBatch, count: int) -> Float[Tensor, "b count c hl wl"]:
+        return torch.stack([prompts.noise(base, f"{place} ") for place in range(count)], dim=1)
 
 
 @dataclass(frozen=True)
 class ForwardSource(Source):
     """True pictures, noised as in training (DDPM, eq. 4); a fractional timestep is rounded."""
 
-    def check(self, asked: Asked) -> None:
-        if asked.pictures is None:
+    def check(self, prompts: PromptBatch) -> None:
+        if prompts.pictures is None:
             raise UserError(
                 "calibration.set.source=forward noises true pictures, and nobody knows those of these prompts; "
                 "choose sampler or normal"
             )
 
-    def states(self, base: Base, asked: Asked, count: int) -> Float[Tensor, "b count c hl wl"]:
-        self.check(asked)
-        assert asked.pictures is not None
-        latents, schedule = base.encode_images(asked.pictures).cpu(), base.schedule
+    def states(self, base: Base, prompts: PromptBatch, count: int) -> Float[Tensor, "b count c hl wl"]:
+        self.check(prompts)
+        assert prompts.pictures is not None
+        latents, schedule = base.encode_images(prompts.pictures).cpu(), base.schedule
         times = self.timesteps(base, count).round().long().tolist()
-        return torch.stack([self._noised(base, asked, schedule, latents, t) for t in times], dim=1)
+        return torch.stack([self._noised(base, prompts, schedule, latents, t) for t in times], dim=1)
 
     @staticmethod
-    def _noised(base: Base, asked: Asked, schedule: NoiseSchedule, latents: Tensor, t: int) -> Tensor:
-        return schedule.add_noise(latents, asked.noise(base, f"{t} "), torch.full((len(latents),), t))
+    def _noised(base: Base, prompts: PromptBatch, schedule: NoiseSchedule, latents: Tensor, t: int) -> Tensor:
+        return schedule.add_noise(latents, prompts.noise(base, f"{t} "), torch.full((len(latents),), t))
 
 
 SOURCES: dict[str, type[Source]] = {"sampler": SamplerSource, "normal": NormalSource, "forward": ForwardSource}
@@ -148,13 +148,13 @@ def source_of(name: object, sampler: Sampler) -> Source:
     return SOURCES[str(name)](sampler)
 
 
-def batches(asked: Asked, size: int) -> Sequence[Asked]:
+def batches(prompts: PromptBatch, size: int) -> Sequence[PromptBatch]:
     """The same in pieces of `size`."""
     return [
-        Asked(
-            asked.texts[start : start + size],
-            asked.seeds[start : start + size],
-            None if asked.pictures is None else asked.pictures[start : start + size],
+        PromptBatch(
+            prompts.texts[start : start + size],
+            prompts.seeds[start : start + size],
+            None if prompts.pictures is None else prompts.pictures[start : start + size],
         )
-        for start in range(0, len(asked.texts), size)
+        for start in range(0, len(prompts.texts), size)
     ]

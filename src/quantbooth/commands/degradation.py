@@ -1,11 +1,11 @@
-"""quantbooth-damage: what quantization alone does to a base, setting by setting, before anything is tuned.
+"""quantbooth-degradation: what quantization alone does to a base, setting by setting, before anything is tuned.
 
-quantbooth-damage quant=w4
-quantbooth-damage -m quant=fp,w8,w4,w3,w2 calibration=minmax,mse 'quant.exclude=[conv_in,conv_out],[]'
+quantbooth-degradation quant=w4
+quantbooth-degradation -m quant=fp,w8,w4,w3,w2 calibration=minmax,mse 'quant.exclude=[conv_in,conv_out],[]'
 
 Each setting is calibrated if it is not yet, and becomes an artifact; what is finished is never measured again. A comma
 between lists sweeps over lists, and quotes keep them from the shell: `[conv_in,conv_out]` leaves the first and the last
-convolution float, `[]` quantizes all. At the end a document over all settings of the command lies at damage.document.
+convolution float, `[]` quantizes all. At the end degradation.document compares all settings of the command.
 """
 
 import shlex
@@ -21,9 +21,9 @@ from quantbooth.degradation.files import (
     PICTURES,
     TRUTH,
     Reference,
-    read_damage,
+    read_degradation,
     read_reference,
-    write_damage,
+    write_degradation,
     write_reference,
     write_truth,
 )
@@ -33,20 +33,20 @@ from quantbooth.run.run import Run
 from quantbooth.runtime.cli import command
 from quantbooth.runtime.config import plain
 from quantbooth.runtime.options import place
-from quantbooth.runtime.profiling import measured
+from quantbooth.runtime.profiling import profile
 from quantbooth.runtime.progress import say_found
 
-__all__ = ["damage", "document", "main"]
+__all__ = ["degradation", "document", "main", "renamed"]
 
 
-def damage(run: Run) -> list[Path]:
+def degradation(run: Run) -> list[Path]:
     """Measure one setting and the float base it is compared with; return the folders of both."""
     plan = Degradation(run)
     if say_found(plan.reference.find()) is None:
         measure_float(plan)
-    if say_found(plan.item.find()) is None:
+    if say_found(plan.artifact.find()) is None:
         measure_quantized(plan, calibrate(run))
-    return list(dict.fromkeys((plan.reference.require(), plan.item.require())))
+    return list(dict.fromkeys((plan.reference.require(), plan.artifact.require())))
 
 
 def measure_float(plan: Degradation) -> None:
@@ -54,14 +54,14 @@ def measure_float(plan: Degradation) -> None:
     measurement = plan.measurement
     measurement.rehearse(plan.run.settings["base"]["resolution"])
     with plan.reference.writing(plan.run.settings) as draft:
-        with measured() as cost:
+        with profile() as cost:
             base, pictures = base_with(plan.run, None), draft.path / PICTURES
-            x_0 = measurement.encode(base, measurement.draw_reference(base, pictures))
+            x_0 = measurement.encode(base, measurement.generate_reference(base, pictures))
             errors, predicted = measurement.predict(base, x_0, None, "float")
             write_reference(draft.path, Reference(x_0, predicted))
             file_bytes = sum(tensor.nbytes for tensor in base.denoiser.state_dict().values())
             record = plan.record(base, file_bytes, draft.fingerprint, None)
-            write_damage(draft.path, record, errors, measurement.judge(pictures, pictures, "float"))
+            write_degradation(draft.path, record, errors, measurement.judge(pictures, pictures, "float"))
             if measurement.questions.pictures is not None:
                 truth = measurement.write_truth(draft.path / TRUTH)
                 write_truth(draft.path, measurement.judge(truth, truth, "true pictures"))
@@ -71,31 +71,37 @@ def measure_float(plan: Degradation) -> None:
 def measure_quantized(plan: Degradation, quantized: Path) -> None:
     """The quantized base of this setting, from the same noise and on the same triples as the float one."""
     measurement, compared = plan.measurement, plan.reference.require()
-    with plan.item.writing(plan.run.settings) as draft:
-        with measured() as cost:
+    with plan.artifact.writing(plan.run.settings) as draft:
+        with profile() as cost:
             base, pictures = base_with(plan.run, quantized), draft.path / PICTURES
-            reference, what = read_reference(compared), plan.item.label
+            reference, what = read_reference(compared), plan.artifact.label
             measurement.draw(base, pictures, measurement.pictures, what)
             errors, _ = measurement.predict(base, reference.latents, reference, what)
             rows = measurement.judge(pictures, compared / PICTURES, what)
             file_bytes = (quantized / WEIGHTS).stat().st_size
             record = plan.record(base, file_bytes, plan.reference.manifest().fingerprint, quantized)
-            write_damage(draft.path, record, errors, rows)
+            write_degradation(draft.path, record, errors, rows)
         draft.measured.update(seconds=round(cost.seconds, 3), peak_memory_bytes=cost.peak_memory_bytes)
 
 
 def document(jobs: list[tuple[DictConfig, list[Path]]]) -> None:
     """One document over every setting that finished, and earlier ones that were asked for."""
-    options = plain(jobs[-1][0])["damage"]
+    options = plain(jobs[-1][0])["degradation"]
     folders = [path for _, paths in jobs for path in paths] + [Path(path) for path in options["compare_with"]]
-    found = [read_damage(folder) for folder in dict.fromkeys(folder.resolve() for folder in folders)]
-    typed = shlex.join(["quantbooth-damage", *sys.argv[1:]])
-    folder, page = (place(f"damage.{option}", options[option]) for option in PLACES)
+    found = [read_degradation(folder) for folder in dict.fromkeys(folder.resolve() for folder in folders)]
+    typed = shlex.join(["quantbooth-degradation", *sys.argv[1:]])
+    folder, page = (place(f"degradation.{option}", options[option]) for option in PLACES)
     write_document(found, page, folder, options["shown"], [*options["notes"], f"Made by `{typed}`."])
     print(f"the document: {page}")  # noqa: T201  # what a person looks for next
 
 
-main = command(lambda cfg: damage(Run(cfg)), "damage", conclude=document)
+def renamed() -> None:
+    """Answer the former name of this command."""
+    sys.stderr.write("quantbooth: the command quantbooth-damage has another name: quantbooth-degradation\n")
+    sys.exit(2)
+
+
+main = command(lambda cfg: degradation(Run(cfg)), "degradation", conclude=document)
 
 if __name__ == "__main__":
     main()

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from quantbooth.diffusion.pretrained import float_bytes
 from quantbooth.evaluation.files import Record, write_scores
-from quantbooth.evaluation.module import EvaluationStage
+from quantbooth.evaluation.module import EvaluationModule
 from quantbooth.run.run import Run, SubjectRun
 from quantbooth.runtime.cli import command
-from quantbooth.runtime.draws import place_loader
+from quantbooth.runtime.draws import index_loader
 from quantbooth.runtime.progress import say_found
 from quantbooth.sampling.image_set import read_requests
 
@@ -25,18 +25,18 @@ def evaluate(run: Run) -> list[Path]:
 
 def score(one: SubjectRun, step: int) -> Path:
     """The scores of a subject's pictures after one step."""
-    run, item = one.run, one.scores(step)
-    if found := say_found(item.find()):
+    run, artifact = one.run, one.scores(step)
+    if found := say_found(artifact.find()):
         return found
     images = one.images(step).require()
-    with item.writing(one.settings) as draft:
+    with artifact.writing(one.settings) as draft:
         requests = read_requests(images)
         untuned = one.images(0).require() if run.protocol.prior_prompts else None
-        stage = EvaluationStage(run.scorer, one.subject, requests, images, untuned)
-        loader = place_loader(len(requests), run.protocol.scored)
-        run.trainer(f"scoring {item.label}").test(stage, loader, verbose=False)
-        write_scores(draft.path, record_of(one, step, images), stage.rows, stage.measured_with)
-    return item.require()
+        module = EvaluationModule(run.scorer, one.subject, requests, images, untuned)
+        loader = index_loader(len(requests), run.protocol.scored)
+        run.trainer(f"scoring {artifact.label}").test(module, loader, verbose=False)
+        write_scores(draft.path, record_of(one, step, images), module.rows, module.measured_with)
+    return artifact.require()
 
 
 def record_of(one: SubjectRun, step: int, images: Path) -> Record:
@@ -53,7 +53,7 @@ def record_of(one: SubjectRun, step: int, images: Path) -> Record:
     return Record(
         method=run.method if step else "base",
         subject=one.name,
-        quant=run.drawn_weights,
+        quant=run.weights_name,
         seed=run.settings["seed"] if step else 0,
         step=step,
         base=run.base_name,

@@ -16,13 +16,13 @@ from quantbooth.diffusion.base import Base
 from quantbooth.export.files import Denoisers, float_denoiser, model_card, write_lora, write_pipeline, write_weights
 from quantbooth.export.merging import Merging, prediction_errors
 from quantbooth.quant import adapters
-from quantbooth.quant.merging import average, folded, require_foldable
+from quantbooth.quant.merging import average, merged_state, require_mergeable
 from quantbooth.run.models import tuned_base
 from quantbooth.run.run import Run
 from quantbooth.runtime.cli import command
 from quantbooth.runtime.errors import UserError
 from quantbooth.runtime.options import flag, place, whole
-from quantbooth.store.files import whole_folder
+from quantbooth.store.files import atomic_folder
 from quantbooth.tuning.files import precision_of
 
 __all__ = ["export", "main"]
@@ -59,8 +59,8 @@ def export(run: Run) -> Path:
     one, options = run.only, Options(**run.settings["export"])
     run.check("strategy", "recipe", "tuner", "loras")
     step = run.recipe.steps if options.step is None else options.step
-    stretches = run.strategy.stretches if step else ((0, run.strategy.served.timesteps, 0),)
-    merging = Merging(stretches, run.strategy.served)
+    stretches = run.strategy.stretches if step else ((0, run.strategy.sampling_zones.timesteps, 0),)
+    merging = Merging(stretches, run.strategy.sampling_zones)
     if options.format != FORMATS[0] and len(merging.shares) > 1 and not options.merged:
         raise UserError(
             f"strategy {run.strategy.name} has {len(merging.shares)} denoisers, one file holds one; choose "
@@ -75,13 +75,13 @@ def export(run: Run) -> Path:
     base, _ = tuned_base(run, step, [one])
     main = base.component
     if options.format != "lora":
-        require_foldable(base.denoiser)
+        require_mergeable(base.denoiser)
     denoisers: Denoisers = {
-        name: partial(folded, base.denoiser, index) for name, index in merging.folders(main).items()
+        name: partial(merged_state, base.denoiser, index) for name, index in merging.folders(main).items()
     }
     if options.merged:
         denoisers = {main: partial(average, base.denoiser, merging.shares)}
-    with whole_folder(Path(options.folder) / _name(run, step, options), "export.folder") as folder:
+    with atomic_folder(Path(options.folder) / _name(run, step, options), "export.folder") as folder:
         errors = _errors(run, base, denoisers) if options.merged and len(merging.shares) > 1 else {}
         if options.format == "diffusers":
             write_pipeline(base, denoisers, merging.rows(main), folder, precision_of(options.precision))
@@ -122,7 +122,7 @@ def _made_by(run: Run, step: int) -> str:
 def _errors(run: Run, base: Base, denoisers: Denoisers) -> dict[str, tuple[float, float]]:
     """By zone, what the merged denoiser does otherwise than its parts (see `export.merging`)."""
     merged = base.with_denoiser(float_denoiser(base, denoisers[base.component]()))
-    return prediction_errors(base, merged, run.only.subject, run.strategy.served, run.loop)
+    return prediction_errors(base, merged, run.only.subject, run.strategy.sampling_zones, run.loop)
 
 
 def _facts(run: Run, step: int, merging: Merging, options: Options, main: str) -> dict[str, Any]:

@@ -24,10 +24,10 @@ from quantbooth.runtime.cli import command
 from quantbooth.runtime.config import build, plain
 from quantbooth.runtime.errors import UserError
 from quantbooth.runtime.options import place, whole
-from quantbooth.runtime.profiling import measured
+from quantbooth.runtime.profiling import profile
 from quantbooth.runtime.progress import say_found
 from quantbooth.schema import content, trainer_content
-from quantbooth.store.store import Item
+from quantbooth.store.store import Artifact
 
 __all__ = ["document", "main", "probe"]
 
@@ -60,7 +60,7 @@ class Probing:
         return build(self.run.cfg.base.contrasts, tuple, count=count, seed=seed)
 
     @property
-    def item(self) -> Item:
+    def artifact(self) -> Artifact:
         """The artifact of this probe."""
         identity = {
             "base": self.run.base_fingerprint,
@@ -71,7 +71,7 @@ class Probing:
             "asked": self.questions.fingerprint,
             **trainer_content(self.run.settings),
         }
-        return Item(self.run.store, KIND, self.run.base_name, "quantbooth-probe", identity)
+        return Artifact(self.run.store, KIND, self.run.base_name, "quantbooth-probe", identity)
 
     def record(self) -> ProbeRecord:
         return ProbeRecord(
@@ -90,13 +90,13 @@ class Probing:
 def probe(run: Run) -> Path:
     """Probe one base; return the folder of the probe."""
     probing = Probing(run)
-    if found := say_found(probing.item.find()):
+    if found := say_found(probing.artifact.find()):
         return found
-    with probing.item.writing(run.settings) as draft:
-        with measured() as cost:
+    with probing.artifact.writing(run.settings) as draft:
+        with profile() as cost:
             write_probe(draft.path, probing.record(), **rows_of(probing))
         draft.measured.update(seconds=round(cost.seconds, 3), peak_memory_bytes=cost.peak_memory_bytes)
-    return probing.item.require()
+    return probing.artifact.require()
 
 
 def rows_of(probing: Probing) -> dict[str, list[dict[str, Any]]]:
@@ -105,11 +105,11 @@ def rows_of(probing: Probing) -> dict[str, list[dict[str, Any]]]:
     base = frozen(base_with(run, None))
     switches = list(range(0, base.timesteps + 1, options["every"]))
     probes = Probes(base, run.sampler, run.loop, options["batch"])
-    swaps = probes.swaps(probing.contrasts, switches, run.scorer)
-    forecasts, finished = probes.forecasts(questions.each)
+    swaps = probes.prompt_swaps(probing.contrasts, switches, run.scorer)
+    forecasts, finished = probes.x0_predictions(questions.each)
     x_0 = finished if questions.pictures is None else base.encode_images(questions.pictures).cpu()
     grid = torch.linspace(0, base.timesteps - 1, options["grid"]).round().int().tolist()
-    worth = probes.worth_of_text(x_0, questions.each, grid)
+    worth = probes.text_gain(x_0, questions.each, grid)
     return {"swaps": swaps, "forecasts": forecasts, "worth": worth}
 
 

@@ -25,19 +25,19 @@ from quantbooth.reporting.page import About, write_report
 from quantbooth.reporting.results import Result
 from quantbooth.reporting.score_table import score_table
 from quantbooth.reporting.study import Study
-from quantbooth.reporting.style import Look, Tone
+from quantbooth.reporting.style import Style, ThemeColour
 from quantbooth.run.run import Run
 from quantbooth.runtime.cli import command
 from quantbooth.runtime.config import build, conf_dir
 from quantbooth.runtime.loggers import log_report
 from quantbooth.sampling.image_set import read_requests
 from quantbooth.store.manifest import open_artifact
-from quantbooth.store.store import CONFIG, word
+from quantbooth.store.store import CONFIG, slugify
 from quantbooth.tuning.files import TUNED, open_tuned, steps_kept, strategy_of
 
-__all__ = ["main", "method_looks", "read_result", "report", "unscored"]
+__all__ = ["main", "method_styles", "read_result", "report", "unscored"]
 
-LOOK = "method_look"
+STYLE = "method_style"
 """The node of conf/method/NAME.yaml that says how the method is shown; it enters no identity."""
 MOST_NAMED, LONGEST, DIGITS = 4, 80, 6
 NAMED_VERSIONS = ("quantbooth", "torch", "diffusers", "lightning")
@@ -46,9 +46,9 @@ LOSS = "tune/loss"
 
 def report(cfg: DictConfig, scores: Sequence[Path] = ()) -> Path:
     """Write the report of some scores, those named in report.scores, or those of this very setting; print the table."""
-    named = [folder for path in cfg.report.scores for folder in _finished(Path(path))]
-    folders = list(scores) or named or _own(cfg)
-    study = Study(tuple(read_result(folder, Path(cfg.paths.logs)) for folder in folders), method_looks())
+    joined_label = [folder for path in cfg.report.scores for folder in _finished(Path(path))]
+    folders = list(scores) or joined_label or _own(cfg)
+    study = Study(tuple(read_result(folder, Path(cfg.paths.logs)) for folder in folders), method_styles())
     missing = unscored([Path(path) for path in cfg.report.scores], study.results)
     about = About([_typed(), *_alone(folders, study.results)], list(cfg.report.notes), missing, made())
     folder = Path(cfg.report.folder or Path(cfg.paths.outputs) / "reports" / _slug(study, folders))
@@ -61,14 +61,14 @@ def report(cfg: DictConfig, scores: Sequence[Path] = ()) -> Path:
     return folder
 
 
-def method_looks() -> dict[str, Look]:
+def method_styles() -> dict[str, Style]:
     """Return how each method of conf/method is shown: label, colour on light and on dark ground, marker, order."""
     found = {}
     for file in sorted((conf_dir() / "method").glob("*.yaml")):
-        look = (yaml.safe_load(file.read_text(encoding="utf-8")) or {}).get(LOOK)
-        if look is not None:
-            tone = Tone(look["colour"]["light"], look["colour"]["dark"])
-            found[file.stem] = Look(tone, look["marker"], look["label"], look["order"])
+        style = (yaml.safe_load(file.read_text(encoding="utf-8")) or {}).get(STYLE)
+        if style is not None:
+            colour = ThemeColour(style["colour"]["light"], style["colour"]["dark"])
+            found[file.stem] = Style(colour, style["marker"], style["label"], style["order"])
     return found
 
 
@@ -142,14 +142,14 @@ def _loss(run: str, logs: Sequence[Path]) -> tuple[tuple[int, float], ...]:
 def _slug(study: Study, folders: Sequence[Path]) -> str:
     """Return a name by what the report is about: base, subjects, methods, and a digest of the scores."""
     subjects = list(study.subjects)
-    methods = list(dict.fromkeys(arm.method for arm in study.tuned)) or ["base"]
+    methods = list(dict.fromkeys(method.name for method in study.tuned)) or ["base"]
     parts = [study.results[0].base]
     for names, noun in ((subjects, "subjects"), (methods, "methods")):
         parts += names if len(names) <= MOST_NAMED else [f"{len(names)}-{noun}"]
     scores = [open_artifact(folder, "scores") for folder in folders]
     told = sorted(f"{manifest.name} {manifest.fingerprint}" for manifest in scores)
     digest = hashlib.sha256("\n".join(told).encode()).hexdigest()[:DIGITS]
-    return f"{'-'.join(map(word, parts))[:LONGEST].rstrip('-')}-{digest}"
+    return f"{'-'.join(map(slugify, parts))[:LONGEST].rstrip('-')}-{digest}"
 
 
 def unscored(scores: Sequence[Path], results: Sequence[Result]) -> list[str]:

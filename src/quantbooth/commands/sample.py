@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from quantbooth.data.prompts import wishes
+from quantbooth.data.prompts import expand_prompts
 from quantbooth.diffusion.base import Base
 from quantbooth.diffusion.lora_files import add_loras_
 from quantbooth.diffusion.router import SubjectsRoute
@@ -23,15 +23,15 @@ from quantbooth.run.models import tuned_base
 from quantbooth.run.run import Run, SubjectRun
 from quantbooth.runtime.cli import command
 from quantbooth.runtime.errors import UserError
-from quantbooth.runtime.profiling import measured
+from quantbooth.runtime.profiling import profile
 from quantbooth.runtime.progress import say_found
-from quantbooth.sampling.drawing import draw_missing, gather
+from quantbooth.sampling.generation import collect, generate_missing
 from quantbooth.sampling.image_set import Request, write_image, write_requests
-from quantbooth.sampling.module import Drawing, SamplingStage, drawings
-from quantbooth.store.files import full_disk_in_one_line
-from quantbooth.store.store import all_made, named
+from quantbooth.sampling.module import ImageJob, SamplingModule, image_jobs
+from quantbooth.store.files import disk_full_as_user_error
+from quantbooth.store.store import joined_label, make_all
 
-__all__ = ["draw", "draw_own", "main", "sample"]
+__all__ = ["generate", "generate_own", "main", "sample"]
 
 CELL = 192
 """Side of a picture on the sheet, in pixels."""
@@ -48,30 +48,33 @@ def sample(run: Run) -> list[Path]:
 
 def render(run: Run, step: int) -> list[Path]:
     """The image sets after one step, of all subjects."""
-    items = [one.images(step) for one in run.subjects]
-    for item in items:
-        say_found(item.find())
+    artifacts = [one.images(step) for one in run.subjects]
+    for artifact in artifacts:
+        say_found(artifact.find())
 
     def missing() -> list[SubjectRun]:
-        return [one for one, item in zip(run.subjects, items, strict=True) if not item.find()]
+        return [one for one, artifact in zip(run.subjects, artifacts, strict=True) if not artifact.find()]
 
-    return all_made(items, lambda: _draw_sets(run, missing(), step))
+    return make_all(artifacts, lambda: _generate_sets(run, missing(), step))
 
 
-def _draw_sets(run: Run, subjects: Sequence[SubjectRun], step: int) -> None:
-    items = [one.images(step) for one in subjects]
+def _generate_sets(run: Run, subjects: Sequence[SubjectRun], step: int) -> None:
+    artifacts = [one.images(step) for one in subjects]
     with ExitStack() as stack:
-        drafts = [stack.enter_context(item.writing(one.settings)) for item, one in zip(items, subjects, strict=True)]
+        drafts = [
+            stack.enter_context(artifact.writing(one.settings))
+            for artifact, one in zip(artifacts, subjects, strict=True)
+        ]
         asked = [one.requests() for one in subjects]
         wanted = [
-            drawings(requests, draft.unfinished, place)
+            image_jobs(requests, draft.unfinished, place)
             for place, (requests, draft) in enumerate(zip(asked, drafts, strict=True))
         ]
-        with measured() as cost:
+        with profile() as cost:
             base, route = tuned_base(run, step, subjects)
-            found = iter(_draw(run, base, route, wanted, named([item.label for item in items])))
+            found = iter(_generate(run, base, route, wanted, joined_label([artifact.label for artifact in artifacts])))
         for one, requests, draft in zip(subjects, asked, drafts, strict=True):
-            gather(requests, draft.unfinished, draft.path)
+            collect(requests, draft.unfinished, draft.path)
             write_requests(draft.path, requests)
             for number, picture in enumerate(one.subject.photos):
                 write_image(_references(draft.path) / f"{number}.png", picture)
@@ -81,12 +84,12 @@ def _draw_sets(run: Run, subjects: Sequence[SubjectRun], step: int) -> None:
         shutil.rmtree(draft.unfinished, ignore_errors=True)
 
 
-def draw(run: Run) -> list[Path]:
+def generate(run: Run) -> list[Path]:
     """The pictures of the protocol, or of the person's own sentences where `prompt` gives some."""
-    return sample(run) if run.settings["prompt"] is None else draw_own(run)
+    return sample(run) if run.settings["prompt"] is None else generate_own(run)
 
 
-def draw_own(run: Run) -> list[Path]:
+def generate_own(run: Run) -> list[Path]:
     """Draw sentences with every seed of the protocol, those that are not there yet; return pictures and their sheets.
 
     Raises:
@@ -101,7 +104,7 @@ def draw_own(run: Run) -> list[Path]:
     asked = [_own_requests(run, one, folder.name) for one, folder in zip(subjects, folders, strict=True)]
     places = [Path(run.settings["pictures"]) / folder.name for folder in folders]
     missing = [
-        [each for each in drawings(requests, place, number) if not each.path.exists()]
+        [each for each in image_jobs(requests, place, number) if not each.path.exists()]
         for number, (requests, place) in enumerate(zip(asked, places, strict=True))
     ]
     if any(missing):
@@ -109,8 +112,8 @@ def draw_own(run: Run) -> list[Path]:
         with ExitStack() as stack:
             for place in places:
                 place.mkdir(parents=True, exist_ok=True)
-                stack.enter_context(full_disk_in_one_line(place, "pictures"))
-            _draw(run, base, route, missing, named([place.name for place in places]))
+                stack.enter_context(disk_full_as_user_error(place, "pictures"))
+            _generate(run, base, route, missing, joined_label([place.name for place in places]))
     return [path for requests, place in zip(asked, places, strict=True) for path in _shown(requests, place)]
 
 
@@ -124,17 +127,17 @@ def _own_requests(run: Run, one: SubjectRun | None, tuned: str) -> list[Request]
     sentences = run.settings["prompt"]
     shown_as = (one or run.only).subject.shown_as if "{}" in str(sentences) else ""
     drawn_by = " ".join([tuned, str(run.sampler), *(str(lora.identity) for lora in run.loras)])
-    drawn = wishes(sentences, run.protocol.seeds, shown_as, drawn_by)
-    return [Request(wish.file, wish.text, wish.text, wish.text, "own", wish.seed) for wish in drawn]
+    drawn = expand_prompts(sentences, run.protocol.seeds, shown_as, drawn_by)
+    return [Request(job.file, job.text, job.text, job.text, "own", job.seed) for job in drawn]
 
 
-def _draw(
-    run: Run, base: Base, route: SubjectsRoute | None, wanted: Sequence[Sequence[Drawing]], what: str
+def _generate(
+    run: Run, base: Base, route: SubjectsRoute | None, wanted: Sequence[Sequence[ImageJob]], what: str
 ) -> list[bool]:
     """Draw what is missing, LoRA files of others added to the base; of each drawing, whether it was there already."""
     add_loras_(base, run.loras)
-    stage = SamplingStage(base, run.sampler, [one for of_subject in wanted for one in of_subject], route)
-    return draw_missing(stage, run.trainer(f"drawing {what}", shared=True), run.protocol.batch)
+    module = SamplingModule(base, run.sampler, [one for of_subject in wanted for one in of_subject], route)
+    return generate_missing(module, run.trainer(f"drawing {what}", shared=True), run.protocol.batch)
 
 
 def _shown(requests: Sequence[Request], folder: Path) -> list[Path]:
@@ -161,7 +164,7 @@ def _references(folder: Path) -> Path:
     return folder / "references"
 
 
-main = command(lambda cfg: draw(Run(cfg)), "quantbooth")
+main = command(lambda cfg: generate(Run(cfg)), "quantbooth")
 
 if __name__ == "__main__":
     main()

@@ -16,22 +16,22 @@ from lightning.pytorch import Callback, Trainer, seed_everything
 from quantbooth.data.subjects import Subject
 from quantbooth.diffusion.base import Base
 from quantbooth.diffusion.router import SubjectsRoute, route_
-from quantbooth.quant.selection import Selection
+from quantbooth.quant.selection import SetSelection
 from quantbooth.run.models import untuned_base, whole_base
 from quantbooth.run.run import Run, SubjectRun
 from quantbooth.runtime.cli import command
 from quantbooth.runtime.loggers import close
-from quantbooth.runtime.profiling import Cost, measured
+from quantbooth.runtime.profiling import Cost, profile
 from quantbooth.runtime.progress import say_found
-from quantbooth.sampling.drawing import draw_missing, gather
+from quantbooth.sampling.generation import collect, generate_missing
 from quantbooth.sampling.image_set import Request, read_images, read_requests, requests_for, write_requests
-from quantbooth.sampling.module import SamplingStage, drawings
-from quantbooth.store.store import Draft, named
+from quantbooth.sampling.module import SamplingModule, image_jobs
+from quantbooth.store.store import Draft, joined_label
 from quantbooth.timesteps.zones import Zones
 from quantbooth.tuning.callbacks import SampleGrids, Snapshots
-from quantbooth.tuning.encoding import Anew, EncodedAnew, once
+from quantbooth.tuning.encoding import LazyLatents, TrainablePrompt, cache_latents
 from quantbooth.tuning.files import precision_of, read_snapshot, snapshot_path, write_snapshot
-from quantbooth.tuning.module import Examples, OptimizerFactory, TuningStage
+from quantbooth.tuning.module import Examples, OptimizerFactory, TuningModule
 from quantbooth.tuning.optimizers import optimizer_factory
 from quantbooth.tuning.tuners import State
 
@@ -52,12 +52,12 @@ def tune_experts(run: Run, subjects: Sequence[SubjectRun], optimizer: OptimizerF
     if run.recipe.class_batch_size:
         for one in subjects:
             say_found(one.prior.find())
-            one.prior.made_by(partial(draw_prior, one))
+            one.prior.get_or_make(partial(generate_prior, one))
     with ExitStack() as stack:
         drafts = [stack.enter_context(one.tuned.writing(one.settings)) for one in subjects]
         for draft in drafts:
             draft.contents.update(tuner=run.tuner.describe(), strategy=run.strategy.describe())
-        with measured() as cost:
+        with profile() as cost:
             for zones in run.strategy.runs:
                 learn(run, subjects, zones, optimizer, drafts)
         for draft in drafts:
@@ -78,25 +78,25 @@ def costs_of(run: Run, folder: Path, cost: Cost, subjects: int) -> dict[str, flo
     }
 
 
-def draw_prior(one: SubjectRun) -> None:
+def generate_prior(one: SubjectRun) -> None:
     """Make the class's own pictures, once per base and class word."""
     run = one.run
     first, count = run.settings["prior"]["seed"], run.settings["prior"]["num_class_images"]
-    text, item = one.subject.class_text, one.prior
+    text, artifact = one.subject.class_text, one.prior
     requests = [
         Request(f"{seed}.png", text, text, f"prior: {text}", "prior", seed) for seed in range(first, first + count)
     ]
-    trainer = run.trainer(f"drawing {item.label}", shared=True)
-    with item.writing(one.settings) as draft:
-        stage = SamplingStage(untuned_base(run), run.sampler, drawings(requests, draft.unfinished))
-        found = draw_missing(stage, trainer, run.protocol.batch)
-        gather(requests, draft.unfinished, draft.path)
+    trainer = run.trainer(f"drawing {artifact.label}", shared=True)
+    with artifact.writing(one.settings) as draft:
+        module = SamplingModule(untuned_base(run), run.sampler, image_jobs(requests, draft.unfinished))
+        found = generate_missing(module, trainer, run.protocol.batch)
+        collect(requests, draft.unfinished, draft.path)
         draft.measured.update(found_drawn=sum(found))
         write_requests(draft.path, requests)
     shutil.rmtree(draft.unfinished, ignore_errors=True)
 
 
-def keep(run: Run, drafts: Sequence[Draft], step: int, state: State) -> None:
+def save_snapshots(run: Run, drafts: Sequence[Draft], step: int, state: State) -> None:
     """Write what a run taught each subject, beside what runs of other experts left there."""
     precision = precision_of(run.settings["resources"]["save_dtype"])
     for draft, part in zip(drafts, run.tuner.part(state, len(drafts)), strict=True):
@@ -110,46 +110,46 @@ def learn(
     """One training run, its snapshots written into the drafts, one of each subject."""
     resources, names = run.settings["resources"], [curve_name(run, zones, draft.destination.name) for draft in drafts]
     seed_everything(run.recipe.seed, verbose=False)
-    base, selection = untuned_base(run), Selection()
+    base, selection = untuned_base(run), SetSelection()
     route = SubjectsRoute(zones.index, len(zones), len(subjects))
     examples = [encode(one, base) for one in subjects]
     learning = run.tuner.prepare_(base, len(zones), selection, len(subjects))
-    sentences = [EncodedAnew(base, subjects[0].subject.tuning_text)] if "identifier" in learning else None
+    sentences = [TrainablePrompt(base, subjects[0].subject.tuning_text)] if "identifier" in learning else None
     if sentences is None and resources["cache_latents"]:
         base = base.denoiser_alone
     route_(base, route, selection)
     if resources["gradient_checkpointing"]:
         base.enable_gradient_checkpointing_()
-    stage = TuningStage(base, learning, examples, zones, run.recipe, optimizer, sentences, route)
-    snapshots = Snapshots(run.tuner, base, run.steps[1:], partial(keep, run, drafts), stage.kept)
+    module = TuningModule(base, learning, examples, zones, run.recipe, optimizer, sentences, route)
+    snapshots = Snapshots(run.tuner, base, run.steps[1:], partial(save_snapshots, run, drafts), module.kept)
     grids = [
         SampleGrids(
             partial(whole_base, run, base),
             run.sampler,
-            watched(one.subject),
+            preview_requests(one.subject),
             run.settings["preview"]["validation_steps"],
             Path(run.settings["paths"]["logs"]) / "samples" / name,
-            stage.kept,
+            module.kept,
             "samples" if len(subjects) == 1 else f"samples/{one.name}",
             route,
             place,
         )
         for place, (one, name) in enumerate(zip(subjects, names, strict=True))
     ]
-    fit(run, stage, named(names), [snapshots, *grids])
+    fit(run, module, joined_label(names), [snapshots, *grids])
 
 
 def curve_name(run: Run, zones: Zones, artifact: str) -> str:
     """What curves and grids of an artifact are filed under; an expert that is trained apart has its own."""
-    return f"{artifact}-{zones.zones[0].name}" if run.strategy.apart else artifact
+    return f"{artifact}-{zones.zones[0].name}" if run.strategy.separate_runs else artifact
 
 
-def fit(run: Run, stage: TuningStage, name: str, callbacks: list[Callback]) -> None:
+def fit(run: Run, module: TuningModule, name: str, callbacks: list[Callback]) -> None:
     """Train to the last step, curves in the tracker."""
     logger = run.logger(name)
     trainer: Trainer = run.trainer(f"tuning {name}", logger=logger, max_steps=run.recipe.steps, callbacks=callbacks)
     try:
-        trainer.fit(stage)
+        trainer.fit(module)
     finally:
         close(logger)
 
@@ -165,12 +165,12 @@ def encode(one: SubjectRun, base: Base) -> Examples:
         prior = read_images([folder / request.file for request in read_requests(folder)])
     if run.settings["tuner"]["random_flip"]:
         photos, prior = (torch.cat([pictures, pictures.flip(-1)]) for pictures in (photos, prior))
-    made = [Anew(base.encode_images, pictures) for pictures in (photos, prior)]
-    kept = [once(latents) for latents in made] if run.settings["resources"]["cache_latents"] else made
+    made = [LazyLatents(base.encode_images, pictures) for pictures in (photos, prior)]
+    kept = [cache_latents(latents) for latents in made] if run.settings["resources"]["cache_latents"] else made
     return Examples(kept[0], texts[:1], kept[1], texts[1:], subject.name)
 
 
-def watched(subject: Subject) -> list[Request]:
+def preview_requests(subject: Subject) -> list[Request]:
     """Eight prompts of all kinds to watch while tuning."""
     return requests_for(subject, [0], max(1, len(subject.prompts) // 8))[:8]
 

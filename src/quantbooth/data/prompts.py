@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from quantbooth.data.subjects import Prompt
 from quantbooth.runtime.errors import UserError
 
-__all__ = ["Wish", "prompts_for", "wishes"]
+__all__ = ["PromptJob", "prompts_for", "expand_prompts"]
 
 SHARED_SCENES = (
     "a {} in the jungle",
@@ -67,7 +67,7 @@ LETTERS = 48
 
 
 @dataclass(frozen=True)
-class Wish:
+class PromptJob:
     """One picture to generate.
 
     Attributes:
@@ -81,7 +81,7 @@ class Wish:
     file: str
 
 
-def wishes(sentences: object, seeds: Sequence[int], subject: str, drawn_by: str) -> list[Wish]:
+def expand_prompts(sentences: object, seeds: Sequence[int], subject: str, drawn_by: str) -> list[PromptJob]:
     """Return a request for every prompt with every seed.
 
     Args:
@@ -100,7 +100,7 @@ def wishes(sentences: object, seeds: Sequence[int], subject: str, drawn_by: str)
         if not isinstance(text, str) or not text.strip():
             raise UserError(f"prompt must hold sentences, got {text!r}; quote those with commas")
     texts = [text.replace("{}", subject) for text in given]
-    return [Wish(text, seed, _file(text, seed, drawn_by)) for text in dict.fromkeys(texts) for seed in seeds]
+    return [PromptJob(text, seed, _file(text, seed, drawn_by)) for text in dict.fromkeys(texts) for seed in seeds]
 
 
 def _file(text: str, seed: int, drawn_by: str) -> str:

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pandas as pd
 
-from quantbooth.degradation.files import PICTURES, RIGHT, TRUTH, Damage
+from quantbooth.degradation.files import PICTURES, RIGHT, TRUTH, DegradationResult
 from quantbooth.degradation.plots import curve_plot, error_plot, swept
-from quantbooth.degradation.study import DamageStudy
+from quantbooth.degradation.study import DegradationStudy
 from quantbooth.degradation.tables import TRUE_PICTURES, attributes, numbers, ratio_table
 from quantbooth.reporting.columns import NOTHING
 from quantbooth.reporting.images import contact_sheet
-from quantbooth.reporting.tables import markdown, simulated
+from quantbooth.reporting.tables import activation_note, markdown
 
 __all__ = ["same_noise_grid", "write_document"]
 
@@ -28,12 +28,12 @@ MB, GB = 1e6, 1e9
 Write = Callable[[pd.Series], str]
 
 
-def same_noise_grid(study: DamageStudy, shown: int) -> bytes:
+def same_noise_grid(study: DegradationStudy, shown: int) -> bytes:
     """Return a PNG of the first `shown` questions, or of as many (at least one) as fit into 300 kB.
 
     Prompts down; across true pictures where they are known, float's, and each setting's of the same noise.
     """
-    folders = {study.label(damage): damage.folder / PICTURES for damage in (study.reference, *study.settings)}
+    folders = {study.label(result): result.folder / PICTURES for result in (study.reference, *study.settings)}
     if study.reference.truth is not None:
         folders = {"true": study.reference.folder / TRUTH} | folders
     rows = {label: [folder / file for folder in folders.values()] for label, file in _labelled(study, shown).items()}
@@ -46,7 +46,7 @@ def same_noise_grid(study: DamageStudy, shown: int) -> bytes:
     return made(max(fitting, 1))
 
 
-def _labelled(study: DamageStudy, shown: int) -> dict[str, str]:
+def _labelled(study: DegradationStudy, shown: int) -> dict[str, str]:
     """Return files of the first questions by sentence, with the noise seed where a sentence comes again."""
     asked = study.reference.pictures[:shown]
     again = asked["text"].duplicated(keep=False)
@@ -60,13 +60,15 @@ def _png(rows: Mapping[str, Sequence[Path]], columns: Sequence[str]) -> bytes:
     return buffer.getvalue()
 
 
-def write_document(found: Sequence[Damage], page: Path, folder: Path, shown: int, notes: Sequence[str]) -> None:
+def write_document(
+    found: Sequence[DegradationResult], page: Path, folder: Path, shown: int, notes: Sequence[str]
+) -> None:
     """Write table, plots and grid into the folder, and the page that shows them.
 
     Raises:
         UserError: the measurements do not compare.
     """
-    study = DamageStudy(tuple(found))
+    study = DegradationStudy(tuple(found))
     table = numbers(study)
     for place in (folder, page.parent):
         place.mkdir(parents=True, exist_ok=True)
@@ -79,10 +81,10 @@ def write_document(found: Sequence[Damage], page: Path, folder: Path, shown: int
     page.write_text(_page(study, table, Path(os.path.relpath(folder, page.parent)), notes))
 
 
-def _page(study: DamageStudy, table: pd.DataFrame, folder: Path, notes: Sequence[str]) -> str:
+def _page(study: DegradationStudy, table: pd.DataFrame, folder: Path, notes: Sequence[str]) -> str:
     parts = [f"# What quantization alone does to the base {study.reference.record.base}", *notes]
     parts += ["## Prediction error", _about_errors(study), _error_table(study, table)]
-    if note := simulated(study.quants):
+    if note := activation_note(study.quants):
         parts += [note]
     if ratios := ratio_table(study):
         about = (
@@ -96,12 +98,12 @@ def _page(study: DamageStudy, table: pd.DataFrame, folder: Path, notes: Sequence
         parts += [f"![deviation by {option.option}]({(folder / CURVE).as_posix()})"]
     parts += ["## Pictures from the same noise", _about_pictures(study), _picture_table(table)]
     parts += [f"![pictures from the same noise]({(folder / GRID).as_posix()})"]
-    runs = [f"- {study.label(damage)}: {damage.run}" for damage in (study.reference, *study.settings)]
+    runs = [f"- {study.label(result)}: {result.run}" for result in (study.reference, *study.settings)]
     parts += [f"All numbers: [{TABLE}]({(folder / TABLE).as_posix()}). Runs:", "\n".join(runs)]
     return "\n\n".join(parts) + "\n"
 
 
-def _about_errors(study: DamageStudy) -> str:
+def _about_errors(study: DegradationStudy) -> str:
     record = study.reference.record
     zones = [f"{name} [{start}, {stop})" for name, (start, stop) in record.zones.items()]
     return (
@@ -115,7 +117,7 @@ def _about_errors(study: DamageStudy) -> str:
     )
 
 
-def _about_pictures(study: DamageStudy) -> str:
+def _about_pictures(study: DegradationStudy) -> str:
     reference = study.reference
     known = "" if reference.truth is None else " True pictures are what the questions describe."
     asked = [name for name in reference.pictures if name.startswith(RIGHT)]
@@ -137,7 +139,7 @@ def _written(table: pd.DataFrame, columns: Mapping[str, Write]) -> str:
     return markdown(["setting", *columns], rows)
 
 
-def _error_table(study: DamageStudy, table: pd.DataFrame) -> str:
+def _error_table(study: DegradationStudy, table: pd.DataFrame) -> str:
     zones = study.reference.record.zones
     columns: dict[str, Write] = {
         "quantized layers": lambda row: f"{row['layers']:.0f}",

@@ -17,12 +17,12 @@ __all__ = [
     "PICTURES",
     "RIGHT",
     "TRUTH",
-    "Damage",
+    "DegradationResult",
     "Record",
     "Reference",
-    "read_damage",
+    "read_degradation",
     "read_reference",
-    "write_damage",
+    "write_degradation",
     "write_reference",
     "write_truth",
 ]
@@ -87,7 +87,7 @@ class Reference:
 
 
 @dataclass(frozen=True, eq=False)
-class Damage:
+class DegradationResult:
     """One finished measurement; `truth` judges the true pictures, where they are known, and lies with float only."""
 
     record: Record
@@ -102,7 +102,7 @@ class Damage:
         return self.record.bits is None
 
 
-def write_damage(
+def write_degradation(
     folder: Path, record: Record, predictions: list[dict[str, Any]], pictures: list[dict[str, Any]]
 ) -> None:
     (folder / RECORD).write_text(json.dumps(asdict(record), indent=1))
@@ -124,7 +124,7 @@ def read_reference(folder: Path) -> Reference:
     return Reference(**load_file(folder / REFERENCE))
 
 
-def read_damage(folder: Path) -> Damage:
+def read_degradation(folder: Path) -> DegradationResult:
     """A measurement.
 
     Raises:
@@ -134,7 +134,7 @@ def read_damage(folder: Path) -> Damage:
     record = Record(**json.loads((folder / RECORD).read_text()))
     truth = pd.read_csv(folder / f"{TRUTH}.csv") if (folder / f"{TRUTH}.csv").is_file() else None
     predictions, pictures = (pd.read_csv(folder / f"{name}.csv") for name in (PREDICTIONS, PICTURES))
-    return Damage(record, manifest.name, folder, predictions, pictures, truth)
+    return DegradationResult(record, manifest.name, folder, predictions, pictures, truth)
 
 
 def _write_rows(folder: Path, name: str, rows: list[dict[str, Any]]) -> None:

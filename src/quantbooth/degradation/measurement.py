@@ -21,11 +21,11 @@ from quantbooth.diffusion.sampler import Sampler
 from quantbooth.evaluation.prediction_errors import draw_triples, measure_predictions
 from quantbooth.evaluation.scorer import Scorer
 from quantbooth.evaluation.scores import clip_t, mean_squared_error, ssim
-from quantbooth.runtime.draws import batches, place_loader
+from quantbooth.runtime.draws import batches, index_loader
 from quantbooth.runtime.lightning import Loop
 from quantbooth.runtime.progress import progress
 from quantbooth.sampling.image_set import Request, read_images, write_image
-from quantbooth.sampling.module import SamplingStage, drawings
+from quantbooth.sampling.module import SamplingModule, image_jobs
 from quantbooth.timesteps.zones import Zones
 
 __all__ = ["Measurement", "compare_pictures", "right_answers"]
@@ -127,11 +127,11 @@ class Measurement:
     def draw(self, base: Base, folder: Path, count: int, what: str) -> None:
         """Pictures of the first questions, one file each."""
         folder.mkdir()
-        stage = SamplingStage(base, self.sampler, drawings(self._requests(count), folder))
+        module = SamplingModule(base, self.sampler, image_jobs(self._requests(count), folder))
         trainer = self.trainer(f"drawing by {what}")
-        trainer.predict(stage, place_loader(count, self.batch), return_predictions=False)
+        trainer.predict(module, index_loader(count, self.batch), return_predictions=False)
 
-    def draw_reference(self, base: Base, folder: Path) -> Float[Tensor, "n 3 h w"]:
+    def generate_reference(self, base: Base, folder: Path) -> Float[Tensor, "n 3 h w"]:
         """The float base's pictures, and what x_0 is made of: the true pictures, or its own where nobody knows them."""
         own = self.questions.pictures is None
         count = max(self.pictures, self.predictions) if own else self.pictures

@@ -10,9 +10,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from quantbooth.degradation.files import Damage
-from quantbooth.degradation.study import DamageStudy
-from quantbooth.reporting.style import GROUND, INK, MUTED, PALETTE, RC, Look, frame, svg
+from quantbooth.degradation.files import DegradationResult
+from quantbooth.degradation.study import DegradationStudy
+from quantbooth.reporting.style import GROUND, INK, MUTED, PALETTE, RC, Style, frame, svg
 
 __all__ = ["Swept", "curve_plot", "error_plot", "swept"]
 
@@ -29,7 +29,7 @@ DASHES = ("-", "--", ":", "-.")
 LEAST = 3
 
 
-def _panels(study: DamageStudy, draw: Callable[[Axes, str], None], up: str, texts: tuple[str, str, str]) -> str:
+def _panels(study: DegradationStudy, draw: Callable[[Axes, str], None], up: str, texts: tuple[str, str, str]) -> str:
     """Return a figure with a panel for each zone and a common legend above, as an SVG string."""
     zones = list(study.reference.record.zones)
     width = WIDTH * len(zones) + 0.4
@@ -50,7 +50,7 @@ def _panels(study: DamageStudy, draw: Callable[[Axes, str], None], up: str, text
         return svg(figure, *texts, PALETTE)
 
 
-def error_plot(study: DamageStudy, table: pd.DataFrame) -> str:
+def error_plot(study: DegradationStudy, table: pd.DataFrame) -> str:
     """Return relative added error against bits as an SVG string; linear up to 1 %, logarithmic above."""
     zones = study.reference.record.zones
     ends = [table[f"{zone}_relative_{end}"] for zone in zones for end in ("low", "high")]
@@ -76,21 +76,21 @@ def error_plot(study: DamageStudy, table: pd.DataFrame) -> str:
     return _panels(study, draw, "error added, share of float's", texts)
 
 
-def _line(axes: Axes, study: DamageStudy, table: pd.DataFrame, zone: str, family: str) -> None:
+def _line(axes: Axes, study: DegradationStudy, table: pd.DataFrame, zone: str, family: str) -> None:
     """Draw one family through its bit-widths, with intervals; the first of a calibration has filled marks."""
-    found = [damage for damage in study.settings if study.family(damage) == family]
-    calibrations = list(dict.fromkeys(damage.record.calibration for damage in study.settings))
+    found = [result for result in study.settings if study.family(result) == family]
+    calibrations = list(dict.fromkeys(result.record.calibration for result in study.settings))
     own = found[0].record.calibration
-    look = PALETTE[calibrations.index(own) % len(PALETTE)]
+    style = PALETTE[calibrations.index(own) % len(PALETTE)]
     kin = dict.fromkeys(study.family(d) for d in study.settings if d.record.calibration == own)
     rank = list(kin).index(family)
     aside = ASIDE * (study.families.index(family) - (len(study.families) - 1) / 2)
-    x = [study.quants.index(damage.record.quant) + aside for damage in found]
-    rows = table.loc[[study.label(damage) for damage in found]]
-    y, colour = rows[f"{zone}_relative"], look.tone.light
+    x = [study.quants.index(result.record.quant) + aside for result in found]
+    rows = table.loc[[study.label(result) for result in found]]
+    y, colour = rows[f"{zone}_relative"], style.colour.light
     spread = (y - rows[f"{zone}_relative_low"], rows[f"{zone}_relative_high"] - y)
     axes.errorbar(x, y, yerr=spread, fmt="none", ecolor=colour, elinewidth=0.9, alpha=0.6)
-    mark: dict[str, Any] = {"marker": look.marker, "mfc": GROUND.light if rank else colour, "ms": 6, "mew": 1.2}
+    mark: dict[str, Any] = {"marker": style.marker, "mfc": GROUND.light if rank else colour, "ms": 6, "mew": 1.2}
     axes.plot(x, y, DASHES[rank % len(DASHES)], color=colour, linewidth=1.6, label=family or "added", **mark)
 
 
@@ -101,31 +101,31 @@ class Swept:
     calibration: str
     option: str
 
-    def value(self, damage: Damage) -> float | None:
+    def value(self, result: DegradationResult) -> float | None:
         """Return the setting's number; None where it is of another calibration."""
-        value = damage.record.options.get(self.option)
-        ours = damage.record.calibration == self.calibration
+        value = result.record.options.get(self.option)
+        ours = result.record.calibration == self.calibration
         return float(value) if ours and isinstance(value, int | float) else None
 
 
-def swept(study: DamageStudy) -> Swept | None:
+def swept(study: DegradationStudy) -> Swept | None:
     """Return the first option with three numbers or more."""
-    for damage in study.settings:
-        for option in damage.record.options:
-            found = Swept(damage.record.calibration, option)
+    for result in study.settings:
+        for option in result.record.options:
+            found = Swept(result.record.calibration, option)
             if len({found.value(other) for other in study.settings} - {None}) >= LEAST:
                 return found
     return None
 
 
-def curve_plot(study: DamageStudy, table: pd.DataFrame, what: Swept) -> str:
+def curve_plot(study: DegradationStudy, table: pd.DataFrame, what: Swept) -> str:
     """Return deviation from float against the option as an SVG string; other calibrations are level lines."""
-    values = sorted({value for damage in study.settings if (value := what.value(damage)) is not None})
+    values = sorted({value for result in study.settings if (value := what.value(result)) is not None})
 
     def draw(axes: Axes, zone: str) -> None:
         frame(axes, zone, what.option)
-        for quant, look in zip(study.quants, PALETTE, strict=False):
-            _curve(axes, study, table, what, zone, [d for d in study.settings if d.record.quant == quant], look)
+        for quant, style in zip(study.quants, PALETTE, strict=False):
+            _curve(axes, study, table, what, zone, [d for d in study.settings if d.record.quant == quant], style)
         axes.set_xscale("log" if values[0] > 0 else "linear")
         axes.set_yscale("log")
         axes.xaxis.set_major_locator(FixedLocator(values))
@@ -140,24 +140,30 @@ def curve_plot(study: DamageStudy, table: pd.DataFrame, what: Swept) -> str:
 
 
 def _curve(
-    axes: Axes, study: DamageStudy, table: pd.DataFrame, what: Swept, zone: str, alike: Sequence[Damage], look: Look
+    axes: Axes,
+    study: DegradationStudy,
+    table: pd.DataFrame,
+    what: Swept,
+    zone: str,
+    alike: Sequence[DegradationResult],
+    style: Style,
 ) -> None:
     """Draw one bit-width: what was swept as a curve, what was not as level lines."""
-    shares = {damage.run: _share(table.loc[study.label(damage)], zone) for damage in alike}
-    on = sorted((value, damage.run) for damage in alike if (value := what.value(damage)) is not None)
-    line: dict[str, Any] = {"color": look.tone.light, "marker": look.marker, "ms": 5}
+    shares = {result.run: _share(table.loc[study.label(result)], zone) for result in alike}
+    on = sorted((value, result.run) for result in alike if (value := what.value(result)) is not None)
+    line: dict[str, Any] = {"color": style.colour.light, "marker": style.marker, "ms": 5}
     label = f"{alike[0].record.quant}, {what.calibration}"
     if on:
         axes.plot([value for value, _ in on], [shares[run] for _, run in on], "-", label=label, **line)
-    for damage, dashes in zip((d for d in alike if what.value(d) is None), DASHES[1:], strict=False):
-        axes.axhline(shares[damage.run], ls=dashes, lw=1, color=look.tone.light, label=study.label(damage))
+    for result, dashes in zip((d for d in alike if what.value(d) is None), DASHES[1:], strict=False):
+        axes.axhline(shares[result.run], ls=dashes, lw=1, color=style.colour.light, label=study.label(result))
 
 
 def _share(row: pd.Series, zone: str) -> float:
     return float(row[f"{zone}_deviation"] / row[f"{zone}_float_error"])
 
 
-def _told(study: DamageStudy, table: pd.DataFrame, form: str, value: Callable[[pd.Series, str], float]) -> str:
+def _told(study: DegradationStudy, table: pd.DataFrame, form: str, value: Callable[[pd.Series, str], float]) -> str:
     """Return a number of each setting and zone in words, for those who do not see the plot."""
     parts = []
     for label in map(study.label, study.settings):

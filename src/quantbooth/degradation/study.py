@@ -4,59 +4,59 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from quantbooth.degradation.files import Damage
+from quantbooth.degradation.files import DegradationResult
 from quantbooth.runtime.errors import UserError
 
-__all__ = ["DamageStudy", "left_float"]
+__all__ = ["DegradationStudy", "left_float"]
 
 NAMED = 2
 
 
 @dataclass(frozen=True, eq=False)
-class DamageStudy:
+class DegradationStudy:
     """The float measurement, and settings compared with it: most bits first, then in the order given.
 
     Raises:
         UserError: the float measurement is missing, or one of the others was compared with another.
     """
 
-    found: tuple[Damage, ...]
+    found: tuple[DegradationResult, ...]
 
     def __post_init__(self) -> None:
-        references = {damage.record.reference: damage for damage in self.found}
+        references = {result.record.reference: result for result in self.found}
         if len(references) > 1:
             one, other, *_ = references.values()
             raise UserError(
                 f"one document needs one float base, scorer, sampler and choice of questions, but {one.run} and "
                 f"{other.run} were compared with different float measurements; sweep them apart"
             )
-        if not any(damage.is_float for damage in self.found):
+        if not any(result.is_float for result in self.found):
             raise UserError(f"a document needs the float measurement, got only {len(self.found)} quantized ones")
 
     @property
-    def reference(self) -> Damage:
+    def reference(self) -> DegradationResult:
         """The float base's measurement."""
-        return next(damage for damage in self.found if damage.is_float)
+        return next(result for result in self.found if result.is_float)
 
     @cached_property
-    def settings(self) -> tuple[Damage, ...]:
+    def settings(self) -> tuple[DegradationResult, ...]:
         """The quantized ones."""
         return tuple(sorted((d for d in self.found if not d.is_float), key=lambda d: -(d.record.bits or 0)))
 
     @property
     def quants(self) -> tuple[str, ...]:
         """Names of bit-widths, most bits first."""
-        return tuple(dict.fromkeys(damage.record.quant for damage in self.settings))
+        return tuple(dict.fromkeys(result.record.quant for result in self.settings))
 
-    def label(self, damage: Damage) -> str:
+    def label(self, result: DegradationResult) -> str:
         """The bit-width, and what else tells settings of this study apart."""
-        if damage.is_float:
+        if result.is_float:
             return "float"
-        return ", ".join(part for part in (damage.record.quant, self.family(damage)) if part)
+        return ", ".join(part for part in (result.record.quant, self.family(result)) if part)
 
-    def family(self, damage: Damage) -> str:
+    def family(self, result: DegradationResult) -> str:
         """What a setting shares with the same at other bit-widths, as far as it tells families apart."""
-        parts = [damage.record.calibration, *self._options(damage), left_float(damage, short=True)]
+        parts = [result.record.calibration, *self._options(result), left_float(result, short=True)]
         table = [[d.record.calibration, *self._options(d), left_float(d, short=True)] for d in self.settings]
         differ = [_differs([row[k] for row in table]) for k in range(len(parts))]
         return ", ".join(part for part, wanted in zip(parts, differ, strict=True) if wanted and part)
@@ -64,9 +64,9 @@ class DamageStudy:
     @property
     def families(self) -> tuple[str, ...]:
         """In the order of first appearance."""
-        return tuple(dict.fromkeys(self.family(damage) for damage in self.settings))
+        return tuple(dict.fromkeys(self.family(result) for result in self.settings))
 
-    def _options(self, damage: Damage) -> list[str]:
+    def _options(self, result: DegradationResult) -> list[str]:
         """Options of a calibration that have several values among its settings; an empty text where there is none."""
         names = list(dict.fromkeys((d.record.calibration, name) for d in self.settings for name in d.record.options))
         values = {
@@ -77,7 +77,7 @@ class DamageStudy:
             ]
             for calibration, name in names
         }
-        own = {(damage.record.calibration, name): value for name, value in damage.record.options.items()}
+        own = {(result.record.calibration, name): value for name, value in result.record.options.items()}
         return [
             f"{name}={own[calibration, name]}" if (calibration, name) in own else ""
             for calibration, name in names
@@ -85,9 +85,9 @@ class DamageStudy:
         ]
 
 
-def left_float(damage: Damage, short: bool = False) -> str:
+def left_float(result: DegradationResult, short: bool = False) -> str:
     """Which linear and convolution layers stayed float: by name when few, else how many."""
-    names = damage.record.left_float
+    names = result.record.left_float
     text = ", ".join(names) if len(names) <= NAMED else f"{len(names)} layers"
     if not short:
         return text or "none"

@@ -7,8 +7,8 @@ import pandas as pd
 from jaxtyping import Float
 from rich.progress import track
 
-from quantbooth.degradation.files import RIGHT, Damage
-from quantbooth.degradation.study import DamageStudy, left_float
+from quantbooth.degradation.files import RIGHT, DegradationResult
+from quantbooth.degradation.study import DegradationStudy, left_float
 from quantbooth.evaluation.scores import psnr
 from quantbooth.reporting.statistics import Interval, mean, relative_increase, share
 from quantbooth.reporting.tables import markdown
@@ -20,7 +20,7 @@ SEED = 0
 Row = dict[str, object]
 
 
-def numbers(study: DamageStudy) -> pd.DataFrame:
+def numbers(study: DegradationStudy) -> pd.DataFrame:
     """Return true pictures where they are known, then float, then the settings; indexed by label.
 
     Each number has `_low` and `_high` next to it. Per zone: `<zone>_error` and `<zone>_float_error`, mean squared
@@ -29,7 +29,7 @@ def numbers(study: DamageStudy) -> pd.DataFrame:
     `mse` and `psnr` against float's of the same noise, `clip_t`, `clip_t_change` against float's, `right_<attribute>`.
     """
     shown = track((study.reference, *study.settings), "intervals", transient=True)
-    rows = [_setting(study, damage) for damage in shown]
+    rows = [_setting(study, result) for result in shown]
     if study.reference.truth is not None:
         rows.insert(0, {"label": TRUE_PICTURES} | _judged(study.reference.truth))
     return pd.DataFrame(rows).set_index("label")
@@ -41,20 +41,20 @@ def attributes(table: pd.DataFrame) -> list[str]:
     return [name.removeprefix(RIGHT) for name in found]
 
 
-def _setting(study: DamageStudy, damage: Damage) -> Row:
-    record = damage.record
+def _setting(study: DegradationStudy, result: DegradationResult) -> Row:
+    record = result.record
     about: Row = {
-        "label": study.label(damage),
+        "label": study.label(result),
         **{key: getattr(record, key) for key in ("quant", "bits", "calibration")},
-        "left_float": left_float(damage),
+        "left_float": left_float(result),
         **{key: getattr(record, key) for key in ("layers", "file_bytes")},
         "calibration_seconds": record.seconds,
         "calibration_peak_memory_bytes": record.peak_memory_bytes,
-        "run": damage.run,
+        "run": result.run,
     }
     for zone in record.zones:
-        about |= _errors(zone, damage.predictions[damage.predictions["zone"] == zone])
-    return about | _compared(damage.pictures, study.reference.pictures) | _judged(damage.pictures)
+        about |= _errors(zone, result.predictions[result.predictions["zone"] == zone])
+    return about | _compared(result.pictures, study.reference.pictures) | _judged(result.pictures)
 
 
 def _errors(zone: str, rows: pd.DataFrame) -> Row:
@@ -92,7 +92,7 @@ def _rng() -> np.random.Generator:
     return np.random.default_rng(SEED)
 
 
-def ratio_table(study: DamageStudy) -> str | None:
+def ratio_table(study: DegradationStudy) -> str | None:
     """Return the first one's deviation from float over the other's, for each pair that differs in calibration only.
 
     None where there is no pair. On the same triples, with the 95 % interval over triples.
@@ -106,11 +106,11 @@ def ratio_table(study: DamageStudy) -> str | None:
     return markdown(["deviation, ratio", *zones], rows) if rows else None
 
 
-def _ratio(one: Damage, other: Damage, zone: str) -> str:
+def _ratio(one: DegradationResult, other: DegradationResult, zone: str) -> str:
     found = relative_increase(_deviations(one, zone), _deviations(other, zone), _rng())
     return f"{1 + found.mean:.2f} [{1 + found.low:.2f}, {1 + found.high:.2f}]"
 
 
-def _deviations(damage: Damage, zone: str) -> Float[np.ndarray, " n"]:
-    rows = damage.predictions
+def _deviations(result: DegradationResult, zone: str) -> Float[np.ndarray, " n"]:
+    rows = result.predictions
     return rows.loc[rows["zone"] == zone, "deviation"].to_numpy()

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from quantbooth.diffusion.base import Base
-from quantbooth.quant.selection import Selection
+from quantbooth.quant.selection import SetSelection
 
 __all__ = ["Route", "SubjectsRoute", "route_"]
 
@@ -53,7 +53,7 @@ class SubjectsRoute:
         return torch.where(own > 0, own + subjects * self.sets, own)
 
 
-def route_(base: Base, route: Route, selection: Selection) -> RemovableHandle:
+def route_(base: Base, route: Route, selection: SetSelection) -> RemovableHandle:
     """Attach the router to a base's denoiser, for training and sampling; return the hook's handle.
 
     The hook is on the network itself, so a plain diffusers pipeline of the same parts is routed too. The family's

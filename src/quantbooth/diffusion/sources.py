@@ -26,7 +26,7 @@ from safetensors import SafetensorError, safe_open
 
 from quantbooth.diffusion.families.registry import family_in, folders_of_networks
 from quantbooth.runtime.errors import UserError
-from quantbooth.store.files import whole_folder
+from quantbooth.store.files import atomic_folder
 
 __all__ = ["convert", "find_base", "network_folder", "source_folder"]
 
@@ -199,7 +199,7 @@ def find_base(path: str, revision: str | None = None, config: str | None = None,
     architecture = source_folder(config, revision)
     destination = Path(converted).expanduser() / f"{file.stem}-{_digits(file, architecture)}"
     if not destination.is_dir():
-        with whole_folder(destination, "paths.outputs") as draft:
+        with atomic_folder(destination, "paths.outputs") as draft:
             convert(file, architecture, draft)
     return destination
 

@@ -24,12 +24,12 @@ from quantbooth.evaluation.scores import (
 )
 from quantbooth.sampling.image_set import UNRELATED, Request, read_images
 
-__all__ = ["EvaluationStage", "Oracle", "Scorer"]
+__all__ = ["EvaluationModule", "Oracle", "Scorer"]
 
 Columns = dict[str, Tensor]
 
 
-class EvaluationStage(LightningModule):
+class EvaluationModule(LightningModule):
     """Scores an image set of one subject; its references, and every sentence, are encoded once.
 
     A picture of the subject gets all scores but `prior_kept`, which those of unrelated prompts get alone.

@@ -58,7 +58,7 @@ def write_pipeline(
         dtype: of all weights.
     """
     main = base.component
-    plain = base.with_text_encoder(_folded_rows(base.text_encoder))
+    plain = base.with_text_encoder(_merged_rows(base.text_encoder))
     save_base(plain.with_denoiser(float_denoiser(base, denoisers[main]())), folder, dtype)
     for name in denoisers.keys() - {main}:
         denoiser = float_denoiser(base, denoisers[name]()).to(dtype)
@@ -88,7 +88,7 @@ def write_lora(sets: Mapping[str, Tensor], component: str, folder: Path, dtype: 
     save_file(kept, folder / LORA, metadata={"format": "pt"})
 
 
-def _folded_rows(text_encoder: Any) -> Any:
+def _merged_rows(text_encoder: Any) -> Any:
     """The same text encoder with the learned rows of tokens among all others."""
     embedding = text_encoder.get_input_embeddings()
     if not isinstance(embedding, LearnedRows):

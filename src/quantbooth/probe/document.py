@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from quantbooth.probe.decisions import Border, borders, decided
 from quantbooth.probe.files import Probe
-from quantbooth.reporting.style import INK, MUTED, PALETTE, RC, Look, frame, svg
+from quantbooth.reporting.style import INK, MUTED, PALETTE, RC, Style, frame, svg
 from quantbooth.reporting.tables import markdown
 from quantbooth.runtime.errors import UserError
 
@@ -75,8 +75,8 @@ def _worth(axes: Axes, rows: pd.DataFrame) -> None:
     axes.set_ylim(bottom=min(0, axes.get_ylim()[0]))
 
 
-def _line(axes: Axes, x: np.ndarray, y: np.ndarray, label: str, style: Look) -> None:
-    axes.plot(x, y, color=style.tone.light, marker=style.marker, markersize=3.5, linewidth=1.6, label=label)
+def _line(axes: Axes, x: np.ndarray, y: np.ndarray, label: str, style: Style) -> None:
+    axes.plot(x, y, color=style.colour.light, marker=style.marker, markersize=3.5, linewidth=1.6, label=label)
 
 
 def _told(zones: dict[str, list[int]]) -> str:

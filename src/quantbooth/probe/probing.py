@@ -18,11 +18,11 @@ from quantbooth.evaluation.scorer import Scorer
 from quantbooth.runtime.draws import batches
 from quantbooth.runtime.lightning import Loop
 
-__all__ = ["Probes", "forecasts", "swapped", "worth_of_text"]
+__all__ = ["Probes", "x0_predictions", "prompt_swap", "text_gain"]
 
 
 @torch.no_grad()
-def swapped(
+def prompt_swap(
     base: Base,
     sampler: Sampler,
     first: Sequence[str],
@@ -37,7 +37,7 @@ def swapped(
 
 
 @torch.no_grad()
-def forecasts(
+def x0_predictions(
     base: Base, sampler: Sampler, texts: Sequence[str], noise: Float[Tensor, "b c hl wl"]
 ) -> tuple[Float[Tensor, " steps"], Float[Tensor, "steps b 3 h w"], Float[Tensor, "b c hl wl"]]:
     """The picture that each step's prediction stands for (decoded x_0 hat), and the finished latents.
@@ -56,7 +56,7 @@ def forecasts(
 
 
 @torch.no_grad()
-def worth_of_text(
+def text_gain(
     base: Base,
     x_0: Float[Tensor, "b c hl wl"],
     texts: Sequence[str],
@@ -93,7 +93,7 @@ class Probes:
     loop: Loop
     batch: int
 
-    def swaps(self, contrasts: Sequence[Contrast], switches: Sequence[int], scorer: Scorer) -> Rows:
+    def prompt_swaps(self, contrasts: Sequence[Contrast], switches: Sequence[int], scorer: Scorer) -> Rows:
         """Return a row per pair, swap and attribute: is the picture as the first sentence asked, or as the second.
 
         Sample i is pair i // len(switches), swapped at switches[i % len(switches)].
@@ -105,7 +105,7 @@ class Probes:
             pairs = [contrasts[pair] for pair, _ in keys]
             first, second = [pair.first for pair in pairs], [pair.second for pair in pairs]
             noise = self._noise(first, [pair.seed for pair in pairs])
-            pictures = swapped(self.base, self.sampler, first, second, noise, torch.tensor([t for _, t in keys]))
+            pictures = prompt_swap(self.base, self.sampler, first, second, noise, torch.tensor([t for _, t in keys]))
             closer = _closer(scorer, pictures, first, second)
             return [
                 {"pair": pair, "t": t, "attribute": attribute, "first": one, "second": other}
@@ -115,7 +115,7 @@ class Probes:
 
         return self._run(rows, len(contrasts) * len(switches), "swapping prompts")
 
-    def forecasts(self, questions: Sequence[Question]) -> tuple[Rows, Float[Tensor, "n c h w"]]:
+    def x0_predictions(self, questions: Sequence[Question]) -> tuple[Rows, Float[Tensor, "n c h w"]]:
         """Return a row per question and step, and the latents of the finished pictures.
 
         A row says how far the forecast is from the finished picture, and how far it moves.
@@ -125,13 +125,13 @@ class Probes:
         def rows(places: list[int]) -> Rows:
             texts = [questions[place].text for place in places]
             noise = self._noise(texts, [questions[place].seed for place in places])
-            timesteps, pictures, latents = forecasts(self.base, self.sampler, texts, noise)
+            timesteps, pictures, latents = x0_predictions(self.base, self.sampler, texts, noise)
             finished.append(latents.cpu())
             return _moves(places, timesteps, pictures)
 
         return self._run(rows, len(questions), "watching pictures come to be"), torch.cat(finished)
 
-    def worth_of_text(self, x_0: Float[Tensor, "n c h w"], questions: Sequence[Question], grid: Sequence[int]) -> Rows:
+    def text_gain(self, x_0: Float[Tensor, "n c h w"], questions: Sequence[Question], grid: Sequence[int]) -> Rows:
         """Return a row per question and timestep: the denoising error with the question's text, and with the empty one.
 
         Sample i is question i // len(grid) at t = grid[i % len(grid)]; its noise is the same at every t.
@@ -141,7 +141,7 @@ class Probes:
             chosen, t = [place // len(grid) for place in places], [grid[place % len(grid)] for place in places]
             texts = [questions[row].text for row in chosen]
             noise = self._noise(texts, [questions[row].seed for row in chosen])
-            errors = worth_of_text(self.base, x_0[chosen], texts, noise, torch.tensor(t))
+            errors = text_gain(self.base, x_0[chosen], texts, noise, torch.tensor(t))
             return [
                 {"question": row, "t": step, "with_text": a, "without": b}
                 for row, step, a, b in zip(chosen, t, *(error.tolist() for error in errors), strict=True)

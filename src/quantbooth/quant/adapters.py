@@ -3,7 +3,7 @@
     <layer>.lora_A   [K, r, in]    or of a convolution [K, r, in, kh, kw]; random at the start
     <layer>.lora_B   [K, out, r]   0 at the start, so that the output does not change yet
 
-Set k is row k - 1, chosen per sample by the `Selection`; set 0, the base, adds nothing. The state that `read` returns
+Set k is row k - 1, chosen per sample by `SetSelection`; set 0, the base, adds nothing. The state that `read` returns
 has the scale alpha / r folded into B, so names and shapes describe it completely.
 """
 
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from quantbooth.quant.layers import QuantizedLayer
 from quantbooth.quant.low_rank import FOREIGN, KINDS, LEARNED, adapt_, form_of, release_
-from quantbooth.quant.selection import Selection
+from quantbooth.quant.selection import SetSelection
 from quantbooth.quant.surgery import matching
 from quantbooth.runtime.errors import UserError
 
@@ -66,7 +66,7 @@ def attach_(
     count: int,
     rank: int,
     scale: float,
-    selection: Selection,
+    selection: SetSelection,
     generator: torch.Generator,
     times: int = 1,
 ) -> None:
@@ -97,7 +97,7 @@ def attach_(
         adapt_(found[name], LEARNED, drawn, drawn.new_zeros(len(drawn), *up), scale, selection)
 
 
-def serve_(model: nn.Module, sets: Mapping[str, Float[Tensor, "sets ..."]], selection: Selection) -> None:
+def serve_(model: nn.Module, sets: Mapping[str, Float[Tensor, "sets ..."]], selection: SetSelection) -> None:
     """Attach adapters that `read` returned to a model without adapters; the inverse of `read`.
 
     Raises:

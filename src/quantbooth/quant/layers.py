@@ -18,7 +18,7 @@ from quantbooth.quant.format import quantize
 from quantbooth.quant.observers import ScaleSearch
 from quantbooth.quant.ops import Conv2dProduct, LinearProduct, Product, gained_product
 from quantbooth.quant.packed_weight import Packed
-from quantbooth.quant.selection import Selection, chosen, held, let_go_
+from quantbooth.quant.selection import SetSelection, registered_sets, selected_rows, unregister_sets_
 from quantbooth.runtime.errors import UserError
 
 Pair = int | tuple[int, ...]
@@ -40,7 +40,7 @@ class QuantizedLayer(nn.Module, ABC):
     gain_in: nn.Parameter | None
     gain_out: nn.Parameter | None
     shift: nn.Parameter | None
-    selection: Selection | None
+    selection: SetSelection | None
     input_quantizer: nn.Module | None
 
     def __init__(
@@ -55,7 +55,7 @@ class QuantizedLayer(nn.Module, ABC):
         self.register_buffer("zero", torch.zeros(packed.affine_shape, dtype=torch.uint8, device=device))
         self.register_buffer("bias", torch.zeros(out, device=device) if bias else None)
         self.register_module("input_quantizer", None)
-        let_go_(self)
+        unregister_sets_(self)
 
     @classmethod
     @abstractmethod
@@ -109,7 +109,11 @@ class QuantizedLayer(nn.Module, ABC):
         """
         self.check(x)
         x, batch = x if self.input_quantizer is None else self.input_quantizer(x), x.shape[0]
-        g_in, g_out, b = chosen(self, "gain_in", batch), chosen(self, "gain_out", batch), self._bias(batch)
+        g_in, g_out, b = (
+            selected_rows(self, "gain_in", batch),
+            selected_rows(self, "gain_out", batch),
+            self._bias(batch),
+        )
         return gained_product(x, g_in, g_out, b, self.codes, self.scale, self.zero, self.form, self.product)
 
     @property
@@ -123,13 +127,13 @@ class QuantizedLayer(nn.Module, ABC):
 
     def extra_repr(self) -> str:
         """Return shape and bits."""
-        sets = ", ".join(f"{name}={len(rows)}" for name, rows in held(self).items()) or "none"
+        sets = ", ".join(f"{name}={len(rows)}" for name, rows in registered_sets(self).items()) or "none"
         split = f", split={self.split}" if self.split else ""
         return f"shape={self.shape}, bits={self.bits}{split}, bias={self.bias is not None}, sets: {sets}"
 
     def _bias(self, batch: int) -> Float[Tensor, "#b out"] | None:
         """Return the bias plus the shift of each sample's set; without shifts, one row for all samples."""
-        shift = chosen(self, "shift", batch)
+        shift = selected_rows(self, "shift", batch)
         if self.bias is None or shift is None:
             return shift if self.bias is None else self.bias[None]
         return self.bias + shift

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from quantbooth.quant.layers import QuantizedConv2d, QuantizedLinear
 from quantbooth.quant.ops import Conv2dProduct, LinearProduct, Product
-from quantbooth.quant.selection import Selection
+from quantbooth.quant.selection import SetSelection
 from quantbooth.runtime.errors import UserError
 
 __all__ = ["ADAPTED", "FOREIGN", "KINDS", "LEARNED", "Form", "adapt_", "delta", "form_of", "release_", "term"]
@@ -92,7 +92,7 @@ def adapt_(
     down: Float[Tensor, "sets r ..."],
     up: Float[Tensor, "sets out r"],
     scale: float,
-    selection: Selection | None,
+    selection: SetSelection | None,
 ) -> None:
     """Attach `<kind>_A` and `<kind>_B` to a layer: parameters chosen by `selection`, or frozen buffers without one.
 
@@ -133,7 +133,7 @@ def _with_term(
     kind: str,
     form: Form,
     scale: float,
-    selection: Selection | None,
+    selection: SetSelection | None,
     layer: nn.Module,
     inputs: tuple[Tensor, ...],
     y: Float[Tensor, "b ..."],

@@ -17,16 +17,16 @@ from quantbooth.quant.adapters import adapted
 from quantbooth.quant.layers import QuantizedLayer, quantized_layers
 from quantbooth.quant.low_rank import LEARNED, delta
 from quantbooth.quant.per_channel import normalizations
-from quantbooth.quant.selection import START, held
+from quantbooth.quant.selection import INITIAL_VALUES, registered_sets
 from quantbooth.runtime.errors import UserError
 
-__all__ = ["average", "folded", "require_foldable"]
+__all__ = ["average", "merged_state", "require_mergeable"]
 
 State = dict[str, Tensor]
 
 
 @torch.no_grad()
-def folded(model: nn.Module, index: int) -> State:
+def merged_state(model: nn.Module, index: int) -> State:
     """Return the state dict of the float model, in float32 where anything was merged.
 
     Args:
@@ -36,19 +36,19 @@ def folded(model: nn.Module, index: int) -> State:
     Raises:
         UserError: when the model cannot be merged.
     """
-    require_foldable(model)
+    require_mergeable(model)
     state = dict(model.state_dict())
     for name, layer in quantized_layers(model):
         _replace(state, name, _layer(layer, index))
     for name, norm in normalizations(model):
-        if held(norm):
+        if registered_sets(norm):
             _replace(state, name, _norm(norm, index))
     for name, module in adapted(model):
         _add(state, name, delta(module, LEARNED, index))
     return state
 
 
-def require_foldable(model: nn.Module) -> None:
+def require_mergeable(model: nn.Module) -> None:
     """Check that a float model can be equivalent to this one.
 
     Raises:
@@ -72,7 +72,7 @@ def average(model: nn.Module, weights: Mapping[int, float]) -> State:
         raise ValueError(f"weights must sum to 1, got {sum(weights.values())}")
     mean: State = {}
     for index, weight in weights.items():
-        for name, tensor in folded(model, index).items():
+        for name, tensor in merged_state(model, index).items():
             part = tensor * weight if tensor.is_floating_point() else tensor
             mean[name] = mean[name].add_(part) if name in mean and tensor.is_floating_point() else part
     return mean
@@ -125,7 +125,7 @@ def _norm(norm: nn.GroupNorm | nn.LayerNorm, index: int) -> dict[str, Tensor | N
 
 def _row(module: nn.Module, name: str, index: int) -> Float[Tensor, " n"] | None:
     """Return the values of one set, the neutral ones for the base; None where the module has none of this name."""
-    rows = held(module).get(name)
+    rows = registered_sets(module).get(name)
     if rows is None:
         return None
-    return rows[index - 1].detach() if index else torch.full_like(rows[0], START[name])
+    return rows[index - 1].detach() if index else torch.full_like(rows[0], INITIAL_VALUES[name])

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from quantbooth.quant.activations import ActivationQuantizer, parts_of
 from quantbooth.quant.format import Grid
 
-__all__ = ["MSE", "MinMax", "RunningRange", "ScaleSearch", "affine", "bounds"]
+__all__ = ["MSEObserver", "MinMaxObserver", "MovingAverageMinMaxObserver", "ScaleSearch", "affine", "bounds"]
 
 BLOCK = 2**20
 """Weights searched at a time, which bounds the memory of a search for layers of any size."""
@@ -67,7 +67,7 @@ class ScaleSearch(ABC):
 
 
 @dataclass(frozen=True)
-class MinMax(ScaleSearch):
+class MinMaxObserver(ScaleSearch):
     """The full range of each channel (min-max observer)."""
 
     name = "minmax"
@@ -78,23 +78,23 @@ class MinMax(ScaleSearch):
 
 
 @dataclass(frozen=True)
-class MSE(ScaleSearch):
-    """The shrunk range f * [lo, hi], f = 1, 0.99, 0.98, ..., with the smallest sum |w' - w|^norm.
+class MSEObserver(ScaleSearch):
+    """The shrunk range f * [lo, hi], f = 1, 0.99, 0.98, ..., with the smallest sum |w' - w|^lp_norm.
 
     f = 1 is min-max, so no channel gets worse than min-max in this norm; 80 points end at f = 0.21. Q-Diffusion (arXiv
-    2302.04304) and the paper search these points with norm 2.4.
+    2302.04304) and the paper search these points with p = 2.4.
 
     Raises:
-        ValueError: when the norm is not positive or the points would shrink a range to nothing.
+        ValueError: when lp_norm is not positive or the points would shrink a range to nothing.
     """
 
     name = "mse"
-    norm: float = 2.4
+    lp_norm: float = 2.4
     points: int = 80
 
     def __post_init__(self) -> None:
-        if not self.norm > 0:
-            raise ValueError(f"norm must be positive, got {self.norm}")
+        if not self.lp_norm > 0:
+            raise ValueError(f"lp_norm must be positive, got {self.lp_norm}")
         if not 1 <= self.points <= 100:
             raise ValueError(f"points must be in [1, 100], got {self.points}")
 
@@ -113,10 +113,10 @@ class MSE(ScaleSearch):
     def error(
         self, weight: Float[Tensor, "out n"], scale: Float[Tensor, " out"], zero: Float[Tensor, " out"]
     ) -> Float[Tensor, " out"]:
-        """Return sum |w' - w|^norm of each row, w' being w quantized and dequantized on `grid`."""
+        """Return sum |w' - w|^lp_norm of each row, w' being w quantized and dequantized on `grid`."""
         s, z = scale[:, None], zero[:, None]
         restored = (weight / s).round_().add_(z).clamp_(0, self.grid.levels).sub_(z).mul_(s)
-        return restored.sub_(weight).abs_().pow_(self.norm).sum(1)
+        return restored.sub_(weight).abs_().pow_(self.lp_norm).sum(1)
 
 
 def bounds(weight: Float[Tensor, "out n"]) -> Affine:
@@ -135,7 +135,7 @@ def affine(low: Float[Tensor, " out"], high: Float[Tensor, " out"], grid: Grid) 
     return scale, (-low / scale).round().clamp(0, grid.levels)
 
 
-class RunningRange(nn.Module):
+class MovingAverageMinMaxObserver(nn.Module):
     """A moving-average min-max observer, inserted where a quantizer will be; it returns its input unchanged.
 
     Args:

@@ -21,7 +21,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from quantbooth.quant.selection import Selection, chosen, hold_
+from quantbooth.quant.selection import SetSelection, register_sets_, selected_rows
 
 __all__ = [
     "affine",
@@ -170,11 +170,11 @@ def normalizations(model: nn.Module) -> Iterator[tuple[str, Norm]]:
             yield name, module
 
 
-def attach_(norm: Norm, count: int, selection: Selection) -> None:
+def attach_(norm: Norm, count: int, selection: SetSelection) -> None:
     """Attach `count` sets to a normalization: a gain per channel, and a shift where it has a bias."""
     channels, channel = len(norm.weight), 1 if isinstance(norm, nn.GroupNorm) else -1
     sizes = {"gain_out": channels} | ({} if norm.bias is None else {"shift": channels})
-    hold_(norm, sizes, count, selection, norm.weight.device)
+    register_sets_(norm, sizes, count, selection, norm.weight.device)
     # A hook, not a wrapper: diffusers looks at the class of some normalizations.
     setattr(norm, HANDLE, norm.register_forward_hook(partial(_with_sets, channel)))
 
@@ -187,5 +187,5 @@ def detach_(norm: Norm) -> None:
 
 
 def _with_sets(channel: int, norm: Norm, _inputs: tuple[Tensor, ...], y: Tensor) -> Tensor:
-    gain = chosen(norm, "gain_out", len(y))
-    return y if gain is None else gained(y, gain, chosen(norm, "shift", len(y)), channel)
+    gain = selected_rows(norm, "gain_out", len(y))
+    return y if gain is None else gained(y, gain, selected_rows(norm, "shift", len(y)), channel)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from quantbooth.quant import per_channel
 from quantbooth.quant.layers import QuantizedLayer, quantized_layers
-from quantbooth.quant.selection import START, Selection, held, hold_, let_go_
+from quantbooth.quant.selection import INITIAL_VALUES, SetSelection, register_sets_, registered_sets, unregister_sets_
 from quantbooth.runtime.errors import UserError
 
 __all__ = [
@@ -89,7 +89,9 @@ def parts_of(model: nn.Module, names: Iterable[str]) -> Parts:
     return Parts("gain_in" in held_by, "shift" in held_by, any(name in found for name in norm_names))
 
 
-def attach_(model: nn.Module, count: int, selection: Selection | None = None, parts: Parts = OUTPUTS) -> Selection:
+def attach_(
+    model: nn.Module, count: int, selection: SetSelection | None = None, parts: Parts = OUTPUTS
+) -> SetSelection:
     """Attach `count` scale sets with neutral values to a model (float32, trainable).
 
     Returns:
@@ -101,14 +103,14 @@ def attach_(model: nn.Module, count: int, selection: Selection | None = None, pa
     """
     if count < 1:
         raise ValueError(f"count of scale sets must be at least 1, got {count}")
-    layers, selection = _layers(model), selection or Selection()
+    layers, selection = _layers(model), selection or SetSelection()
     normalizations = dict(per_channel.normalizations(model)) if parts.norms else {}
     if parts.norms and not normalizations:
         raise ValueError(f"the model must have normalizations, got none in {type(model).__name__}")
     for name in _numbers(model):
         raise RuntimeError(f"scale sets must be attached once, got {name!r} already: call detach_ first")
     for layer in layers.values():
-        hold_(layer, _sizes(layer, parts), count, selection, layer.codes.device)
+        register_sets_(layer, _sizes(layer, parts), count, selection, layer.codes.device)
     for norm in normalizations.values():
         per_channel.attach_(norm, count, selection)
     return selection
@@ -117,10 +119,10 @@ def attach_(model: nn.Module, count: int, selection: Selection | None = None, pa
 def detach_(model: nn.Module) -> None:
     """Remove all sets and the selection, which gives the base again."""
     for _, norm in per_channel.normalizations(model):
-        if held(norm):
+        if registered_sets(norm):
             per_channel.detach_(norm)
     for layer in _layers(model).values():
-        let_go_(layer)
+        unregister_sets_(layer)
 
 
 def parameters(model: nn.Module) -> dict[str, list[nn.Parameter]]:
@@ -130,7 +132,7 @@ def parameters(model: nn.Module) -> dict[str, list[nn.Parameter]]:
     """
     kinds: dict[str, list[nn.Parameter]] = {}
     for name, numbers in _attached(model).items():
-        kind = "gains" if START[name.rpartition(".")[2]] else "shifts"
+        kind = "gains" if INITIAL_VALUES[name.rpartition(".")[2]] else "shifts"
         kinds.setdefault(kind, []).append(numbers)
     return kinds
 
@@ -208,7 +210,7 @@ def _sizes(layer: QuantizedLayer, parts: Parts) -> dict[str, int]:
 def _numbers(model: nn.Module) -> dict[str, nn.Parameter]:
     holders = {**dict(quantized_layers(model)), **dict(per_channel.normalizations(model))}
     order = [name for name, _ in model.named_modules() if name in holders]
-    return {f"{name}.{key}": numbers for name in order for key, numbers in held(holders[name]).items()}
+    return {f"{name}.{key}": numbers for name in order for key, numbers in registered_sets(holders[name]).items()}
 
 
 def _attached(model: nn.Module) -> dict[str, nn.Parameter]:

@@ -1,7 +1,7 @@
-"""The scale set of each sample: one `Selection` per model, and the parameters from which it picks a row per sample.
+"""The scale set of each sample: one `SetSelection` per model, and the parameters from which it picks a row per sample.
 
-A `Selection` is shared by all layers of a model. It has one integer per sample: 0 is the base (gain 1), k >= 1 is set
-k. Choose before the forward, and do not change it before the backward has finished: activation checkpointing reads it
+All layers of a model share one `SetSelection`. It has one integer per sample: 0 is the base (gain 1), k >= 1 is set k.
+Choose before the forward, and do not change it before the backward has finished: activation checkpointing reads it
 again there.
 
 A module with scale sets has a `selection` and these parameters, None for those it does not use:
@@ -20,13 +20,13 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-__all__ = ["START", "Selection", "chosen", "held", "hold_", "let_go_"]
+__all__ = ["INITIAL_VALUES", "SetSelection", "selected_rows", "registered_sets", "register_sets_", "unregister_sets_"]
 
 
-class Selection:
+class SetSelection:
     """The set index of every sample, chosen once per step by the caller.
 
-    A deep copy of a model shares the Selection of the original, so one choice applies to both; a copied Selection
+    A deep copy of a model shares the SetSelection of the original, so one choice applies to both; a copied SetSelection
     would silently keep a stale choice.
     """
 
@@ -34,7 +34,7 @@ class Selection:
         self._index: Tensor | None = None
         self._largest = 0
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> "Selection":
+    def __deepcopy__(self, memo: dict[int, Any]) -> "SetSelection":
         return self
 
     def choose(self, index: Int64[Tensor, " b"]) -> None:
@@ -61,7 +61,9 @@ class Selection:
             RuntimeError: when nothing was chosen.
         """
         if self._index is None:
-            raise RuntimeError("a set must be chosen for every sample before the forward: call Selection.choose(index)")
+            raise RuntimeError(
+                "a set must be chosen for every sample before the forward: call SetSelection.choose(index)"
+            )
         return self._index
 
     def checked(self, batch: int, sets: int) -> Int64[Tensor, " b"]:
@@ -78,10 +80,12 @@ class Selection:
         return index
 
 
-START = {"gain_in": 1.0, "gain_out": 1.0, "shift": 0.0}
+INITIAL_VALUES = {"gain_in": 1.0, "gain_out": 1.0, "shift": 0.0}
 
 
-def hold_(module: nn.Module, sizes: Mapping[str, int], count: int, selection: Selection, device: torch.device) -> None:
+def register_sets_(
+    module: nn.Module, sizes: Mapping[str, int], count: int, selection: SetSelection, device: torch.device
+) -> None:
     """Register parameters for `count` sets with the initial values (float32, trainable), chosen by `selection`.
 
     Args:
@@ -91,27 +95,27 @@ def hold_(module: nn.Module, sizes: Mapping[str, int], count: int, selection: Se
         selection: shared by the whole model.
         device: of the parameters.
     """
-    for name, start in START.items():
+    for name, start in INITIAL_VALUES.items():
         size = sizes.get(name)
         values = None if size is None else nn.Parameter(torch.full((count, size), start, device=device))
         module.register_parameter(name, values)
     module.selection = selection  # type: ignore[assignment]
 
 
-def let_go_(module: nn.Module) -> None:
+def unregister_sets_(module: nn.Module) -> None:
     """Remove the parameters of the sets and the selection."""
-    for name in START:
+    for name in INITIAL_VALUES:
         module.register_parameter(name, None)
     module.selection = None  # type: ignore[assignment]
 
 
-def held(module: nn.Module) -> dict[str, nn.Parameter]:
+def registered_sets(module: nn.Module) -> dict[str, nn.Parameter]:
     """Return the parameters of a module's sets, by name."""
     own = dict(module.named_parameters(recurse=False))
-    return {name: own[name] for name in START if name in own}
+    return {name: own[name] for name in INITIAL_VALUES if name in own}
 
 
-def chosen(module: nn.Module, name: str, batch: int) -> Float[Tensor, "b n"] | None:
+def selected_rows(module: nn.Module, name: str, batch: int) -> Float[Tensor, "b n"] | None:
     """Return a row per sample: that of its set, or the initial value for the base; None without this parameter.
 
     Raises:
@@ -122,6 +126,6 @@ def chosen(module: nn.Module, name: str, batch: int) -> Float[Tensor, "b n"] | N
         return None
     if module.selection is None:
         raise RuntimeError("a layer with gains must have a selection: put both in with scale_sets.attach_")
-    selection: Selection = module.selection  # type: ignore[assignment]
+    selection: SetSelection = module.selection  # type: ignore[assignment]
     index = selection.checked(batch, len(values))
-    return torch.cat([values.new_full((1, values.shape[1]), START[name]), values])[index]
+    return torch.cat([values.new_full((1, values.shape[1]), INITIAL_VALUES[name]), values])[index]

@@ -17,7 +17,7 @@ from torch import nn
 from quantbooth.quant.activations import ActivationQuantizer
 from quantbooth.quant.format import Grid
 from quantbooth.quant.layers import QuantizedConv2d, QuantizedLayer, QuantizedLinear
-from quantbooth.quant.observers import MSE, ScaleSearch
+from quantbooth.quant.observers import MSEObserver, ScaleSearch
 from quantbooth.runtime.errors import UserError
 
 KINDS: dict[type[nn.Module], type[QuantizedLayer]] = {nn.Linear: QuantizedLinear, nn.Conv2d: QuantizedConv2d}
@@ -61,7 +61,7 @@ def quantize_(
         UserError: for a pattern that matches no float layer, a selection that leaves nothing, a split of a layer that
             is not selected or that does not fit it, or a layer whose options are not supported.
     """
-    search = MSE(Grid(search)) if isinstance(search, int) else search
+    search = MSEObserver(Grid(search)) if isinstance(search, int) else search
     names = matching(model, include, exclude)
     for name in splits:
         if name not in names:

@@ -8,9 +8,9 @@ import pandas as pd
 
 from quantbooth.reporting.columns import NOTHING, Score, Unit
 from quantbooth.reporting.differences import difference_cell
-from quantbooth.reporting.inference import Difference, Pair, corrected, interval, paired_claim, pairs
+from quantbooth.reporting.inference import Difference, Pair, corrected, interval, paired_comparison, pairs
 from quantbooth.reporting.statistics import Interval
-from quantbooth.reporting.study import Arm, Snapshot, Study
+from quantbooth.reporting.study import Method, Snapshot, Study
 from quantbooth.reporting.tables import Cell, Column, Row, Table
 
 __all__ = ["TRADES", "Area", "Curve", "area_table", "areas", "curves", "explained", "front", "snapshots_csv"]
@@ -55,7 +55,7 @@ class Curve:
     `spans` are the intervals of both scores at the last step when there are several subjects.
     """
 
-    arm: Arm
+    method: Method
     label: str
     snapshots: tuple[Snapshot, ...]
     x: tuple[float, ...]
@@ -69,28 +69,28 @@ class Curve:
 
 
 def curves(study: Study, x: str, y: str) -> tuple[Curve, ...]:
-    """Return a curve for every arm with a complete snapshot; a tuned arm starts at the untuned base of its own weights.
+    """Return a curve for every method with a complete snapshot; a tuned one starts at the untuned base of its weights.
 
     Snapshots that lack a subject or a seed are left out: over other subjects they would move for no reason of the
     method's. There is none where the study lacks a score.
     """
     if not {x, y} <= {score.key for score in study.scores}:
         return ()
-    found = (_curve(study, arm, x, y) for arm in study.arms)
+    found = (_curve(study, method, x, y) for method in study.methods)
     return tuple(curve for curve in found if curve is not None)
 
 
-def _curve(study: Study, arm: Arm, x: str, y: str) -> Curve | None:
-    own = [(arm, step) for step in study.steps(arm) if _complete(study, (arm, step), x, y)]
+def _curve(study: Study, method: Method, x: str, y: str) -> Curve | None:
+    own = [(method, step) for step in study.steps(method) if _complete(study, (method, step), x, y)]
     if not own:
         return None
-    start = study.start(arm)
-    if start and not arm.untuned and _complete(study, (start, 0), x, y):
+    start = study.start(method)
+    if start and not method.untuned and _complete(study, (start, 0), x, y):
         own.insert(0, (start, 0))
     across, along = (tuple(_mean(study.means(*at, key)) for at in own) for key in (x, y))
     ends = [interval(study.means(*own[-1], key)) for key in (x, y)]
-    spans = (ends[0], ends[1]) if ends[0] and ends[1] and own[-1] == study.last(arm) else None
-    return Curve(arm, study.label(arm), tuple(own), across, along, spans)
+    spans = (ends[0], ends[1]) if ends[0] and ends[1] and own[-1] == study.last(method) else None
+    return Curve(method, study.label(method), tuple(own), across, along, spans)
 
 
 def _complete(study: Study, at: Snapshot, x: str, y: str) -> bool:
@@ -123,25 +123,25 @@ def front(lines: tuple[Curve, ...]) -> tuple[Snapshot, ...]:
     return tuple(names[k] for k in pareto_front(list(own.values())))
 
 
-def areas(study: Study, x: str, y: str) -> dict[Arm, Area]:
+def areas(study: Study, x: str, y: str) -> dict[Method, Area]:
     """Return one for every curve, over its own complete snapshots and the untuned base it began at."""
     lines = curves(study, x, y)
-    own = {line.arm: _by_subject(study, line, x, y) for line in lines}
+    own = {line.method: _by_subject(study, line, x, y) for line in lines}
     told = {
-        pair: paired_claim(AREA, own[pair[0][0]], own[pair[1][0]])
+        pair: paired_comparison(AREA, own[pair[0][0]], own[pair[1][0]])
         for pair in _against(study)
         if pair[0][0] in own and pair[1][0] in own
     }
     leads = {one[0]: found for (one, _), found in corrected(told).items()}
     best = front(lines)
     return {
-        line.arm: Area(
+        line.method: Area(
             line,
-            own[line.arm],
-            _mean(own[line.arm]),
-            interval(own[line.arm]),
-            leads.get(line.arm),
-            tuple(step for arm, step in best if arm == line.arm),
+            own[line.method],
+            _mean(own[line.method]),
+            interval(own[line.method]),
+            leads.get(line.method),
+            tuple(step for method, step in best if method == line.method),
         )
         for line in lines
     }
@@ -152,14 +152,14 @@ def area_table(study: Study) -> Table:
     found = {judge: areas(study, x, y) for judge, x, y in TRADES if curves(study, x, y)}
     against = _against(study)
     reference = study.label(against[0][1][0]) if against else "reference"
-    columns, rows = list[Column](), dict[Arm, dict[str, Cell]]()
+    columns, rows = list[Column](), dict[Method, dict[str, Cell]]()
     for judge, by_arm in found.items():
         keys = [f"{kind} {judge}" for kind in ("area", "lead", "front")]
         titles = [f"area ({judge})", f"− {reference} ({judge})", f"on the front ({judge})"]
         columns += [Column(key, title) for key, title in zip(keys, titles, strict=True)]
-        for arm, area in by_arm.items():
-            rows.setdefault(arm, {}).update(zip(keys, _cells(area), strict=True))
-    made = tuple(Row(study.label(arm), cells, study.look(arm)) for arm, cells in rows.items())
+        for method, area in by_arm.items():
+            rows.setdefault(method, {}).update(zip(keys, _cells(area), strict=True))
+    made = tuple(Row(study.label(method), cells, study.style(method)) for method, cells in rows.items())
     return Table("method", tuple(columns), made)
 
 
@@ -173,7 +173,7 @@ def as_markdown(study: Study) -> str:
 
 def explained(study: Study) -> str:
     """Return what the area is, in a few sentences."""
-    unequal = len({study.steps(arm) for arm in study.tuned}) > 1
+    unequal = len({study.steps(method) for method in study.tuned}) > 1
     caution = " Methods kept other steps, and more snapshots dominate no less: mind that." if unequal else ""
     return (
         "Area: what a method's snapshots and the untuned base it began at dominate from (0, 0), prompt score times "
@@ -186,15 +186,15 @@ def snapshots_csv(study: Study) -> str:
     """Return every complete snapshot, unrounded: each score's mean with its interval, and whether it is on a front."""
     fronts = {judge: front(lines) for judge, x, y in TRADES if (lines := curves(study, x, y))}
     rows = []
-    for arm in study.arms:
-        for step in (step for step in study.steps(arm) if not study.missing(arm, step)):
-            row: dict[str, object] = {"method": study.label(arm), "weights": arm.quant, "step": step}
+    for method in study.methods:
+        for step in (step for step in study.steps(method) if not study.missing(method, step)):
+            row: dict[str, object] = {"method": study.label(method), "weights": method.quant, "step": step}
             for score in study.scores:
-                means = study.means(arm, step, score.key)
+                means = study.means(method, step, score.key)
                 spread = interval(means)
                 row[score.key] = _mean(means) if means else float("nan")
                 row[f"{score.key}_low"], row[f"{score.key}_high"] = (spread.low, spread.high) if spread else ("", "")
-            row |= {f"front_{judge.lower()}": int((arm, step) in best) for judge, best in fronts.items()}
+            row |= {f"front_{judge.lower()}": int((method, step) in best) for judge, best in fronts.items()}
             rows.append(row)
     return pd.DataFrame(rows).to_csv(index=False, lineterminator="\n")
 

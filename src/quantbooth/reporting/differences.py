@@ -32,24 +32,24 @@ def difference_table(study: Study) -> Table:
 def share_table(study: Study) -> Table:
     """Return rows of every tuned method: what it gained over its own untuned base, in per cent of float's gain."""
     scores = [score for score in study.scores if score.key in GAINED]
-    whole = next((arm for arm in study.arms if arm.method == "float"), None)
+    whole = next((method for method in study.methods if method.name == "float"), None)
     rows = []
-    for arm in study.tuned if whole else ():
-        shares = {s.key: share_of_gain(study, arm, whole, s) for s in scores} if whole and arm != whole else {}
+    for method in study.tuned if whole else ():
+        shares = {s.key: share_of_gain(study, method, whole, s) for s in scores} if whole and method != whole else {}
         if any(shares.values()):
-            rows.append(Row(study.label(arm), {key: _share(found) for key, found in shares.items()}))
+            rows.append(Row(study.label(method), {key: _share(found) for key, found in shares.items()}))
     columns = tuple(Column(score.key, f"{score.title}, % of float's gain") for score in scores)
     return Table("method", columns, tuple(rows))
 
 
 def steps_table(study: Study, score: Score) -> Table:
     """Return rows of every tuned method: its mean after each number of steps that a complete snapshot was kept of."""
-    steps = sorted({0, *(step for arm in study.tuned for step in study.steps(arm))})
+    steps = sorted({0, *(step for method in study.tuned for step in study.steps(method))})
     rows = []
-    for arm in study.tuned:
-        start = study.start(arm)
-        at = {str(s): (arm, s) if s else (start, 0) for s in steps if s or start}
-        rows.append(Row(study.label(arm), _means(study, {s: (a, n) for s, (a, n) in at.items() if a}, score)))
+    for method in study.tuned:
+        start = study.start(method)
+        at = {str(s): (method, s) if s else (start, 0) for s in steps if s or start}
+        rows.append(Row(study.label(method), _means(study, {s: (a, n) for s, (a, n) in at.items() if a}, score)))
     return Table("method", tuple(Column(str(step), f"{step:,}") for step in steps), tuple(rows))
 
 
@@ -99,8 +99,8 @@ def difference_cell(found: Difference | None) -> Cell:
 
 def _named(study: Study, one: Snapshot, other: Snapshot) -> str:
     """Return the method, with its steps where they are what differs."""
-    arm, step = one
-    return f"{study.label(arm)} at {step:,} steps" if arm == other[0] else study.label(arm)
+    method, step = one
+    return f"{study.label(method)} at {step:,} steps" if method == other[0] else study.label(method)
 
 
 def _share(found: Interval | None) -> Cell:

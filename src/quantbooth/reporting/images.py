@@ -11,7 +11,7 @@ import pandas as pd
 from PIL import Image, ImageDraw, ImageFont
 
 from quantbooth.reporting.results import Result
-from quantbooth.reporting.study import Arm, Study
+from quantbooth.reporting.study import Method, Study
 from quantbooth.runtime.errors import UserError
 
 __all__ = ["Grid", "GridRow", "choose_prompts", "contact_sheet", "grid", "grid_sheet", "stacked"]
@@ -23,7 +23,7 @@ PHOTO_ENDINGS = (".png", ".jpg", ".jpeg", ".webp")
 class GridRow:
     """One method's picture of each prompt; None for all where the method lacks the subject."""
 
-    arm: Arm
+    method: Method
     label: str
     files: tuple[Path | None, ...]
 
@@ -74,15 +74,15 @@ def grid(study: Study, subject: str, count: int | None = None) -> Grid:
         tuple(kind_of[prompt] for prompt in prompts),
         noise,
         seed,
-        tuple(_row(study, arm, subject, prompts, noise, seed) for arm in study.arms),
+        tuple(_row(study, method, subject, prompts, noise, seed) for method in study.methods),
     )
 
 
-def _row(study: Study, arm: Arm, subject: str, prompts: list[str], noise: int, seed: int) -> GridRow:
-    at = study.at(*study.last(arm), subject)
-    of_seed = [result for result in at if result.seed == seed or arm.untuned]
+def _row(study: Study, method: Method, subject: str, prompts: list[str], noise: int, seed: int) -> GridRow:
+    at = study.at(*study.last(method), subject)
+    of_seed = [result for result in at if result.seed == seed or method.untuned]
     files = tuple(_file(of_seed[0], prompt, noise) if of_seed else None for prompt in prompts)
-    return GridRow(arm, study.label(arm), files)
+    return GridRow(method, study.label(method), files)
 
 
 def _file(result: Result, prompt: str, noise: int) -> Path:

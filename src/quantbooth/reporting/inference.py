@@ -16,7 +16,7 @@ from quantbooth.reporting.statistics import (
     ratio_of_means,
     smallest_seen,
 )
-from quantbooth.reporting.study import Arm, Snapshot, Study
+from quantbooth.reporting.study import Method, Snapshot, Study
 
 __all__ = ["FEWEST", "Difference", "Pair", "all_differences", "best", "corrected", "difference", "interval", "pairs"]
 
@@ -68,10 +68,10 @@ def interval(means: dict[str, float]) -> Interval | None:
 def difference(study: Study, one: Snapshot, other: Snapshot, score: Score) -> Difference | None:
     """Return one - other; None unless both are complete and have the score."""
     pair = _paired(study, one, other, score.key)
-    return None if pair is None else paired_claim(score, *pair)
+    return None if pair is None else paired_comparison(score, *pair)
 
 
-def paired_claim(score: Score, here: dict[str, float], there: dict[str, float]) -> Difference:
+def paired_comparison(score: Score, here: dict[str, float], there: dict[str, float]) -> Difference:
     """Return here - there, both by subject: the mean, its interval and its p, not yet corrected."""
     by_subject = tuple(here[subject] - there[subject] for subject in here)
     mean = float(np.mean(by_subject))
@@ -80,24 +80,24 @@ def paired_claim(score: Score, here: dict[str, float], there: dict[str, float]) 
     return Difference(score, mean, paired_difference(here, there, _rng()), by_subject, paired_p(by_subject))
 
 
-def share_of_gain(study: Study, one: Arm, other: Arm, score: Score) -> Interval | None:
+def share_of_gain(study: Study, one: Method, other: Method, score: Score) -> Interval | None:
     """Return what `one` gained over its own untuned base, as a share of what `other` gained over its own.
 
     Both at their last snapshots; gains are means over subjects, and the interval draws subjects again. None where one
     of the four is missing, there is a single subject, or `other` gained nothing that is clear of zero.
     """
-    ours, theirs = (_gains(study, arm, score) for arm in (one, other))
+    ours, theirs = (_gains(study, method, score) for method in (one, other))
     if ours is None or theirs is None or len(ours) < 2 or ours.keys() != theirs.keys():
         return None
     rng = _rng()
     return ratio_of_means(ours, theirs, rng) if mean_interval(theirs, rng).low > 0 else None
 
 
-def _gains(study: Study, arm: Arm, score: Score) -> dict[str, float] | None:
-    """Return by subject the score at the arm's last snapshot minus that of the untuned base of the same weights."""
-    start = study.start(arm)
-    known = start is not None and not study.lacking(arm)
-    pair = _paired(study, study.last(arm), (start, 0), score.key) if start and known else None
+def _gains(study: Study, method: Method, score: Score) -> dict[str, float] | None:
+    """Return by subject the score at the method's last snapshot minus that of the untuned base of the same weights."""
+    start = study.start(method)
+    known = start is not None and not study.lacking(method)
+    pair = _paired(study, study.last(method), (start, 0), score.key) if start and known else None
     return None if pair is None else {subject: value - pair[1][subject] for subject, value in pair[0].items()}
 
 
@@ -108,21 +108,21 @@ def _paired(study: Study, one: Snapshot, other: Snapshot, key: str) -> tuple[dic
     return (here, there) if here and here.keys() == there.keys() else None
 
 
-def best(study: Study, score: Score) -> tuple[Arm, ...]:
+def best(study: Study, score: Score) -> tuple[Method, ...]:
     """Return the tuned methods to mark at a score.
 
     Several subjects: the highest, if its paired difference to every other is settled. One subject: the highest as
     written, ties included, unless all are equal. Incomplete methods neither win nor compete.
     """
-    means = {arm: list(study.means(*study.last(arm), score.key).values()) for arm in study.complete}
-    heights = {arm: float(np.mean(values)) for arm, values in means.items() if values}
+    means = {method: list(study.means(*study.last(method), score.key).values()) for method in study.complete}
+    heights = {method: float(np.mean(values)) for method, values in means.items() if values}
     if len(heights) < 2:
         return ()
-    top = max(heights, key=lambda arm: heights[arm])
+    top = max(heights, key=lambda method: heights[method])
     if len(study.subjects) > 1:
-        rivals = [difference(study, study.last(top), study.last(arm), score) for arm in heights if arm != top]
+        rivals = [difference(study, study.last(top), study.last(method), score) for method in heights if method != top]
         return (top,) if all(rival is not None and rival.sign > 0 for rival in rivals) else ()
-    tied = tuple(arm for arm in heights if _written(heights[arm], score) == _written(heights[top], score))
+    tied = tuple(method for method in heights if _written(heights[method], score) == _written(heights[top], score))
     return () if len(tied) == len(heights) else tied
 
 
@@ -135,20 +135,20 @@ def pairs(study: Study) -> Iterator[Pair]:
 
     Of complete methods only: the others are not compared.
     """
-    for arm in study.complete:
-        if start := study.start(arm):
-            yield study.last(arm), (start, 0)
+    for method in study.complete:
+        if start := study.start(method):
+            yield study.last(method), (start, 0)
     seen = set()
-    named = [arm for name in REFERENCES for arm in study.complete if arm.method == name]
+    named = [method for name in REFERENCES for method in study.complete if method.name == name]
     for reference in named or study.complete[:1]:
-        for arm in study.complete:
-            if arm != reference and (pair := frozenset((arm, reference))) not in seen:
+        for method in study.complete:
+            if method != reference and (pair := frozenset((method, reference))) not in seen:
                 seen.add(pair)
-                yield study.last(arm), study.last(reference)
-    for arm in study.complete:
-        whole = [step for step in study.steps(arm) if not study.missing(arm, step)]
+                yield study.last(method), study.last(reference)
+    for method in study.complete:
+        whole = [step for step in study.steps(method) if not study.missing(method, step)]
         if len(whole) > 1:
-            yield (arm, whole[-1]), (arm, whole[0])
+            yield (method, whole[-1]), (method, whole[0])
 
 
 def all_differences(study: Study, score: Score) -> dict[Pair, Difference]:

@@ -15,7 +15,7 @@ from quantbooth.reporting.results import Result
 from quantbooth.runtime.errors import UserError
 from quantbooth.schema import FIELDS
 
-__all__ = ["BASE", "Arm", "arms_of", "told_apart"]
+__all__ = ["BASE", "Method", "methods_of", "distinguishing_options"]
 
 BASE = "base"
 SHORT = 8
@@ -33,39 +33,39 @@ Options = Mapping[str, str]
 
 
 @dataclass(frozen=True)
-class Arm:
+class Method:
     """One row of the table: a method on weights of one kind, with the options that tell it from others."""
 
-    method: str
+    name: str
     quant: str
     options: tuple[str, ...] = ()
 
     @property
     def untuned(self) -> bool:
         """Whether this is the base itself."""
-        return self.method == BASE
+        return self.name == BASE
 
 
-def arms_of(results: Sequence[Result]) -> dict[Result, Arm]:
+def methods_of(results: Sequence[Result]) -> dict[Result, Method]:
     """Return the row of each result.
 
     Raises:
         UserError: two results are of one cell, or two quantized bases have one name, and no option tells them apart.
     """
     weights = _weights(results)
-    groups: dict[Arm, list[Result]] = {}
+    groups: dict[Method, list[Result]] = {}
     for result in results:
-        method = BASE if result.untuned else result.method
-        groups.setdefault(Arm(method, weights.get((result.quant, result.weights), result.quant)), []).append(result)
+        name = BASE if result.untuned else result.method
+        groups.setdefault(Method(name, weights.get((result.quant, result.weights), result.quant)), []).append(result)
     found = {}
-    for arm, own in groups.items():
+    for method, own in groups.items():
         for result, options in zip(own, _options(own), strict=True):
-            found[result] = Arm(arm.method, arm.quant, options)
+            found[result] = Method(method.name, method.quant, options)
     _check_once(found)
     return found
 
 
-def told_apart(settings: Sequence[Options]) -> list[tuple[str, ...]]:
+def distinguishing_options(settings: Sequence[Options]) -> list[tuple[str, ...]]:
     """Return for each of several settings the options in which they differ, as `name=value`.
 
     A copy of another option is left out, and what follows from other options of its group: arguments of what is chosen.
@@ -100,7 +100,7 @@ def _weights(results: Sequence[Result]) -> dict[tuple[str, str], str]:
             bases.setdefault(result.quant, {}).setdefault(result.weights, result)
     found: dict[tuple[str, str], str] = {}
     for quant, of in bases.items():
-        parts = told_apart([dict(_flat(result.settings, OF_WEIGHTS)) for result in of.values()])
+        parts = distinguishing_options([dict(_flat(result.settings, OF_WEIGHTS)) for result in of.values()])
         if len(set(parts)) < len(of):
             one, two, *_ = of.values()
             raise UserError(
@@ -123,7 +123,7 @@ def _options(results: Sequence[Result]) -> list[tuple[str, ...]]:
     differing = {
         key for of in cells.values() for key in {k for one in of for k in one} if len({one.get(key) for one in of}) > 1
     }
-    return told_apart([{key: value for key, value in own.items() if key in differing} for own in settings])
+    return distinguishing_options([{key: value for key, value in own.items() if key in differing} for own in settings])
 
 
 def _flat(node: Mapping[str, Any], groups: Sequence[str]) -> Iterator[tuple[str, str]]:
@@ -142,10 +142,10 @@ def natural(text: str) -> list[tuple[float, str]]:
     return [(float(part), "") if k % 2 else (-1.0, part) for k, part in enumerate(parts)]
 
 
-def _check_once(found: Mapping[Result, Arm]) -> None:
-    cells: dict[tuple[Arm, str, int, int], Result] = {}
-    for result, arm in found.items():
-        twin = cells.setdefault((arm, result.subject, result.seed, result.step), result)
+def _check_once(found: Mapping[Result, Method]) -> None:
+    cells: dict[tuple[Method, str, int, int], Result] = {}
+    for result, method in found.items():
+        twin = cells.setdefault((method, result.subject, result.seed, result.step), result)
         if twin is not result:
             raise UserError(
                 f"each method, subject, seed and step must be given once, got {result.method} {result.quant} on "

@@ -128,7 +128,7 @@ def _html(study: Study, table: Table, grids: list[Grid], shown: dict[str, Any]) 
         several=len(study.subjects) > 1,
         costs=table.only("costs"),
         footnotes=table.notes,
-        key=[row for row in table.rows if row.look and not row.look.hollow],
+        key=[row for row in table.rows if row.style and not row.style.hollow],
         areas=areas.area_table(study),
         explained=areas.explained(study),
         differences=differences.difference_table(study),
@@ -147,7 +147,7 @@ def _html(study: Study, table: Table, grids: list[Grid], shown: dict[str, Any]) 
 
 def _plots(study: Study) -> tuple[list[Plot], list[Plot]]:
     """Return the trade-off by each judge; and the timesteps, trained numbers and losses, where there is something."""
-    steps = sorted({step for arm in study.tuned for step in study.steps(arm)})
+    steps = sorted({step for method in study.tuned for step in study.steps(method)})
     way = f" Dots on the way: {', '.join(map(str, steps[:-1]))} of {steps[-1]} optimizer steps." if steps[1:] else ""
     bars = " Thin bars: 95 % intervals over subjects." if len(study.subjects) > 1 else ""
     drawn = [
@@ -186,7 +186,7 @@ def _subject(study: Study, found: Grid, encoding: Encoding) -> SubjectView:
             Picture(f"{row.label}: {prompt}", prompt, kind, None if file is None else embedded(file, encoding))
             for prompt, kind, file in zip(found.prompts, found.kinds, row.files, strict=True)
         )
-        rows.append((Row(row.label, {}, study.look(row.arm), bool(study.lacking(row.arm))), pictures))
+        rows.append((Row(row.label, {}, study.style(row.method), bool(study.lacking(row.method))), pictures))
     width = max((p.image.width for _, pictures in rows for p in pictures if p.image), default=SHOWN)
     scores = score_table(study, found.subject) if len(study.subjects) > 1 else None
     return SubjectView(found, photos, tuple(rows), width, scores)

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from quantbooth.reporting.columns import Score, signed
 from quantbooth.reporting.inference import Difference, difference, interval
-from quantbooth.reporting.study import Arm, Study
+from quantbooth.reporting.study import Method, Study
 from quantbooth.reporting.style import GROUND, INK, MUTED, RC, frame, svg
 from quantbooth.timesteps.strategies import Strategy
 from quantbooth.timesteps.zones import Zone, Zones
@@ -27,31 +27,31 @@ UNNAMED = re.compile(r"selected|part\d+")
 ALL = "all"
 
 
-def strategies(study: Study) -> dict[Arm, Strategy]:
+def strategies(study: Study) -> dict[Method, Strategy]:
     """Return the strategy of every tuned method, where its runs at the last step agree on one."""
     found = {}
-    for arm in study.tuned:
-        own = {result.strategy for result in study.at(*study.last(arm))}
+    for method in study.tuned:
+        own = {result.strategy for result in study.at(*study.last(method))}
         if len(own) == 1 and (strategy := own.pop()) is not None:
-            found[arm] = strategy
+            found[method] = strategy
     return found
 
 
-def differ(found: dict[Arm, Strategy]) -> bool:
+def differ(found: dict[Method, Strategy]) -> bool:
     """Return whether two methods learned in, or are served in, different timesteps."""
-    return len({(one.trained, one.served) for one in found.values()}) > 1
+    return len({(one.training_zones, one.sampling_zones) for one in found.values()}) > 1
 
 
 def learned_in(strategy: Strategy) -> str:
     """Return the intervals of training timesteps, and what serves the others."""
-    learned = _listed(strategy.trained)
-    text = f"learned in {learned}{'' if learned == ALL else ' of'} {strategy.trained.timesteps:,} timesteps"
-    if strategy.apart:
+    learned = _listed(strategy.training_zones)
+    text = f"learned in {learned}{'' if learned == ALL else ' of'} {strategy.training_zones.timesteps:,} timesteps"
+    if strategy.separate_runs:
         text += ", each interval in a run of its own"
-    if strategy.served != strategy.trained:
-        return f"{text}; serves {_listed(strategy.served)}"
-    covered = sum(zone.stop - zone.start for zone in strategy.served.zones)
-    return text if covered == strategy.served.timesteps else f"{text}; the base serves the others"
+    if strategy.sampling_zones != strategy.training_zones:
+        return f"{text}; serves {_listed(strategy.sampling_zones)}"
+    covered = sum(zone.stop - zone.start for zone in strategy.sampling_zones.zones)
+    return text if covered == strategy.sampling_zones.timesteps else f"{text}; the base serves the others"
 
 
 def _listed(zones: Zones) -> str:
@@ -61,7 +61,7 @@ def _listed(zones: Zones) -> str:
 
 
 def _panels(
-    study: Study, arms: Sequence[Arm], draw: Callable[[Axes, Score], None], name: tuple[str, str], told: str
+    study: Study, methods: Sequence[Method], draw: Callable[[Axes, Score], None], name: tuple[str, str], told: str
 ) -> str:
     """Return a panel for each score that the study has, with a common legend."""
     scores = _scores(study)
@@ -74,51 +74,51 @@ def _panels(
         longest = max((len(label) for label in labels), default=0)
         right = 0.93 - 0.0075 * longest
         figure.subplots_adjust(left=0.05, right=right, bottom=0.16, top=0.89, wspace=0.26)
-        return svg(figure, *name, told, [study.look(arm) for arm in arms])
+        return svg(figure, *name, told, [study.style(method) for method in methods])
 
 
 def _scores(study: Study) -> list[Score]:
     return [score for key in PANELS for score in study.scores if score.key == key]
 
 
-def _mark(axes: Axes, study: Study, arm: Arm, x: float, y: float) -> None:
-    look = study.look(arm)
-    colours: dict[str, Any] = {"mfc": look.tone.light, "mec": GROUND.light}
-    axes.plot([x], [y], look.marker, ms=7, zorder=4, linestyle="", label=study.label(arm), **colours)
+def _mark(axes: Axes, study: Study, method: Method, x: float, y: float) -> None:
+    style = study.style(method)
+    colours: dict[str, Any] = {"mfc": style.colour.light, "mec": GROUND.light}
+    axes.plot([x], [y], style.marker, ms=7, zorder=4, linestyle="", label=study.label(method), **colours)
 
 
 def frontier(study: Study) -> str | None:
     """Return the plot of trained numbers against scores; None unless complete methods train three different counts."""
-    trained = {arm: count for arm in study.complete if (count := _trained(study, arm)) is not None}
+    trained = {method: count for method in study.complete if (count := _trained(study, method)) is not None}
     if len(set(trained.values())) < ENOUGH:
         return None
 
     def draw(axes: Axes, score: Score) -> None:
         frame(axes, score.title, "numbers trained")
         axes.set_xscale("log")
-        for arm, count in trained.items():
-            means = study.means(*study.last(arm), score.key)
+        for method, count in trained.items():
+            means = study.means(*study.last(method), score.key)
             if spread := interval(means):
                 ends = [spread.low, spread.high]
-                axes.plot([count] * 2, ends, color=study.look(arm).tone.light, linewidth=0.9, alpha=0.45)
-            _mark(axes, study, arm, count, float(np.mean(list(means.values()))))
+                axes.plot([count] * 2, ends, color=study.style(method).colour.light, linewidth=0.9, alpha=0.45)
+            _mark(axes, study, method, count, float(np.mean(list(means.values()))))
 
     name = ("plot-frontier", "Trained numbers against scores")
     return _panels(study, list(trained), draw, name, _frontier_told(study, trained))
 
 
-def _trained(study: Study, arm: Arm) -> int | None:
+def _trained(study: Study, method: Method) -> int | None:
     """Return how many numbers the method trained; None where no run says so."""
-    counts = [result.costs["trainable"] for result in study.at(*study.last(arm)) if "trainable" in result.costs]
+    counts = [result.costs["trainable"] for result in study.at(*study.last(method)) if "trainable" in result.costs]
     return int(float(np.max(counts))) if counts else None
 
 
-def _frontier_told(study: Study, trained: dict[Arm, int]) -> str:
+def _frontier_told(study: Study, trained: dict[Method, int]) -> str:
     parts = []
-    for arm, count in trained.items():
-        means = [(score, list(study.means(*study.last(arm), score.key).values())) for score in _scores(study)]
+    for method, count in trained.items():
+        means = [(score, list(study.means(*study.last(method), score.key).values())) for score in _scores(study)]
         told = ", ".join(f"{score.title} {score.unit.text(float(np.mean(values)))}" for score, values in means)
-        parts.append(f"{study.label(arm)} trains {count:,}: {told}")
+        parts.append(f"{study.label(method)} trains {count:,}: {told}")
     return "; ".join(parts) + "."
 
 
@@ -129,45 +129,47 @@ def zone_plot(study: Study) -> str | None:
     """
     known = strategies(study)
     gains = {score: _gains(study, known, score) for score in _scores(study)}
-    shown = {arm: strategy for arm, strategy in known.items() if all(arm in of for of in gains.values())}
+    shown = {method: strategy for method, strategy in known.items() if all(method in of for of in gains.values())}
     if not differ(shown):
         return None
 
     def draw(axes: Axes, score: Score) -> None:
         frame(axes, f"{score.title}, change by tuning", "timestep (0 clean, right noise)")
         axes.axhline(0, color=MUTED.light, linewidth=0.8)
-        for rank, (arm, strategy) in enumerate(shown.items(), start=1):
-            _draw_zones(axes, study, arm, strategy, gains[score][arm], rank / (len(shown) + 1))
+        for rank, (method, strategy) in enumerate(shown.items(), start=1):
+            _draw_zones(axes, study, method, strategy, gains[score][method], rank / (len(shown) + 1))
 
     parts = []
-    for arm, strategy in shown.items():
-        changes = ", ".join(f"{score.title} {signed(of[arm].mean, score.unit)}" for score, of in gains.items())
-        parts.append(f"{study.label(arm)} {learned_in(strategy)}: {changes}")
+    for method, strategy in shown.items():
+        changes = ", ".join(f"{score.title} {signed(of[method].mean, score.unit)}" for score, of in gains.items())
+        parts.append(f"{study.label(method)} {learned_in(strategy)}: {changes}")
     name = ("plot-zones", "What learning in each interval of timesteps changes")
     return _panels(study, list(shown), draw, name, "; ".join(parts) + ".")
 
 
-def _gains(study: Study, known: dict[Arm, Strategy], score: Score) -> dict[Arm, Difference]:
+def _gains(study: Study, known: dict[Method, Strategy], score: Score) -> dict[Method, Difference]:
     """Return each complete method's score at its last step minus that of the untuned base of its weights."""
-    starts = {arm: study.start(arm) for arm in known if arm in study.complete}
-    found = {arm: difference(study, study.last(arm), (start, 0), score) for arm, start in starts.items() if start}
-    return {arm: gain for arm, gain in found.items() if gain is not None}
+    starts = {method: study.start(method) for method in known if method in study.complete}
+    found = {
+        method: difference(study, study.last(method), (start, 0), score) for method, start in starts.items() if start
+    }
+    return {method: gain for method, gain in found.items() if gain is not None}
 
 
-def _draw_zones(axes: Axes, study: Study, arm: Arm, strategy: Strategy, gain: Difference, share: float) -> None:
+def _draw_zones(axes: Axes, study: Study, method: Method, strategy: Strategy, gain: Difference, share: float) -> None:
     """Draw a thick line over what was learned, a dotted one over what is served, the mark at a share of it."""
-    colour, y = study.look(arm).tone.light, gain.mean
-    for zone in strategy.served.zones:
+    colour, y = study.style(method).colour.light, gain.mean
+    for zone in strategy.sampling_zones.zones:
         axes.plot([zone.start, zone.stop], [y, y], ":", color=colour, linewidth=1.0, zorder=2)
-    for zone in strategy.trained.zones:
+    for zone in strategy.training_zones.zones:
         axes.plot([zone.start, zone.stop], [y, y], color=colour, linewidth=2.4, solid_capstyle="butt", zorder=3)
-    for before, after in pairwise(strategy.trained.zones):
+    for before, after in pairwise(strategy.training_zones.zones):
         if before.stop == after.start:
             axes.plot([after.start], [y], "|", ms=8, mec=colour, zorder=3)
-    x = _along(strategy.trained.zones, share)
+    x = _along(strategy.training_zones.zones, share)
     if gain.interval is not None:
         axes.plot([x, x], [gain.interval.low, gain.interval.high], color=colour, linewidth=0.9, alpha=0.6, zorder=2)
-    _mark(axes, study, arm, x, y)
+    _mark(axes, study, method, x, y)
 
 
 def _along(zones: Sequence[Zone], share: float) -> float:

@@ -14,7 +14,7 @@ from matplotlib.ticker import MaxNLocator
 from quantbooth.reporting.areas import Curve, curves, front
 from quantbooth.reporting.columns import Score, score_named
 from quantbooth.reporting.study import Snapshot, Study
-from quantbooth.reporting.style import GROUND, INK, MUTED, RC, Look, frame, svg
+from quantbooth.reporting.style import GROUND, INK, MUTED, RC, Style, frame, svg
 
 __all__ = ["losses", "tradeoff"]
 
@@ -34,7 +34,7 @@ def tradeoff(study: Study, x: str = "clip_t", y: str = "local_clip_i") -> str | 
     lines = curves(study, x, y)
     if not lines:
         return None
-    looks = [study.look(line.arm) for line in lines]
+    styles = [study.style(line.method) for line in lines]
     with mpl.rc_context(RC):
         figure = Figure(figsize=INCHES, dpi=72)
         axes = figure.add_axes((0.075, 0.115, 0.89, 0.87))
@@ -43,18 +43,18 @@ def tradeoff(study: Study, x: str = "clip_t", y: str = "local_clip_i") -> str | 
         _edge(axes, lines)
         texts = [
             text
-            for line, look in zip(lines, looks, strict=True)
-            for text in _draw(axes, line, look, DASHES[_rank(study, line, lines) % len(DASHES)])
+            for line, style in zip(lines, styles, strict=True)
+            for text in _draw(axes, line, style, DASHES[_rank(study, line, lines) % len(DASHES)])
         ]
         _place(axes, texts, lines)
         name = f"plot-{x}-{y}".replace("_", "-")
-        return svg(figure, name, f"{up.title} against {across.title}", _told(lines, across, up), looks)
+        return svg(figure, name, f"{up.title} against {across.title}", _told(lines, across, up), styles)
 
 
 def _rank(study: Study, line: Curve, lines: Sequence[Curve]) -> int:
-    """Return which of the arms of one colour this is: they differ in marker and dashes."""
-    tone = study.look(line.arm).tone
-    return [other.arm for other in lines if study.look(other.arm).tone == tone].index(line.arm)
+    """Return which of the methods of one colour this is: they differ in marker and dashes."""
+    colour = study.style(line.method).colour
+    return [other.method for other in lines if study.style(other.method).colour == colour].index(line.method)
 
 
 def _limits(axes: Axes, lines: Sequence[Curve]) -> None:
@@ -67,7 +67,7 @@ def _limits(axes: Axes, lines: Sequence[Curve]) -> None:
 
 
 def _extent(line: Curve, axis: int) -> list[float]:
-    span = [line.spans[axis].low, line.spans[axis].high] if line.spans and not line.arm.untuned else []
+    span = [line.spans[axis].low, line.spans[axis].high] if line.spans and not line.method.untuned else []
     return [*(line.x, line.y)[axis], *span]
 
 
@@ -79,11 +79,11 @@ def _edge(axes: Axes, lines: Sequence[Curve]) -> None:
     axes.step([left, *x, x[-1]], [y[0], *y, bottom], where="pre", color=MUTED.light, linewidth=0.8, ls=(0, (1, 2.5)))
 
 
-def _draw(axes: Axes, line: Curve, look: Look, dashes: str) -> list[Text]:
+def _draw(axes: Axes, line: Curve, style: Style, dashes: str) -> list[Text]:
     """Draw a method's way with arrowheads and return its texts: the name at its end, the steps before."""
-    colour, points = look.tone.light, list(zip(line.x, line.y, strict=True))
+    colour, points = style.colour.light, list(zip(line.x, line.y, strict=True))
     name = axes.text(*points[-1], line.label, color=colour, weight="bold", zorder=7)
-    if line.arm.untuned:
+    if line.method.untuned:
         axes.plot(*points[-1], "o", ms=9, mfc=GROUND.light, mec=colour, mew=1.8, zorder=5)
         return [name]
     if line.spans:
@@ -97,7 +97,7 @@ def _draw(axes: Axes, line: Curve, look: Look, dashes: str) -> list[Text]:
         axes.annotate("", middle, start, arrowprops=head | {"shrinkB": 0}, zorder=4)
     inner = [k for k, step in enumerate(line.steps[:-1]) if step > 0]
     axes.plot([line.x[k] for k in inner], [line.y[k] for k in inner], "o", ms=4, mec=colour, mfc=colour, zorder=4)
-    axes.plot(*points[-1], look.marker, ms=9, mfc=colour, mec=GROUND.light, mew=1.2, zorder=6)
+    axes.plot(*points[-1], style.marker, ms=9, mfc=colour, mec=GROUND.light, mew=1.2, zorder=6)
     return [name, *(axes.text(*points[k], f"{line.steps[k]:,}", color=colour, fontsize=7, zorder=7) for k in inner)]
 
 
@@ -132,33 +132,35 @@ def _told(lines: Sequence[Curve], across: Score, up: Score) -> str:
 
 def _at(lines: Sequence[Curve], snapshot: Snapshot) -> str:
     """Return the method of a snapshot, and after how many steps."""
-    arm, step = snapshot
-    label = next((line.label for line in lines if line.arm == arm), "untuned base")
+    method, step = snapshot
+    label = next((line.label for line in lines if line.method == method), "untuned base")
     return f"{label} after {step:,} steps" if step else label
 
 
 def losses(study: Study) -> str | None:
     """Return the plot of training losses by step, a line per run, as an SVG string; None where none was logged."""
     found = {
-        arm: list({result.run: result.loss for result in study.at(*study.last(arm)) if result.loss}.values())
-        for arm in study.tuned
+        method: list({result.run: result.loss for result in study.at(*study.last(method)) if result.loss}.values())
+        for method in study.tuned
     }
-    found = {arm: runs for arm, runs in found.items() if runs}
+    found = {method: runs for method, runs in found.items() if runs}
     if not found:
         return None
     with mpl.rc_context(RC):
         figure = Figure(figsize=LOSS_INCHES, dpi=72)
         axes = figure.add_axes((0.075, 0.17, 0.73, 0.81))
         frame(axes, "", "optimizer step", "training loss")
-        for arm, runs in found.items():
-            look = study.look(arm)
+        for method, runs in found.items():
+            style = study.style(method)
             for k, run in enumerate(runs):
-                label = study.label(arm) if k == 0 else None
-                axes.plot(*_smoothed(run), color=look.tone.light, marker=look.marker, ms=3.5, lw=1.4, label=label)
+                label = study.label(method) if k == 0 else None
+                axes.plot(*_smoothed(run), color=style.colour.light, marker=style.marker, ms=3.5, lw=1.4, label=label)
         axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False, labelcolor=INK.light)
-        ends = [f"{study.label(arm)} {runs[0][-1][1]:.3f} at step {runs[0][-1][0]:,}" for arm, runs in found.items()]
+        ends = [
+            f"{study.label(method)} {runs[0][-1][1]:.3f} at step {runs[0][-1][0]:,}" for method, runs in found.items()
+        ]
         told = f"The last values logged: {'; '.join(ends)}."
-        return svg(figure, "plot-loss", "Training loss by step", told, [study.look(arm) for arm in found])
+        return svg(figure, "plot-loss", "Training loss by step", told, [study.style(method) for method in found])
 
 
 def _smoothed(points: Sequence[tuple[int, float]]) -> tuple[list[float], list[float]]:

@@ -9,8 +9,8 @@ import pandas as pd
 from quantbooth.reporting.columns import COSTS, NOTHING, CostColumn, Unit
 from quantbooth.reporting.inference import FEWEST, best, interval
 from quantbooth.reporting.results import Cost
-from quantbooth.reporting.study import Arm, Study
-from quantbooth.reporting.tables import INCOMPLETE, Cell, Column, Row, Table, simulated
+from quantbooth.reporting.study import Method, Study
+from quantbooth.reporting.tables import INCOMPLETE, Cell, Column, Row, Table, activation_note
 
 __all__ = ["caption", "picture_rows", "runs", "score_table"]
 
@@ -31,22 +31,24 @@ def score_table(study: Study, subject: str | None = None) -> Table:
         study: what is reported.
         subject: of this subject alone, with nothing marked and without costs.
     """
-    arms = [arm for arm in study.arms if study.at(*study.last(arm), subject)]
+    methods = [method for method in study.methods if study.at(*study.last(method), subject)]
     winners = {} if subject else {score.key: best(study, score) for score in study.scores}
-    rows = {arm: _about(study, arm) | _scores(study, arm, winners, subject) for arm in arms}
+    rows = {method: _about(study, method) | _scores(study, method, winners, subject) for method in methods}
     columns = [Column("weights", "weights", SCORED), Column("subjects"), Column("seeds")]
     columns += [
-        Column(s.key, s.header(), SCORED) for s in study.scores if any(rows[arm][s.key].text != NOTHING for arm in arms)
+        Column(s.key, s.header(), SCORED)
+        for s in study.scores
+        if any(rows[method][s.key].text != NOTHING for method in methods)
     ]
     if subject is None:
         columns.append(Column("steps", "steps", COSTLY))
         for cost in COSTS:
-            title, cells = _costs(study, arms, cost)
+            title, cells = _costs(study, methods, cost)
             columns.append(Column(cost.key, title, COSTLY))
-            rows = {arm: rows[arm] | {cost.key: cell} for arm, cell in zip(arms, cells, strict=True)}
+            rows = {method: rows[method] | {cost.key: cell} for method, cell in zip(methods, cells, strict=True)}
         columns += [Column("missing"), Column("runs"), Column("best")]
-    lacking = {arm: bool(study.lacking(arm)) and subject is None for arm in arms}
-    made = [Row(study.label(arm), rows[arm], study.look(arm), lacking[arm]) for arm in arms]
+    lacking = {method: bool(study.lacking(method)) and subject is None for method in methods}
+    made = [Row(study.label(method), rows[method], study.style(method), lacking[method]) for method in methods]
     return Table("method", tuple(columns), tuple(made), () if subject else _notes(study))
 
 
@@ -100,23 +102,23 @@ def _reliability(study: Study) -> str:
 
 def _notes(study: Study) -> tuple[str, ...]:
     lines = [
-        f"{INCOMPLETE} {study.label(arm)} lacks {', '.join(lacks)}: its means are over what it has; compare them with "
+        f"{INCOMPLETE} {study.label(method)} lacks {', '.join(lacks)}: its means are over what it has; compare with "
         "no other row."
-        for arm in study.arms
-        if (lacks := study.lacking(arm))
+        for method in study.methods
+        if (lacks := study.lacking(method))
     ]
-    note = simulated(arm.quant for arm in study.arms)
+    note = activation_note(method.quant for method in study.methods)
     return tuple(lines if note is None else [*lines, note])
 
 
-def _about(study: Study, arm: Arm) -> dict[str, Cell]:
-    step = study.last(arm)[1]
-    found = study.at(arm, step)
+def _about(study: Study, method: Method) -> dict[str, Cell]:
+    step = study.last(method)[1]
+    found = study.at(method, step)
     values: dict[str, object] = {
-        "weights": arm.quant,
+        "weights": method.quant,
         "subjects": len({result.subject for result in found}),
         "seeds": len({result.seed for result in found}),
-        "missing": "; ".join(study.lacking(arm)),
+        "missing": "; ".join(study.lacking(method)),
         "runs": ", ".join(dict.fromkeys(result.run for result in found)),
     }
     cells = {key: Cell(str(value), value=value) for key, value in values.items()}
@@ -124,22 +126,22 @@ def _about(study: Study, arm: Arm) -> dict[str, Cell]:
 
 
 def _scores(
-    study: Study, arm: Arm, winners: Mapping[str, tuple[Arm, ...]], subject: str | None = None
+    study: Study, method: Method, winners: Mapping[str, tuple[Method, ...]], subject: str | None = None
 ) -> dict[str, Cell]:
     cells = {}
     for score in study.scores:
-        means = study.means(*study.last(arm), score.key, subject)
+        means = study.means(*study.last(method), score.key, subject)
         mean, spread = float(np.mean(list(means.values()))) if means else NAN, interval(means)
         ends = (NAN, NAN) if spread is None else (spread.low, spread.high)
         half = "" if spread is None else score.unit.text(max(mean - spread.low, spread.high - mean))
-        cells[score.key] = Cell(score.unit.text(mean), half, arm in winners.get(score.key, ()), mean, ends)
-    marked = " ".join(key for key, arms in winners.items() if arm in arms)
+        cells[score.key] = Cell(score.unit.text(mean), half, method in winners.get(score.key, ()), mean, ends)
+    marked = " ".join(key for key, methods in winners.items() if method in methods)
     return cells | {"best": Cell(marked, value=marked)}
 
 
-def _costs(study: Study, arms: list[Arm], cost: CostColumn) -> tuple[str, list[Cell]]:
+def _costs(study: Study, methods: list[Method], cost: CostColumn) -> tuple[str, list[Cell]]:
     """Return the title, empty where no row has this cost, and the cells."""
-    found = [_cost(cost.key, [result.costs for result in study.at(*study.last(arm))]) for arm in arms]
+    found = [_cost(cost.key, [result.costs for result in study.at(*study.last(method))]) for method in methods]
     numbers = [value for value in found if isinstance(value, float)]
     if len(numbers) < len(found):
         cells = [Cell(value or NOTHING, value=value) for value in found if isinstance(value, str)]

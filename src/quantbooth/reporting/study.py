@@ -6,16 +6,16 @@ from functools import cached_property
 from typing import TypeVar
 
 from quantbooth.reporting.columns import SCORES, Score
-from quantbooth.reporting.naming import BASE, Arm, arms_of, natural
+from quantbooth.reporting.naming import BASE, Method, methods_of, natural
 from quantbooth.reporting.results import Result
 from quantbooth.reporting.statistics import subject_means
-from quantbooth.reporting.style import BASE_LOOK, Look, dress, family
+from quantbooth.reporting.style import BASE_STYLE, Style, assign_styles, family
 from quantbooth.runtime.errors import UserError
 
-__all__ = ["BASE", "Arm", "Snapshot", "Study"]
+__all__ = ["BASE", "Method", "Snapshot", "Study"]
 
 T = TypeVar("T")
-Snapshot = tuple[Arm, int]
+Snapshot = tuple[Method, int]
 """A method after so many steps."""
 
 
@@ -28,14 +28,14 @@ class Study:
     """
 
     results: tuple[Result, ...]
-    looks: Mapping[str, Look] = field(default_factory=dict)
+    styles: Mapping[str, Style] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.results:
             raise UserError("a report needs at least one result, got none; run quantbooth-evaluate first")
         _check_same_setting(self.results)
         _check_same_images(self.results)
-        _ = self._by_arm
+        _ = self._by_method
 
     @cached_property
     def subjects(self) -> tuple[str, ...]:
@@ -54,88 +54,92 @@ class Study:
         return tuple(score for score in SCORES if score.key in self.results[0].rows)
 
     @cached_property
-    def arms(self) -> tuple[Arm, ...]:
+    def methods(self) -> tuple[Method, ...]:
         """The base, then methods in the order of their files, each with its variants, then others by name."""
-        return tuple(sorted(self._by_arm, key=self._place))
+        return tuple(sorted(self._by_method, key=self._place))
 
     @cached_property
-    def tuned(self) -> tuple[Arm, ...]:
+    def tuned(self) -> tuple[Method, ...]:
         """The methods."""
-        return tuple(arm for arm in self.arms if not arm.untuned)
+        return tuple(method for method in self.methods if not method.untuned)
 
     @cached_property
-    def complete(self) -> tuple[Arm, ...]:
+    def complete(self) -> tuple[Method, ...]:
         """The methods whose last snapshot lacks nothing."""
-        return tuple(arm for arm in self.tuned if not self.lacking(arm))
+        return tuple(method for method in self.tuned if not self.lacking(method))
 
     @cached_property
-    def _by_arm(self) -> dict[Arm, dict[int, list[Result]]]:
-        """Results by arm and step, lower seeds first."""
-        found: dict[Arm, dict[int, list[Result]]] = {}
-        for result, arm in arms_of(self.results).items():
-            found.setdefault(arm, {}).setdefault(result.step, []).append(result)
+    def _by_method(self) -> dict[Method, dict[int, list[Result]]]:
+        """Results by method and step, lower seeds first."""
+        found: dict[Method, dict[int, list[Result]]] = {}
+        for result, method in methods_of(self.results).items():
+            found.setdefault(method, {}).setdefault(result.step, []).append(result)
         return {a: {s: sorted(of, key=lambda r: r.seed) for s, of in sorted(by.items())} for a, by in found.items()}
 
-    def _place(self, arm: Arm) -> tuple[float, str, list[tuple[float, str]]]:
-        kin = family(arm.method, self.looks)
-        order = BASE_LOOK.order if arm.untuned else self.looks[kin].order if kin else float("inf")
-        return order, "" if kin else arm.method, natural(" ".join(arm.options))
+    def _place(self, method: Method) -> tuple[float, str, list[tuple[float, str]]]:
+        kin = family(method.name, self.styles)
+        order = BASE_STYLE.order if method.untuned else self.styles[kin].order if kin else float("inf")
+        return order, "" if kin else method.name, natural(" ".join(method.options))
 
     @cached_property
-    def _dressed(self) -> dict[Arm, Look]:
-        worn = dress([(arm.method, bool(arm.options)) for arm in self.tuned], self.looks)
-        return {arm: BASE_LOOK for arm in self.arms if arm.untuned} | dict(zip(self.tuned, worn, strict=True))
+    def _styles(self) -> dict[Method, Style]:
+        worn = assign_styles([(method.name, bool(method.options)) for method in self.tuned], self.styles)
+        return {method: BASE_STYLE for method in self.methods if method.untuned} | dict(
+            zip(self.tuned, worn, strict=True)
+        )
 
-    def look(self, arm: Arm) -> Look:
-        """Return the arm's colour and marker."""
-        return self._dressed[arm]
+    def style(self, method: Method) -> Style:
+        """Return the method's colour and marker."""
+        return self._styles[method]
 
-    def label(self, arm: Arm) -> str:
-        """Return the arm's name, with its weights and options where the method alone would not tell it from another."""
-        named = self.looks.get(arm.method)
-        name = BASE_LOOK.label if arm.untuned else (named.label if named else "") or arm.method
-        quants = {other.quant for other in self.arms if other.method == arm.method}
-        return " ".join([name, *([arm.quant] if len(quants) > 1 else []), *arm.options])
+    def label(self, method: Method) -> str:
+        """Return the method's name, with its weights and options where the name alone is ambiguous."""
+        named = self.styles.get(method.name)
+        name = BASE_STYLE.label if method.untuned else (named.label if named else "") or method.name
+        quants = {other.quant for other in self.methods if other.name == method.name}
+        return " ".join([name, *([method.quant] if len(quants) > 1 else []), *method.options])
 
-    def start(self, arm: Arm) -> Arm | None:
-        """Return the untuned base of the arm's weights; None where it was not scored."""
-        bases = [o for o in self.arms if o.untuned and o.quant == arm.quant and set(o.options) <= set(arm.options)]
+    def start(self, method: Method) -> Method | None:
+        """Return the untuned base of the method's weights; None where it was not scored."""
+        bases = [
+            o for o in self.methods if o.untuned and o.quant == method.quant and set(o.options) <= set(method.options)
+        ]
         return max(bases, key=lambda other: len(other.options), default=None)
 
-    def steps(self, arm: Arm) -> tuple[int, ...]:
-        """Return the arm's snapshots."""
-        return tuple(self._by_arm[arm])
+    def steps(self, method: Method) -> tuple[int, ...]:
+        """Return the method's snapshots."""
+        return tuple(self._by_method[method])
 
-    def last(self, arm: Arm) -> Snapshot:
-        """Return the arm's last snapshot: the one that is reported (never one chosen by its scores)."""
-        return arm, self.steps(arm)[-1]
+    def last(self, method: Method) -> Snapshot:
+        """Return the method's last snapshot: the one that is reported (never one chosen by its scores)."""
+        return method, self.steps(method)[-1]
 
-    def at(self, arm: Arm, step: int, subject: str | None = None) -> tuple[Result, ...]:
-        """Return the arm's results at a snapshot, of one subject or of all, by seed."""
-        return tuple(r for r in self._by_arm.get(arm, {}).get(step, []) if subject in (None, r.subject))
+    def at(self, method: Method, step: int, subject: str | None = None) -> tuple[Result, ...]:
+        """Return the method's results at a snapshot, of one subject or of all, by seed."""
+        return tuple(r for r in self._by_method.get(method, {}).get(step, []) if subject in (None, r.subject))
 
-    def missing(self, arm: Arm, step: int) -> tuple[str, ...]:
-        """Return what the arm lacks at a snapshot of the study's subjects and seeds, in words."""
+    def missing(self, method: Method, step: int) -> tuple[str, ...]:
+        """Return what the method lacks at a snapshot of the study's subjects and seeds, in words."""
         lacking = []
         for subject in self.subjects:
-            seeds = {result.seed for result in self.at(arm, step, subject)}
-            absent = [] if arm.untuned else [seed for seed in self.seeds if seed not in seeds]
+            seeds = {result.seed for result in self.at(method, step, subject)}
+            absent = [] if method.untuned else [seed for seed in self.seeds if seed not in seeds]
             if not seeds:
                 lacking.append(subject)
             elif absent:
                 lacking.append(f"{subject} seed {', '.join(map(str, absent))}")
         return tuple(lacking)
 
-    def lacking(self, arm: Arm) -> tuple[str, ...]:
-        """Return what the arm's row lacks: subjects and seeds at its last snapshot, later ones never scored."""
-        _, step = self.last(arm)
-        later = [r for r in self.at(arm, step) if r.kept_until is not None and r.kept_until > step]
+    def lacking(self, method: Method) -> tuple[str, ...]:
+        """Return what the method's row lacks: subjects and seeds at its last snapshot, later ones never scored."""
+        _, step = self.last(method)
+        later = [r for r in self.at(method, step) if r.kept_until is not None and r.kept_until > step]
         unscored = _unique(f"{r.subject} step {r.kept_until:,} (only {step:,} is scored)" for r in later)
-        return self.missing(arm, step) + unscored
+        return self.missing(method, step) + unscored
 
-    def means(self, arm: Arm, step: int, key: str, subject: str | None = None) -> dict[str, float]:
+    def means(self, method: Method, step: int, key: str, subject: str | None = None) -> dict[str, float]:
         """Return mean scores by subject: over images, then over seeds; undefined images are left out."""
-        found = [result for result in self.at(arm, step, subject) if key in result.means]
+        found = [result for result in self.at(method, step, subject) if key in result.means]
         return subject_means([result.means[key] for result in found], [result.subject for result in found])
 
 

@@ -13,16 +13,16 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 __all__ = [
-    "BASE_LOOK",
+    "BASE_STYLE",
     "FAINT",
     "GROUND",
     "INK",
     "MUTED",
     "PALETTE",
     "RC",
-    "Look",
-    "Tone",
-    "dress",
+    "Style",
+    "ThemeColour",
+    "assign_styles",
     "family",
     "inlined",
     "svg",
@@ -34,24 +34,24 @@ GLYPHS = dict(zip("osD^vPXdpHh*", "●■◆▲▼✚✖◊⬟⬣⬢★", strict
 
 
 @dataclass(frozen=True)
-class Tone:
+class ThemeColour:
     """One colour on light and on dark ground."""
 
     light: str
     dark: str
 
 
-INK = Tone("#24292f", "#e4e6e9")
-MUTED = Tone("#626a73", "#9ba3ac")
-FAINT = Tone("#dfe2e6", "#33383f")
-GROUND = Tone("#fdfdfc", "#16181b")
+INK = ThemeColour("#24292f", "#e4e6e9")
+MUTED = ThemeColour("#626a73", "#9ba3ac")
+FAINT = ThemeColour("#dfe2e6", "#33383f")
+GROUND = ThemeColour("#fdfdfc", "#16181b")
 
 
 @dataclass(frozen=True)
-class Look:
+class Style:
     """How a method is shown: its colour, matplotlib marker, label in tables, and place among the methods."""
 
-    tone: Tone
+    colour: ThemeColour
     marker: str
     label: str = ""
     order: float = float("inf")
@@ -63,9 +63,9 @@ class Look:
         return "○" if self.hollow else GLYPHS.get(self.marker, "●")
 
 
-BASE_LOOK = Look(Tone("#3f464e", "#c9ced4"), "o", "untuned base", -1, hollow=True)
+BASE_STYLE = Style(ThemeColour("#3f464e", "#c9ced4"), "o", "untuned base", -1, hollow=True)
 PALETTE = tuple(
-    Look(Tone(light, dark), marker)
+    Style(ThemeColour(light, dark), marker)
     for light, dark, marker in (
         ("#0b69b0", "#5cb3f0", "o"),
         ("#c8500a", "#ff9152", "s"),
@@ -82,12 +82,12 @@ PALETTE = tuple(
 MARKERS = "s^PXvDo"
 
 
-def family(method: str, known: Mapping[str, Look]) -> str | None:
+def family(method: str, known: Mapping[str, Style]) -> str | None:
     """Return the known method that this is, or is a variant of (`float-slow`)."""
     return max((name for name in known if method == name or method.startswith(f"{name}-")), key=len, default=None)
 
 
-def dress(names: Iterable[tuple[str, bool]], known: Mapping[str, Look]) -> list[Look]:
+def assign_styles(names: Iterable[tuple[str, bool]], known: Mapping[str, Style]) -> list[Style]:
     """Return a look for each of several rows.
 
     The first row of a known method has the method's own look. Another of the same colour has the next marker; a row of
@@ -97,20 +97,20 @@ def dress(names: Iterable[tuple[str, bool]], known: Mapping[str, Look]) -> list[
         names: of each row its method, and whether its settings tell it from another row of this method.
         known: looks of methods.
     """
-    rows, found = list(names), list[Look]()
-    taken = {look.tone for name, look in known.items() if any(name == family(method, known) for method, _ in rows)}
-    free = [look for look in PALETTE if look.tone not in taken] or list(PALETTE)
+    rows, found = list(names), list[Style]()
+    taken = {style.colour for name, style in known.items() if any(name == family(method, known) for method, _ in rows)}
+    free = [style for style in PALETTE if style.colour not in taken] or list(PALETTE)
     spare = 0
     for method, told in rows:
         kin = family(method, known)
         own = None if kin is None else known[kin]
-        used = [look.marker for look in found if own is not None and look.tone == own.tone]
+        used = [style.marker for style in found if own is not None and style.colour == own.colour]
         if own is not None and method == kin and not used:
             found.append(own)
         elif own is None or (told and used):
-            look = free[spare % len(free)]
-            markers = list(dict.fromkeys(look.marker + MARKERS))
-            found.append(replace(look, marker=markers[spare // len(free) % len(markers)]))
+            style = free[spare % len(free)]
+            markers = list(dict.fromkeys(style.marker + MARKERS))
+            found.append(replace(style, marker=markers[spare // len(free) % len(markers)]))
             spare += 1
         else:
             fresh = [marker for marker in MARKERS if marker not in (*used, own.marker)]
@@ -137,7 +137,7 @@ SIZE = re.compile(r'(<svg[^>]*?)\s+width="[^"]*"', re.DOTALL)
 HEIGHT = re.compile(r'(<svg[^>]*?)\s+height="[^"]*"', re.DOTALL)
 
 
-def svg(figure: Figure, name: str, title: str, description: str, looks: Iterable[Look]) -> str:
+def svg(figure: Figure, name: str, title: str, description: str, styles: Iterable[Style]) -> str:
     """Return the figure, drawn in the light colour of each look; a stylesheet inside swaps them on dark ground.
 
     `name` makes ids unique, so that several figures fit into one page. The same figure gives the same string if
@@ -154,8 +154,8 @@ def svg(figure: Figure, name: str, title: str, description: str, looks: Iterable
     label = f'<title id="{name}-title">{_escaped(title)}</title><desc id="{name}-desc">{_escaped(description)}</desc>'
     opened = f'<svg class="plot" role="img" aria-labelledby="{name}-title {name}-desc"'
     head, body = text.split(">", 1)
-    tones = (INK, MUTED, FAINT, GROUND, *(look.tone for look in looks))
-    return head.replace("<svg", opened, 1) + ">" + label + _dark(tones) + body.strip() + "\n"
+    colours = (INK, MUTED, FAINT, GROUND, *(style.colour for style in styles))
+    return head.replace("<svg", opened, 1) + ">" + label + _dark(colours) + body.strip() + "\n"
 
 
 def inlined(text: str) -> str:
@@ -163,9 +163,11 @@ def inlined(text: str) -> str:
     return NAMESPACE.sub("", text).replace("xlink:href", "href")
 
 
-def _dark(tones: Iterable[Tone]) -> str:
+def _dark(colours: Iterable[ThemeColour]) -> str:
     rules = [
-        f'[style*="{use}: {tone.light}"]{{{use}:{tone.dark}!important}}' for tone in tones for use in ("fill", "stroke")
+        f'[style*="{use}: {colour.light}"]{{{use}:{colour.dark}!important}}'
+        for colour in colours
+        for use in ("fill", "stroke")
     ]
     return f"<style>@media (prefers-color-scheme: dark){{{''.join(rules)}}}</style>"
 

@@ -3,7 +3,7 @@
 from quantbooth.reporting.columns import COSTS, score_named, signed
 from quantbooth.reporting.inference import FEWEST, Difference, all_differences
 from quantbooth.reporting.panels import learned_in, strategies
-from quantbooth.reporting.study import Arm, Study
+from quantbooth.reporting.study import Method, Study
 from quantbooth.reporting.tables import Table
 
 __all__ = ["asked", "definitions", "facts", "headline", "incomplete", "title"]
@@ -26,7 +26,7 @@ def headline(study: Study) -> str:
     Settled: six subjects or more, an interval clear of zero, and p below 5 % after Holm among all differences of the
     score that the report holds.
     """
-    reference, arms = _compared(study)
+    reference, methods = _compared(study)
     if reference is None:
         return "Nothing can be compared yet: no two methods have all subjects and seeds."
     count = len(study.subjects)
@@ -35,11 +35,11 @@ def headline(study: Study) -> str:
         return f"No difference between methods is settled: {needed}."
     found = {key: all_differences(study, score_named(key)) for key, *_ in COMPARED}
     clauses = []
-    for arm in arms:
-        pair = (study.last(arm), study.last(reference))
+    for method in methods:
+        pair = (study.last(method), study.last(reference))
         parts = [_claim(found[key][pair], *verbs) for key, *verbs in COMPARED if pair in found[key]]
         if claimed := " and ".join(part for part in parts if part):
-            clauses.append(f"{study.label(arm)} {claimed}")
+            clauses.append(f"{study.label(method)} {claimed}")
     against = f"the {study.label(reference)}" if reference.untuned else study.label(reference)
     if not clauses:
         return f"No difference from {against} in following the prompt or resembling the subject is settled."
@@ -49,14 +49,14 @@ def headline(study: Study) -> str:
     )
 
 
-def _compared(study: Study) -> tuple[Arm | None, list[Arm]]:
+def _compared(study: Study) -> tuple[Method | None, list[Method]]:
     """Return a reference, and what to compare with it: of the same weights if possible."""
     tuned = study.complete
-    for reference in (arm for arm in tuned if arm.method == "baseline"):
-        if others := [arm for arm in tuned if arm != reference]:
-            return reference, [arm for arm in others if arm.quant == reference.quant] or others
-    for base in (arm for arm in study.arms if arm.untuned and not study.lacking(arm)):
-        if own := [arm for arm in tuned if study.start(arm) == base]:
+    for reference in (method for method in tuned if method.name == "baseline"):
+        if others := [method for method in tuned if method != reference]:
+            return reference, [method for method in others if method.quant == reference.quant] or others
+    for base in (method for method in study.methods if method.untuned and not study.lacking(method)):
+        if own := [method for method in tuned if study.start(method) == base]:
             return base, own
     return (tuned[0], list(tuned[1:])) if len(tuned) > 1 else (None, [])
 
@@ -74,7 +74,7 @@ def asked(study: Study) -> str:
     first = study.results[0]
     noises, prompts = first.rows["noise_seed"].nunique(), first.rows["prompt"].nunique()
     noise = "the same noise" if noises == 1 else f"the same {noises} noises"
-    methods = _listed([study.label(arm) for arm in study.tuned]) or "No method"
+    methods = _listed([study.label(method) for method in study.tuned]) or "No method"
     return (
         f"{methods} personalized the base {first.base} for {_listed(list(study.subjects))}. "
         f"Each then drew {prompts} {'prompt' if prompts == 1 else 'prompts'} from {noise}, and was judged by how well "
@@ -85,7 +85,11 @@ def asked(study: Study) -> str:
 
 def incomplete(study: Study) -> list[str]:
     """Return one line for each method whose last snapshot lacks subjects or seeds, or was not its run's last."""
-    return [f"{study.label(arm)} lacks {', '.join(lacks)}" for arm in study.arms if (lacks := study.lacking(arm))]
+    return [
+        f"{study.label(method)} lacks {', '.join(lacks)}"
+        for method in study.methods
+        if (lacks := study.lacking(method))
+    ]
 
 
 def definitions(study: Study, table: Table) -> list[tuple[str, str]]:
@@ -105,7 +109,7 @@ def facts(study: Study) -> list[tuple[str, str]]:
         ("tuning seeds", ", ".join(map(str, study.seeds))),
         ("images", f"{len(first.rows)} for each subject, method, seed and snapshot; {total:,} in all"),
     ]
-    return found + [(study.label(arm), learned_in(strategy)) for arm, strategy in strategies(study).items()]
+    return found + [(study.label(method), learned_in(strategy)) for method, strategy in strategies(study).items()]
 
 
 def _base(name: str) -> str:

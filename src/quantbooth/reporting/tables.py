@@ -12,9 +12,9 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from quantbooth.reporting.columns import NOTHING
-from quantbooth.reporting.style import Look
+from quantbooth.reporting.style import Style
 
-__all__ = ["INCOMPLETE", "Cell", "Column", "Row", "Table", "markdown", "simulated"]
+__all__ = ["INCOMPLETE", "Cell", "Column", "Row", "Table", "markdown", "activation_note"]
 
 INCOMPLETE = "†"
 SPECIAL = {
@@ -62,7 +62,7 @@ class Row:
 
     label: str
     cells: Mapping[str, Cell]
-    look: Look | None = None
+    style: Style | None = None
     incomplete: bool = False
 
     @property
@@ -74,9 +74,9 @@ class Row:
     def heading(self) -> Markup:
         """The cell of HTML that names the row."""
         mark = dagger = ""
-        if self.look is not None:
-            tone = f"--l:{self.look.tone.light};--d:{self.look.tone.dark}"
-            mark = f'<span class="mark" aria-hidden="true" style="{tone}">{self.look.glyph}</span>'
+        if self.style is not None:
+            colour = f"--l:{self.style.colour.light};--d:{self.style.colour.dark}"
+            mark = f'<span class="mark" aria-hidden="true" style="{colour}">{self.style.glyph}</span>'
         if self.incomplete:
             dagger = f'<abbr title="incomplete">&nbsp;{INCOMPLETE}</abbr>'
         return Markup(f'<th scope="row">{mark}{escape(self.label)}{dagger}</th>')
@@ -124,7 +124,7 @@ class Table:
         )
         lines = []
         for row in self.rows:
-            quiet = ' class="untuned"' if row.look is not None and row.look.hollow else ""
+            quiet = ' class="untuned"' if row.style is not None and row.style.hollow else ""
             cells = "".join(_html_cell(cell, marked) for cell in self.cells(row))
             lines.append(f"<tr{quiet}>{row.heading}{cells}</tr>")
         body = "\n".join(lines)
@@ -190,7 +190,7 @@ def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |" for cells in lines)
 
 
-def simulated(quants: Iterable[str]) -> str | None:
+def activation_note(quants: Iterable[str]) -> str | None:
     """Return a sentence that names settings with simulated activations; None where the activations of all are float.
 
     Args:

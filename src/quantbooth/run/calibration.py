@@ -8,9 +8,9 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from quantbooth.calibration.reconstruction import Reconstruction
-from quantbooth.calibration.sources import Asked, Source, batches, kept_places, source_of
-from quantbooth.calibration.step_learning import StepRecipe
+from quantbooth.calibration.adaround import AdaRoundConfig
+from quantbooth.calibration.lsq import LSQConfig
+from quantbooth.calibration.sources import PromptBatch, Source, batches, kept_places, source_of
 from quantbooth.data.questions import Questions, questions_of
 from quantbooth.diffusion.families.registry import family_in
 from quantbooth.diffusion.sampler import Sampler
@@ -22,9 +22,9 @@ from quantbooth.runtime.errors import UserError
 from quantbooth.runtime.options import flag, whole, words
 from quantbooth.schema import content, trainer_content
 from quantbooth.store.files import folder_fingerprint
-from quantbooth.store.store import Item, Store
+from quantbooth.store.store import Artifact, Store
 
-__all__ = ["Calibration", "Observed"]
+__all__ = ["Calibration", "CalibrationSetSpec"]
 
 LEAST = {"count": 1, "timesteps": 1, "seed": 0, "batch": 1}
 FEWEST, MOST = 2, 16
@@ -34,22 +34,22 @@ PRECISIONS = {"32-true": "", "bf16-mixed": "bf16", "16-mixed": "fp16"}
 
 
 @dataclass(frozen=True)
-class Observed:
+class CalibrationSetSpec:
     """The calibration set: the inputs of the denoiser while its quantization is learned, and their artifact.
 
     Attributes:
         source: the source of (x_t, t).
         questions: the prompts.
-        asked: the prompts in batches.
+        prompt_batches: the prompts in batches.
         count: timesteps of each prompt.
         item: the set as an artifact.
     """
 
     source: Source
     questions: Questions
-    asked: tuple[Asked, ...]
+    prompt_batches: tuple[PromptBatch, ...]
     count: int
-    item: Item
+    artifact: Artifact
 
 
 class Calibration:
@@ -127,17 +127,17 @@ class Calibration:
         return build(self.cfg.calibration.search, ScaleSearch)
 
     @cached_property
-    def rounding(self) -> Reconstruction | None:
+    def rounding(self) -> AdaRoundConfig | None:
         """The AdaRound options; None for rounding to the nearest code."""
-        return None if self.cfg.calibration.rounding is None else build(self.cfg.calibration.rounding, Reconstruction)
+        return None if self.cfg.calibration.rounding is None else build(self.cfg.calibration.rounding, AdaRoundConfig)
 
     @cached_property
-    def activation_recipe(self) -> StepRecipe | None:
+    def lsq(self) -> LSQConfig | None:
         """The options for learning activation scales; None where activations stay float."""
-        return None if self.activations is None else build(self.cfg.calibration.activations, StepRecipe)
+        return None if self.activations is None else build(self.cfg.calibration.activations, LSQConfig)
 
     @property
-    def used(self) -> dict[str, Any]:
+    def effective_options(self) -> dict[str, Any]:
         """The options of the group `calibration` that have an effect: none of activations where they stay float."""
         calibration = dict(self.settings["calibration"])
         if self.activations is None:
@@ -147,13 +147,13 @@ class Calibration:
         return calibration
 
     @cached_property
-    def observed(self) -> Observed | None:
+    def set_spec(self) -> CalibrationSetSpec | None:
         """The calibration set; None for rounding to the nearest code with float activations.
 
         Raises:
             UserError: for an option that is not supported, no prompts, or a source without its pictures.
         """
-        if "set" not in self.used:
+        if "set" not in self.effective_options:
             return None
         options = self.settings["calibration"]["set"]
         for option, least in LEAST.items():
@@ -161,33 +161,35 @@ class Calibration:
         sampler = build(self.cfg.sampler, Sampler)
         source, questions = source_of(options["source"], sampler), self._questions(options)
         each = questions.each
-        whole_set = Asked(tuple(q.text for q in each), tuple(q.seed for q in each), questions.pictures)
-        asked = tuple(batches(whole_set, options["batch"]))
+        whole_set = PromptBatch(tuple(q.text for q in each), tuple(q.seed for q in each), questions.pictures)
+        prompt_batches = tuple(batches(whole_set, options["batch"]))
         kept_places(sampler.steps, options["timesteps"])
-        source.check(asked[0])
-        return Observed(source, questions, asked, options["timesteps"], self._set_item(options, questions))
+        source.check(prompt_batches[0])
+        return CalibrationSetSpec(
+            source, questions, prompt_batches, options["timesteps"], self._set_artifact(options, questions)
+        )
 
     @cached_property
-    def quantized_base(self) -> Item | None:
+    def quantized_base(self) -> Artifact | None:
         """The quantized base as an artifact; None for quant=fp."""
         _ = self.activations  # validates the options, also for float weights
         if self.bits is None:
             return None
         _, exclude, _ = self.layers
-        calibration = content({"calibration": self.used}, "calibration")
+        calibration = content({"calibration": self.effective_options}, "calibration")
         calibration["search"] = {"name": self.search.name, **calibration["search"]}
-        parents = {} if self.observed is None else {"calibration_set": self.observed.item}
+        parents = {} if self.set_spec is None else {"calibration_set": self.set_spec.artifact}
         identity = {
             "base": folder_fingerprint(self.folder()),
             "quant": {**content(self.settings, "quant"), "exclude": exclude},
             "calibration": calibration,
-            **trainer_content(self.settings, training=self.observed is not None),
-            **{role: item.identity for role, item in parents.items()},
+            **trainer_content(self.settings, training=self.set_spec is not None),
+            **{role: artifact.identity for role, artifact in parents.items()},
         }
         label = f"{self.settings['base']['name']}-{self.name}"
-        return Item(self.store, "quantized_base", label, "quantbooth-calibrate", identity, parents)
+        return Artifact(self.store, "quantized_base", label, "quantbooth-calibrate", identity, parents)
 
-    def _set_item(self, options: Mapping[str, Any], questions: Questions) -> Item:
+    def _set_artifact(self, options: Mapping[str, Any], questions: Questions) -> Artifact:
         identity = {
             "base": folder_fingerprint(self.folder()),
             "questions": questions.fingerprint,
@@ -196,7 +198,7 @@ class Calibration:
             **trainer_content(self.settings),
         }
         label = f"{self.settings['base']['name']}-{options['source']}"
-        return Item(self.store, "calibration_set", label, "quantbooth-calibrate", identity)
+        return Artifact(self.store, "calibration_set", label, "quantbooth-calibrate", identity)
 
     def _questions(self, options: Mapping[str, Any]) -> Questions:
         """Return the user's prompts, from the option or a file, else the base's held-out prompts with other seeds."""

@@ -17,7 +17,7 @@ from quantbooth.runtime.errors import UserError
 from quantbooth.runtime.options import place, whole, words
 from quantbooth.schema import content, trainer_content
 from quantbooth.store.manifest import open_artifact
-from quantbooth.store.store import Item
+from quantbooth.store.store import Artifact
 from quantbooth.timesteps.zones import Zones, zones_from_borders
 
 __all__ = ["PLACES", "Degradation"]
@@ -31,12 +31,12 @@ class Degradation:
 
     def __init__(self, run: Run) -> None:
         self.run = run
-        self.options: dict[str, Any] = dict(run.settings["damage"])
+        self.options: dict[str, Any] = dict(run.settings["degradation"])
         for option, least in LEAST.items():
-            whole(f"damage.{option}", self.options[option], least)
+            whole(f"degradation.{option}", self.options[option], least)
         for option in PLACES:
-            place(f"damage.{option}", self.options[option])
-        for folder in words("damage.compare_with", self.options["compare_with"]):
+            place(f"degradation.{option}", self.options[option])
+        for folder in words("degradation.compare_with", self.options["compare_with"]):
             open_artifact(Path(folder), KIND)
         run.check("quantized_base", "sampler", "scorer")
         self.measurement = Measurement(
@@ -52,7 +52,7 @@ class Degradation:
         )
 
     @cached_property
-    def reference(self) -> Item:
+    def reference(self) -> Artifact:
         """The measurement of the float base, the reference of all others on the same questions."""
         run = self.run
         identity = {
@@ -61,13 +61,13 @@ class Degradation:
             "scorer": run.scorer.name,
             "sampler": content(run.settings, "sampler"),
             "zones": run.settings["base"]["zones"],
-            **content(run.settings, "damage"),
+            **content(run.settings, "degradation"),
             **trainer_content(run.settings),
         }
-        return Item(run.store, KIND, f"{run.base_name}-fp", "quantbooth-damage", identity)
+        return Artifact(run.store, KIND, f"{run.base_name}-fp", "quantbooth-degradation", identity)
 
     @cached_property
-    def item(self) -> Item:
+    def artifact(self) -> Artifact:
         """The measurement of this run's base."""
         source = self.run.quantized_base
         if source is None:
@@ -75,7 +75,7 @@ class Degradation:
         identity = {"reference": self.reference.identity, "quantized_base": source.identity}
         parents = {"reference": self.reference, "quantized_base": source}
         label = f"{source.label}-{self.run.settings['calibration']['name']}"
-        return Item(self.run.store, KIND, label, "quantbooth-damage", identity, parents)
+        return Artifact(self.run.store, KIND, label, "quantbooth-degradation", identity, parents)
 
     def record(self, base: Base, file_bytes: int, reference: str, quantized: Path | None) -> Record:
         """Return the record of a measured base.
@@ -105,16 +105,16 @@ class Degradation:
             "quant": quant["name"],
             "bits": quant["bits"],
             "calibration": str(self.run.settings["calibration"]["name"]),
-            "options": _options(self.run.calibration.used),
+            "options": _options(self.run.calibration.effective_options),
             "source": quantized.name,
             **self._costs(),
         }
 
     def _costs(self) -> dict[str, float]:
         """Return the costs of making the quantized base and its calibration set."""
-        observed = self.run.calibration.observed
-        items = [self.run.quantized_base, None if observed is None else observed.item]
-        found = [item.manifest().measured for item in items if item is not None]
+        set_spec = self.run.calibration.set_spec
+        artifacts = [self.run.quantized_base, None if set_spec is None else set_spec.artifact]
+        found = [artifact.manifest().measured for artifact in artifacts if artifact is not None]
         return {
             "seconds": sum(cost["seconds"] for cost in found),
             "peak_memory_bytes": max(cost["peak_memory_bytes"] for cost in found),
@@ -132,10 +132,10 @@ def _options(calibration: Mapping[str, Any]) -> dict[str, Any]:
 
 def _questions(run: Run) -> Questions:
     """Return the user's prompts, else the base's held-out prompts."""
-    settings = run.settings["damage"]
+    settings = run.settings["degradation"]
     count, seed = max(settings["predictions"], settings["pictures"]), settings["seed"]
     if settings["prompts"] is not None:
-        return questions_of(settings["prompts"], count, seed, option="damage.prompts")
+        return questions_of(settings["prompts"], count, seed, option="degradation.prompts")
     return build(run.cfg.base.held_out, Questions, count=count, seed=seed)
 
 

@@ -17,7 +17,7 @@ from quantbooth.diffusion.pretrained import as_pipeline, load_base
 from quantbooth.diffusion.router import SubjectsRoute, route_
 from quantbooth.diffusion.sampler import initial_noise
 from quantbooth.diffusion.sources import source_folder
-from quantbooth.quant.selection import Selection
+from quantbooth.quant.selection import SetSelection
 from quantbooth.runtime.config import build, choices, composed, conf_dir
 from quantbooth.runtime.errors import UserError
 from quantbooth.store.manifest import Manifest, open_artifact
@@ -90,10 +90,11 @@ def _require_same(manifests: Sequence[Manifest], quantized: Manifest | None) -> 
 
 
 def _load_sets_(base: Base, folders: Sequence[Path], manifest: Manifest, step: int | None) -> SubjectsRoute:
-    tuner, strategy, selection = _tuner(manifest), strategy_of(manifest), Selection()
-    if strategy.trained.timesteps != base.timesteps:
+    tuner, strategy, selection = _tuner(manifest), strategy_of(manifest), SetSelection()
+    if strategy.training_zones.timesteps != base.timesteps:
         raise UserError(
-            f"{manifest.name} was tuned on {strategy.trained.timesteps} timesteps, {base.name} has {base.timesteps}"
+            f"{manifest.name} was tuned on {strategy.training_zones.timesteps} timesteps, "
+            f"{base.name} has {base.timesteps}"
         )
     states = [read_snapshot(each, steps_kept(each)[-1] if step is None else step) for each in folders]
     state = states[0] if len(states) == 1 else tuner.join(states)

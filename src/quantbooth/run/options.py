@@ -1,7 +1,7 @@
 """Options of tuning: validated, and converted to a recipe."""
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from quantbooth.runtime.errors import UserError
@@ -23,8 +23,7 @@ def require_known(settings: Mapping[str, Any]) -> None:
         UserError: naming the option.
     """
     for old, new in RENAMED.items():
-        group, _, key = old.partition(".")
-        if key in (settings.get(group) or {}):
+        if _has(settings, old.split(".")):
             raise UserError(f"option '{old}' has another name: {new}")
     for group, fields in FIELDS.items():
         if "." in group or group in OPEN or group not in settings:
@@ -34,6 +33,13 @@ def require_known(settings: Mapping[str, Any]) -> None:
                 near = difflib.get_close_matches(key, fields, 1)
                 meant = f" (did you mean '{group}.{near[0]}'?)" if near else ""
                 raise UserError(f"unknown option '{group}.{key}'{meant}; --cfg job shows all options")
+
+
+def _has(node: Any, keys: Sequence[str]) -> bool:
+    """Return whether there is an option at these keys."""
+    first, *others = keys
+    inside = isinstance(node, Mapping) and first in node
+    return inside and (not others or _has(node[first], others))
 
 
 def check_resources(settings: Mapping[str, Any]) -> None:

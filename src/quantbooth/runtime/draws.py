@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-__all__ = ["batch_loader", "batches", "generator_for", "place_loader", "step_loader"]
+__all__ = ["batch_loader", "batches", "generator_for", "index_loader", "step_loader"]
 
 
 def generator_for(seed: int, step: int, purpose: str) -> torch.Generator:
@@ -38,7 +38,7 @@ def batches(count: int, size: int) -> list[list[int]]:
     return [list(range(start, min(start + size, count))) for start in range(0, count, size)]
 
 
-def place_loader(count: int, batch: int) -> DataLoader[list[int]]:
+def index_loader(count: int, batch: int) -> DataLoader[list[int]]:
     """Return a loader of `batches`."""
     return batch_loader(batches(count, batch))
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-__all__ = ["Cost", "measured"]
+__all__ = ["Cost", "profile"]
 
 STATUS = Path("/proc/self/status")
 RESET = Path("/proc/self/clear_refs")
@@ -24,7 +24,7 @@ class Cost:
 
 
 @contextmanager
-def measured() -> Iterator[Cost]:
+def profile() -> Iterator[Cost]:
     """Measure the block: on a GPU the peak of CUDA's allocator, else the peak resident memory of this process.
 
     On Linux the peak is reset first, so that each job of a sweep in one process has a separate peak; elsewhere it is

@@ -22,10 +22,10 @@ from quantbooth.diffusion.base import Base
 from quantbooth.diffusion.router import SubjectsRoute
 from quantbooth.diffusion.sampler import Sampler, initial_noise
 from quantbooth.runtime.draws import batch_loader, batches
-from quantbooth.runtime.profiling import measured
+from quantbooth.runtime.profiling import profile
 from quantbooth.sampling.image_set import Request, write_image
 
-__all__ = ["Drawing", "SamplingStage", "batch_that_fits", "drawings", "free_memory"]
+__all__ = ["ImageJob", "SamplingModule", "batch_that_fits", "image_jobs", "free_memory"]
 
 SHARE = 0.8
 """Of the free memory that may be taken: allocators keep more than they need."""
@@ -70,13 +70,13 @@ def batch_that_fits(most: int, draw: Callable[[int], object], free: int) -> int:
 
 
 def _peak(draw: Callable[[int], object], count: int) -> int:
-    with measured() as cost:
+    with profile() as cost:
         draw(count)
     return cost.peak_memory_bytes
 
 
 @dataclass(frozen=True)
-class Drawing:
+class ImageJob:
     """One picture to draw: what is asked, where it goes, and whose sets serve it (0 is the first subject)."""
 
     request: Request
@@ -84,12 +84,12 @@ class Drawing:
     subject: int = 0
 
 
-def drawings(requests: Sequence[Request], folder: Path, subject: int = 0) -> list[Drawing]:
+def image_jobs(requests: Sequence[Request], folder: Path, subject: int = 0) -> list[ImageJob]:
     """Return what is asked of one subject, each picture in the folder."""
-    return [Drawing(request, folder / request.file, subject) for request in requests]
+    return [ImageJob(request, folder / request.file, subject) for request in requests]
 
 
-class SamplingStage(LightningModule):
+class SamplingModule(LightningModule):
     """Renders drawings in batches; the noise of each comes from its template and seed alone, not from its batch.
 
     Args:
@@ -100,13 +100,13 @@ class SamplingStage(LightningModule):
     """
 
     def __init__(
-        self, base: Base, sampler: Sampler, drawings: Sequence[Drawing], route: SubjectsRoute | None = None
+        self, base: Base, sampler: Sampler, image_jobs: Sequence[ImageJob], route: SubjectsRoute | None = None
     ) -> None:
         super().__init__()
         self.base = base
         self.parts = base.networks  # so that all move together
         self.sampler = sampler
-        self.drawings = tuple(drawings)
+        self.jobs = tuple(image_jobs)
         self.route = route
 
     def on_predict_start(self) -> None:
@@ -117,15 +117,15 @@ class SamplingStage(LightningModule):
     def predict_step(self, places: list[int]) -> int:
         if not places:  # there are fewer batches than processes
             return 0
-        chosen = [self.drawings[place] for place in places]
-        for drawing, image in zip(chosen, self.render(chosen), strict=True):
-            write_image(drawing.path, image)
+        chosen = [self.jobs[place] for place in places]
+        for job, image in zip(chosen, self.render(chosen), strict=True):
+            write_image(job.path, image)
         return len(chosen)
 
     @property
     def missing(self) -> list[int]:
         """Places of the drawings whose pictures are not where they go."""
-        return [place for place, drawing in enumerate(self.drawings) if not drawing.path.is_file()]
+        return [place for place, job in enumerate(self.jobs) if not job.path.is_file()]
 
     def loader(self, batch: int | str, device: torch.device, processes: int = 1) -> DataLoader[list[int]]:
         """Places of all drawings, so many at a time, without the batches whose pictures are all there; AUTO finds by
@@ -133,7 +133,7 @@ class SamplingStage(LightningModule):
 
         What a picture is may depend on its batch in its last bits, so batches are those of a run that starts anew.
         """
-        count, missing = len(self.drawings), set(self.missing)
+        count, missing = len(self.jobs), set(self.missing)
         if batch == AUTO and missing:
             self.to(device)
             batch = batch_that_fits(count, self._one_step, free_memory(device))
@@ -142,13 +142,13 @@ class SamplingStage(LightningModule):
         return batch_loader(wanted + [[]] * (processes - len(wanted) if wanted else 0))
 
     def _one_step(self, count: int) -> None:
-        some = SamplingStage(self.base, replace(self.sampler, steps=1), self.drawings[:count], self.route)
-        some.render(some.drawings)
+        some = SamplingModule(self.base, replace(self.sampler, steps=1), self.jobs[:count], self.route)
+        some.render(some.jobs)
 
-    def render(self, drawings: Sequence[Drawing]) -> Float[Tensor, "b 3 h w"]:
+    def render(self, image_jobs: Sequence[ImageJob]) -> Float[Tensor, "b 3 h w"]:
         """The pictures of some drawings."""
         if self.route is not None:
-            self.route.choose(torch.tensor([drawing.subject for drawing in drawings]))
-        requests = [drawing.request for drawing in drawings]
+            self.route.choose(torch.tensor([job.subject for job in image_jobs]))
+        requests = [job.request for job in image_jobs]
         noise = initial_noise([r.prompt for r in requests], [r.seed for r in requests], self.base.latent_shape)
         return self.sampler.sample(self.base, [r.text for r in requests], noise)

@@ -15,13 +15,20 @@ from torch import Tensor, nn
 
 from quantbooth.runtime.errors import UserError
 
-__all__ = ["SHORT", "fingerprint", "folder_fingerprint", "full_disk_in_one_line", "weights_fingerprint", "whole_folder"]
+__all__ = [
+    "SHORT",
+    "fingerprint",
+    "folder_fingerprint",
+    "disk_full_as_user_error",
+    "weights_fingerprint",
+    "atomic_folder",
+]
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @contextlib.contextmanager
-def whole_folder(destination: Path, option: str) -> Iterator[Path]:
+def atomic_folder(destination: Path, option: str) -> Iterator[Path]:
     """Yield a temporary folder that becomes `destination` when the block ends, and is removed when it raises.
 
     Raises:
@@ -31,7 +38,7 @@ def whole_folder(destination: Path, option: str) -> Iterator[Path]:
         destination.rmdir()
     if destination.exists():
         raise UserError(f"{destination} is there already; remove it, or choose another {option}")
-    with full_disk_in_one_line(destination.parent, option):
+    with disk_full_as_user_error(destination.parent, option):
         destination.parent.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(dir=destination.parent, prefix=f".{destination.name}.") as place:
             draft = Path(place) / destination.name
@@ -41,7 +48,7 @@ def whole_folder(destination: Path, option: str) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def full_disk_in_one_line(root: Path, option: str) -> Iterator[None]:
+def disk_full_as_user_error(root: Path, option: str) -> Iterator[None]:
     """Turn disk-full errors of the block into a user error, also those that a library wrapped.
 
     Raises:

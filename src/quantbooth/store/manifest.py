@@ -18,12 +18,14 @@ MAKERS = {
     "adapters": "quantbooth-tune",
     "image_set": "quantbooth-sample",
     "scores": "quantbooth-evaluate",
-    "damage": "quantbooth-damage",
+    "damage": "quantbooth-degradation",  # the kind is part of fingerprints, so it keeps its name
     "probe": "quantbooth-probe",
     "report": "quantbooth-report",
     "calibration_set": "quantbooth-calibrate",
 }
 KINDS = tuple(MAKERS)
+TITLES = {"damage": "degradation"}
+"""Kind -> its name for people, where that is another."""
 FORMAT = 3
 """Version of every artifact; 3: identities have no code paths, tensors of scale sets are `<module>.gain_out`."""
 MANIFEST = "manifest.json"
@@ -94,8 +96,8 @@ def open_artifact(path: Path, kind: str) -> Manifest:
     elif (manifest := _parse(file)).kind == kind:
         return manifest
     else:
-        found = f"a {manifest.kind}"
-    raise UserError(f"{path} must be a {kind}, found {found}; {MAKERS[kind]} makes one")
+        found = f"a {TITLES.get(manifest.kind, manifest.kind)}"
+    raise UserError(f"{path} must be a {TITLES.get(kind, kind)}, found {found}; {MAKERS[kind]} makes one")
 
 
 def _parse(file: Path) -> Manifest:

@@ -20,10 +20,10 @@ import psutil
 import yaml
 
 from quantbooth.runtime.errors import UserError
-from quantbooth.store.files import SHORT, fingerprint, full_disk_in_one_line
+from quantbooth.store.files import SHORT, disk_full_as_user_error, fingerprint
 from quantbooth.store.manifest import FORMAT, KINDS, MANIFEST, Manifest, open_artifact
 
-__all__ = ["CONFIG", "Draft", "Item", "Store", "all_made", "named", "word"]
+__all__ = ["CONFIG", "Draft", "Artifact", "Store", "make_all", "joined_label", "slugify"]
 
 CONFIG = "config.yaml"
 TAKEN = (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR)
@@ -89,7 +89,7 @@ class Store:
         """
         full, destination = self._place(kind, identity, label)
         _require_format(self.root)
-        with full_disk_in_one_line(self.root, "paths.store"):
+        with disk_full_as_user_error(self.root, "paths.store"):
             destination.parent.mkdir(parents=True, exist_ok=True)
             _remove_abandoned(destination.parent)
             draft = Draft(_temporary(destination), destination, full)
@@ -183,7 +183,7 @@ def _sync(path: Path) -> None:
 
 
 @dataclass(frozen=True)
-class Item:
+class Artifact:
     """One artifact of a run, finished or not, defined by its identity."""
 
     store: Store
@@ -191,7 +191,7 @@ class Item:
     label: str
     verb: str
     identity: dict[str, Any]
-    parents: Mapping[str, "Item"] = field(default_factory=dict)
+    parents: Mapping[str, "Artifact"] = field(default_factory=dict)
 
     def find(self) -> Path | None:
         return self.store.find(self.kind, self.identity, self.label)
@@ -212,36 +212,36 @@ class Item:
     def manifest(self) -> Manifest:
         return open_artifact(self.require(), self.kind)
 
-    def made_by(self, make: Callable[[], object]) -> Path:
+    def get_or_make(self, make: Callable[[], object]) -> Path:
         """Return the artifact's folder, after making it if needed."""
-        return all_made([self], make)[0]
+        return make_all([self], make)[0]
 
     def writing(self, config: Mapping[str, Any]) -> AbstractContextManager[Draft]:
-        parents = {role: item.manifest().fingerprint for role, item in self.parents.items()}
+        parents = {role: artifact.manifest().fingerprint for role, artifact in self.parents.items()}
         return self.store.writing(self.kind, self.label, self.identity, parents, config)
 
 
-def all_made(items: Sequence[Item], make: Callable[[], object]) -> list[Path]:
+def make_all(artifacts: Sequence[Artifact], make: Callable[[], object]) -> list[Path]:
     """Return the folders of several artifacts, after making all of them in one call if any is missing.
 
     Processes that make the same artifacts share the unfinished parts: the first to finish removes them, and the others
     use its artifacts.
     """
-    if all(item.find() for item in items):
-        return [item.require() for item in items]
+    if all(artifact.find() for artifact in artifacts):
+        return [artifact.require() for artifact in artifacts]
     try:
         make()
     except FileNotFoundError:
-        if not all(item.find() for item in items):
+        if not all(artifact.find() for artifact in artifacts):
             raise
-    return [item.require() for item in items]
+    return [artifact.require() for artifact in artifacts]
 
 
-def named(names: Sequence[str]) -> str:
+def joined_label(names: Sequence[str]) -> str:
     """Return the first of several names, and the number of the others."""
     return names[0] if len(names) == 1 else f"{names[0]}-and-{len(names) - 1}-more"
 
 
-def word(name: str) -> str:
+def slugify(name: str) -> str:
     """Return a name reduced to characters that are valid in a folder's name on every system."""
     return re.sub(r"[^A-Za-z0-9_.]+", "-", name).strip("-_.")[:40] or "subject"

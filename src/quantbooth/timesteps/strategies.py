@@ -23,41 +23,43 @@ class Strategy:
 
     Attributes:
         name: its name in tables.
-        trained: set k is trained on zone k.
-        served: set k is used on zone k in sampling; timesteps outside all zones use the base (gain 1).
-        apart: train each expert in a separate run with the full number of steps, as in the paper's S2; otherwise all
-            experts are trained in one run on timesteps drawn from all zones.
+        training_zones: set k is trained on zone k.
+        sampling_zones: set k is used on zone k in sampling; timesteps outside all zones use the base (gain 1).
+        separate_runs: train each expert in a separate run with the full number of steps, as in the paper's S2;
+            otherwise all experts are trained in one run on timesteps drawn from all zones.
     """
 
     name: str
-    trained: Zones
-    served: Zones
-    apart: bool = False
+    training_zones: Zones
+    sampling_zones: Zones
+    separate_runs: bool = False
 
     def __post_init__(self) -> None:
-        if len(self.trained) != len(self.served) or not len(self.trained):
-            raise UserError(f"a strategy needs one serving zone for each of its {len(self.trained)} trained zones")
+        if len(self.training_zones) != len(self.sampling_zones) or not len(self.training_zones):
+            raise UserError(
+                f"a strategy needs one serving zone for each of its {len(self.training_zones)} trained zones"
+            )
 
     @property
     def sets(self) -> int:
         """The number of scale sets."""
-        return len(self.trained)
+        return len(self.training_zones)
 
     @property
     def runs(self) -> tuple[Zones, ...]:
         """The zones of each training run: one run for all experts, or one each."""
-        if not self.apart:
-            return (self.trained,)
-        return tuple(Zones((zone,), self.trained.timesteps) for zone in self.trained.zones)
+        if not self.separate_runs:
+            return (self.training_zones,)
+        return tuple(Zones((zone,), self.training_zones.timesteps) for zone in self.training_zones.zones)
 
     def route(self, t: Shaped[Tensor, " b"]) -> Int[Tensor, " b"]:
         """Return the set of each timestep in sampling; 0 is the base."""
-        return self.served.index(t)
+        return self.sampling_zones.index(t)
 
     @property
     def stretches(self) -> tuple[tuple[int, int, int], ...]:
         """(first timestep, timestep after the last, their set) over all timesteps, in ascending order."""
-        sets = self.route(torch.arange(self.served.timesteps)).tolist()
+        sets = self.route(torch.arange(self.sampling_zones.timesteps)).tolist()
         ends = [t for t in range(1, len(sets) + 1) if t == len(sets) or sets[t] != sets[t - 1]]
         return tuple((first, end, sets[first]) for first, end in zip([0, *ends], ends, strict=False))
 
@@ -69,10 +71,10 @@ class Strategy:
 
         return {
             "name": self.name,
-            "timesteps": self.trained.timesteps,
-            "trained": plain(self.trained),
-            "served": plain(self.served),
-            "apart": self.apart,
+            "timesteps": self.training_zones.timesteps,
+            "trained": plain(self.training_zones),
+            "served": plain(self.sampling_zones),
+            "apart": self.separate_runs,
         }
 
 

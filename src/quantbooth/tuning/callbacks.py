@@ -14,7 +14,7 @@ from quantbooth.diffusion.router import SubjectsRoute
 from quantbooth.diffusion.sampler import Sampler
 from quantbooth.runtime.loggers import log_grid
 from quantbooth.sampling.image_set import Request
-from quantbooth.sampling.module import SamplingStage, drawings
+from quantbooth.sampling.module import SamplingModule, image_jobs
 from quantbooth.tuning.tuners import State, Tuner
 
 __all__ = ["Keep", "SampleGrids", "Snapshots"]
@@ -62,7 +62,7 @@ class SampleGrids(Callback):
         route: SubjectsRoute | None = None,
         subject: int = 0,
     ) -> None:
-        self.base, self.sampler, self.drawings = base, sampler, drawings(requests, folder, subject)
+        self.base, self.sampler, self.jobs = base, sampler, image_jobs(requests, folder, subject)
         self.route = route
         self.every = every
         self.folder = folder
@@ -71,9 +71,9 @@ class SampleGrids(Callback):
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: object) -> None:
         if self.every and trainer.global_step % self.every == 0:
-            stage = SamplingStage(self.base(), self.sampler, self.drawings, self.route).to(pl_module.device)
+            stage = SamplingModule(self.base(), self.sampler, self.jobs, self.route).to(pl_module.device)
             with self.kept():
-                images = stage.render(self.drawings)
+                images = stage.render(self.jobs)
             row = (images.permute(2, 0, 3, 1).flatten(1, 2).clamp(0, 1) * 255).round().byte().cpu().numpy()
             enlarged = np.kron(row, np.ones((4, 4, 1), dtype=np.uint8)) if row.shape[0] <= 64 else row
             self.folder.mkdir(parents=True, exist_ok=True)

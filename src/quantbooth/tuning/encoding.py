@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from quantbooth.diffusion.base import Base
 from quantbooth.diffusion.conditioning import Conditioning
 
-__all__ = ["Anew", "Encode", "EncodedAnew", "EncodedOnce", "Latents", "once"]
+__all__ = ["LazyLatents", "Encode", "TrainablePrompt", "CachedPrompt", "Latents", "cache_latents"]
 
 Encode = Callable[[Float[Tensor, "b 3 h w"]], Float[Tensor, "b c hl wl"]]
 
@@ -27,7 +27,7 @@ class Latents(Protocol):
     def __getitem__(self, places: Int[Tensor, " b"], /) -> Float[Tensor, "b c hl wl"]: ...
 
 
-class Anew:
+class LazyLatents:
     """Latents encoded on access, one picture at a time, so that the result does not depend on the batch."""
 
     def __init__(self, encode: Encode, pictures: Float[Tensor, "n 3 h w"]) -> None:
@@ -40,12 +40,12 @@ class Anew:
         return torch.cat([self.encode(self.pictures[place][None]) for place in places.tolist()])
 
 
-def once(latents: Anew) -> Float[Tensor, "n c hl wl"]:
+def cache_latents(latents: LazyLatents) -> Float[Tensor, "n c hl wl"]:
     """Encode all latents, to cache them."""
     return latents[torch.arange(len(latents))] if len(latents) else torch.empty(0, 0, 0, 0)
 
 
-class EncodedOnce(nn.Module):
+class CachedPrompt(nn.Module):
     """A prompt with a cached encoding, which needs no text encoder any more."""
 
     def __init__(self, text: Conditioning) -> None:
@@ -59,7 +59,7 @@ class EncodedOnce(nn.Module):
         return Conditioning.from_tensors({name: self.get_buffer(name) for name in self.names})
 
 
-class EncodedAnew(nn.Module):
+class TrainablePrompt(nn.Module):
     """A prompt that is encoded with gradient on each call; the text encoder is a submodule, so that it moves along."""
 
     def __init__(self, base: Base, sentence: str) -> None:

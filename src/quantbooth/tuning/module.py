@@ -20,9 +20,9 @@ from quantbooth.runtime.errors import UserError
 from quantbooth.runtime.options import number, whole
 from quantbooth.timesteps.zones import Zones
 from quantbooth.tuning.averaging import Average
-from quantbooth.tuning.encoding import EncodedOnce, Latents
+from quantbooth.tuning.encoding import CachedPrompt, Latents
 
-__all__ = ["Examples", "OptimizerFactory", "Recipe", "TuningStage"]
+__all__ = ["Examples", "OptimizerFactory", "Recipe", "TuningModule"]
 
 LR_SCHEDULERS = ("cosine", "constant")
 OptimizerFactory = Callable[[Iterable[dict[str, Any]]], Optimizer]
@@ -131,7 +131,7 @@ class Rows:
     is_prior: Float[Tensor, " b"]
 
 
-class TuningStage(LightningModule):
+class TuningModule(LightningModule):
     """One training run, in which every sample of a batch has its own timestep and scale set.
 
     Several subjects can share the batch: each has its own rows, drawn as in a separate run, and its own sets, which
@@ -171,7 +171,7 @@ class TuningStage(LightningModule):
         self.schedule = base.schedule
         self.recipe = recipe
         self.optimizer_factory = optimizer
-        self.sentences = nn.ModuleList(sentences or [EncodedOnce(one.subject_text) for one in examples])
+        self.sentences = nn.ModuleList(sentences or [CachedPrompt(one.subject_text) for one in examples])
         self.route = route
         self.average: Average | None = None
 

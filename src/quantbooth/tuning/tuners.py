@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from quantbooth.diffusion.base import Base
 from quantbooth.quant import adapters, scale_sets
 from quantbooth.quant.scale_sets import Parts, require_fit
-from quantbooth.quant.selection import Selection
+from quantbooth.quant.selection import SetSelection
 from quantbooth.runtime.errors import UserError
 from quantbooth.runtime.options import flag, number, whole, words
 from quantbooth.timesteps.strategies import Strategy
@@ -56,7 +56,7 @@ class Tuner(ABC):
         """Return the tuner's name and arguments, as JSON-compatible data for a manifest."""
 
     @abstractmethod
-    def prepare_(self, base: Base, sets: int, selection: Selection, subjects: int = 1) -> Learning:
+    def prepare_(self, base: Base, sets: int, selection: SetSelection, subjects: int = 1) -> Learning:
         """Attach trainable parameters to the base and return them: `sets` sets per subject, with equal values."""
 
     @abstractmethod
@@ -64,7 +64,7 @@ class Tuner(ABC):
         """Return a copy of the trained parameters."""
 
     @abstractmethod
-    def load_(self, base: Base, state: State, sets: int, selection: Selection) -> None:
+    def load_(self, base: Base, state: State, sets: int, selection: SetSelection) -> None:
         """Load trained parameters into an untuned base.
 
         Raises:
@@ -102,14 +102,14 @@ class ScaleTuner(Tuner):
         if bits is None:
             raise UserError("tuner=scales tunes quantization scales; choose quant=w8, w4, w3 or w2, or tuner=full")
 
-    def prepare_(self, base: Base, sets: int, selection: Selection, subjects: int = 1) -> Learning:
+    def prepare_(self, base: Base, sets: int, selection: SetSelection, subjects: int = 1) -> Learning:
         scale_sets.attach_(base.denoiser, sets * subjects, selection, self.parts)
         return scale_sets.parameters(base.denoiser)
 
     def state(self, base: Base) -> State:
         return scale_sets.read(base.denoiser)
 
-    def load_(self, base: Base, state: State, sets: int, selection: Selection) -> None:
+    def load_(self, base: Base, state: State, sets: int, selection: SetSelection) -> None:
         scale_sets.attach_(base.denoiser, sets, selection, self.parts)
         scale_sets.load_(base.denoiser, state)
 
@@ -129,17 +129,17 @@ class FullTuner(Tuner):
     def check(self, strategy: Strategy, bits: int | None) -> None:
         if bits is not None:
             raise UserError("tuner=full tunes float weights; choose quant=fp with it, or tuner=scales")
-        served = sum(zone.stop - zone.start for zone in strategy.served.zones)
-        if strategy.sets != 1 or served < strategy.served.timesteps:
+        served = sum(zone.stop - zone.start for zone in strategy.sampling_zones.zones)
+        if strategy.sets != 1 or served < strategy.sampling_zones.timesteps:
             raise UserError(f"tuner=full has one set of weights for all timesteps; strategy {strategy.name} needs more")
 
-    def prepare_(self, base: Base, sets: int, selection: Selection, subjects: int = 1) -> Learning:
+    def prepare_(self, base: Base, sets: int, selection: SetSelection, subjects: int = 1) -> Learning:
         return {"weights": list(base.denoiser.requires_grad_(True).parameters())}
 
     def state(self, base: Base) -> State:
         return {name: tensor.detach().clone() for name, tensor in base.denoiser.state_dict().items()}
 
-    def load_(self, base: Base, state: State, sets: int, selection: Selection) -> None:
+    def load_(self, base: Base, state: State, sets: int, selection: SetSelection) -> None:
         require_fit(base.denoiser.state_dict(), state, "the denoiser", "what was tuned")
         base.denoiser.load_state_dict(state, strict=True)
 
@@ -174,14 +174,14 @@ class IdentifierTuner(Tuner):
                 f"its {strategy.sets} experts apart and each would learn its own; choose strategy.apart=false"
             )
 
-    def prepare_(self, base: Base, sets: int, selection: Selection, subjects: int = 1) -> Learning:
+    def prepare_(self, base: Base, sets: int, selection: SetSelection, subjects: int = 1) -> Learning:
         rows = attach_rows_(base, self._tokens(base)).rows
         return {**self.inner.prepare_(base, sets, selection, subjects), "identifier": [rows]}
 
     def state(self, base: Base) -> State:
         return {**self.inner.state(base), **self._named(base, learned_rows(base).rows)}
 
-    def load_(self, base: Base, state: State, sets: int, selection: Selection) -> None:
+    def load_(self, base: Base, state: State, sets: int, selection: SetSelection) -> None:
         own, others = _parted(state)
         module = attach_rows_(base, self._tokens(base))
         expected = self._named(base, module.rows)
@@ -264,7 +264,7 @@ class LoraTuner(Tuner):
         if not self.quantized and bits is not None:
             raise UserError("tuner=lora adapts float weights; choose quant=fp with it, or tuner=qlora")
 
-    def prepare_(self, base: Base, sets: int, selection: Selection, subjects: int = 1) -> Learning:
+    def prepare_(self, base: Base, sets: int, selection: SetSelection, subjects: int = 1) -> Learning:
         draw = torch.Generator().manual_seed(self.seed)
         adapters.attach_(base.denoiser, self._names(base), sets, self.rank, self.scale, selection, draw, subjects)
         return {"adapters": adapters.parameters(base.denoiser)}
@@ -272,7 +272,7 @@ class LoraTuner(Tuner):
     def state(self, base: Base) -> State:
         return adapters.read(base.denoiser)
 
-    def load_(self, base: Base, state: State, sets: int, selection: Selection) -> None:
+    def load_(self, base: Base, state: State, sets: int, selection: SetSelection) -> None:
         expected = adapters.likeness(base.denoiser, self._names(base), sets, self.rank)
         require_fit(expected, state, "the denoiser", "what was tuned")
         adapters.serve_(base.denoiser, state, selection)

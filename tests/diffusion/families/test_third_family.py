@@ -16,7 +16,7 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from quantbooth.calibration.units import units_of
+from quantbooth.calibration.blocks import blocks_of
 from quantbooth.diffusion.base import Base, frozen
 from quantbooth.diffusion.conditioning import Conditioning
 from quantbooth.diffusion.families.registry import FAMILIES
@@ -29,7 +29,7 @@ from quantbooth.diffusion.sampler import Sampler, initial_noise
 from quantbooth.diffusion.sources import source_folder
 from quantbooth.export.files import write_pipeline
 from quantbooth.quant import scale_sets
-from quantbooth.quant.selection import Selection
+from quantbooth.quant.selection import SetSelection
 from quantbooth.quant.surgery import matching, quantize_
 from quantbooth.runtime.errors import UserError
 from quantbooth.timesteps.zones import zones_from_borders
@@ -199,7 +199,7 @@ def test_network_time_comes_back_as_the_training_timestep(third: Base) -> None:
 
 def test_scale_sets_are_routed_by_its_own_time(third: Base) -> None:
     quantize_(third.denoiser, 4, exclude=third.float_layers)
-    selection = Selection()
+    selection = SetSelection()
     scale_sets.attach_(third.denoiser, 2, selection)
     route_(third, ZONES.index, selection)
     third.predict(torch.zeros(4, 24, 8, 8), torch.tensor([0, 299, 300, 999]), third.encode_prompts(["a"]).expand(4))
@@ -208,7 +208,7 @@ def test_scale_sets_are_routed_by_its_own_time(third: Base) -> None:
 
 def test_a_step_of_tuning_moves_the_set_of_its_timesteps(third: Base) -> None:
     quantize_(third.denoiser, 4, exclude=third.float_layers)
-    selection, draw = Selection(), torch.Generator().manual_seed(0)
+    selection, draw = SetSelection(), torch.Generator().manual_seed(0)
     scale_sets.attach_(third.denoiser, 2, selection)
     route_(third, ZONES.index, selection)
     x_0, noise = torch.randn(2, 2, 24, 8, 8, generator=draw).unbind()
@@ -240,7 +240,7 @@ def test_calibration_finds_its_blocks(third: Base) -> None:
     def call() -> Tensor:
         return third.predict(x, torch.tensor([5]), conditioning)
 
-    units = units_of(third.denoiser, third.blocks(), layers, call)
+    units = blocks_of(third.denoiser, third.blocks(), layers, call)
     assert [(unit.name, len(unit.layers)) for unit in units] == [("blocks.0", 2), ("blocks.1", 2)]
     with pytest.raises(
         UserError, match=r"^quant\.split_skips=true needs skip connections, and a TinyTransformer has none$"

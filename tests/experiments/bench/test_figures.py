@@ -10,9 +10,9 @@ from torch import nn
 
 from experiments.bench.cases import Case, Setting
 from experiments.bench.files import beside, file_bytes, learned
-from experiments.bench.kept import kept_bytes
 from experiments.bench.memory import STATUS, peak, reset_peak, resident
 from experiments.bench.results import Row, is_done, merged, missing_row, read, row_of, to_json, write
+from experiments.bench.saved_activations import kept_bytes
 from quantbooth.runtime.errors import UserError
 
 

@@ -13,9 +13,9 @@ from rich.console import Console
 from experiments.bench import run
 from experiments.bench.budget import groups, need_gb
 from experiments.bench.cases import MODULES, Case, Setting, reference, units
-from experiments.bench.handle import Handle, WorkerFailed
 from experiments.bench.results import read
 from experiments.bench.worker import Worker, serve
+from experiments.bench.worker_process import Handle, WorkerFailed
 from quantbooth.runtime.errors import UserError
 
 BUILT = {"import_rss_gb": 0.5, "build_rss_gb": 1.0, "trainable": 7, "file_mb": 1.0, "base_file_mb": 250.0}

@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from quantbooth.quant.observers import RunningRange
+from quantbooth.quant.observers import MovingAverageMinMaxObserver
 
 
 def test_extremes_are_averaged_from_the_first_batch_on(generator: torch.Generator) -> None:
-    watch, batches = RunningRange(0.9), torch.randn(4, 2, 3, generator=generator)
+    watch, batches = MovingAverageMinMaxObserver(0.9), torch.randn(4, 2, 3, generator=generator)
     low, high = float(batches[0].min()), float(batches[0].max())
     for batch in batches:
         assert watch(batch) is batch
@@ -22,7 +22,7 @@ def test_extremes_are_averaged_from_the_first_batch_on(generator: torch.Generato
 
 def test_parts_are_watched_apart(generator: torch.Generator) -> None:
     x = torch.randn(2, 5, 3, generator=generator)
-    watch = RunningRange(0.5, (2, 3), channel=1)
+    watch = MovingAverageMinMaxObserver(0.5, (2, 3), channel=1)
     watch(x)
     assert watch.seen is not None
     assert [tuple(extreme.tolist()) for extreme in watch.seen] == [
@@ -34,4 +34,4 @@ def test_parts_are_watched_apart(generator: torch.Generator) -> None:
 
 def test_a_range_that_nobody_saw_is_refused() -> None:
     with pytest.raises(ValueError, match="must be seen before it is quantized"):
-        RunningRange(0.9).quantizer(8)
+        MovingAverageMinMaxObserver(0.9).quantizer(8)

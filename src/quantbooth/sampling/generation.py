@@ -8,26 +8,26 @@ from lightning.pytorch import Trainer
 
 from quantbooth.runtime.lightning import root_device
 from quantbooth.sampling.image_set import Request
-from quantbooth.sampling.module import SamplingStage
+from quantbooth.sampling.module import SamplingModule
 
-__all__ = ["draw_missing", "gather"]
+__all__ = ["generate_missing", "collect"]
 
 
-def draw_missing(stage: SamplingStage, trainer: Trainer, batch: int | str) -> list[bool]:
+def generate_missing(module: SamplingModule, trainer: Trainer, batch: int | str) -> list[bool]:
     """Draw what is missing; of each drawing, whether its picture was there already.
 
     Batches are the same whatever an earlier run left and however many processes share them, and so is every bit.
     """
-    missing = set(stage.missing)
-    for folder in {drawing.path.parent for drawing in stage.drawings}:
+    missing = set(module.missing)
+    for folder in {job.path.parent for job in module.jobs}:
         folder.mkdir(parents=True, exist_ok=True)
-    loader = stage.loader(batch, root_device(trainer), trainer.world_size)
+    loader = module.loader(batch, root_device(trainer), trainer.world_size)
     if len(loader):
-        trainer.predict(stage, loader, return_predictions=False)
-    return [place not in missing for place in range(len(stage.drawings))]
+        trainer.predict(module, loader, return_predictions=False)
+    return [place not in missing for place in range(len(module.jobs))]
 
 
-def gather(requests: Sequence[Request], folder: Path, destination: Path) -> None:
+def collect(requests: Sequence[Request], folder: Path, destination: Path) -> None:
     """Copy the pictures of some requests from one folder to another."""
     for request in requests:
         shutil.copyfile(folder / request.file, destination / request.file)

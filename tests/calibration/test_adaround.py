@@ -1,4 +1,4 @@
-"""Reconstruction of a unit: its loss by hand, hard codes better than the nearest, the same again from the same seed."""
+"""AdaRound on a block: its loss by hand, hard codes better than the nearest, the same result from the same seed."""
 
 import warnings
 from pathlib import Path
@@ -10,20 +10,20 @@ from lightning.pytorch import Trainer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from quantbooth.calibration.adaround import AdaRoundConfig, Roundings
+from quantbooth.calibration.block_cache import BlockCache, CallArgs
 from quantbooth.calibration.block_training import BlockTraining
-from quantbooth.calibration.reconstruction import Reconstruction, Roundings
-from quantbooth.calibration.tape import Given, Tape
 from quantbooth.quant.format import Grid, dequantize
-from quantbooth.quant.observers import MinMax
+from quantbooth.quant.observers import MinMaxObserver
 from quantbooth.quant.rounding import LearnedRounding, up
 from quantbooth.runtime.errors import UserError
 
 ITEMS, BITS = 24, 4
 
 
-def recipe(**changes: Any) -> Reconstruction:
+def config(**changes: Any) -> AdaRoundConfig:
     numbers = {"iterations": 60, "batch": 8, "learning_rate": 0.05, "penalty": 0.01, "warm_up": 0.2, "seed": 0}
-    return Reconstruction(**{**numbers, "beta": (20, 2), **changes})
+    return AdaRoundConfig(**{**numbers, "beta": (20, 2), **changes})
 
 
 class Block(nn.Module):
@@ -46,13 +46,13 @@ def block() -> nn.Module:
 
 
 @pytest.fixture
-def tape(tmp_path: Path, block: nn.Module, generator: torch.Generator) -> Tape:
+def cache(tmp_path: Path, block: nn.Module, generator: torch.Generator) -> BlockCache:
     """As in a network, channels and places of x have to do with one another: errors can make up for one another."""
     hidden = F.interpolate(torch.randn(ITEMS, 2, 2, 2, generator=generator), size=5, mode="bilinear")
     x = torch.einsum("bchw,cd->bdhw", hidden, torch.randn(2, 4, generator=generator))
-    added, tape = torch.randn(ITEMS, 5, generator=generator), Tape(tmp_path, ITEMS)
-    tape.record(range(ITEMS), Given((x,), {"added": added}), block(x, added))
-    return tape
+    added, cache = torch.randn(ITEMS, 5, generator=generator), BlockCache(tmp_path, ITEMS)
+    cache.record(range(ITEMS), CallArgs((x,), {"added": added}), block(x, added))
+    return cache
 
 
 class Learning(BlockTraining):
@@ -64,13 +64,15 @@ class Learning(BlockTraining):
         return self.error_of(self.learned.rounded(codes))
 
 
-def stage(block: nn.Module, tape: Tape, **changes: Any) -> Learning:
+def stage(block: nn.Module, cache: BlockCache, **changes: Any) -> Learning:
     roundings = {}
     for name in ("one", "two"):
         weight = block.get_submodule(name).get_parameter("weight")
-        scale, zero = (values.view(-1, *[1] * (weight.ndim - 1)) for values in MinMax(Grid(BITS))(weight.flatten(1)))
+        scale, zero = (
+            values.view(-1, *[1] * (weight.ndim - 1)) for values in MinMaxObserver(Grid(BITS))(weight.flatten(1))
+        )
         roundings[f"{name}.weight"] = LearnedRounding(weight, scale, zero, Grid(BITS))
-    return Learning("block", block, Roundings(roundings, recipe(**changes)), tape, recipe(**changes))
+    return Learning("block", block, Roundings(roundings, config(**changes)), cache, config(**changes))
 
 
 def learned(made: Learning) -> dict[str, Tensor]:
@@ -79,7 +81,7 @@ def learned(made: Learning) -> dict[str, Tensor]:
         trainer = Trainer(
             accelerator="cpu",
             logger=False,
-            max_steps=made.recipe.iterations,
+            max_steps=made.config.iterations,
             enable_progress_bar=False,
             enable_model_summary=False,
             enable_checkpointing=False,
@@ -88,33 +90,33 @@ def learned(made: Learning) -> dict[str, Tensor]:
     return made.learned.codes()
 
 
-def by_hand(block: nn.Module, tape: Tape, weights: dict[str, Tensor]) -> float:
+def by_hand(block: nn.Module, cache: BlockCache, weights: dict[str, Tensor]) -> float:
     """A loop over items, in float64."""
     wide, errors = Block().double(), []
     state = {**block.state_dict(), **weights}
     wide.load_state_dict({name: value.double() for name, value in state.items()})
     for place in range(ITEMS):
-        given, target = tape.batch([place], torch.device("cpu"))
+        given, target = cache.batch([place], torch.device("cpu"))
         gap = wide(given.args[0].double(), given.kwargs["added"].double()) - target.double()
         errors.append(float(gap.square().sum(1).mean().detach()))
     return sum(errors) / ITEMS
 
 
-def test_the_error_is_the_sum_over_channels_and_the_mean_over_the_rest(block: nn.Module, tape: Tape) -> None:
-    made = stage(block, tape)
+def test_the_error_is_the_sum_over_channels_and_the_mean_over_the_rest(block: nn.Module, cache: BlockCache) -> None:
+    made = stage(block, cache)
     codes = made.learned.nearest
     weights = {
         name: dequantize(codes[name], rounding.scale.flatten(), rounding.zero.flatten())
         for name, rounding in zip(codes, made.learned.roundings, strict=True)
         if isinstance(rounding, LearnedRounding)
     }
-    assert made.error_of_codes(codes) == pytest.approx(by_hand(block, tape, weights), rel=1e-5)
+    assert made.error_of_codes(codes) == pytest.approx(by_hand(block, cache, weights), rel=1e-5)
     assert made.error_of_codes(codes) > 0
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-def test_learned_codes_serve_the_output_better_than_the_nearest(block: nn.Module, tape: Tape, seed: int) -> None:
-    made = stage(block, tape, seed=seed, iterations=300)
+def test_learned_codes_serve_the_output_better_than_the_nearest(block: nn.Module, cache: BlockCache, seed: int) -> None:
+    made = stage(block, cache, seed=seed, iterations=300)
     before = {name: value.clone() for name, value in block.state_dict().items()}
     codes = learned(made)
     assert made.error_of_codes(codes) < 0.5 * made.error_of_codes(made.learned.nearest)
@@ -124,9 +126,9 @@ def test_learned_codes_serve_the_output_better_than_the_nearest(block: nn.Module
     assert all(torch.equal(value, before[name]) for name, value in block.state_dict().items())
 
 
-def test_the_penalty_leaves_nothing_between_two_codes(block: nn.Module, tape: Tape) -> None:
+def test_the_penalty_leaves_nothing_between_two_codes(block: nn.Module, cache: BlockCache) -> None:
     def undecided(penalty: float) -> int:
-        made = stage(block, tape, iterations=300, penalty=penalty)
+        made = stage(block, cache, iterations=300, penalty=penalty)
         learned(made)
         ups = [up(rounding.v) for rounding in made.learned.roundings if isinstance(rounding, LearnedRounding)]
         return sum(int(((up > 0.05) & (up < 0.95)).sum()) for up in ups)
@@ -135,9 +137,9 @@ def test_the_penalty_leaves_nothing_between_two_codes(block: nn.Module, tape: Ta
     assert undecided(0.0) > 3 * undecided(0.1)
 
 
-def test_the_same_seed_learns_the_same_bit_for_bit_and_another_does_not(block: nn.Module, tape: Tape) -> None:
+def test_the_same_seed_learns_the_same_bit_for_bit_and_another_does_not(block: nn.Module, cache: BlockCache) -> None:
     def numbers(seed: int) -> Tensor:
-        made = stage(block, tape, seed=seed)
+        made = stage(block, cache, seed=seed)
         learned(made)
         return torch.cat([value.flatten() for value in made.learned.roundings.state_dict().values()])
 
@@ -149,7 +151,7 @@ def test_the_same_seed_learns_the_same_bit_for_bit_and_another_does_not(block: n
 
 
 def test_beta_falls_along_a_line_after_the_warm_up() -> None:
-    schedule = recipe(iterations=100, warm_up=0.2)
+    schedule = config(iterations=100, warm_up=0.2)
     assert schedule.beta_at(0) is schedule.beta_at(19) is None
     assert schedule.beta_at(20) == 20
     assert schedule.beta_at(60) == 11
@@ -170,4 +172,4 @@ def test_beta_falls_along_a_line_after_the_warm_up() -> None:
 )
 def test_refusals(change: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        recipe(**change)
+        config(**change)

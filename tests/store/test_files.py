@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 
 from quantbooth.runtime.errors import UserError
-from quantbooth.store.files import whole_folder
+from quantbooth.store.files import atomic_folder
 
 
 def test_a_folder_appears_when_all_is_in_it(tmp_path: Path) -> None:
     place = tmp_path / "deep" / "here"
-    with whole_folder(place, "x.folder") as folder:
+    with atomic_folder(place, "x.folder") as folder:
         (folder / "a").write_text("b")
         assert not place.exists()
     assert (place / "a").read_text() == "b"
@@ -19,7 +19,7 @@ def test_a_folder_appears_when_all_is_in_it(tmp_path: Path) -> None:
 
 
 def test_nothing_remains_of_what_was_not_finished(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError, match="halfway"), whole_folder(tmp_path / "here", "x.folder") as folder:
+    with pytest.raises(RuntimeError, match="halfway"), atomic_folder(tmp_path / "here", "x.folder") as folder:
         (folder / "a").write_text("b")
         raise RuntimeError("halfway")
     assert list(tmp_path.iterdir()) == []
@@ -27,11 +27,11 @@ def test_nothing_remains_of_what_was_not_finished(tmp_path: Path) -> None:
 
 def test_a_taken_place_is_refused_and_an_empty_one_is_taken(tmp_path: Path) -> None:
     (tmp_path / "here").mkdir()
-    with whole_folder(tmp_path / "here", "x.folder") as folder:
+    with atomic_folder(tmp_path / "here", "x.folder") as folder:
         (folder / "a").write_text("b")
     with (
         pytest.raises(UserError, match=r"/here is there already; remove it, or choose another x\.folder$"),
-        whole_folder(tmp_path / "here", "x.folder"),
+        atomic_folder(tmp_path / "here", "x.folder"),
     ):
         raise AssertionError("the block must not begin")
     assert (tmp_path / "here" / "a").read_text() == "b"
@@ -39,6 +39,6 @@ def test_a_taken_place_is_refused_and_an_empty_one_is_taken(tmp_path: Path) -> N
 
 def test_a_full_disk_is_told_by_the_option_that_chose_it(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"is full; free some space, or set x\.folder to another disk$"):  # noqa: SIM117
-        with whole_folder(tmp_path / "here", "x.folder"):
+        with atomic_folder(tmp_path / "here", "x.folder"):
             raise OSError(errno.ENOSPC, "No space left on device")
     assert list(tmp_path.iterdir()) == []

@@ -18,16 +18,18 @@ from quantbooth.calibration.quantized_attention import QuantizedAttention, insta
 from quantbooth.diffusion.base import Base
 from quantbooth.quant.activations import ActivationQuantizer
 from quantbooth.quant.layers import quantized_layers
-from quantbooth.quant.observers import RunningRange
+from quantbooth.quant.observers import MovingAverageMinMaxObserver
 from quantbooth.runtime.draws import batches, generator_for
 from quantbooth.runtime.lightning import Loop
 
-__all__ = ["Point", "place_", "points", "watch_ranges"]
+__all__ = ["FakeQuantizer", "insert_fake_quantizers_", "fake_quantizers", "observe_ranges"]
 
-Point = RunningRange | ActivationQuantizer
+FakeQuantizer = MovingAverageMinMaxObserver | ActivationQuantizer
 
 
-def place_(denoiser: nn.Module, make: Callable[[tuple[int, ...], int], Point], softmax: int | None) -> list[str]:
+def insert_fake_quantizers_(
+    denoiser: nn.Module, make: Callable[[tuple[int, ...], int], FakeQuantizer], softmax: int | None
+) -> list[str]:
     """Put a point before every quantized layer and behind the projections of their attentions.
 
     Args:
@@ -49,13 +51,13 @@ def place_(denoiser: nn.Module, make: Callable[[tuple[int, ...], int], Point], s
     return attentions
 
 
-def points(denoiser: nn.Module) -> dict[str, Point]:
+def fake_quantizers(denoiser: nn.Module) -> dict[str, FakeQuantizer]:
     """Every point by its name in the denoiser."""
-    return {name: module for name, module in denoiser.named_modules() if isinstance(module, Point)}
+    return {name: module for name, module in denoiser.named_modules() if isinstance(module, FakeQuantizer)}
 
 
-def watch_ranges(base: Base, items: CalibrationSet, seed: int, batch: int, loop: Loop) -> None:
-    """Run a denoiser whose points are `RunningRange`s; items come mixed, so that a batch spans prompts and timesteps.
+def observe_ranges(base: Base, items: CalibrationSet, seed: int, batch: int, loop: Loop) -> None:
+    """Run a denoiser with observers over a calibration set, in random order: a batch mixes prompts and timesteps.
 
     Args:
         base: whose denoiser is run.

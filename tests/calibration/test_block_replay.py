@@ -1,4 +1,4 @@
-"""Replay: a call gives what it always gave, each unit computes each item once, files go when nothing reads them."""
+"""Replay: a call gives what it always gave, each block computes each item once, files go when nothing reads them."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -12,9 +12,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from quantbooth.calibration.replay import Replay, most_kept, uses_of
-from quantbooth.calibration.tape import caught_inputs, mapped_rows
-from quantbooth.calibration.units import units_of
+from quantbooth.calibration.block_cache import capture_inputs, mapped_rows
+from quantbooth.calibration.block_replay import CachedForward, liveness_of, peak_cache_bytes
+from quantbooth.calibration.blocks import blocks_of
 from quantbooth.diffusion.base import Base
 from quantbooth.diffusion.families.stable_diffusion import StableDiffusion
 from quantbooth.quant.surgery import matching
@@ -66,7 +66,7 @@ def denoiser(base: Base) -> Any:
 def names(denoiser: Any) -> list[str]:
     layers = matching(denoiser, ["*"], ["conv_in", "conv_out"])
     call = partial(call_denoiser, denoiser, [0])
-    return [unit.name for unit in units_of(denoiser, StableDiffusion().blocks(denoiser), layers, call)]
+    return [block.name for block in blocks_of(denoiser, StableDiffusion().blocks(denoiser), layers, call)]
 
 
 def counted(net: nn.Module, names: Sequence[str]) -> dict[str, int]:
@@ -86,16 +86,16 @@ def counted(net: nn.Module, names: Sequence[str]) -> dict[str, int]:
 
 def test_readers_of_a_small_net() -> None:
     net = Net()
-    uses = uses_of(net, NAMES, lambda: call_net(net, [0]))
-    assert [use.reader for use in uses] == [3, 2, 3, 4, 4, 5]
-    assert [use.given for use in uses] == [12, 12, 12, 24, 12, 12]
-    assert [use.made for use in uses] == [12] * 6
-    assert most_kept(uses) == 2 * (12 + 12 + 12) + 24 + 12
+    liveness = liveness_of(net, NAMES, lambda: call_net(net, [0]))
+    assert [use.last_reader for use in liveness] == [3, 2, 3, 4, 4, 5]
+    assert [use.input_bytes for use in liveness] == [12, 12, 12, 24, 12, 12]
+    assert [use.output_bytes for use in liveness] == [12] * 6
+    assert peak_cache_bytes(liveness) == 2 * (12 + 12 + 12) + 24 + 12
     assert not any("forward" in vars(module) for module in net.modules())
 
 
 def test_readers_are_those_that_a_nan_reaches(denoiser: Any, names: list[str]) -> None:
-    """The slow twin: a unit's output is made NaN, every other unit's is made 0, and we look who is given a NaN."""
+    """The slow twin: a block's output is made NaN, every other block's is made 0, and we look who is given a NaN."""
     slow, shapes = [], outputs(denoiser, names)
     for writer in range(len(names)):
         reached = [writer]
@@ -113,7 +113,7 @@ def test_readers_are_those_that_a_nan_reaches(denoiser: Any, names: list[str]) -
                 stack.callback(delattr, module, "forward")
             call_denoiser(denoiser, [0])
         slow.append(max(reached))
-    assert [use.reader for use in uses_of(denoiser, names, lambda: call_denoiser(denoiser, [0]))] == slow
+    assert [use.last_reader for use in liveness_of(denoiser, names, lambda: call_denoiser(denoiser, [0]))] == slow
     assert slow[0] == 1
     assert sum(last - number > 3 for number, last in enumerate(slow)) > 2, "the denoiser has no shortcuts"
 
@@ -128,57 +128,57 @@ def outputs(denoiser: Any, names: Sequence[str]) -> list[Tensor]:
     return found
 
 
-def test_a_unit_that_is_called_twice_is_named() -> None:
+def test_a_block_that_is_called_twice_is_named() -> None:
     net = nn.Sequential(layer := nn.Linear(3, 3), layer)
     with pytest.raises(ValueError, match="'0' is called again"):
-        uses_of(net, ["0"], lambda: call_net(net, [0]))
+        liveness_of(net, ["0"], lambda: call_net(net, [0]))
 
 
-def test_calls_give_the_same_bit_for_bit_and_every_unit_is_computed_once(
+def test_calls_give_the_same_bit_for_bit_and_every_block_is_computed_once(
     denoiser: Any, names: list[str], tmp_path: Path
 ) -> None:
     plain = {
-        (end, places[0]): caught_inputs(denoiser.get_submodule(names[end]), partial(call_denoiser, denoiser, places))
+        (end, places[0]): capture_inputs(denoiser.get_submodule(names[end]), partial(call_denoiser, denoiser, places))
         for end in range(len(names))
         for places in BATCHES
     }
     counts = counted(denoiser, names)
-    uses = uses_of(denoiser, names, lambda: call_denoiser(denoiser, [0]))
-    replay = Replay(denoiser, names, uses, tmp_path, ITEMS)
+    liveness = liveness_of(denoiser, names, lambda: call_denoiser(denoiser, [0]))
+    replay = CachedForward(denoiser, names, liveness, tmp_path, ITEMS)
     counts.update(dict.fromkeys(counts, 0))
     most = 0
     for end, name in enumerate(names):
         for places in BATCHES:
-            with replay.playing(places, end):
-                given = caught_inputs(denoiser.get_submodule(name), partial(call_denoiser, denoiser, places))
+            with replay.running(places, end):
+                given = capture_inputs(denoiser.get_submodule(name), partial(call_denoiser, denoiser, places))
             expected = plain[end, places[0]]
             assert given.kwargs.keys() == expected.kwargs.keys()
             ours, theirs = (*given.args, *given.kwargs.values()), (*expected.args, *expected.kwargs.values())
             for value, other in zip(ours, theirs, strict=True):
                 assert torch.equal(value, other) if isinstance(value, Tensor) else value == other
-        replay.done(end)
+        replay.finish(end)
         most = max(most, replay.nbytes)
         assert replay.nbytes == sum(path.stat().st_size for path in tmp_path.iterdir())
         assert counts == {key: ITEMS if number < end else 0 for number, key in enumerate(names)}
-    replay.done(len(names))
+    replay.finish(len(names))
     assert not list(tmp_path.iterdir())
     everything = sum(y.numel() * y.element_size() for y in outputs(denoiser, names)) * ITEMS
     assert 0 < most < 0.5 * everything
-    assert 2 * most < most_kept(uses) * ITEMS < everything
+    assert 2 * most < peak_cache_bytes(liveness) * ITEMS < everything
 
 
 def test_it_may_begin_anywhere(tmp_path: Path) -> None:
     net = Net()
     counts = counted(net, NAMES)
-    replay = Replay(net, NAMES, uses_of(net, NAMES, lambda: call_net(net, [0])), tmp_path, ITEMS)
+    replay = CachedForward(net, NAMES, liveness_of(net, NAMES, lambda: call_net(net, [0])), tmp_path, ITEMS)
     counts.update(dict.fromkeys(counts, 0))
     with torch.no_grad():
         plain = call_net(net, range(ITEMS))
         for _ in range(2):
             for places in BATCHES:
-                with replay.playing(places, 3):
+                with replay.running(places, 3):
                     assert torch.allclose(call_net(net, places), plain[places])
-            replay.done(3)
+            replay.finish(3)
     assert [counts[name] for name in NAMES] == [2 * ITEMS, 2 * ITEMS, 2 * ITEMS, 3 * ITEMS, 3 * ITEMS, 3 * ITEMS]
 
 

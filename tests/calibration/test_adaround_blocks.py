@@ -12,13 +12,13 @@ import torch
 from lightning.pytorch import Trainer
 from torch import Tensor
 
+from quantbooth.calibration.adaround import ERRORS, AdaRoundCalibration, AdaRoundConfig, BlockResult
 from quantbooth.calibration.calibration_set import CalibrationSet
-from quantbooth.calibration.reconstruction import ERRORS, BlockRounding, Outcome, Reconstruction
 from quantbooth.diffusion.base import Base
 from quantbooth.diffusion.families.unet import concatenations
 from quantbooth.quant.format import Grid
 from quantbooth.quant.layers import QuantizedLayer, quantized_layers
-from quantbooth.quant.observers import MSE, ScaleSearch
+from quantbooth.quant.observers import MSEObserver, ScaleSearch
 from quantbooth.quant.rounding import LearnedRounding
 from quantbooth.quant.surgery import NO_SPLITS, Splits, matching, quantize_
 from quantbooth.store.progress import Progress
@@ -26,8 +26,8 @@ from quantbooth.store.progress import Progress
 pytestmark = pytest.mark.chain
 
 SOME = ["up_blocks.*"]
-RECIPE = Reconstruction(iterations=12, batch=4, learning_rate=0.05, penalty=0.01, warm_up=0.2, beta=(20, 2), seed=0)
-Make = Callable[..., BlockRounding]
+RECIPE = AdaRoundConfig(iterations=12, batch=4, learning_rate=0.05, penalty=0.01, warm_up=0.2, beta=(20, 2), seed=0)
+Make = Callable[..., AdaRoundCalibration]
 QuietTrainer = Callable[[int], Callable[[str], Trainer]]
 
 
@@ -37,21 +37,23 @@ class Stopped(Exception):
 
 @pytest.fixture
 def make(small_base: Base, items: CalibrationSet, quiet_trainer: QuietTrainer) -> Make:
-    def made(search: ScaleSearch | None = None, splits: Splits = NO_SPLITS, denoiser: Any = None) -> BlockRounding:
+    def made(
+        search: ScaleSearch | None = None, splits: Splits = NO_SPLITS, denoiser: Any = None
+    ) -> AdaRoundCalibration:
         denoiser = deepcopy(small_base.denoiser) if denoiser is None else denoiser
         names = matching(denoiser, SOME, [])
         base = small_base.with_denoiser(denoiser)
-        return BlockRounding(
-            base, names, splits, search or MSE(Grid(2)), RECIPE, items, quiet_trainer(RECIPE.iterations)
+        return AdaRoundCalibration(
+            base, names, splits, search or MSEObserver(Grid(2)), RECIPE, items, quiet_trainer(RECIPE.iterations)
         )
 
     return made
 
 
-def run(rounding: BlockRounding, folder: Path, stop: int | None = None) -> list[Outcome]:
-    done: list[Outcome] = []
+def run(rounding: AdaRoundCalibration, folder: Path, stop: int | None = None) -> list[BlockResult]:
+    done: list[BlockResult] = []
 
-    def note(number: int, outcome: Outcome) -> None:
+    def note(number: int, outcome: BlockResult) -> None:
         assert number == len(done)
         done.append(outcome)
         if number == stop:
@@ -72,14 +74,14 @@ def test_every_layer_is_quantized_with_the_scales_of_the_search(make: Make, smal
     rounding = make()
     run(rounding, tmp_path / "work")
     nearest = deepcopy(small_base.denoiser)
-    replaced = quantize_(nearest, MSE(Grid(2)), include=SOME)
+    replaced = quantize_(nearest, MSEObserver(Grid(2)), include=SOME)
     assert sorted(record.name for record in rounding.replaced) == sorted(record.name for record in replaced)
     assert {r.name: (r.kind, r.shape, r.bits, r.bytes_before, r.bytes_after) for r in rounding.replaced} == {
         r.name: (r.kind, r.shape, r.bits, r.bytes_before, r.bytes_after) for r in replaced
     }
     theirs = dict(quantized_layers(nearest))
     changed = 0
-    for name, layer in quantized_layers(rounding.made.denoiser):
+    for name, layer in quantized_layers(rounding.quantized.denoiser):
         assert torch.equal(layer.scale, theirs[name].scale)
         assert torch.equal(layer.zero, theirs[name].zero)
         gap = (layer.dequantized() - theirs[name].dequantized()) / layer.scale.view(-1, *[1] * (len(layer.shape) - 1))
@@ -100,7 +102,7 @@ def test_the_float_one_stays_as_it_is(make: Make, small_base: Base, tmp_path: Pa
 
 def test_both_share_what_is_float(make: Make) -> None:
     rounding = make()
-    ours = {id(tensor) for tensor in rounding.made.denoiser.parameters()}
+    ours = {id(tensor) for tensor in rounding.quantized.denoiser.parameters()}
     assert ours == {id(tensor) for tensor in rounding.denoiser.parameters()}
 
 
@@ -113,10 +115,10 @@ def test_every_block_sees_those_before_it_quantized_and_aims_at_the_float_output
     partly = deepcopy(small_base.denoiser)
     some, caught = items.batch(range(len(items))), {}
     for number, outcome in enumerate(done[:6]):
-        name = outcome.unit.name
-        for layer in outcome.unit.layers:
+        name = outcome.block.name
+        for layer in outcome.block.layers:
             parent, _, child = layer.rpartition(".")
-            setattr(partly.get_submodule(parent), child, rounding.made.denoiser.get_submodule(layer))
+            setattr(partly.get_submodule(parent), child, rounding.quantized.denoiser.get_submodule(layer))
         for key, denoiser in (("ours", partly), ("float", small_base.denoiser)):
             hook = denoiser.get_submodule(name).register_forward_hook(
                 lambda _m, _i, y, key=key: caught.update({key: y})
@@ -132,7 +134,7 @@ def test_every_block_sees_those_before_it_quantized_and_aims_at_the_float_output
 def test_no_block_is_left_worse_than_with_the_nearest_codes(make: Make, tmp_path: Path) -> None:
     rounding = make()
     done = run(rounding, tmp_path / "work")
-    assert [set(outcome.errors) for outcome in done] == [set(ERRORS)] * len(rounding.units)
+    assert [set(outcome.errors) for outcome in done] == [set(ERRORS)] * len(rounding.blocks)
     better = [outcome.errors["learned"] < outcome.errors["nearest"] for outcome in done]
     assert sum(better) > len(better) / 2
 
@@ -149,9 +151,9 @@ def test_stopped_and_resumed_is_the_same_bit_for_bit(
     assert len(list((tmp_path / "work").iterdir())) == stop + 1
     resumed = make()
     run(resumed, tmp_path / "work")
-    ours, theirs = resumed.made.denoiser.state_dict(), through.made.denoiser.state_dict()
+    ours, theirs = resumed.quantized.denoiser.state_dict(), through.quantized.denoiser.state_dict()
     assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
-    assert torch.equal(predictions(resumed.made.denoiser, items), predictions(through.made.denoiser, items))
+    assert torch.equal(predictions(resumed.quantized.denoiser, items), predictions(through.quantized.denoiser, items))
 
 
 def test_what_is_done_is_not_done_again(make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -166,9 +168,9 @@ def test_layers_in_parts_have_a_scale_of_each(make: Make, small_base: Base, tmp_
     run(rounding, tmp_path / "work")
     assert {record.name: record.split for record in rounding.replaced if record.split} == splits
     nearest = deepcopy(small_base.denoiser)
-    quantize_(nearest, MSE(Grid(2)), include=SOME, splits=splits)
+    quantize_(nearest, MSEObserver(Grid(2)), include=SOME, splits=splits)
     for name, layer in quantized_layers(nearest):
-        assert torch.equal(layer.scale, rounding.made.denoiser.get_submodule(name).get_buffer("scale"))
+        assert torch.equal(layer.scale, rounding.quantized.denoiser.get_submodule(name).get_buffer("scale"))
 
 
 def test_a_block_that_is_done_leaves_nothing_in_memory(

@@ -12,9 +12,9 @@ from quantbooth.diffusion.base import Base
 from quantbooth.diffusion.sampler import Sampler
 from quantbooth.runtime.lightning import trainer
 from quantbooth.sampling import module as sampling
-from quantbooth.sampling.drawing import draw_missing, gather
+from quantbooth.sampling.generation import collect, generate_missing
 from quantbooth.sampling.image_set import Request, write_image
-from quantbooth.sampling.module import SamplingStage, drawings
+from quantbooth.sampling.module import SamplingModule, image_jobs
 from quantbooth.store.store import Draft
 
 REQUESTS = [Request(f"{i}.png", text, text, text, "plain", i) for i, text in enumerate(["a mug", "a red duck"] * 3)]
@@ -26,14 +26,14 @@ QUIET: dict[str, Any] = {
 }
 
 
-def stage(base: Base, folder: Path) -> SamplingStage:
-    return SamplingStage(base, Sampler("ddim", 2, 4.0), drawings(REQUESTS, folder))
+def stage(base: Base, folder: Path) -> SamplingModule:
+    return SamplingModule(base, Sampler("ddim", 2, 4.0), image_jobs(REQUESTS, folder))
 
 
-def draw_set(drawing: SamplingStage, trainer: Trainer, batch: int | str, made: Draft) -> None:
+def draw_set(drawing: SamplingModule, trainer: Trainer, batch: int | str, made: Draft) -> None:
     """Draw what is missing, then gather the set, as commands do."""
-    made.measured.update(found_drawn=sum(draw_missing(drawing, trainer, batch)))
-    gather(REQUESTS, made.unfinished, made.path)
+    made.measured.update(found_drawn=sum(generate_missing(drawing, trainer, batch)))
+    collect(REQUESTS, made.unfinished, made.path)
 
 
 def draft(place: Path, name: str) -> Draft:

@@ -1,4 +1,4 @@
-"""Learned activation steps of a unit: the loss by hand, better than the ranges', the same again from the same seed."""
+"""Learned activation steps of a block: the loss by hand, better than the ranges', the same again from the same seed."""
 
 import warnings
 from pathlib import Path
@@ -9,40 +9,40 @@ import torch
 from lightning.pytorch import Trainer
 from torch import Tensor, nn
 
+from quantbooth.calibration.block_cache import BlockCache, CallArgs
 from quantbooth.calibration.block_training import BlockTraining
-from quantbooth.calibration.step_learning import Scales, StepRecipe
-from quantbooth.calibration.tape import Given, Tape
+from quantbooth.calibration.lsq import LSQConfig, Scales
 from quantbooth.quant.activations import ActivationQuantizer
 from quantbooth.quant.format import Grid
 from quantbooth.quant.layers import QuantizedLayer, quantized_layers
-from quantbooth.quant.observers import MinMax, RunningRange
+from quantbooth.quant.observers import MinMaxObserver, MovingAverageMinMaxObserver
 from quantbooth.quant.surgery import quantize_
 from quantbooth.runtime.errors import UserError
 
 ITEMS = 24
 
 
-def recipe(**changes: Any) -> StepRecipe:
-    numbers = {"momentum": 0.9, "batch": 8, "iterations": 100, "learning_rate": 0.02, "norm": 2.4, "seed": 0}
-    return StepRecipe(**{**numbers, **changes})
+def config(**changes: Any) -> LSQConfig:
+    numbers = {"momentum": 0.9, "batch": 8, "iterations": 100, "learning_rate": 0.02, "lp_norm": 2.4, "seed": 0}
+    return LSQConfig(**{**numbers, **changes})
 
 
 @pytest.fixture
-def made(tmp_path: Path, generator: torch.Generator) -> tuple[nn.Module, Tape]:
+def made(tmp_path: Path, generator: torch.Generator) -> tuple[nn.Module, BlockCache]:
     """Two layers on heavy-tailed inputs, whose whole range is no good range, and what their float twins give."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        unit = nn.Sequential(nn.Conv2d(4, 6, 3, padding=1), nn.SiLU(), nn.Conv2d(6, 5, 1)).requires_grad_(False)
-    x, tape = torch.randn(ITEMS, 4, 5, 5, generator=generator) ** 3, Tape(tmp_path, ITEMS)
-    tape.record(range(ITEMS), Given((x,), {}), unit(x))
-    quantize_(unit, MinMax(Grid(8)))
-    for _, layer in quantized_layers(unit):
-        layer.input_quantizer = RunningRange(0.9)
-    unit(x)
-    for _, layer in quantized_layers(unit):
-        assert isinstance(layer.input_quantizer, RunningRange)
+        block = nn.Sequential(nn.Conv2d(4, 6, 3, padding=1), nn.SiLU(), nn.Conv2d(6, 5, 1)).requires_grad_(False)
+    x, cache = torch.randn(ITEMS, 4, 5, 5, generator=generator) ** 3, BlockCache(tmp_path, ITEMS)
+    cache.record(range(ITEMS), CallArgs((x,), {}), block(x))
+    quantize_(block, MinMaxObserver(Grid(8)))
+    for _, layer in quantized_layers(block):
+        layer.input_quantizer = MovingAverageMinMaxObserver(0.9)
+    block(x)
+    for _, layer in quantized_layers(block):
+        assert isinstance(layer.input_quantizer, MovingAverageMinMaxObserver)
         layer.input_quantizer = layer.input_quantizer.quantizer(4)
-    return unit, tape
+    return block, cache
 
 
 class Learning(BlockTraining):
@@ -51,10 +51,10 @@ class Learning(BlockTraining):
     learned: Scales
 
 
-def stage(made: tuple[nn.Module, Tape], **changes: Any) -> Learning:
-    unit, tape = made
-    inside = {name: module for name, module in unit.named_modules() if isinstance(module, ActivationQuantizer)}
-    return Learning("unit", unit, Scales(inside, recipe(**changes)), tape, recipe(**changes))
+def stage(made: tuple[nn.Module, BlockCache], **changes: Any) -> Learning:
+    block, cache = made
+    inside = {name: module for name, module in block.named_modules() if isinstance(module, ActivationQuantizer)}
+    return Learning("block", block, Scales(inside, config(**changes)), cache, config(**changes))
 
 
 def learned(made: Learning) -> dict[str, Tensor]:
@@ -63,7 +63,7 @@ def learned(made: Learning) -> dict[str, Tensor]:
         trainer = Trainer(
             accelerator="cpu",
             logger=False,
-            max_steps=made.recipe.iterations,
+            max_steps=made.config.iterations,
             enable_progress_bar=False,
             enable_model_summary=False,
             enable_checkpointing=False,
@@ -72,10 +72,10 @@ def learned(made: Learning) -> dict[str, Tensor]:
     return {name: scale.detach() for name, scale in made.learned.tensors().items()}
 
 
-def test_the_error_is_summed_over_channels_and_averaged_over_the_rest(made: tuple[nn.Module, Tape]) -> None:
-    unit, tape = made
-    given, target = tape.batch(range(ITEMS), torch.device("cpu"))
-    gap = (unit(given.args[0]) - target).double().abs()
+def test_the_error_is_summed_over_channels_and_averaged_over_the_rest(made: tuple[nn.Module, BlockCache]) -> None:
+    block, cache = made
+    given, target = cache.batch(range(ITEMS), torch.device("cpu"))
+    gap = (block(given.args[0]) - target).double().abs()
     ours = stage(made)
     assert ours.error_of(ours.learned.start) == pytest.approx(float((gap**2.4).sum(1).mean()), rel=1e-5)
     doubled = {name: 2 * scale for name, scale in ours.learned.start.items()}
@@ -84,7 +84,7 @@ def test_the_error_is_summed_over_channels_and_averaged_over_the_rest(made: tupl
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_learned_steps_serve_the_output_better_than_those_of_the_ranges(
-    made: tuple[nn.Module, Tape], seed: int
+    made: tuple[nn.Module, BlockCache], seed: int
 ) -> None:
     before = {name: value.clone() for name, value in made[0].state_dict().items()}
     ours = stage(made, seed=seed)
@@ -94,7 +94,7 @@ def test_learned_steps_serve_the_output_better_than_those_of_the_ranges(
     assert any(isinstance(layer, QuantizedLayer) for layer in made[0])  # type: ignore[attr-defined]  # a Sequential
 
 
-def test_the_same_seed_learns_the_same_and_scales_stay_positive(made: tuple[nn.Module, Tape]) -> None:
+def test_the_same_seed_learns_the_same_and_scales_stay_positive(made: tuple[nn.Module, BlockCache]) -> None:
     one, other, another = (learned(stage(made, iterations=8, learning_rate=1.0, seed=seed)) for seed in (0, 0, 1))
     assert all(torch.equal(scale, other[name]) for name, scale in one.items())
     assert any(not torch.equal(scale, another[name]) for name, scale in one.items())
@@ -109,9 +109,9 @@ def test_the_same_seed_learns_the_same_and_scales_stay_positive(made: tuple[nn.M
         ({"batch": 0}, r"calibration.activations.batch must be a whole number >= 1, got 0"),
         ({"iterations": -1}, r"calibration.activations.iterations must be a whole number >= 0, got -1"),
         ({"learning_rate": "fast"}, r"calibration.activations.learning_rate must be a number >= 0"),
-        ({"norm": 0}, r"calibration.activations.norm must be positive"),
+        ({"lp_norm": 0}, r"calibration.activations.lp_norm must be positive"),
     ],
 )
 def test_numbers_that_are_none_are_refused_by_name(change: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        recipe(**change)
+        config(**change)

@@ -1,4 +1,4 @@
-"""Tapes of units: what both denoisers give, from wherever one begins, with work that grows as units and items do."""
+"""Caches of blocks: what both denoisers give, from wherever one begins, with work that grows as blocks and items do."""
 
 import shutil
 from collections.abc import Callable, Iterator
@@ -13,9 +13,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from quantbooth.calibration.block_cache import BlockCache, capture_inputs, capture_output
+from quantbooth.calibration.block_replay import BlockRecorder, DenoiserPair
 from quantbooth.calibration.calibration_set import CalibrationSet
-from quantbooth.calibration.replay import Recorder, UnitTapes
-from quantbooth.calibration.tape import Tape, caught_inputs, caught_output
 from quantbooth.diffusion.base import Base
 from quantbooth.quant.surgery import matching
 from quantbooth.runtime.errors import UserError
@@ -23,33 +23,35 @@ from quantbooth.runtime.errors import UserError
 pytestmark = pytest.mark.chain
 
 BATCH = 4
-Make = Callable[[], UnitTapes]
+Make = Callable[[], DenoiserPair]
 
 
 @pytest.fixture
 def make(small_base: Base, quantized: Callable[[], Any], items: CalibrationSet) -> Make:
-    def made() -> UnitTapes:
+    def made() -> DenoiserPair:
         base, made = (small_base.with_denoiser(one) for one in (deepcopy(small_base.denoiser), quantized()))
-        return UnitTapes(base, made, matching(base.denoiser, ["*"], ["conv_in", "conv_out"]), items, BATCH)
+        return DenoiserPair(base, made, matching(base.denoiser, ["*"], ["conv_in", "conv_out"]), items, BATCH)
 
     return made
 
 
-def rows(tape: Tape) -> list[Tensor]:
-    given, target = tape.batch(range(tape.items), torch.device("cpu"))
+def rows(cache: BlockCache) -> list[Tensor]:
+    given, target = cache.batch(range(cache.items), torch.device("cpu"))
     return [target, *(value for value in (*given.args, *given.kwargs.values()) if isinstance(value, Tensor))]
 
 
-def test_a_tape_holds_inputs_of_the_quantized_and_outputs_of_the_float_one(make: Make, tmp_path: Path) -> None:
-    tapes = make()
-    recorder = Recorder(tapes, tmp_path)
-    for number, unit in enumerate(tapes.units):
-        with recorder.tape(number) as tape:
-            found = rows(tape)
-        for start in range(0, len(tapes.items), BATCH):
-            places = list(range(start, min(start + BATCH, len(tapes.items))))
-            given = caught_inputs(tapes.made.denoiser.get_submodule(unit.name), partial(tapes.run, tapes.made, places))
-            target = caught_output(tapes.base.denoiser.get_submodule(unit.name), partial(tapes.run, tapes.base, places))
+def test_a_cache_holds_inputs_of_the_quantized_and_outputs_of_the_float_one(make: Make, tmp_path: Path) -> None:
+    pair = make()
+    recorder = BlockRecorder(pair, tmp_path)
+    for number, block in enumerate(pair.blocks):
+        with recorder.cache(number) as cache:
+            found = rows(cache)
+        for start in range(0, len(pair.items), BATCH):
+            places = list(range(start, min(start + BATCH, len(pair.items))))
+            given = capture_inputs(
+                pair.quantized.denoiser.get_submodule(block.name), partial(pair.run, pair.quantized, places)
+            )
+            target = capture_output(pair.base.denoiser.get_submodule(block.name), partial(pair.run, pair.base, places))
             values = (*given.args, *given.kwargs.values())
             expected = [target, *(value for value in values if isinstance(value, Tensor))]
             assert all(torch.equal(ours[places], theirs) for ours, theirs in zip(found, expected, strict=True))
@@ -57,20 +59,20 @@ def test_a_tape_holds_inputs_of_the_quantized_and_outputs_of_the_float_one(make:
 
 @pytest.mark.parametrize("start", [1, 9])
 def test_a_recorder_may_begin_anywhere(make: Make, tmp_path: Path, start: int) -> None:
-    through, later = (Recorder(make(), tmp_path / name) for name in folders(tmp_path, "through", "later"))
-    for number in range(len(through.tapes.units)):
-        with through.tape(number) as tape:
-            expected = rows(tape)
+    through, later = (BlockRecorder(make(), tmp_path / name) for name in folders(tmp_path, "through", "later"))
+    for number in range(len(through.pair.blocks)):
+        with through.cache(number) as cache:
+            expected = rows(cache)
         if number >= start:
-            with later.tape(number) as tape:
-                assert all(torch.equal(ours, theirs) for ours, theirs in zip(rows(tape), expected, strict=True))
+            with later.cache(number) as cache:
+                assert all(torch.equal(ours, theirs) for ours, theirs in zip(rows(cache), expected, strict=True))
 
 
-def test_a_tape_is_gone_after_its_use(make: Make, tmp_path: Path) -> None:
-    recorder = Recorder(make(), tmp_path)
-    with recorder.tape(0) as tape:
-        assert tape.folder.is_dir()
-    assert not tape.folder.exists()
+def test_a_cache_is_gone_after_its_use(make: Make, tmp_path: Path) -> None:
+    recorder = BlockRecorder(make(), tmp_path)
+    with recorder.cache(0) as cache:
+        assert cache.folder.is_dir()
+    assert not cache.folder.exists()
 
 
 def test_a_disk_without_room_is_told_before_any_work(
@@ -78,33 +80,33 @@ def test_a_disk_without_room_is_told_before_any_work(
 ) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
     with pytest.raises(UserError, match=r"^12 items take up to .* GB of disk .* 0.0 GB are free at"):
-        Recorder(make(), tmp_path)
+        BlockRecorder(make(), tmp_path)
     assert not list(tmp_path.glob("**/*.bin"))
 
 
 @pytest.mark.parametrize("prompts", [1, 2])
 @pytest.mark.parametrize("layers", ["up_blocks.*", "*"])
-def test_work_grows_as_units_and_items(
+def test_work_grows_as_blocks_and_items(
     make: Make, small_base: Base, quantized: Any, items: CalibrationSet, tmp_path: Path, prompts: int, layers: str
 ) -> None:
-    """Every unit of both denoisers computes every item once; the last of the quantized one, never."""
+    """Every block of both denoisers computes every item once; the last of the quantized one, never."""
     denoiser, made = deepcopy(small_base.denoiser), quantized()
     items.prompts = items.prompts[:prompts]
     base, partly = (small_base.with_denoiser(one) for one in (denoiser, made))
-    tapes = UnitTapes(base, partly, matching(denoiser, [layers], ["conv_in", "conv_out"]), items, BATCH)
-    recorder = Recorder(tapes, tmp_path)
-    with computed(tapes.names, denoiser) as theirs, computed(tapes.names, made) as ours:
-        for number in range(len(tapes.names)):
-            with recorder.tape(number):
+    pair = DenoiserPair(base, partly, matching(denoiser, [layers], ["conv_in", "conv_out"]), items, BATCH)
+    recorder = BlockRecorder(pair, tmp_path)
+    with computed(pair.names, denoiser) as theirs, computed(pair.names, made) as ours:
+        for number in range(len(pair.names)):
+            with recorder.cache(number):
                 pass
     count = 2 * prompts * len(items.timesteps)
-    assert theirs == dict.fromkeys(tapes.names, count)
-    assert ours == dict.fromkeys(tapes.names, count) | {tapes.names[-1]: 0}
+    assert theirs == dict.fromkeys(pair.names, count)
+    assert ours == dict.fromkeys(pair.names, count) | {pair.names[-1]: 0}
 
 
 @contextmanager
 def computed(names: list[str], denoiser: nn.Module) -> Iterator[dict[str, int]]:
-    """How many items each unit's own forward computes."""
+    """How many items each block's own forward computes."""
     counts = dict.fromkeys(names, 0)
 
     def counting(name: str, forward: Any, *args: Any, **kwargs: Any) -> Any:

@@ -1,8 +1,8 @@
-"""Reconstruction: the rounding of each unit is learned until it gives what the float unit gave, unit after unit.
+"""Reconstruction: the rounding of each block is learned until it gives what the float block gave, block after block.
 
-    L = mean(sum_channels (unit(x, W~) - y)^2) + weight sum R(V)
+    L = mean(sum_channels (block(x, W~) - y)^2) + weight sum R(V)
 
-x is what the unit is given when all units before it are quantized, y what the float unit gives when none is. After
+x is what the block is given when all blocks before it are quantized, y what the float block gives when none is. After
 `warm_up` of the iterations R sets in, its beta falling along a line; at the end every weight is rounded hard. BRECQ
 (arXiv 2102.05426), with the choices of Q-Diffusion (arXiv 2302.04304).
 """
@@ -18,11 +18,11 @@ from jaxtyping import Float, UInt8
 from lightning.pytorch import Trainer
 from torch import Tensor, nn
 
+from quantbooth.calibration.block_cache import BlockCache
+from quantbooth.calibration.block_replay import BlockRecorder, DenoiserPair
 from quantbooth.calibration.block_training import BlockTraining, Parameterization, Tensors
+from quantbooth.calibration.blocks import Block
 from quantbooth.calibration.calibration_set import CalibrationSet
-from quantbooth.calibration.replay import Recorder, UnitTapes
-from quantbooth.calibration.tape import Tape
-from quantbooth.calibration.units import Unit
 from quantbooth.diffusion.base import Base
 from quantbooth.quant.layers import QuantizedLayer
 from quantbooth.quant.observers import ScaleSearch
@@ -32,14 +32,14 @@ from quantbooth.runtime.errors import UserError
 from quantbooth.runtime.options import number, whole
 from quantbooth.store.progress import Progress
 
-__all__ = ["BlockRounding", "Outcome", "Reconstruction", "Roundings"]
+__all__ = ["AdaRoundCalibration", "BlockResult", "AdaRoundConfig", "Roundings"]
 
 Codes = dict[str, UInt8[Tensor, "_out ..."]]
 
 
 @dataclass(frozen=True)
-class Reconstruction:
-    """How a unit's rounding is learned.
+class AdaRoundConfig:
+    """How a block's rounding is learned.
 
     Attributes:
         iterations: optimizer steps.
@@ -83,18 +83,18 @@ class Reconstruction:
 
 
 class Roundings(Parameterization):
-    """The weights of a unit's layers, rounded as their V say (AdaRound, arXiv 2004.10568).
+    """The weights of a block's layers, rounded as their V say (AdaRound, arXiv 2004.10568).
 
     Args:
-        roundings: of weights, by their names within the unit ("conv1.weight").
-        recipe: how they are learned.
+        roundings: of weights, by their names within the block ("conv1.weight").
+        config: how they are learned.
     """
 
     purpose = "reconstruct"
 
-    def __init__(self, roundings: Mapping[str, LearnedRounding], recipe: Reconstruction) -> None:
+    def __init__(self, roundings: Mapping[str, LearnedRounding], config: AdaRoundConfig) -> None:
         super().__init__()
-        self.recipe, self.weights, self.roundings = recipe, tuple(roundings), nn.ModuleList(roundings.values())
+        self.config, self.weights, self.roundings = config, tuple(roundings), nn.ModuleList(roundings.values())
         self.nearest = self.codes()
 
     def tensors(self) -> Tensors:
@@ -109,16 +109,16 @@ class Roundings(Parameterization):
         return {name: rounding.codes() for name, rounding in self._named}
 
     def optimizers(self) -> Any:
-        return torch.optim.Adam([rounding.v for _, rounding in self._named], lr=self.recipe.learning_rate)
+        return torch.optim.Adam([rounding.v for _, rounding in self._named], lr=self.config.learning_rate)
 
     def distance(self, gap: Float[Tensor, "b ..."]) -> Float[Tensor, "b ..."]:
         return gap.square()
 
     def penalty(self, step: int) -> Float[Tensor, ""] | None:
-        beta = self.recipe.beta_at(step)
+        beta = self.config.beta_at(step)
         if beta is None:
             return None
-        return self.recipe.penalty * torch.stack([rounding.penalty(beta) for _, rounding in self._named]).sum()
+        return self.config.penalty * torch.stack([rounding.penalty(beta) for _, rounding in self._named]).sum()
 
     @property
     def _named(self) -> list[tuple[str, LearnedRounding]]:
@@ -126,31 +126,31 @@ class Roundings(Parameterization):
 
 
 ERRORS = ("nearest", "learned")
-"""Of a unit's output over the whole calibration set, with the nearest codes and with those that were learned."""
+"""Of a block's output over the whole calibration set, with the nearest codes and with those that were learned."""
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """A unit that is done: its errors by ERRORS."""
+class BlockResult:
+    """A block that is done: its errors by ERRORS."""
 
-    unit: Unit
+    block: Block
     errors: Mapping[str, float]
 
 
-class BlockRounding:
+class AdaRoundCalibration:
     """Makes a quantized denoiser of a float one, which stays as it is.
 
     The quantized denoiser shares every float tensor it still has with the float one. Codes are the learned ones where
-    they bring the unit nearer to the float unit than the nearest codes do, else those.
+    they bring the block nearer to the float block than the nearest codes do, else those.
 
     Args:
         base: with the float one.
         names: layers to quantize.
         splits: which of them have a scale for each part of their inputs.
         search: finds scales.
-        recipe: how rounding is learned.
+        config: how rounding is learned.
         items: what the denoiser is run on.
-        trainer: makes the trainer of one unit from what it does, in words.
+        trainer: makes the trainer of one block from what it does, in words.
     """
 
     def __init__(
@@ -159,48 +159,48 @@ class BlockRounding:
         names: Sequence[str],
         splits: Splits,
         search: ScaleSearch,
-        recipe: Reconstruction,
+        config: AdaRoundConfig,
         items: CalibrationSet,
         trainer: Callable[[str], Trainer],
     ) -> None:
-        self.denoiser, made = base.denoiser, _sharing(base.denoiser)
-        self.made = base.with_denoiser(made)
-        self.splits, self.search, self.recipe, self.trainer = splits, search, recipe, trainer
+        self.denoiser, quantized = base.denoiser, _sharing(base.denoiser)
+        self.quantized = base.with_denoiser(quantized)
+        self.splits, self.search, self.config, self.trainer = splits, search, config, trainer
         self.replaced: list[Replaced] = []
-        self.tapes = UnitTapes(base, self.made, names, items, 4 * recipe.batch)
-        self.units = self.tapes.units
+        self.pair = DenoiserPair(base, self.quantized, names, items, 4 * config.batch)
+        self.blocks = self.pair.blocks
 
-    def run(self, progress: Progress, note: Callable[[int, Outcome], Any]) -> None:
-        """Do every unit that `progress` does not have; `note` is told of each with its number."""
+    def run(self, progress: Progress, note: Callable[[int, BlockResult], Any]) -> None:
+        """Do every block that `progress` does not have; `note` is told of each with its number."""
         with progress.scratch() as folder:
-            recorder = Recorder(self.tapes, folder)
-            for number, unit in enumerate(self.units):
+            recorder = BlockRecorder(self.pair, folder)
+            for number, block in enumerate(self.blocks):
                 found = progress.read(number)
                 if found is None:
-                    with recorder.tape(number) as tape:
-                        found = self._learned(unit, tape, f"rounding block {number + 1} of {len(self.units)}")
+                    with recorder.cache(number) as cache:
+                        found = self._learn_block(block, cache, f"rounding block {number + 1} of {len(self.blocks)}")
                     progress.write(number, found)
-                self._put(unit, found)
-                note(number, Outcome(unit, {name: float(found[name]) for name in ERRORS}))
+                self._put(block, found)
+                note(number, BlockResult(block, {name: float(found[name]) for name in ERRORS}))
 
-    def _learned(self, unit: Unit, tape: Tape, what: str) -> dict[str, Tensor]:
-        """The state of the unit's quantized layers by the names of layers, and its errors."""
-        affine = {name: self._empty(name).form.fit(self._weight(name), self.search) for name in unit.layers}
-        roundings = {_key(unit, name): self._rounding(name, *affine[name]) for name in unit.layers}
-        learned, block = Roundings(roundings, self.recipe), self.made.denoiser.get_submodule(unit.name)
-        training = BlockTraining(unit.name, block, learned, tape, self.recipe)
+    def _learn_block(self, block: Block, cache: BlockCache, what: str) -> dict[str, Tensor]:
+        """The state of the block's quantized layers by the names of layers, and its errors."""
+        affine = {name: self._empty(name).form.fit(self._weight(name), self.search) for name in block.layers}
+        roundings = {_key(block, name): self._rounding(name, *affine[name]) for name in block.layers}
+        learned, module = Roundings(roundings, self.config), self.quantized.denoiser.get_submodule(block.name)
+        training = BlockTraining(block.name, module, learned, cache, self.config)
         training.train_by(self.trainer(what))
         candidates = {"nearest": learned.nearest, "learned": learned.codes()}
         errors = {name: training.error_of(learned.rounded(codes)) for name, codes in candidates.items()}
         codes = candidates[min(errors, key=errors.__getitem__)]
-        layers = {name: self._filled(name, codes[_key(unit, name)], *affine[name]) for name in unit.layers}
+        layers = {name: self._filled(name, codes[_key(block, name)], *affine[name]) for name in block.layers}
         return _states(layers) | {name: torch.tensor(error) for name, error in errors.items()}
 
-    def _put(self, unit: Unit, found: Mapping[str, Tensor]) -> None:
-        for name in unit.layers:
+    def _put(self, block: Block, found: Mapping[str, Tensor]) -> None:
+        for name in block.layers:
             layer = self._empty(name)
             layer.load_state_dict({key: found[f"{name}.{key}"] for key in layer.state_dict()}, assign=True)
-            self.replaced.append(replace_(self.made.denoiser, name, layer.to(self.device)))
+            self.replaced.append(replace_(self.quantized.denoiser, name, layer.to(self.device)))
 
     def _rounding(self, name: str, scale: Tensor, zero: Tensor) -> LearnedRounding:
         form = self._empty(name).form
@@ -217,7 +217,7 @@ class BlockRounding:
     @property
     def device(self) -> torch.device:
         """Where the denoisers are."""
-        return self.tapes.device
+        return self.pair.device
 
     def _weight(self, name: str) -> Float[Tensor, "out ..."]:
         return self.denoiser.get_submodule(name).get_parameter("weight").detach()
@@ -229,9 +229,9 @@ def _sharing(denoiser: nn.Module) -> nn.Module:
     return copy.deepcopy(denoiser, {id(tensor): tensor for tensor in tensors})
 
 
-def _key(unit: Unit, layer: str) -> str:
-    """The name of a layer's weight within its unit, which may be the layer itself."""
-    return f"{layer}.weight".removeprefix(f"{unit.name}.")
+def _key(block: Block, layer: str) -> str:
+    """The name of a layer's weight within its block, which may be the layer itself."""
+    return f"{layer}.weight".removeprefix(f"{block.name}.")
 
 
 def _states(layers: Mapping[str, QuantizedLayer]) -> dict[str, Tensor]:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from quantbooth.quant import observers
 from quantbooth.quant.format import BITS, Grid, dequantize, quantize
-from quantbooth.quant.observers import MSE, MinMax, ScaleSearch
+from quantbooth.quant.observers import MinMaxObserver, MSEObserver, ScaleSearch
 
 
 def heavy_tailed(rows: int, n: int, seed: int = 0) -> Tensor:
@@ -25,7 +25,7 @@ def error(weight: Tensor, search: ScaleSearch, norm: float) -> Tensor:
 @pytest.mark.parametrize("bits", BITS)
 def test_min_max_spans_the_range(bits: int) -> None:
     weight = heavy_tailed(16, 100)
-    scale, zero = MinMax(Grid(bits))(weight)
+    scale, zero = MinMaxObserver(Grid(bits))(weight)
     torch.testing.assert_close(scale * Grid(bits).levels, weight.amax(1) - weight.amin(1))
     restored = dequantize(quantize(weight, scale, zero, Grid(bits)), scale, zero)
     assert ((restored - weight).abs() <= scale[:, None] * 1.0001).all()
@@ -36,14 +36,17 @@ def test_min_max_spans_the_range(bits: int) -> None:
 def test_mse_is_never_worse_than_min_max_in_its_norm(bits: int, norm: float) -> None:
     for seed in range(5):
         weight = heavy_tailed(64, 72, seed)
-        ours, theirs = error(weight, MSE(Grid(bits), norm), norm), error(weight, MinMax(Grid(bits)), norm)
+        ours, theirs = (
+            error(weight, MSEObserver(Grid(bits), norm), norm),
+            error(weight, MinMaxObserver(Grid(bits)), norm),
+        )
         assert (ours <= theirs * (1 + 1e-5)).all()
         assert bits == 8 or ours.sum() < theirs.sum()
 
 
 def test_mse_finds_the_best_point_of_a_plain_search() -> None:
     weight, grid = heavy_tailed(4, 60), Grid(3)
-    search = MSE(grid)
+    search = MSEObserver(grid)
     for row, found in zip(weight, error(weight, search, 2.4), strict=True):
         errors = []
         for percent in range(100, 20, -1):
@@ -56,7 +59,7 @@ def test_mse_finds_the_best_point_of_a_plain_search() -> None:
         assert float(found) == pytest.approx(min(errors), rel=1e-4)
 
 
-@pytest.mark.parametrize("make", [MinMax, MSE])
+@pytest.mark.parametrize("make", [MinMaxObserver, MSEObserver])
 @pytest.mark.parametrize("bits", BITS)
 def test_a_symmetric_grid_has_one_zero_point_and_reaches_the_farther_end(
     make: Callable[[Grid], ScaleSearch], bits: int
@@ -67,17 +70,17 @@ def test_a_symmetric_grid_has_one_zero_point_and_reaches_the_farther_end(
     assert (scale > 0).all()
     steps = (2 ** (bits - 1), 2 ** (bits - 1) - 1)  # below and above 0
     reach = torch.maximum(-weight.amin(1) / steps[0], weight.amax(1) / steps[1])[:-1]
-    if make is MinMax:
+    if make is MinMaxObserver:
         torch.testing.assert_close(scale[:-1], reach)
         restored = dequantize(quantize(weight, scale, zero, grid), scale, zero)
         assert ((restored - weight).abs() <= scale[:, None] * 0.5001).all()
     else:
         assert (scale[:-1] <= reach).all()
-        least, most = error(weight, make(grid), 2.4), error(weight, MinMax(grid), 2.4)
+        least, most = error(weight, make(grid), 2.4), error(weight, MinMaxObserver(grid), 2.4)
         assert (least <= most * (1 + 1e-5)).all()
 
 
-@pytest.mark.parametrize("make", [MinMax, MSE])
+@pytest.mark.parametrize("make", [MinMaxObserver, MSEObserver])
 @pytest.mark.parametrize("bits", BITS)
 def test_zero_points_are_codes_and_zero_is_exact(make: Callable[[Grid], ScaleSearch], bits: int) -> None:
     weight = torch.cat([heavy_tailed(3, 20), heavy_tailed(3, 20).abs() + 1, -heavy_tailed(3, 20).abs() - 1])
@@ -91,7 +94,7 @@ def test_zero_points_are_codes_and_zero_is_exact(make: Callable[[Grid], ScaleSea
     torch.testing.assert_close(constant, weight[-3:])
 
 
-@pytest.mark.parametrize("search", [MinMax(Grid(4)), MSE(Grid(4))])
+@pytest.mark.parametrize("search", [MinMaxObserver(Grid(4)), MSEObserver(Grid(4))])
 def test_rows_do_not_depend_on_each_other_nor_on_blocks(search: ScaleSearch, monkeypatch: pytest.MonkeyPatch) -> None:
     weight = heavy_tailed(7, 30)
     whole = search(weight)
@@ -102,19 +105,19 @@ def test_rows_do_not_depend_on_each_other_nor_on_blocks(search: ScaleSearch, mon
 
 def test_half_precision_weights_are_searched_in_float32() -> None:
     weight = heavy_tailed(4, 30).half()
-    for ours, theirs in zip(MSE(Grid(4))(weight), MSE(Grid(4))(weight.float()), strict=True):
+    for ours, theirs in zip(MSEObserver(Grid(4))(weight), MSEObserver(Grid(4))(weight.float()), strict=True):
         assert ours.dtype == torch.float32
         assert torch.equal(ours, theirs)
 
 
 @pytest.mark.usefixtures("unchecked")
 def test_refuses_what_it_cannot_search() -> None:
-    search = MinMax(Grid(4))
+    search = MinMaxObserver(Grid(4))
     with pytest.raises(ValueError, match="must be finite"):
         search(torch.tensor([[1.0, float("nan")]]))
     with pytest.raises(ValueError, match=r"non-empty matrix \[out, n\], got shape \(2, 2, 2\)"):
         search(torch.zeros(2, 2, 2))
     with pytest.raises(ValueError, match=r"points must be in \[1, 100\], got 101"):
-        MSE(Grid(4), points=101)
+        MSEObserver(Grid(4), points=101)
     with pytest.raises(ValueError, match="norm must be positive, got 0"):
-        MSE(Grid(4), norm=0)
+        MSEObserver(Grid(4), lp_norm=0)

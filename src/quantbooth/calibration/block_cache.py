@@ -1,10 +1,10 @@
-"""A tape: what one module of a denoiser is given and should give, caught on the way, for every calibration item.
+"""A cache: what one module of a denoiser is given and should give, caught on the way, for every calibration item.
 
 What a module inside a denoiser is given and what it gives, caught on the way; the call ends there.
 
-A tape: what one module of a denoiser is given and should give, for every item of a calibration set.
+A cache: what one module of a denoiser is given and should give, for every item of a calibration set.
 
-What is taped lies in files that are mapped into memory, so a tape may be larger than memory is.
+What is taped lies in files that are mapped into memory, so a cache may be larger than memory is.
 """
 
 import os
@@ -17,39 +17,39 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-__all__ = ["Given", "Tape", "caught_inputs", "caught_output", "mapped_rows"]
+__all__ = ["CallArgs", "BlockCache", "capture_inputs", "capture_output", "mapped_rows"]
 
 
 @dataclass(frozen=True)
-class Given:
+class CallArgs:
     """Arguments of a call."""
 
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
 
 
-class _Enough(Exception):
+class _StopForward(Exception):
     """Ends a call from inside."""
 
 
 @torch.no_grad()
-def caught_inputs(module: nn.Module, call: Callable[[], Any]) -> Given:
+def capture_inputs(module: nn.Module, call: Callable[[], Any]) -> CallArgs:
     """What `module` is given when `call` runs.
 
     Raises:
         ValueError: when the call never reaches it.
     """
-    found: list[Given] = []
+    found: list[CallArgs] = []
 
     def note(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        found.append(Given(args, kwargs))
-        raise _Enough
+        found.append(CallArgs(args, kwargs))
+        raise _StopForward
 
     return _run(module.register_forward_pre_hook(note, with_kwargs=True), call, found)
 
 
 @torch.no_grad()
-def caught_output(module: nn.Module, call: Callable[[], Any]) -> Tensor:
+def capture_output(module: nn.Module, call: Callable[[], Any]) -> Tensor:
     """What `module` gives when `call` runs.
 
     Raises:
@@ -59,7 +59,7 @@ def caught_output(module: nn.Module, call: Callable[[], Any]) -> Tensor:
 
     def note(_module: nn.Module, _args: tuple[Any, ...], output: Tensor) -> None:
         found.append(output)
-        raise _Enough
+        raise _StopForward
 
     return _run(module.register_forward_hook(note), call, found)
 
@@ -67,7 +67,7 @@ def caught_output(module: nn.Module, call: Callable[[], Any]) -> Tensor:
 def _run(hook: Any, call: Callable[[], Any], found: list[Any]) -> Any:
     try:
         call()
-    except _Enough:
+    except _StopForward:
         return found[0]
     finally:
         hook.remove()
@@ -77,7 +77,7 @@ def _run(hook: Any, call: Callable[[], Any], found: list[Any]) -> Any:
 TARGET = "target"
 
 
-class Tape:
+class BlockCache:
     """Calls of one module, of which every tensor has a row per item; other arguments are the same in all calls.
 
     Args:
@@ -88,26 +88,26 @@ class Tape:
     def __init__(self, folder: Path, items: int) -> None:
         self.folder, self.items = folder, items
         self._rows: dict[str, Tensor] = {}
-        self._first: Given | None = None
+        self._first: CallArgs | None = None
 
-    def record(self, places: Sequence[int], given: Given, target: Float[Tensor, "b ..."]) -> None:
+    def record(self, places: Sequence[int], call: CallArgs, target: Float[Tensor, "b ..."]) -> None:
         """Keep the calls of some items."""
-        self._first = self._first or Given(
-            tuple(None if isinstance(value, Tensor) else value for value in given.args),
-            {key: None if isinstance(value, Tensor) else value for key, value in given.kwargs.items()},
+        self._first = self._first or CallArgs(
+            tuple(None if isinstance(value, Tensor) else value for value in call.args),
+            {key: None if isinstance(value, Tensor) else value for key, value in call.kwargs.items()},
         )
-        for key, value in (*_named(given).items(), (TARGET, target)):
+        for key, value in (*_named(call).items(), (TARGET, target)):
             if key not in self._rows:
                 self._rows[key] = mapped_rows(self.folder / f"{key}.bin", self.items, value)
             self._rows[key][list(places)] = value.to("cpu")
 
-    def batch(self, places: Sequence[int], device: torch.device) -> tuple[Given, Float[Tensor, "b ..."]]:
+    def batch(self, places: Sequence[int], device: torch.device) -> tuple[CallArgs, Float[Tensor, "b ..."]]:
         """The joint call of some items, and what it should give."""
         assert self._first is not None
         rows = {key: kept[list(places)].to(device) for key, kept in self._rows.items()}
         args = tuple(rows.get(_at(place), value) for place, value in enumerate(self._first.args))
         kwargs = {key: rows.get(key, value) for key, value in self._first.kwargs.items()}
-        return Given(args, kwargs), rows[TARGET]
+        return CallArgs(args, kwargs), rows[TARGET]
 
     @property
     def nbytes(self) -> int:
@@ -135,6 +135,6 @@ def _at(place: int) -> str:
     return str(place)
 
 
-def _named(given: Given) -> dict[str, Tensor]:
-    arguments: dict[str, Any] = {_at(place): value for place, value in enumerate(given.args)} | dict(given.kwargs)
+def _named(call: CallArgs) -> dict[str, Tensor]:
+    arguments: dict[str, Any] = {_at(place): value for place, value in enumerate(call.args)} | dict(call.kwargs)
     return {key: value for key, value in arguments.items() if isinstance(value, Tensor)}
