@@ -60,7 +60,7 @@ def test_a_finished_probe_is_not_repeated(configure: Configure, monkeypatch: pyt
     def never(*_: object) -> None:
         raise AssertionError("a picture was drawn again")
 
-    monkeypatch.setattr(probing, "swapped", never)
+    monkeypatch.setattr(probing, "prompt_swap", never)
     assert probe(Run(configure())) == first
     with pytest.raises(AssertionError, match="drawn again"):
         probe(Run(configure("probe.seed=4")))

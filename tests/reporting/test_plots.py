@@ -112,7 +112,7 @@ def test_every_colour_contrasts_with_light_and_with_dark(style: Style) -> None:
 def test_every_method_has_a_look_of_its_own_that_contrasts(styles: dict[str, Style]) -> None:
     for style in styles.values():
         assert _contrast(style.colour.light, "#fdfdfc") >= 4 and _contrast(style.colour.dark, "#16181b") >= 4
-    for part in ("tone", "order", "label"):
+    for part in ("colour", "order", "label"):
         assert len({getattr(style, part) for style in styles.values()}) == len(styles)
 
 
