@@ -1,1 +1,1 @@
-"""Make a quantized base: calibration sets, rounding and activation scales learned unit by unit."""
+"""Calibrate a quantized base: calibration sets, AdaRound for weights, LSQ for activations, block by block."""

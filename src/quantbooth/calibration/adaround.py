@@ -1,10 +1,10 @@
-"""Reconstruction: the rounding of each block is learned until it gives what the float block gave, block after block.
+"""Block-wise AdaRound: learn the rounding of each block's weights so that its output matches the float block's.
 
     L = mean(sum_channels (block(x, W~) - y)^2) + weight sum R(V)
 
-x is what the block is given when all blocks before it are quantized, y what the float block gives when none is. After
-`warm_up` of the iterations R sets in, its beta falling along a line; at the end every weight is rounded hard. BRECQ
-(arXiv 2102.05426), with the choices of Q-Diffusion (arXiv 2302.04304).
+x is the input of the block when all blocks before it are quantized, y the output of the float block. R starts after
+`warm_up` of the iterations and its beta falls linearly; at the end every weight is rounded hard. BRECQ (arXiv
+2102.05426), with the choices of Q-Diffusion (arXiv 2302.04304).
 """
 
 import copy
@@ -39,19 +39,19 @@ Codes = dict[str, UInt8[Tensor, "_out ..."]]
 
 @dataclass(frozen=True)
 class AdaRoundConfig:
-    """How a block's rounding is learned.
+    """The options for learning the rounding of a block.
 
     Attributes:
         iterations: optimizer steps.
-        batch: items of a step.
-        learning_rate: Adam's.
+        batch: items per step.
+        learning_rate: of Adam.
         penalty: weight of R.
         warm_up: fraction of the iterations without R.
-        beta: of R, at first and in the end.
-        seed: decides which items a step sees.
+        beta: of R, at the first and the last step.
+        seed: decides the items of each step.
 
     Raises:
-        UserError: naming the option that is not such a number.
+        UserError: naming the option that is not a valid number.
     """
 
     iterations: int
@@ -74,7 +74,7 @@ class AdaRoundConfig:
             number("calibration.rounding.beta", beta, least=0)
 
     def beta_at(self, step: int) -> float | None:
-        """beta of a step, None before R sets in."""
+        """Return beta at a step, None before R starts."""
         start = self.warm_up * self.iterations
         if step < start:
             return None
@@ -83,11 +83,11 @@ class AdaRoundConfig:
 
 
 class Roundings(Parameterization):
-    """The weights of a block's layers, rounded as their V say (AdaRound, arXiv 2004.10568).
+    """The weights of a block's layers, rounded by their V (AdaRound, arXiv 2004.10568).
 
     Args:
-        roundings: of weights, by their names within the block ("conv1.weight").
-        config: how they are learned.
+        roundings: of weights, by their names in the block ("conv1.weight").
+        config: the options.
     """
 
     purpose = "reconstruct"
@@ -101,11 +101,11 @@ class Roundings(Parameterization):
         return {name: rounding.weight() for name, rounding in self._named}
 
     def rounded(self, codes: Codes) -> Tensors:
-        """Return the weights that codes stand for."""
+        """Return the weights for codes."""
         return {name: (codes[name] - rounding.zero) * rounding.scale for name, rounding in self._named}
 
     def codes(self) -> Codes:
-        """Return the codes as they are learned now, by the name of the weight."""
+        """Return the current codes, by the name of the weight."""
         return {name: rounding.codes() for name, rounding in self._named}
 
     def optimizers(self) -> Any:
@@ -126,31 +126,31 @@ class Roundings(Parameterization):
 
 
 ERRORS = ("nearest", "learned")
-"""Of a block's output over the whole calibration set, with the nearest codes and with those that were learned."""
+"""Errors of a block over the calibration set, with the nearest codes and with the learned ones."""
 
 
 @dataclass(frozen=True)
 class BlockResult:
-    """A block that is done: its errors by ERRORS."""
+    """A finished block and its errors by ERRORS."""
 
     block: Block
     errors: Mapping[str, float]
 
 
 class AdaRoundCalibration:
-    """Makes a quantized denoiser of a float one, which stays as it is.
+    """Quantizes a copy of a float denoiser block by block.
 
-    The quantized denoiser shares every float tensor it still has with the float one. Codes are the learned ones where
-    they bring the block nearer to the float block than the nearest codes do, else those.
+    The copy shares all remaining float tensors with the original, which is not changed. A block uses the learned codes
+    if they give a smaller error than rounding to nearest.
 
     Args:
-        base: with the float one.
+        base: the float base.
         names: layers to quantize.
-        splits: which of them have a scale for each part of their inputs.
+        splits: which of them have a scale per part of their inputs.
         search: finds scales.
-        config: how rounding is learned.
-        items: what the denoiser is run on.
-        trainer: makes the trainer of one block from what it does, in words.
+        config: the options of AdaRound.
+        items: the calibration set.
+        trainer: returns the trainer of one block, given the text of its progress bar.
     """
 
     def __init__(
@@ -171,7 +171,7 @@ class AdaRoundCalibration:
         self.blocks = self.pair.blocks
 
     def run(self, progress: Progress, note: Callable[[int, BlockResult], Any]) -> None:
-        """Do every block that `progress` does not have; `note` is told of each with its number."""
+        """Quantize every block that is not in `progress`; `note` is called with each block's number and result."""
         with progress.scratch() as folder:
             recorder = BlockRecorder(self.pair, folder)
             for number, block in enumerate(self.blocks):
@@ -184,7 +184,7 @@ class AdaRoundCalibration:
                 note(number, BlockResult(block, {name: float(found[name]) for name in ERRORS}))
 
     def _learn_block(self, block: Block, cache: BlockCache, what: str) -> dict[str, Tensor]:
-        """The state of the block's quantized layers by the names of layers, and its errors."""
+        """Return the state of the block's quantized layers by layer name, and its errors."""
         affine = {name: self._empty(name).form.fit(self._weight(name), self.search) for name in block.layers}
         roundings = {_key(block, name): self._rounding(name, *affine[name]) for name in block.layers}
         learned, module = Roundings(roundings, self.config), self.quantized.denoiser.get_submodule(block.name)
@@ -216,7 +216,7 @@ class AdaRoundCalibration:
 
     @property
     def device(self) -> torch.device:
-        """Where the denoisers are."""
+        """The device of both denoisers."""
         return self.pair.device
 
     def _weight(self, name: str) -> Float[Tensor, "out ..."]:
@@ -224,13 +224,13 @@ class AdaRoundCalibration:
 
 
 def _sharing(denoiser: nn.Module) -> nn.Module:
-    """Another denoiser of the same tensors."""
+    """Return a copy of the denoiser that shares its tensors."""
     tensors = chain(denoiser.parameters(), denoiser.buffers())
     return copy.deepcopy(denoiser, {id(tensor): tensor for tensor in tensors})
 
 
 def _key(block: Block, layer: str) -> str:
-    """The name of a layer's weight within its block, which may be the layer itself."""
+    """Return the name of a layer's weight in its block, which may be the layer itself."""
     return f"{layer}.weight".removeprefix(f"{block.name}.")
 
 

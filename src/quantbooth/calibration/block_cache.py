@@ -1,10 +1,6 @@
-"""A cache: what one module of a denoiser is given and should give, caught on the way, for every calibration item.
+"""The cache of a block: its inputs and target outputs for every item of a calibration set, and how they are captured.
 
-What a module inside a denoiser is given and what it gives, caught on the way; the call ends there.
-
-A cache: what one module of a denoiser is given and should give, for every item of a calibration set.
-
-What is taped lies in files that are mapped into memory, so a cache may be larger than memory is.
+The tensors are in memory-mapped files, so a cache may be larger than memory.
 """
 
 import os
@@ -22,22 +18,22 @@ __all__ = ["CallArgs", "BlockCache", "capture_inputs", "capture_output", "mapped
 
 @dataclass(frozen=True)
 class CallArgs:
-    """Arguments of a call."""
+    """The arguments of a call."""
 
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
 
 
 class _StopForward(Exception):
-    """Ends a call from inside."""
+    """Ends a forward early."""
 
 
 @torch.no_grad()
 def capture_inputs(module: nn.Module, call: Callable[[], Any]) -> CallArgs:
-    """What `module` is given when `call` runs.
+    """Return the arguments that `module` gets when `call` runs; the call ends there.
 
     Raises:
-        ValueError: when the call never reaches it.
+        ValueError: when the call does not reach the module.
     """
     found: list[CallArgs] = []
 
@@ -50,10 +46,10 @@ def capture_inputs(module: nn.Module, call: Callable[[], Any]) -> CallArgs:
 
 @torch.no_grad()
 def capture_output(module: nn.Module, call: Callable[[], Any]) -> Tensor:
-    """What `module` gives when `call` runs.
+    """Return the output of `module` when `call` runs; the call ends there.
 
     Raises:
-        ValueError: when the call never reaches it.
+        ValueError: when the call does not reach the module.
     """
     found: list[Tensor] = []
 
@@ -78,11 +74,11 @@ TARGET = "target"
 
 
 class BlockCache:
-    """Calls of one module, of which every tensor has a row per item; other arguments are the same in all calls.
+    """Calls of one module: each tensor argument has a row per item, other arguments are equal in all calls.
 
     Args:
-        folder: of the files, removed by whoever made it.
-        items: how many there are.
+        folder: for the files; the caller removes it.
+        items: the number of items.
     """
 
     def __init__(self, folder: Path, items: int) -> None:
@@ -91,7 +87,7 @@ class BlockCache:
         self._first: CallArgs | None = None
 
     def record(self, places: Sequence[int], call: CallArgs, target: Float[Tensor, "b ..."]) -> None:
-        """Keep the calls of some items."""
+        """Store the calls of some items."""
         self._first = self._first or CallArgs(
             tuple(None if isinstance(value, Tensor) else value for value in call.args),
             {key: None if isinstance(value, Tensor) else value for key, value in call.kwargs.items()},
@@ -102,7 +98,7 @@ class BlockCache:
             self._rows[key][list(places)] = value.to("cpu")
 
     def batch(self, places: Sequence[int], device: torch.device) -> tuple[CallArgs, Float[Tensor, "b ..."]]:
-        """The joint call of some items, and what it should give."""
+        """Return the call of some items as one batch, and its target output."""
         assert self._first is not None
         rows = {key: kept[list(places)].to(device) for key, kept in self._rows.items()}
         args = tuple(rows.get(_at(place), value) for place, value in enumerate(self._first.args))
@@ -111,14 +107,14 @@ class BlockCache:
 
     @property
     def nbytes(self) -> int:
-        """Of all files."""
+        """Bytes of all files."""
         return sum(rows.nbytes for rows in self._rows.values())
 
 
 def mapped_rows(path: Path, items: int, like: Float[Tensor, "b ..."]) -> Float[Tensor, "items ..."]:
-    """A new file of a row per item, mapped into memory.
+    """Return a new memory-mapped file with a row per item.
 
-    Its place on the disk is taken at once: a mapped file that finds no place when it is written ends the process.
+    The disk space is allocated at once: writing to a mapped file on a full disk would kill the process.
 
     Raises:
         OSError: when the disk is full.
@@ -131,7 +127,7 @@ def mapped_rows(path: Path, items: int, like: Float[Tensor, "b ..."]) -> Float[T
 
 
 def _at(place: int) -> str:
-    """The key of a positional argument; no keyword is a number."""
+    """Return the key of a positional argument; no keyword is a number."""
     return str(place)
 
 

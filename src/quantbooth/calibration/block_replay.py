@@ -1,13 +1,9 @@
-"""Replay: what each block is given and should give, every block being computed once for every calibration item.
+"""Forwards of a denoiser with cached block outputs, so that each block runs once per calibration item.
 
-Replay: blocks of a denoiser that are done give again what they gave, so that each is computed once for every item.
-
-A block's inputs depend on some outputs of blocks before it, by what the denoiser does between blocks: additions,
-concatenations, normalizations. `liveness_of` finds which by the autograd graph of one call that is cut at the blocks.
-Outputs lie in files, and only as long as a block that is not done reads them; where nothing will, zeros take their
-place. What is between blocks is computed again in every call.
-
-What each block is given by the quantized denoiser and should give by the float one, for a whole calibration set.
+A block's inputs depend on the outputs of some blocks before it, through additions, concatenations and normalizations
+between blocks. `liveness_of` finds these dependencies in the autograd graph of one call, cut at the blocks. Outputs are
+kept in files for as long as an unfinished block needs them; outputs that no block needs are replaced by zeros. What is
+between blocks is computed in every call.
 """
 
 import gc
@@ -40,8 +36,8 @@ class Liveness:
 
     Attributes:
         last_reader: number of the last block whose inputs depend on it directly; the block's own where there is none.
-        input_bytes: of the block's inputs for one item.
-        output_bytes: of its output for one item.
+        input_bytes: bytes of the block's inputs for one item.
+        output_bytes: bytes of its output for one item.
     """
 
     last_reader: int
@@ -50,14 +46,14 @@ class Liveness:
 
 
 class CachedForward:
-    """A denoiser that is called again and again on the same items, further from time to time.
+    """A denoiser that is called several times on the same items, and reuses the outputs of finished blocks.
 
     Args:
-        denoiser: of the blocks.
+        denoiser: the denoiser.
         names: of its blocks in the order of the call; each is called once.
-        uses: what `liveness_of` found.
-        folder: of the files, removed by whoever made it.
-        items: how many there are.
+        liveness: the result of `liveness_of`.
+        folder: for the files; the caller removes it.
+        items: the number of items.
     """
 
     def __init__(
@@ -70,12 +66,12 @@ class CachedForward:
 
     @contextmanager
     def running(self, places: Sequence[int], end: int) -> Iterator[None]:
-        """Within it a call with the items of these places computes, of the blocks before `end`, those not done yet."""
+        """Within the context a call with these items computes only the unfinished blocks before `end`."""
         with _forwards(self.denoiser, self.names[:end], partial(self._forward, places)):
             yield
 
     def finish(self, end: int) -> None:
-        """Every item has seen the blocks before `end`."""
+        """Mark the blocks before `end` as computed for every item."""
         self._done = end
         for number in [number for number in self._cached if self.liveness[number].last_reader < end]:
             del self._cached[number]
@@ -83,13 +79,13 @@ class CachedForward:
 
     @property
     def nbytes(self) -> int:
-        """Of all files."""
+        """Bytes of all files."""
         return sum(rows.nbytes for rows in self._cached.values())
 
     def _forward(self, places: Sequence[int], number: int, forward: Forward, *args: Any, **kwargs: Any) -> Tensor:
         if number < self._done:
             return self._from_cache(number, places)
-        output: Tensor = forward(*args, **kwargs).contiguous()  # as a file will give it
+        output: Tensor = forward(*args, **kwargs).contiguous()  # as it is read from a file
         if number not in self._empty:
             self._empty[number] = output.new_zeros(()).expand(output.shape[1:])
             if self.liveness[number].last_reader > number:
@@ -109,10 +105,10 @@ class CachedForward:
 
 
 def liveness_of(denoiser: nn.Module, names: Sequence[str], call: Callable[[], Any]) -> list[Liveness]:
-    """What becomes of the output of each block.
+    """Return how long the output of each block is needed.
 
     Args:
-        denoiser: is called.
+        denoiser: the denoiser.
         names: of its blocks in the order of the call.
         call: runs the denoiser once, with one item.
 
@@ -134,7 +130,7 @@ def liveness_of(denoiser: nn.Module, names: Sequence[str], call: Callable[[], An
         with torch.no_grad():
             leaves[number] = forward(*args, **kwargs).detach()
         liveness.append(Liveness(number, sum(tensor.nbytes for tensor in inputs), leaves[number].nbytes))
-        return leaves[number].requires_grad_().clone()  # a clone may be changed in place
+        return leaves[number].requires_grad_().clone()  # a clone may be modified in place
 
     with torch.enable_grad(), _forwards(denoiser, names, cut):
         call()
@@ -142,7 +138,7 @@ def liveness_of(denoiser: nn.Module, names: Sequence[str], call: Callable[[], An
 
 
 def peak_cache_bytes(liveness: Sequence[Liveness]) -> int:
-    """The most bytes an item takes in files: outputs still to be read, of two denoisers, and the cache of a block."""
+    """Return the most bytes per item in files: live outputs of two denoisers, and the cache of one block."""
     return max(
         2 * sum(use.output_bytes for use in liveness[: number + 1] if use.last_reader >= number)
         + liveness[number].input_bytes
@@ -152,7 +148,7 @@ def peak_cache_bytes(liveness: Sequence[Liveness]) -> int:
 
 
 def _ancestors(tensors: Sequence[Tensor]) -> set[int]:
-    """The ids of all leaves of the autograd graph above these tensors."""
+    """Return the ids of all leaves of the autograd graph above these tensors."""
     waiting, seen = [tensor.grad_fn for tensor in tensors], set[Any]()
     while waiting:
         node = waiting.pop()
@@ -164,7 +160,7 @@ def _ancestors(tensors: Sequence[Tensor]) -> set[int]:
 
 @contextmanager
 def _forwards(denoiser: nn.Module, names: Sequence[str], forward: Callable[..., Any]) -> Iterator[None]:
-    """Within it these modules call `forward` with their number and their own forward before the arguments."""
+    """Within the context these modules call `forward(number, own_forward, *args, **kwargs)`."""
     with ExitStack() as stack:
         for number, name in enumerate(names):
             module = denoiser.get_submodule(name)
@@ -179,14 +175,14 @@ GB = 1e9
 
 
 class DenoiserPair:
-    """A base with two denoisers of one architecture, run on the same items.
+    """A float and a quantized denoiser of one architecture, run on the same items.
 
     Args:
-        base: with the float one.
-        quantized: the other, as far as it is.
-        names: layers to learn; `blocks` holds every one of them, in the order of the call.
-        items: what both are run on.
-        batch: items of a call.
+        base: the float base.
+        quantized: the base with the quantized denoiser, some blocks of which may still be float.
+        names: layers to learn; `blocks` contains each of them, in the order of the call.
+        items: the calibration set.
+        batch: items per call.
     """
 
     def __init__(self, base: Base, quantized: Base, names: Sequence[str], items: CalibrationSet, batch: int) -> None:
@@ -203,22 +199,22 @@ class DenoiserPair:
 
     @property
     def device(self) -> torch.device:
-        """Where the denoisers are."""
+        """The device of both denoisers."""
         return next(self.base.denoiser.parameters()).device
 
 
 class BlockRecorder:
-    """Makes the caches of blocks one after another, in their order; it may begin anywhere.
+    """Makes the caches of blocks in their order, from any block on.
 
-    A block of either denoiser is computed once for every item, when the first cache needs it: then the quantized one's
-    must be as it will stay.
+    Each block of either denoiser runs once per item, when the first cache needs its output; the quantized block must be
+    final by then.
 
     Args:
-        caches: the denoisers and their blocks.
-        folder: of its files, removed by whoever made it.
+        pair: the denoisers and their blocks.
+        folder: for the files; the caller removes it.
 
     Raises:
-        UserError: when the disk has no room for them.
+        UserError: when the disk is too small.
     """
 
     def __init__(self, pair: DenoiserPair, folder: Path) -> None:
@@ -234,7 +230,7 @@ class BlockRecorder:
 
     @contextmanager
     def cache(self, number: int) -> Iterator[BlockCache]:
-        """Inputs of a block from the quantized denoiser and its output from the float one, while they are used."""
+        """Yield a block's inputs from the quantized denoiser and outputs from the float one; then remove the files."""
         pair, name = self.pair, self.pair.names[number]
         ours, theirs = pair.quantized.denoiser.get_submodule(name), pair.base.denoiser.get_submodule(name)
         with TemporaryDirectory(dir=self.folder) as folder:
@@ -248,7 +244,7 @@ class BlockRecorder:
             self._quantized.finish(number)
             self._float.finish(number + 1)
             yield cache
-        gc.collect()  # a trainer and what it trained hold each other, with a state of several times the block's weights
+        gc.collect()  # frees the cycle of trainer and module, with optimizer state of several times the block's weights
 
     def _cached_forward(self, kind: str) -> CachedForward:
         (folder := self.folder / kind).mkdir()

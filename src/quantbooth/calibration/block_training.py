@@ -1,10 +1,10 @@
-"""Training of one block: what it learns changes until the block gives what the float block gave, by Lightning's loop.
+"""Training of one block: its parameters are learned until its output matches the float block's.
 
     L = mean(sum_channels d(block(x, theta) - y)) + R(theta)
 
-x is what the block is given when all blocks before it are quantized, y what the float block gives when none is. What
-theta, d and R are is said by a parameterization: roundings of weights (`reconstruction`) or scales of activations
-(`step_learning`). Block by block as BRECQ does it (arXiv 2102.05426).
+x is the input of the block when all blocks before it are quantized, y the output of the float block. A
+`Parameterization` defines theta, d and R: rounding of weights (`adaround`) or activation scales (`lsq`). Block by block
+as in BRECQ (arXiv 2102.05426).
 """
 
 from abc import ABC, abstractmethod
@@ -24,22 +24,22 @@ from quantbooth.runtime.lightning import root_device
 __all__ = ["BlockTraining", "Parameterization", "Tensors"]
 
 Tensors = Mapping[str, Float[Tensor, "..."]]
-"""Parameters and buffers of a block by their names in it."""
+"""Parameters and buffers by their names in the block."""
 
 
 class Parameterization(nn.Module, ABC):
-    """What a block learns, and what that costs."""
+    """The parameters that a block learns, and their loss."""
 
     purpose: str
-    """Of the random draws, together with the block's name."""
+    """Purpose of the random draws, with the block's name."""
 
     @abstractmethod
     def tensors(self) -> Tensors:
-        """Return theta as it is learned now, with gradient."""
+        """Return the current theta, with gradient."""
 
     @abstractmethod
     def optimizers(self) -> Any:
-        """Return what Lightning asks of configure_optimizers."""
+        """Return the value of Lightning's `configure_optimizers`."""
 
     @abstractmethod
     def distance(self, gap: Float[Tensor, "b ..."]) -> Float[Tensor, "b ..."]:
@@ -52,7 +52,7 @@ class Parameterization(nn.Module, ABC):
 
 @runtime_checkable
 class Draws(Protocol):
-    """How a block is learned, as far as all recipes agree."""
+    """The options that every block training has."""
 
     @property
     def iterations(self) -> int: ...
@@ -63,14 +63,14 @@ class Draws(Protocol):
 
 
 class BlockTraining(LightningModule):
-    """One block, called with the tensors that a parameterization puts in the place of its own.
+    """One block, called with learned tensors in place of its own.
 
     Args:
-        name: of the block, decides the draws with the recipe's seed.
+        name: of the block; decides the random batches, with the seed.
         block: its own tensors are not changed.
-        learned: what it learns.
-        cache: what it is given and should give.
-        config: optimizer steps, items of a step, and the seed that decides which.
+        learned: the parameters to learn.
+        cache: inputs and target outputs.
+        config: optimizer steps, items per step, and the seed.
     """
 
     def __init__(
@@ -102,7 +102,7 @@ class BlockTraining(LightningModule):
 
     @torch.no_grad()
     def error_of(self, tensors: Tensors) -> float:
-        """Return the same over all items."""
+        """Return the first term of L over all items."""
         places = torch.arange(self.cache.items).split(self.config.batch)
         errors = [self.error(tensors, some.tolist()) * len(some) for some in places]
         return float(torch.stack(errors).sum() / self.cache.items)
@@ -110,4 +110,4 @@ class BlockTraining(LightningModule):
     def train_by(self, trainer: Trainer) -> None:
         """Train to the last step; the block stays on the trainer's device."""
         trainer.fit(self)
-        self.to(root_device(trainer))  # Lightning takes what it trained off a GPU; the block's denoiser is still needed
+        self.to(root_device(trainer))  # Lightning moves a trained module to the CPU; the block's denoiser stays in use

@@ -1,8 +1,7 @@
-"""The blocks of a denoiser that are reconstructed one after another: its blocks, and the layers that are in none.
+"""The blocks of a denoiser that are calibrated one after another, in the order of its forward.
 
-A block is a block of the family (a ResNet block, a transformer block) with the layers inside that are to be rounded, or
-one such layer by itself. Their order is that in which the denoiser first calls them, found by watching one call: no
-block is re-implemented.
+A block is one of the family's blocks (a ResNet block, a transformer block) with its layers to quantize, or a single
+layer outside of them. The order is found by watching one call, so no block is re-implemented.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,7 +17,7 @@ __all__ = ["Block", "blocks_of"]
 
 @dataclass(frozen=True)
 class Block:
-    """A module of the denoiser, and the names, within the denoiser, of the layers in it that are rounded together."""
+    """A module of the denoiser, and the names, in the denoiser, of its layers to quantize."""
 
     name: str
     layers: tuple[str, ...]
@@ -27,16 +26,16 @@ class Block:
 def blocks_of(
     denoiser: nn.Module, blocks: Sequence[str], layers: Sequence[str], call: Callable[[], Any]
 ) -> list[Block]:
-    """Every layer in one block, in the order of the call.
+    """Return the blocks in the order of the call; each layer is in one block.
 
     Args:
-        denoiser: is called.
-        blocks: names of the modules that are blocks where they hold such a layer.
-        layers: names of those to round.
+        denoiser: the denoiser.
+        blocks: names of the modules that are blocks if they contain such a layer.
+        layers: names of the layers to quantize.
         call: runs the denoiser once.
 
     Raises:
-        ValueError: when the call leaves out a block.
+        ValueError: when the call does not reach a block.
     """
     inside: dict[str, list[str]] = {}
     for layer in layers:
@@ -49,7 +48,7 @@ def blocks_of(
 
 
 def _called(denoiser: nn.Module, names: list[str], call: Callable[[], Any]) -> list[str]:
-    """The modules of these names in the order of their first call."""
+    """Return the names of the modules in the order of their first call."""
     order: dict[str, None] = {}
     with ExitStack() as stack, torch.no_grad():
         for name in names:

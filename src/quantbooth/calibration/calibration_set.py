@@ -1,13 +1,11 @@
-"""The calibration set: (x_t, t, text) a denoiser is run on to see what its quantization does, made and on disk.
-
-The calibration set on disk: (x_t, t, conditioning) a denoiser is run on to see what its quantization does.
+"""The calibration set on disk: (x_t, t, conditioning), the inputs on which a denoiser is calibrated.
 
     states-00000.safetensors, ...    x [prompts of the shard, timesteps, c, h, w], in the order of the prompts
-    texts.safetensors                tokens [n, length, d], and what else the base's family conditions on, of the empty
-                                     sentence and of each prompt once (`sentences`)
-    set.json                         prompts, timesteps, prompts of a shard
+    texts.safetensors                tokens [n, length, d] and the family's other conditioning, for the empty prompt and
+                                     each prompt once (`sentences`)
+    set.json                         prompts, timesteps, prompts per shard
 
-Each prompt at each timestep is two items, with its own text and with the empty one, as guidance runs a denoiser twice.
+Each prompt at each timestep is two items, with its own text and with the empty one, as in classifier-free guidance.
 """
 
 import json
@@ -37,7 +35,7 @@ TEXTS = "texts.safetensors"
 
 @dataclass(frozen=True)
 class Items:
-    """A batch: x_t, its timestep, and what conditions it."""
+    """A batch: x_t, timestep and conditioning."""
 
     x: Float[Tensor, "b c h w"]
     t: Float[Tensor, " b"]
@@ -45,9 +43,9 @@ class Items:
 
 
 class CalibrationSet:
-    """Items by place; states stay on disk, memory-mapped, until they are asked for.
+    """Items by index; states stay on disk, memory-mapped, until they are read.
 
-    Item (p k + i) 2 + e is prompt p at kept timestep i of k, with its own text (e = 0) or the empty one (e = 1).
+    Item (p k + i) 2 + e is prompt p at timestep i of k, with its own text (e = 0) or the empty one (e = 1).
 
     Raises:
         UserError: when a file is missing, damaged or of another set.
@@ -70,10 +68,10 @@ class CalibrationSet:
         return 2 * len(self.prompts) * len(self.timesteps)
 
     def batch(self, places: Sequence[int]) -> Items:
-        """The items at these places.
+        """Return the items at these indices.
 
         Raises:
-            IndexError: for a place that is not in [0, len).
+            IndexError: for an index outside [0, len).
         """
         if wrong := [place for place in places if not 0 <= place < len(self)]:
             raise IndexError(f"places must be in [0, {len(self)}), got {wrong[0]}")
@@ -88,7 +86,7 @@ class CalibrationSet:
         return row[0, time]
 
     def _opened(self, first: int) -> Any:
-        """The shard that begins with prompt `first`; only its header is read."""
+        """Open the shard that begins with prompt `first`; only its header is read."""
         path = self.folder / _shard_name(first // self._shard)
         opened = safe_open(path, "pt")
         expected = [min(self._shard, len(self.prompts) - first), len(self.timesteps)]
@@ -98,12 +96,12 @@ class CalibrationSet:
 
 
 def sentences(prompts: Sequence[str]) -> list[str]:
-    """What is encoded: the empty sentence, then each prompt once, in the order they are met."""
+    """Return the prompts to encode: the empty one, then each prompt once, in order of first appearance."""
     return list(dict.fromkeys(["", *prompts]))
 
 
 def write_states(folder: Path, shard: int, states: Float[Tensor, "b k c h w"]) -> None:
-    """Write the states of one shard's prompts."""
+    """Write the states of one shard."""
     save_file({"x": states.contiguous()}, folder / _shard_name(shard))
 
 
@@ -114,7 +112,7 @@ def write_texts(
     timesteps: Sequence[float],
     shard: int,
 ) -> None:
-    """Write the `texts` of `sentences(prompts)` and what the states belong to; every shard but the last has `shard`."""
+    """Write the encodings of `sentences(prompts)` and set.json; all shards but the last have `shard` prompts."""
     save_file({name: tensor.contiguous() for name, tensor in texts.tensors.items()}, folder / TEXTS)
     about = {"prompts": list(prompts), "timesteps": list(timesteps), "shard": shard}
     (folder / ABOUT).write_text(json.dumps(about, indent=1, ensure_ascii=False))
@@ -131,7 +129,7 @@ def _require(holds: bool, otherwise: str) -> None:
 
 @contextmanager
 def _as_user_error(folder: Path) -> Iterator[None]:
-    """What reading a damaged file raises, as one sentence."""
+    """Turn errors of reading a damaged file into one UserError."""
     try:
         yield
     except (OSError, SafetensorError, ValueError, LookupError, TypeError) as error:
@@ -143,16 +141,16 @@ def _as_user_error(folder: Path) -> Iterator[None]:
 def generate_calibration_set(
     base: Base, source: Source, batches: Sequence[PromptBatch], count: int, folder: Path, loop: Loop, what: str
 ) -> None:
-    """Write a calibration set, the states of a batch of sentences before the next is begun.
+    """Generate a calibration set, and write the states of each batch of prompts before the next one starts.
 
     Args:
-        base: whose denoiser is to be run on it.
-        source: makes states.
-        batches: batches of sentences.
-        count: timesteps of each sentence.
-        folder: is there.
+        base: the base to calibrate.
+        source: of x_t.
+        batches: batches of prompts.
+        count: timesteps per prompt.
+        folder: an existing folder.
         loop: runs the batches.
-        what: the bar says.
+        what: text of the progress bar.
     """
 
     def write(shard: int) -> None:
@@ -162,7 +160,7 @@ def generate_calibration_set(
     loop.map(write, range(len(batches)), what)
     prompts = [text for each in batches for text in each.texts]
     encoded, size = sentences(prompts), len(batches[0].texts)
-    with torch.no_grad():  # in float32 whatever the loop's precision is
+    with torch.no_grad():  # always in float32
         pieces = [base.encode_prompts(encoded[start : start + size]) for start in range(0, len(encoded), size)]
     times = source.timesteps(base, count).tolist()
     write_texts(folder, prompts, Conditioning.cat(pieces).to("cpu"), times, shard=size)

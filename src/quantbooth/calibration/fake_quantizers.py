@@ -1,10 +1,6 @@
-"""Where the activations of a denoiser are quantized, and the ranges they take over a calibration set.
+"""Fake quantizers and observers of a denoiser: at the inputs of its quantized layers and attentions.
 
-The places of a quantized denoiser where activations are quantized: what its quantized layers and attentions get.
-
-Layers that stay float keep float inputs, and so does all between layers: normalizations, nonlinearities, sums.
-
-Activation ranges: a quantized denoiser is run over a calibration set, and every point notes its range.
+Float layers keep float inputs, and so do all operations between layers: normalizations, nonlinearities, sums.
 """
 
 from collections.abc import Callable
@@ -30,18 +26,18 @@ FakeQuantizer = MovingAverageMinMaxObserver | ActivationQuantizer
 def insert_fake_quantizers_(
     denoiser: nn.Module, make: Callable[[tuple[int, ...], int], FakeQuantizer], softmax: int | None
 ) -> list[str]:
-    """Put a point before every quantized layer and behind the projections of their attentions.
+    """Insert a fake quantizer before every quantized layer and after the projections of their attentions.
 
     Args:
-        denoiser: quantized; points that are there already are replaced.
-        make: makes a point from the split of its channels and the axis that counts them.
-        softmax: bits of attention's probabilities.
+        denoiser: quantized; existing fake quantizers are replaced.
+        make: returns a fake quantizer, given the split of its channels and the channel axis.
+        softmax: bits of the attention probabilities.
 
     Returns:
         The names of the attention modules.
 
     Raises:
-        UserError: when an attention is of a kind that cannot be quantized.
+        UserError: for an attention that cannot be quantized.
     """
     attentions = quantized_attentions(denoiser)
     for name in attentions:
@@ -52,7 +48,7 @@ def insert_fake_quantizers_(
 
 
 def fake_quantizers(denoiser: nn.Module) -> dict[str, FakeQuantizer]:
-    """Every point by its name in the denoiser."""
+    """Return every fake quantizer by its name in the denoiser."""
     return {name: module for name, module in denoiser.named_modules() if isinstance(module, FakeQuantizer)}
 
 
@@ -60,11 +56,11 @@ def observe_ranges(base: Base, items: CalibrationSet, seed: int, batch: int, loo
     """Run a denoiser with observers over a calibration set, in random order: a batch mixes prompts and timesteps.
 
     Args:
-        base: whose denoiser is run.
-        items: what it is run on, each once.
-        seed: decides their order.
-        batch: items at a time.
-        loop: runs them.
+        base: the base with this denoiser.
+        items: the calibration set.
+        seed: decides the order.
+        batch: items per batch.
+        loop: runs the batches.
     """
     order = torch.randperm(len(items), generator=generator_for(seed, 0, "activation ranges")).tolist()
 

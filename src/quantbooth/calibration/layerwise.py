@@ -1,4 +1,4 @@
-"""Layer-wise calibration: every weight of a float denoiser to the nearest code, one layer after another."""
+"""Layer-wise calibration: round every weight of a float denoiser to the nearest code, one layer after another."""
 
 from collections.abc import Sequence
 
@@ -16,18 +16,18 @@ __all__ = ["quantize_layers_"]
 def quantize_layers_(
     denoiser: nn.Module, names: Sequence[str], search: ScaleSearch, splits: Splits, loop: Loop, what: str
 ) -> tuple[list[Replaced], dict[str, float]]:
-    """Quantize layers in place; each float weight leaves memory before the next layer is begun.
+    """Quantize layers in place; each float weight is freed before the next layer is quantized.
 
     Args:
         denoiser: is moved to the loop's device.
         names: of the layers.
         search: finds scales.
-        splits: which of them have a scale for each part of their inputs.
-        loop: runs them.
-        what: the bar says.
+        splits: which of them have a scale per part of their inputs.
+        loop: runs the layers.
+        what: text of the progress bar.
 
     Returns:
-        What was replaced, and by name ||W~ - W|| / ||W||, the relative error of each weight.
+        The replaced layers, and ||W~ - W|| / ||W||, the relative error of each weight, by name.
     """
     replaced: list[Replaced] = []
 

@@ -1,14 +1,14 @@
-"""Learned steps: the activation scales of each block are learned until it gives what the float block gave.
+"""Block-wise LSQ: learn the activation scales of each block so that its output matches the float block's.
 
     L = mean(sum_channels |block(x, s) - y|^p),    s = s0 exp(r)
 
 x is the input of the block when all blocks before it are quantized, y the output of the float block; s0 is the scale of
-the observed range. r is learned, so that a step of Adam changes every scale by the same share and none
-below 0. LSQ (arXiv 1902.08153) gives dL/ds; block by block with p = 2.4, Adam and a cosine as in Q-Diffusion (arXiv
+the observed range. r is learned, so an Adam step changes every scale by the same factor, and no scale becomes negative.
+LSQ (arXiv 1902.08153) gives dL/ds; block by block with p = 2.4, Adam and cosine decay as in Q-Diffusion (arXiv
 2302.04304), which learns s itself.
 
-The ranges of all activations are watched first. Each block is learned when all weights are quantized and all blocks
-before it are done, as in Q-Diffusion.
+All ranges are observed first. Each block is learned when all weights and all blocks before it are quantized, as in
+Q-Diffusion.
 """
 
 from collections.abc import Callable, Mapping
@@ -41,18 +41,18 @@ __all__ = ["LSQCalibration", "LSQ_ERRORS", "Scales", "LSQConfig"]
 
 @dataclass(frozen=True)
 class LSQConfig:
-    """How activation ranges are watched and scales learned.
+    """The options for observing activation ranges and learning scales.
 
     Attributes:
-        momentum: of the running ranges.
-        batch: items of a batch, watched or learned from.
-        iterations: optimizer steps of each block; 0 keeps the scales of the ranges.
-        learning_rate: Adam's at first, of a scale relative to itself.
+        momentum: of the moving-average ranges.
+        batch: items per batch.
+        iterations: optimizer steps of each block; 0 uses the observed ranges.
+        learning_rate: of Adam at the first step, for a scale relative to itself.
         lp_norm: p.
-        seed: decides in which order items are watched, and which a step sees.
+        seed: decides the order of the observed items, and the items of each step.
 
     Raises:
-        UserError: naming the option that is not such a number.
+        UserError: naming the option that is not a valid number.
     """
 
     momentum: float
@@ -72,11 +72,11 @@ class LSQConfig:
 
 
 class Scales(Parameterization):
-    """The scales s0 exp(r) of a block's quantizers, which start as s0 (LSQ, arXiv 1902.08153).
+    """The scales s0 exp(r) of a block's quantizers, initialized as s0 (LSQ, arXiv 1902.08153).
 
     Args:
-        quantizers: of the block, by their names within it.
-        config: how scales are learned.
+        quantizers: of the block, by their names in it.
+        config: the options.
     """
 
     purpose = "steps of"
@@ -107,17 +107,17 @@ Note = Callable[[int, Block, Mapping[str, float]], Any]
 
 @dataclass(frozen=True)
 class LSQCalibration:
-    """Quantizes the activations of a denoiser whose weights are quantized.
+    """Quantizes the activations of a denoiser with quantized weights.
 
-    A block keeps the learned scales where they bring it nearer to the float block than those of the ranges do.
+    A block uses the learned scales if they give a smaller error than those of the observed ranges.
 
     Attributes:
         quantized: the base with the quantized denoiser.
         bits: of its activations.
-        config: how ranges are watched and scales learned.
-        items: what the denoisers are run on.
-        loop: runs what is not learned.
-        trainer: makes the trainer of one block from what it does, in words.
+        config: the options of LSQ.
+        items: the calibration set.
+        loop: runs the observers.
+        trainer: returns the trainer of one block, given the text of its progress bar.
     """
 
     quantized: Base
@@ -128,15 +128,15 @@ class LSQCalibration:
     trainer: Callable[[str], Trainer]
 
     def run(self, progress: Progress, base: Callable[[], Base], note: Note) -> dict[str, ActivationBits]:
-        """Do what `progress` does not have: its part 0 are the ranges, part k the scales of block k.
+        """Do the parts that are not in `progress`: part 0 are the ranges, part k the scales of block k.
 
         Args:
             progress: of this work alone.
-            base: makes the base with the float denoiser; asked only where scales are to be learned.
-            note: is told of each block with its number, from 0, and its errors by LSQ_ERRORS.
+            base: returns the base with the float denoiser; called only if scales are learned.
+            note: called with each block's number, from 0, the block, and its errors by LSQ_ERRORS.
 
         Returns:
-            What was installed in attention modules, by their names.
+            The bits of the attention modules, by their names.
         """
         device, found = next(self.quantized.denoiser.parameters()).device, progress.read(0)
         if found is None:
@@ -152,7 +152,7 @@ class LSQCalibration:
         return dict.fromkeys(attentions, self.bits)
 
     def _watched(self) -> dict[str, Tensor]:
-        """The scales and zero points of all ranges, by the names of the denoiser's buffers."""
+        """Return the scales and zero points of all observed ranges, by the names of the denoiser's buffers."""
         insert_fake_quantizers_(
             self.quantized.denoiser, partial(MovingAverageMinMaxObserver, self.config.momentum), self.bits.softmax
         )
@@ -183,7 +183,7 @@ class LSQCalibration:
                 note(number, block, {name: float(found[name]) for name in LSQ_ERRORS})
 
     def _learn_block(self, block: Block, cache: BlockCache, what: str) -> dict[str, Tensor]:
-        """The better scales of the block's quantizers, by the names of the denoiser's buffers, and both errors."""
+        """Return the better scales of the block's quantizers, by buffer names of the denoiser, and both errors."""
         inside = {_within(block, name): quantizer for name, quantizer in self._quantizers(block.name).items()}
         learned, module = Scales(inside, self.config), self.quantized.denoiser.get_submodule(block.name)
         training = BlockTraining(block.name, module, learned, cache, self.config)
@@ -195,7 +195,7 @@ class LSQCalibration:
         return kept | {name: torch.tensor(error) for name, error in errors.items()}
 
     def _quantizers(self, block: str | None = None) -> dict[str, ActivationQuantizer]:
-        """Those of the denoiser, or of one block of it, by their names in the denoiser."""
+        """Return the quantizers of the denoiser or of one block, by their names in the denoiser."""
         found = {
             name: point
             for name, point in fake_quantizers(self.quantized.denoiser).items()

@@ -1,10 +1,10 @@
-"""Attention whose queries, keys, values and probabilities go through quantizers: a processor for diffusers' Attention.
+"""Attention with fake-quantized queries, keys, values and probabilities: a processor for diffusers' Attention.
 
     softmax^(q^ k^T / sqrt(d)) v^
 
-Diffusers' own processor with the explicit softmax does the work, so that no attention is re-implemented; it is handed
-the attention module with quantizers behind its projections and its softmax. Fused kernels never show probabilities, so
-there is none here, and their memory saving is lost: probabilities are [b heads, n, n] floats.
+Diffusers' AttnProcessor, which computes the softmax explicitly, does the work on the module with quantizers after its
+projections and its softmax, so no attention is re-implemented. Fused kernels do not expose the probabilities, so
+they are not used, and their memory saving is lost: probabilities are [b heads, n, n] floats.
 """
 
 from collections.abc import Callable, Iterable
@@ -32,14 +32,14 @@ __all__ = [
 
 SUPPORTED_PROCESSORS = (AttnProcessor, AttnProcessor2_0)
 Bits = dict[str, ActivationBits]
-"""By the name of an attention module."""
+"""Bits by the name of an attention module."""
 
 
 class QuantizedAttention(nn.Module):
-    """The processor.
+    """The attention processor.
 
     Args:
-        point: makes what stands behind each of the three projections.
+        point: returns the fake quantizer after each of the three projections.
         softmax: bits of the probabilities; None leaves them float.
     """
 
@@ -49,14 +49,14 @@ class QuantizedAttention(nn.Module):
         self.probabilities = nn.Identity() if softmax is None else Probabilities(softmax)
 
     def forward(self, attn: Any, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """Return what the attention module gives; arguments are those of diffusers' processors."""
+        """Return the output of the attention module; the arguments are those of diffusers' processors."""
         output: Tensor = AttnProcessor()(_Through(attn, self), hidden_states, *args, **kwargs)
         return output
 
 
 @dataclass(frozen=True)
 class _Through:
-    """An attention module as its processor sees it, quantizers behind three projections and the softmax."""
+    """An attention module as its processor sees it, with quantizers after the three projections and the softmax."""
 
     attn: Any
     quantizers: QuantizedAttention
@@ -78,16 +78,16 @@ class _Through:
 
 
 def quantized_attentions(denoiser: nn.Module) -> list[str]:
-    """Names of the attention modules with a quantized layer inside, in the order of the model."""
+    """Return the names of the attention modules that contain a quantized layer, in the order of the model."""
     found = [(name, module) for name, module in denoiser.named_modules() if isinstance(module, Attention)]
     return [name for name, module in found if any(isinstance(inner, QuantizedLayer) for inner in module.modules())]
 
 
 def install_(denoiser: nn.Module, name: str, processor: QuantizedAttention) -> None:
-    """Have one attention module computed by `processor`.
+    """Set the processor of one attention module.
 
     Raises:
-        UserError: when there is no such module, or it is of a kind that diffusers' plain processor does not compute.
+        UserError: when there is no such module, or diffusers' plain processor does not compute its kind.
     """
     attn = dict(denoiser.named_modules()).get(name)
     if not isinstance(attn, Attention):
@@ -100,7 +100,7 @@ def install_(denoiser: nn.Module, name: str, processor: QuantizedAttention) -> N
 
 
 def empty_attention_(denoiser: nn.Module, bits: Bits) -> None:
-    """Install processors that wait for a state dict, on the devices of their modules."""
+    """Install processors to be filled from a state dict, on the devices of their modules."""
     for name, own in bits.items():
         module = dict(denoiser.named_modules()).get(name, denoiser)
         device = next(chain(module.parameters(), module.buffers())).device
@@ -109,10 +109,10 @@ def empty_attention_(denoiser: nn.Module, bits: Bits) -> None:
 
 
 def as_records(bits: Bits) -> list[dict[str, Any]]:
-    """Return what is installed where as plain data."""
+    """Return the bits of each attention module as plain data."""
     return [{"name": name, **asdict(own)} for name, own in bits.items()]
 
 
 def from_records(records: Iterable[dict[str, Any]]) -> Bits:
-    """Return plain data as `as_records` took it."""
+    """Return the inverse of `as_records`."""
     return {record["name"]: ActivationBits(record["inputs"], record["softmax"]) for record in records}

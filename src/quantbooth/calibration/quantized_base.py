@@ -1,7 +1,7 @@
-"""The quantized base on disk: packed codes, scales and zero points of a denoiser, beside its float norms and biases.
+"""The quantized base on disk: packed codes, scales, zero points, and the float norms and biases of a denoiser.
 
-Where activations are quantized too, their scales and zero points lie with the denoiser's tensors; which layers quantize
-what they are given is said in layers.json, which attention modules their products and softmax in attention.json.
+With quantized activations, their scales and zero points are among the denoiser's tensors; layers.json lists the layers
+with quantized inputs, attention.json the quantized attention modules.
 """
 
 import json
@@ -28,7 +28,7 @@ ATTENTION = "attention.json"
 def write_quantized_denoiser(
     folder: Path, denoiser: nn.Module, replaced: list[Replaced], attention: Bits | None = None
 ) -> None:
-    """The denoiser's tensors as they lie in memory, and which layers and attention modules are quantized."""
+    """Write the denoiser's tensors, and the lists of its quantized layers and attention modules."""
     save_file({name: tensor.contiguous() for name, tensor in denoiser.state_dict().items()}, folder / WEIGHTS)
     (folder / LAYERS).write_text(json.dumps(to_json(replaced), indent=1))
     if attention:
@@ -36,16 +36,16 @@ def write_quantized_denoiser(
 
 
 def write_blocks(folder: Path, blocks: Sequence[Mapping[str, Any]]) -> None:
-    """The errors of every block of which anything was learned; nothing where none was."""
+    """Write the errors of each learned block; without any, write nothing."""
     if blocks:
         (folder / BLOCKS).write_text(json.dumps(list(blocks), indent=1))
 
 
 def read_quantized_denoiser(folder: Path, base_folder: Path) -> nn.Module:
-    """A quantized denoiser whose float weights are never made: architecture from the base, tensors from here.
+    """Return a quantized denoiser: architecture from the base, tensors from here; float weights are never allocated.
 
     Raises:
-        UserError: when the architecture is not the one that was quantized, or the folder was made by an older version.
+        UserError: when the architecture differs from the quantized one, or an older version made the folder.
     """
     if not (folder / WEIGHTS).is_file():
         raise UserError(f"{folder} must hold {WEIGHTS}, found none; remove that folder and calibrate again")

@@ -1,8 +1,8 @@
-"""Where the noised latents of a calibration set come from.
+"""Sources of the noised latents of a calibration set.
 
-Q-Diffusion (arXiv 2302.04304, section 3.3) runs the float base's own sampler and keeps x_t at evenly spaced timesteps:
-what a denoiser is given changes with t, and a set of one kind of t serves the others badly. The other two sources are
-there to compare with.
+Q-Diffusion (arXiv 2302.04304, section 3.3) runs the float base's sampler and keeps x_t at evenly spaced timesteps: the
+inputs of a denoiser change with t, so a set with one kind of t calibrates the others badly. The other two sources are
+for comparison.
 """
 
 from abc import ABC, abstractmethod
@@ -34,22 +34,22 @@ __all__ = [
 
 @dataclass(frozen=True)
 class PromptBatch:
-    """A few sentences, the seed of each, and where they are known their true pictures."""
+    """Some prompts with a seed each, and their true pictures where known."""
 
     texts: tuple[str, ...]
     seeds: tuple[int, ...]
     pictures: Float[Tensor, "b 3 h w"] | None = None
 
     def noise(self, base: Base, purpose: str = "") -> Float[Tensor, "b c hl wl"]:
-        """Standard normal, by sentence, seed and purpose alone."""
+        """Return standard normal noise that depends on prompt, seed and purpose only."""
         return initial_noise([f"{purpose}{text}" for text in self.texts], self.seeds, base.latent_shape)
 
 
 def kept_places(steps: int, count: int) -> list[int]:
-    """`count` of the places 0 .. steps - 1, evenly spaced, the first and the last among them (one: the middle).
+    """Return `count` of the indices 0 .. steps - 1, evenly spaced with both ends (one: the middle).
 
     Raises:
-        UserError: when there are not that many.
+        UserError: when there are fewer.
     """
     if not 1 <= count <= steps:
         raise UserError(f"calibration.set.timesteps must be in [1, {steps}], the steps of the sampler, got {count}")
@@ -60,31 +60,31 @@ def kept_places(steps: int, count: int) -> list[int]:
 
 @dataclass(frozen=True)
 class Source(ABC):
-    """Gives x_t of some sentences at chosen places of the sampler's trajectory."""
+    """Returns x_t of prompts at chosen steps of the sampler."""
 
     sampler: Sampler
 
     def timesteps(self, base: Base, count: int) -> Float[Tensor, " count"]:
-        """The timesteps that are kept; a scheduler may have fractional ones."""
+        """Return the timesteps of the states; a scheduler may have fractional ones."""
         steps = self.sampler.new_scheduler(base).timesteps
         return steps[kept_places(len(steps), count)].float()
 
     @abstractmethod
     def check(self, prompts: PromptBatch) -> None:
-        """Raise UserError when there is not what the source needs."""
+        """Raise UserError when the prompts lack what the source needs."""
 
     @abstractmethod
     def states(self, base: Base, prompts: PromptBatch, count: int) -> Float[Tensor, "b count c hl wl"]:
-        """x_t at unit variance, as the denoiser sees it, at each of `count` timesteps.
+        """Return x_t at unit variance, as the denoiser gets it, at each of `count` timesteps.
 
         Raises:
-            UserError: when there is not what the source needs.
+            UserError: when the prompts lack what the source needs.
         """
 
 
 @dataclass(frozen=True)
 class SamplerSource(Source):
-    """What the float base's own sampler meets on its way to a picture."""
+    """The states of the float base's sampler."""
 
     def check(self, prompts: PromptBatch) -> None: ...
 
@@ -103,7 +103,7 @@ class SamplerSource(Source):
 
 @dataclass(frozen=True)
 class NormalSource(Source):
-    """Noise alone, whatever the timestep."""
+    """Noise at every timestep."""
 
     def check(self, prompts: PromptBatch) -> None: ...
 
@@ -113,12 +113,12 @@ class NormalSource(Source):
 
 @dataclass(frozen=True)
 class ForwardSource(Source):
-    """True pictures, noised as in training (DDPM, eq. 4); a fractional timestep is rounded."""
+    """True pictures, noised as in training (DDPM, eq. 4); fractional timesteps are rounded."""
 
     def check(self, prompts: PromptBatch) -> None:
         if prompts.pictures is None:
             raise UserError(
-                "calibration.set.source=forward noises true pictures, and nobody knows those of these prompts; "
+                "calibration.set.source=forward noises true pictures, and these prompts have none; "
                 "choose sampler or normal"
             )
 
@@ -138,10 +138,10 @@ SOURCES: dict[str, type[Source]] = {"sampler": SamplerSource, "normal": NormalSo
 
 
 def source_of(name: object, sampler: Sampler) -> Source:
-    """The source of that name.
+    """Return the source of a name.
 
     Raises:
-        UserError: when there is none.
+        UserError: for an unknown name.
     """
     if name not in SOURCES:
         raise UserError(f"calibration.set.source must be one of {', '.join(SOURCES)}, got {name!r}")
@@ -149,7 +149,7 @@ def source_of(name: object, sampler: Sampler) -> Source:
 
 
 def batches(prompts: PromptBatch, size: int) -> Sequence[PromptBatch]:
-    """The same in pieces of `size`."""
+    """Split the prompts into batches of `size`."""
     return [
         PromptBatch(
             prompts.texts[start : start + size],

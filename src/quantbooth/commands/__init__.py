@@ -1,1 +1,1 @@
-"""The commands, one thin module each: they parse, call what the rooms offer, and print."""
+"""The commands, one module each: parse options, call other packages, print."""

@@ -34,7 +34,7 @@ __all__ = ["calibrate", "main"]
 
 @dataclass(frozen=True)
 class CalibrationResult:
-    """A base with a quantized denoiser, which layers and attentions are, figures, and the errors of blocks, if any."""
+    """A base with a quantized denoiser, its quantized layers and attentions, figures, and errors of blocks, if any."""
 
     base: Base
     replaced: list[Replaced]
@@ -47,7 +47,7 @@ def calibrate(run: Run) -> Path:
     """Quantize the denoiser of the base; return the folder of the quantized base."""
     calibration, artifact = run.calibration, run.quantized_base
     if artifact is None:
-        raise UserError("quant=fp keeps the base as it is: there is nothing to calibrate")
+        raise UserError("quant=fp does not quantize, so there is nothing to calibrate; choose quant=w8, w4, w3 or w2")
     set_spec, config, activations = calibration.set_spec, calibration.rounding, calibration.lsq
     if found := say_found(artifact.find()):
         return found
@@ -77,19 +77,19 @@ def calibrate(run: Run) -> Path:
 
 
 def layers(run: Run, base: Base) -> tuple[list[str], Any]:
-    """Names of the layers to quantize, and the splits of some."""
+    """Return the names of the layers to quantize, and the splits of some."""
     include, exclude, split = run.calibration.layers
     return matching(base.denoiser, include, exclude), base.skip_splits() if split else NO_SPLITS
 
 
 def make_calibration_set(run: Run, set_spec: CalibrationSetSpec) -> None:
-    """Make what the denoiser is run on, once per base and choice of it."""
+    """Generate the calibration set, once per base and choice of options."""
     if say_found(set_spec.artifact.find()):
         return
     with set_spec.artifact.writing(run.settings) as draft:
         with profile() as cost:
             base = base_with(run, None)
-            what = f"drawing {set_spec.artifact.label}"
+            what = f"generating {set_spec.artifact.label}"
             generate_calibration_set(
                 base, set_spec.source, set_spec.prompt_batches, set_spec.count, draft.path, run.loop, what
             )
@@ -101,7 +101,7 @@ def make_calibration_set(run: Run, set_spec: CalibrationSetSpec) -> None:
 
 
 def to_nearest(run: Run) -> CalibrationResult:
-    """Every weight to the nearest code, layer by layer."""
+    """Round every weight to the nearest code, layer by layer."""
     base = base_with(run, None).denoiser_alone
     names, splits = layers(run, base)
     what = f"quantizing {run.calibration.name}"
@@ -110,7 +110,7 @@ def to_nearest(run: Run) -> CalibrationResult:
 
 
 def as_learned(run: Run, config: AdaRoundConfig, items: CalibrationSet, progress: Progress) -> CalibrationResult:
-    """Rounding learned block by block; a run that was stopped goes on at its block."""
+    """Learn the rounding block by block; an interrupted run resumes at its block."""
     base = base_with(run, None).denoiser_alone
     names, splits = layers(run, base)
     logger, trainer = run.logger(progress.folder.name), partial(run.trainer, max_steps=config.iterations)
@@ -135,7 +135,7 @@ def as_learned(run: Run, config: AdaRoundConfig, items: CalibrationSet, progress
 def with_activations(
     run: Run, made: CalibrationResult, config: LSQConfig, items: CalibrationSet, progress: Progress
 ) -> CalibrationResult:
-    """The same with quantized activations; a run that was stopped goes on at its block."""
+    """Quantize the activations too; an interrupted run resumes at its block."""
     activations = run.calibration.activations
     assert activations is not None
     bits, softmax = activations.inputs, activations.softmax

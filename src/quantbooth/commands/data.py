@@ -1,7 +1,7 @@
-"""quantbooth-data: fetches DreamBooth's public photos, or looks whether a folder holds them.
+"""quantbooth-data: download DreamBooth's public photos, or check a folder of them.
 
 quantbooth-data dreambooth                    into paths.dreambooth, where subject=dog and the 29 others look
-quantbooth-data check folder=DIR              any folder of theirs, from wherever it came
+quantbooth-data check folder=DIR              a folder of them from any source
 """
 
 import re
@@ -20,33 +20,36 @@ __all__ = ["data", "main"]
 
 
 def data(cfg: DictConfig) -> None:
-    """Do the one or the other, and say what was found.
+    """Do the action and print what was found.
 
     Raises:
-        UserError: for another action; when something cannot be fetched, is not as published or cannot be read.
+        UserError: for another action; when a file cannot be downloaded or read, or differs from the published one.
     """
     settings = plain(cfg)
     action, folder = settings["action"], place("folder", settings["folder"])
     if action not in ("dreambooth", "check"):
         said = "" if action is None else f", got {action!r}"
-        raise UserError(f"say what to do{said}: quantbooth-data dreambooth fetches, quantbooth-data check looks")
+        raise UserError(
+            f"action must be dreambooth or check{said}: quantbooth-data dreambooth downloads photos, "
+            "quantbooth-data check reads them"
+        )
     if action == "dreambooth":
         fetched = fetch(Source(**settings["source"]), folder)
-        print(f"fetched {fetched} files, all as published")  # noqa: T201  # what the command is run for
+        print(f"downloaded {fetched} files, all as published")  # noqa: T201  # what the command is run for
     print(looked_at(folder))  # noqa: T201
 
 
 def looked_at(folder: Path) -> str:
-    """What a folder holds, in a sentence.
+    """Return the contents of a folder, in a sentence.
 
     Raises:
-        UserError: for the first thing that is wrong with it.
+        UserError: for the first fault.
     """
     found = present(folder)
     photos = sum(check_photos(folder / name) for name in found)
     listing = read_listing(folder)
     verify(folder, listing)
-    readable = "readable, of the published number; not compared with the published files"
+    readable = "readable, in the published number; not compared with the published files"
     compared = "every file as published" if listing else readable
     missing = [name for name in NAMES if name not in found]
     without = f"; without {', '.join(missing)}" if missing else ""
@@ -54,7 +57,7 @@ def looked_at(folder: Path) -> str:
 
 
 def main() -> None:
-    """The command; its first word is the action, as in git."""
+    """Run the command; its first word is the action, as in git."""
     if len(sys.argv) > 1 and re.fullmatch(r"\w+", sys.argv[1]):
         sys.argv[1] = f"action={sys.argv[1]}"
     command(data, "data")()

@@ -1,11 +1,11 @@
-"""quantbooth-degradation: what quantization alone does to a base, setting by setting, before anything is tuned.
+"""quantbooth-degradation: measure what quantization alone does to a base, per setting, without tuning.
 
 quantbooth-degradation quant=w4
 quantbooth-degradation -m quant=fp,w8,w4,w3,w2 calibration=minmax,mse 'quant.exclude=[conv_in,conv_out],[]'
 
-Each setting is calibrated if it is not yet, and becomes an artifact; what is finished is never measured again. A comma
-between lists sweeps over lists, and quotes keep them from the shell: `[conv_in,conv_out]` leaves the first and the last
-convolution float, `[]` quantizes all. At the end degradation.document compares all settings of the command.
+Each setting is calibrated if needed, and becomes an artifact; a finished measurement is reused. A comma between lists
+sweeps over lists (quote them for the shell): `[conv_in,conv_out]` leaves the first and the last convolution float, `[]`
+quantizes all. At the end degradation.document compares all settings of the command.
 """
 
 import shlex
@@ -40,7 +40,7 @@ __all__ = ["degradation", "document", "main", "renamed"]
 
 
 def degradation(run: Run) -> list[Path]:
-    """Measure one setting and the float base it is compared with; return the folders of both."""
+    """Measure one setting and the float base; return the folders of both."""
     plan = Degradation(run)
     if say_found(plan.reference.find()) is None:
         measure_float(plan)
@@ -50,7 +50,7 @@ def degradation(run: Run) -> list[Path]:
 
 
 def measure_float(plan: Degradation) -> None:
-    """The float base: its pictures, its predictions, and what judges say of the true pictures where they are known."""
+    """Measure the float base: its pictures, predictions, and scores of the true pictures where they are known."""
     measurement = plan.measurement
     measurement.rehearse(plan.run.settings["base"]["resolution"])
     with plan.reference.writing(plan.run.settings) as draft:
@@ -69,7 +69,7 @@ def measure_float(plan: Degradation) -> None:
 
 
 def measure_quantized(plan: Degradation, quantized: Path) -> None:
-    """The quantized base of this setting, from the same noise and on the same triples as the float one."""
+    """Measure the quantized base of this setting, with the same noise and triples as the float one."""
     measurement, compared = plan.measurement, plan.reference.require()
     with plan.artifact.writing(plan.run.settings) as draft:
         with profile() as cost:
@@ -85,7 +85,7 @@ def measure_quantized(plan: Degradation, quantized: Path) -> None:
 
 
 def document(jobs: list[tuple[DictConfig, list[Path]]]) -> None:
-    """One document over every setting that finished, and earlier ones that were asked for."""
+    """Write one document over all finished settings and those of degradation.compare_with."""
     options = plain(jobs[-1][0])["degradation"]
     folders = [path for _, paths in jobs for path in paths] + [Path(path) for path in options["compare_with"]]
     found = [read_degradation(folder) for folder in dict.fromkeys(folder.resolve() for folder in folders)]

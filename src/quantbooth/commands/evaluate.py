@@ -1,4 +1,4 @@
-"""quantbooth-evaluate: scores of the pictures, one row each.
+"""quantbooth-evaluate: score generated pictures, one row each.
 
 quantbooth-evaluate subject=toy_mug strategy=s2 scorer=toy
 """
@@ -18,13 +18,13 @@ __all__ = ["evaluate", "main"]
 
 
 def evaluate(run: Run) -> list[Path]:
-    """Score the pictures of every subject at every step that is looked at; return the folders of scores."""
+    """Score the pictures of every subject at every evaluated step; return the folders of scores."""
     run.check("scorer")
     return [score(one, step) for one in run.subjects for step in run.steps]
 
 
 def score(one: SubjectRun, step: int) -> Path:
-    """The scores of a subject's pictures after one step."""
+    """Score a subject's pictures after one step."""
     run, artifact = one.run, one.scores(step)
     if found := say_found(artifact.find()):
         return found
@@ -40,7 +40,7 @@ def score(one: SubjectRun, step: int) -> Path:
 
 
 def record_of(one: SubjectRun, step: int, images: Path) -> Record:
-    """What the scores are about."""
+    """Return the record of the scores."""
     run = one.run
     tuned = one.tuned.manifest() if step else None
     quantized = run.quantized_base.manifest() if run.quantized_base else None

@@ -1,4 +1,4 @@
-"""quantbooth-export: what was tuned as files for other tools, float weights with a model card beside them.
+"""quantbooth-export: write a tuned base as float weights for other tools, with a model card.
 
 quantbooth-export subject=toy_mug strategy=s2                        # a folder for diffusers, a denoiser for each zone
 quantbooth-export subject=toy_mug strategy=s2 export.merged=true     # one denoiser for all zones, its error measured
@@ -32,10 +32,10 @@ FORMATS = ("diffusers", "safetensors", "lora")
 
 @dataclass(frozen=True)
 class Options:
-    """The group `export` of the configuration.
+    """The config group `export`.
 
     Raises:
-        UserError: naming the option that is none of what it may be.
+        UserError: naming an option with an unsupported value.
     """
 
     format: str
@@ -55,7 +55,7 @@ class Options:
 
 
 def export(run: Run) -> Path:
-    """Write one tuned (or untuned) base for other tools; return the folder that was made in export.folder."""
+    """Write one tuned (or untuned) base for other tools; return its folder in export.folder."""
     one, options = run.only, Options(**run.settings["export"])
     run.check("strategy", "recipe", "tuner", "loras")
     step = run.recipe.steps if options.step is None else options.step
@@ -67,9 +67,11 @@ def export(run: Run) -> Path:
             "export.merged=true, or export.format=diffusers"
         )
     if options.format != FORMATS[0] and step and run.settings["tuner"]["identifier"]:
-        raise UserError(f"export.format={options.format} has no place for a learned identifier; choose diffusers")
+        raise UserError(
+            f"export.format={options.format} cannot store a learned identifier; choose export.format=diffusers"
+        )
     if run.loras:
-        raise UserError("lora adds files of others to pictures that are drawn; leave it out of an export")
+        raise UserError("lora=[...] is for quantbooth-sample; leave it out of an export")
     if options.format == "lora":
         _require_a_lora(run, step, options)
     base, _ = tuned_base(run, step, [one])
@@ -96,15 +98,15 @@ def export(run: Run) -> Path:
 
 
 def _require_a_lora(run: Run, step: int, options: Options) -> None:
-    """Refuse what a LoRA file has no place for."""
+    """Refuse what a LoRA file cannot store."""
     if run.tuner.kind != "adapters" or step == 0:
-        raise UserError("export.format=lora writes adapters that were tuned; choose tuner=lora or tuner=qlora for it")
+        raise UserError("export.format=lora needs tuned adapters; choose tuner=lora or tuner=qlora")
     if options.merged:
-        raise UserError("a LoRA file has no place for what export.merged=true makes; choose export.format=diffusers")
+        raise UserError("export.format=lora cannot store what export.merged=true makes; choose export.format=diffusers")
 
 
 def _name(run: Run, step: int, options: Options) -> str:
-    """Of the run, the step where it is not the last, and how it was exported where that is not usual."""
+    """Return a name from the run, the step unless it is the last, and options that are not the default."""
     parts = [
         _made_by(run, step),
         f"step{step}" if step not in (0, run.recipe.steps) else "",
@@ -115,18 +117,18 @@ def _name(run: Run, step: int, options: Options) -> str:
 
 
 def _made_by(run: Run, step: int) -> str:
-    """The run that tuned it, or what the untuned base is called."""
+    """Return the name of the tuning run, or of the untuned base."""
     return run.only.tuned.require().name if step else run.only.images(0).label
 
 
 def _errors(run: Run, base: Base, denoisers: Denoisers) -> dict[str, tuple[float, float]]:
-    """By zone, what the merged denoiser does otherwise than its parts (see `export.merging`)."""
+    """Return the error of merging by zone (see `export.merging`)."""
     merged = base.with_denoiser(float_denoiser(base, denoisers[base.component]()))
     return prediction_errors(base, merged, run.only.subject, run.strategy.sampling_zones, run.loop)
 
 
 def _facts(run: Run, step: int, merging: Merging, options: Options, main: str) -> dict[str, Any]:
-    """What the model card tells."""
+    """Return the facts for the model card."""
     rows = [(0, merging.timesteps, main)] if options.merged else merging.rows(main)
     return {
         "base": run.base_name,

@@ -1,4 +1,4 @@
-"""quantbooth: the whole chain for one setting, or with -m for each of a sweep; finished work is never repeated.
+"""quantbooth: calibrate, tune, sample and evaluate one setting, or with -m a sweep; finished work is reused.
 
 quantbooth subject=toy_mug strategy=s2
 quantbooth -m subject=toy_mug,toy_duck strategy=baseline,s1,s2 seed=0,1
@@ -24,7 +24,7 @@ __all__ = ["check", "main", "report_all", "run"]
 def run(cfg: DictConfig) -> list[Path]:
     """Calibrate, tune, sample, evaluate one setting; return the folders of scores."""
     if cfg.prompt is not None:
-        raise UserError("prompt is drawn by quantbooth-sample, after tuning; leave it out here")
+        raise UserError("prompt is an option of quantbooth-sample, after tuning; leave it out here")
     chain = Run(cfg)
     check(chain)
     if chain.calibration.bits is not None:
@@ -35,14 +35,14 @@ def run(cfg: DictConfig) -> list[Path]:
 
 
 def check(chain: Run) -> None:
-    """Refuse, by UserError, what any step of the chain would refuse, before any work."""
+    """Raise the UserError of any step of the chain before any work."""
     chain.check("strategy", "protocol", "sampler", "recipe", "steps", "tuner", "loras", "subjects", "quantized_base")
     for one in chain.subjects:
         one.requests()
 
 
 def report_all(jobs: list[tuple[DictConfig, list[Path]]]) -> None:
-    """One report over every setting that finished; the untuned base, which settings share, counts once."""
+    """Write one report over all finished settings; the untuned base, which settings share, counts once."""
     scores = dict.fromkeys(path for _, paths in jobs for path in paths)
     report(jobs[-1][0], list(scores))
 

@@ -1,4 +1,4 @@
-"""quantbooth-probe: what a base decides at which timestep, and the zones that follow from it.
+"""quantbooth-probe: find at which timesteps a base decides what, and suggest zones.
 
 quantbooth-probe base=toy
 quantbooth-probe base=folder base.path=DIR scorer=clip_b32 sampler.steps=25
@@ -36,7 +36,7 @@ PLACES = ("folder", "document")
 
 
 class Probing:
-    """One probe's settings; cheap objects are built here, before heavy work starts."""
+    """The settings of one probe, validated before heavy work starts."""
 
     def __init__(self, run: Run) -> None:
         self.run = run
@@ -46,14 +46,14 @@ class Probing:
         for option in PLACES:
             place(f"probe.{option}", self.options[option])
         if run.calibration.bits is not None:
-            raise UserError("quantbooth-probe looks at a float base; leave quant=fp")
+            raise UserError("quantbooth-probe needs a float base, quant=fp")
         run.check("sampler", "scorer")
         count, seed = self.options["questions"], self.options["seed"]
         self.questions = build(run.cfg.base.held_out, Questions, count=count, seed=seed)
 
     @cached_property
     def contrasts(self) -> tuple[Contrast, ...]:
-        """The person's own pairs, else those of the base."""
+        """The user's prompt pairs, else those of the base."""
         count, seed = self.options["pairs"], self.options["seed"]
         if self.options["prompts"] is not None:
             return contrasts_of(self.options["prompts"], count, seed)
@@ -100,7 +100,7 @@ def probe(run: Run) -> Path:
 
 
 def rows_of(probing: Probing) -> dict[str, list[dict[str, Any]]]:
-    """The three tables."""
+    """Return the rows of the three tables."""
     run, options, questions = probing.run, probing.options, probing.questions
     base = frozen(base_with(run, None))
     switches = list(range(0, base.timesteps + 1, options["every"]))
@@ -114,7 +114,7 @@ def rows_of(probing: Probing) -> dict[str, list[dict[str, Any]]]:
 
 
 def document(jobs: list[tuple[DictConfig, Path]]) -> None:
-    """The document of the last probe."""
+    """Write the document of the last probe."""
     cfg, folder = jobs[-1]
     options, found = plain(cfg)["probe"], read_probe(folder)
     files, page = (place(f"probe.{option}", options[option]) for option in PLACES)

@@ -1,4 +1,4 @@
-"""quantbooth-report: scores as a table, plots and a page.
+"""quantbooth-report: write scores as a table, plots and a page.
 
 quantbooth-report report.scores=[outputs/store/scores/A,outputs/store/scores/B] report.folder=outputs/report
 quantbooth-report report.scores=[outputs/store/scores]
@@ -45,7 +45,7 @@ LOSS = "tune/loss"
 
 
 def report(cfg: DictConfig, scores: Sequence[Path] = ()) -> Path:
-    """Write the report of some scores, those named in report.scores, or those of this very setting; print the table."""
+    """Write a report of the scores in report.scores, or of this setting's; print the table."""
     joined_label = [folder for path in cfg.report.scores for folder in _finished(Path(path))]
     folders = list(scores) or joined_label or _own(cfg)
     study = Study(tuple(read_result(folder, Path(cfg.paths.logs)) for folder in folders), method_styles())
@@ -85,11 +85,11 @@ def made() -> list[tuple[str, str]]:
 
 
 def read_result(folder: Path, logs: Path | None = None) -> Result:
-    """Return scores as the report wants them; the pictures are found beside them in the same store.
+    """Return scores for a report; the pictures are in the same store.
 
     Args:
         folder: of the scores.
-        logs: where losses were logged; None is where the run's own settings say.
+        logs: folder of logged losses; None uses the settings of the run.
     """
     open_artifact(folder, "scores")
     record, store = read_record(folder), folder.parent.parent
@@ -119,7 +119,7 @@ def read_result(folder: Path, logs: Path | None = None) -> Result:
 
 
 def _settings(folder: Path) -> Mapping[str, Any]:
-    """Return the resolved options kept beside scores; nothing where none were kept."""
+    """Return the resolved options stored with scores; empty if there are none."""
     file = folder / CONFIG
     return yaml.safe_load(file.read_text(encoding="utf-8")) or {} if file.is_file() else {}
 
@@ -130,7 +130,7 @@ def _logs(settings: Mapping[str, Any]) -> list[Path]:
 
 
 def _loss(run: str, logs: Sequence[Path]) -> tuple[tuple[int, float], ...]:
-    """Return the loss by step that logger=csv wrote for a run; nothing where its file is not found."""
+    """Return the training loss by step from logger=csv; empty if there is no file."""
     file = next((file for folder in logs if (file := folder / "csv" / run / "metrics.csv").is_file()), None)
     rows = pd.DataFrame() if file is None else pd.read_csv(file)
     if not {"step", LOSS} <= set(rows):
@@ -140,7 +140,7 @@ def _loss(run: str, logs: Sequence[Path]) -> tuple[tuple[int, float], ...]:
 
 
 def _slug(study: Study, folders: Sequence[Path]) -> str:
-    """Return a name by what the report is about: base, subjects, methods, and a digest of the scores."""
+    """Return a name from base, subjects, methods, and a digest of the scores."""
     subjects = list(study.subjects)
     methods = list(dict.fromkeys(method.name for method in study.tuned)) or ["base"]
     parts = [study.results[0].base]
@@ -153,7 +153,7 @@ def _slug(study: Study, folders: Sequence[Path]) -> str:
 
 
 def unscored(scores: Sequence[Path], results: Sequence[Result]) -> list[str]:
-    """Names of finished tuning runs that no result is of, in the stores of which all scores are reported."""
+    """Return the names of finished tuning runs without scores, if all scores of their store are in the report."""
     known = {result.run for result in results}
     stores = {path.parent for path in scores if _holds_scores(path)}
     runs = (found.parent.name for s in stores for kind in TUNED for found in (s / kind).glob("*/manifest.json"))
@@ -161,7 +161,7 @@ def unscored(scores: Sequence[Path], results: Sequence[Result]) -> list[str]:
 
 
 def _tuned(store: Path, run: str) -> Path | None:
-    """What tuning left, in the same store; None where only its scores were kept."""
+    """Return the tuned artifact in the same store; None if it was removed."""
     return next((folder for kind in TUNED if (folder := store / kind / run).is_dir()), None)
 
 
@@ -170,7 +170,7 @@ def _holds_scores(path: Path) -> bool:
 
 
 def _finished(path: Path) -> list[Path]:
-    """The folder itself, or the finished scores in it when it is the place where a store keeps them."""
+    """Return the folder itself, or the finished scores in it if it contains several."""
     return sorted(found.parent for found in path.glob("*/manifest.json")) or [path]
 
 
@@ -180,14 +180,14 @@ def _own(cfg: DictConfig) -> list[Path]:
 
 
 def _alone(folders: Sequence[Path], results: Sequence[Result]) -> list[str]:
-    """What makes each run by itself, from the settings kept beside its scores."""
+    """Return the command of each run, from the settings stored with its scores."""
     of_runs = {result.run: folder for folder, result in zip(folders, results, strict=True) if not result.untuned}
     kept = [folder for folder in of_runs.values() if (folder / CONFIG).is_file()]
     return [f"quantbooth --config-dir {shlex.quote(str(folder))} --config-name config" for folder in kept]
 
 
 def _typed() -> str:
-    """What was typed to get this."""
+    """Return the command line."""
     return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
 
 

@@ -1,4 +1,4 @@
-"""quantbooth-sample: pictures of a tuned (or untuned) base, for the protocol's prompts or for a person's own sentences.
+"""quantbooth-sample: generate pictures of a tuned (or untuned) base, for the protocol's prompts or prompts of the user.
 
 quantbooth-sample subject=toy_mug strategy=s2
 quantbooth-sample subject=toy_mug strategy=s2 'prompt="a {} on the beach"' protocol.seeds=[0,1,2]
@@ -38,16 +38,16 @@ CELL = 192
 
 
 def sample(run: Run) -> list[Path]:
-    """Render every request of the protocol at every step that is looked at; return the folders of pictures.
+    """Generate every picture of the protocol at every evaluated step; return the folders of pictures.
 
-    Rows of several subjects are mixed in each batch; folders come step by step, then subject by subject.
+    A batch mixes rows of several subjects; folders are ordered by step, then by subject.
     """
     run.check("sampler", "steps", "tuner", "loras")
     return [folder for step in run.steps for folder in render(run, step)]
 
 
 def render(run: Run, step: int) -> list[Path]:
-    """The image sets after one step, of all subjects."""
+    """Return the image sets of all subjects after one step."""
     artifacts = [one.images(step) for one in run.subjects]
     for artifact in artifacts:
         say_found(artifact.find())
@@ -85,20 +85,20 @@ def _generate_sets(run: Run, subjects: Sequence[SubjectRun], step: int) -> None:
 
 
 def generate(run: Run) -> list[Path]:
-    """The pictures of the protocol, or of the person's own sentences where `prompt` gives some."""
+    """Generate the pictures of the protocol, or those of `prompt` if given."""
     return sample(run) if run.settings["prompt"] is None else generate_own(run)
 
 
 def generate_own(run: Run) -> list[Path]:
-    """Draw sentences with every seed of the protocol, those that are not there yet; return pictures and their sheets.
+    """Generate the missing pictures of `prompt` with every seed of the protocol; return pictures and their sheets.
 
     Raises:
-        UserError: for several subjects and `scale_sets`, which are those of one.
+        UserError: for several subjects with `scale_sets`, which belong to one.
     """
     run.check("sampler", "protocol", "loras")
     tuned = run.settings["scale_sets"]
     if tuned is not None and run.settings["subjects"] is not None:
-        raise UserError("scale_sets are those of one subject; leave subjects or scale_sets out")
+        raise UserError("scale_sets belong to one subject; leave out subjects or scale_sets")
     subjects: Sequence[SubjectRun | None] = [None] if tuned is not None else run.subjects
     folders = [Path(tuned) if one is None else one.tuned.require() for one in subjects]
     asked = [_own_requests(run, one, folder.name) for one, folder in zip(subjects, folders, strict=True)]
@@ -134,21 +134,21 @@ def _own_requests(run: Run, one: SubjectRun | None, tuned: str) -> list[Request]
 def _generate(
     run: Run, base: Base, route: SubjectsRoute | None, wanted: Sequence[Sequence[ImageJob]], what: str
 ) -> list[bool]:
-    """Draw what is missing, LoRA files of others added to the base; of each drawing, whether it was there already."""
+    """Generate missing pictures, with added LoRA files; return for each job whether its picture existed."""
     add_loras_(base, run.loras)
     module = SamplingModule(base, run.sampler, [one for of_subject in wanted for one in of_subject], route)
-    return generate_missing(module, run.trainer(f"drawing {what}", shared=True), run.protocol.batch)
+    return generate_missing(module, run.trainer(f"generating {what}", shared=True), run.protocol.batch)
 
 
 def _shown(requests: Sequence[Request], folder: Path) -> list[Path]:
-    """Pictures and their sheet, and a line about them: what a person looks for next."""
+    """Print a line about the pictures; return them and their sheet."""
     sheet = write_sheet(folder, requests)
     print(f"{len(requests)} pictures in {folder}, all on {sheet.name}")  # noqa: T201
     return [*(folder / request.file for request in requests), sheet]
 
 
 def write_sheet(folder: Path, requests: Sequence[Request]) -> Path:
-    """All pictures on one: a row for each sentence, a column for each seed."""
+    """Write all pictures into one: a row per prompt, a column per seed."""
     rows: dict[str, list[Path]] = {}
     for request in requests:
         rows.setdefault(request.text, []).append(folder / request.file)

@@ -1,4 +1,4 @@
-"""quantbooth-tune: a base learns its subjects.
+"""quantbooth-tune: tune a base on photos of its subjects.
 
 quantbooth-tune subject=toy_mug strategy=s2 tuner.steps=200
 quantbooth-tune subjects=[toy_mug,toy_duck] strategy=s2
@@ -39,7 +39,7 @@ __all__ = ["main", "tune"]
 
 
 def tune(run: Run) -> list[Path]:
-    """Tune on the photos of all subjects, those that are not there yet in one run; return what each of them taught."""
+    """Tune all subjects that are not tuned yet, in one run; return the tuned artifact of each subject."""
     run.check("strategy", "sampler", "recipe", "steps", "tuner")
     optimizer = optimizer_factory(run.settings["optimizer"])
     if todo := [one for one in run.subjects if not say_found(one.tuned.find())]:
@@ -48,7 +48,7 @@ def tune(run: Run) -> list[Path]:
 
 
 def tune_experts(run: Run, subjects: Sequence[SubjectRun], optimizer: OptimizerFactory) -> None:
-    """One training run for each expert that is trained apart, or one for all, with every subject in it."""
+    """Run one training for all experts, or one per expert with separate runs, with all subjects in each."""
     if run.recipe.class_batch_size:
         for one in subjects:
             say_found(one.prior.find())
@@ -65,7 +65,7 @@ def tune_experts(run: Run, subjects: Sequence[SubjectRun], optimizer: OptimizerF
 
 
 def costs_of(run: Run, folder: Path, cost: Cost, subjects: int) -> dict[str, float]:
-    """What one subject cost: of several in a run its share of the seconds; memory is that of the run."""
+    """Return the costs of one subject: its share of the seconds of a run, and the memory of the run."""
     steps, seen = run.recipe.steps, run.recipe.samples_seen * len(run.strategy.runs)
     return {
         "seconds": round(cost.seconds / subjects, 3),
@@ -79,14 +79,14 @@ def costs_of(run: Run, folder: Path, cost: Cost, subjects: int) -> dict[str, flo
 
 
 def generate_prior(one: SubjectRun) -> None:
-    """Make the class's own pictures, once per base and class word."""
+    """Generate the class pictures, once per base and class word."""
     run = one.run
     first, count = run.settings["prior"]["seed"], run.settings["prior"]["num_class_images"]
     text, artifact = one.subject.class_text, one.prior
     requests = [
         Request(f"{seed}.png", text, text, f"prior: {text}", "prior", seed) for seed in range(first, first + count)
     ]
-    trainer = run.trainer(f"drawing {artifact.label}", shared=True)
+    trainer = run.trainer(f"generating {artifact.label}", shared=True)
     with artifact.writing(one.settings) as draft:
         module = SamplingModule(untuned_base(run), run.sampler, image_jobs(requests, draft.unfinished))
         found = generate_missing(module, trainer, run.protocol.batch)
@@ -97,7 +97,7 @@ def generate_prior(one: SubjectRun) -> None:
 
 
 def save_snapshots(run: Run, drafts: Sequence[Draft], step: int, state: State) -> None:
-    """Write what a run taught each subject, beside what runs of other experts left there."""
+    """Write each subject's part of a run's parameters, joined with those of other experts' runs."""
     precision = precision_of(run.settings["resources"]["save_dtype"])
     for draft, part in zip(drafts, run.tuner.part(state, len(drafts)), strict=True):
         earlier = [read_snapshot(draft.path, step)] if snapshot_path(draft.path, step).is_file() else []
@@ -107,7 +107,7 @@ def save_snapshots(run: Run, drafts: Sequence[Draft], step: int, state: State) -
 def learn(
     run: Run, subjects: Sequence[SubjectRun], zones: Zones, optimizer: OptimizerFactory, drafts: Sequence[Draft]
 ) -> None:
-    """One training run, its snapshots written into the drafts, one of each subject."""
+    """Run one training and write its snapshots into the drafts, one per subject."""
     resources, names = run.settings["resources"], [curve_name(run, zones, draft.destination.name) for draft in drafts]
     seed_everything(run.recipe.seed, verbose=False)
     base, selection = untuned_base(run), SetSelection()
@@ -140,12 +140,12 @@ def learn(
 
 
 def curve_name(run: Run, zones: Zones, artifact: str) -> str:
-    """What curves and grids of an artifact are filed under; an expert that is trained apart has its own."""
+    """Return the name of an artifact's curves and grids; an expert with a separate run has a separate name."""
     return f"{artifact}-{zones.zones[0].name}" if run.strategy.separate_runs else artifact
 
 
 def fit(run: Run, module: TuningModule, name: str, callbacks: list[Callback]) -> None:
-    """Train to the last step, curves in the tracker."""
+    """Train to the last step and log the curves."""
     logger = run.logger(name)
     trainer: Trainer = run.trainer(f"tuning {name}", logger=logger, max_steps=run.recipe.steps, callbacks=callbacks)
     try:
@@ -155,7 +155,7 @@ def fit(run: Run, module: TuningModule, name: str, callbacks: list[Callback]) ->
 
 
 def encode(one: SubjectRun, base: Base) -> Examples:
-    """Return latents and texts of everything a run sees; without resources.cache_latents each step encodes its own."""
+    """Return latents and prompts of a run; without resources.cache_latents each step encodes its pictures."""
     run, subject = one.run, one.subject
     with torch.no_grad():
         texts = base.encode_prompts([subject.tuning_text, subject.class_text])
@@ -171,7 +171,7 @@ def encode(one: SubjectRun, base: Base) -> Examples:
 
 
 def preview_requests(subject: Subject) -> list[Request]:
-    """Eight prompts of all kinds to watch while tuning."""
+    """Return eight prompts of all kinds, for previews during tuning."""
     return requests_for(subject, [0], max(1, len(subject.prompts) // 8))[:8]
 
 

@@ -1,1 +1,1 @@
-"""What quantization alone does to a base: measured, kept, and told in a document."""
+"""Measure what quantization alone does to a base: measurement, files, tables, plots and document."""

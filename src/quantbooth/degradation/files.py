@@ -1,4 +1,4 @@
-"""A damage measurement on disk: rows of prediction errors and of pictures, and the record of what was measured."""
+"""A degradation measurement on disk: rows of prediction errors and pictures, and the record of the measurement."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -32,31 +32,31 @@ RECORD, REFERENCE = "record.json", "reference.safetensors"
 PICTURES, TRUTH = "pictures", "truth"
 PREDICTIONS = "predictions"
 RIGHT = "right_"
-"""How columns of pictures begin that say whether an attribute is as asked."""
+"""Prefix of the picture columns that say whether a requested attribute is right."""
 
 
 @dataclass(frozen=True)
 class Record:
-    """What one measurement is about.
+    """What a measurement is about.
 
     Attributes:
         base: name of the base.
         zones: its zones, name to [start, stop].
         quant: fp, w8, w4, ...
         bits: of a weight; None for float.
-        calibration: how scales were found, in short; empty for float.
-        options: the calibration's own options, to tell settings of one calibration apart.
-        layers: how many layers are quantized.
-        left_float: names of the linear and convolution layers that are not.
-        file_bytes: of the denoiser, codes packed; for float at 32 bits a weight.
-        held_out: what the questions are.
-        seed: of what was held out, of timesteps and noise.
-        sampler: how the pictures were drawn.
+        calibration: name of the calibration; empty for float.
+        options: of the calibration, to distinguish settings.
+        layers: number of quantized layers.
+        left_float: names of the float linear and convolution layers.
+        file_bytes: of the denoiser with packed codes; for float at 32 bits per weight.
+        held_out: name of the questions.
+        seed: of questions, timesteps and noise.
+        sampler: settings of the sampler.
         scorer: names of the encoder, locator and oracle.
-        reference: fingerprint of the float measurement that the pictures and predictions are compared with.
+        reference: fingerprint of the float measurement to compare with.
         source: name of the quantized base, or "float base".
-        seconds: that calibration took, with the drawing of its set; None where nothing was calibrated.
-        peak_memory_bytes: of the process meanwhile, the larger of both.
+        seconds: of calibration, with its calibration set; None without calibration.
+        peak_memory_bytes: of the process during both, the larger.
     """
 
     base: str
@@ -80,7 +80,7 @@ class Record:
 
 @dataclass(frozen=True, eq=False)
 class Reference:
-    """What every quantized measurement needs of the float one: x_0 of each question, its prediction of each triple."""
+    """The tensors of the float measurement that others need: x_0 per question, the prediction per triple."""
 
     latents: Float[Tensor, "n c h w"]
     predicted: Float[Tensor, "m c h w"]
@@ -88,7 +88,7 @@ class Reference:
 
 @dataclass(frozen=True, eq=False)
 class DegradationResult:
-    """One finished measurement; `truth` judges the true pictures, where they are known, and lies with float only."""
+    """A finished measurement; only the float one has `truth`, the scores of the true pictures where they are known."""
 
     record: Record
     run: str
@@ -111,7 +111,7 @@ def write_degradation(
 
 
 def write_truth(folder: Path, rows: list[dict[str, Any]]) -> None:
-    """What the judges say of the true pictures."""
+    """Write the scores of the true pictures."""
     _write_rows(folder, TRUTH, rows)
 
 
@@ -125,10 +125,10 @@ def read_reference(folder: Path) -> Reference:
 
 
 def read_degradation(folder: Path) -> DegradationResult:
-    """A measurement.
+    """Read a measurement.
 
     Raises:
-        UserError: when the folder is no finished one.
+        UserError: when the folder is not a finished measurement.
     """
     manifest = open_artifact(folder, KIND)
     record = Record(**json.loads((folder / RECORD).read_text()))

@@ -1,7 +1,4 @@
-"""Measure a base, float or quantized: its pictures beside the float ones', its prediction errors, their scores.
-
-What is measured is the same for both: pictures, prediction errors, and what judges say of the pictures.
-"""
+"""Measure a base, float or quantized: generated pictures, prediction errors, and scores of the pictures."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -36,10 +33,10 @@ Rows = list[dict[str, Any]]
 def compare_pictures(
     scorer: Scorer, requests: Sequence[Request], folder: Path, against: Path, loop: Loop, batch: int, what: str
 ) -> Rows:
-    """Compare the pictures in one folder with those of the same name in another, and judge them by their sentences.
+    """Compare the pictures in one folder with those of the same name in another, and score them against their prompts.
 
-    A row holds `ssim` and `mse` against the other picture, `clip_t` with its sentence, and where the scorer has an
-    oracle `right_<attribute>` (1 or 0) for each attribute the sentence asks for.
+    A row has `ssim` and `mse` against the other picture, `clip_t` with its prompt, and with an oracle
+    `right_<attribute>` (1 or 0) for each requested attribute.
     """
 
     def rows(places: list[int]) -> Rows:
@@ -66,7 +63,7 @@ def compare_pictures(
 
 
 def _answers(scorer: Scorer, pictures: Float[Tensor, "b 3 h w"], requests: Sequence[Request]) -> list[dict[str, float]]:
-    """Per picture: which of the attributes asked for the oracle sees; nothing without an oracle."""
+    """Return per picture which requested attributes the oracle sees; empty without an oracle."""
     if scorer.oracle is None:
         return [{} for _ in requests]
     probabilities = scorer.oracle.probabilities(pictures)
@@ -78,10 +75,10 @@ def right_answers(
     names: Mapping[str, tuple[str, ...]],
     asked: Sequence[Mapping[str, str]],
 ) -> list[dict[str, float]]:
-    """Per picture: `right_<attribute>` is 1 where the oracle's first guess is what was asked for, else 0.
+    """Return per picture `right_<attribute>`: 1 where the oracle's first guess is the requested value, else 0.
 
     Raises:
-        ValueError: the oracle does not know an attribute or a value that is asked for.
+        ValueError: for a requested attribute or value that the oracle does not know.
     """
     rows = []
     for place, wanted in enumerate(asked):
@@ -95,15 +92,15 @@ def right_answers(
 
 @dataclass(frozen=True)
 class Measurement:
-    """The questions of one measurement and how they are asked; the same for every setting of a sweep.
+    """The questions of a measurement and its settings, the same for every setting of a sweep.
 
     Attributes:
         questions: as many as the larger of the two numbers below.
-        predictions: (x_t, t, c) in each zone.
-        pictures: how many of the questions are drawn and judged.
-        seed: of timesteps and noise of the predictions (a picture's noise is its question's).
-        batch: samples at a time.
-        trainer: makes the trainer of a drawing from what it does, in words; loops run as it does.
+        predictions: number of (x_t, t, c) in each zone.
+        pictures: number of questions to generate and score.
+        seed: of timesteps and noise of the predictions (a picture's noise depends on its question).
+        batch: samples per batch.
+        trainer: returns a trainer, given the text of its progress bar; loops use its device and precision.
     """
 
     questions: Questions
@@ -117,7 +114,7 @@ class Measurement:
     trainer: Callable[[str], Trainer]
 
     def rehearse(self, side: int) -> None:
-        """Show the judges an empty picture and every sentence, so that what they refuse is refused before any work."""
+        """Score a blank picture and every prompt, so that unsupported ones are refused before any work."""
         blank = torch.zeros(1, 3, side, side)
         self.scorer.encoder.images(blank)
         self.scorer.encoder.texts([question.text for question in self.questions.each])
@@ -125,14 +122,14 @@ class Measurement:
             self.scorer.oracle.probabilities(blank)
 
     def draw(self, base: Base, folder: Path, count: int, what: str) -> None:
-        """Pictures of the first questions, one file each."""
+        """Generate pictures of the first questions, one file each."""
         folder.mkdir()
         module = SamplingModule(base, self.sampler, image_jobs(self._requests(count), folder))
-        trainer = self.trainer(f"drawing by {what}")
+        trainer = self.trainer(f"generating by {what}")
         trainer.predict(module, index_loader(count, self.batch), return_predictions=False)
 
     def generate_reference(self, base: Base, folder: Path) -> Float[Tensor, "n 3 h w"]:
-        """The float base's pictures, and what x_0 is made of: the true pictures, or its own where nobody knows them."""
+        """Generate the float base's pictures; return those of x_0: the true ones, or the generated ones if unknown."""
         own = self.questions.pictures is None
         count = max(self.pictures, self.predictions) if own else self.pictures
         self.draw(base, folder, count, "float")
@@ -141,30 +138,30 @@ class Measurement:
         return read_images([folder / request.file for request in self._requests(self.predictions)])
 
     def encode(self, base: Base, pictures: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n c hl wl"]:
-        """x_0 of each."""
+        """Return x_0 of each picture."""
         parts = progress(pictures.split(self.batch), "encoding held-out pictures")
         return torch.cat([base.encode_images(part).cpu() for part in parts])
 
     def predict(self, base: Base, x_0: Tensor, reference: Reference | None, what: str) -> tuple[Rows, Tensor]:
-        """Rows of errors, and the predictions themselves, in the order of the triples."""
+        """Return rows of errors, and the predictions, in the order of the triples."""
         triples = draw_triples(self.zones, self.predictions, self.seed)
         texts = [question.text for question in self.questions.each]
         compared, what = reference.predicted if reference else None, f"prediction errors of {what}"
         return measure_predictions(base, triples, texts, x_0, compared, self._loop, self.batch, what)
 
     def judge(self, folder: Path, against: Path, what: str) -> Rows:
-        """Rows of scores of the pictures in a folder, compared with those of the same noise in another."""
+        """Return rows of scores of the pictures in a folder, compared with those of the same noise in another."""
         requests, what = self._requests(self.pictures), f"judging {what}"
         return compare_pictures(self.scorer, requests, folder, against, self._loop, self.batch, what)
 
     def write_truth(self, folder: Path) -> Path:
-        """The true pictures by the names of the drawn ones; return the folder.
+        """Write the true pictures under the names of the generated ones; return the folder.
 
         Raises:
-            ValueError: when nobody knows them.
+            ValueError: when they are unknown.
         """
         if self.questions.pictures is None:
-            raise ValueError(f"the true pictures must be known, got none of {self.questions.name}")
+            raise ValueError(f"{self.questions.name} must have true pictures, got none")
         folder.mkdir()
         for place, request in enumerate(self._requests(self.pictures)):
             write_image(folder / request.file, self.questions.pictures[place])

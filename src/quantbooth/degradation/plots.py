@@ -17,12 +17,12 @@ from quantbooth.reporting.style import GROUND, INK, MUTED, PALETTE, RC, Style, f
 __all__ = ["Swept", "curve_plot", "error_plot", "swept"]
 
 WIDTH, HEIGHT, ROW = 2.35, 2.8, 0.2
-"""Inches: of a panel, and of a line of the legend."""
+"""Inches of a panel, and of a line of the legend."""
 LETTER, HANDLE = 6.0, 40
-"""Points: of a letter of the legend, and of what is before a name."""
+"""Points of a letter of the legend, and of the marker before a name."""
 LINEAR = 0.01
 ASIDE = 0.08
-"""Distance of families at one bit-width, so that they do not hide each other."""
+"""Horizontal distance of families at one bit-width, so that they do not overlap."""
 TICKS = (0, 0.01, 0.1, 1, 10, 100)
 SHARES = tuple(factor * 10.0**power for power in range(-3, 3) for factor in (1, 2, 5))
 DASHES = ("-", "--", ":", "-.")
@@ -77,7 +77,7 @@ def error_plot(study: DegradationStudy, table: pd.DataFrame) -> str:
 
 
 def _line(axes: Axes, study: DegradationStudy, table: pd.DataFrame, zone: str, family: str) -> None:
-    """Draw one family through its bit-widths, with intervals; the first of a calibration has filled marks."""
+    """Draw one family over its bit-widths, with intervals; the first family of a calibration has filled markers."""
     found = [result for result in study.settings if study.family(result) == family]
     calibrations = list(dict.fromkeys(result.record.calibration for result in study.settings))
     own = found[0].record.calibration
@@ -148,7 +148,7 @@ def _curve(
     alike: Sequence[DegradationResult],
     style: Style,
 ) -> None:
-    """Draw one bit-width: what was swept as a curve, what was not as level lines."""
+    """Draw one bit-width: the swept settings as a curve, the others as level lines."""
     shares = {result.run: _share(table.loc[study.label(result)], zone) for result in alike}
     on = sorted((value, result.run) for result in alike if (value := what.value(result)) is not None)
     line: dict[str, Any] = {"color": style.colour.light, "marker": style.marker, "ms": 5}
@@ -164,7 +164,7 @@ def _share(row: pd.Series, zone: str) -> float:
 
 
 def _told(study: DegradationStudy, table: pd.DataFrame, form: str, value: Callable[[pd.Series, str], float]) -> str:
-    """Return a number of each setting and zone in words, for those who do not see the plot."""
+    """Return the number of each setting and zone in words, for screen readers."""
     parts = []
     for label in map(study.label, study.settings):
         row = table.loc[label]

@@ -1,4 +1,4 @@
-"""Damage measurements that may stand in one table: float, and quantized settings told apart by short labels."""
+"""Comparable degradation measurements: float, and quantized settings with short, distinct labels."""
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
@@ -14,10 +14,10 @@ NAMED = 2
 
 @dataclass(frozen=True, eq=False)
 class DegradationStudy:
-    """The float measurement, and settings compared with it: most bits first, then in the order given.
+    """The float measurement, and the settings compared with it: most bits first, then in the given order.
 
     Raises:
-        UserError: the float measurement is missing, or one of the others was compared with another.
+        UserError: when the float measurement is missing, or a setting was compared with another one.
     """
 
     found: tuple[DegradationResult, ...]
@@ -28,19 +28,19 @@ class DegradationStudy:
             one, other, *_ = references.values()
             raise UserError(
                 f"one document needs one float base, scorer, sampler and choice of questions, but {one.run} and "
-                f"{other.run} were compared with different float measurements; sweep them apart"
+                f"{other.run} were compared with different float measurements; sweep over each separately"
             )
         if not any(result.is_float for result in self.found):
             raise UserError(f"a document needs the float measurement, got only {len(self.found)} quantized ones")
 
     @property
     def reference(self) -> DegradationResult:
-        """The float base's measurement."""
+        """The float measurement."""
         return next(result for result in self.found if result.is_float)
 
     @cached_property
     def settings(self) -> tuple[DegradationResult, ...]:
-        """The quantized ones."""
+        """The quantized measurements."""
         return tuple(sorted((d for d in self.found if not d.is_float), key=lambda d: -(d.record.bits or 0)))
 
     @property
@@ -49,13 +49,13 @@ class DegradationStudy:
         return tuple(dict.fromkeys(result.record.quant for result in self.settings))
 
     def label(self, result: DegradationResult) -> str:
-        """The bit-width, and what else tells settings of this study apart."""
+        """Return the bit-width and the options that distinguish the setting from others of the study."""
         if result.is_float:
             return "float"
         return ", ".join(part for part in (result.record.quant, self.family(result)) if part)
 
     def family(self, result: DegradationResult) -> str:
-        """What a setting shares with the same at other bit-widths, as far as it tells families apart."""
+        """Return the options that a setting shares with those at other bit-widths, if they differ in the study."""
         parts = [result.record.calibration, *self._options(result), left_float(result, short=True)]
         table = [[d.record.calibration, *self._options(d), left_float(d, short=True)] for d in self.settings]
         differ = [_differs([row[k] for row in table]) for k in range(len(parts))]
@@ -63,11 +63,11 @@ class DegradationStudy:
 
     @property
     def families(self) -> tuple[str, ...]:
-        """In the order of first appearance."""
+        """The families in order of first appearance."""
         return tuple(dict.fromkeys(self.family(result) for result in self.settings))
 
     def _options(self, result: DegradationResult) -> list[str]:
-        """Options of a calibration that have several values among its settings; an empty text where there is none."""
+        """Return the options of a calibration that differ among its settings; an empty text where it has none."""
         names = list(dict.fromkeys((d.record.calibration, name) for d in self.settings for name in d.record.options))
         values = {
             (calibration, name): [
@@ -86,7 +86,7 @@ class DegradationStudy:
 
 
 def left_float(result: DegradationResult, short: bool = False) -> str:
-    """Which linear and convolution layers stayed float: by name when few, else how many."""
+    """Return the float linear and convolution layers: their names if they are few, else their number."""
     names = result.record.left_float
     text = ", ".join(names) if len(names) <= NAMED else f"{len(names)} layers"
     if not short:

@@ -1,4 +1,4 @@
-"""The numbers of a degradation study: a row per setting, every mean with its 95 % interval; calibrations compared."""
+"""The numbers of a degradation study: a row per setting, means with 95 % intervals, and ratios of calibrations."""
 
 from itertools import combinations
 
@@ -21,12 +21,13 @@ Row = dict[str, object]
 
 
 def numbers(study: DegradationStudy) -> pd.DataFrame:
-    """Return true pictures where they are known, then float, then the settings; indexed by label.
+    """Return a table of true pictures where known, float, and the settings, indexed by label.
 
-    Each number has `_low` and `_high` next to it. Per zone: `<zone>_error` and `<zone>_float_error`, mean squared
-    errors of this denoiser's and of the float prediction; `<zone>_added`, their difference; `<zone>_relative`, that
-    over the float error; `<zone>_deviation`, the mean squared difference of both predictions. Of pictures: `ssim`,
-    `mse` and `psnr` against float's of the same noise, `clip_t`, `clip_t_change` against float's, `right_<attribute>`.
+    Each number has columns `_low` and `_high`. Per zone: `<zone>_error` and `<zone>_float_error`, mean squared errors
+    of this denoiser's and the float prediction; `<zone>_added`, their difference; `<zone>_relative`, the difference
+    divided by the float error; `<zone>_deviation`, the mean squared difference of both predictions. For pictures:
+    `ssim`, `mse` and `psnr` against float's from the same noise, `clip_t`, `clip_t_change` against float's,
+    `right_<attribute>`.
     """
     shown = track((study.reference, *study.settings), "intervals", transient=True)
     rows = [_setting(study, result) for result in shown]
@@ -36,7 +37,7 @@ def numbers(study: DegradationStudy) -> pd.DataFrame:
 
 
 def attributes(table: pd.DataFrame) -> list[str]:
-    """Return the attributes that the oracle looked for."""
+    """Return the attributes that the oracle scored."""
     found = (name for name in table if name.startswith(RIGHT) and not name.endswith(("_low", "_high")))
     return [name.removeprefix(RIGHT) for name in found]
 
@@ -93,9 +94,9 @@ def _rng() -> np.random.Generator:
 
 
 def ratio_table(study: DegradationStudy) -> str | None:
-    """Return the first one's deviation from float over the other's, for each pair that differs in calibration only.
+    """Return the ratio of two deviations from float, for each pair of settings that differ in calibration only.
 
-    None where there is no pair. On the same triples, with the 95 % interval over triples.
+    On the same triples, with the 95 % interval over triples. None without such a pair.
     """
     zones = list(study.reference.record.zones)
     rows = []

@@ -1,1 +1,1 @@
-"""Scores of pictures: encoders, locators, the scorer that holds them, rows per picture."""
+"""Scores of pictures: encoders, locators, the scorer with both, and rows per picture."""

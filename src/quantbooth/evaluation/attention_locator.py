@@ -1,4 +1,4 @@
-"""The base as a locator: where its denoiser looks, at a noised picture, while it is told the class word."""
+"""The base as a locator: cross-attention of its denoiser to the class word, on a noised picture."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -24,21 +24,21 @@ BEFORE = "a photo of a"
 
 
 class AttentionLocator(Locator):
-    """Pixels at which cross-attention to the class word comes near its peak; the float untuned base for every method.
+    """Pixels where the cross-attention to the class word is near its peak, in the float untuned base for all methods.
 
         a(x) = mean over t, layers, heads of softmax(q k^T / sqrt(d)) at x, summed over the class word's tokens
 
-    at x_t of one fixed noise for every picture. Where the peak is less than `contrast` times the mean, attention tells
-    nothing and the subject counts as not found.
+    at x_t with one fixed noise for all pictures. Where the peak is less than `contrast` times the mean, the subject
+    counts as not found.
 
     Args:
-        folder: the base's, in diffusers format; read when the first picture is looked at.
-        timesteps: training timesteps of the looks.
-        threshold: share of the peak above which a pixel is the subject's.
-        least: share of the picture that a subject covers; less of it counts as not found.
+        folder: of the base, in diffusers format; read for the first picture.
+        timesteps: training timesteps of the forwards.
+        threshold: share of the peak above which a pixel belongs to the subject.
+        least: smallest share of the picture that a subject covers; less counts as not found.
 
     Raises:
-        UserError: a number is out of range, or pictures are not of the base's size (when called).
+        UserError: when a number is out of range, or a picture has another size than the base's (when called).
     """
 
     tells_pixels = True
@@ -63,7 +63,7 @@ class AttentionLocator(Locator):
 
     @torch.no_grad()
     def maps(self, pictures: Float[Tensor, "b 3 h w"], class_word: str) -> Float[Tensor, "b h w"]:
-        """a(x), brought to the picture's size."""
+        """Return a(x), resized to the picture."""
         base = self._base_on(pictures.device)
         if tuple(pictures.shape[2:]) != (base.side, base.side):
             height, width = pictures.shape[2:]
@@ -102,14 +102,14 @@ class AttentionLocator(Locator):
 
 
 def _places(base: Base, class_word: str) -> slice:
-    """Where the class word's tokens stand in the sentence."""
+    """Return the positions of the class word's tokens in the prompt."""
     before, whole = (len(base.tokenizer(text).input_ids) for text in (BEFORE, f"{BEFORE} {class_word}"))
-    return slice(before - 1, whole - 1)  # both end with a token of their own
+    return slice(before - 1, whole - 1)  # both end with an end token
 
 
 @contextmanager
 def _watched(denoiser: Any, places: slice, shape: Sequence[int]) -> Iterator[list[Tensor]]:
-    """The attention that each cross-attention layer gives to some tokens, [b, h, w] a call, while the block runs."""
+    """Yield the attention of each cross-attention layer to some tokens, [b, h, w] per call."""
     seen: list[Tensor] = []
 
     def look(layer: Any, args: tuple[Any, ...], given: dict[str, Any]) -> None:

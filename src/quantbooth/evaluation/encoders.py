@@ -1,8 +1,7 @@
-"""Encoders: pictures, and where they can texts, become unit-length features whose cosine measures likeness.
+"""Encoders: map pictures and texts to unit-length features, whose cosine is a similarity.
 
-Encoders: pictures and texts become unit-length features in one space, in which a cosine measures likeness.
-
-DINO and DINOv2: pictures become features of what they show, learned without any text; folders of transformers.
+CLIP has one space for pictures and texts. DINO and DINOv2, from folders of transformers, map pictures only and were
+trained without text.
 """
 
 import hashlib
@@ -26,16 +25,16 @@ __all__ = ["DinoEncoder", "Encoder", "ImageEncoder", "OpenClipEncoder", "check_p
 
 
 class ImageEncoder(nn.Module, ABC):
-    """Maps pictures to unit-length features whose inner product is their cosine similarity."""
+    """Maps pictures to unit-length features, whose inner product is the cosine similarity."""
 
     @property
     @abstractmethod
     def name(self) -> str:
-        """Model, weights and preprocessing: figures of encoders with different names are never compared."""
+        """Model, weights and preprocessing; scores of encoders with different names are never compared."""
 
     @abstractmethod
     def images(self, pictures: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d"]:
-        """Unit-length features of pictures with values in [0, 1]."""
+        """Return unit-length features of pictures with values in [0, 1]."""
 
 
 class Encoder(ImageEncoder, ABC):
@@ -43,11 +42,11 @@ class Encoder(ImageEncoder, ABC):
 
     @abstractmethod
     def texts(self, sentences: list[str]) -> Float[Tensor, "b d"]:
-        """Unit-length features of sentences."""
+        """Return unit-length features of texts."""
 
 
 def check_pictures(pictures: Tensor) -> None:
-    """Refuse anything but float pictures [b, 3, h, w] with values in [0, 1].
+    """Check for float pictures [b, 3, h, w] with values in [0, 1].
 
     Raises:
         ValueError: for another shape, dtype or range (a cosine would hide all three).
@@ -60,20 +59,20 @@ def check_pictures(pictures: Tensor) -> None:
 
 
 def in_bytes(pictures: Float[Tensor, "b 3 h w"]) -> UInt8[Tensor, "b 3 h w"]:
-    """Pictures as they are when they are saved."""
+    """Return pictures as 8-bit integers, as they are saved."""
     return (pictures * 255).round().byte()
 
 
-# Not torchmetrics' CLIPScore: 1.9 fails with transformers 5, and it keeps a running mean, no score per image.
+# Not torchmetrics' CLIPScore: 1.9 fails with transformers 5, and it has a running mean instead of a score per image.
 class OpenClipEncoder(Encoder):
-    """A published CLIP, loaded by open_clip, with the preprocessing it was trained with.
+    """A published CLIP, loaded by open_clip, with the preprocessing of its training.
 
-    `model` is an open_clip model name or `local-dir:FOLDER`; `pretrained` a published tag or a weight file (empty for a
-    folder). Pictures are rounded to 8 bits and go through open_clip's own inference transform, so the figures
-    are those of any other tool that reads the same saved pictures.
+    `model` is an open_clip model name or `local-dir:FOLDER`; `pretrained` is a published tag or a weight file (empty
+    for a folder). Pictures are rounded to 8 bits and preprocessed by open_clip's inference transform, so scores equal
+    those of other tools that read the saved pictures.
 
     Raises:
-        UserError: weights cannot be had, or were trained with another activation (QuickGELU) than the model has.
+        UserError: when weights are not available, or were trained with another activation (QuickGELU) than the model's.
     """
 
     def __init__(self, model: str, pretrained: str | None = None) -> None:
@@ -113,15 +112,15 @@ class OpenClipEncoder(Encoder):
         return next(self.model.parameters()).device
 
     def _check_length(self, sentence: str) -> None:
-        """open_clip cuts what does not fit without a word; a score for half a prompt is no score."""
+        """Refuse long prompts, which open_clip would truncate silently."""
         if self._cuts:
             length, room = len(self.tokenizer.encode(sentence)) + 2, self.tokenizer.context_length
             if length > room:
-                raise UserError(f"the prompt has {length} tokens and the scorer reads {room}; shorten {sentence!r}")
+                raise UserError(f"the prompt has {length} tokens, the scorer reads {room}; shorten {sentence!r}")
 
 
 def _refusal(model: str, pretrained: str | None, error: BaseException) -> str:
-    """One line for the person: what was asked, why it cannot be had, what to do."""
+    """Return one line: the requested model, why it cannot be loaded, and what to do."""
     first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     if "QuickGELU mismatch" in first:
         return f"scorer {model} has another activation than its weights {pretrained}; take {_twin(model)} instead"
@@ -129,12 +128,12 @@ def _refusal(model: str, pretrained: str | None, error: BaseException) -> str:
 
 
 def _twin(model: str) -> str:
-    """The same open_clip model with the other activation."""
+    """Return the same open_clip model with the other activation."""
     return model.removesuffix("-quickgelu") if model.endswith("-quickgelu") else f"{model}-quickgelu"
 
 
 def _weights(pretrained: str | None) -> str:
-    """A published tag as it is; a local file by its content, so that the record means the same everywhere."""
+    """Return a published tag, or the digest of a local file, so that a record means the same everywhere."""
     if pretrained and Path(pretrained).is_file():
         with open(pretrained, "rb") as file:
             return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()[:12]} "
@@ -142,24 +141,24 @@ def _weights(pretrained: str | None) -> str:
 
 
 def _preprocessing(model: Any) -> str:
-    """Size, filter and activation: what changes a figure without changing the weights."""
+    """Return size, filter and activation, which change scores without changing weights."""
     size, filter_name = model.visual.preprocess_cfg["size"], model.visual.preprocess_cfg["interpolation"]
     activations = {type(module).__name__ for module in model.modules()} & {"QuickGELU", "GELU"}
     return f"{size}px {filter_name} {'+'.join(sorted(activations))}"
 
 
 KINDS = {"vit": ViTModel, "dinov2": Dinov2Model}
-"""By the architecture that a folder names: DINO (Caron et al. 2021) and DINOv2 (Oquab et al. 2023)."""
+"""Architecture in a folder -> class: DINO (Caron et al. 2021) and DINOv2 (Oquab et al. 2023)."""
 NO_POOLER = {"add_pooling_layer": False}
 
 
 class DinoEncoder(ImageEncoder):
-    """A published DINO or DINOv2 with the preprocessing that lies beside it: the class token after the last norm.
+    """A published DINO or DINOv2 with its preprocessing; the feature is the class token after the last norm.
 
-    Pictures are rounded to 8 bits first, so the figures are those of any other tool that reads the same saved pictures.
+    Pictures are rounded to 8 bits first, so scores equal those of other tools that read the saved pictures.
 
     Raises:
-        UserError: the folder is not there, of another architecture, incomplete, or a pickle.
+        UserError: when the folder is missing, incomplete, of another architecture, or a pickle.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -187,6 +186,6 @@ class DinoEncoder(ImageEncoder):
         return normalize(found.last_hidden_state[:, 0].float(), dim=1)
 
     def _prepared(self, pictures: Tensor) -> Tensor:
-        """Bytes [b, 3, h, w] as the network was trained to see them."""
+        """Preprocess bytes [b, 3, h, w] as in training."""
         done = self.processor(list(pictures.cpu()), return_tensors="pt", input_data_format="channels_first")
         return done["pixel_values"]

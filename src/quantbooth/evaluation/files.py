@@ -1,4 +1,4 @@
-"""Scores on disk: a row per picture and metric, and the record of what they are about and what tuning cost."""
+"""Scores on disk: a row per picture and metric, and the record of what was scored and the costs of tuning."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -14,26 +14,26 @@ __all__ = ["ABOUT", "Record", "read_measured", "read_record", "read_rows", "writ
 
 ROWS = "rows.parquet"
 EARLIER = "rows.csv"
-"""A row per picture, as it was kept before; what it was measured with stands in the record alone."""
+"""The former format: a row per picture; only the record names the judges."""
 RECORD = "record.json"
 ABOUT = ("prompt", "kind", "noise_seed", "file")
-"""What tells a picture; everything else in a row is a metric."""
+"""Columns that identify a picture; all others are metrics."""
 
 
 @dataclass(frozen=True)
 class Record:
-    """What one set of scores is about.
+    """What a set of scores is about.
 
     Attributes:
         method: its name in tables.
-        subject: whose fidelity was measured.
+        subject: the subject.
         quant: fp, w8, w4, ...
         seed: of the tuning run.
         step: optimizer steps at this snapshot; 0 is the untuned base.
-        base: which base made the pictures.
+        base: the base that generated the pictures.
         scorer: names of the encoder, locator and oracle.
         protocol: name of the protocol and number of seeds per prompt.
-        costs: what tuning cost (samples seen, trained numbers, seconds, bytes).
+        costs: of tuning (samples seen, trained parameters, seconds, bytes).
         images: folder of the image set, relative to the store.
         run: name of the tuning artifact.
     """
@@ -54,16 +54,16 @@ class Record:
 def write_scores(
     folder: Path, record: Record, rows: Sequence[Mapping[str, Any]], measured_with: Mapping[str, str]
 ) -> None:
-    """Keep the metrics of pictures in long form: subject, step, the picture, metric, value, what it was measured with.
+    """Write scores in long form: subject, step, picture, metric, value, and the judges of the metric.
 
-    Each of `rows` is a picture's; a metric that it does not have is left out, NaN is one that says nothing.
+    Each of `rows` is one picture's; a missing metric is left out, NaN is an undefined one.
 
     Raises:
-        ValueError: naming a metric of which nobody says what it was measured with.
+        ValueError: naming a metric without judges.
     """
     metrics = dict.fromkeys(name for row in rows for name in row if name not in ABOUT)
     if unknown := [name for name in metrics if name not in measured_with]:
-        raise ValueError(f"every metric must say what it was measured with, got nothing for {', '.join(unknown)}")
+        raise ValueError(f"every metric needs a description of its judges, got none for {', '.join(unknown)}")
     of_all = {"subject": record.subject, "step": record.step}
     long = [
         of_all
@@ -78,7 +78,7 @@ def write_scores(
 
 
 def read_measured(folder: Path) -> pd.DataFrame:
-    """The rows as they are kept, one for each picture and metric; scores of before are read too.
+    """Return the rows in long form, one per picture and metric; the former format is read too.
 
     Raises:
         UserError: when there are none, or their file is damaged.
@@ -94,7 +94,7 @@ def read_measured(folder: Path) -> pd.DataFrame:
 
 
 def read_rows(folder: Path) -> pd.DataFrame:
-    """The same with a row for each picture, a column for each metric; NaN where a picture does not have it."""
+    """Return a row per picture and a column per metric; NaN where a picture does not have it."""
     long = read_measured(folder)
     pictures = long[list(ABOUT)].drop_duplicates()
     metrics = list(long["metric"].unique())

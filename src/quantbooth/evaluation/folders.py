@@ -1,4 +1,4 @@
-"""A network of transformers from a folder: all weights that it needs, from safetensors, and a digest of its content."""
+"""Networks from folders in transformers' format: weights from safetensors only, and a digest of the content."""
 
 import hashlib
 import json
@@ -18,14 +18,14 @@ Network = TypeVar("Network", bound=PreTrainedModel)
 CONFIG = "config.json"
 DIGITS = 12
 DECIDING = ("*.json", "*.txt", "*.safetensors")
-"""What decides a network's answers: numbers, preprocessing, tokenizer, weights; nothing that could run code."""
+"""Files that decide a network's outputs: configuration, preprocessing, tokenizer, weights; none can run code."""
 
 
 def model_type(folder: Path) -> str:
-    """The architecture that a folder's configuration names.
+    """Return the architecture in a folder's configuration.
 
     Raises:
-        UserError: when there is no such folder, or it is none of transformers'.
+        UserError: when the folder does not exist, or has another format.
     """
     file = folder / CONFIG
     if not file.is_file():
@@ -38,22 +38,22 @@ def model_type(folder: Path) -> str:
 
 
 def read_network(kind: type[Network], folder: Path, spare: str = "", **options: Any) -> Network:
-    """The network of a folder, frozen, in 32 bits.
+    """Return the network of a folder, frozen, in float32.
 
-    Weights whose names begin with `spare` may lie there unused; `options` are from_pretrained's.
+    Unused weights are allowed if their names begin with `spare`; `options` are those of `from_pretrained`.
 
     Raises:
-        UserError: the folder is of another architecture, has no safetensors, or weights are missing or too many.
+        UserError: when the folder is of another architecture, has no safetensors, or has missing or unexpected weights.
     """
     expected = kind.config_class.model_type
     if (found := model_type(folder)) != expected:
         raise UserError(f"{folder} must hold a {expected}, found a {found}")
     if not any(folder.glob("*.safetensors")):
         raise UserError(
-            f"{folder} holds no safetensors; pickles may run code and are not read: save it by save_pretrained"
+            f"{folder} has no safetensors; pickles may run code and are not read: save it with save_pretrained"
         )
     transformers_logging.disable_progress_bar()
-    transformers_logging.set_verbosity_error()  # it would list weights that are missing or spare, which is done below
+    transformers_logging.set_verbosity_error()  # it would list missing and unused weights, which is done below
     given = {"local_files_only": True, "use_safetensors": True, "dtype": torch.float32, **options}
     try:
         network, told = kind.from_pretrained(str(folder), output_loading_info=True, **given)
@@ -69,10 +69,10 @@ def read_network(kind: type[Network], folder: Path, spare: str = "", **options: 
 
 
 def read_processor(kind: Any, folder: Path) -> Any:
-    """What makes a network's input of pictures and words; it lies beside the weights.
+    """Return the processor in a network's folder.
 
     Raises:
-        UserError: when it does not.
+        UserError: when it is missing.
     """
     try:
         return kind.from_pretrained(str(folder), local_files_only=True)
@@ -81,7 +81,7 @@ def read_processor(kind: Any, folder: Path) -> Any:
 
 
 def digest(folder: Path) -> str:
-    """Twelve digits of sha256 over names and content of all that decides the network's answers."""
+    """Return twelve digits of sha256 over the names and content of all files that decide the network's outputs."""
     told = hashlib.sha256()
     for file in sorted({file for pattern in DECIDING for file in folder.rglob(pattern)}):
         with file.open("rb") as stream:

@@ -1,4 +1,4 @@
-"""Locators: where in a picture the subject is, as a square box to cut out and compare."""
+"""Locators: find the subject in a picture, as a square box to crop and compare."""
 
 import math
 from abc import ABC, abstractmethod
@@ -16,9 +16,9 @@ MARGIN = 0.1
 
 @dataclass(frozen=True)
 class Boxes:
-    """One box per picture: left, top, right, bottom in pixels, last two exclusive; the whole picture if not found.
+    """One box per picture: left, top, right, bottom in pixels, the last two exclusive; the whole picture if not found.
 
-    `masks` are the subject's own pixels, where the locator tells them.
+    `masks` are the subject's pixels, if the locator finds them.
     """
 
     xyxy: Float[Tensor, "b 4"]
@@ -29,7 +29,7 @@ class Boxes:
 class Locator(nn.Module, ABC):
     """Finds the subject's box in pictures.
 
-    `tells_pixels`: whether its boxes come with masks, so that what lies around the subject can be masked out.
+    `tells_pixels`: whether its boxes have masks, so that the background can be masked out.
     """
 
     tells_pixels = False
@@ -37,15 +37,15 @@ class Locator(nn.Module, ABC):
     @property
     @abstractmethod
     def name(self) -> str:
-        """Model, weights and threshold: recorded beside every score of a cut-out."""
+        """Model, weights and threshold, recorded with every regional score."""
 
     @abstractmethod
     def boxes(self, pictures: Float[Tensor, "b 3 h w"], class_word: str) -> Boxes:
-        """Square boxes of the subject, an object of `class_word`, in pictures with values in [0, 1]."""
+        """Return square boxes of an object of `class_word`, in pictures with values in [0, 1]."""
 
 
 class WholeImage(Locator):
-    """Always the whole picture: local scores equal the global ones, but where a subject's masks are given."""
+    """Always the whole picture: local scores equal the global ones, except where a subject's masks are given."""
 
     @property
     def name(self) -> str:
@@ -57,20 +57,20 @@ class WholeImage(Locator):
 
 
 def whole(pictures: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 4"]:
-    """The box of the whole picture, for every picture."""
+    """Return the box of the whole picture, for every picture."""
     count, _, height, width = pictures.shape
     return torch.tensor([0.0, 0.0, width, height]).repeat(count, 1)
 
 
 def tight_boxes(mask: Bool[Tensor, "b h w"]) -> Float[Tensor, "b 4"]:
-    """The smallest boxes around the true pixels; all zero where there are none."""
+    """Return the smallest boxes around the true pixels; all zero where there are none."""
     edges = [_first_and_end(mask.any(dim=axis)) for axis in (1, 2)]
     (left, right), (top, bottom) = edges
     return torch.stack([left, top, right, bottom], dim=1).float()
 
 
 def _first_and_end(line: Bool[Tensor, "b n"]) -> tuple[Tensor, Tensor]:
-    """Index of the first true entry and one past the last true entry of each row; (0, 0) for an empty row."""
+    """Return the index of the first true entry and one past the last of each row; (0, 0) for an empty row."""
     count = line.shape[1]
     first = line.byte().argmax(dim=1)
     end = count - line.flip(1).byte().argmax(dim=1)
@@ -78,11 +78,11 @@ def _first_and_end(line: Bool[Tensor, "b n"]) -> tuple[Tensor, Tensor]:
 
 
 def square(boxes: Float[Tensor, "b 4"], height: int, width: int, margin: float = MARGIN) -> Float[Tensor, "b 4"]:
-    """Square boxes on whole pixels around tight ones.
+    """Return square boxes on whole pixels around tight ones.
 
         side = ceil(longer * (1 + 2 margin)), at most min(height, width)
 
-    centred on the tight box as far as the picture allows: a square that would reach over the border is moved inside.
+    The square is centred on the tight box, and moved inside the picture where it would cross the border.
     """
     left, top, right, bottom = boxes.unbind(dim=1)
     longer = torch.maximum(right - left, bottom - top)
@@ -93,7 +93,7 @@ def square(boxes: Float[Tensor, "b 4"], height: int, width: int, margin: float =
 
 
 def boxes_of_masks(mask: Bool[Tensor, "b h w"], least: int) -> Boxes:
-    """Square boxes around masks; a mask of fewer than `least` pixels counts as not found."""
+    """Return square boxes around masks; a mask of fewer than `least` pixels counts as not found."""
     _, height, width = mask.shape
     found = mask.flatten(1).sum(dim=1) >= least
     full = torch.tensor([0.0, 0.0, width, height], device=mask.device)
@@ -101,9 +101,9 @@ def boxes_of_masks(mask: Bool[Tensor, "b h w"], least: int) -> Boxes:
 
 
 def boxes_of_likelihoods(likelihood: Float[Tensor, "b h w"], threshold: float, least: float) -> Boxes:
-    """Boxes around the pixels that are likely the subject's, without specks.
+    """Return boxes around the pixels that likely belong to the subject, without specks.
 
-    A subject covers at least the share `least` of its picture; less of it counts as not found.
+    A subject that covers less than the share `least` of its picture counts as not found.
     """
     height, width = likelihood.shape[1:]
     return boxes_of_masks(without_specks(likelihood > threshold), math.ceil(least * height * width))
@@ -112,10 +112,10 @@ def boxes_of_likelihoods(likelihood: Float[Tensor, "b h w"], threshold: float, l
 def boxes_of_candidates(
     scores: Float[Tensor, "b n"], corners: Float[Tensor, "b n 4"], height: int, width: int, threshold: float
 ) -> Boxes:
-    """Square boxes around the best of several candidates, as far as they lie in the picture.
+    """Return square boxes around the best of several candidates, clipped to the picture.
 
-    `corners` (left, top, right, bottom in pixels) may reach over the border. Candidates outside the picture (in what it
-    was padded with) do not count, and a best one that scores less than `threshold` is not found.
+    `corners` (left, top, right, bottom in pixels) may cross the border. Candidates outside the picture (in its padding)
+    are ignored; a best score below `threshold` counts as not found.
     """
     limits = torch.tensor([width, height, width, height], dtype=corners.dtype, device=corners.device)
     inside = corners.clamp(min=0).minimum(limits)
@@ -127,9 +127,9 @@ def boxes_of_candidates(
 
 
 def without_specks(mask: Bool[Tensor, "b h w"], share: float = 0.1) -> Bool[Tensor, "b h w"]:
-    """Masks without connected parts smaller than a share of the mask: one stray pixel would move the box.
+    """Return masks without connected parts smaller than a share of the mask: one stray pixel would move the box.
 
-    Larger parts all stay, since a scarf or a leaf may cut the subject in two.
+    Larger parts all stay, since a scarf or a leaf may split the subject.
     """
     kept = [_large_parts(one, share) for one in mask.cpu().numpy()]
     return torch.from_numpy(np.stack(kept)).to(mask.device) if kept else mask
@@ -144,10 +144,10 @@ def _large_parts(mask: np.ndarray, share: float) -> np.ndarray:
 
 
 def cut(pictures: Float[Tensor, "b 3 h w"], boxes: Float[Tensor, "b 4"], size: int) -> Float[Tensor, "b 3 size size"]:
-    """Each picture's box, resized to `size` x `size` (bilinear, anti-aliased); edges are rounded to whole pixels.
+    """Crop each picture's box and resize it to `size` x `size` (bilinear, anti-aliased), with edges on whole pixels.
 
     Raises:
-        ValueError: a box is empty or reaches outside its picture.
+        ValueError: when a box is empty or crosses the border of its picture.
     """
     _, _, height, width = pictures.shape
     pieces = []
@@ -161,13 +161,13 @@ def cut(pictures: Float[Tensor, "b 3 h w"], boxes: Float[Tensor, "b 4"], size: i
 
 
 def mask_overlap(one: Bool[Tensor, "b h w"], other: Bool[Tensor, "b h w"]) -> Float[Tensor, "b"]:
-    """Intersection over union of two masks per picture; 1 where both are empty."""
+    """Return the intersection over union of two masks per picture; 1 where both are empty."""
     both, either = ((one & other).flatten(1).sum(1), (one | other).flatten(1).sum(1))
     return torch.where(either > 0, both / either.clamp(min=1), 1.0)
 
 
 def box_overlap(one: Float[Tensor, "b 4"], other: Float[Tensor, "b 4"]) -> Float[Tensor, "b"]:
-    """Intersection over union of two boxes per picture."""
+    """Return the intersection over union of two boxes per picture."""
     size = (torch.minimum(one[:, 2:], other[:, 2:]) - torch.maximum(one[:, :2], other[:, :2])).clamp(min=0)
     areas = [(boxes[:, 2:] - boxes[:, :2]).prod(dim=1) for boxes in (one, other)]
     both = size.prod(dim=1)

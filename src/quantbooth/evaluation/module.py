@@ -1,4 +1,4 @@
-"""Evaluation under Lightning's test loop: pictures in, one row of scores per picture out."""
+"""Evaluation in Lightning's test loop: pictures in, one row of scores per picture out."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -30,12 +30,12 @@ Columns = dict[str, Tensor]
 
 
 class EvaluationModule(LightningModule):
-    """Scores an image set of one subject; its references, and every sentence, are encoded once.
+    """Scores an image set of one subject; references and prompts are encoded once.
 
-    A picture of the subject gets all scores but `prior_kept`, which those of unrelated prompts get alone.
+    Pictures of the subject get all scores but `prior_kept`, pictures of unrelated prompts only `prior_kept`.
 
     Args:
-        untuned: folder of the untuned base's pictures, what those of unrelated prompts are compared with.
+        untuned: folder of the untuned base's pictures, compared with those of unrelated prompts.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class EvaluationModule(LightningModule):
     ) -> None:
         super().__init__()
         self.scorer = scorer
-        self.judges = nn.ModuleList(scorer.judges)  # so that all move
+        self.judges = nn.ModuleList(scorer.judges)  # so that all move along
         self.subject = subject
         self.requests = tuple(requests)
         self.folder, self.untuned = folder, untuned
@@ -59,7 +59,7 @@ class EvaluationModule(LightningModule):
 
     @property
     def measured_with(self) -> dict[str, str]:
-        """By metric: the judges, what is compared with what, and whether masks told the subject in the references."""
+        """Judges and comparison by metric, and whether masks gave the subject in the references."""
         masked = self.subject.reference_masks is not None
         told = self.scorer.measured_with
         return {
@@ -86,7 +86,7 @@ class EvaluationModule(LightningModule):
                 score(chosen, self._read(self.folder, chosen))
 
     def of_subject(self, requests: Sequence[Request], pictures: Tensor) -> None:
-        """Rows of pictures of the subject."""
+        """Return rows for pictures of the subject."""
         features, texts = self.scorer.encoder.images(pictures), self._texts([r.judged_text for r in requests])
         regions = self._regions(pictures)
         columns = {"clip_t": clip_t(features, texts)}
@@ -100,7 +100,7 @@ class EvaluationModule(LightningModule):
             self._diverse(request.prompt, row, feature)
 
     def of_unrelated(self, requests: Sequence[Request], pictures: Tensor) -> None:
-        """Rows of pictures of prompts that do not name the subject."""
+        """Return rows for pictures of prompts that do not mention the subject."""
         if self.untuned is None:
             raise ValueError("pictures of unrelated prompts need those of the untuned base to compare with, got none")
         base = self._read(self.untuned, requests)
@@ -114,7 +114,7 @@ class EvaluationModule(LightningModule):
         return located(self.scorer.locator, pictures, self.subject.class_word, self.scorer.background)
 
     def _likeness(self, name: str, number: int, encoder: ImageEncoder, features: Tensor, regions: Regions) -> Columns:
-        """To the references, of the whole picture and of the subject's region."""
+        """Return similarities to the references, of the whole picture and of the subject's region."""
         whole, region = self.references[number]
         return {
             name: clip_i(features, whole),
@@ -122,7 +122,7 @@ class EvaluationModule(LightningModule):
         }
 
     def _texts(self, sentences: Sequence[str]) -> Tensor:
-        """Features of sentences; each is encoded once and alone, so that they do not depend on their batch."""
+        """Return features of prompts, each encoded once and separately, so that they do not depend on their batch."""
         for sentence in sentences:
             if sentence not in self.texts:
                 self.texts[sentence] = self.scorer.encoder.texts([sentence])[0]
@@ -137,7 +137,7 @@ class EvaluationModule(LightningModule):
         return made
 
     def _diverse(self, prompt: str, row: dict[str, Any], feature: Tensor) -> None:
-        """Give a prompt's rows their diversity as soon as all its pictures are there; a single one has none."""
+        """Add the diversity to a prompt's rows when all its pictures are scored; one picture has none."""
         if self.of_prompt[prompt] < 2:
             return
         waiting = self.waiting.setdefault(prompt, [])
@@ -148,9 +148,7 @@ class EvaluationModule(LightningModule):
                 one["diversity"] = float(value)
 
     def oracle_columns(self, pictures: Tensor, requests: Sequence[Request]) -> Columns:
-        """What the oracle says: the subject's own attributes, what the prompt asked for, and the class (no figure where
-        nothing is asked).
-        """
+        """Return the oracle's scores of the subject's attributes, the requested ones and the class; NaN for none."""
         oracle = self.scorer.oracle
         if oracle is None:
             return {}
@@ -167,7 +165,7 @@ class EvaluationModule(LightningModule):
 
 
 def _each(probabilities: Probabilities, names: dict[str, tuple[str, ...]], rows: Sequence[Mapping[str, str]]) -> Tensor:
-    """Mean probability of each picture's own list of attributes; NaN for an empty list."""
+    """Return the mean probability of each picture's list of attributes; NaN for an empty list."""
     values = [
         subject_score({k: v[i : i + 1] for k, v in probabilities.items()}, names, dict(row))[0]
         if row

@@ -1,4 +1,4 @@
-"""Prediction errors: held-out (x_t, t, c) in, one row of errors each out."""
+"""Prediction errors: held-out (x_t, t, c) in, one row of errors per triple out."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,9 +22,9 @@ Rows = list[dict[str, Any]]
 
 @dataclass(frozen=True)
 class Triple:
-    """Which held-out picture and sentence, noised to which timestep of which zone.
+    """A held-out picture and prompt, noised to a timestep of a zone.
 
-    Noise is decided by (seed, zone, place) alone.
+    The noise depends on (seed, zone, place) only.
     """
 
     zone: str
@@ -37,7 +37,7 @@ class Triple:
 
 
 def draw_triples(zones: Zones, count: int, seed: int) -> tuple[Triple, ...]:
-    """`count` triples in each zone, evenly spread over its timesteps: places 0 .. count - 1 in an order of its own."""
+    """Return `count` triples per zone, evenly spread over its timesteps, with places 0 .. count - 1 in random order."""
     found = []
     for zone in zones.zones:
         draw = generator_for(seed, 0, f"triples {zone.name}")
@@ -57,20 +57,20 @@ def measure_predictions(
     batch: int,
     what: str,
 ) -> tuple[Rows, Float[Tensor, "m c h w"]]:
-    """Return a row of errors per triple, compared with those of the float denoiser, and the predictions themselves.
+    """Return a row of errors per triple, compared with those of the float denoiser, and the predictions.
 
     `float_error` and `error` are the mean squared errors of the float prediction and of this denoiser's against the
     target, `deviation` is the mean square of their difference.
 
     Args:
-        base: whose denoiser predicts.
-        triples: on what.
+        base: its denoiser predicts.
+        triples: the inputs.
         texts: by the place of a triple.
-        latents: x_0 likewise.
-        reference: the float denoiser's prediction of each triple; None where this denoiser is the float one.
+        latents: x_0, by the place of a triple.
+        reference: the float denoiser's prediction of each triple; None if this denoiser is the float one.
         loop: runs the batches.
-        batch: triples at a time.
-        what: the bar says.
+        batch: triples per batch.
+        what: text of the progress bar.
     """
     predictions: list[Tensor] = []
 

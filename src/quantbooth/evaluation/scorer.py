@@ -1,4 +1,4 @@
-"""The scorer: the judges whose figures may stand in one table, and what each metric is measured with."""
+"""The scorer: the judges of comparable scores, and a description of each metric."""
 
 from typing import Protocol, runtime_checkable
 
@@ -18,7 +18,7 @@ Probabilities = dict[str, Float[Tensor, "b _n"]]
 
 @runtime_checkable
 class Oracle(Protocol):
-    """Knows the truth of a world: what is in a picture, attribute by attribute."""
+    """A classifier that knows the attributes of a synthetic world."""
 
     names: dict[str, tuple[str, ...]]
 
@@ -26,15 +26,14 @@ class Oracle(Protocol):
 
 
 class Scorer:
-    """An encoder, a locator, where the world is known an oracle, and if asked for DINO; figures of one table come from
-    one scorer.
+    """An encoder, a locator, and optionally an oracle and DINO; one table has the scores of one scorer.
 
     Args:
-        dino: an encoder of pictures alone, for columns of its own.
-        mask_background: make grey what surrounds the subject in its region before regions are compared.
+        dino: an image encoder, for separate columns.
+        mask_background: paint the background of the subject's region grey before regions are compared.
 
     Raises:
-        UserError: the background is to be masked out, and the locator tells no pixels.
+        UserError: when the background is masked and the locator has no masks.
     """
 
     def __init__(
@@ -47,7 +46,7 @@ class Scorer:
     ) -> None:
         if flag("scorer.mask_background", mask_background) and not locator.tells_pixels:
             raise UserError(
-                f"scorer.mask_background=true needs a locator that tells pixels, {locator.name} does not; "
+                f"scorer.mask_background=true needs a locator with masks, {locator.name} has none; "
                 "choose toy, clipseg or attention"
             )
         self.encoder = encoder
@@ -58,19 +57,19 @@ class Scorer:
 
     @property
     def judges(self) -> list[nn.Module]:
-        """The networks, which follow a stage to its device."""
+        """The networks, as submodules that move along with a module."""
         found = (self.encoder, self.locator, self.oracle, self.dino)
         return [judge for judge in found if isinstance(judge, nn.Module)]
 
     @property
     def name(self) -> str:
-        """Encoder, locator, oracle and DINO, each by its weights; figures of different names never meet."""
+        """Encoder, locator, oracle and DINO with their weights; scores with different names are never compared."""
         parts = [self.encoder.name, self._located, self._oracle, self.dino.name if self.dino else ""]
         return " | ".join(part for part in parts if part)
 
     @property
     def measured_with(self) -> dict[str, str]:
-        """By metric: the judges, and what is compared with what."""
+        """Judges and comparison, by metric."""
         encoder, region = self.encoder.name, f"regions by {self._located}"
         found = {
             "clip_t": f"{encoder}: picture with prompt, the class word alone for the subject",
@@ -93,7 +92,7 @@ class Scorer:
 
     @property
     def _oracle(self) -> str:
-        """A judge that is no network has no weights to tell."""
+        """The oracle's name; one that is not a network has no weights."""
         if isinstance(self.oracle, nn.Module):
             return f"toy oracle {weights_fingerprint(self.oracle)}"
         return ""

@@ -1,8 +1,6 @@
-"""Scores as pure functions: of features (fidelity, diversity, drift), and of two pictures of the same noise.
+"""Scores as pure functions.
 
-Scores: what features say about prompt fidelity, subject fidelity, diversity and drift, one number per picture.
-
-Differences between two pictures of the same noise: SSIM, mean squared error, PSNR.
+Of features: fidelity, diversity, drift. Of picture pairs from the same noise: SSIM, mean squared error, PSNR.
 """
 
 import math
@@ -32,11 +30,11 @@ __all__ = [
 ]
 
 GREY = 0.5
-"""What a background that is masked out becomes."""
+"""The value of a masked background."""
 
 
 def clip_t(images: Float[Tensor, "b d"], texts: Float[Tensor, "b d"]) -> Float[Tensor, "b"]:
-    """CLIP-T: cosine of each picture with its own prompt, stated without the identifier token."""
+    """Return CLIP-T: the cosine of each picture with its prompt without the identifier token."""
     _check_unit(images, texts)
     if images.shape != texts.shape:
         raise ValueError(f"each picture needs its own text, got {len(images)} pictures and {len(texts)} texts")
@@ -44,7 +42,7 @@ def clip_t(images: Float[Tensor, "b d"], texts: Float[Tensor, "b d"]) -> Float[T
 
 
 def clip_i(images: Float[Tensor, "b d"], references: Float[Tensor, "r d"]) -> Float[Tensor, "b"]:
-    """CLIP-I: mean over all references of the cosine with each picture (its mean is that over all pairs)."""
+    """Return CLIP-I: each picture's mean cosine with all references (its mean is over all pairs)."""
     _check_unit(images, references)
     if not len(references):
         raise ValueError("clip_i needs at least one reference picture, got none")
@@ -53,36 +51,36 @@ def clip_i(images: Float[Tensor, "b d"], references: Float[Tensor, "r d"]) -> Fl
 
 @dataclass(frozen=True)
 class Regions:
-    """The subject's region of each picture, cut out, as large as the picture's shorter side; whole if not found."""
+    """The subject's region of each picture, as large as the picture's shorter side; the whole one if not found."""
 
     pictures: Float[Tensor, "b 3 s s"]
     found: Bool[Tensor, "b"]
 
 
 def located(locator: Locator, pictures: Float[Tensor, "b 3 h w"], class_word: str, background: bool = True) -> Regions:
-    """Find the subject and cut it out; local CLIP-I is CLIP-I of regions (the paper's is not public; this one is ours).
+    """Find and crop the subject; local CLIP-I is CLIP-I of regions (the paper does not publish its definition).
 
-    What surrounds the subject within its box stays when `background` does; else it becomes grey.
+    Without `background`, everything but the subject becomes grey.
     """
     return _regions(pictures, locator.boxes(pictures, class_word), background)
 
 
 def known(pictures: Float[Tensor, "b 3 h w"], masks: Bool[Tensor, "b h w"], background: bool = True) -> Regions:
-    """As `located`, where it is known which pixels are the subject's: a square around them, and nothing to find."""
+    """Crop the subject by its masks; otherwise as `located`."""
     return _regions(pictures, boxes_of_masks(masks, least=1), background)
 
 
 def _regions(pictures: Float[Tensor, "b 3 h w"], boxes: Boxes, background: bool) -> Regions:
     if not background:
         if boxes.masks is None:
-            raise ValueError("the background can only be masked out where a locator tells the subject's pixels")
+            raise ValueError("the background can only be masked where a locator gives the subject's pixels")
         own = boxes.masks | ~boxes.found[:, None, None]
         pictures = torch.where(own[:, None], pictures, GREY)
     return Regions(cut(pictures, boxes.xyxy, min(pictures.shape[2:])).clamp(0, 1), boxes.found)
 
 
 def diversity_of_each(images: Float[Tensor, "n d"]) -> Float[Tensor, "n"]:
-    """One minus each picture's mean cosine with the others of its prompt; their mean is `diversity`."""
+    """Return one minus each picture's mean cosine with the others of its prompt; their mean is `diversity`."""
     _check_unit(images)
     count = len(images)
     if count < 2:
@@ -92,7 +90,7 @@ def diversity_of_each(images: Float[Tensor, "n d"]) -> Float[Tensor, "n"]:
 
 
 def diversity(images: Float[Tensor, "n d"]) -> Float[Tensor, ""]:
-    """One minus the mean cosine over all pairs of pictures of one prompt: 0 when all seeds give the same picture.
+    """Return one minus the mean cosine over all picture pairs of one prompt: 0 when all seeds give the same picture.
 
     Source: DreamBooth (Ruiz et al. 2023), section 4.3 (DIV), with the encoder's cosine for LPIPS.
     """
@@ -100,17 +98,17 @@ def diversity(images: Float[Tensor, "n d"]) -> Float[Tensor, ""]:
 
 
 def drift(base: Float[Tensor, "b d"], tuned: Float[Tensor, "b d"]) -> Float[Tensor, "b"]:
-    """One minus the cosine of the base's and the tuned model's picture of the same noise and prompt."""
+    """Return one minus the cosine of the base's and the tuned model's picture of the same noise and prompt."""
     return 1 - clip_t(tuned, base)
 
 
 def subject_score(
     probabilities: dict[str, Float[Tensor, "b _n"]], names: dict[str, tuple[str, ...]], attributes: dict[str, str]
 ) -> Float[Tensor, "b"]:
-    """Mean probability an oracle gives to the asked value of every attribute.
+    """Return the oracle's mean probability of the requested values.
 
     Raises:
-        ValueError: the oracle does not know an attribute or a value, or nothing is asked.
+        ValueError: for an unknown attribute or value, or no attribute.
     """
     if not attributes:
         raise ValueError("subject_score needs at least one attribute, got none")
@@ -124,7 +122,7 @@ def subject_score(
 
 
 def _check_unit(*features: Float[Tensor, "_ d"]) -> None:
-    """A cosine is an inner product only of unit vectors; NaN fails too."""
+    """Check for unit vectors: only then is an inner product a cosine. NaN fails too."""
     for feature in features:
         lengths = feature.float().norm(dim=1)
         if len(lengths) and not torch.allclose(lengths, torch.ones_like(lengths), atol=1e-3):
@@ -135,11 +133,13 @@ WINDOW = 11
 
 
 def ssim(pictures: Float[Tensor, "b 3 h w"], others: Float[Tensor, "b 3 h w"]) -> Float[Tensor, " b"]:
-    """Structural similarity of each pair, 1 for equal pictures (Wang et al. 2004): Gaussian windows of 11 x 11 pixels
-    with sigma 1.5 around every pixel, the picture mirrored at its border, values in [0, 1], mean over pixels, channels.
+    """Return the structural similarity of each pair, 1 for equal pictures (Wang et al. 2004).
+
+    Gaussian windows of 11 x 11 pixels with sigma 1.5 around every pixel, the picture mirrored at its border, values in
+    [0, 1], mean over pixels and channels.
 
     Raises:
-        ValueError: shapes differ, values leave [0, 1], or a side is shorter than a window.
+        ValueError: when shapes differ, values are outside [0, 1], or a side is shorter than a window.
     """
     _check(pictures, others)
     if min(pictures.shape[2:]) < WINDOW:
@@ -151,15 +151,15 @@ def ssim(pictures: Float[Tensor, "b 3 h w"], others: Float[Tensor, "b 3 h w"]) -
 
 
 def mean_squared_error(pictures: Float[Tensor, "b 3 h w"], others: Float[Tensor, "b 3 h w"]) -> Float[Tensor, " b"]:
-    """Mean over channels and pixels of the squared difference of each pair, values in [0, 1]."""
+    """Return the mean squared difference of each pair over channels and pixels, values in [0, 1]."""
     _check(pictures, others)
     return (pictures - others).square().mean(dim=(1, 2, 3))
 
 
 def psnr(error: float) -> float:
-    """10 log10(1 / error) in dB, for values in [0, 1]; infinite for equal pictures.
+    """Return 10 log10(1 / error) in dB, for values in [0, 1]; infinite for equal pictures.
 
-    Give it the mean of many pictures' squared errors: a single pair of equal pictures would make a mean of dB infinite.
+    Use it on the mean squared error of many pictures: one pair of equal pictures would make a mean of dB infinite.
 
     Raises:
         ValueError: for a negative error.

@@ -1,9 +1,4 @@
-"""Locators that look for the class word with a network of transformers: CLIPSeg and OWLv2.
-
-CLIPSeg as a locator: the pixels that a network of transformers takes for an object of the class word.
-
-OWLv2 as a locator: the box that a network of transformers likes best for the class word.
-"""
+"""Locators that search for the class word with networks of transformers: CLIPSeg finds pixels, OWLv2 a box."""
 
 from pathlib import Path
 
@@ -22,15 +17,16 @@ __all__ = ["ClipSegLocator", "Owlv2Locator"]
 
 
 class ClipSegLocator(Locator):
-    """Marks what the class word describes (Lüddecke & Ecker 2022), its likelihood brought to the picture's size.
+    """Segments the class word (Lüddecke & Ecker 2022); its likelihood is resized to the picture.
 
     Args:
-        folder: a network and its processor as transformers' save_pretrained wrote them.
-        threshold: likelihood above which a pixel is the subject's.
-        least: share of the picture that a subject covers; less of it counts as not found.
+        folder: a network and its processor, from transformers' `save_pretrained`.
+        threshold: likelihood above which a pixel belongs to the subject.
+        least: smallest share of the picture that a subject covers; less counts as not found.
 
     Raises:
-        UserError: the folder is not there, of another architecture, incomplete, or a pickle; a number is out of range.
+        UserError: when the folder is missing, incomplete, of another architecture, or a pickle; for a number out of
+            range.
     """
 
     tells_pixels = True
@@ -52,7 +48,7 @@ class ClipSegLocator(Locator):
 
     @torch.inference_mode()
     def likelihoods(self, pictures: Float[Tensor, "b 3 h w"], class_word: str) -> Float[Tensor, "b h w"]:
-        """How likely each pixel shows what the word says, in [0, 1]."""
+        """Return the likelihood of the class word at each pixel, in [0, 1]."""
         check_pictures(pictures)
         shown = list(in_bytes(pictures).cpu())
         given = self.processor(text=[class_word] * len(shown), images=shown, padding=True, return_tensors="pt")
@@ -66,15 +62,15 @@ class ClipSegLocator(Locator):
 
 
 class Owlv2Locator(Locator):
-    """The best box for "a photo of a <class word>" (Minderer et al. 2023); it tells no pixels.
+    """Finds the best box for "a photo of a <class word>" (Minderer et al. 2023); it has no masks.
 
     Args:
-        folder: a network and its processor as transformers' save_pretrained wrote them.
-        threshold: a best box that scores less counts as not found.
+        folder: a network and its processor, from transformers' `save_pretrained`.
+        threshold: a best score below it counts as not found.
 
     Raises:
-        UserError: the folder is not there, of another architecture, incomplete, or a pickle; a number is out of range;
-            a class word is longer than the network reads (when called).
+        UserError: when the folder is missing, incomplete, of another architecture, or a pickle; for a number out of
+            range; for a class word that is too long (when called).
     """
 
     def __init__(self, folder: str | Path, threshold: float = 0.2) -> None:
@@ -108,6 +104,6 @@ class Owlv2Locator(Locator):
 
 
 def _corners(boxes: Float[Tensor, "b n 4"]) -> Float[Tensor, "b n 4"]:
-    """Centre and size -> left, top, right, bottom."""
+    """Convert centre and size to left, top, right, bottom."""
     centre, size = boxes[..., :2], boxes[..., 2:]
     return torch.cat([centre - size / 2, centre + size / 2], dim=-1)

@@ -1,1 +1,1 @@
-"""A tuned base for other tools: folded into float weights, merged over zones, with a model card."""
+"""Export a tuned base for other tools: merged into float weights, optionally over zones, with a model card."""

@@ -1,13 +1,13 @@
-"""One denoiser for each zone of timesteps, in plain diffusers: quantbooth is not needed to use this file.
+"""One denoiser per zone of timesteps, in plain diffusers; this file does not need quantbooth.
 
-A folder that `quantbooth-export` wrote for experts holds this file, `by_zone.json` and, beside the denoiser's own
-folder (`unet/`), a folder for each further one. In Python, from within the folder:
+`quantbooth-export` writes this file and `by_zone.json` into the folder of several experts, with one folder per further
+denoiser next to `unet/`. In Python, in that folder:
 
     from by_zone import load
     pipeline = load(".")
     pipeline("a photo of a sks mug").images[0].save("mug.png")
 
-Loaded without it, the denoiser's own folder serves all timesteps.
+Without this file, `unet/` is used for all timesteps.
 """
 
 import json
@@ -25,10 +25,10 @@ ZONES = "by_zone.json"
 
 
 def load(folder: str, **options: Any) -> Any:
-    """The pipeline in a folder, each of its timesteps served by the denoiser of its zone.
+    """Return the pipeline of a folder; each timestep uses the denoiser of its zone.
 
     Args:
-        folder: the exported one.
+        folder: the exported folder.
         options: of `from_pretrained`, such as torch_dtype.
     """
     pipeline = DiffusionPipeline.from_pretrained(folder, **options)
@@ -42,9 +42,9 @@ def load(folder: str, **options: Any) -> Any:
 
 
 def by_zone_(denoiser: Any, main: str, others: Mapping[str, Any], rows: list[tuple[int, int, str]]) -> None:
-    """Let the denoiser of a pipeline hand each call to the one whose zone holds the timestep; others move with it.
+    """Route each call of a pipeline's denoiser to the denoiser of the timestep's zone; the others move along with it.
 
-    The timestep is one number for the whole batch, as samplers give it; it may be fractional.
+    The timestep is one number for the whole batch, as in samplers; it may be fractional.
     """
     for name, other in others.items():
         denoiser.add_module(name, other)
@@ -66,4 +66,4 @@ def _forward(
     for first, end, name in rows:
         if first <= t < end:
             return forwards[name](sample, timestep, *args, **kwargs)
-    raise ValueError(f"no zone of {ZONES} holds the timestep {t}")
+    raise ValueError(f"no zone of {ZONES} contains the timestep {t}")

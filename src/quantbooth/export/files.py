@@ -1,9 +1,4 @@
-"""Write a tuned base as plain diffusers loads it: float weights, a denoiser per zone, the model card beside them.
-
-A tuned base as a folder that plain diffusers loads: float weights, a denoiser for each zone of several.
-
-The model card beside an exported model: what it is, made from what, how to use it, what to know before.
-"""
+"""Exported files: a diffusers pipeline with float weights and a denoiser per zone, single files, and the model card."""
 
 import json
 import shutil
@@ -27,14 +22,14 @@ from quantbooth.tuning.identifier import LearnedRows
 __all__ = ["Denoisers", "float_denoiser", "model_card", "write_lora", "write_pipeline", "write_weights"]
 
 LORA = "pytorch_lora_weights.safetensors"
-"""As diffusers calls a LoRA file."""
+"""The name of a LoRA file in diffusers."""
 
 Denoisers = Mapping[str, Callable[[], Mapping[str, Tensor]]]
-"""What makes the weights of each denoiser when they are needed, by its folder; so one is in memory at a time."""
+"""Folder -> function that returns the weights of its denoiser, so that only one is in memory at a time."""
 
 
 def float_denoiser(base: Base, state: Mapping[str, Tensor]) -> Any:
-    """A float denoiser of the base's architecture with these weights, frozen; none but theirs is ever made."""
+    """Return a frozen float denoiser of the base's architecture with these weights; no other weights are allocated."""
     with torch.device("meta"):
         denoiser = base.family.new_denoiser(base.denoiser.config)
     denoiser.load_state_dict(dict(state), strict=True, assign=True)
@@ -51,9 +46,9 @@ def write_pipeline(
     """Write a diffusers pipeline folder.
 
     Args:
-        base: gives all parts but denoisers; a learned identifier becomes a plain row of its token embedding.
-        denoisers: that of the base's component is the one a pipeline has by itself.
-        zones: (first timestep, timestep after the last, folder) for all timesteps; of use with several denoisers.
+        base: has all parts but the denoisers; a learned identifier becomes a plain row of its token embedding.
+        denoisers: by folder; the folder of the base's component is the one a plain pipeline uses.
+        zones: (first timestep, timestep after the last, folder) for all timesteps; used with several denoisers.
         folder: to write into.
         dtype: of all weights.
     """
@@ -70,7 +65,7 @@ def write_pipeline(
 
 
 def write_weights(state: Mapping[str, Tensor], component: str, folder: Path, dtype: torch.dtype) -> None:
-    """Write the weights of a denoiser as one file with diffusers' names, called as its part of a pipeline."""
+    """Write the weights of a denoiser as one file in diffusers' format, named after its part of a pipeline."""
     kept = {
         name: tensor.to(dtype if tensor.is_floating_point() else tensor.dtype).contiguous()
         for name, tensor in state.items()
@@ -79,7 +74,7 @@ def write_weights(state: Mapping[str, Tensor], component: str, folder: Path, dty
 
 
 def write_lora(sets: Mapping[str, Tensor], component: str, folder: Path, dtype: torch.dtype) -> None:
-    """Write one set of adapters as the file that `load_lora_weights` looks for.
+    """Write one set of adapters as a file for `load_lora_weights`.
 
     Raises:
         UserError: when there are several sets.
@@ -89,7 +84,7 @@ def write_lora(sets: Mapping[str, Tensor], component: str, folder: Path, dtype: 
 
 
 def _merged_rows(text_encoder: Any) -> Any:
-    """The same text encoder with the learned rows of tokens among all others."""
+    """Return the text encoder with the learned token rows merged into its embedding."""
     embedding = text_encoder.get_input_embeddings()
     if not isinstance(embedding, LearnedRows):
         return text_encoder
@@ -102,10 +97,10 @@ def _merged_rows(text_encoder: Any) -> Any:
 
 
 def model_card(**facts: Any) -> str:
-    """The card as Markdown with a head that model hubs read."""
+    """Return the card in Markdown with metadata for model hubs."""
     environment = Environment(
         loader=PackageLoader("quantbooth.export", "templates"),
-        autoescape=False,  # Markdown, for people
+        autoescape=False,  # Markdown, not HTML
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

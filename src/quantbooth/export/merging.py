@@ -1,4 +1,4 @@
-"""Merging: one denoiser in the place of one for each zone of timesteps, and what that changes."""
+"""Merging: one denoiser in place of one per zone of timesteps, and the error that this adds."""
 
 import re
 from collections import Counter
@@ -14,13 +14,13 @@ from quantbooth.timesteps.zones import Zone, Zones
 __all__ = ["Merging", "prediction_errors"]
 
 TRIPLES = 32
-"""Held-out (x_t, t, text) of each zone at least; a photo serves several times, with other noise and timesteps."""
+"""Least number of held-out (x_t, t, text) per zone; a photo is used several times, with other noise and timesteps."""
 BATCH = 8
 
 
 @dataclass(frozen=True)
 class Merging:
-    """Which set serves how many timesteps.
+    """The number of timesteps of each set.
 
     Attributes:
         stretches: (first timestep, timestep after the last, set) over all timesteps, in ascending order.
@@ -36,19 +36,19 @@ class Merging:
 
     @cached_property
     def shares(self) -> dict[int, float]:
-        """The part of all timesteps that each set serves; set 0 is the base."""
+        """The share of all timesteps that each set is used at; set 0 is the base."""
         counts: Counter[int] = Counter()
         for first, end, index in self.stretches:
             counts[index] += end - first
         return {index: count / self.timesteps for index, count in sorted(counts.items())}
 
     def folders(self, main: str) -> dict[str, int]:
-        """Each set by the name of its folder: `main` for that of the most timesteps, `main_<k>_<zone>` for others."""
+        """Return each set by its folder: `main` for the set with the most timesteps, `main_<k>_<zone>` for others."""
         largest = max(self.shares, key=self.shares.__getitem__)
         return {main if index == largest else f"{main}_{index}_{self._zone(index)}": index for index in self.shares}
 
     def rows(self, main: str) -> list[tuple[int, int, str]]:
-        """The stretches with folders in the place of sets."""
+        """Return the stretches with folders in place of sets."""
         names = {index: name for name, index in self.folders(main).items()}
         return [(first, end, names[index]) for first, end, index in self.stretches]
 
@@ -59,14 +59,15 @@ class Merging:
 def prediction_errors(
     parts: Base, merged: Base, subject: Subject, zones: Zones, loop: Loop
 ) -> dict[str, tuple[float, float]]:
-    """By zone: the mean squared error of the routed prediction on the subject's photos, and how far the merged one is.
+    """Return two figures by zone, on the subject's photos.
 
-    The second figure is the mean square of the difference of both predictions over the first one.
+    The first is the mean squared error of the routed prediction; the second is the mean squared difference of the
+    routed and the merged prediction, divided by the first.
 
     Args:
         parts: the base with a set for each zone.
         merged: the same with one denoiser.
-        subject: its photos, noised, with the sentence of tuning.
+        subject: its photos are noised, with the tuning prompt.
         zones: of the sets.
         loop: runs the predictions.
     """
@@ -87,7 +88,7 @@ def prediction_errors(
 
 
 def _covered(zones: Zones) -> tuple[Zone, ...]:
-    """The zones, and those that lie between and beside them, which the base serves."""
+    """Return all zones, including the gaps where the base is used."""
     ends = [0, *(zone.stop for zone in zones.zones)]
     starts = [*(zone.start for zone in zones.zones), zones.timesteps]
     between = [Zone(f"base from {end}", end, start) for end, start in zip(ends, starts, strict=True) if end < start]

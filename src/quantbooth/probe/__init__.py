@@ -1,1 +1,1 @@
-"""At which timesteps a base decides what: measured, kept, and told in a document."""
+"""Probe at which timesteps a base decides what: measurement, files and document."""

@@ -1,4 +1,4 @@
-"""When a picture is decided: falling curves over the timestep of a swap, and the zone borders they give."""
+"""When pictures are decided: monotone curves over the timestep of a prompt swap, and the zone borders from them."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ FALLEN = (0.05, 0.95)
 RESAMPLES = 500
 
 Answers = Mapping[str, tuple[Bool[np.ndarray, "pairs switches"], Bool[np.ndarray, "pairs switches"]]]
-"""Attribute -> whether the picture of each pair, swapped at each t, is as the first sentence asked, and the second."""
+"""Attribute -> whether the picture of each pair, swapped at each t, matches the first prompt, and the second."""
 
 
 @dataclass(frozen=True)
@@ -28,10 +28,10 @@ class Border:
 def decided(
     first: Bool[np.ndarray, "pairs switches"], second: Bool[np.ndarray, "pairs switches"]
 ) -> Float[np.ndarray, " switches"]:
-    """d(t) = share of the pictures that are as the first sentence asked, among those that are as either did.
+    """Return d(t): the share of pictures that match the first prompt, among those that match either.
 
-    Fitted to fall with rising t (isotonic regression): what was decided before a later swap cannot be undone by it.
-    A swap after which no picture is either has no weight, and none at all gives nan.
+    Fitted to fall with rising t (isotonic regression): a later swap cannot undo what was decided before. A swap with no
+    match has no weight, and without any match the curve is nan.
     """
     kept, changed = first.sum(0).astype(float), second.sum(0).astype(float)
     weight = kept + changed
@@ -42,10 +42,10 @@ def decided(
 
 
 def borders(answers: Answers, switches: Int[np.ndarray, " switches"], seed: int) -> tuple[Border, Border]:
-    """Lower and upper border of the content zone: where the mean d(t) of all attributes has fallen by 5 % and by 95 %.
+    """Return both borders of the content zone: where the mean d(t) of all attributes has fallen by 5 % and 95 %.
 
-    Of its own fall from t = 0 to T, that is: a picture never swapped may still show by mistake what the second asked.
-    `switches` are rising timesteps: below one the second sentence conditions. `seed` is that of the resampling.
+    The fall is from t = 0 to T, because a picture without a swap may match the second prompt by mistake. `switches` are
+    rising timesteps: below one the second prompt conditions. `seed` is that of the resampling.
     """
     pairs, rng = len(next(iter(answers.values()))[0]), np.random.default_rng(seed)
     drawn = [_crossings(answers, switches, rng.integers(pairs, size=pairs)) for _ in range(RESAMPLES)]

@@ -1,4 +1,4 @@
-"""The document of a probe: where its base decides, as a plot, tables, and the zones that follow."""
+"""The document of a probe: a plot, tables, and the suggested zones."""
 
 import os
 from pathlib import Path
@@ -21,7 +21,7 @@ SIZE = (7.2, 6.4)
 
 
 def probe_plot(probe: Probe, zones: dict[str, list[int]]) -> str:
-    """Three panels above each other, noise on the left as sampling goes."""
+    """Return three panels above each other, with noise on the left, as in sampling."""
     with mpl.rc_context(RC):
         figure = Figure(figsize=SIZE, dpi=72)
         panels = figure.subplots(3, 1, sharex=True, gridspec_kw={"height_ratios": [3, 2, 2]})
@@ -40,8 +40,8 @@ def probe_plot(probe: Probe, zones: dict[str, list[int]]) -> str:
 
 
 TITLES = (
-    "decided: share still as the first sentence asked when swapped at t",
-    "root mean square distance to the finished picture",
+    "decided: share that still matches the first prompt when swapped at t",
+    "root mean square distance to the final picture",
     "error without the text / error with it, minus 1",
 )
 
@@ -71,7 +71,7 @@ def _course(axes: Axes, rows: pd.DataFrame) -> None:
 
 def _worth(axes: Axes, rows: pd.DataFrame) -> None:
     mean = rows.groupby("t")[["with_text", "without"]].mean()
-    _line(axes, mean.index.to_numpy(), (mean["without"] / mean["with_text"] - 1).to_numpy(), "worth", PALETTE[0])
+    _line(axes, mean.index.to_numpy(), (mean["without"] / mean["with_text"] - 1).to_numpy(), "gain", PALETTE[0])
     axes.set_ylim(bottom=min(0, axes.get_ylim()[0]))
 
 
@@ -81,14 +81,14 @@ def _line(axes: Axes, x: np.ndarray, y: np.ndarray, label: str, style: Style) ->
 
 def _told(zones: dict[str, list[int]]) -> str:
     spans = ", ".join(f"{name} {start} to {stop}" for name, (start, stop) in zones.items())
-    return f"Decided share of each attribute, course of the picture and worth of the text by timestep; zones: {spans}."
+    return f"Decided share of each attribute, course of the picture and gain from the text by timestep; zones: {spans}."
 
 
 PLOT = "zones.svg"
 
 
 def write_document(probe: Probe, page: Path, folder: Path, step: int, typed: str) -> dict[str, list[int]]:
-    """Write the plot into the folder and the page that shows it; return the suggested zones."""
+    """Write the plot into the folder and the page with it; return the suggested zones."""
     lower, upper = borders(answers(probe), switches(probe), seed=0)
     zones = suggested(lower, upper, step, probe.record.timesteps)
     for place in (folder, page.parent):
@@ -100,9 +100,9 @@ def write_document(probe: Probe, page: Path, folder: Path, step: int, typed: str
 
 
 def answers(probe: Probe) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Attribute -> (as the first sentence asked, as the second), each [pairs, switches]; the oracle's where it has any.
+    """Return by attribute (matches the first prompt, matches the second), each [pairs, switches].
 
-    The scorer's own comparison of whole sentences counts only where nothing else can judge.
+    The scorer's comparison with both prompts is used only without an oracle.
     """
     tables = {
         str(attribute): tuple(rows.pivot(index="pair", columns="t", values=side).to_numpy(bool) for side in SIDES)
@@ -116,17 +116,17 @@ SIDES = ("first", "second")
 
 
 def switches(probe: Probe) -> np.ndarray:
-    """The timesteps of the swaps, rising."""
+    """Return the timesteps of the swaps, ascending."""
     return np.sort(probe.swaps["t"].unique())
 
 
 def suggested(lower: Border, upper: Border, step: int, timesteps: int) -> dict[str, list[int]]:
-    """Clean-up, content and coarse zones, borders rounded to multiples of `step`, none of them empty.
+    """Return clean-up, content and coarse zones, with borders rounded to multiples of `step`; none is empty.
 
     Raises:
-        UserError: when two borders fall together; the probe is too coarse or the base decides nothing.
+        UserError: when two borders are equal, because the probe is too coarse or the base decides nothing.
     """
-    if not lower.t < upper.t:  # also when both are nan
+    if not lower.t < upper.t:  # also for nan
         raise UserError(f"nothing was decided between t = {lower.t:.0f} and {upper.t:.0f}; probe more pairs")
     low, high = (round(border.t / step) * step for border in (lower, upper))
     if not 0 < low < high < timesteps:
@@ -150,14 +150,14 @@ def _page(
         f"had: {configured}.",
         f"![what is decided at which timestep]({plot})",
         "## Swapping the prompt",
-        f"{record.pairs} pairs of sentences that differ in every attribute. A picture is drawn from the first sentence "
-        "while t is at least the swap's, from the second below. Share of pictures that are as the first / the second "
-        "sentence asked; what is missing to 1 is neither.",
+        f"{record.pairs} pairs of prompts that differ in every attribute. A picture is generated with the first prompt "
+        "while t is at least the swap's, with the second below. Share of pictures that match the first / the second "
+        "prompt; the rest matches neither.",
         _swap_table(probe),
-        "## The picture on its way, and the worth of the text",
-        f"{record.questions}. Distance: root mean square difference of the picture that the prediction at t stands for "
-        "and the finished one (values in [0, 1]); change: how far it moves in 100 timesteps. Worth of the text: by how "
-        "much the denoising error is lower with the sentence than with an empty one, relative to the latter.",
+        "## The course of the picture, and the gain from the text",
+        f"{record.questions}. Distance: root mean square difference of the picture predicted at t "
+        "and the final one (values in [0, 1]); change: its distance over 100 timesteps. Gain from the text: by how "
+        "much the denoising error with the prompt is below that with an empty one, relative to the latter.",
         _course_table(probe),
     ]
     return "\n\n".join(parts) + "\n"
@@ -174,11 +174,11 @@ def _swap_table(probe: Probe) -> str:
 
 
 def _course_table(probe: Probe, width: int = 100) -> str:
-    """Means over hundreds of timesteps."""
+    """Return means over hundreds of timesteps."""
     course = _binned(probe.forecasts, width)[["distance", "change"]]
     worth = _binned(probe.worth, width)
     gain = 1 - worth["with_text"] / worth["without"]
-    lines = [["t", "distance", "change in 100 t", "error", "worth of the text"]]
+    lines = [["t", "distance", "change in 100 t", "error", "gain from the text"]]
     for bin_ in course.index.intersection(worth.index):
         first, second = course.loc[bin_]
         error, share = worth.loc[bin_, "with_text"], gain.loc[bin_]

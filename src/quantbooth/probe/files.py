@@ -1,4 +1,4 @@
-"""A probe on disk: three tables of rows, and the record of what was probed."""
+"""A probe on disk: three tables of rows, and the record of the probe."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -24,12 +24,12 @@ class ProbeRecord:
         base: name of the base.
         quant: fp, w8, w4, ...
         timesteps: T.
-        pairs: how many pairs of sentences were swapped.
-        questions: what the pictures are of.
-        seed: of pairs and questions.
-        sampler: how pictures were drawn.
+        pairs: number of swapped prompt pairs.
+        questions: name of the prompts.
+        seed: of pairs and prompts.
+        sampler: settings of the sampler.
         scorer: names of encoder, locator and oracle.
-        zones: the zones the base's configuration has, name to [start, stop].
+        zones: the zones in the base's configuration, name to [start, stop].
     """
 
     base: str
@@ -45,7 +45,7 @@ class ProbeRecord:
 
 @dataclass(frozen=True, eq=False)
 class Probe:
-    """One finished probe; columns as the stages of probing name them."""
+    """A finished probe: the rows of `Probes.prompt_swaps`, `x0_predictions` and `text_gain`."""
 
     record: ProbeRecord
     run: str
@@ -62,7 +62,7 @@ def write_probe(folder: Path, record: ProbeRecord, **rows: list[dict[str, Any]])
 
 
 def read_probe(folder: Path) -> Probe:
-    """The inverse of :func:`write_probe`."""
+    """Return the inverse of :func:`write_probe`."""
     manifest = open_artifact(folder, KIND)
     record = ProbeRecord(**json.loads((folder / RECORD).read_text()))
     return Probe(record, manifest.name, **{name: pd.read_csv(folder / f"{name}.csv") for name in TABLES})

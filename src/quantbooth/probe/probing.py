@@ -1,4 +1,4 @@
-"""Run the probes of a base, batch by batch: prompt swaps, forecasts of x0, the worth of the text."""
+"""Probes of a base: prompt swaps, x_0 predictions, and the gain from the text, in batches."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ def prompt_swap(
     noise: Float[Tensor, "b c hl wl"],
     switch: Int[Tensor, " b"],
 ) -> Float[Tensor, "b 3 h w"]:
-    """Images drawn from `first` while t >= switch and from `second` below, each sample with a switch of its own."""
+    """Generate images with prompt `first` while t >= switch and `second` below; each sample has its own switch."""
     before, after = base.encode_prompts(first), base.encode_prompts(second)
     border = switch.to(before.device)
     return base.decode_latents(sampler.denoise(base, lambda t: Conditioning.where(t >= border, before, after), noise))
@@ -40,10 +40,10 @@ def prompt_swap(
 def x0_predictions(
     base: Base, sampler: Sampler, texts: Sequence[str], noise: Float[Tensor, "b c hl wl"]
 ) -> tuple[Float[Tensor, " steps"], Float[Tensor, "steps b 3 h w"], Float[Tensor, "b c hl wl"]]:
-    """The picture that each step's prediction stands for (decoded x_0 hat), and the finished latents.
+    """Return the decoded prediction of x_0 at each step, and the final latents.
 
     Returns:
-        The sampler's timesteps, falling; the forecast at each; the latents of the finished pictures.
+        The sampler's timesteps, descending; the decoded x_0 prediction at each; the final latents.
     """
     schedule, conditioning = base.schedule, base.encode_prompts(texts)
     seen: list[tuple[Tensor, Tensor]] = []
@@ -63,7 +63,7 @@ def text_gain(
     noise: Float[Tensor, "b c hl wl"],
     t: Int[Tensor, " b"],
 ) -> tuple[Float[Tensor, " b"], Float[Tensor, " b"]]:
-    """Per sample the denoising error given its text, and given the empty one: what the text is still worth at t."""
+    """Return the denoising error of each sample with its text and with the empty one: the gain from the text at t."""
     schedule = base.schedule
     given, empty = base.encode_prompts(texts), base.encode_prompts([""] * len(texts))
     x_0, noise, t = x_0.to(given.tokens), noise.to(given.tokens), t.to(given.device)
@@ -72,20 +72,20 @@ def text_gain(
 
 
 PROMPT = "prompt"
-"""The attribute every scorer can judge: which of both sentences the picture is closer to."""
+"""The attribute that every scorer can judge: which prompt the picture is closer to."""
 
 Rows = list[dict[str, Any]]
 
 
 @dataclass(frozen=True)
 class Probes:
-    """The probes of one base; each gives rows of a table.
+    """The probes of one base; each returns rows of a table.
 
     Attributes:
         base: float.
-        sampler: draws.
-        loop: runs them.
-        batch: samples at a time.
+        sampler: the sampler.
+        loop: runs the batches.
+        batch: samples per batch.
     """
 
     base: Base
@@ -94,7 +94,7 @@ class Probes:
     batch: int
 
     def prompt_swaps(self, contrasts: Sequence[Contrast], switches: Sequence[int], scorer: Scorer) -> Rows:
-        """Return a row per pair, swap and attribute: is the picture as the first sentence asked, or as the second.
+        """Return a row per pair, swap and attribute: does the picture match the first prompt, does it match the second.
 
         Sample i is pair i // len(switches), swapped at switches[i % len(switches)].
         """
@@ -116,9 +116,9 @@ class Probes:
         return self._run(rows, len(contrasts) * len(switches), "swapping prompts")
 
     def x0_predictions(self, questions: Sequence[Question]) -> tuple[Rows, Float[Tensor, "n c h w"]]:
-        """Return a row per question and step, and the latents of the finished pictures.
+        """Return a row per question and step, and the final latents.
 
-        A row says how far the forecast is from the finished picture, and how far it moves.
+        A row has the distance of the predicted picture to the final one, and its change to the next step.
         """
         finished: list[Tensor] = []
 
@@ -129,7 +129,7 @@ class Probes:
             finished.append(latents.cpu())
             return _moves(places, timesteps, pictures)
 
-        return self._run(rows, len(questions), "watching pictures come to be"), torch.cat(finished)
+        return self._run(rows, len(questions), "predicting x0"), torch.cat(finished)
 
     def text_gain(self, x_0: Float[Tensor, "n c h w"], questions: Sequence[Question], grid: Sequence[int]) -> Rows:
         """Return a row per question and timestep: the denoising error with the question's text, and with the empty one.
@@ -147,7 +147,7 @@ class Probes:
                 for row, step, a, b in zip(chosen, t, *(error.tolist() for error in errors), strict=True)
             ]
 
-        return self._run(rows, len(questions) * len(grid), "weighing the text")
+        return self._run(rows, len(questions) * len(grid), "denoising with and without text")
 
     def _run(self, rows: Callable[[list[int]], Rows], count: int, what: str) -> Rows:
         self.loop.place(self.base.networks)
@@ -158,7 +158,7 @@ class Probes:
 
 
 Answer = tuple[int, str, bool, bool]
-"""Of a picture of a batch about an attribute: is it as the first sentence asked, is it as the second."""
+"""(index in the batch, attribute, matches the first prompt, matches the second)."""
 
 
 def _closer(scorer: Scorer, pictures: Tensor, first: Sequence[str], second: Sequence[str]) -> list[Answer]:
@@ -180,7 +180,7 @@ def _seen(scorer: Scorer, pictures: Tensor, pairs: Sequence[Contrast]) -> list[A
 
 
 def _moves(places: Sequence[int], timesteps: Float[Tensor, " steps"], pictures: Float[Tensor, "steps b 3 h w"]) -> Rows:
-    """Per step and picture: the distance to the last step's, and the change to the next step's by 100 timesteps."""
+    """Return per step and picture the distance to the last step's, and the change to the next per 100 timesteps."""
     distance = _root_mean_square(pictures - pictures[-1])
     moved = [_root_mean_square(after - before) for before, after in pairwise(pictures)]
     spans = [float(a - b) for a, b in pairwise(timesteps.tolist())]

@@ -22,10 +22,7 @@ Point = tuple[float, float]
 
 
 def pareto_front(points: Sequence[Point]) -> list[int]:
-    """Return places of the points that none is at least as good as at both and better at one, from left to right.
-
-    Of equal points the first counts.
-    """
+    """Return the indices of the Pareto-optimal points, from left to right; of equal points the first."""
     front: list[int] = []
     highest = float("-inf")
     for k in sorted(range(len(points)), key=lambda k: (-points[k][0], -points[k][1], k)):
@@ -38,7 +35,7 @@ def pareto_front(points: Sequence[Point]) -> list[int]:
 def dominated_area(points: Sequence[Point], reference: Point = (0.0, 0.0)) -> float:
     """Return the area of the union of the rectangles from `reference` to each point: the hypervolume of two scores.
 
-    A point that is not above the reference at both scores dominates nothing.
+    A point must exceed the reference in both scores to count.
     """
     above = [point for point in points if point[0] > reference[0] and point[1] > reference[1]]
     area, left = 0.0, reference[0]
@@ -71,8 +68,8 @@ class Curve:
 def curves(study: Study, x: str, y: str) -> tuple[Curve, ...]:
     """Return a curve for every method with a complete snapshot; a tuned one starts at the untuned base of its weights.
 
-    Snapshots that lack a subject or a seed are left out: over other subjects they would move for no reason of the
-    method's. There is none where the study lacks a score.
+    Snapshots that lack a subject or a seed are left out, because means over other subjects are not comparable. Empty
+    where the study lacks a score.
     """
     if not {x, y} <= {score.key for score in study.scores}:
         return ()
@@ -103,7 +100,7 @@ def _mean(means: dict[str, float]) -> float:
 
 @dataclass(frozen=True)
 class Area:
-    """What a curve dominates from (0, 0) up: for each subject, then the mean with its interval over subjects.
+    """The area that a curve dominates from (0, 0): per subject, then the mean with its interval over subjects.
 
     `lead` is its difference to the reference's area, corrected for how many there are; None for the reference.
     """
@@ -117,14 +114,14 @@ class Area:
 
 
 def front(lines: tuple[Curve, ...]) -> tuple[Snapshot, ...]:
-    """Return the snapshots of all curves that no other beats at both scores, from the left to the right of the plot."""
+    """Return the Pareto front of the snapshots of all curves, from left to right."""
     own = {(line.snapshots[k]): (line.x[k], line.y[k]) for line in lines for k in range(len(line.steps))}
     names = list(own)
     return tuple(names[k] for k in pareto_front(list(own.values())))
 
 
 def areas(study: Study, x: str, y: str) -> dict[Method, Area]:
-    """Return one for every curve, over its own complete snapshots and the untuned base it began at."""
+    """Return the area of every curve, over its complete snapshots and its untuned base."""
     lines = curves(study, x, y)
     own = {line.method: _by_subject(study, line, x, y) for line in lines}
     told = {
@@ -164,20 +161,20 @@ def area_table(study: Study) -> Table:
 
 
 def as_markdown(study: Study) -> str:
-    """Return the table under what it is; a line that says so where there is none."""
+    """Return the table under an explanation, or a line that there is none."""
     found = area_table(study)
     if not found.rows:
-        return "No method has all subjects and seeds yet, so no area can be told.\n"
+        return "No method has all subjects and seeds yet, so there is no area.\n"
     return f"{explained(study)}\n\n{found.to_markdown()}\n"
 
 
 def explained(study: Study) -> str:
     """Return what the area is, in a few sentences."""
     unequal = len({study.steps(method) for method in study.tuned}) > 1
-    caution = " Methods kept other steps, and more snapshots dominate no less: mind that." if unequal else ""
+    caution = " Methods have snapshots at different steps, and more snapshots never dominate less." if unequal else ""
     return (
-        "Area: what a method's snapshots and the untuned base it began at dominate from (0, 0), prompt score times "
-        "subject score; for each subject apart, then the mean. On the front: the steps at which no snapshot of any "
+        "Area: what a method's snapshots and its untuned base dominate from (0, 0), prompt score times "
+        "subject score; per subject, then the mean. On the front: the steps at which no snapshot of any "
         f"method is better at both scores. No step was chosen by it.{caution}"
     )
 
@@ -209,7 +206,7 @@ def _by_subject(study: Study, line: Curve, x: str, y: str) -> dict[str, float]:
 
 
 def _against(study: Study) -> list[Pair]:
-    """Return the pairs of different tuned methods that have the first reference in them, that on the right."""
+    """Return the pairs of tuned methods with the first reference on the right."""
     tuned = [pair for pair in pairs(study) if pair[0][0] != pair[1][0] and not pair[1][0].untuned]
     return [pair for pair in tuned if pair[1] == tuned[0][1]]
 

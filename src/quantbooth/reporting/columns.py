@@ -1,4 +1,4 @@
-"""What each column of a table is: its title, its meaning in a sentence, and how its numbers are written."""
+"""The columns of tables: title, meaning and number format."""
 
 import math
 from collections.abc import Iterable
@@ -11,20 +11,20 @@ NOTHING = "–"
 
 @dataclass(frozen=True)
 class Unit:
-    """Numbers are divided by `size` and written with so many decimals."""
+    """A unit: numbers are divided by `size` and written with `decimals`."""
 
     name: str
     size: float
     decimals: int
 
     def text(self, value: float) -> str:
-        """The number in this unit, or a dash when there is none."""
+        """Return the number in this unit, or a dash for none."""
         return NOTHING if math.isnan(value) else f"{value / self.size:,.{self.decimals}f}"
 
 
 @dataclass(frozen=True)
 class Score:
-    """A score, the higher the better; `axis` says in a few words what more of it means."""
+    """A score; higher is better, and `axis` describes higher values."""
 
     key: str
     title: str
@@ -33,13 +33,13 @@ class Score:
     unit: Unit = Unit("", 1, 3)
 
     def header(self) -> str:
-        """The title with its unit."""
+        """Return the title with its unit."""
         return f"{self.title} ({self.unit.name})" if self.unit.name else self.title
 
 
 @dataclass(frozen=True)
 class CostColumn:
-    """A cost; its unit is the largest in which no number of the column falls below 1."""
+    """A cost; its unit is the largest in which no number of the column is below 1."""
 
     key: str
     title: str
@@ -47,7 +47,7 @@ class CostColumn:
     units: tuple[tuple[str, float], ...] = (("", 1),)
 
     def unit(self, values: Iterable[float]) -> Unit:
-        """The unit for these numbers, with one decimal where the smallest is below 10 and not whole."""
+        """Return the unit for these numbers, with one decimal if the smallest is below 10 and not whole."""
         known = [value for value in values if not math.isnan(value) and value > 0]
         least = min(known, default=1.0)
         name, size = max((u for u in self.units if u[1] <= least), key=lambda u: u[1], default=self.units[0])
@@ -55,7 +55,7 @@ class CostColumn:
         return Unit(name, size, 0 if whole or least / size >= 10 else 1)
 
     def header(self, unit: Unit) -> str:
-        """The title with its unit."""
+        """Return the title with its unit."""
         return f"{self.title} ({unit.name})" if unit.name else self.title
 
 
@@ -99,7 +99,7 @@ SCORES = (
         "subject (oracle)",
         "is the subject",
         "Mean probability a classifier of the toy world gives to the subject's own class, colours, pattern and emblem, "
-        "as far as the prompt leaves them alone. Trained apart from the scorer, it never sees text.",
+        "unless the prompt changes them. It is trained separately from the scorer and never sees text.",
     ),
     Score(
         "oracle_prompt",
@@ -133,19 +133,19 @@ SCORES = (
 COSTS = (
     CostColumn("peak_memory_bytes", "peak memory", "Largest memory of the process while tuning.", BYTES),
     CostColumn("seconds", "tuning", "Wall time of tuning on the machine that made it.", (("s", 1),)),
-    CostColumn("trainable", "trained", "How many numbers tuning may change."),
-    CostColumn("file_bytes", "file", "What has to be kept for the subject.", BYTES),
-    CostColumn("base_file_bytes", "base file", "The base it needs, shared by all subjects.", BYTES),
+    CostColumn("trainable", "trained", "Number of trained parameters."),
+    CostColumn("file_bytes", "file", "Size of the subject's file.", BYTES),
+    CostColumn("base_file_bytes", "base file", "Size of the base, shared by all subjects.", BYTES),
     CostColumn("samples_seen", "samples seen", "Images shown while tuning, repeats counted."),
     CostColumn("samples_per_expert", "per expert", "How many of these each scale set saw, in the order of the zones."),
 )
 
 
 def score_named(key: str) -> Score:
-    """The score of this key.
+    """Return the score with this key.
 
     Raises:
-        ValueError: there is none.
+        ValueError: for an unknown key.
     """
     for score in SCORES:
         if score.key == key:
@@ -154,7 +154,7 @@ def score_named(key: str) -> Score:
 
 
 def signed(value: float, unit: Unit) -> str:
-    """A difference with its sign (a true minus); what rounds to zero has none."""
+    """Return a difference with its sign (a true minus); one that rounds to zero has none."""
     text = unit.text(abs(value))
     if float(text.replace(",", "")) == 0:
         return text

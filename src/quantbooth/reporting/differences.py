@@ -12,11 +12,11 @@ __all__ = ["as_markdown", "difference_cell", "difference_table", "paired", "shar
 
 SHOWN = ("local_clip_i", "clip_t", "oracle_subject", "oracle_prompt")
 GAINED = ("local_clip_i", "oracle_subject")
-SHARES = "What each method gained over its own untuned base, as a share of what float gained."
+SHARES = "Gain of each method over its untuned base, as a share of float's gain."
 
 
 def difference_table(study: Study) -> Table:
-    """Return rows of what tuning did to each base, each method against baseline and float, late against early steps."""
+    """Return rows of tuned against untuned, each method against baseline and float, late against early steps."""
     found = {score.key: all_differences(study, score) for score in _shown(study)}
     rows = [
         Row(
@@ -30,7 +30,7 @@ def difference_table(study: Study) -> Table:
 
 
 def share_table(study: Study) -> Table:
-    """Return rows of every tuned method: what it gained over its own untuned base, in per cent of float's gain."""
+    """Return rows of every tuned method: its gain over its untuned base, in per cent of float's gain."""
     scores = [score for score in study.scores if score.key in GAINED]
     whole = next((method for method in study.methods if method.name == "float"), None)
     rows = []
@@ -43,7 +43,7 @@ def share_table(study: Study) -> Table:
 
 
 def steps_table(study: Study, score: Score) -> Table:
-    """Return rows of every tuned method: its mean after each number of steps that a complete snapshot was kept of."""
+    """Return rows of every tuned method: its mean at each complete snapshot."""
     steps = sorted({0, *(step for method in study.tuned for step in study.steps(method))})
     rows = []
     for method in study.tuned:
@@ -54,7 +54,7 @@ def steps_table(study: Study, score: Score) -> Table:
 
 
 def as_markdown(study: Study) -> str:
-    """Return all of it, each table under a line that says what it is."""
+    """Return all tables, each under its title."""
     parts = [paired(study), difference_table(study).to_markdown()]
     if (shares := share_table(study)).rows:
         parts += [SHARES, shares.to_markdown()]
@@ -67,12 +67,12 @@ def as_markdown(study: Study) -> str:
 
 
 def paired(study: Study) -> str:
-    """Return how the differences were made, and what they are not."""
+    """Return how the differences were computed, and their limits."""
     count, seeds = len(study.subjects), len(study.seeds)
     averaged = f", {seeds} tuning seeds averaged within each" if seeds > 1 else ""
     if count == 1:
         return f"Of one subject{averaged}: no interval, and no proof."
-    few = f"none is marked, since fewer than {FEWEST} subjects settle no sign and their intervals are too narrow."
+    few = f"none is marked: with fewer than {FEWEST} subjects no sign is settled and intervals are too narrow."
     marked = (
         "marked where it excludes zero and the paired t-test's p, corrected for all differences of its column (Holm), "
         "is below 5 %. After it, in round brackets, the smallest true difference that these subjects would settle four "
@@ -98,7 +98,7 @@ def difference_cell(found: Difference | None) -> Cell:
 
 
 def _named(study: Study, one: Snapshot, other: Snapshot) -> str:
-    """Return the method, with its steps where they are what differs."""
+    """Return the method, with its steps if only they differ."""
     method, step = one
     return f"{study.label(method)} at {step:,} steps" if method == other[0] else study.label(method)
 

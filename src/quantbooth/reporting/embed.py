@@ -1,4 +1,4 @@
-"""Pictures as text inside a page: their bytes in base64, lighter ones where there are many, and the size shown."""
+"""Pictures embedded in a page: base64, smaller files where there are many, and the displayed size."""
 
 import base64
 import io
@@ -15,7 +15,7 @@ __all__ = ["AS_THEY_ARE", "SHOWN", "Embedded", "Encoding", "embedded", "encoding
 SMALL = 128
 SHOWN, SHOWN_LARGE = 96, 192
 BUDGET = 12_000_000
-"""Bytes of a page that its pictures may take, as base64."""
+"""Budget for the pictures of a page, in bytes of base64."""
 TEXT = 4 / 3
 TRIED = 24
 KEPT = {"PNG": "image/png", "JPEG": "image/jpeg", "WEBP": "image/webp"}
@@ -23,7 +23,7 @@ KEPT = {"PNG": "image/png", "JPEG": "image/jpeg", "WEBP": "image/webp"}
 
 @dataclass(frozen=True)
 class Encoding:
-    """How pictures are put into a page: as they are, or as WebP of this quality, no longer than `side` pixels."""
+    """The encoding of embedded pictures: unchanged, or WebP of this quality with sides up to `side` pixels."""
 
     side: int | None = None
     quality: int | None = None
@@ -43,7 +43,7 @@ LIGHTER = (
 
 @dataclass(frozen=True)
 class Embedded:
-    """A data address, the width and height in CSS pixels in a grid, and whether pixels are to stay visible."""
+    """A data URI, width and height in CSS pixels in a grid, and whether to show pixels without smoothing."""
 
     uri: str
     width: int
@@ -52,7 +52,7 @@ class Embedded:
 
 
 def encoding_for(files: Sequence[Path], budget: int = BUDGET) -> Encoding:
-    """The heaviest way in which all these pictures fit into a page; judged by some of them, evenly spread.
+    """Return the best encoding with which all pictures fit into a page, estimated from some of them.
 
     Raises:
         UserError: a file cannot be read as a picture.
@@ -71,7 +71,7 @@ def encoding_for(files: Sequence[Path], budget: int = BUDGET) -> Encoding:
 
 
 def embedded(file: Path, encoding: Encoding = AS_THEY_ARE) -> Embedded:
-    """The picture; small ones are shown enlarged by a whole factor, large ones reduced.
+    """Return the embedded picture; small ones are enlarged by an integer factor, large ones reduced.
 
     Raises:
         UserError: the file cannot be read as a picture.
@@ -84,7 +84,7 @@ def embedded(file: Path, encoding: Encoding = AS_THEY_ARE) -> Embedded:
 
 
 def _bytes(file: Path, encoding: Encoding) -> tuple[bytes, str, tuple[int, int]]:
-    """The bytes to embed, their kind, and the size the picture has in its file."""
+    """Return the bytes to embed, their media type, and the size of the picture in its file."""
     try:
         with Image.open(file) as image:
             size = image.size

@@ -1,4 +1,4 @@
-"""Grids of pictures: methods down, prompts across, a column from the same noise; and contact sheets."""
+"""Grids of pictures, with a row per method and a column per prompt and noise; and contact sheets."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ PHOTO_ENDINGS = (".png", ".jpg", ".jpeg", ".webp")
 
 @dataclass(frozen=True)
 class GridRow:
-    """One method's picture of each prompt; None for all where the method lacks the subject."""
+    """One method's picture of each prompt; None where the method lacks the subject."""
 
     method: Method
     label: str
@@ -100,13 +100,13 @@ def _photos(results: list[Result]) -> tuple[Path, ...]:
         return ()
     if not folder.is_dir():
         raise UserError(
-            f"the photos of {results[0].subject} must lie in {folder.name} of {folder.parent.name}, got none"
+            f"the photos of {results[0].subject} must be in {folder.name} of {folder.parent.name}, found none"
         )
     return tuple(sorted(file for file in folder.iterdir() if file.suffix.lower() in PHOTO_ENDINGS))
 
 
 def _spread(items: list[str]) -> list[str]:
-    """The same items, far ones first (first, middle, then between), so that a few of them differ much."""
+    """Return the items in a spread order (first, middle, then between), so that the first few differ much."""
     order: list[int] = []
     parts = 1
     while len(order) < len(items):
@@ -129,10 +129,10 @@ def contact_sheet(
     above: Mapping[str, Sequence[Picture]] | None = None,
     label_width: int | None = None,
 ) -> Image.Image:
-    """Rows of pictures by label, under column headers when given; `above` are rows the headers do not concern.
+    """Return rows of pictures by label under column headers; `above` are rows without headers.
 
-    A picture smaller than a cell is enlarged by the largest whole factor, pixel by pixel; a larger one is reduced.
-    None leaves a grey cell. With `label_width` long labels are written small, in lines no wider.
+    A picture smaller than a cell is enlarged by the largest integer factor; a larger one is reduced.
+    None is a grey cell. With `label_width` long labels are small and wrapped.
 
     Raises:
         UserError: there is nothing to show.
@@ -161,13 +161,13 @@ def contact_sheet(
 
 
 def grid_sheet(grid: Grid, cell: int = 96, title: str = "") -> Image.Image:
-    """A grid with the subject's photos above it."""
+    """Return a grid with the subject's photos above it."""
     photos = {"photos": list(grid.photos[: len(grid.prompts)])} if grid.photos else {}
     return contact_sheet({row.label: list(row.files) for row in grid.rows}, grid.prompts, cell, title, photos)
 
 
 def stacked(sheets: Sequence[Image.Image]) -> Image.Image:
-    """Sheets one below the other."""
+    """Return the sheets below each other."""
     canvas = Image.new("RGB", (max(sheet.width for sheet in sheets), sum(sheet.height for sheet in sheets)), PAPER)
     y = 0
     for sheet in sheets:
@@ -178,7 +178,7 @@ def stacked(sheets: Sequence[Image.Image]) -> Image.Image:
 
 @dataclass(frozen=True)
 class _Labels:
-    """How labels of rows are written: in one line, or in lines no wider than `limit` pixels."""
+    """Labels of rows: in one line, or wrapped at `limit` pixels."""
 
     font: ImageFont.FreeTypeFont
     limit: int | None = None
@@ -193,7 +193,7 @@ class _Labels:
 def _put_rows(
     sheet: Image.Image, rows: Mapping[str, Sequence[Picture]], left: int, top: int, cell: int, names: _Labels
 ) -> None:
-    """Rows with their labels, from `top` down."""
+    """Paint rows with their labels, from `top` down."""
     draw = ImageDraw.Draw(sheet)
     for k, (label, pictures) in enumerate(rows.items()):
         y = top + k * (cell + GAP)
@@ -225,12 +225,12 @@ def _opened(picture: Image.Image | Path) -> Image.Image:
 
 @cache
 def _font(size: int) -> ImageFont.FreeTypeFont:
-    """DejaVu Sans, which matplotlib ships, so that a sheet looks the same everywhere."""
+    """Return DejaVu Sans, which matplotlib ships, so that a sheet looks the same on every machine."""
     return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf", size)
 
 
 def _wrapped(text: str, font: ImageFont.FreeTypeFont, width: int) -> list[str]:
-    """The text in lines no wider than `width` pixels; a longer word stands alone."""
+    """Return the text wrapped at `width` pixels; a longer word has its own line."""
     lines: list[str] = []
     for word in text.split():
         joined = f"{lines[-1]} {word}" if lines else word

@@ -1,4 +1,4 @@
-"""What may be claimed: paired differences between methods, corrected for their number, and which method is best."""
+"""Inference: paired differences between methods, corrected for multiple comparisons, and the best method."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace

@@ -1,4 +1,4 @@
-"""Names of rows: a method on weights, and the options that tell two rows of the same method apart.
+"""Names of rows: a method on weights, and the options that distinguish rows of the same method.
 
 `quantbooth -m strategy=s1 'strategy.interval=[0,200],[200,750]'` gives rows `s1 interval=[0,200]` and
 `s1 interval=[200,750]`: where several runs share method, weights, subject and seed, the settings in which they differ
@@ -21,7 +21,7 @@ BASE = "base"
 SHORT = 8
 OF_WEIGHTS = ("quant", "calibration")
 GROUPS = (*OF_WEIGHTS, "tuner", "strategy", "prior", "optimizer", "resources", "sampler", "trainer")
-"""Groups of options that a row may be named by; others say where and how it ran, or what it was judged by."""
+"""Groups whose options may name a row; others are about resources or evaluation."""
 SILENT = {
     f"{group}.{key}"
     for group in ("tuner", "resources", "trainer")
@@ -34,7 +34,7 @@ Options = Mapping[str, str]
 
 @dataclass(frozen=True)
 class Method:
-    """One row of the table: a method on weights of one kind, with the options that tell it from others."""
+    """One row of the table: a method on weights of one kind, with distinguishing options."""
 
     name: str
     quant: str
@@ -68,7 +68,7 @@ def methods_of(results: Sequence[Result]) -> dict[Result, Method]:
 def distinguishing_options(settings: Sequence[Options]) -> list[tuple[str, ...]]:
     """Return for each of several settings the options in which they differ, as `name=value`.
 
-    A copy of another option is left out, and what follows from other options of its group: arguments of what is chosen.
+    Copies of another option are left out, and options that follow from others of their group.
     """
     keys = dict.fromkeys(key for one in settings for key in one)
     chosen: dict[str, list[str | None]] = {}
@@ -82,7 +82,7 @@ def distinguishing_options(settings: Sequence[Options]) -> list[tuple[str, ...]]
 
 
 def _named(chosen: Sequence[str], settings: Sequence[Options]) -> list[tuple[str, ...]]:
-    """Return `name=value` of each option that each setting has; names of one sound are written in full."""
+    """Return `name=value` of each option that each setting has; ambiguous names are written in full."""
     leaves = [_leaf(key) for key in chosen]
     names = [leaf if leaves.count(leaf) == 1 else key for leaf, key in zip(leaves, chosen, strict=True)]
     return [tuple(f"{n}={one[key]}" for n, key in zip(names, chosen, strict=True) if key in one) for one in settings]
@@ -93,7 +93,7 @@ def _leaf(key: str) -> str:
 
 
 def _weights(results: Sequence[Result]) -> dict[tuple[str, str], str]:
-    """Return a name for each quantized base: that of its bits, with what tells two of one name apart."""
+    """Return a name for each quantized base: its bits, with distinguishing options."""
     bases: dict[str, dict[str, Result]] = {}
     for result in results:
         if result.weights:
@@ -127,7 +127,7 @@ def _options(results: Sequence[Result]) -> list[tuple[str, ...]]:
 
 
 def _flat(node: Mapping[str, Any], groups: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Yield dotted keys with values as text; addresses of code are left out."""
+    """Yield dotted keys with values as text; code paths are left out."""
     for key in groups or node:
         value = node.get(key)
         if isinstance(value, Mapping):

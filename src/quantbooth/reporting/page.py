@@ -21,17 +21,17 @@ from quantbooth.reporting.tables import Row, Table
 __all__ = ["About", "write_report"]
 
 FEW = 8
-"""Prompts in the sheet of pictures next to the page; on the page are all."""
+"""Prompts on the sheet of pictures; the page has all."""
 
 
 @dataclass(frozen=True)
 class About:
-    """What the page says that scores do not hold.
+    """What the page says beyond the scores.
 
     Attributes:
-        commands: what a reader types to get the same.
+        commands: commands that reproduce the scores.
         notes: sentences on what the numbers do not show.
-        unscored: names of runs that were tuned and whose scores are not there.
+        unscored: names of tuned runs without scores.
         made: names and values: when, by which versions, from which commit.
     """
 
@@ -43,7 +43,7 @@ class About:
 
 @dataclass(frozen=True)
 class Plot:
-    """A plot as an SVG file of this name, and what to say under it."""
+    """A plot as an SVG file of this name, with its caption."""
 
     file: str
     svg: str
@@ -51,13 +51,13 @@ class Plot:
 
     @property
     def inline(self) -> Markup:
-        """The SVG to put into the page."""
+        """The SVG for the page."""
         return Markup(style.inlined(self.svg))
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture of a grid with what it shows in words; no image where there is none."""
+    """A picture of a grid with its description; no image where it is missing."""
 
     alt: str
     prompt: str
@@ -77,7 +77,7 @@ class SubjectView:
 
 
 def write_report(study: Study, folder: Path, about: About) -> list[Path]:
-    """Write index.html with its tables, plots and pictures as files of their own into the folder; the page comes first.
+    """Write index.html, tables, plots and pictures into the folder; return the page first.
 
     Everything is made before the first file is written. Plots are left out while no method is complete.
 
@@ -165,10 +165,10 @@ def _plots(study: Study) -> tuple[list[Plot], list[Plot]]:
         (
             "zones.svg",
             zone_plot(study),
-            "What tuning changes, drawn over the timesteps that each method learned in; dotted where a learned set "
-            f"also serves. Marks are spread along their lines to be seen.{bars}",
+            "Change by tuning, over the timesteps that each method was trained on; dotted where a set is "
+            f"also used. Markers are spread along their lines.{bars}",
         ),
-        ("frontier.svg", frontier(study), f"What the numbers that are trained buy.{bars}"),
+        ("frontier.svg", frontier(study), f"Scores by number of trained parameters.{bars}"),
         ("loss.svg", losses(study), "Training loss as logged, means over neighbouring steps; a line per run."),
     ]
     found = [Plot(file, svg, text) for file, svg, text in drawn if svg]
@@ -193,5 +193,5 @@ def _subject(study: Study, found: Grid, encoding: Encoding) -> SubjectView:
 
 
 def _nowrap(sentence: str) -> Markup:
-    """Return the sentence with what is in round brackets kept in one line."""
+    """Return the sentence with its parentheses kept on one line."""
     return Markup(re.sub(r"\([^()]*\)", r'<span class="hold">\g<0></span>', str(escape(sentence))))

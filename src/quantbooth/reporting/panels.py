@@ -1,4 +1,4 @@
-"""Plots of several panels, one for each score: what intervals of timesteps, and what trained numbers buy."""
+"""Plots with a panel per score: over intervals of timesteps, and over trained parameters."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -23,7 +23,7 @@ INCHES = (9.4, 3.3)
 PANELS = ("oracle_subject", "local_clip_i", "clip_t")
 ENOUGH = 3
 UNNAMED = re.compile(r"selected|part\d+")
-"""Names that zones have for want of one."""
+"""Default names of zones."""
 ALL = "all"
 
 
@@ -38,20 +38,20 @@ def strategies(study: Study) -> dict[Method, Strategy]:
 
 
 def differ(found: dict[Method, Strategy]) -> bool:
-    """Return whether two methods learned in, or are served in, different timesteps."""
+    """Return whether two methods differ in their training or sampling zones."""
     return len({(one.training_zones, one.sampling_zones) for one in found.values()}) > 1
 
 
 def learned_in(strategy: Strategy) -> str:
-    """Return the intervals of training timesteps, and what serves the others."""
+    """Return the training intervals in words, and what is used elsewhere."""
     learned = _listed(strategy.training_zones)
     text = f"learned in {learned}{'' if learned == ALL else ' of'} {strategy.training_zones.timesteps:,} timesteps"
     if strategy.separate_runs:
-        text += ", each interval in a run of its own"
+        text += ", each interval in a separate run"
     if strategy.sampling_zones != strategy.training_zones:
-        return f"{text}; serves {_listed(strategy.sampling_zones)}"
+        return f"{text}; used in {_listed(strategy.sampling_zones)}"
     covered = sum(zone.stop - zone.start for zone in strategy.sampling_zones.zones)
-    return text if covered == strategy.sampling_zones.timesteps else f"{text}; the base serves the others"
+    return text if covered == strategy.sampling_zones.timesteps else f"{text}; elsewhere the base"
 
 
 def _listed(zones: Zones) -> str:
@@ -108,7 +108,7 @@ def frontier(study: Study) -> str | None:
 
 
 def _trained(study: Study, method: Method) -> int | None:
-    """Return how many numbers the method trained; None where no run says so."""
+    """Return the number of trained parameters of a method; None if unknown."""
     counts = [result.costs["trainable"] for result in study.at(*study.last(method)) if "trainable" in result.costs]
     return int(float(np.max(counts))) if counts else None
 
@@ -157,7 +157,7 @@ def _gains(study: Study, known: dict[Method, Strategy], score: Score) -> dict[Me
 
 
 def _draw_zones(axes: Axes, study: Study, method: Method, strategy: Strategy, gain: Difference, share: float) -> None:
-    """Draw a thick line over what was learned, a dotted one over what is served, the mark at a share of it."""
+    """Draw a thick line over training zones, a dotted one over sampling zones, and the marker at a share of them."""
     colour, y = study.style(method).colour.light, gain.mean
     for zone in strategy.sampling_zones.zones:
         axes.plot([zone.start, zone.stop], [y, y], ":", color=colour, linewidth=1.0, zorder=2)
@@ -173,7 +173,7 @@ def _draw_zones(axes: Axes, study: Study, method: Method, strategy: Strategy, ga
 
 
 def _along(zones: Sequence[Zone], share: float) -> float:
-    """Return the timestep below which such a share of the zones' timesteps is."""
+    """Return the timestep below which this share of the zones' timesteps is."""
     left = share * sum(zone.stop - zone.start for zone in zones)
     for zone in zones:
         if left <= zone.stop - zone.start:

@@ -23,9 +23,9 @@ LOSS_INCHES = (9.4, 3.0)
 DASHES = ("-", "--", ":", "-.")
 ROUND = [1, 2, 2.5, 5, 10]
 ITERATIONS = 300
-"""Of moving labels; a number, so that the same figure is drawn the same however fast the machine is."""
+"""Iterations of label placement; a number instead of a time limit, so that figures are reproducible."""
 SMOOTHED = 20
-"""Points that are left of a loss curve, each the mean of what it replaces."""
+"""Points of a smoothed loss curve, each a mean."""
 
 
 def tradeoff(study: Study, x: str = "clip_t", y: str = "local_clip_i") -> str | None:
@@ -52,7 +52,7 @@ def tradeoff(study: Study, x: str = "clip_t", y: str = "local_clip_i") -> str | 
 
 
 def _rank(study: Study, line: Curve, lines: Sequence[Curve]) -> int:
-    """Return which of the methods of one colour this is: they differ in marker and dashes."""
+    """Return the rank of a method among those of one colour, which differ in marker and dashes."""
     colour = study.style(line.method).colour
     return [other.method for other in lines if study.style(other.method).colour == colour].index(line.method)
 
@@ -72,7 +72,7 @@ def _extent(line: Curve, axis: int) -> list[float]:
 
 
 def _edge(axes: Axes, lines: Sequence[Curve]) -> None:
-    """Draw the Pareto front of all snapshots, as the stairs under which everything is dominated."""
+    """Draw the Pareto front of all snapshots as a staircase."""
     at = {snapshot: (line.x[k], line.y[k]) for line in lines for k, snapshot in enumerate(line.snapshots)}
     x, y = zip(*(at[snapshot] for snapshot in front(tuple(lines))), strict=True)
     (left, _), (bottom, _) = axes.get_xlim(), axes.get_ylim()
@@ -80,7 +80,7 @@ def _edge(axes: Axes, lines: Sequence[Curve]) -> None:
 
 
 def _draw(axes: Axes, line: Curve, style: Style, dashes: str) -> list[Text]:
-    """Draw a method's way with arrowheads and return its texts: the name at its end, the steps before."""
+    """Draw a method's curve with arrowheads; return its labels: the name at its end, steps before."""
     colour, points = style.colour.light, list(zip(line.x, line.y, strict=True))
     name = axes.text(*points[-1], line.label, color=colour, weight="bold", zorder=7)
     if line.method.untuned:
@@ -102,7 +102,7 @@ def _draw(axes: Axes, line: Curve, style: Style, dashes: str) -> list[Text]:
 
 
 def _place(axes: Axes, texts: list[Text], lines: Sequence[Curve]) -> None:
-    """Move labels to where they hide no line, no point and no other label; a hair line leads to one that moved far."""
+    """Move labels off lines, points and other labels; a thin line connects one that moved far."""
     share = np.linspace(0, 1, 12)
     tracks = [
         np.stack([a + (b - a) * share for a, b in zip(start, end, strict=True)])
@@ -124,7 +124,7 @@ def _place(axes: Axes, texts: list[Text], lines: Sequence[Curve]) -> None:
 
 
 def _told(lines: Sequence[Curve], across: Score, up: Score) -> str:
-    """Return the plot in words, for those who do not see it."""
+    """Return the plot in words, for screen readers."""
     ends = [f"{c.label}: {across.unit.text(c.x[-1])} and {up.unit.text(c.y[-1])}" for c in lines]
     best = ", ".join(_at(lines, snapshot) for snapshot in front(tuple(lines)))
     return f"Where each method ends, {across.title} and {up.title}: {'; '.join(ends)}. On the Pareto front: {best}."

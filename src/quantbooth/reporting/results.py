@@ -19,7 +19,7 @@ IDENTITY = ("prompt", "kind", "noise_seed")
 REQUIRED = (*IDENTITY, "file", "clip_t", "clip_i", "local_clip_i", "subject_found")
 UNDEFINED_ALLOWED = ("oracle_subject", "oracle_prompt", "oracle_class")
 OF_UNRELATED = ("prior_kept",)
-"""Scores that pictures of unrelated prompts have, and those of the subject have not."""
+"""Scores of pictures of unrelated prompts only."""
 OF_SUBJECT = (
     "clip_t",
     "clip_i",
@@ -37,11 +37,11 @@ Cost = float | Sequence[float]
 
 @dataclass(frozen=True, eq=False)
 class Result:
-    """What a report is made of; the verb reads it from artifact folders.
+    """The input of a report; the command reads it from artifact folders.
 
     `method` is "float", "baseline", "s1", "s2", ...; `quant` names the weights ("fp", "w4", ...); `step` counts
     optimizer steps and is 0 for the untuned base, whatever its method is called. `scorer` names encoder, locator and
-    oracle, and `protocol` how images were drawn: results that differ in either never meet in one number.
+    oracle, and `protocol` how images were drawn: results that differ in either are never averaged.
     `rows` has one row per image, its `file` inside `images`; an oracle score is NaN where the prompt asks it nothing,
     and images of unrelated prompts have no score but their own. `kept_until` is the last step that the tuning run kept,
     `weights` the fingerprint of the quantized base, and `strategy` says which timesteps were learned in and which set
@@ -109,7 +109,7 @@ class Result:
 
     @cached_property
     def images_asked(self) -> frozenset[tuple[str, str, int]]:
-        """Prompt, kind and noise seed of every image: two results compare when these are equal."""
+        """Prompt, kind and noise seed of every image; two results are comparable if these are equal."""
         return frozenset(zip(*(self.rows[name].tolist() for name in IDENTITY), strict=True))
 
     @cached_property

@@ -1,4 +1,4 @@
-"""The results table: methods by scores and costs, and the rows of single pictures that all means are views of."""
+"""The results table: methods by scores and costs, and the rows per picture behind the means."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -16,7 +16,7 @@ __all__ = ["caption", "picture_rows", "runs", "score_table"]
 
 SCORED, COSTLY = "scores", "costs"
 MOST_RUNS = 12
-"""Runs that are named below a table; of more, the column `runs` of its CSV does."""
+"""Most runs named below a table; more are in the column `runs` of its CSV."""
 NAN = float("nan")
 
 
@@ -25,7 +25,7 @@ def score_table(study: Study, subject: str | None = None) -> Table:
 
     Scores are means over subjects of subject means (over images, then seeds), with their 95 % bootstrap interval where
     there are several subjects. Costs are means over runs, peak memory the largest. Best scores are marked; `missing` is
-    what a row lacks: compare no such row with a complete one.
+    what a row lacks; such a row is not comparable with a complete one.
 
     Args:
         study: what is reported.
@@ -70,7 +70,7 @@ def picture_rows(study: Study) -> pd.DataFrame:
 
 
 def caption(study: Study) -> str:
-    """Return what a table shows, by which base and scorer, and how far its numbers carry."""
+    """Return a caption: contents, base, scorer, and the limits of the numbers."""
     first = study.results[0]
     drawn = f"{len(first.rows)} images per subject, method and seed" + (
         f" ({first.protocol})" if first.protocol else ""
@@ -82,10 +82,10 @@ def caption(study: Study) -> str:
 
 
 def named_runs(table: Table) -> str:
-    """Return the runs behind each row as a line, or where they are named."""
+    """Return a line with the runs of each row, or where they are listed."""
     found = runs(table)
     if (count := sum(map(len, found.values()))) > MOST_RUNS:
-        return f"Runs: {count}, named by method in the column `runs` of `table.csv` beside this table."
+        return f"Runs: {count}, listed by method in the column `runs` of `table.csv`."
     return "Runs: " + "; ".join(f"{label}: {', '.join(names)}" for label, names in found.items()) + "."
 
 

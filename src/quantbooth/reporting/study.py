@@ -1,4 +1,4 @@
-"""A study: results that fit into one table, and what is missing among them."""
+"""A study: comparable results for one table, and what is missing among them."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,12 +16,12 @@ __all__ = ["BASE", "Method", "Snapshot", "Study"]
 
 T = TypeVar("T")
 Snapshot = tuple[Method, int]
-"""A method after so many steps."""
+"""A method at a step."""
 
 
 @dataclass(frozen=True, eq=False)
 class Study:
-    """Results of one base, one scorer and one protocol, and the looks of methods that have a file.
+    """Results of one base, one scorer and one protocol, and the styles of methods with a config file.
 
     Raises:
         UserError: there are none, two of them do not compare (naming both), or one cell is given twice.

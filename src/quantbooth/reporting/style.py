@@ -1,4 +1,4 @@
-"""How plots look: colours and markers of methods, the frame all plots share, a figure as an SVG string.
+"""The style of plots: colours and markers of methods, common axes, a figure as an SVG string.
 
 Colours are safe for colour-blind eyes, on light and on dark ground, the same in plot and page: hues after Okabe and Ito
 (2008), darkened and lightened until each has a contrast of at least 4 to its ground.
@@ -49,7 +49,7 @@ GROUND = ThemeColour("#fdfdfc", "#16181b")
 
 @dataclass(frozen=True)
 class Style:
-    """How a method is shown: its colour, matplotlib marker, label in tables, and place among the methods."""
+    """The style of a method: colour, matplotlib marker, label in tables, and order among methods."""
 
     colour: ThemeColour
     marker: str
@@ -78,7 +78,7 @@ PALETTE = tuple(
         ("#747c86", "#a3abb4", "D"),
     )
 )
-"""Looks of what has none of its own: methods without a file, calibrations, attributes."""
+"""Styles for methods without a config file, calibrations and attributes."""
 MARKERS = "s^PXvDo"
 
 
@@ -88,14 +88,14 @@ def family(method: str, known: Mapping[str, Style]) -> str | None:
 
 
 def assign_styles(names: Iterable[tuple[str, bool]], known: Mapping[str, Style]) -> list[Style]:
-    """Return a look for each of several rows.
+    """Return a style for each of several rows.
 
-    The first row of a known method has the method's own look. Another of the same colour has the next marker; a row of
-    a method without a file, or of a variant told apart by its settings, has the next free look of the palette.
+    The first row of a known method has its style. Another of the same colour has the next marker; a row of a method
+    without a config file, or of a variant with other settings, has the next free style of the palette.
 
     Args:
-        names: of each row its method, and whether its settings tell it from another row of this method.
-        known: looks of methods.
+        names: of each row its method, and whether it is distinguished by settings.
+        known: styles of methods.
     """
     rows, found = list(names), list[Style]()
     taken = {style.colour for name, style in known.items() if any(name == family(method, known) for method, _ in rows)}
@@ -119,7 +119,7 @@ def assign_styles(names: Iterable[tuple[str, bool]], known: Mapping[str, Style])
 
 
 def frame(axes: Axes, title: str = "", across: str = "", up: str = "") -> None:
-    """Give the axes what all plots share: a title on the left, a faint grid, no spines, no ticks."""
+    """Style the axes: a title on the left, a faint grid, no spines, no ticks."""
     axes.set_title(title, loc="left", color=INK.light, fontsize=9)
     axes.set_xlabel(across, color=MUTED.light)
     axes.set_ylabel(up, color=MUTED.light)
@@ -138,7 +138,7 @@ HEIGHT = re.compile(r'(<svg[^>]*?)\s+height="[^"]*"', re.DOTALL)
 
 
 def svg(figure: Figure, name: str, title: str, description: str, styles: Iterable[Style]) -> str:
-    """Return the figure, drawn in the light colour of each look; a stylesheet inside swaps them on dark ground.
+    """Return the figure, drawn in the light colour of each style; a stylesheet inside swaps them on dark ground.
 
     `name` makes ids unique, so that several figures fit into one page. The same figure gives the same string if
     drawn under the rc parameters `svg.hashsalt` and `svg.fonttype: none`.
@@ -159,7 +159,7 @@ def svg(figure: Figure, name: str, title: str, description: str, styles: Iterabl
 
 
 def inlined(text: str) -> str:
-    """Return the SVG for use inside HTML, which knows the namespaces without their addresses."""
+    """Return the SVG for use inside HTML, without namespaces."""
     return NAMESPACE.sub("", text).replace("xlink:href", "href")
 
 

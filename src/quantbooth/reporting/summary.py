@@ -1,4 +1,4 @@
-"""The page's first lines: what was asked, what is settled, what is missing, and the setting."""
+"""The first lines of the page: the question, settled differences, missing runs, and the setting."""
 
 from quantbooth.reporting.columns import COSTS, score_named, signed
 from quantbooth.reporting.inference import FEWEST, Difference, all_differences
@@ -21,7 +21,7 @@ def title(study: Study) -> str:
 
 
 def headline(study: Study) -> str:
-    """Return what is settled of how methods differ from the baseline, or from their untuned base; or that nothing is.
+    """Return the settled differences of methods to the baseline, or to their untuned base; or that there is none.
 
     Settled: six subjects or more, an interval clear of zero, and p below 5 % after Holm among all differences of the
     score that the report holds.
@@ -70,7 +70,7 @@ def _claim(found: Difference, more: str, less: str) -> str:
 
 
 def asked(study: Study) -> str:
-    """Return what was asked, in two sentences."""
+    """Return the question in two sentences."""
     first = study.results[0]
     noises, prompts = first.rows["noise_seed"].nunique(), first.rows["prompt"].nunique()
     noise = "the same noise" if noises == 1 else f"the same {noises} noises"

@@ -23,7 +23,7 @@ SPECIAL = {
     **{"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "−": "$-$", "–": "--", "†": r"$^\dagger$"},
     **{"×": r"$\times$", "<": "$<$", ">": "$>$", "|": "$|$"},
 }
-"""What plain LaTeX reads otherwise, or does not know without further packages."""
+"""Characters with another meaning in plain LaTeX, or unknown to it."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Cell:
         return f"{self.text} ±{self.spread}" if self.spread else self.text
 
     def numbers(self, key: str) -> Mapping[str, object]:
-        """Return the columns of a CSV that hold this."""
+        """Return the CSV columns of the cell."""
         ends = () if self.ends is None else zip((f"{key}_low", f"{key}_high"), self.ends, strict=True)
         return {key: self.text if self.value is None else self.value, **dict(ends)}
 
@@ -58,7 +58,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Row:
-    """A row: what it is of, its cells by key of the column, how its method looks, and whether it lacks something."""
+    """A row: its label, cells by column key, the style of its method, and whether it is incomplete."""
 
     label: str
     cells: Mapping[str, Cell]
@@ -67,12 +67,12 @@ class Row:
 
     @property
     def name(self) -> str:
-        """The label, with a dagger where the row is not to be compared."""
+        """The label, with a dagger if the row is incomplete."""
         return f"{self.label} {INCOMPLETE}" if self.incomplete else self.label
 
     @property
     def heading(self) -> Markup:
-        """The cell of HTML that names the row."""
+        """The HTML cell with the row's label."""
         mark = dagger = ""
         if self.style is not None:
             colour = f"--l:{self.style.colour.light};--d:{self.style.colour.dark}"
@@ -98,7 +98,7 @@ class Table:
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """What the rows are of."""
+        """The labels of the rows."""
         return tuple(row.label for row in self.rows)
 
     def __getitem__(self, label: str) -> Mapping[str, Cell]:
@@ -162,7 +162,7 @@ class Table:
         return pd.DataFrame(rows).to_csv(index=False, lineterminator="\n")
 
     def show(self, console: Console | None = None) -> None:
-        """Print the table, a group of columns after the other, then the notes."""
+        """Print the table by groups of columns, then the notes."""
         console = console or Console()
         for group in dict.fromkeys(column.group for column in self.shown):
             console.print(self.only(group)._rich(console.width))
@@ -185,7 +185,7 @@ class Table:
 
 
 def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Return the lines of a table of texts: the first column to the left, the others to the right."""
+    """Return a Markdown table of texts: the first column left-aligned, the others right-aligned."""
     lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
     return "\n".join("| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |" for cells in lines)
 

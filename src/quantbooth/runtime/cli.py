@@ -1,7 +1,7 @@
 """Run a verb as a command whose errors end in one line: `main = command(run, "tune")`.
 
-Exit codes: 0 done; 2 a mistake of the user, or failed jobs in a sweep; 130 Ctrl-C; 1 a defect of ours, with traceback.
-QUANTBOOTH_DEBUG=1 shows the traceback of a mistake too.
+Exit codes: 0 done; 2 user error, or failed jobs in a sweep; 130 Ctrl-C; 1 bug, with traceback. QUANTBOOTH_DEBUG=1 shows
+the traceback of user errors too.
 """
 
 import argparse
@@ -37,9 +37,9 @@ Conclusion = Callable[[list[Job]], object]
 
 @dataclass(frozen=True)
 class Failure:
-    """A job that failed: what to say, which job of a sweep it was, and for a single job the defect to raise again.
+    """A failed job: the message, the job of a sweep, and for a single job the bug to re-raise.
 
-    A sweep keeps no exception: its traceback would keep the job's models alive.
+    A sweep stores no exceptions: their tracebacks would keep the job's models alive.
     """
 
     line: str
@@ -48,10 +48,10 @@ class Failure:
 
 
 def command(verb: Verb, config_name: str, conclude: Conclusion | None = None) -> Callable[[], None]:
-    """The program for a verb: composes conf/<config_name>.yaml with the command line, calls the verb per job, exits.
+    """Return the program of a verb: compose conf/<config_name>.yaml with the command line, call the verb per job, exit.
 
-    `conclude` is handed every finished job of this process, its configuration and what the verb returned, at the end.
-    (Hydra's own callbacks would turn a failure there into a warning.)
+    At the end `conclude` gets the configuration and the result of every finished job of this process. (Hydra's
+    callbacks would turn an error there into a warning.)
     """
 
     def main() -> None:
@@ -73,12 +73,12 @@ def _run(verb: Verb, config_name: str, conclude: Conclusion | None) -> int:
             conclude(finished)
     except KeyboardInterrupt:
         return _interrupted()
-    except SystemExit as stop:  # Lightning turns Ctrl-C into an exit with 1
+    except SystemExit as stop:  # Lightning turns Ctrl-C into exit code 1
         if isinstance(stop.__context__, KeyboardInterrupt):
             return _interrupted()
         raise
     except Exception as error:
-        if not (is_mistake(error) or isinstance(error, ValueError)):  # Hydra's own refusals are ValueErrors in part
+        if not (is_mistake(error) or isinstance(error, ValueError)):  # some of Hydra's errors are ValueErrors
             raise
         _debug(error)
         _say(explain(error, config_name))
@@ -87,7 +87,7 @@ def _run(verb: Verb, config_name: str, conclude: Conclusion | None) -> int:
 
 
 def _guarded(verb: Verb, failures: list[Failure], finished: list[Job]) -> Verb:
-    """The verb, with its failure noted instead of raised, so that the other jobs of a sweep go on."""
+    """Return the verb with failures recorded instead of raised, so that other jobs of a sweep run."""
     main_process = os.getpid()
 
     @functools.wraps(verb)
@@ -97,7 +97,7 @@ def _guarded(verb: Verb, failures: list[Failure], finished: list[Job]) -> Verb:
             finished.append((cfg, result))
             return result
         except Exception as error:
-            if os.getpid() != main_process:  # a launcher's worker cannot reach the list; the launcher passes this on
+            if os.getpid() != main_process:  # a worker cannot append to the list; the launcher re-raises this
                 raise UserError(_line(error)) from error
             _debug(error)
             failures.append(_failure(error))
@@ -109,7 +109,7 @@ def _guarded(verb: Verb, failures: list[Failure], finished: list[Job]) -> Verb:
 
 
 def _failure(error: Exception) -> Failure:
-    """A failed job of a sweep is said at once, and again at the end."""
+    """Return a failed job; one of a sweep is printed at once, and again at the end."""
     if HydraConfig.get().mode != RunMode.MULTIRUN:
         return Failure(_line(error), defect=None if is_mistake(error) else error)
     if not is_mistake(error):
@@ -135,14 +135,14 @@ def _line(error: Exception) -> str:
 
 
 def _quiet_libraries() -> None:
-    """Lightning warns about what we mean: a frozen base, short runs, in-memory loaders. QUANTBOOTH_DEBUG=1 shows it."""
+    """Hide Lightning's warnings on frozen bases, short runs and in-memory loaders; QUANTBOOTH_DEBUG=1 shows them."""
     if os.environ.get("QUANTBOOTH_DEBUG") != "1":
         warnings.filterwarnings("ignore", module=r"lightning(_utilities)?\..*")
         warnings.filterwarnings("ignore", message=r".*LeafSpec.*")
 
 
 def _check_flags(verb: Verb, config_name: str) -> None:
-    """Answer --help and --version; refuse in one line what Hydra's own parser would answer with a page of usage."""
+    """Answer --help and --version; refuse unknown flags in one line, instead of Hydra's page of usage."""
     words = sys.argv[1:]
     if "--help" in words or "-h" in words:
         sys.stdout.write(help_text(sys.modules[verb.__module__].__doc__ or "", conf_dir(), config_name))
@@ -166,7 +166,7 @@ def _check_flags(verb: Verb, config_name: str) -> None:
 
 @contextlib.contextmanager
 def _hydra_raises() -> Iterator[None]:
-    """Without HYDRA_FULL_ERROR Hydra prints exceptions itself and exits with 1."""
+    """Set HYDRA_FULL_ERROR, without which Hydra prints exceptions and exits with 1."""
     before = os.environ.get("HYDRA_FULL_ERROR")
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
@@ -179,7 +179,7 @@ def _hydra_raises() -> Iterator[None]:
 
 
 def _interrupted() -> int:
-    _say("interrupted; finished work is kept, and the same command goes on from there")
+    _say("interrupted; finished work is kept, and the same command resumes")
     return 130
 
 

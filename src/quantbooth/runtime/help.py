@@ -1,6 +1,6 @@
-"""What `--help` prints: a command's own docstring, the config groups with their choices, and the options used most.
+"""The text of `--help`: the command's docstring, the config groups with their choices, and the most used options.
 
-Everything is read from conf/: a group is a folder, a choice a file in it, an option's meaning the comment behind it.
+Everything is read from conf/: a group is a folder, a choice a file in it, and a comment documents its option.
 """
 
 import re
@@ -17,12 +17,12 @@ __all__ = ["Group", "Option", "help_text", "options_of", "read_groups", "with_in
 
 WIDTH = 110
 MOST_USED = {
-    "seed": "of training; pictures have seeds of their own",
+    "seed": "of training; generated pictures have protocol.seeds",
     "tuner.steps": "optimizer steps",
     "subject.path": "a folder of 3 to 6 photos, with subject=folder",
     "subject.class_word": "what the photos show: dog, mug, backpack, with subject=folder",
     "base.path": "a diffusers folder, a safetensors file, or owner/name on the model hub; not with base=toy",
-    "paths.store": "the folder of finished artifacts, where every later run looks for them",
+    "paths.store": "the folder of finished artifacts, which every later run reuses",
 }
 FLAGS = """\
   -m             run every combination of values: quantbooth -m quant=w4,w8 seed=0,1
@@ -33,12 +33,12 @@ FLAGS = """\
 
 @dataclass(frozen=True)
 class Group:
-    """A config group: which file of conf/NAME/ is taken.
+    """A config group, of which one file of conf/NAME/ is used.
 
     Attributes:
-        name: of the folder, and of the option that chooses.
-        default: the file taken when nothing is chosen; None for a group that may be left out.
-        choices: every file.
+        name: of the folder and the option.
+        default: the default file; None for an optional group.
+        choices: all files.
     """
 
     name: str
@@ -48,7 +48,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Option:
-    """One option of a config file: its dotted key inside the file, its value as written, the comment behind it."""
+    """An option of a config file: its dotted key in the file, its value as written, and its comment."""
 
     key: str
     value: str
@@ -88,17 +88,17 @@ def read_groups(conf: Path, config_name: str) -> list[Group]:
 
 
 def options_of(file: Path) -> list[Option]:
-    """Return the options written in one config file, in order; without Hydra's own sections and addresses of code."""
+    """Return the options written in one config file, in order, without Hydra's sections and code paths."""
     text = file.read_text(encoding="utf-8")
     node = yaml.compose(text, Loader=yaml.SafeLoader)
     return list(_leaves(node, text.splitlines(), "")) if isinstance(node, yaml.MappingNode) else []
 
 
 def with_inherited(file: Path) -> list[Option]:
-    """Return the options of a choice of a group, those of the files that it inherits from first."""
+    """Return the options of a choice of a group, inherited ones first."""
     found: dict[str, Option] = {}
     for entry in (yaml.safe_load(file.read_text(encoding="utf-8")) or {}).get("defaults", []):
-        name = str(entry).partition("@")[0]  # NAME beside the file, /GROUP/NAME from the top
+        name = str(entry).partition("@")[0]  # NAME in the same folder, /GROUP/NAME from the top
         folders = file.parents if name.startswith("/") else [file.parent]
         for parent in [folder / f"{name.lstrip('/')}.yaml" for folder in folders]:
             if isinstance(entry, str) and parent.is_file():
@@ -127,13 +127,13 @@ def _leaves(node: yaml.MappingNode, lines: list[str], prefix: str) -> Iterator[O
 
 
 def _own(conf: Path, config_name: str, verb: str) -> list[Option]:
-    """The options in the command's own file: those at its top, and of its sections the one named like the command."""
+    """Return the options in the command's own file: those at the top, and the section named like the command."""
     options = options_of(conf / f"{config_name}.yaml")
     return [option for option in options if "." not in option.key or option.key.split(".")[0] in (verb, config_name)]
 
 
 def _most_used(conf: Path, own: list[Option], groups: list[Group]) -> list[Option]:
-    """The command's own options, then MOST_USED; a value that some choice of the group requires is shown as such."""
+    """Return the command's own options, then MOST_USED; a value that a choice requires is shown as required."""
     shown = {option.key: option for option in own}
     for key, meaning in MOST_USED.items():
         group, _, name = key.partition(".")
@@ -156,7 +156,7 @@ def _described(option: Option) -> tuple[str, str]:
 
 
 def _columns(rows: Iterator[tuple[str, str]]) -> str:
-    """Two columns, the second wrapped."""
+    """Return two columns, the second wrapped."""
     pairs = list(rows)
     first = max(len(name) for name, _ in pairs) + 4
     return "\n".join(

@@ -1,4 +1,4 @@
-"""Lightning's trainer as every command uses it, its progress bar, and plain loops that run as a trainer's would."""
+"""Lightning's trainer for all commands, its progress bar, and plain loops on its device and in its precision."""
 
 import math
 import time
@@ -21,16 +21,16 @@ __all__ = ["Bar", "Loop", "root_device", "trainer"]
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 PAUSE = 0.5
-"""Seconds between two looks at the figures of a stage: on a GPU a look waits for the step to end."""
+"""Seconds between two readings of logged figures: on a GPU a reading waits for the step to end."""
 
 
 @dataclass(frozen=True)
 class Loop:
-    """A plain loop that calculates as Lightning's predict loop does, without a LightningModule.
+    """A plain loop that computes like Lightning's predict loop, without a LightningModule.
 
     Attributes:
-        device: where it runs.
-        precision: Lightning's plugin, which knows what is calculated in which dtype.
+        device: the device.
+        precision: Lightning's precision plugin.
     """
 
     device: torch.device
@@ -42,22 +42,22 @@ class Loop:
         return cls(root_device(trainer), trainer.precision_plugin)
 
     def place(self, *modules: nn.Module) -> None:
-        """Move modules to the device, in evaluation mode; with precision=bf16-true and the like in that dtype."""
+        """Move modules to the device, in evaluation mode; with precision=bf16-true and similar also to that dtype."""
         for module in modules:
             self.precision.convert_module(module).to(self.device).eval()
 
     def map(self, step: Callable[[Item], Result], items: Sequence[Item], what: str) -> list[Result]:
-        """Return what `step` makes of each item, without gradients and in the loop's precision; a bar says `what`."""
+        """Return `step(item)` of each item, without gradients, in the loop's precision; `what` labels the bar."""
         results = []
         for item in progress(items, what):
-            # no_grad, not inference_mode: what is made here may be trained through later
+            # no_grad, not inference_mode: the results may be inputs of training
             with torch.no_grad(), self.precision.forward_context():
                 results.append(step(item))
         return results
 
 
 class Bar(ProgressBar):
-    """The bar of `runtime.progress` for a trainer: `what` is done, and what a stage logs with prog_bar=True."""
+    """The bar of `runtime.progress` for a trainer, labelled `what`, with the values logged with prog_bar=True."""
 
     def __init__(self, what: str) -> None:
         super().__init__()
@@ -118,18 +118,17 @@ class Bar(ProgressBar):
 
 
 def trainer(shared: bool = False, **settings: Any) -> Trainer:
-    """A Lightning trainer.
+    """Return a Lightning trainer.
 
-    Work that may be divided is `shared` by `devices` processes, forked for it alone. Other work is done by one process,
-    whatever `devices` is.
+    `shared` work is divided among `devices` processes, forked for it. Other work is done by one process.
 
     Raises:
-        UserError: when this machine or this Lightning cannot do what is asked.
+        UserError: when this machine or this Lightning does not support the options.
     """
     devices = settings.get("devices", 1)
     many = isinstance(devices, int) and devices > 1
     if many and shared and settings.get("accelerator") != "cpu":
-        raise UserError(f"processes share the drawing on CPUs only so far; trainer.devices must be 1, got {devices}")
+        raise UserError(f"trainer.devices must be 1 with this accelerator, got {devices}; only CPUs share work")
     if many:
         settings |= {"strategy": "ddp_fork"} if shared else {"devices": 1}
     try:
@@ -137,12 +136,12 @@ def trainer(shared: bool = False, **settings: Any) -> Trainer:
     except MisconfigurationException as error:
         reason = str(error).rstrip(".!")
         raise UserError(
-            f"the trainer cannot be had: {reason}; choose trainer=cpu, or mend trainer.* options"
+            f"cannot create the trainer: {reason}; choose trainer=cpu, or change trainer.* options"
         ) from error
 
 
 def root_device(trainer: Trainer) -> torch.device:
-    """Where a trainer puts what it runs, in this process."""
+    """Return the device of a trainer in this process."""
     device = trainer.strategy.root_device
     if not isinstance(device, torch.device):
         raise TypeError(f"a trainer must have one device in each process, got {device!r}")

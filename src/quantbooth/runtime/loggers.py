@@ -1,9 +1,4 @@
-"""Trackers: where curves, sample grids and the report of a run go, each closed when its job is done.
-
-Trackers: where curves and sample grids of a run go, each closed when its job is done.
-
-The report in a tracker: its files as one artifact of a run of its own, where the tracker keeps artifacts.
-"""
+"""Trackers for curves, sample grids and the report of a run, each closed at the end of its job."""
 
 import netrc
 import os
@@ -17,24 +12,24 @@ __all__ = ["close", "csv_logger", "log_grid", "log_report", "tensorboard_logger"
 
 
 def csv_logger(folder: str, run: str) -> CSVLogger:
-    """Curves as ``metrics.csv``."""
+    """Log curves to ``metrics.csv``."""
     return CSVLogger(save_dir=folder, name="csv", version=run)
 
 
 def tensorboard_logger(folder: str, run: str) -> TensorBoardLogger:
-    """Curves and grids as TensorBoard events."""
+    """Log curves and grids as TensorBoard events."""
     return TensorBoardLogger(save_dir=folder, name="tensorboard", version=run)
 
 
 def wandb_logger(folder: str, run: str, project: str) -> WandbLogger:
-    """A Weights & Biases run named after its artifact; offline (``wandb sync`` uploads it) when no key is set."""
+    """Start a Weights & Biases run named after its artifact; offline without a key (``wandb sync`` uploads it)."""
     Path(folder).mkdir(parents=True, exist_ok=True)
     offline = not _has_wandb_key() or os.environ.get("WANDB_MODE") == "offline"
     return WandbLogger(project=project, name=run, save_dir=folder, offline=offline)
 
 
 def log_grid(logger: Logger | None, picture: np.ndarray, step: int, title: str = "samples") -> None:
-    """Show a grid of samples where the tracker can show pictures."""
+    """Log a grid of samples, if the tracker supports pictures."""
     if isinstance(logger, WandbLogger):
         logger.log_image(title, [picture], step=step)
     elif isinstance(logger, TensorBoardLogger):
@@ -42,7 +37,7 @@ def log_grid(logger: Logger | None, picture: np.ndarray, step: int, title: str =
 
 
 def close(logger: Logger | None) -> None:
-    """End the run, so that the next job of a sweep in this process starts one of its own."""
+    """End the run, so that the next job of a sweep in this process starts a new one."""
     if logger is not None:
         logger.finalize("success")
     if isinstance(logger, WandbLogger):
@@ -59,16 +54,16 @@ def _has_wandb_key() -> bool:
 
 
 def log_report(logger: Logger, files: Sequence[Path]) -> bool:
-    """Hand the report's files to Weights & Biases, online or off; other trackers keep no files, and nothing is done.
+    """Upload the report's files to Weights & Biases, online or offline; other trackers do not store files.
 
     Returns:
-        Whether the tracker took them.
+        Whether the tracker stored them.
     """
     if not isinstance(logger, WandbLogger):
         return False
     import wandb  # noqa: PLC0415  # optional: the extra [wandb]
 
-    artifact = wandb.Artifact("report", type="report", description="quantbooth's page with its tables and plots")
+    artifact = wandb.Artifact("report", type="report", description="the page, tables and plots of a report")
     for file in files:
         artifact.add_file(str(file))
     try:

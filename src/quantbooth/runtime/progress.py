@@ -1,6 +1,6 @@
-"""Progress on stderr: a bar of one line for each loop, which job of a sweep it belongs to, what was found finished.
+"""Progress on stderr: a one-line bar per loop with the job of a sweep, and a line per artifact that was found finished.
 
-A bar vanishes from a terminal when its loop ends. Where stderr is a file, one line says that the loop has ended.
+On a terminal a bar disappears when its loop ends. If stderr is a file, one line reports the end of each loop.
 """
 
 import math
@@ -25,11 +25,11 @@ __all__ = ["LoopBar", "label", "progress", "say_found", "shortened"]
 
 Item = TypeVar("Item")
 FIGURES = "figures"
-"""The field of a task with what is shown at the end of its line."""
+"""The field of a task with the text at the end of its line."""
 
 
 def progress(items: Iterable[Item], what: str, total: int | None = None) -> Iterator[Item]:
-    """Yield the items, while a bar shows how many of them are done; `total` is their number where they have no len."""
+    """Yield the items with a bar of the finished ones; `total` is their number if they have no `len`."""
     if total is None and isinstance(items, Sized):
         total = len(items)
     with LoopBar(what, total) as bar:
@@ -39,11 +39,11 @@ def progress(items: Iterable[Item], what: str, total: int | None = None) -> Iter
 
 
 class LoopBar:
-    """The bar of one loop, shown while the context lasts; what it says fits one line of any width.
+    """The bar of one loop, as a context manager; it fits one line of any width.
 
     Args:
-        what: is done.
-        total: steps; None where nobody knows.
+        what: the label.
+        total: number of steps; None if unknown.
     """
 
     def __init__(self, what: str, total: int | None) -> None:
@@ -69,12 +69,12 @@ class LoopBar:
         self.bar.advance(self.task)
 
     def show(self, figures: str) -> None:
-        """Write something at the end of the line."""
+        """Show a text at the end of the line."""
         self.bar.update(self.task, **{FIGURES: figures})  # type: ignore[arg-type]
 
 
 def label(what: str) -> str:
-    """Return what a bar says: the piece of work, within a sweep after "job k of n"."""
+    """Return the label of a bar: the work, within a sweep after "job k of n"."""
     if not HydraConfig.initialized() or HydraConfig.get().mode != RunMode.MULTIRUN:
         return what
     jobs = _jobs()
@@ -82,7 +82,7 @@ def label(what: str) -> str:
 
 
 def shortened(text: str, width: int) -> str:
-    """Return the text, of one longer than `width` its two ends: the first words and the fingerprint tell the most."""
+    """Return a text of at most `width` characters: of a longer one both ends."""
     if len(text) <= width:
         return text
     kept = max(width - 1, 0)
@@ -90,7 +90,7 @@ def shortened(text: str, width: int) -> str:
 
 
 def say_found(artifact: Path | None) -> Path | None:
-    """Say in one line that an artifact was found finished, if it was; once in a process. Return its folder."""
+    """Print one line if the artifact was found finished, once per process; return its folder."""
     if artifact is not None:
         _say_once(f"found: {artifact.parent.name.replace('_', ' ')} {artifact.name}")
     return artifact
@@ -102,9 +102,9 @@ def _say_once(line: str) -> None:
 
 
 def _jobs() -> int | None:
-    """Return how many jobs the sweep has, which Hydra does not tell them; None where that is not the basic sweeper's.
+    """Return the number of jobs of a sweep, which Hydra does not pass on; None unless the sweeper is the basic one.
 
-    Computed as that sweeper does: the product of the numbers of values over all options of the command line.
+    Computed as in that sweeper: the product of the numbers of values over all options of the command line.
     """
     sweeper = HydraConfig.get().sweeper
     if not str(sweeper.get("_target_")).endswith("BasicSweeper"):
@@ -117,7 +117,7 @@ def _jobs() -> int | None:
     except HydraException:
         return None
     jobs = math.prod(len(each) for each in values)
-    # a launcher of its own processes leaves them another command line, which may say too little
+    # processes of a launcher have another command line, which may lack the sweep
     return jobs if jobs > HydraConfig.get().job.num else None
 
 
@@ -125,7 +125,7 @@ def _columns() -> list[ProgressColumn]:
     """Label, bar, done/total, time left, figures."""
 
     def whole() -> Column:
-        return Column(no_wrap=True)  # where a line is too wide, rich takes from columns that may wrap: the label alone
+        return Column(no_wrap=True)  # rich shrinks columns that may wrap, here the label only
 
     return [
         _Label(Column(ratio=1)),

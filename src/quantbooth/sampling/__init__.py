@@ -1,1 +1,1 @@
-"""Draw pictures: requests, the predict loop, sets of pictures on disk."""
+"""Generate pictures: requests, the predict loop, image sets on disk."""

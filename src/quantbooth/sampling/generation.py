@@ -1,4 +1,4 @@
-"""Drawing a set of pictures: those that a stopped run left are kept, and processes may share what is missing."""
+"""Generation of an image set: pictures of an interrupted run are kept, and processes share the missing ones."""
 
 import shutil
 from collections.abc import Sequence
@@ -14,9 +14,9 @@ __all__ = ["generate_missing", "collect"]
 
 
 def generate_missing(module: SamplingModule, trainer: Trainer, batch: int | str) -> list[bool]:
-    """Draw what is missing; of each drawing, whether its picture was there already.
+    """Generate the missing pictures; return for each job whether its picture existed.
 
-    Batches are the same whatever an earlier run left and however many processes share them, and so is every bit.
+    Batches do not depend on the pictures of an earlier run or the number of processes, so neither does any bit.
     """
     missing = set(module.missing)
     for folder in {job.path.parent for job in module.jobs}:

@@ -1,4 +1,4 @@
-"""Generated pictures on disk: one PNG each, and a list of what was asked for with which noise."""
+"""Image sets on disk: one PNG per picture, and a list of their prompts and noise seeds."""
 
 import json
 import os
@@ -30,22 +30,22 @@ __all__ = [
 
 LIST = "images.json"
 UNRELATED = "unrelated"
-"""The kind of prompts that do not name the subject: they tell what tuning did to everything else."""
+"""The kind of prompts that do not mention the subject: their scores measure drift."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """One picture to make, and what it will be judged by.
+    """One picture to generate, and what it is scored against.
 
     Attributes:
         file: its name in the image set.
-        text: what the model is given.
-        judged_text: what CLIP-T compares with.
+        text: the prompt for the model.
+        judged_text: the prompt for CLIP-T.
         prompt: the template, to group by.
         kind: context, accessory, property, plain, prior, or UNRELATED.
-        seed: with the template decides the noise, the same for every method and subject of a class.
-        asked: attributes asked for, where the world can tell.
-        own: the subject's attributes left as they are, where the world can tell.
+        seed: decides the noise, with the template; the same for every method and subject of a class.
+        asked: requested attributes, where an oracle can see them.
+        own: unchanged attributes of the subject, where an oracle can see them.
     """
 
     file: str
@@ -59,7 +59,7 @@ class Request:
 
 
 def requests_for(subject: Subject, seeds: Sequence[int], every: int = 1) -> list[Request]:
-    """Every prompt (or every n-th) of a subject with every seed."""
+    """Return every prompt (or every n-th) of a subject with every seed."""
     chosen: list[tuple[int, Prompt]] = list(enumerate(subject.prompts))[::every]
     return [
         Request(
@@ -78,16 +78,16 @@ def requests_for(subject: Subject, seeds: Sequence[int], every: int = 1) -> list
 
 
 def unrelated_requests(questions: Questions, subject: Subject, count: int, seed: int) -> list[Request]:
-    """The first sentences that name neither the subject's class nor its identifier, all with one noise seed.
+    """Return the first prompts without the subject's class or identifier, all with one noise seed.
 
     Raises:
-        UserError: when there are not so many.
+        UserError: when there are too few.
     """
     own = re.compile(rf"\b(?:{re.escape(subject.class_word)}s?|{re.escape(subject.identifier)})\b", re.IGNORECASE)
     texts = list(dict.fromkeys(one.text for one in questions.each if not own.search(one.text)))[:count]
     if len(texts) < count:
         raise UserError(
-            f"protocol.prior_prompts={count} needs as many sentences of base.held_out without {subject.class_word}, "
+            f"protocol.prior_prompts={count} needs as many prompts of base.held_out without {subject.class_word}, "
             f"found {len(texts)}; take fewer, or 0"
         )
     return [
@@ -105,7 +105,7 @@ def read_requests(folder: Path) -> list[Request]:
 
 
 def write_image(path: Path, image: Float[Tensor, "3 h w"]) -> None:
-    """An image in [0, 1] as 8-bit PNG; it appears whole or not at all."""
+    """Write an image in [0, 1] as 8-bit PNG, atomically."""
     pixels = (image.detach().cpu().clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
     draft = path.with_name(f".{os.getpid()}.{path.name}")
     Image.fromarray(pixels).save(draft)
@@ -113,6 +113,6 @@ def write_image(path: Path, image: Float[Tensor, "3 h w"]) -> None:
 
 
 def read_images(paths: Sequence[Path]) -> Float[Tensor, "n 3 h w"]:
-    """PNGs as one batch in [0, 1]."""
+    """Read PNGs as one batch in [0, 1]."""
     pixels = [np.asarray(Image.open(path).convert("RGB"), dtype=np.float32) for path in paths]
     return torch.from_numpy(np.stack(pixels).transpose(0, 3, 1, 2) / 255)

@@ -1,9 +1,4 @@
-"""Sampling under Lightning's predict loop: requests in, one PNG each out, as many at a time as fit.
-
-How many pictures fit into memory at a time: found by drawing, with ever more of them, one step each.
-
-Sampling under Lightning's predict loop: drawings in, one PNG each out.
-"""
+"""Sampling in Lightning's predict loop: jobs in, one PNG per job out, and the largest batch that fits into memory."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -28,27 +23,27 @@ from quantbooth.sampling.image_set import Request, write_image
 __all__ = ["ImageJob", "SamplingModule", "batch_that_fits", "image_jobs", "free_memory"]
 
 SHARE = 0.8
-"""Of the free memory that may be taken: allocators keep more than they need."""
+"""Usable share of the free memory: allocators reserve more than they use."""
 LOG = logging.getLogger(__name__)
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes that are free where pictures are drawn."""
+    """Return the free bytes of a device."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     return int(psutil.virtual_memory().available)
 
 
 def batch_that_fits(most: int, draw: Callable[[int], object], free: int) -> int:
-    """The largest power of two of pictures, or `most`, that should fit.
+    """Return the largest power of two, or `most`, of pictures that should fit.
 
-    A batch of 1 is drawn, then 2, 4 and so on. With p_n the peak of n pictures, p_2n = p_n + 2 (p_n - p_(n/2)) is what
-    the next should take; where that is too much the search ends.
+    Batches of 1, 2, 4, ... are tried. With p_n the peak of n pictures, p_2n = p_n + 2 (p_n - p_(n/2)) is the estimate
+    for the next batch; the search ends when that is too much.
 
     Args:
-        most: pictures that are wanted.
-        draw: draws so many in a cheap way, with as much memory as drawing them well takes.
-        free: bytes, as `free_memory` says before.
+        most: the number of pictures.
+        draw: generates n pictures in fewer steps, with the memory of a full generation.
+        free: bytes, from `free_memory`.
     """
     room = _peak(lambda _: None, 0) + SHARE * free
     size, last, peak = 1, None, _peak(draw, 1)
@@ -77,7 +72,7 @@ def _peak(draw: Callable[[int], object], count: int) -> int:
 
 @dataclass(frozen=True)
 class ImageJob:
-    """One picture to draw: what is asked, where it goes, and whose sets serve it (0 is the first subject)."""
+    """One picture to generate: its request, its path, and the subject whose sets are used (0 is the first)."""
 
     request: Request
     path: Path
@@ -85,18 +80,18 @@ class ImageJob:
 
 
 def image_jobs(requests: Sequence[Request], folder: Path, subject: int = 0) -> list[ImageJob]:
-    """Return what is asked of one subject, each picture in the folder."""
+    """Return a job for each request of one subject, with paths in the folder."""
     return [ImageJob(request, folder / request.file, subject) for request in requests]
 
 
 class SamplingModule(LightningModule):
-    """Renders drawings in batches; the noise of each comes from its template and seed alone, not from its batch.
+    """Generates pictures in batches; the noise of each depends on its template and seed, not on its batch.
 
     Args:
-        base: its denoiser holds the sets of all subjects, or none.
-        sampler: draws.
-        drawings: of one subject or several, whose rows are mixed in a batch.
-        route: that of the base's denoiser, told whose row is whose; None where the base is drawn untuned.
+        base: its denoiser has the sets of all subjects, or none.
+        sampler: the sampler.
+        image_jobs: of one or several subjects, whose rows are mixed in a batch.
+        route: of the base's denoiser, which gets the subject of each row; None for an untuned base.
     """
 
     def __init__(
@@ -110,12 +105,12 @@ class SamplingModule(LightningModule):
         self.route = route
 
     def on_predict_start(self) -> None:
-        """A forked process cannot use the threads of the one it was forked from."""
+        """Use one thread: a forked process cannot use the threads of its parent."""
         if self.trainer.world_size > 1:
             torch.set_num_threads(1)
 
     def predict_step(self, places: list[int]) -> int:
-        if not places:  # there are fewer batches than processes
+        if not places:  # fewer batches than processes
             return 0
         chosen = [self.jobs[place] for place in places]
         for job, image in zip(chosen, self.render(chosen), strict=True):
@@ -124,14 +119,13 @@ class SamplingModule(LightningModule):
 
     @property
     def missing(self) -> list[int]:
-        """Places of the drawings whose pictures are not where they go."""
+        """Indices of the jobs whose pictures do not exist."""
         return [place for place, job in enumerate(self.jobs) if not job.path.is_file()]
 
     def loader(self, batch: int | str, device: torch.device, processes: int = 1) -> DataLoader[list[int]]:
-        """Places of all drawings, so many at a time, without the batches whose pictures are all there; AUTO finds by
-        one cheap step how many fit on the device.
+        """Return a loader of job indices in batches, without complete batches; AUTO finds the largest batch that fits.
 
-        What a picture is may depend on its batch in its last bits, so batches are those of a run that starts anew.
+        The last bits of a picture may depend on its batch, so batches are those of a run from the start.
         """
         count, missing = len(self.jobs), set(self.missing)
         if batch == AUTO and missing:
@@ -146,7 +140,7 @@ class SamplingModule(LightningModule):
         some.render(some.jobs)
 
     def render(self, image_jobs: Sequence[ImageJob]) -> Float[Tensor, "b 3 h w"]:
-        """The pictures of some drawings."""
+        """Return the pictures of some jobs."""
         if self.route is not None:
             self.route.choose(torch.tensor([job.subject for job in image_jobs]))
         requests = [job.request for job in image_jobs]
