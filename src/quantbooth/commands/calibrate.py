@@ -154,10 +154,16 @@ def with_activations(
         attention = work.run(progress, lambda: base_with(run, None).denoiser_alone, note)
     finally:
         close(logger)
-    told = {"activations": f"simulated integers of {bits} bits, softmax {f'{softmax} bits' if softmax else 'float'}"}
+    about_activations = {
+        "activations": f"simulated integers of {bits} bits, softmax {f'{softmax} bits' if softmax else 'float'}"
+    }
     replaced = with_inputs(made.base.denoiser, made.replaced, bits)
     return replace(
-        made, replaced=replaced, figures={**made.figures, **told}, blocks=list(blocks.values()), attention=attention
+        made,
+        replaced=replaced,
+        figures={**made.figures, **about_activations},
+        blocks=list(blocks.values()),
+        attention=attention,
     )
 
 

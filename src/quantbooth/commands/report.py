@@ -147,8 +147,8 @@ def _slug(study: Study, folders: Sequence[Path]) -> str:
     for names, noun in ((subjects, "subjects"), (methods, "methods")):
         parts += names if len(names) <= MOST_NAMED else [f"{len(names)}-{noun}"]
     scores = [open_artifact(folder, "scores") for folder in folders]
-    told = sorted(f"{manifest.name} {manifest.fingerprint}" for manifest in scores)
-    digest = hashlib.sha256("\n".join(told).encode()).hexdigest()[:DIGITS]
+    identities = sorted(f"{manifest.name} {manifest.fingerprint}" for manifest in scores)
+    digest = hashlib.sha256("\n".join(identities).encode()).hexdigest()[:DIGITS]
     return f"{'-'.join(map(slugify, parts))[:LONGEST].rstrip('-')}-{digest}"
 
 

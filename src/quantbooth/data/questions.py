@@ -89,10 +89,10 @@ class Questions:
     @property
     def fingerprint(self) -> str:
         """A digest that changes with any prompt, seed, attribute or pixel."""
-        told = hashlib.sha256(json.dumps([asdict(question) for question in self.each], sort_keys=True).encode())
+        digest = hashlib.sha256(json.dumps([asdict(question) for question in self.each], sort_keys=True).encode())
         if self.pictures is not None:
-            told.update(self.pictures.float().numpy().tobytes())
-        return told.hexdigest()
+            digest.update(self.pictures.float().numpy().tobytes())
+        return digest.hexdigest()
 
 
 def questions_of(

@@ -69,10 +69,10 @@ def error_plot(study: DegradationStudy, table: pd.DataFrame) -> str:
             _line(axes, study, table, zone, family)
         axes.set_ylim(bottom, top)
 
-    told = "Error added to that of the float prediction. " + _told(
+    description = "Error added to that of the float prediction. " + _in_words(
         study, table, "+.1f", lambda row, z: row[f"{z}_relative"]
     )
-    texts = ("plot-damage", "Prediction error added by quantization", told)
+    texts = ("plot-damage", "Prediction error added by quantization", description)
     return _panels(study, draw, "error added, share of float's", texts)
 
 
@@ -135,7 +135,7 @@ def curve_plot(study: DegradationStudy, table: pd.DataFrame, what: Swept) -> str
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g} %"))
 
     said = f"Mean squared difference to the float prediction, share of float's error, by {what.option}."
-    texts = ("plot-curve", f"Deviation by {what.option}", f"{said} {_told(study, table, '.1f', _share)}")
+    texts = ("plot-curve", f"Deviation by {what.option}", f"{said} {_in_words(study, table, '.1f', _share)}")
     return _panels(study, draw, "deviation, share of float's error", texts)
 
 
@@ -163,7 +163,7 @@ def _share(row: pd.Series, zone: str) -> float:
     return float(row[f"{zone}_deviation"] / row[f"{zone}_float_error"])
 
 
-def _told(study: DegradationStudy, table: pd.DataFrame, form: str, value: Callable[[pd.Series, str], float]) -> str:
+def _in_words(study: DegradationStudy, table: pd.DataFrame, form: str, value: Callable[[pd.Series, str], float]) -> str:
     """Return the number of each setting and zone in words, for screen readers."""
     parts = []
     for label in map(study.label, study.settings):

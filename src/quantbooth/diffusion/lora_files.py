@@ -166,7 +166,7 @@ def _read(lora: LoraFile, parts: Iterable[str]) -> tuple[dict[str, Tensor], dict
         if not tensor.isfinite().all():
             raise UserError(f"{lora.path}: {key!r} must be finite")
     named = {part: _under(metadata, part) for part in parts}
-    return tensors, {part: told or config for part, told in named.items()}
+    return tensors, {part: own or config for part, own in named.items()}
 
 
 def _under(metadata: Mapping[str, Any], part: str) -> dict[str, Any]:
@@ -189,8 +189,8 @@ def _in_folder(folder: Path) -> Path:
     named = [folder / name for name in USUAL if (folder / name).is_file()]
     found = named or sorted(folder.glob("*.safetensors"))
     if len(found) != 1:
-        told = ", ".join(path.name for path in found) or "none"
-        raise UserError(f"lora: the folder {folder} must hold one file in safetensors, found {told}")
+        own = ", ".join(path.name for path in found) or "none"
+        raise UserError(f"lora: the folder {folder} must hold one file in safetensors, found {own}")
     return found[0]
 
 

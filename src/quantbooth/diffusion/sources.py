@@ -207,5 +207,5 @@ def find_base(path: str, revision: str | None = None, config: str | None = None,
 def _digits(file: Path, config: Path) -> str:
     """Return a digest of the file's path, size and time of change, and of the configuration's path."""
     state = file.stat()
-    told = f"{file.resolve()} {state.st_size} {state.st_mtime_ns} {config.resolve()}"
-    return hashlib.sha256(told.encode()).hexdigest()[:12]
+    text = f"{file.resolve()} {state.st_size} {state.st_mtime_ns} {config.resolve()}"
+    return hashlib.sha256(text.encode()).hexdigest()[:12]

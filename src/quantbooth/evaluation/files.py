@@ -89,8 +89,8 @@ def read_measured(folder: Path) -> pd.DataFrame:
     except FileNotFoundError as error:
         raise UserError(f"{folder} holds no {ROWS}; remove the folder and evaluate again") from error
     except (OSError, ValueError) as error:
-        told = " ".join(str(error).split())
-        raise UserError(f"{path} cannot be read: {told}; remove its folder and evaluate again") from error
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path} cannot be read: {reason}; remove its folder and evaluate again") from error
 
 
 def read_rows(folder: Path) -> pd.DataFrame:

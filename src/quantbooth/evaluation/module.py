@@ -61,9 +61,9 @@ class EvaluationModule(LightningModule):
     def measured_with(self) -> dict[str, str]:
         """Judges and comparison by metric, and whether masks gave the subject in the references."""
         masked = self.subject.reference_masks is not None
-        told = self.scorer.measured_with
+        judges = self.scorer.measured_with
         return {
-            k: f"{v}, references by their masks" if masked and k.startswith("local_") else v for k, v in told.items()
+            k: f"{v}, references by their masks" if masked and k.startswith("local_") else v for k, v in judges.items()
         }
 
     @torch.no_grad()

@@ -121,7 +121,7 @@ def matching(
     include: Sequence[str],
     exclude: Sequence[str],
     kinds: Collection[type[nn.Module]] = tuple(KINDS),
-    told: str = "a float Linear or Conv2d layer",
+    description: str = "a float Linear or Conv2d layer",
 ) -> list[str]:
     """Return the names of the layers that match an include and no exclude pattern, in the order of the model.
 
@@ -130,7 +130,7 @@ def matching(
         include: patterns.
         exclude: patterns.
         kinds: classes of the layers.
-        told: a description of them, for the message.
+        description: a description of them, for the message.
 
     Raises:
         UserError: for a pattern that matches no such layer, or a selection that leaves nothing.
@@ -139,7 +139,7 @@ def matching(
     for kind, patterns in (("include", include), ("exclude", exclude)):
         for pattern in patterns:
             if not any(fnmatchcase(name, pattern) for name in names):
-                raise UserError(f"{kind} pattern {pattern!r} must match {told}, got none")
+                raise UserError(f"{kind} pattern {pattern!r} must match {description}, got none")
     chosen = [name for name in names if _any(name, include) and not _any(name, exclude)]
     if not chosen:
         raise UserError(f"include {list(include)} without exclude {list(exclude)} must leave a layer, got none")

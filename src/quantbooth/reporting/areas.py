@@ -124,12 +124,12 @@ def areas(study: Study, x: str, y: str) -> dict[Method, Area]:
     """Return the area of every curve, over its complete snapshots and its untuned base."""
     lines = curves(study, x, y)
     own = {line.method: _by_subject(study, line, x, y) for line in lines}
-    told = {
+    tested = {
         pair: paired_comparison(AREA, own[pair[0][0]], own[pair[1][0]])
         for pair in _against(study)
         if pair[0][0] in own and pair[1][0] in own
     }
-    leads = {one[0]: found for (one, _), found in corrected(told).items()}
+    leads = {one[0]: found for (one, _), found in corrected(tested).items()}
     best = front(lines)
     return {
         line.method: Area(

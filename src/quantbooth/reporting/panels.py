@@ -61,7 +61,11 @@ def _listed(zones: Zones) -> str:
 
 
 def _panels(
-    study: Study, methods: Sequence[Method], draw: Callable[[Axes, Score], None], name: tuple[str, str], told: str
+    study: Study,
+    methods: Sequence[Method],
+    draw: Callable[[Axes, Score], None],
+    name: tuple[str, str],
+    description: str,
 ) -> str:
     """Return a panel for each score that the study has, with a common legend."""
     scores = _scores(study)
@@ -74,7 +78,7 @@ def _panels(
         longest = max((len(label) for label in labels), default=0)
         right = 0.93 - 0.0075 * longest
         figure.subplots_adjust(left=0.05, right=right, bottom=0.16, top=0.89, wspace=0.26)
-        return svg(figure, *name, told, [study.style(method) for method in methods])
+        return svg(figure, *name, description, [study.style(method) for method in methods])
 
 
 def _scores(study: Study) -> list[Score]:
@@ -104,7 +108,7 @@ def frontier(study: Study) -> str | None:
             _mark(axes, study, method, count, float(np.mean(list(means.values()))))
 
     name = ("plot-frontier", "Trained numbers against scores")
-    return _panels(study, list(trained), draw, name, _frontier_told(study, trained))
+    return _panels(study, list(trained), draw, name, _frontier_in_words(study, trained))
 
 
 def _trained(study: Study, method: Method) -> int | None:
@@ -113,12 +117,12 @@ def _trained(study: Study, method: Method) -> int | None:
     return int(float(np.max(counts))) if counts else None
 
 
-def _frontier_told(study: Study, trained: dict[Method, int]) -> str:
+def _frontier_in_words(study: Study, trained: dict[Method, int]) -> str:
     parts = []
     for method, count in trained.items():
         means = [(score, list(study.means(*study.last(method), score.key).values())) for score in _scores(study)]
-        told = ", ".join(f"{score.title} {score.unit.text(float(np.mean(values)))}" for score, values in means)
-        parts.append(f"{study.label(method)} trains {count:,}: {told}")
+        description = ", ".join(f"{score.title} {score.unit.text(float(np.mean(values)))}" for score, values in means)
+        parts.append(f"{study.label(method)} trains {count:,}: {description}")
     return "; ".join(parts) + "."
 
 

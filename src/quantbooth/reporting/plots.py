@@ -48,7 +48,7 @@ def tradeoff(study: Study, x: str = "clip_t", y: str = "local_clip_i") -> str | 
         ]
         _place(axes, texts, lines)
         name = f"plot-{x}-{y}".replace("_", "-")
-        return svg(figure, name, f"{up.title} against {across.title}", _told(lines, across, up), styles)
+        return svg(figure, name, f"{up.title} against {across.title}", _in_words(lines, across, up), styles)
 
 
 def _rank(study: Study, line: Curve, lines: Sequence[Curve]) -> int:
@@ -123,7 +123,7 @@ def _place(axes: Axes, texts: list[Text], lines: Sequence[Curve]) -> None:
     )
 
 
-def _told(lines: Sequence[Curve], across: Score, up: Score) -> str:
+def _in_words(lines: Sequence[Curve], across: Score, up: Score) -> str:
     """Return the plot in words, for screen readers."""
     ends = [f"{c.label}: {across.unit.text(c.x[-1])} and {up.unit.text(c.y[-1])}" for c in lines]
     best = ", ".join(_at(lines, snapshot) for snapshot in front(tuple(lines)))
@@ -159,8 +159,8 @@ def losses(study: Study) -> str | None:
         ends = [
             f"{study.label(method)} {runs[0][-1][1]:.3f} at step {runs[0][-1][0]:,}" for method, runs in found.items()
         ]
-        told = f"The last values logged: {'; '.join(ends)}."
-        return svg(figure, "plot-loss", "Training loss by step", told, [study.style(method) for method in found])
+        description = f"The last values logged: {'; '.join(ends)}."
+        return svg(figure, "plot-loss", "Training loss by step", description, [study.style(method) for method in found])
 
 
 def _smoothed(points: Sequence[tuple[int, float]]) -> tuple[list[float], list[float]]:

@@ -101,13 +101,13 @@ def assign_styles(names: Iterable[tuple[str, bool]], known: Mapping[str, Style])
     taken = {style.colour for name, style in known.items() if any(name == family(method, known) for method, _ in rows)}
     free = [style for style in PALETTE if style.colour not in taken] or list(PALETTE)
     spare = 0
-    for method, told in rows:
+    for method, distinguished in rows:
         kin = family(method, known)
         own = None if kin is None else known[kin]
         used = [style.marker for style in found if own is not None and style.colour == own.colour]
         if own is not None and method == kin and not used:
             found.append(own)
-        elif own is None or (told and used):
+        elif own is None or (distinguished and used):
             style = free[spare % len(free)]
             markers = list(dict.fromkeys(style.marker + MARKERS))
             found.append(replace(style, marker=markers[spare // len(free) % len(markers)]))
