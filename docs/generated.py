@@ -33,6 +33,8 @@ def commands_page() -> str:
     scripts = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["scripts"]
     parts = ["# Commands", "What `--help` of each command prints. `python -m quantbooth` is the same as `quantbooth`."]
     for name, target in scripts.items():
+        if not target.endswith(":main"):  # a former name
+            continue
         source = ROOT / "src" / (target.partition(":")[0].replace(".", "/") + ".py")
         tree = ast.parse(source.read_text(encoding="utf-8"))
         text = help_text(ast.get_docstring(tree) or "", CONF, config_of(tree))

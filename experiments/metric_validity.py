@@ -80,7 +80,11 @@ def _folders(path: Path) -> Iterator[Path]:
     if (path / MANIFEST).is_file() or not path.is_dir():
         yield path
     else:
-        places = [*path.glob(f"*/{MANIFEST}"), *path.glob(f"scores/*/{MANIFEST}"), *path.glob(f"*/scores/*/{MANIFEST}")]
+        places = [
+            *path.glob(f"*/{MANIFEST}"),
+            *path.glob(f"scores/*/{MANIFEST}"),
+            *path.glob(f"*/scores/*/{MANIFEST}"),
+        ]
         yield from sorted(place.parent for place in places if _kind(place.parent) == "scores")
 
 

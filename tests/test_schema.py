@@ -13,6 +13,11 @@ def test_addresses_of_code_never_decide() -> None:
     assert content(settings, "tuner") == {"learner": {"inputs": True, "parts": [{"c": 1}]}}
 
 
+def test_a_renamed_option_keeps_its_key_in_identities() -> None:
+    settings = {"calibration": {"search": {"_target_": "here.MSEObserver", "lp_norm": 2.4, "points": 80}}}
+    assert content(settings, "calibration") == {"search": {"norm": 2.4, "points": 80}}
+
+
 def test_what_is_not_declared_decides() -> None:
     assert content({"sampler": {"eta": 0.5}}, "sampler") == {"eta": 0.5}
 

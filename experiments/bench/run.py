@@ -20,7 +20,7 @@ from experiments.bench.machine import commit, facts
 from experiments.bench.results import Row, is_done, merged, missing_row, read, row_of, to_json, write
 from experiments.bench.sizes import SIZES
 from experiments.bench.table import document
-from experiments.bench.worker_process import Handle, WorkerFailed
+from experiments.bench.worker_process import WorkerFailed, WorkerProcess
 from quantbooth.runtime.errors import UserError
 
 __all__ = ["main", "measured"]
@@ -34,7 +34,7 @@ def measured(group: list[Case], steps: int, warm_up: int, console: Console) -> l
     """Measure the cases of a group in turns; one that fails gets a row without figures, and the others go on."""
     rows: dict[Case, Row] = {}
     with ExitStack() as stack:
-        alive: dict[Case, Handle] = {}
+        alive: dict[Case, WorkerProcess] = {}
 
         def ask(case: Case, command: str) -> Row:
             try:
@@ -48,7 +48,7 @@ def measured(group: list[Case], steps: int, warm_up: int, console: Console) -> l
 
         built, taken = {}, {case: list[Row]() for case in group}
         for case in group:
-            alive[case] = stack.enter_context(Handle(case))
+            alive[case] = stack.enter_context(WorkerProcess(case))
             built[case] = ask(case, "build")
             console.print(f"  built {case}")
         for turn in range(warm_up + steps):

@@ -9,7 +9,7 @@ from typing import Any, Self
 
 from experiments.bench.cases import Case
 
-__all__ = ["Handle", "WorkerFailed"]
+__all__ = ["WorkerProcess", "WorkerFailed"]
 
 ROOT = Path(__file__).parents[2]
 
@@ -18,7 +18,7 @@ class WorkerFailed(Exception):
     """A worker said what went wrong, or was gone; the message is why."""
 
 
-class Handle:
+class WorkerProcess:
     """A running worker; leaving the block ends it."""
 
     def __init__(self, case: Case) -> None:

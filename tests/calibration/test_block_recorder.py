@@ -47,14 +47,14 @@ def test_a_cache_holds_inputs_of_the_quantized_and_outputs_of_the_float_one(make
         with recorder.cache(number) as cache:
             found = rows(cache)
         for start in range(0, len(pair.items), BATCH):
-            places = list(range(start, min(start + BATCH, len(pair.items))))
+            indices = list(range(start, min(start + BATCH, len(pair.items))))
             given = capture_inputs(
-                pair.quantized.denoiser.get_submodule(block.name), partial(pair.run, pair.quantized, places)
+                pair.quantized.denoiser.get_submodule(block.name), partial(pair.run, pair.quantized, indices)
             )
-            target = capture_output(pair.base.denoiser.get_submodule(block.name), partial(pair.run, pair.base, places))
+            target = capture_output(pair.base.denoiser.get_submodule(block.name), partial(pair.run, pair.base, indices))
             values = (*given.args, *given.kwargs.values())
             expected = [target, *(value for value in values if isinstance(value, Tensor))]
-            assert all(torch.equal(ours[places], theirs) for ours, theirs in zip(found, expected, strict=True))
+            assert all(torch.equal(ours[indices], theirs) for ours, theirs in zip(found, expected, strict=True))
 
 
 @pytest.mark.parametrize("start", [1, 9])

@@ -44,17 +44,17 @@ class Net(nn.Module):
 NAMES = ["a", "b", "c", "d", "e", "f"]
 
 
-def call_net(net: Any, places: Sequence[int]) -> Any:
+def call_net(net: Any, indices: Sequence[int]) -> Any:
     draw = torch.Generator().manual_seed(3)
-    return net(torch.randn(ITEMS, 3, generator=draw)[list(places)])
+    return net(torch.randn(ITEMS, 3, generator=draw)[list(indices)])
 
 
-def call_denoiser(denoiser: Any, places: Sequence[int]) -> Any:
+def call_denoiser(denoiser: Any, indices: Sequence[int]) -> Any:
     draw = torch.Generator().manual_seed(4)
     side, channels = denoiser.config.sample_size, denoiser.config.in_channels
-    x = torch.randn(ITEMS, channels, side, side, generator=draw)[list(places)]
-    text = torch.randn(ITEMS, 5, denoiser.config.cross_attention_dim, generator=draw)[list(places)]
-    return denoiser(x, torch.tensor(places) * 100, encoder_hidden_states=text).sample
+    x = torch.randn(ITEMS, channels, side, side, generator=draw)[list(indices)]
+    text = torch.randn(ITEMS, 5, denoiser.config.cross_attention_dim, generator=draw)[list(indices)]
+    return denoiser(x, torch.tensor(indices) * 100, encoder_hidden_states=text).sample
 
 
 @pytest.fixture
@@ -138,9 +138,9 @@ def test_calls_give_the_same_bit_for_bit_and_every_block_is_computed_once(
     denoiser: Any, names: list[str], tmp_path: Path
 ) -> None:
     plain = {
-        (end, places[0]): capture_inputs(denoiser.get_submodule(names[end]), partial(call_denoiser, denoiser, places))
+        (end, indices[0]): capture_inputs(denoiser.get_submodule(names[end]), partial(call_denoiser, denoiser, indices))
         for end in range(len(names))
-        for places in BATCHES
+        for indices in BATCHES
     }
     counts = counted(denoiser, names)
     liveness = liveness_of(denoiser, names, lambda: call_denoiser(denoiser, [0]))
@@ -148,10 +148,10 @@ def test_calls_give_the_same_bit_for_bit_and_every_block_is_computed_once(
     counts.update(dict.fromkeys(counts, 0))
     most = 0
     for end, name in enumerate(names):
-        for places in BATCHES:
-            with replay.running(places, end):
-                given = capture_inputs(denoiser.get_submodule(name), partial(call_denoiser, denoiser, places))
-            expected = plain[end, places[0]]
+        for indices in BATCHES:
+            with replay.running(indices, end):
+                given = capture_inputs(denoiser.get_submodule(name), partial(call_denoiser, denoiser, indices))
+            expected = plain[end, indices[0]]
             assert given.kwargs.keys() == expected.kwargs.keys()
             ours, theirs = (*given.args, *given.kwargs.values()), (*expected.args, *expected.kwargs.values())
             for value, other in zip(ours, theirs, strict=True):
@@ -175,9 +175,9 @@ def test_it_may_begin_anywhere(tmp_path: Path) -> None:
     with torch.no_grad():
         plain = call_net(net, range(ITEMS))
         for _ in range(2):
-            for places in BATCHES:
-                with replay.running(places, 3):
-                    assert torch.allclose(call_net(net, places), plain[places])
+            for indices in BATCHES:
+                with replay.running(indices, 3):
+                    assert torch.allclose(call_net(net, indices), plain[indices])
             replay.finish(3)
     assert [counts[name] for name in NAMES] == [2 * ITEMS, 2 * ITEMS, 2 * ITEMS, 3 * ITEMS, 3 * ITEMS, 3 * ITEMS]
 

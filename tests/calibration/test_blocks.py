@@ -103,8 +103,8 @@ def test_a_call_that_does_not_reach_the_module_is_an_error(denoiser: Any) -> Non
 def test_a_cache_gives_back_its_rows_in_any_order(tmp_path: Path, generator: torch.Generator) -> None:
     cache, x = BlockCache(tmp_path, 5), torch.randn(5, 3, 2, generator=generator)
     text, y = torch.randn(5, 4, generator=generator), torch.randn(5, 2, 2, generator=generator)
-    for places in ([0, 1, 2], [3, 4]):
-        cache.record(places, CallArgs((x[places], 7), {"text": text[places], "mask": None}), y[places])
+    for indices in ([0, 1, 2], [3, 4]):
+        cache.record(indices, CallArgs((x[indices], 7), {"text": text[indices], "mask": None}), y[indices])
     order = [4, 0, 4, 2]
     given, target = cache.batch(order, torch.device("cpu"))
     assert torch.equal(given.args[0], x[order])

@@ -67,7 +67,7 @@ def test_a_sentence_is_kept_once_however_often_it_is_asked(tmp_path: Path, state
 
 @pytest.mark.parametrize("place", [-1, 12])
 def test_a_place_outside_is_no_damage(folder: Path, place: int) -> None:
-    with pytest.raises(IndexError, match=rf"places must be in \[0, 12\), got {place}"):
+    with pytest.raises(IndexError, match=rf"indices must be in \[0, 12\), got {place}"):
         CalibrationSet(folder).batch([0, place])
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from quantbooth.calibration.calibration_set import CalibrationSet, generate_calibration_set, write_states
-from quantbooth.calibration.sources import SOURCES, PromptBatch, batches, kept_places, source_of
+from quantbooth.calibration.sources import SOURCES, PromptBatch, batches, kept_steps, source_of
 from quantbooth.diffusion.base import Base
 from quantbooth.diffusion.sampler import Sampler
 from quantbooth.runtime.lightning import Loop
@@ -58,7 +58,7 @@ def test_items_are_what_the_source_gives_with_each_prompts_own_text_and_with_non
 def test_every_kept_timestep_is_covered_by_every_prompt(draw: Draw, small_base: Base) -> None:
     found = draw("one")
     t = found.batch(range(len(found))).t.unflatten(0, (len(TEXTS), KEPT, 2))
-    steps = SAMPLER.new_scheduler(small_base).timesteps[kept_places(SAMPLER.steps, KEPT)].float()
+    steps = SAMPLER.new_scheduler(small_base).timesteps[kept_steps(SAMPLER.steps, KEPT)].float()
     assert torch.equal(t, steps[None, :, None].expand_as(t))
     assert len(set(steps.diff().tolist())) == 1
 
@@ -77,8 +77,8 @@ def test_the_same_seeds_give_the_same_files_and_others_others(draw: Draw, source
 def test_the_size_of_a_batch_changes_rounding_at_most(draw: Draw, source: str) -> None:
     one, other = draw("one", source, batch=2), draw("other", source, batch=4)
     torch.testing.assert_close(states(one), states(other), rtol=1e-4, atol=1e-4)
-    places = range(len(one))
-    left, right = (found.batch(places).conditioning.tokens for found in (one, other))
+    indices = range(len(one))
+    left, right = (found.batch(indices).conditioning.tokens for found in (one, other))
     torch.testing.assert_close(left, right, rtol=1e-4, atol=1e-4)
 
 

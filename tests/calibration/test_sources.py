@@ -5,7 +5,7 @@ import torch
 from diffusers import DDIMScheduler
 from torch import Tensor
 
-from quantbooth.calibration.sources import SOURCES, PromptBatch, batches, kept_places, source_of
+from quantbooth.calibration.sources import SOURCES, PromptBatch, batches, kept_steps, source_of
 from quantbooth.diffusion.base import Base
 from quantbooth.diffusion.families.unet import DDPM_SCHEDULERS
 from quantbooth.diffusion.sampler import Sampler, initial_noise
@@ -54,9 +54,9 @@ def test_the_state_at_a_kept_timestep_is_what_the_denoiser_sees_there(base: Base
         found = source.states(base, one, 2)
     finally:
         hook.remove()
-    places = kept_places(len(seen), 2)
-    assert source.timesteps(base, 2).tolist() == [seen[place][0] for place in places]
-    assert torch.equal(found, torch.stack([seen[place][1] for place in places], dim=1))
+    indices = kept_steps(len(seen), 2)
+    assert source.timesteps(base, 2).tolist() == [seen[place][0] for place in indices]
+    assert torch.equal(found, torch.stack([seen[place][1] for place in indices], dim=1))
 
 
 def test_forward_states_are_pictures_noised_as_in_training(base: Base, asked: PromptBatch) -> None:
@@ -96,14 +96,14 @@ def test_states_depend_on_their_own_sentence_and_seed_alone(base: Base, asked: P
     ("steps", "count", "places"),
     [(5, 5, [0, 1, 2, 3, 4]), (25, 3, [0, 12, 24]), (10, 2, [0, 9]), (5, 1, [2]), (1, 1, [0])],
 )
-def test_kept_places_are_evenly_spaced_from_first_to_last(steps: int, count: int, places: list[int]) -> None:
-    assert kept_places(steps, count) == places
+def test_kept_places_are_evenly_spaced_from_first_to_last(steps: int, count: int, indices: list[int]) -> None:
+    assert kept_steps(steps, count) == indices
 
 
 @pytest.mark.parametrize("count", [0, 6])
 def test_more_timesteps_than_steps_are_refused(count: int) -> None:
     with pytest.raises(UserError, match=rf"calibration.set.timesteps must be in \[1, 5\].* got {count}"):
-        kept_places(5, count)
+        kept_steps(5, count)
 
 
 def test_other_refusals(base: Base, asked: PromptBatch) -> None:

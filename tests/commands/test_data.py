@@ -98,7 +98,7 @@ def test_everything_is_fetched_as_it_was_published_and_nothing_else(
     assert not (tmp_path / "evil.jpg").exists()
     said = capsys.readouterr().out.splitlines()
     assert said[-2:] == [
-        "fetched 121 files, all as published",
+        "downloaded 121 files, all as published",
         f"{here}: 30 of 30 subjects, 120 photos, every file as published",
     ]
 
@@ -218,5 +218,5 @@ def test_the_command_takes_its_action_first_and_ends_in_one_line(
 
 @pytest.mark.parametrize(("action", "said"), [(None, ""), ("dreamboth", ", got 'dreamboth'")])
 def test_an_action_that_is_none_is_refused_with_those_there_are(run: Run, action: str | None, said: str) -> None:
-    with pytest.raises(UserError, match=rf"^say what to do{said}: quantbooth-data dreambooth fetches, quantbooth-data"):
+    with pytest.raises(UserError, match=rf"^action must be dreambooth or check{said}: quantbooth-data dreambooth"):
         run("null" if action is None else action)

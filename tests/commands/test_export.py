@@ -142,8 +142,11 @@ def test_adapters_alone_draw_our_pictures_on_the_float_base(
         ),
         ((*METHODS["lora"], "export.step=0"), "^export.format=lora writes adapters that were tuned"),
         (METHODS["s2-qlora"], "^strategy s2 has 3 denoisers, one file holds one; choose"),
-        ((*METHODS["s2-qlora"], "export.merged=true"), "no place for what export.merged=true makes; choose export.fo"),
-        ((*METHODS["lora"], "tuner.identifier=true"), "export.format=lora has no place for a learned identifier"),
+        (
+            (*METHODS["s2-qlora"], "export.merged=true"),
+            "export.format=lora cannot store .*export.merged=true .*; choose export.fo",
+        ),
+        ((*METHODS["lora"], "tuner.identifier=true"), "export.format=lora .* a learned identifier"),
     ],
 )
 def test_what_a_lora_file_has_no_place_for_is_told(
@@ -197,7 +200,7 @@ def test_a_single_file_and_the_untuned_base(configure: Configure, base_folder: P
         (("export.precision=int8",), r"^export\.precision must be one of float32, float16, got 'int8'$"),
         (
             ("export.format=safetensors", "export.merged=true"),
-            r"^export\.format=safetensors has no place for a learned ",
+            r"^export\.format=safetensors .* a learned ",
         ),
         (("strategy=s2", "export.format=safetensors"), r"^strategy s2 has 3 denoisers, one file holds one; choose "),
         (("seed=7",), r"^no scale_sets for these settings in .*; make it with quantbooth-tune and the same options$"),

@@ -48,7 +48,7 @@ def test_an_interrupted_sweep_goes_on_where_it_was_and_then_reports(
         patch.setattr(tuning, "denoising_error", interrupted)
         code, said = command(pipeline.main, "-m", "strategy=baseline,s1")
     assert code == 130
-    assert said.endswith("interrupted; finished work is kept, and the same command goes on from there\n")
+    assert "interrupted; finished work is kept" in said.splitlines()[-1]
     before = times(out)
     assert list(out.glob("store/*/.*")) == []
     assert sum(name.endswith("rows.parquet") for name in before) == 2

@@ -270,7 +270,7 @@ def test_what_was_not_tuned_yet_names_the_command_that_does(
 
 
 def test_a_float_base_has_nothing_to_calibrate(configure: Configure) -> None:
-    with pytest.raises(UserError, match="^quant=fp keeps the base as it is: there is nothing to calibrate$"):
+    with pytest.raises(UserError, match="^quant=fp .* nothing to calibrate"):
         calibrate(Run(configure("method=float")))
 
 

@@ -67,7 +67,7 @@ def test_a_score_that_could_not_be_had_stays_missing_and_one_not_asked_for_has_n
 
 
 def test_a_metric_nobody_knows_the_origin_of_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"^every metric must say what it was measured with, got nothing for guess$"):
+    with pytest.raises(ValueError, match=r"^every metric .* for guess$"):
         write_scores(tmp_path, RECORD, [picture("a.png", oracle=1.0, guess=0.5)], WITH)
 
 

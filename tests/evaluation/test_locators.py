@@ -11,7 +11,7 @@ from quantbooth.evaluation.locators import (
     boxes_of_candidates,
     boxes_of_likelihoods,
     boxes_of_masks,
-    cut,
+    crop,
     mask_overlap,
     square,
     tight_boxes,
@@ -49,10 +49,10 @@ def test_a_nearly_empty_mask_is_not_found_and_gives_the_whole_picture() -> None:
 
 def test_cut_takes_exactly_the_pixels_of_the_box() -> None:
     picture = torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
-    torch.testing.assert_close(cut(picture, torch.tensor([[2.0, 3, 6, 7]]), 4), picture[:, :, 3:7, 2:6])
-    torch.testing.assert_close(cut(picture, torch.tensor([[0.0, 0, 8, 8]]), 8), picture)
+    torch.testing.assert_close(crop(picture, torch.tensor([[2.0, 3, 6, 7]]), 4), picture[:, :, 3:7, 2:6])
+    torch.testing.assert_close(crop(picture, torch.tensor([[0.0, 0, 8, 8]]), 8), picture)
     flat = torch.full((1, 3, 8, 8), 0.3)
-    torch.testing.assert_close(cut(flat, torch.tensor([[1.0, 1, 4, 4]]), 8), flat)
+    torch.testing.assert_close(crop(flat, torch.tensor([[1.0, 1, 4, 4]]), 8), flat)
 
 
 def test_whole_image_finds_everything() -> None:
@@ -71,7 +71,7 @@ def test_overlaps_by_hand() -> None:
 @pytest.mark.parametrize("box", [[0.0, 0, 9, 4], [-1.0, 0, 4, 4], [4.0, 4, 4, 6]])
 def test_a_box_outside_the_picture_or_empty_is_refused(box: list[float]) -> None:
     with pytest.raises(ValueError, match="must lie inside its 8 x 8 picture"):
-        cut(torch.zeros(1, 3, 8, 8), torch.tensor([box]), 4)
+        crop(torch.zeros(1, 3, 8, 8), torch.tensor([box]), 4)
 
 
 def test_the_abstract_locator_cannot_be_made() -> None:

@@ -13,8 +13,8 @@ from quantbooth.evaluation.scores import (
     diversity,
     diversity_of_each,
     drift,
-    known,
-    located,
+    locate_regions,
+    regions_of_masks,
     subject_score,
 )
 
@@ -97,7 +97,7 @@ def test_the_region_is_cut_out_and_the_whole_picture_taken_where_nothing_is_foun
     pictures[:, 1] = 1.0
     pictures[0, :, :4, :4] = torch.tensor([1.0, 0.0, 0.0])[:, None, None]
     pictures[1, 2, :, :] = 1.0
-    regions = located(TopLeft(), pictures, "mug")
+    regions = locate_regions(TopLeft(), pictures, "mug")
     assert regions.found.tolist() == [True, False]
     red = torch.tensor([[1.0, 0.0, 0.0]])
     torch.testing.assert_close(clip_i(MeanColour().images(regions.pictures), red), torch.tensor([1.0, 0.0]))
@@ -107,17 +107,17 @@ def test_the_region_is_cut_out_and_the_whole_picture_taken_where_nothing_is_foun
 def test_what_surrounds_the_subject_becomes_grey_when_it_is_masked_out() -> None:
     pictures = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     pictures[0, 2, 0, 0], pictures[1, 2, 0, 0] = 0.0, 1.0
-    kept, masked = (located(TopLeft(), pictures, "mug", background) for background in (True, False))
+    kept, masked = (locate_regions(TopLeft(), pictures, "mug", background) for background in (True, False))
     assert torch.equal(kept.pictures[1], masked.pictures[1])  # not found: the whole picture as it is
     torch.testing.assert_close(masked.pictures[0, :, :, :2], kept.pictures[0, :, :, :2])
     torch.testing.assert_close(masked.pictures[0, :, :, 6:], torch.full((3, 8, 2), 0.5))
-    with pytest.raises(ValueError, match="a locator tells the subject's pixels"):
-        located(WholeImage(), pictures, "mug", background=False)
+    with pytest.raises(ValueError, match="a locator .* the subject's pixels"):
+        locate_regions(WholeImage(), pictures, "mug", background=False)
 
 
 def test_with_the_whole_image_locator_the_region_is_the_picture() -> None:
     pictures = torch.rand(3, 3, 8, 8, generator=torch.Generator().manual_seed(0))
-    regions = located(WholeImage(), pictures, "mug")
+    regions = locate_regions(WholeImage(), pictures, "mug")
     torch.testing.assert_close(regions.pictures, pictures)
     assert regions.found.all()
 
@@ -129,7 +129,7 @@ def test_masks_take_the_place_of_a_locator() -> None:
     pictures[0, :, 2:6, 2:6] = torch.tensor([1.0, 0.0, 0.0])[:, None, None]
     masks[0, 3, 3:5] = masks[0, 4, 4] = True
     masks[1, 0, 0] = True
-    regions = known(pictures, masks)
+    regions = regions_of_masks(pictures, masks)
     found = MeanColour().images(regions.pictures)
     torch.testing.assert_close(found, torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]))
     assert regions.found.all()

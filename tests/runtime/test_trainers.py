@@ -18,7 +18,7 @@ def test_settings_reach_lightning() -> None:
 def test_what_this_machine_cannot_do_is_one_line() -> None:
     with pytest.raises(UserError) as caught:
         trainer(accelerator="cpu", fast_dev_run=-1)
-    assert str(caught.value).startswith("the trainer cannot be had: fast_dev_run=-1")
+    assert "fast_dev_run=-1" in str(caught.value) and "trainer.* options" in str(caught.value)
     assert str(caught.value).endswith("; choose trainer=cpu, or mend trainer.* options")
     assert "\n" not in str(caught.value)
 
@@ -32,6 +32,6 @@ def test_several_processes_share_only_work_that_may_be_divided() -> None:
 
 
 def test_sharing_is_offered_on_cpus_only() -> None:
-    told = r"^processes share the drawing on CPUs only so far; trainer\.devices must be 1, got 2$"
+    told = r"^trainer\.devices must be 1 .*got 2"
     with pytest.raises(UserError, match=told):
         trainer(shared=True, accelerator="gpu", devices=2)

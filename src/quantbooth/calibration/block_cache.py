@@ -86,7 +86,7 @@ class BlockCache:
         self._rows: dict[str, Tensor] = {}
         self._first: CallArgs | None = None
 
-    def record(self, places: Sequence[int], call: CallArgs, target: Float[Tensor, "b ..."]) -> None:
+    def record(self, indices: Sequence[int], call: CallArgs, target: Float[Tensor, "b ..."]) -> None:
         """Store the calls of some items."""
         self._first = self._first or CallArgs(
             tuple(None if isinstance(value, Tensor) else value for value in call.args),
@@ -95,13 +95,13 @@ class BlockCache:
         for key, value in (*_named(call).items(), (TARGET, target)):
             if key not in self._rows:
                 self._rows[key] = mapped_rows(self.folder / f"{key}.bin", self.items, value)
-            self._rows[key][list(places)] = value.to("cpu")
+            self._rows[key][list(indices)] = value.to("cpu")
 
-    def batch(self, places: Sequence[int], device: torch.device) -> tuple[CallArgs, Float[Tensor, "b ..."]]:
+    def batch(self, indices: Sequence[int], device: torch.device) -> tuple[CallArgs, Float[Tensor, "b ..."]]:
         """Return the call of some items as one batch, and its target output."""
         assert self._first is not None
-        rows = {key: kept[list(places)].to(device) for key, kept in self._rows.items()}
-        args = tuple(rows.get(_at(place), value) for place, value in enumerate(self._first.args))
+        rows = {key: kept[list(indices)].to(device) for key, kept in self._rows.items()}
+        args = tuple(rows.get(_at(index), value) for index, value in enumerate(self._first.args))
         kwargs = {key: rows.get(key, value) for key, value in self._first.kwargs.items()}
         return CallArgs(args, kwargs), rows[TARGET]
 
@@ -126,11 +126,11 @@ def mapped_rows(path: Path, items: int, like: Float[Tensor, "b ..."]) -> Float[T
     return torch.from_file(str(path), shared=True, size=shape.numel(), dtype=like.dtype).view(shape)
 
 
-def _at(place: int) -> str:
+def _at(index: int) -> str:
     """Return the key of a positional argument; no keyword is a number."""
-    return str(place)
+    return str(index)
 
 
 def _named(call: CallArgs) -> dict[str, Tensor]:
-    arguments: dict[str, Any] = {_at(place): value for place, value in enumerate(call.args)} | dict(call.kwargs)
+    arguments: dict[str, Any] = {_at(index): value for index, value in enumerate(call.args)} | dict(call.kwargs)
     return {key: value for key, value in arguments.items() if isinstance(value, Tensor)}

@@ -65,9 +65,9 @@ class CachedForward:
         self._empty: dict[int, Tensor] = {}
 
     @contextmanager
-    def running(self, places: Sequence[int], end: int) -> Iterator[None]:
+    def running(self, indices: Sequence[int], end: int) -> Iterator[None]:
         """Within the context a call with these items computes only the unfinished blocks before `end`."""
-        with _forwards(self.denoiser, self.names[:end], partial(self._forward, places)):
+        with _forwards(self.denoiser, self.names[:end], partial(self._forward, indices)):
             yield
 
     def finish(self, end: int) -> None:
@@ -82,23 +82,23 @@ class CachedForward:
         """Bytes of all files."""
         return sum(rows.nbytes for rows in self._cached.values())
 
-    def _forward(self, places: Sequence[int], number: int, forward: Forward, *args: Any, **kwargs: Any) -> Tensor:
+    def _forward(self, indices: Sequence[int], number: int, forward: Forward, *args: Any, **kwargs: Any) -> Tensor:
         if number < self._done:
-            return self._from_cache(number, places)
+            return self._from_cache(number, indices)
         output: Tensor = forward(*args, **kwargs).contiguous()  # as it is read from a file
         if number not in self._empty:
             self._empty[number] = output.new_zeros(()).expand(output.shape[1:])
             if self.liveness[number].last_reader > number:
                 self._cached[number] = mapped_rows(self._path(number), self.items, output)
         if number in self._cached:
-            self._cached[number][list(places)] = output.to("cpu")
+            self._cached[number][list(indices)] = output.to("cpu")
         return output
 
-    def _from_cache(self, number: int, places: Sequence[int]) -> Tensor:
+    def _from_cache(self, number: int, indices: Sequence[int]) -> Tensor:
         blank = self._empty[number]
         if number not in self._cached:
-            return blank.new_zeros(len(places), *blank.shape)
-        return self._cached[number][list(places)].to(blank.device)
+            return blank.new_zeros(len(indices), *blank.shape)
+        return self._cached[number][list(indices)].to(blank.device)
 
     def _path(self, number: int) -> Path:
         return self.folder / f"output-{number:05d}.bin"
@@ -192,9 +192,9 @@ class DenoiserPair:
         self.names = [block.name for block in self.blocks]
         self.liveness = liveness_of(base.denoiser, self.names, once)
 
-    def run(self, base: Base, places: Sequence[int]) -> Any:
+    def run(self, base: Base, indices: Sequence[int]) -> Any:
         """Call one of the denoisers with some items."""
-        items = self.items.batch(places)
+        items = self.items.batch(indices)
         return base.predict(items.x.to(self.device), items.t.to(self.device), items.conditioning.to(self.device))
 
     @property
@@ -236,11 +236,11 @@ class BlockRecorder:
         with TemporaryDirectory(dir=self.folder) as folder:
             cache = BlockCache(Path(folder), len(pair.items))
             for some in torch.arange(len(pair.items)).split(pair.batch):
-                places = some.tolist()
-                with self._quantized.running(places, number):
-                    call = capture_inputs(ours, partial(pair.run, pair.quantized, places))
-                with self._float.running(places, number + 1):
-                    cache.record(places, call, capture_output(theirs, partial(pair.run, pair.base, places)))
+                indices = some.tolist()
+                with self._quantized.running(indices, number):
+                    call = capture_inputs(ours, partial(pair.run, pair.quantized, indices))
+                with self._float.running(indices, number + 1):
+                    cache.record(indices, call, capture_output(theirs, partial(pair.run, pair.base, indices)))
             self._quantized.finish(number)
             self._float.finish(number + 1)
             yield cache

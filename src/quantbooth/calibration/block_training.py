@@ -87,15 +87,15 @@ class BlockTraining(LightningModule):
 
     def training_step(self, _step: int) -> Tensor:
         draw = generator_for(self.config.seed, self.global_step, f"{self.learned.purpose} {self.block_name}")
-        places = torch.randint(self.cache.items, (self.config.batch,), generator=draw).tolist()
-        loss = self.error(self.learned.tensors(), places)
+        indices = torch.randint(self.cache.items, (self.config.batch,), generator=draw).tolist()
+        loss = self.error(self.learned.tensors(), indices)
         self.log("error", loss.detach(), prog_bar=True)
         penalty = self.learned.penalty(self.global_step)
         return loss if penalty is None else loss + penalty
 
-    def error(self, tensors: Tensors, places: Sequence[int]) -> Float[Tensor, ""]:
+    def error(self, tensors: Tensors, indices: Sequence[int]) -> Float[Tensor, ""]:
         """Return the first term of L over some items, with these tensors in the block."""
-        call, target = self.cache.batch(places, self.device)
+        call, target = self.cache.batch(indices, self.device)
         output = functional_call(self.block, dict(tensors), call.args, dict(call.kwargs))
         channel = 1 if output.ndim == 4 else -1
         return self.learned.distance(output - target).sum(channel).mean()
@@ -103,8 +103,8 @@ class BlockTraining(LightningModule):
     @torch.no_grad()
     def error_of(self, tensors: Tensors) -> float:
         """Return the first term of L over all items."""
-        places = torch.arange(self.cache.items).split(self.config.batch)
-        errors = [self.error(tensors, some.tolist()) * len(some) for some in places]
+        indices = torch.arange(self.cache.items).split(self.config.batch)
+        errors = [self.error(tensors, some.tolist()) * len(some) for some in indices]
         return float(torch.stack(errors).sum() / self.cache.items)
 
     def train_by(self, trainer: Trainer) -> None:

@@ -67,22 +67,22 @@ class CalibrationSet:
     def __len__(self) -> int:
         return 2 * len(self.prompts) * len(self.timesteps)
 
-    def batch(self, places: Sequence[int]) -> Items:
+    def batch(self, indices: Sequence[int]) -> Items:
         """Return the items at these indices.
 
         Raises:
             IndexError: for an index outside [0, len).
         """
-        if wrong := [place for place in places if not 0 <= place < len(self)]:
-            raise IndexError(f"places must be in [0, {len(self)}), got {wrong[0]}")
-        found = [(*divmod(place // 2, len(self.timesteps)), place % 2) for place in places]
+        if wrong := [index for index in indices if not 0 <= index < len(self)]:
+            raise IndexError(f"indices must be in [0, {len(self)}), got {wrong[0]}")
+        found = [(*divmod(index // 2, len(self.timesteps)), index % 2) for index in indices]
         x = torch.stack([self._state(prompt, time) for prompt, time, _ in found])
         conditioning = self._texts[[0 if empty else self._rows[prompt] for prompt, _, empty in found]]
         return Items(x, torch.tensor([self.timesteps[time] for _, time, _ in found]), conditioning)
 
     def _state(self, prompt: int, time: int) -> Tensor:
-        shard, place = divmod(prompt, self._shard)
-        row: Tensor = self._shards[shard].get_slice("x")[place : place + 1]
+        shard, index = divmod(prompt, self._shard)
+        row: Tensor = self._shards[shard].get_slice("x")[index : index + 1]
         return row[0, time]
 
     def _opened(self, first: int) -> Any:

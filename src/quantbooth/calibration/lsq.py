@@ -140,7 +140,7 @@ class LSQCalibration:
         """
         device, found = next(self.quantized.denoiser.parameters()).device, progress.read(0)
         if found is None:
-            found = self._watched()
+            found = self._observed_scales()
             progress.write(0, found)
         attentions = insert_fake_quantizers_(
             self.quantized.denoiser, partial(ActivationQuantizer, self.bits.inputs, device=device), self.bits.softmax
@@ -151,7 +151,7 @@ class LSQCalibration:
             self._learn(progress, base(), note)
         return dict.fromkeys(attentions, self.bits)
 
-    def _watched(self) -> dict[str, Tensor]:
+    def _observed_scales(self) -> dict[str, Tensor]:
         """Return the scales and zero points of all observed ranges, by the names of the denoiser's buffers."""
         insert_fake_quantizers_(
             self.quantized.denoiser, partial(MovingAverageMinMaxObserver, self.config.momentum), self.bits.softmax

@@ -27,7 +27,7 @@ __all__ = [
     "SamplerSource",
     "Source",
     "batches",
-    "kept_places",
+    "kept_steps",
     "source_of",
 ]
 
@@ -45,7 +45,7 @@ class PromptBatch:
         return initial_noise([f"{purpose}{text}" for text in self.texts], self.seeds, base.latent_shape)
 
 
-def kept_places(steps: int, count: int) -> list[int]:
+def kept_steps(steps: int, count: int) -> list[int]:
     """Return `count` of the indices 0 .. steps - 1, evenly spaced with both ends (one: the middle).
 
     Raises:
@@ -55,7 +55,7 @@ def kept_places(steps: int, count: int) -> list[int]:
         raise UserError(f"calibration.set.timesteps must be in [1, {steps}], the steps of the sampler, got {count}")
     if count == 1:
         return [steps // 2]
-    return [round(place * (steps - 1) / (count - 1)) for place in range(count)]
+    return [round(index * (steps - 1) / (count - 1)) for index in range(count)]
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Source(ABC):
     def timesteps(self, base: Base, count: int) -> Float[Tensor, " count"]:
         """Return the timesteps of the states; a scheduler may have fractional ones."""
         steps = self.sampler.new_scheduler(base).timesteps
-        return steps[kept_places(len(steps), count)].float()
+        return steps[kept_steps(len(steps), count)].float()
 
     @abstractmethod
     def check(self, prompts: PromptBatch) -> None:
@@ -89,12 +89,12 @@ class SamplerSource(Source):
     def check(self, prompts: PromptBatch) -> None: ...
 
     def states(self, base: Base, prompts: PromptBatch, count: int) -> Float[Tensor, "b count c hl wl"]:
-        kept = set(kept_places(len(self.sampler.new_scheduler(base).timesteps), count))
-        conditioning, place = base.encode_prompts(prompts.texts), counted()
+        kept = set(kept_steps(len(self.sampler.new_scheduler(base).timesteps), count))
+        conditioning, index = base.encode_prompts(prompts.texts), counted()
         met: list[Tensor] = []
 
         def keep(_t: Tensor, x_t: Tensor, _predicted: Tensor) -> None:
-            if next(place) in kept:
+            if next(index) in kept:
                 met.append(x_t.cpu())
 
         self.sampler.denoise(base, lambda _t: conditioning, prompts.noise(base), keep)
@@ -108,7 +108,7 @@ class NormalSource(Source):
     def check(self, prompts: PromptBatch) -> None: ...
 
     def states(self, base: Base, prompts: PromptBatch, count: int) -> Float[Tensor, "b count c hl wl"]:
-        return torch.stack([prompts.noise(base, f"{place} ") for place in range(count)], dim=1)
+        return torch.stack([prompts.noise(base, f"{index} ") for index in range(count)], dim=1)
 
 
 @dataclass(frozen=True)

@@ -36,10 +36,10 @@ def data(cfg: DictConfig) -> None:
     if action == "dreambooth":
         fetched = fetch(Source(**settings["source"]), folder)
         print(f"downloaded {fetched} files, all as published")  # noqa: T201  # what the command is run for
-    print(looked_at(folder))  # noqa: T201
+    print(describe_folder(folder))  # noqa: T201
 
 
-def looked_at(folder: Path) -> str:
+def describe_folder(folder: Path) -> str:
     """Return the contents of a folder, in a sentence.
 
     Raises:

@@ -52,7 +52,7 @@ def degradation(run: Run) -> list[Path]:
 def measure_float(plan: Degradation) -> None:
     """Measure the float base: its pictures, predictions, and scores of the true pictures where they are known."""
     measurement = plan.measurement
-    measurement.rehearse(plan.run.settings["base"]["resolution"])
+    measurement.check_judges(plan.run.settings["base"]["resolution"])
     with plan.reference.writing(plan.run.settings) as draft:
         with profile() as cost:
             base, pictures = base_with(plan.run, None), draft.path / PICTURES
@@ -75,7 +75,7 @@ def measure_quantized(plan: Degradation, quantized: Path) -> None:
         with profile() as cost:
             base, pictures = base_with(plan.run, quantized), draft.path / PICTURES
             reference, what = read_reference(compared), plan.artifact.label
-            measurement.draw(base, pictures, measurement.pictures, what)
+            measurement.generate(base, pictures, measurement.pictures, what)
             errors, _ = measurement.predict(base, reference.latents, reference, what)
             rows = measurement.judge(pictures, compared / PICTURES, what)
             file_bytes = (quantized / WEIGHTS).stat().st_size

@@ -39,8 +39,8 @@ def compare_pictures(
     `right_<attribute>` (1 or 0) for each requested attribute.
     """
 
-    def rows(places: list[int]) -> Rows:
-        chosen = [requests[place] for place in places]
+    def rows(indices: list[int]) -> Rows:
+        chosen = [requests[index] for index in indices]
         pictures, others = (
             read_images([each / request.file for request in chosen]).to(loop.device) for each in (folder, against)
         )
@@ -81,11 +81,11 @@ def right_answers(
         ValueError: for a requested attribute or value that the oracle does not know.
     """
     rows = []
-    for place, wanted in enumerate(asked):
+    for index, wanted in enumerate(asked):
         for name, value in wanted.items():
             if value not in names.get(name, ()):
                 raise ValueError(f"the oracle must know {name}={value!r}, got only {', '.join(names.get(name, names))}")
-        guesses = {name: names[name][int(probabilities[name][place].argmax())] for name in wanted}
+        guesses = {name: names[name][int(probabilities[name][index].argmax())] for name in wanted}
         rows.append({RIGHT + name: float(guesses[name] == value) for name, value in wanted.items()})
     return rows
 
@@ -113,7 +113,7 @@ class Measurement:
     batch: int
     trainer: Callable[[str], Trainer]
 
-    def rehearse(self, side: int) -> None:
+    def check_judges(self, side: int) -> None:
         """Score a blank picture and every prompt, so that unsupported ones are refused before any work."""
         blank = torch.zeros(1, 3, side, side)
         self.scorer.encoder.images(blank)
@@ -121,7 +121,7 @@ class Measurement:
         if self.scorer.oracle is not None:
             self.scorer.oracle.probabilities(blank)
 
-    def draw(self, base: Base, folder: Path, count: int, what: str) -> None:
+    def generate(self, base: Base, folder: Path, count: int, what: str) -> None:
         """Generate pictures of the first questions, one file each."""
         folder.mkdir()
         module = SamplingModule(base, self.sampler, image_jobs(self._requests(count), folder))
@@ -132,7 +132,7 @@ class Measurement:
         """Generate the float base's pictures; return those of x_0: the true ones, or the generated ones if unknown."""
         own = self.questions.pictures is None
         count = max(self.pictures, self.predictions) if own else self.pictures
-        self.draw(base, folder, count, "float")
+        self.generate(base, folder, count, "float")
         if self.questions.pictures is not None:
             return self.questions.pictures[: self.predictions]
         return read_images([folder / request.file for request in self._requests(self.predictions)])
@@ -163,14 +163,14 @@ class Measurement:
         if self.questions.pictures is None:
             raise ValueError(f"{self.questions.name} must have true pictures, got none")
         folder.mkdir()
-        for place, request in enumerate(self._requests(self.pictures)):
-            write_image(folder / request.file, self.questions.pictures[place])
+        for index, request in enumerate(self._requests(self.pictures)):
+            write_image(folder / request.file, self.questions.pictures[index])
         return folder
 
     def _requests(self, count: int) -> list[Request]:
         return [
-            Request(f"{place:04d}.png", q.text, q.text, q.text, "held out", q.seed, dict(q.asked))
-            for place, q in enumerate(self.questions.each[:count])
+            Request(f"{index:04d}.png", q.text, q.text, q.text, "held out", q.seed, dict(q.asked))
+            for index, q in enumerate(self.questions.each[:count])
         ]
 
     @property

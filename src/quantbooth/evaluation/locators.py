@@ -143,7 +143,7 @@ def _large_parts(mask: np.ndarray, share: float) -> np.ndarray:
     return large[parts]
 
 
-def cut(pictures: Float[Tensor, "b 3 h w"], boxes: Float[Tensor, "b 4"], size: int) -> Float[Tensor, "b 3 size size"]:
+def crop(pictures: Float[Tensor, "b 3 h w"], boxes: Float[Tensor, "b 4"], size: int) -> Float[Tensor, "b 3 size size"]:
     """Crop each picture's box and resize it to `size` x `size` (bilinear, anti-aliased), with edges on whole pixels.
 
     Raises:

@@ -18,8 +18,8 @@ from quantbooth.evaluation.scores import (
     clip_t,
     diversity_of_each,
     drift,
-    known,
-    located,
+    locate_regions,
+    regions_of_masks,
     subject_score,
 )
 from quantbooth.sampling.image_set import UNRELATED, Request, read_images
@@ -72,12 +72,12 @@ class EvaluationModule(LightningModule):
         if masks is None:
             regions = self._regions(references)
         else:
-            regions = known(references, masks.to(self.device), self.scorer.background)
+            regions = regions_of_masks(references, masks.to(self.device), self.scorer.background)
         encoders = [self.scorer.encoder, *([self.scorer.dino] if self.scorer.dino else [])]
         self.references = [(one.images(references), one.images(regions.pictures)) for one in encoders]
 
-    def test_step(self, places: list[int]) -> None:
-        requests = [self.requests[place] for place in places]
+    def test_step(self, indices: list[int]) -> None:
+        requests = [self.requests[index] for index in indices]
         for score, chosen in (
             (self.of_subject, [request for request in requests if request.kind != UNRELATED]),
             (self.of_unrelated, [request for request in requests if request.kind == UNRELATED]),
@@ -111,7 +111,7 @@ class EvaluationModule(LightningModule):
         return read_images([folder / request.file for request in requests]).to(self.device)
 
     def _regions(self, pictures: Tensor) -> Regions:
-        return located(self.scorer.locator, pictures, self.subject.class_word, self.scorer.background)
+        return locate_regions(self.scorer.locator, pictures, self.subject.class_word, self.scorer.background)
 
     def _likeness(self, name: str, number: int, encoder: ImageEncoder, features: Tensor, regions: Regions) -> Columns:
         """Return similarities to the references, of the whole picture and of the subject's region."""
@@ -130,9 +130,9 @@ class EvaluationModule(LightningModule):
 
     def _note(self, requests: Sequence[Request], columns: Columns) -> list[dict[str, Any]]:
         made = []
-        for place, request in enumerate(requests):
+        for index, request in enumerate(requests):
             about = {"prompt": request.prompt, "kind": request.kind, "noise_seed": request.seed, "file": request.file}
-            made.append(about | {name: float(values[place]) for name, values in columns.items()})
+            made.append(about | {name: float(values[index]) for name, values in columns.items()})
         self.rows += made
         return made
 

@@ -41,8 +41,8 @@ def draw_triples(zones: Zones, count: int, seed: int) -> tuple[Triple, ...]:
     found = []
     for zone in zones.zones:
         draw = generator_for(seed, 0, f"triples {zone.name}")
-        times, places = spread_timesteps(zone, count, draw), torch.randperm(count, generator=draw)
-        pairs = zip(places.tolist(), times.tolist(), strict=True)
+        times, indices = spread_timesteps(zone, count, draw), torch.randperm(count, generator=draw)
+        pairs = zip(indices.tolist(), times.tolist(), strict=True)
         found += [Triple(zone.name, place, t, seed) for place, t in pairs]
     return tuple(found)
 
@@ -74,14 +74,14 @@ def measure_predictions(
     """
     predictions: list[Tensor] = []
 
-    def rows(places: list[int]) -> Rows:
-        chosen = [triples[place] for place in places]
+    def rows(indices: list[int]) -> Rows:
+        chosen = [triples[place] for place in indices]
         x_0 = latents[[triple.place for triple in chosen]].to(loop.device)
         noise = torch.stack([triple.noise(x_0.shape[1:]) for triple in chosen]).to(x_0)
         t = torch.tensor([triple.t for triple in chosen], device=loop.device)
         conditioning = base.encode_prompts([texts[triple.place] for triple in chosen])
         predicted = predict(base, base.schedule, x_0, noise, t, conditioning)
-        expected = predicted if reference is None else reference[places].to(loop.device)
+        expected = predicted if reference is None else reference[indices].to(loop.device)
         target = base.schedule.target(x_0, noise, t)
         columns = {
             "float_error": mean_square(expected, target),

@@ -12,7 +12,7 @@ from torch import Tensor
 from torchmetrics.functional.image import structural_similarity_index_measure
 
 from quantbooth.evaluation.encoders import check_pictures
-from quantbooth.evaluation.locators import Boxes, Locator, boxes_of_masks, cut
+from quantbooth.evaluation.locators import Boxes, Locator, boxes_of_masks, crop
 
 __all__ = [
     "Regions",
@@ -21,8 +21,8 @@ __all__ = [
     "diversity",
     "diversity_of_each",
     "drift",
-    "known",
-    "located",
+    "regions_of_masks",
+    "locate_regions",
     "mean_squared_error",
     "psnr",
     "ssim",
@@ -57,7 +57,9 @@ class Regions:
     found: Bool[Tensor, "b"]
 
 
-def located(locator: Locator, pictures: Float[Tensor, "b 3 h w"], class_word: str, background: bool = True) -> Regions:
+def locate_regions(
+    locator: Locator, pictures: Float[Tensor, "b 3 h w"], class_word: str, background: bool = True
+) -> Regions:
     """Find and crop the subject; local CLIP-I is CLIP-I of regions (the paper does not publish its definition).
 
     Without `background`, everything but the subject becomes grey.
@@ -65,8 +67,10 @@ def located(locator: Locator, pictures: Float[Tensor, "b 3 h w"], class_word: st
     return _regions(pictures, locator.boxes(pictures, class_word), background)
 
 
-def known(pictures: Float[Tensor, "b 3 h w"], masks: Bool[Tensor, "b h w"], background: bool = True) -> Regions:
-    """Crop the subject by its masks; otherwise as `located`."""
+def regions_of_masks(
+    pictures: Float[Tensor, "b 3 h w"], masks: Bool[Tensor, "b h w"], background: bool = True
+) -> Regions:
+    """Crop the subject by its masks; otherwise as `locate_regions`."""
     return _regions(pictures, boxes_of_masks(masks, least=1), background)
 
 
@@ -76,7 +80,7 @@ def _regions(pictures: Float[Tensor, "b 3 h w"], boxes: Boxes, background: bool)
             raise ValueError("the background can only be masked where a locator gives the subject's pixels")
         own = boxes.masks | ~boxes.found[:, None, None]
         pictures = torch.where(own[:, None], pictures, GREY)
-    return Regions(cut(pictures, boxes.xyxy, min(pictures.shape[2:])).clamp(0, 1), boxes.found)
+    return Regions(crop(pictures, boxes.xyxy, min(pictures.shape[2:])).clamp(0, 1), boxes.found)
 
 
 def diversity_of_each(images: Float[Tensor, "n d"]) -> Float[Tensor, "n"]:

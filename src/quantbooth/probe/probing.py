@@ -100,8 +100,8 @@ class Probes:
         """
         self.loop.place(*(judge for judge in (scorer.encoder, scorer.oracle) if isinstance(judge, nn.Module)))
 
-        def rows(places: list[int]) -> Rows:
-            keys = [(place // len(switches), switches[place % len(switches)]) for place in places]
+        def rows(indices: list[int]) -> Rows:
+            keys = [(index // len(switches), switches[index % len(switches)]) for index in indices]
             pairs = [contrasts[pair] for pair, _ in keys]
             first, second = [pair.first for pair in pairs], [pair.second for pair in pairs]
             noise = self._noise(first, [pair.seed for pair in pairs])
@@ -109,8 +109,8 @@ class Probes:
             closer = _closer(scorer, pictures, first, second)
             return [
                 {"pair": pair, "t": t, "attribute": attribute, "first": one, "second": other}
-                for place, attribute, one, other in [*closer, *_seen(scorer, pictures, pairs)]
-                for pair, t in [keys[place]]
+                for index, attribute, one, other in [*closer, *_seen(scorer, pictures, pairs)]
+                for pair, t in [keys[index]]
             ]
 
         return self._run(rows, len(contrasts) * len(switches), "swapping prompts")
@@ -122,12 +122,12 @@ class Probes:
         """
         finished: list[Tensor] = []
 
-        def rows(places: list[int]) -> Rows:
-            texts = [questions[place].text for place in places]
-            noise = self._noise(texts, [questions[place].seed for place in places])
+        def rows(indices: list[int]) -> Rows:
+            texts = [questions[index].text for index in indices]
+            noise = self._noise(texts, [questions[index].seed for index in indices])
             timesteps, pictures, latents = x0_predictions(self.base, self.sampler, texts, noise)
             finished.append(latents.cpu())
-            return _moves(places, timesteps, pictures)
+            return _moves(indices, timesteps, pictures)
 
         return self._run(rows, len(questions), "predicting x0"), torch.cat(finished)
 
@@ -137,8 +137,8 @@ class Probes:
         Sample i is question i // len(grid) at t = grid[i % len(grid)]; its noise is the same at every t.
         """
 
-        def rows(places: list[int]) -> Rows:
-            chosen, t = [place // len(grid) for place in places], [grid[place % len(grid)] for place in places]
+        def rows(indices: list[int]) -> Rows:
+            chosen, t = [index // len(grid) for index in indices], [grid[index % len(grid)] for index in indices]
             texts = [questions[row].text for row in chosen]
             noise = self._noise(texts, [questions[row].seed for row in chosen])
             errors = text_gain(self.base, x_0[chosen], texts, noise, torch.tensor(t))
@@ -164,7 +164,7 @@ Answer = tuple[int, str, bool, bool]
 def _closer(scorer: Scorer, pictures: Tensor, first: Sequence[str], second: Sequence[str]) -> list[Answer]:
     features = scorer.encoder.images(pictures)
     a, b = ((features * scorer.encoder.texts(list(texts))).sum(-1) for texts in (first, second))
-    return [(place, PROMPT, before, not before) for place, before in enumerate((a > b).tolist())]
+    return [(index, PROMPT, before, not before) for index, before in enumerate((a > b).tolist())]
 
 
 def _seen(scorer: Scorer, pictures: Tensor, pairs: Sequence[Contrast]) -> list[Answer]:
@@ -172,23 +172,25 @@ def _seen(scorer: Scorer, pictures: Tensor, pairs: Sequence[Contrast]) -> list[A
         return []
     names, found = scorer.oracle.names, scorer.oracle.probabilities(pictures)
     answers = []
-    for place, pair in enumerate(pairs):
+    for index, pair in enumerate(pairs):
         for attribute, (before, after) in pair.attributes.items():
-            guess = names[attribute][int(found[attribute][place].argmax())]
-            answers.append((place, attribute, guess == before, guess == after))
+            guess = names[attribute][int(found[attribute][index].argmax())]
+            answers.append((index, attribute, guess == before, guess == after))
     return answers
 
 
-def _moves(places: Sequence[int], timesteps: Float[Tensor, " steps"], pictures: Float[Tensor, "steps b 3 h w"]) -> Rows:
+def _moves(
+    indices: Sequence[int], timesteps: Float[Tensor, " steps"], pictures: Float[Tensor, "steps b 3 h w"]
+) -> Rows:
     """Return per step and picture the distance to the last step's, and the change to the next per 100 timesteps."""
     distance = _root_mean_square(pictures - pictures[-1])
     moved = [_root_mean_square(after - before) for before, after in pairwise(pictures)]
     spans = [float(a - b) for a, b in pairwise(timesteps.tolist())]
     rows = []
     for step, t in enumerate(timesteps.tolist()):
-        for row, place in enumerate(places):
+        for row, index in enumerate(indices):
             change = float(moved[step][row]) / spans[step] * 100 if step < len(spans) else float("nan")
-            rows.append({"question": place, "t": t, "distance": float(distance[step, row]), "change": change})
+            rows.append({"question": index, "t": t, "distance": float(distance[step, row]), "change": change})
     return rows
 
 

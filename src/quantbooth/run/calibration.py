@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 
 from quantbooth.calibration.adaround import AdaRoundConfig
 from quantbooth.calibration.lsq import LSQConfig
-from quantbooth.calibration.sources import PromptBatch, Source, batches, kept_places, source_of
+from quantbooth.calibration.sources import PromptBatch, Source, batches, kept_steps, source_of
 from quantbooth.data.questions import Questions, questions_of
 from quantbooth.diffusion.families.registry import family_in
 from quantbooth.diffusion.sampler import Sampler
@@ -163,7 +163,7 @@ class Calibration:
         each = questions.each
         whole_set = PromptBatch(tuple(q.text for q in each), tuple(q.seed for q in each), questions.pictures)
         prompt_batches = tuple(batches(whole_set, options["batch"]))
-        kept_places(sampler.steps, options["timesteps"])
+        kept_steps(sampler.steps, options["timesteps"])
         source.check(prompt_batches[0])
         return CalibrationSetSpec(
             source, questions, prompt_batches, options["timesteps"], self._set_artifact(options, questions)

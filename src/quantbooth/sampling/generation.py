@@ -24,7 +24,7 @@ def generate_missing(module: SamplingModule, trainer: Trainer, batch: int | str)
     loader = module.loader(batch, root_device(trainer), trainer.world_size)
     if len(loader):
         trainer.predict(module, loader, return_predictions=False)
-    return [place not in missing for place in range(len(module.jobs))]
+    return [index not in missing for index in range(len(module.jobs))]
 
 
 def collect(requests: Sequence[Request], folder: Path, destination: Path) -> None:

@@ -109,10 +109,10 @@ class SamplingModule(LightningModule):
         if self.trainer.world_size > 1:
             torch.set_num_threads(1)
 
-    def predict_step(self, places: list[int]) -> int:
-        if not places:  # fewer batches than processes
+    def predict_step(self, indices: list[int]) -> int:
+        if not indices:  # fewer batches than processes
             return 0
-        chosen = [self.jobs[place] for place in places]
+        chosen = [self.jobs[index] for index in indices]
         for job, image in zip(chosen, self.render(chosen), strict=True):
             write_image(job.path, image)
         return len(chosen)
@@ -120,7 +120,7 @@ class SamplingModule(LightningModule):
     @property
     def missing(self) -> list[int]:
         """Indices of the jobs whose pictures do not exist."""
-        return [place for place, job in enumerate(self.jobs) if not job.path.is_file()]
+        return [index for index, job in enumerate(self.jobs) if not job.path.is_file()]
 
     def loader(self, batch: int | str, device: torch.device, processes: int = 1) -> DataLoader[list[int]]:
         """Return a loader of job indices in batches, without complete batches; AUTO finds the largest batch that fits.
@@ -132,7 +132,7 @@ class SamplingModule(LightningModule):
             self.to(device)
             batch = batch_that_fits(count, self._one_step, free_memory(device))
         size = count if batch == AUTO else int(batch)
-        wanted = [places for places in batches(count, size) if missing & set(places)]
+        wanted = [indices for indices in batches(count, size) if missing & set(indices)]
         return batch_loader(wanted + [[]] * (processes - len(wanted) if wanted else 0))
 
     def _one_step(self, count: int) -> None:

@@ -24,7 +24,7 @@ class Latents(Protocol):
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, places: Int[Tensor, " b"], /) -> Float[Tensor, "b c hl wl"]: ...
+    def __getitem__(self, indices: Int[Tensor, " b"], /) -> Float[Tensor, "b c hl wl"]: ...
 
 
 class LazyLatents:
@@ -36,8 +36,8 @@ class LazyLatents:
     def __len__(self) -> int:
         return len(self.pictures)
 
-    def __getitem__(self, places: Int[Tensor, " b"]) -> Float[Tensor, "b c hl wl"]:
-        return torch.cat([self.encode(self.pictures[place][None]) for place in places.tolist()])
+    def __getitem__(self, indices: Int[Tensor, " b"]) -> Float[Tensor, "b c hl wl"]:
+        return torch.cat([self.encode(self.pictures[index][None]) for index in indices.tolist()])
 
 
 def cache_latents(latents: LazyLatents) -> Float[Tensor, "n c hl wl"]:

@@ -15,7 +15,7 @@ from experiments.bench.budget import groups, need_gb
 from experiments.bench.cases import MODULES, Case, Setting, reference, units
 from experiments.bench.results import read
 from experiments.bench.worker import Worker, serve
-from experiments.bench.worker_process import Handle, WorkerFailed
+from experiments.bench.worker_process import WorkerFailed, WorkerProcess
 from quantbooth.runtime.errors import UserError
 
 BUILT = {"import_rss_gb": 0.5, "build_rss_gb": 1.0, "trainable": 7, "file_mb": 1.0, "base_file_mb": 250.0}
@@ -47,7 +47,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
         def end(self) -> None:
             log.append((self.case.method, "end"))
 
-    monkeypatch.setattr(run, "Handle", Answering)
+    monkeypatch.setattr(run, "WorkerProcess", Answering)
     return log
 
 
@@ -160,7 +160,7 @@ def test_a_worker_answers_each_line_and_ends_after_an_error(tiny: Setting) -> No
 @pytest.mark.slow
 def test_a_worker_is_a_process_of_its_own(tiny: Setting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with Handle(Case(tiny, "floor")) as worker:
+    with WorkerProcess(Case(tiny, "floor")) as worker:
         assert worker.ask("build")["trainable"] == 0
         assert worker.ask("step")["optimizer"] >= 0
         with pytest.raises(WorkerFailed, match="KeyError: 'stop'"):

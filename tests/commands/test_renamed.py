@@ -1,0 +1,37 @@
+"""Former names of a command and of options are answered in one line with the new name."""
+
+import sys
+from collections.abc import Callable
+
+import pytest
+
+from quantbooth.commands.degradation import main, renamed
+
+
+def ended(program: Callable[[], None], capsys: pytest.CaptureFixture[str]) -> str:
+    with pytest.raises(SystemExit) as stop:
+        program()
+    assert stop.value.code == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    return said
+
+
+def test_the_former_command_names_the_new_one(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "quantbooth-degradation has another name: quantbooth-degradation" in ended(renamed, capsys)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("degradation.shown", "degradation.shown"),
+        ("degradation.compare_with", "degradation.compare_with"),
+        ("calibration.search.lp_norm", "calibration.search.lp_norm"),
+        ("+calibration.activations.norm", "calibration.activations.lp_norm"),
+    ],
+)
+def test_a_former_option_names_the_new_one(
+    old: str, new: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["quantbooth-degradation", f"{old}=3"])
+    assert f"option '{old.lstrip('+')}' has another name: {new}" in ended(main, capsys)
