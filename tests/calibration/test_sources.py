@@ -93,10 +93,10 @@ def test_states_depend_on_their_own_sentence_and_seed_alone(base: Base, asked: P
 
 
 @pytest.mark.parametrize(
-    ("steps", "count", "places"),
+    ("steps", "count", "indices"),
     [(5, 5, [0, 1, 2, 3, 4]), (25, 3, [0, 12, 24]), (10, 2, [0, 9]), (5, 1, [2]), (1, 1, [0])],
 )
-def test_kept_places_are_evenly_spaced_from_first_to_last(steps: int, count: int, indices: list[int]) -> None:
+def test_kept_steps_are_evenly_spaced_from_first_to_last(steps: int, count: int, indices: list[int]) -> None:
     assert kept_steps(steps, count) == indices
 
 

@@ -186,7 +186,7 @@ def test_a_folder_from_elsewhere_is_looked_at_without_a_list(
         (published / "dataset" / name).rename(published / name)
     run("check", f"folder={published}/dataset")
     assert capsys.readouterr().out == (
-        f"{published}/dataset: 2 of 30 subjects, 8 photos, readable, of the published number; "
+        f"{published}/dataset: 2 of 30 subjects, 8 photos, readable, in the published number; "
         f"not compared with the published files; without {', '.join(NAMES[2:])}\n"
     )
 

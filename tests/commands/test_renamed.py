@@ -18,15 +18,15 @@ def ended(program: Callable[[], None], capsys: pytest.CaptureFixture[str]) -> st
 
 
 def test_the_former_command_names_the_new_one(capsys: pytest.CaptureFixture[str]) -> None:
-    assert "quantbooth-degradation has another name: quantbooth-degradation" in ended(renamed, capsys)
+    assert "quantbooth-damage has another name: quantbooth-degradation" in ended(renamed, capsys)
 
 
 @pytest.mark.parametrize(
     ("old", "new"),
     [
-        ("degradation.shown", "degradation.shown"),
-        ("degradation.compare_with", "degradation.compare_with"),
-        ("calibration.search.lp_norm", "calibration.search.lp_norm"),
+        ("damage.shown", "degradation.shown"),
+        ("damage.beside", "degradation.compare_with"),
+        ("calibration.search.norm", "calibration.search.lp_norm"),
         ("+calibration.activations.norm", "calibration.activations.lp_norm"),
     ],
 )

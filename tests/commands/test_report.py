@@ -103,7 +103,7 @@ def test_an_unfinished_store_is_reported_and_says_what_is_missing(
     page = (folder / "index.html").read_text()
     assert "<li>s1 lacks mug step 2 (only 1 is scored)</li>" in page
     assert "<li>mug-s2 is tuned and not scored</li>" in page
-    assert "learned in [200, 750) of 1,000 timesteps; the base serves the others" in page
+    assert "learned in [200, 750) of 1,000 timesteps; elsewhere the base" in page
     said = capsys.readouterr().out
     assert "tuned and not scored: mug-s2" in said and "the page: " in said
 

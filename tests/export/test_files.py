@@ -77,7 +77,7 @@ def test_without_the_file_the_main_unet_serves_all(folder: Path, denoisers: Deno
 def test_others_move_with_the_unet_and_a_strange_timestep_is_refused(folder: Path) -> None:
     denoiser = module_of(folder).load(str(folder)).unet.to(torch.float64)
     assert {parameter.dtype for parameter in denoiser.parameters()} == {torch.float64}
-    with pytest.raises(ValueError, match=r"^no zone of by_zone\.json holds the timestep 1000\.0$"):
+    with pytest.raises(ValueError, match=r"^no zone of by_zone\.json contains the timestep 1000\.0$"):
         denoiser(torch.zeros(1), 1000)
 
 

@@ -72,7 +72,7 @@ def test_fewer_than_six_subjects_mark_nothing(study: Study) -> None:
     few = Study(tuple(result for result in study.results if result.subject in SUBJECTS[:5]))
     assert _column(few, "s2 − baseline") == ("+0.040 [+0.040, +0.040]", False)
     assert "four times in five" not in as_markdown(few)
-    assert "fewer than 6 subjects settle no sign" in as_markdown(few)
+    assert "fewer than 6 subjects no sign is settled" in as_markdown(few)
 
 
 def test_steps_are_columns_and_unfinished_snapshots_empty(make: Make) -> None:

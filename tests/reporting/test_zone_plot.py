@@ -29,10 +29,8 @@ def _ablation(make: Make) -> list[Result]:
 
 def test_words_say_what_is_learned_and_what_serves_the_rest() -> None:
     assert learned_in(baseline(1000)) == "learned in all 1,000 timesteps"
-    assert learned_in(s1([200, 750], "base", 1000)) == (
-        "learned in [200, 750) of 1,000 timesteps; the base serves the others"
-    )
-    assert learned_in(s1([200, 750], "tuned", 1000)).endswith("[200, 750) of 1,000 timesteps; serves all")
+    assert learned_in(s1([200, 750], "base", 1000)) == ("learned in [200, 750) of 1,000 timesteps; elsewhere the base")
+    assert learned_in(s1([200, 750], "tuned", 1000)).endswith("[200, 750) of 1,000 timesteps; used in all")
     assert learned_in(s2(ZONES, True, 1000)) == (
         "learned in clean_up [0, 200), content [200, 750), coarse [750, 1000) of 1,000 timesteps, each interval in a "
         "run of its own"
@@ -52,7 +50,7 @@ def test_the_plot_tells_each_interval_and_what_it_changed(make: Make) -> None:
     assert text is not None
     ElementTree.fromstring(text)
     (told,) = re.findall(r"<desc[^>]*>(.*?)</desc>", text)
-    assert "s1-0-200 learned in [0, 200) of 1,000 timesteps; the base serves the others" in told
+    assert "s1-0-200 learned in [0, 200) of 1,000 timesteps; elsewhere the base" in told
     assert "local CLIP-I +0.110" in told and "local CLIP-I +0.210" in told and "local CLIP-I +0.310" in told
     words = set(re.findall(r"<text[^>]*>([^<]*)</text>", text))
     assert {"s1-0-200", "s1-200-750", "baseline", "local CLIP-I, change by tuning"} <= words

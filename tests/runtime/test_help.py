@@ -18,7 +18,7 @@ def run(module: str, *words: str) -> str:
 
 def test_the_package_itself_runs_and_prints_the_help_of_the_chain() -> None:
     text = run("quantbooth", "--help")
-    assert text.startswith("quantbooth: the whole chain")
+    assert text.startswith("quantbooth: calibrate, tune, sample and evaluate")
     assert "quantbooth -m subject=" in text
     for group in read_groups(conf_dir(), "quantbooth"):
         assert f"\n  {group.name} " in text

@@ -18,8 +18,8 @@ def test_settings_reach_lightning() -> None:
 def test_what_this_machine_cannot_do_is_one_line() -> None:
     with pytest.raises(UserError) as caught:
         trainer(accelerator="cpu", fast_dev_run=-1)
-    assert "fast_dev_run=-1" in str(caught.value) and "trainer.* options" in str(caught.value)
-    assert str(caught.value).endswith("; choose trainer=cpu, or mend trainer.* options")
+    assert "fast_dev_run=-1" in str(caught.value)
+    assert "choose trainer=cpu" in str(caught.value) and "trainer.* options" in str(caught.value)
     assert "\n" not in str(caught.value)
 
 

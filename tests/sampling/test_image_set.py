@@ -94,6 +94,6 @@ def test_unrelated_prompts_are_the_first_that_name_neither_class_nor_identifier(
     first = Request("unrelated-000-7.png", "a dogma", "a dogma", "a dogma", UNRELATED, 7)
     assert found[0] == first
     with pytest.raises(
-        UserError, match=r"^protocol\.prior_prompts=5 needs as many sentences of base\.held_out without dog, found 4"
+        UserError, match=r"^protocol\.prior_prompts=5 needs as many prompts of base\.held_out without dog, found 4"
     ):
         unrelated_requests(questions, REX, 5, seed=7)
