@@ -29,11 +29,11 @@ def _ablation(make: Make) -> list[Result]:
 
 def test_words_say_what_is_learned_and_what_serves_the_rest() -> None:
     assert learned_in(baseline(1000)) == "learned in all 1,000 timesteps"
-    assert learned_in(s1([200, 750], "base", 1000)) == ("learned in [200, 750) of 1,000 timesteps; elsewhere the base")
+    assert learned_in(s1([200, 750], "base", 1000)) == "learned in [200, 750) of 1,000 timesteps; elsewhere the base"
     assert learned_in(s1([200, 750], "tuned", 1000)).endswith("[200, 750) of 1,000 timesteps; used in all")
     assert learned_in(s2(ZONES, True, 1000)) == (
         "learned in clean_up [0, 200), content [200, 750), coarse [750, 1000) of 1,000 timesteps, each interval in a "
-        "run of its own"
+        "separate run"
     )
 
 
