@@ -21,7 +21,7 @@ ZONES = {"clean_up": [0, 200], "content": [200, 1000]}
 
 @pytest.fixture
 def make_degradation(tmp_path: Path) -> MakeDegradation:
-    """Makes damage measurements: `added` to each of 20 float errors a zone, 10 pictures that differ by it."""
+    """Makes degradation measurements: `added` to each of 20 float errors a zone, 10 pictures that differ by it."""
 
     def build(quant: str = "w4", added: float = 0.1, **given: Any) -> DegradationResult:
         bits = None if quant == "fp" else int(quant[1])

@@ -1,4 +1,4 @@
-"""The damage document: tables, plot and grid hold what the measurements do, and links lead to files."""
+"""The degradation document: tables, plot and grid hold what the measurements do, and links lead to files."""
 
 import io
 import re

@@ -1,4 +1,4 @@
-"""Damage measurements on disk: rows, record and reference tensors come back as they were."""
+"""Degradation measurements on disk: rows, record and reference tensors come back as they were."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -9,7 +9,7 @@ from quantbooth.degradation.files import DegradationResult
 MakeDegradation = Callable[..., DegradationResult]
 
 
-def test_a_damage_document_says_so(make_degradation: MakeDegradation, tmp_path: Path) -> None:
+def test_a_degradation_document_says_so(make_degradation: MakeDegradation, tmp_path: Path) -> None:
     page = tmp_path / "degradation.md"
     write_document(
         [make_degradation("fp"), make_degradation(), make_degradation("w4a8")], page, tmp_path / "files", 1, []

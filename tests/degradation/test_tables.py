@@ -1,4 +1,4 @@
-"""Damage numbers: every mean as the artifacts hold it, added errors by zone, intervals around all of them."""
+"""Degradation numbers: every mean as the artifacts hold it, added errors by zone, intervals around all of them."""
 
 from collections.abc import Callable
 from dataclasses import replace

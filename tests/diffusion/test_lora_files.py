@@ -216,7 +216,7 @@ def test_a_weight_stands_behind_a_colon(tmp_path: Path, text: str, weight: float
         ("{}/some.ckpt:1", "^lora: .*/some.ckpt must be in safetensors"),
         ("{}/empty", "^lora: the folder .*/empty must hold one file in safetensors, found none$"),
         ("{}", "^lora: the folder .* must hold one file in safetensors, found more.safetensors, some.safetensors$"),
-        ("{}/peft", "^lora: adapter_config.json, which says alpha, must lie beside .*/adapter_model.safetensors$"),
+        ("{}/peft", "^lora: adapter_config.json .*alpha.* must .*/adapter_model.safetensors$"),
     ],
 )
 def test_what_is_no_file_of_the_kind_is_refused(tmp_path: Path, text: Any, message: str) -> None:
@@ -243,11 +243,11 @@ TO_Q = f"unet.{BLOCK}.to_q"
         ({}, r" matches nothing of this base: it holds nothing, the base 'unet.\w+' and"),
         (
             {f"{TO_Q}.lora_A.weight": A, f"{TO_Q}.lora_B.weight": B, "unet.elsewhere.lora_A.weight": A},
-            " does not fit this base: 'unet.elsewhere.lora_A.weight' is no LoRA factor of a layer of it$",
+            " does not fit this base: 'unet.elsewhere.lora_A.weight' is not a LoRA factor of one of its layers$",
         ),
         (
             {f"{TO_Q}.lora_A.weight": A, f"{TO_Q}.lora_B.weight": B, f"{TO_Q}.lora_magnitude_vector": A},
-            "lora_magnitude_vector' is no LoRA factor of a layer of it$",
+            "lora_magnitude_vector' is not a LoRA factor of one of its layers$",
         ),
         ({f"{TO_Q}.lora_A.weight": A, f"{TO_Q}.alpha": A[0, 0]}, r"to_q it must hold both factors, got A, alpha$"),
         (

@@ -140,8 +140,8 @@ def test_patterns_choose_float_and_packed_layers_and_those_that_match_nothing_ar
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"first.lora_B": None}, "^the adapters are not whole: 'first.lora_A' stands alone$"),
-        ({"first.gain_out": torch.ones(1, 5)}, "^'first.gain_out' is no number of an adapter$"),
+        ({"first.lora_B": None}, "^the adapters are incomplete: 'first.lora_A'"),
+        ({"first.gain_out": torch.ones(1, 5)}, "^'first.gain_out' is not a parameter of an adapter$"),
         ({"nine.lora_A": torch.ones(2, 3, 4), "nine.lora_B": torch.ones(2, 4, 3)}, "it has no layer 'nine'$"),
         (
             {"first.lora_A": torch.ones(2, 3, 7)},

@@ -1,4 +1,4 @@
-"""Made-up results and damage measurements with small random pictures: builders that reporting tests share."""
+"""Made-up results and degradation measurements with small random pictures: builders that reporting tests share."""
 
 import zlib
 from collections.abc import Callable

@@ -51,7 +51,7 @@ class Parameterization(nn.Module, ABC):
 
 
 @runtime_checkable
-class Draws(Protocol):
+class BlockConfig(Protocol):
     """The options that every block training has."""
 
     @property
@@ -74,7 +74,7 @@ class BlockTraining(LightningModule):
     """
 
     def __init__(
-        self, name: str, block: nn.Module, learned: Parameterization, cache: BlockCache, config: Draws
+        self, name: str, block: nn.Module, learned: Parameterization, cache: BlockCache, config: BlockConfig
     ) -> None:
         super().__init__()
         self.block_name, self.block, self.learned, self.cache, self.config = name, block, learned, cache, config

@@ -66,7 +66,7 @@ def read_mask(file: Path, photo: Path, resolution: int, fit: str = "crop") -> Bo
     whole = mask.point(lambda value: 255 * (value > 127)).resize(size, Image.Resampling.NEAREST)
     square = np.array(FITS[fit](whole, resolution, Image.Resampling.NEAREST)) > 0
     if not square.any():
-        cause = "its subject lies outside the centre; set subject.fit=pad" if whole.getbbox() else "it is empty"
+        cause = "its subject is outside the centre; set subject.fit=pad" if whole.getbbox() else "it is empty"
         raise UserError(f"the mask {file} shows nothing of the subject: {cause}")
     return torch.from_numpy(square)
 

@@ -90,7 +90,7 @@ def lora_file(text: object) -> LoraFile:
         raise UserError(f"lora: {path} must be in safetensors, for other files can run code; convert it first")
     made = LoraFile(path, 1.0 if weight is None else weight)
     if made.config is not None and not made.config.is_file():
-        raise UserError(f"lora: {CONFIG}, which says alpha, must lie beside {path}")
+        raise UserError(f"lora: {CONFIG} with alpha must be in the folder of {path}")
     return made
 
 
@@ -141,7 +141,7 @@ def _placed(path: Path, tensors: Mapping[str, Tensor], names: Names) -> dict[Pla
     placed: dict[Place, dict[str, Tensor]] = {}
     for key, found in places.items():
         if found is None:
-            raise UserError(f"{path} does not fit this base: {key!r} is no LoRA factor of a layer of it")
+            raise UserError(f"{path} does not fit this base: {key!r} is not a LoRA factor of one of its layers")
         placed.setdefault(found[0], {})[found[1]] = tensors[key]
     return placed
 

@@ -150,7 +150,7 @@ def _precision(file: Path, first: str | None) -> torch.dtype:
         with safe_open(file, framework="pt") as opened:
             if first not in opened.keys():  # noqa: SIM118  # a safetensors handle is not a mapping
                 raise UserError(
-                    f"{file} is no checkpoint of a whole model, it has no {first}; a LoRA goes into lora=[{file.name}]"
+                    f"{file} is not a checkpoint of a whole model (no {first}); a LoRA goes into lora=[{file.name}]"
                 )
             return torch.empty(0, dtype=opened.get_tensor(first).dtype).dtype
     except (SafetensorError, OSError) as error:
@@ -193,7 +193,7 @@ def find_base(path: str, revision: str | None = None, config: str | None = None,
         return source_folder(path, revision)
     if config is None:
         raise UserError(
-            f"{file} does not tell its architecture: base.config=DIR names a diffusers folder of the same one, whose "
+            f"{file} has no architecture: set base.config=DIR, a diffusers folder of the same one, whose "
             "configuration files are read and whose weights are not"
         )
     architecture = source_folder(config, revision)

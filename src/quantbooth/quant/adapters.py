@@ -191,9 +191,9 @@ def pairs(sets: Mapping[str, Tensor]) -> dict[str, Stacked]:
     for name in sets:
         half, _, part = name.rpartition("_")
         if not half.endswith(f".{LEARNED}") or part not in ("A", "B"):
-            raise UserError(f"{name!r} is no number of an adapter")
+            raise UserError(f"{name!r} is not a parameter of an adapter")
         if f"{half}_A" not in sets or f"{half}_B" not in sets:
-            raise UserError(f"the adapters are not whole: {name!r} stands alone")
+            raise UserError(f"the adapters are incomplete: {name!r} has no counterpart")
     names = [name.removesuffix(f".{LEARNED}_A") for name in sets if name.endswith("_A")]
     return {name: (sets[f"{name}.{LEARNED}_A"], sets[f"{name}.{LEARNED}_B"]) for name in names}
 

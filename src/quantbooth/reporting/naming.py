@@ -50,7 +50,7 @@ def methods_of(results: Sequence[Result]) -> dict[Result, Method]:
     """Return the row of each result.
 
     Raises:
-        UserError: two results are of one cell, or two quantized bases have one name, and no option tells them apart.
+        UserError: when two results of one cell, or two quantized bases of one name, differ in no option.
     """
     weights = _weights(results)
     groups: dict[Method, list[Result]] = {}

@@ -216,7 +216,7 @@ def holm(p: Sequence[float]) -> list[float]:
     Those below alpha may all be claimed: a false one is among them no more often than alpha, whatever their dependence.
 
     Raises:
-        ValueError: one is no probability.
+        ValueError: for a number outside [0, 1].
     """
     values = np.asarray(p, dtype=np.float64)
     if not ((values >= 0) & (values <= 1)).all():

@@ -42,7 +42,7 @@ class CalibrationSetSpec:
         questions: the prompts.
         prompt_batches: the prompts in batches.
         count: timesteps of each prompt.
-        item: the set as an artifact.
+        artifact: the set as an artifact.
     """
 
     source: Source
@@ -117,7 +117,7 @@ class Calibration:
             raise UserError(f"quant.act_bits={inputs} needs quantized weights: choose quant=w4a8 with quant.bits")
         if not str(quant["name"]).endswith(f"a{inputs}"):
             raise UserError(
-                f"quant.name must end in a{inputs}, for tables to tell that activations are quantized, got "
+                f"quant.name must end in a{inputs}, so that tables show quantized activations, got "
                 f"{quant['name']!r}: choose quant=w4a8 with quant.bits and quant.act_bits"
             )
         return ActivationBits(inputs, softmax)

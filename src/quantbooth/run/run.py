@@ -220,7 +220,7 @@ class Run:
         tuner.check(self.strategy, self.calibration.bits)
         if len(self.subjects) > 1 and not tuner.by_sample:
             raise UserError(
-                "subjects=[a,b] shares a run by scales or adapters, each subject with sets of its own; choose "
+                "subjects=[a,b] shares a run by scales or adapters, each subject with separate sets; choose "
                 "tuner=scales, lora or qlora with tuner.identifier=false, or -m subject=a,b for a run each"
             )
         return tuner
