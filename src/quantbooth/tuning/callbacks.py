@@ -71,9 +71,9 @@ class SampleGrids(Callback):
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: object) -> None:
         if self.every and trainer.global_step % self.every == 0:
-            stage = SamplingModule(self.base(), self.sampler, self.jobs, self.route).to(pl_module.device)
+            module = SamplingModule(self.base(), self.sampler, self.jobs, self.route).to(pl_module.device)
             with self.kept():
-                images = stage.render(self.jobs)
+                images = module.render(self.jobs)
             row = (images.permute(2, 0, 3, 1).flatten(1, 2).clamp(0, 1) * 255).round().byte().cpu().numpy()
             enlarged = np.kron(row, np.ones((4, 4, 1), dtype=np.uint8)) if row.shape[0] <= 64 else row
             self.folder.mkdir(parents=True, exist_ok=True)
