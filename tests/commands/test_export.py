@@ -138,9 +138,9 @@ def test_adapters_alone_draw_our_pictures_on_the_float_base(
     [
         (
             METHODS["float"],
-            "^export.format=lora writes adapters that were tuned; choose tuner=lora or tuner=qlora for it$",
+            "^export.format=lora .* adapters; choose tuner=lora or tuner=qlora$",
         ),
-        ((*METHODS["lora"], "export.step=0"), "^export.format=lora writes adapters that were tuned"),
+        ((*METHODS["lora"], "export.step=0"), "^export.format=lora .* adapters"),
         (METHODS["s2-qlora"], "^strategy s2 has 3 denoisers, one file holds one; choose"),
         (
             (*METHODS["s2-qlora"], "export.merged=true"),
@@ -159,9 +159,7 @@ def test_what_a_lora_file_has_no_place_for_is_told(
 
 def test_files_of_others_are_for_drawing_only(configure: Configure, tmp_path: Path) -> None:
     (tmp_path / "style.safetensors").touch()
-    with pytest.raises(
-        UserError, match="^lora adds files of others to pictures that are drawn; leave it out of an export$"
-    ):
+    with pytest.raises(UserError, match="^lora=.* leave it out of an export$"):
         export(Run(configure(f"export.folder={tmp_path}/x", f"lora=[{tmp_path}/style.safetensors]")))
     assert not (tmp_path / "x").exists()
 
