@@ -23,6 +23,7 @@ from quantbooth.evaluation.scorer import Scorer
 from quantbooth.evaluation.scores import clip_t, mean_squared_error, ssim
 from quantbooth.runtime.draws import batches, place_loader
 from quantbooth.runtime.lightning import Loop
+from quantbooth.runtime.precision import full_precision
 from quantbooth.runtime.progress import progress
 from quantbooth.sampling.image_set import Request, read_images, write_image
 from quantbooth.sampling.module import SamplingStage, drawings
@@ -43,7 +44,10 @@ def compare_pictures(
     """
 
     def rows(places: list[int]) -> Rows:
-        chosen = [requests[place] for place in places]
+        with full_precision(loop.device):
+            return compared([requests[place] for place in places])
+
+    def compared(chosen: list[Request]) -> Rows:
         pictures, others = (
             read_images([each / request.file for request in chosen]).to(loop.device) for each in (folder, against)
         )

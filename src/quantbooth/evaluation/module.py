@@ -22,6 +22,7 @@ from quantbooth.evaluation.scores import (
     located,
     subject_score,
 )
+from quantbooth.runtime.precision import full_precision
 from quantbooth.sampling.image_set import UNRELATED, Request, read_images
 
 __all__ = ["EvaluationStage", "Oracle", "Scorer"]
@@ -77,6 +78,10 @@ class EvaluationStage(LightningModule):
         self.references = [(one.images(references), one.images(regions.pictures)) for one in encoders]
 
     def test_step(self, places: list[int]) -> None:
+        with full_precision(self.device):  # methods differ by less than two neighbours of bfloat16 near 1 do
+            self._score(places)
+
+    def _score(self, places: list[int]) -> None:
         requests = [self.requests[place] for place in places]
         for score, chosen in (
             (self.of_subject, [request for request in requests if request.kind != UNRELATED]),
@@ -168,10 +173,11 @@ class EvaluationStage(LightningModule):
 
 def _each(probabilities: Probabilities, names: dict[str, tuple[str, ...]], rows: Sequence[Mapping[str, str]]) -> Tensor:
     """Mean probability of each picture's own list of attributes; NaN for an empty list."""
+    device = next(iter(probabilities.values())).device
     values = [
         subject_score({k: v[i : i + 1] for k, v in probabilities.items()}, names, dict(row))[0]
         if row
-        else torch.tensor(float("nan"))
+        else torch.tensor(float("nan"), device=device)
         for i, row in enumerate(rows)
     ]
     return torch.stack(values)
