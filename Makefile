@@ -10,7 +10,7 @@ PYTHONS := python3.11 python3.12 python3.13 python3.14 python3 python
 export OMP_NUM_THREADS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-chains test-all check style docs pretrain bench clean
+.PHONY: help install demo test test-chains test-all check style docs pretrain bench bench-gpu clean
 
 help:  ## show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -47,6 +47,9 @@ pretrain: $(INSTALLED)  ## train the toy base and its judges from random weights
 
 bench: $(PEERS)  ## measure memory and speed against other methods (hours; BENCH="--model sd15 --latents 32" for less)
 	$(BIN)/python -m experiments.bench.run $(BENCH)
+
+bench-gpu: $(PEERS)  ## measure layers and steps on this machine's GPU into outputs/bench-gpu (about 8 minutes)
+	$(BIN)/python -m experiments.bench.gpu.check --out outputs/bench-gpu --minutes 8
 
 clean:  ## remove caches and builds; keeps .venv and outputs/
 	rm -rf build dist site .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

@@ -92,3 +92,16 @@ def test_the_router_takes_the_timestep_by_position_by_keyword_and_per_sample(bas
 def test_options_not_offered_are_refused(options: tuple[str, int, float], message: str) -> None:
     with pytest.raises(UserError, match=message):
         Sampler(*options)
+
+
+@pytest.mark.parametrize("scheduler", DDPM_SCHEDULERS)
+def test_under_autocast_guidance_steps_and_pictures_stay_in_float32(base: Base, scheduler: str) -> None:
+    sampler, noise = Sampler(scheduler, 3, 2.0), initial_noise(["a mug"], [0], base.latent_shape)
+    seen: list[torch.dtype] = []
+    conditioning = base.encode_prompts(["a mug"])
+    with torch.autocast("cpu", torch.bfloat16):
+        watch = lambda _t, x_t, predicted: seen.extend([x_t.dtype, predicted.dtype])  # noqa: E731
+        latents = sampler.denoise(base, lambda _t: conditioning, noise, watch)
+        pictures = base.decode_latents(latents)
+    assert {latents.dtype, *seen} == {torch.float32}
+    assert torch.equal(pictures, base.decode_latents(latents))

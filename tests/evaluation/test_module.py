@@ -81,10 +81,11 @@ def pictures(tmp_path: Path) -> tuple[Path, list[Request]]:
 
 
 def evaluate(
-    scorer: Scorer, folder: Path, requests: list[Request], batch: int, subject: Subject = REX
+    scorer: Scorer, folder: Path, requests: list[Request], batch: int, subject: Subject = REX, precision: Any = None
 ) -> list[dict[str, Any]]:
     stage = EvaluationModule(scorer, subject, requests, folder)
-    trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False)
+    quiet: dict[str, Any] = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    trainer = Trainer(accelerator="cpu", precision=precision, **quiet)
     trainer.test(stage, index_loader(len(requests), batch), verbose=False)
     return stage.rows
 
@@ -117,6 +118,25 @@ def test_every_row_equals_a_plain_loop(pictures: tuple[Path, list[Request]]) -> 
         }
         assert {name: row[name] for name in expected} == pytest.approx(expected, abs=1e-5)
         assert (row["prompt"], row["kind"], row["noise_seed"]) == (request.prompt, request.kind, request.seed)
+
+
+class Projected(Colours):
+    """Mean colours through a matrix, which autocast would round."""
+
+    def images(self, pictures: Tensor) -> Tensor:
+        return normalize(
+            super().images(pictures) @ torch.tensor([[1.0, 0.3, 0.1], [0.2, 1, 0.7], [0.4, 0.5, 1]]), dim=1
+        )
+
+
+def test_judges_compute_in_float32_whatever_the_precision_of_the_trainer_is(
+    pictures: tuple[Path, list[Request]],
+) -> None:
+    folder, requests = pictures
+    scorer = Scorer(Projected(), Corner(), Truth())
+    whole, half = (evaluate(scorer, folder, requests, 3, precision=name) for name in ("32-true", "bf16-mixed"))
+    assert [row["clip_t"] for row in half] == [row["clip_t"] for row in whole]
+    assert [row["local_clip_i"] for row in half] == [row["local_clip_i"] for row in whole]
 
 
 def test_the_oracle_is_asked_for_what_the_prompt_names_and_for_what_it_leaves(

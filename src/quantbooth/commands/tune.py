@@ -99,6 +99,7 @@ def generate_prior(one: SubjectRun) -> None:
 def save_snapshots(run: Run, drafts: Sequence[Draft], step: int, state: State) -> None:
     """Write each subject's part of a run's parameters, joined with those of other experts' runs."""
     precision = precision_of(run.settings["resources"]["save_dtype"])
+    state = {name: tensor.cpu() for name, tensor in state.items()}  # files of earlier experts are read onto the CPU
     for draft, part in zip(drafts, run.tuner.part(state, len(drafts)), strict=True):
         earlier = [read_snapshot(draft.path, step)] if snapshot_path(draft.path, step).is_file() else []
         write_snapshot(draft.path, step, run.tuner.join([*earlier, part]), precision)

@@ -20,6 +20,7 @@ from quantbooth.evaluation.scorer import Scorer
 from quantbooth.evaluation.scores import clip_t, mean_squared_error, ssim
 from quantbooth.runtime.draws import batches, index_loader
 from quantbooth.runtime.lightning import Loop
+from quantbooth.runtime.precision import full_precision
 from quantbooth.runtime.progress import progress
 from quantbooth.sampling.image_set import Request, read_images, write_image
 from quantbooth.sampling.module import SamplingModule, image_jobs
@@ -40,7 +41,10 @@ def compare_pictures(
     """
 
     def rows(indices: list[int]) -> Rows:
-        chosen = [requests[index] for index in indices]
+        with full_precision(loop.device):
+            return compared([requests[index] for index in indices])
+
+    def compared(chosen: list[Request]) -> Rows:
         pictures, others = (
             read_images([each / request.file for request in chosen]).to(loop.device) for each in (folder, against)
         )

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from quantbooth.diffusion.conditioning import Conditioning
 from quantbooth.diffusion.model import Family, NoiseSchedule, TextEncoder
+from quantbooth.runtime.precision import full_precision
 
 __all__ = ["Base", "frozen"]
 
@@ -51,13 +52,15 @@ class Base:
 
     @torch.no_grad()
     def encode_images(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b c hl wl"]:
-        """Return latents, scaled to about unit variance, of images in [0, 1]."""
-        return self.family.encode_images(self.autoencoder, images.to(self.device))
+        """Return latents, scaled to about unit variance, of images in [0, 1]; autocast is off, as for decoding."""
+        with full_precision(self.device):
+            return self.family.encode_images(self.autoencoder, images.to(self.device))
 
     @torch.no_grad()
     def decode_latents(self, latents: Float[Tensor, "b c hl wl"]) -> Float[Tensor, "b 3 h w"]:
-        """Return images in [0, 1] of scaled latents."""
-        return self.family.decode_latents(self.autoencoder, latents)
+        """Return images in [0, 1] of scaled latents; autocast is off, since autoencoders overflow in float16."""
+        with full_precision(latents.device):
+            return self.family.decode_latents(self.autoencoder, latents)
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:

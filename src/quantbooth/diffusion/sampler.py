@@ -87,7 +87,7 @@ class Sampler:
         for t in scheduler.timesteps:
             x_t = scheduler.scale_model_input(x, t)
             conditioning = Conditioning.cat([empty, conditioning_at(t)])
-            both = base.predict(torch.cat([x_t, x_t]), t, conditioning)
+            both = base.predict(torch.cat([x_t, x_t]), t, conditioning).to(x.dtype)  # guidance and steps in float32
             unconditional, conditional = both.chunk(2)
             predicted = unconditional + self.guidance * (conditional - unconditional)
             if watch is not None:

@@ -22,6 +22,7 @@ from quantbooth.evaluation.scores import (
     regions_of_masks,
     subject_score,
 )
+from quantbooth.runtime.precision import full_precision
 from quantbooth.sampling.image_set import UNRELATED, Request, read_images
 
 __all__ = ["EvaluationModule", "Oracle", "Scorer"]
@@ -77,6 +78,10 @@ class EvaluationModule(LightningModule):
         self.references = [(one.images(references), one.images(regions.pictures)) for one in encoders]
 
     def test_step(self, indices: list[int]) -> None:
+        with full_precision(self.device):  # methods differ by less than two neighbours of bfloat16 near 1 do
+            self._score(indices)
+
+    def _score(self, indices: list[int]) -> None:
         requests = [self.requests[index] for index in indices]
         for score, chosen in (
             (self.of_subject, [request for request in requests if request.kind != UNRELATED]),
@@ -166,10 +171,11 @@ class EvaluationModule(LightningModule):
 
 def _each(probabilities: Probabilities, names: dict[str, tuple[str, ...]], rows: Sequence[Mapping[str, str]]) -> Tensor:
     """Return the mean probability of each picture's list of attributes; NaN for an empty list."""
+    device = next(iter(probabilities.values())).device
     values = [
         subject_score({k: v[i : i + 1] for k, v in probabilities.items()}, names, dict(row))[0]
         if row
-        else torch.tensor(float("nan"))
+        else torch.tensor(float("nan"), device=device)
         for i, row in enumerate(rows)
     ]
     return torch.stack(values)

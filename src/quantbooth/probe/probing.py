@@ -17,6 +17,7 @@ from quantbooth.diffusion.sampler import Sampler, initial_noise
 from quantbooth.evaluation.scorer import Scorer
 from quantbooth.runtime.draws import batches
 from quantbooth.runtime.lightning import Loop
+from quantbooth.runtime.precision import full_precision
 
 __all__ = ["Probes", "x0_predictions", "prompt_swap", "text_gain"]
 
@@ -162,15 +163,17 @@ Answer = tuple[int, str, bool, bool]
 
 
 def _closer(scorer: Scorer, pictures: Tensor, first: Sequence[str], second: Sequence[str]) -> list[Answer]:
-    features = scorer.encoder.images(pictures)
-    a, b = ((features * scorer.encoder.texts(list(texts))).sum(-1) for texts in (first, second))
+    with full_precision(pictures.device):
+        features = scorer.encoder.images(pictures)
+        a, b = ((features * scorer.encoder.texts(list(texts))).sum(-1) for texts in (first, second))
     return [(index, PROMPT, before, not before) for index, before in enumerate((a > b).tolist())]
 
 
 def _seen(scorer: Scorer, pictures: Tensor, pairs: Sequence[Contrast]) -> list[Answer]:
     if scorer.oracle is None:
         return []
-    names, found = scorer.oracle.names, scorer.oracle.probabilities(pictures)
+    with full_precision(pictures.device):
+        names, found = scorer.oracle.names, scorer.oracle.probabilities(pictures)
     answers = []
     for index, pair in enumerate(pairs):
         for attribute, (before, after) in pair.attributes.items():
