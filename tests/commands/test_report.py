@@ -12,6 +12,7 @@ import yaml
 from omegaconf import DictConfig
 from PIL import Image
 
+from artifacts import seal
 from quantbooth.commands.report import method_styles, read_result, report, unscored
 from quantbooth.evaluation.files import Record, write_scores
 from quantbooth.run.run import Run
@@ -39,6 +40,7 @@ def _tuned(store: Path, run: str, strategy: Strategy, steps: tuple[int, ...] = (
     folder = _artifact(store / "scale_sets" / run, "scale_sets", {"quantized_base": "a" * 64}, contents)
     for step in steps:
         write_snapshot(folder, step, {"gain": torch.ones(2)})
+    seal(folder)
 
 
 def _scores(store: Path, method: str, step: int, base: str = "a" * 64) -> Path:
@@ -59,6 +61,8 @@ def _scores(store: Path, method: str, step: int, base: str = "a" * 64) -> Path:
     costs = {"trainable": 10.0} if step else {}
     setting = (method, "mug", "w4", 0, step, "toy", "toy scorer", "quick", costs, f"image_set/{name}", run)
     write_scores(folder, Record(*setting), rows, dict.fromkeys(scores, "toy scorer"))
+    seal(images)
+    seal(folder)
     return folder
 
 
@@ -141,6 +145,7 @@ def test_with_wandb_the_report_is_an_artifact_of_an_offline_run(
 def test_each_run_is_told_with_the_command_that_makes_it_alone(store: Path, configure: Configure) -> None:
     for name in ("mug-baseline-step1", "mug-baseline-step2", "mug-base-step0"):
         (store / "scores" / name / "config.yaml").write_text("seed: 0\n")
+        seal(store / "scores" / name)
     page = (report(configure(f"report.scores=[{store}/scores]")) / "index.html").read_text()
     command = f"quantbooth --config-dir {store}/scores/mug-baseline-step2 --config-name config"
     assert page.count(f"<code>{command}</code>") == 1 == page.count("--config-dir")
@@ -163,6 +168,7 @@ def test_an_interval_sweep_is_reported_without_a_tag(store: Path, configure: Con
         (named[-1] / "config.yaml").write_text(yaml.safe_dump(plain(cfg)))
         record = json.loads((named[-1] / "record.json").read_text()) | {"method": "s1"}
         (named[-1] / "record.json").write_text(json.dumps(record))
+        seal(named[-1])
     folder = report(configure(f"report.scores=[{','.join(map(str, named))}]"))
     rows = [line.split(" | ")[0] for line in (folder / "table.md").read_text().splitlines() if line.startswith("| s1")]
     assert rows == ["| s1 interval=[0,200]", "| s1 interval=[200,750]"]

@@ -13,6 +13,7 @@ from omegaconf import DictConfig
 from safetensors.torch import load_file
 from transformers import CLIPTextModel
 
+from artifacts import seal
 from quantbooth.commands.calibrate import calibrate
 from quantbooth.commands.sample import sample
 from quantbooth.commands.tune import tune
@@ -145,13 +146,14 @@ def test_scale_sets_of_an_older_format_are_refused_in_one_line(configure: Config
     manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "format_version": 1}))
     with pytest.raises(UserError) as caught:
         tuned_base(Run(cfg), 3)[0]
-    assert str(caught.value).startswith(f"{manifest} has format_version 1, this quantbooth reads 3; set paths.store")
+    assert str(caught.value).startswith(f"{manifest} has format_version 1, this quantbooth reads 4; set paths.store")
 
 
 def test_a_snapshot_with_other_names_is_refused_naming_the_first(configure: Configure) -> None:
     cfg, plain = configure("strategy=tas"), configure("strategy=tas", "tuner.norms=true")
     few, many = (Path(tune(Run(made))[0]) / "step-000003.safetensors" for made in (cfg, plain))
     few.write_bytes(many.read_bytes())
+    seal(few.parent)
     with pytest.raises(UserError, match=r"^the scale set does not fit the model: '[\w.]+' is not in the model$"):
         tuned_base(Run(cfg), 3)[0]
 

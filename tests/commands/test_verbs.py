@@ -12,6 +12,7 @@ import yaml
 from omegaconf import DictConfig
 from safetensors.torch import load_file
 
+from artifacts import seal
 from quantbooth.commands.calibrate import calibrate
 from quantbooth.commands.evaluate import evaluate
 from quantbooth.commands.sample import sample
@@ -235,7 +236,7 @@ def test_what_was_tuned_on_another_base_is_refused(
     plan = Run(configure("strategy=s2", f"paths.store={tmp_path}"))
     tuned_base(plan, 2)[0]
     manifest = plan.only.tuned.require() / "manifest.json"
-    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "parents": {"quantized_base": "0" * 64}}))
+    seal(manifest.parent, parents={"quantized_base": "0" * 64})
     with pytest.raises(UserError, match=r"belongs to the quantized_base 000000000000, got .*; make it again for this"):
         tuned_base(plan, 2)[0]
 

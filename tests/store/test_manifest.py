@@ -37,22 +37,20 @@ def test_a_manifest_comes_back_as_it_was(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (
-            {"kind": "scores"},
-            "{folder} must be a scale_sets, found a scores; quantbooth-tune makes one",
-        ),
         ({"kind": "cake"}, "{file} has the unknown kind 'cake'; known are quantized_base, scale_sets, "),
         (
             {"format_version": 1},
-            "{file} has format_version 1, this quantbooth reads 3; set paths.store to a new folder",
+            "{file} has format_version 1, this quantbooth reads 4; set paths.store to a new folder",
         ),
         (
             {"format_version": ...},
-            "{file} has format_version None, this quantbooth reads 3; set paths.store to a new folder",
+            "{file} has format_version None, this quantbooth reads 4; set paths.store to a new folder",
         ),
         ({"parents": ..., "name": ...}, "{file} lacks name, parents"),
         ({"extra": 1}, "{file} has unknown keys: extra"),
         ({"name": 3}, "{file}: name must be a str, found 3"),
+        ({"files": []}, "{file}: files must be a dict, found []"),
+        ({"name": "other"}, "{folder} is damaged: manifest.json has changed"),
         ({"parents": {"base": 3}}, "{file}: the parents must be fingerprints, found none for base"),
     ],
 )
@@ -69,6 +67,22 @@ def test_a_torn_manifest_is_refused(tmp_path: Path, text: str, message: str) -> 
     (tmp_path / "manifest.json").write_text(text)
     with pytest.raises(UserError, match=f"manifest.json {message}"):
         open_artifact(tmp_path, "scores")
+
+
+def test_another_kind_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").write_text(replace(MANIFEST, kind="scores").to_json())
+    with pytest.raises(UserError, match="must be a scale_sets, found a scores; quantbooth-tune makes one"):
+        open_artifact(tmp_path, "scale_sets")
+
+
+def test_every_key_of_a_manifest_is_sealed(tmp_path: Path) -> None:
+    values = json.loads(MANIFEST.to_json())
+    other = {"kind": "scores", "format_version": 4, "parents": {}, "contents": {}, "measured": {}, "files": {"a": "b"}}
+    for key in values.keys() - {"format_version"}:
+        changed = values | {key: other.get(key, "0")}
+        (tmp_path / "manifest.json").write_text(json.dumps(changed))
+        with pytest.raises(UserError, match="is damaged: manifest.json has changed"):
+            open_artifact(tmp_path, "scale_sets")
 
 
 def test_what_is_no_artifact_is_refused(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from artifacts import seal
 from quantbooth.runtime.errors import UserError
 from quantbooth.store import store as store_module
 from quantbooth.store.files import fingerprint
@@ -156,7 +157,7 @@ def test_a_draft_of_a_living_process_or_of_another_machine_is_left_alone(store: 
 
 
 def test_a_folder_taken_by_something_else_is_refused_and_kept(store: Store) -> None:
-    _, place = store._place("quantized_base", IDENTITY, "toy-w4")
+    _, place = store.place("quantized_base", IDENTITY, "toy-w4")
     place.mkdir(parents=True)
     (place / "holiday.png").touch()
     with pytest.raises(UserError, match=r"found a folder without manifest\.json"):
@@ -173,8 +174,7 @@ def test_a_folder_taken_by_something_else_is_refused_and_kept(store: Store) -> N
 def test_an_artifact_under_another_ones_name_is_refused(store: Store) -> None:
     with writing(store) as draft:
         pass
-    file = draft.destination / "manifest.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | {"fingerprint": "b" * 64}))
+    seal(draft.destination, fingerprint="b" * 64)
     with pytest.raises(
         UserError, match=f"must have the fingerprint {draft.fingerprint}, found {'b' * 64}; move it away"
     ):
@@ -207,3 +207,31 @@ def test_a_name_that_is_no_folder_name_is_refused(store: Store, label: str) -> N
 def test_only_known_kinds_are_stored(store: Store) -> None:
     with pytest.raises(ValueError, match="the kind of an artifact must be one of .*, got 'cake'"):
         store.find("cake", {}, "x")
+
+
+@pytest.mark.parametrize("position", [0, 1, -1])
+@pytest.mark.parametrize("name", ["config.yaml", "layers/codes.bin"])
+def test_a_flipped_byte_of_any_file_is_refused_by_the_artifacts_name(store: Store, name: str, position: int) -> None:
+    with writing(store) as draft:
+        (draft.path / "layers").mkdir()
+        (draft.path / "layers" / "codes.bin").write_bytes(bytes(range(256)))
+    file = draft.destination / name
+    content = bytearray(file.read_bytes())
+    content[position] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(UserError, match=rf"^{draft.destination} is damaged: {name} has changed; quantbooth-verify"):
+        store.find("quantized_base", IDENTITY, "toy-w4")
+
+
+def test_missing_and_foreign_files_are_refused_but_not_those_of_a_file_manager(store: Store) -> None:
+    with writing(store) as draft:
+        (draft.path / "codes.bin").write_bytes(b"123")
+    (draft.destination / ".DS_Store").touch()
+    assert store.find("quantized_base", IDENTITY, "toy-w4") == draft.destination
+    (draft.destination / "step-000001.safetensors").touch()
+    with pytest.raises(UserError, match=r"step-000001\.safetensors is not part of it"):
+        store.find("quantized_base", IDENTITY, "toy-w4")
+    (draft.destination / "step-000001.safetensors").unlink()
+    (draft.destination / "codes.bin").unlink()
+    with pytest.raises(UserError, match=r"codes\.bin is missing"):
+        store.find("quantized_base", IDENTITY, "toy-w4")

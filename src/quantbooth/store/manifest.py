@@ -2,12 +2,12 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from quantbooth.runtime.errors import UserError
-from quantbooth.store.files import SHORT
+from quantbooth.store.files import SHORT, checksums, fingerprint
 
 __all__ = ["FORMAT", "KINDS", "MANIFEST", "Manifest", "open_artifact"]
 
@@ -26,9 +26,11 @@ MAKERS = {
 KINDS = tuple(MAKERS)
 TITLES = {"damage": "degradation"}
 """Kind -> its name for people, where that is another."""
-FORMAT = 3
-"""Version of every artifact; 3: identities have no code paths, tensors of scale sets are `<module>.gain_out`."""
+FORMAT = 4
+"""Version of every artifact; 4: the manifest has a checksum of each file and of itself."""
 MANIFEST = "manifest.json"
+SEAL = "checksum"
+"""The manifest's key with the checksum of its other keys."""
 
 TYPES: dict[str, type] = {
     "kind": str,
@@ -39,6 +41,7 @@ TYPES: dict[str, type] = {
     "contents": dict,
     "package_version": str,
     "measured": dict,
+    "files": dict,
 }
 
 
@@ -47,8 +50,8 @@ class Manifest:
     """The description of an artifact.
 
     `parents` maps a role (`base`, `scale_sets`) to the fingerprint of the parent artifact; `contents` describes its
-    files for readers; `measured` is the cost of making it (seconds, bytes, trained parameters). The last two are not
-    part of the fingerprint.
+    files for readers; `measured` is the cost of making it (seconds, bytes, trained parameters); `files` has the
+    checksum of each file but this one. The last three are not part of the fingerprint.
     """
 
     kind: str
@@ -59,6 +62,7 @@ class Manifest:
     contents: dict[str, Any]
     package_version: str
     measured: dict[str, Any]
+    files: dict[str, str] = field(default_factory=dict)
 
     def require_parent(self, role: str, fingerprint: str) -> None:
         """Check that a parent is the one this artifact was made from.
@@ -79,14 +83,17 @@ class Manifest:
         Raises:
             ValueError: for a measured number that is not finite.
         """
-        return json.dumps(asdict(self), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+        values = asdict(self)
+        return json.dumps(values | {SEAL: _seal(values)}, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
 
 
 def open_artifact(path: Path, kind: str) -> Manifest:
     """Return the manifest of a finished artifact of this kind.
 
+    All its files are read once a process and compared with their checksums.
+
     Raises:
-        UserError: when `path` does not exist, is not finished, or is something else.
+        UserError: when `path` does not exist, is not finished, is something else, or is damaged.
     """
     file = path / MANIFEST
     if not path.is_dir():
@@ -94,20 +101,47 @@ def open_artifact(path: Path, kind: str) -> Manifest:
     elif not file.is_file():
         found = f"a folder without {MANIFEST}"
     elif (manifest := _parse(file)).kind == kind:
+        _require_sound(path, manifest)
         return manifest
     else:
         found = f"a {TITLES.get(manifest.kind, manifest.kind)}"
     raise UserError(f"{path} must be a {TITLES.get(kind, kind)}, found {found}; {MAKERS[kind]} makes one")
 
 
+def _damaged(path: Path, what: str) -> UserError:
+    return UserError(f"{path} is damaged: {what}; quantbooth-verify --repair {path.parents[1]} makes it again")
+
+
+def _seal(values: Mapping[str, Any]) -> str:
+    return fingerprint(values)[:32]
+
+
+def _require_sound(path: Path, manifest: Manifest) -> None:
+    found = {name: value for name, value in checksums(path).items() if name != MANIFEST and not _is_hidden(name)}
+    wrong = [f"{name} is missing" for name in manifest.files.keys() - found.keys()]
+    wrong += [f"{name} is not part of it" for name in found.keys() - manifest.files.keys()]
+    wrong += [f"{name} has changed" for name, value in found.items() if manifest.files.get(name, value) != value]
+    if wrong:
+        more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
+        raise _damaged(path, f"{min(wrong)}{more}")
+
+
+def _is_hidden(name: str) -> bool:
+    """Return whether a file is of the system (.DS_Store), which no reader opens."""
+    return any(part.startswith(".") for part in name.split("/"))
+
+
 def _parse(file: Path) -> Manifest:
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{file} must be JSON, found: {error}") from error
+        raise _damaged(file.parent, f"{file.name} must be JSON, found: {error}") from error
     if not isinstance(values, dict):
         raise UserError(f"{file} must hold a JSON object, found a {type(values).__name__}")
+    seal = values.pop(SEAL, None)
     _check(values, file)
+    if seal != _seal(values):
+        raise _damaged(file.parent, f"{file.name} has changed")
     return Manifest(**values)
 
 

@@ -20,7 +20,7 @@ import psutil
 import yaml
 
 from quantbooth.runtime.errors import UserError
-from quantbooth.store.files import SHORT, disk_full_as_user_error, fingerprint
+from quantbooth.store.files import SHORT, checksums, disk_full_as_user_error, fingerprint
 from quantbooth.store.manifest import FORMAT, KINDS, MANIFEST, Manifest, open_artifact
 
 __all__ = ["CONFIG", "Draft", "Artifact", "Store", "make_all", "joined_label", "slugify"]
@@ -61,7 +61,7 @@ class Store:
         Raises:
             UserError: when another artifact has its folder, or another version of quantbooth wrote the store.
         """
-        full, path = self._place(kind, identity, label)
+        full, path = self.place(kind, identity, label)
         _require_format(self.root)
         others = sorted(path.parent.glob(f"[!.]*-{full[:SHORT]}"))
         for candidate in [path] if path.exists() else others:
@@ -87,7 +87,7 @@ class Store:
         Raises:
             UserError: for a full disk, or when another artifact has the folder.
         """
-        full, destination = self._place(kind, identity, label)
+        full, destination = self.place(kind, identity, label)
         _require_format(self.root)
         with disk_full_as_user_error(self.root, "paths.store"):
             destination.parent.mkdir(parents=True, exist_ok=True)
@@ -106,13 +106,19 @@ class Store:
                     draft.contents,
                     version("quantbooth"),
                     draft.measured,
+                    checksums(draft.path),
                 )
                 _write(draft.path / MANIFEST, manifest.to_json())
                 _publish(draft, kind)
             finally:
                 shutil.rmtree(draft.path, ignore_errors=True)
 
-    def _place(self, kind: str, identity: Mapping[str, Any], label: str) -> tuple[str, Path]:
+    def place(self, kind: str, identity: Mapping[str, Any], label: str) -> tuple[str, Path]:
+        """Return the fingerprint of an artifact, and its folder.
+
+        Raises:
+            UserError: for a label that is no name of a folder.
+        """
         if kind not in KINDS:
             raise ValueError(f"the kind of an artifact must be one of {', '.join(KINDS)}, got {kind!r}")
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.+=,-]{0,99}", label):
@@ -192,6 +198,11 @@ class Artifact:
     verb: str
     identity: dict[str, Any]
     parents: Mapping[str, "Artifact"] = field(default_factory=dict)
+
+    @property
+    def path(self) -> Path:
+        """Where it is written; an artifact of the same identity under another label is used as well."""
+        return self.store.place(self.kind, self.identity, self.label)[1]
 
     def find(self) -> Path | None:
         return self.store.find(self.kind, self.identity, self.label)

@@ -1,0 +1,184 @@
+"""quantbooth-verify: read every artifact of a store and compare each file with its checksum.
+
+quantbooth-verify outputs/store
+quantbooth-verify outputs/store --repair      make damaged artifacts again, by the options each was made with
+"""
+
+import argparse
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from quantbooth.commands.calibrate import calibrate, make_calibration_set
+from quantbooth.commands.degradation import degradation, measure_float
+from quantbooth.commands.evaluate import score
+from quantbooth.commands.probe import Probing, probe
+from quantbooth.commands.sample import render
+from quantbooth.commands.tune import generate_prior, tune
+from quantbooth.run.degradation import Degradation
+from quantbooth.run.run import Run
+from quantbooth.runtime.errors import UserError
+from quantbooth.runtime.explain import explain, is_mistake
+from quantbooth.runtime.progress import progress
+from quantbooth.store.manifest import KINDS, open_artifact
+from quantbooth.store.store import CONFIG, Artifact
+
+__all__ = ["artifacts", "faults", "main", "repair"]
+
+
+def artifacts(store: Path) -> list[Path]:
+    """Return the folders of all finished artifacts.
+
+    Raises:
+        UserError: when the folder is no store.
+    """
+    if not store.is_dir():
+        raise UserError(f"no store at {store}; name the folder that paths.store is")
+    found = [path for kind in KINDS for path in sorted((store / kind).glob("[!.]*")) if path.is_dir()]
+    if not found:
+        raise UserError(f"{store} holds no artifact; name the folder that paths.store is")
+    return found
+
+
+def faults(folders: list[Path]) -> dict[Path, str]:
+    """Return what is wrong with each artifact that is not as it was written."""
+    found = {folder: _fault(folder) for folder in progress(folders, "verifying")}
+    return {folder: fault for folder, fault in found.items() if fault}
+
+
+def _fault(folder: Path) -> str | None:
+    try:
+        open_artifact(folder, folder.parent.name)
+    except (UserError, OSError) as error:
+        return explain(error)
+    return None
+
+
+def repair(store: Path, folder: Path) -> None:
+    """Make a damaged artifact again; the damaged one is put back where that fails.
+
+    Raises:
+        UserError: when its options cannot be read, or make an artifact of another identity: nothing else is made.
+    """
+    make = _maker(store, folder)
+    aside = folder.with_name(f".{folder.name}.damaged")
+    folder.rename(aside)
+    try:
+        make()
+        open_artifact(folder, folder.parent.name)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        aside.rename(folder)
+        raise
+    shutil.rmtree(aside)
+
+
+def _maker(store: Path, folder: Path) -> Callable[[], object]:
+    """Return what makes the artifact of a folder from the options that lie in it.
+
+    Damaged options make another identity, which is refused before anything is made.
+    """
+    refusal = f"the options in its {CONFIG} %s; remove {folder} and run its command again"
+    try:
+        text = (folder / CONFIG).read_text(encoding="utf-8")
+        values: Any = yaml.safe_load(text)
+        values["paths"]["store"] = str(store)
+        if "${" in text:  # options are written resolved
+            raise UserError(refusal % "refer to others")
+        found = [make for artifact, make in _makers(Run(OmegaConf.create(values)), folder) if artifact.path == folder]
+    except (ValueError, TypeError, LookupError, yaml.YAMLError, OmegaConfBaseException) as error:
+        raise UserError(refusal % f"cannot be read ({type(error).__name__})") from error
+    if not found:
+        raise UserError(refusal % "make another artifact")
+    return found[0]
+
+
+def _makers(run: Run, folder: Path) -> Iterator[tuple[Artifact, Callable[[], object]]]:
+    """Yield the artifacts of a run that are of a folder's kind, each with what makes it."""
+    match folder.parent.name:
+        case "calibration_set":
+            if (spec := run.calibration.set_spec) is not None:
+                yield spec.artifact, partial(make_calibration_set, run, spec)
+        case "quantized_base":
+            if (quantized := run.quantized_base) is not None:
+                yield quantized, partial(calibrate, run)
+        case "image_set":
+            for one in run.subjects:
+                yield one.prior, partial(generate_prior, one)
+                yield from ((one.images(step), partial(render, run, step)) for step in run.steps)
+        case "scores":
+            yield from ((one.scores(step), partial(score, one, step)) for one in run.subjects for step in run.steps)
+        case "damage":
+            plan = Degradation(run)
+            yield plan.reference, partial(measure_float, plan)
+            yield plan.artifact, partial(degradation, run)
+        case "probe":
+            yield Probing(run).artifact, partial(probe, run)
+        case _:
+            yield from ((one.tuned, partial(tune, run)) for one in run.subjects)
+
+
+def main() -> None:
+    """Verify a store: exit code 0 when all is sound (or repaired), 1 when something is damaged, 2 for a mistake."""
+    parser = argparse.ArgumentParser(
+        "quantbooth-verify", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("store", type=Path, metavar="STORE")
+    parser.add_argument("--repair", action="store_true", help="make damaged artifacts again")
+    given = parser.parse_args()
+    try:
+        sys.exit(_main(given.store, given.repair))
+    except Exception as error:
+        if not is_mistake(error) or os.environ.get("QUANTBOOTH_DEBUG") == "1":
+            raise
+        _say(explain(error))
+        sys.exit(2)
+
+
+def _main(store: Path, mend: bool) -> int:
+    folders = artifacts(store)
+    damaged = faults(folders)
+    for line in damaged.values():
+        _say(line)
+    left = _repair_all(store, list(damaged)) if mend else list(damaged)
+    mended = f", {len(damaged) - len(left)} made again" if mend else ""
+    sound = len(folders) - len(damaged)
+    print(f"{store}: {len(folders)} artifacts, {sound} sound, {len(damaged)} damaged{mended}")  # noqa: T201
+    return 1 if left else 0
+
+
+def _repair_all(store: Path, folders: list[Path]) -> list[Path]:
+    """Make artifacts again, each after those that it is made from; return those that could not be made."""
+    while folders:
+        failed: dict[Path, str] = {}
+        for folder in folders:
+            try:
+                repair(store, folder)
+            except Exception as error:
+                if not is_mistake(error):
+                    raise
+                failed[folder] = explain(error)
+            else:
+                _say(f"made again: {folder}")
+        if len(failed) == len(folders):
+            for folder, reason in failed.items():
+                _say(f"not repaired: {folder}: {reason}")
+            break
+        folders = list(failed)
+    return folders
+
+
+def _say(line: str) -> None:
+    sys.stderr.write(f"quantbooth: {line}\n")
+
+
+if __name__ == "__main__":
+    main()
