@@ -88,7 +88,12 @@ FIELDS: dict[str, dict[str, Field]] = {
         "loss_weight_max": DECIDES,
         "random_flip": unless(False),
     },
-    "resources": {"gradient_checkpointing": IGNORED, "cache_latents": IGNORED, "save_dtype": DECIDES},
+    "resources": {
+        "gradient_checkpointing": IGNORED,
+        "cache_latents": IGNORED,
+        "checkpoint_every": IGNORED,
+        "save_dtype": DECIDES,
+    },
     "preview": {"validation_steps": IGNORED},
     "optimizer": {"name": DECIDES, "lr": DECIDES, "weight_decay": DECIDES},
     "prior": {"num_class_images": DECIDES, "seed": DECIDES, "class_batch_size": DECIDES, "loss_weight": DECIDES},

@@ -50,6 +50,8 @@ def check_resources(settings: Mapping[str, Any]) -> None:
     """
     for option in ("gradient_checkpointing", "cache_latents"):
         flag(f"resources.{option}", settings["resources"][option])
+    if settings["resources"]["checkpoint_every"] is not None:
+        number("resources.checkpoint_every", settings["resources"]["checkpoint_every"], least=0)
     precision_of(settings["resources"]["save_dtype"])
     whole("preview.validation_steps", settings["preview"]["validation_steps"], least=0)
 

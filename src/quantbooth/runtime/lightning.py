@@ -73,6 +73,8 @@ class Bar(ProgressBar):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._start(self.total_train_batches)
+        if self._shown is not None:  # a run that goes on
+            self._shown.advance(trainer.global_step)
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._start(sum(trainer.num_test_batches))
