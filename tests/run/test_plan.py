@@ -110,6 +110,7 @@ def differing(one: dict[str, str], other: dict[str, str]) -> set[str]:
         ("paths.store=elsewhere", ""),
         ("preview.validation_steps=7", ""),
         ("resources.gradient_checkpointing=true", ""),
+        ("resources.checkpoint_every=null", ""),
         ("protocol.batch=1", ""),
         ("report.folder=elsewhere", ""),
         ("report.notes=[hello]", ""),

@@ -25,6 +25,7 @@ MakePlan = Callable[..., Run]
         (["prior.num_class_images=0"], "^prior.num_class_images must be a whole number >= 1, got 0$"),
         (["resources.save_dtype=bfloat16"], "^resources.save_dtype must be one of float32, float16, got 'bfloat16'$"),
         (["preview.validation_steps=-1"], "^preview.validation_steps must be a whole number >= 0, got -1$"),
+        (["resources.checkpoint_every=-1"], "^resources.checkpoint_every must be a number >= 0, got -1$"),
         (["resources.gradient_checkpointing=3"], "^resources.gradient_checkpointing must be true or false, got 3$"),
         (["paths.store=null"], "^paths.store must be a path, got None$"),
         (["quant.include=5"], r"^quant.include must be a list of texts such as \[conv_in,mid_block.\*\], got 5$"),

@@ -105,9 +105,7 @@ def save_precision(run: Run) -> torch.dtype:
     return precision_of(run.settings["resources"]["save_dtype"])
 
 
-def learn_once(
-    run: Run, subjects: Sequence[SubjectRun], zones: Zones, optimizer: OptimizerFactory, part: Part
-) -> None:
+def learn_once(run: Run, subjects: Sequence[SubjectRun], zones: Zones, optimizer: OptimizerFactory, part: Part) -> None:
     """Run one training to its end, from its last checkpoint if there is one."""
     found = part.latest()
     if found is None or found.step < run.recipe.steps:

@@ -57,9 +57,7 @@ class Checkpoints(Callback):
     of the next one. Accumulated gradients are no part of it, so a run that accumulates has no checkpoints.
     """
 
-    def __init__(
-        self, part: Part, module: TuningModule, every: float | None, found: Checkpoint | None = None
-    ) -> None:
+    def __init__(self, part: Part, module: TuningModule, every: float | None, found: Checkpoint | None = None) -> None:
         self.part, self.module, self.every, self.found = part, module, every, found
         self._deferred = Deferred()
         self._due = 0.0

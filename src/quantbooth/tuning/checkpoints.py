@@ -84,7 +84,9 @@ class Unfinished:
                 if runs == 1:
                     _link(snapshot_path(folders[0], step), snapshot_path(draft.path, step))
                 else:
-                    states = [read_snapshot(folder, step) for folder in folders if _require(snapshot_path(folder, step))]
+                    states = [
+                        read_snapshot(folder, step) for folder in folders if _require(snapshot_path(folder, step))
+                    ]
                     write_snapshot(draft.path, step, tuner.join(states), precision)
 
     def clear(self) -> None:
