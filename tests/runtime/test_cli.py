@@ -182,6 +182,22 @@ def test_every_failed_job_is_listed_at_the_end_also_in_small_batches(app: Path) 
     assert done.returncode == 2
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1], ids=lambda number: number.name)
+@pytest.mark.parametrize("words", [("subject.path=wait",), ("-m", "subject.path=wait,a")], ids=["job", "sweep"])
+def test_a_signal_to_end_is_one_line_and_exit_code_143(
+    app: Path, number: signal.Signals, words: tuple[str, ...]
+) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "app.py", *words], cwd=app, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ran wait 4\n"
+    process.send_signal(number)
+    stdout, stderr = process.communicate(timeout=30)
+    assert stderr == f"quantbooth: ended by {number.name}; finished work is kept, and the same command resumes\n"
+    assert (process.returncode, stdout) == (143, "")
+
+
 def test_interruption_exits_with_130(app: Path) -> None:
     process = subprocess.Popen(
         [sys.executable, "app.py", "subject.path=wait"],

@@ -1,9 +1,14 @@
 """The trainer: Lightning's, and its refusals in one line."""
 
+import signal
+from pathlib import Path
 from typing import Any
 
 import pytest
-from lightning.pytorch import Trainer
+import torch
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.demos.boring_classes import BoringModel
 
 from quantbooth.runtime.errors import UserError
 from quantbooth.runtime.lightning import trainer
@@ -35,3 +40,40 @@ def test_sharing_is_offered_on_cpus_only() -> None:
     told = r"^trainer\.devices must be 1 .*got 2"
     with pytest.raises(UserError, match=told):
         trainer(shared=True, accelerator="gpu", devices=2)
+
+
+SLURM = {"SLURM_JOB_ID": "4711", "SLURM_JOB_NAME": "sweep", "SLURM_NTASKS": "4", "SLURM_PROCID": "3"}
+SLURM |= {"SLURM_LOCALID": "0", "SLURM_NODEID": "0", "SLURM_NTASKS_PER_NODE": "4"}
+
+
+class Notes(Callback):
+    """Notes the handlers of signals and the weights with which a training begins."""
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.handler, self.step = signal.getsignal(signal.SIGUSR1), trainer.global_step
+        self.weight = next(pl_module.parameters()).detach().clone()
+
+
+def test_in_a_slurm_job_no_state_of_another_run_is_taken_and_none_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for key, value in SLURM.items():
+        monkeypatch.setenv(key, value)
+    monkeypatch.chdir(tmp_path)
+    assert SLURMEnvironment.detect()
+    quiet: dict[str, Any] = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    quiet |= {"accelerator": "cpu", "max_steps": 2, "enable_checkpointing": False}
+    other = BoringModel()
+    foreign = trainer(**{**quiet, "max_steps": 1})
+    foreign.fit(other)
+    foreign.save_checkpoint(tmp_path / "hpc_ckpt_1.ckpt")
+    own, notes = BoringModel(), Notes()
+    expected = next(own.parameters()).detach().clone()
+    before = signal.getsignal(signal.SIGUSR1)
+    made = trainer(**quiet, callbacks=[notes])
+    made.fit(own)
+    assert (made.global_rank, made.world_size) == (0, 1)
+    assert notes.handler is before
+    assert notes.step == 0
+    assert torch.equal(notes.weight, expected)
+    assert [path.name for path in tmp_path.iterdir()] == ["hpc_ckpt_1.ckpt"]

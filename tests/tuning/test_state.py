@@ -13,11 +13,11 @@ SPECIAL = {"sparseadam": "needs sparse gradients", "muon": "needs matrices only"
 
 
 def steps(optimizer: torch.optim.Optimizer, weight: nn.Parameter, count: int) -> None:
-    def closure() -> Tensor:
+    def closure() -> float:
         optimizer.zero_grad()
         loss = ((weight - 1) ** 2).sum()
         loss.backward()
-        return loss
+        return loss  # type: ignore[return-value]  # what LBFGS converts itself
 
     for _ in range(count):
         optimizer.step(closure)

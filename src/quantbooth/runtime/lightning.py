@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.plugins.precision import Precision
+from lightning.pytorch.trainer.connectors.checkpoint_connector import _CheckpointConnector
 from torch import nn
 
 from quantbooth.runtime.errors import UserError
@@ -119,10 +121,19 @@ class Bar(ProgressBar):
             self._shown = None
 
 
+class NoForeignCheckpoints(_CheckpointConnector):
+    """Finds no checkpoint of another run; Lightning does in a Slurm job, whatever its plugins are."""
+
+    @property
+    def _hpc_resume_path(self) -> str | None:
+        return None
+
+
 def trainer(shared: bool = False, **settings: Any) -> Trainer:
     """Return a Lightning trainer.
 
-    `shared` work is divided among `devices` processes, forked for it. Other work is done by one process.
+    `shared` work is divided among `devices` processes, forked for it. Other work is done by one process, also as a task
+    of a Slurm job: Lightning's requeueing there would take any `hpc_ckpt_*.ckpt` in the working directory for its own.
 
     Raises:
         UserError: when this machine or this Lightning does not support the options.
@@ -133,8 +144,12 @@ def trainer(shared: bool = False, **settings: Any) -> Trainer:
         raise UserError(f"trainer.devices must be 1 with this accelerator, got {devices}; only CPUs share work")
     if many:
         settings |= {"strategy": "ddp_fork"} if shared else {"devices": 1}
+    here = LightningEnvironment()
+    here.set_global_rank(0)
     try:
-        return Trainer(**settings)
+        made = Trainer(**{**settings, "plugins": [*(settings.get("plugins") or []), here]})
+        made._checkpoint_connector = NoForeignCheckpoints(made)
+        return made
     except MisconfigurationException as error:
         reason = str(error).rstrip(".!")
         raise UserError(
