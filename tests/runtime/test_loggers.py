@@ -42,8 +42,11 @@ def test_wandb_is_offline_without_a_key_or_when_told_so(
     monkeypatch.setenv("NETRC", str(tmp_path / "none"))
     monkeypatch.setenv("WANDB_API_KEY", key)
     monkeypatch.setenv("WANDB_MODE", mode)
+    monkeypatch.setattr(loggers, "require_server", lambda: asked.append(True))
+    asked: list[bool] = []
     logger = wandb_logger(str(tmp_path / "logs"), "rex-s2-0123", "quantbooth")
     assert logger._offline is offline
+    assert len(asked) == (not offline)
     assert (logger._name, logger._project) == ("rex-s2-0123", "quantbooth")
 
 

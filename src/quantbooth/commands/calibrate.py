@@ -51,6 +51,8 @@ def calibrate(run: Run) -> Path:
     set_spec, config, activations = calibration.set_spec, calibration.rounding, calibration.lsq
     if found := say_found(artifact.find()):
         return found
+    if config is not None or activations is not None:
+        run.logger("")  # one that cannot be reached ends the run before any work
     if set_spec is not None:
         make_calibration_set(run, set_spec)
     with artifact.writing(run.settings) as draft:

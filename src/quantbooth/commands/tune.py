@@ -26,6 +26,7 @@ from quantbooth.runtime.progress import say, say_found
 from quantbooth.sampling.generation import collect, generate_missing
 from quantbooth.sampling.image_set import Request, read_images, read_requests, requests_for, write_requests
 from quantbooth.sampling.module import SamplingModule, image_jobs
+from quantbooth.store.files import fingerprint
 from quantbooth.store.store import joined_label, make_all
 from quantbooth.timesteps.zones import Zones
 from quantbooth.tuning.callbacks import Checkpoints, SampleGrids, Snapshots
@@ -44,6 +45,7 @@ def tune(run: Run) -> list[Path]:
     run.check("strategy", "sampler", "recipe", "steps", "tuner")
     optimizer = optimizer_factory(run.settings["optimizer"])
     if todo := [one for one in run.subjects if not say_found(one.tuned.find())]:
+        run.logger("")  # one that cannot be reached ends the run before any work
         make_all([one.tuned for one in todo], partial(tune_experts, run, todo, optimizer))
     return [one.tuned.require() for one in run.subjects]
 
@@ -154,7 +156,7 @@ def learn(
     ]
     if found is not None:
         say(f"{joined_label(names)} goes on from step {found.step}")
-    fit(run, module, joined_label(names), [checkpoints, snapshots, *grids])
+    fit(run, module, names, [checkpoints, snapshots, *grids], 0 if found is None else found.step)
 
 
 def keep(run: Run, part: Part, step: int, state: State) -> None:
@@ -167,9 +169,11 @@ def curve_name(run: Run, zones: Zones, artifact: str) -> str:
     return f"{artifact}-{zones.zones[0].name}" if run.strategy.separate_runs else artifact
 
 
-def fit(run: Run, module: TuningModule, name: str, callbacks: list[Callback]) -> None:
-    """Train to the last step and log the curves."""
-    logger = run.logger(name)
+def fit(run: Run, module: TuningModule, names: Sequence[str], callbacks: list[Callback], step: int) -> None:
+    """Train from a step to the last one and log the curves."""
+    name = joined_label(names)
+    several = f"-{fingerprint({'names': [*names]})[:6]}" if len(names) > 1 else ""
+    logger = run.logger(f"{name}{several}", step)
     trainer: Trainer = run.trainer(f"tuning {name}", logger=logger, max_steps=run.recipe.steps, callbacks=callbacks)
     try:
         trainer.fit(module)

@@ -27,7 +27,8 @@ def is_mistake(error: BaseException) -> bool:
     """Return True for a user error, False for a bug, which keeps its traceback."""
     if isinstance(error, InstantiationException):
         return error.__cause__ is None or isinstance(error.__cause__, MISTAKES)
-    return isinstance(error, UserError | HydraException | OmegaConfBaseException | OSError | yaml.YAMLError)
+    mistakes = (UserError, HydraException, OmegaConfBaseException, OSError, yaml.YAMLError)
+    return isinstance(error, mistakes) or _is_of_wandb(error)
 
 
 def explain(error: BaseException, config_name: str | None = None) -> str:
@@ -52,8 +53,15 @@ def explain(error: BaseException, config_name: str | None = None) -> str:
             return f"the disk is full{place}; free some space, or set paths.store to a folder on another disk"
         case OSError(strerror=str(reason), filename=str(path)):
             return f"{reason}: {path}"
+        case _ if _is_of_wandb(error):
+            return f"W&B: {flat(str(error))}; set WANDB_MODE=offline, or choose logger=csv"
         case _:
             return _by_text(str(error), config_name)
+
+
+def _is_of_wandb(error: BaseException) -> bool:
+    """Return whether an error is W&B's own, without importing it."""
+    return any(kind.__module__.startswith("wandb.errors") for kind in type(error).__mro__)
 
 
 def flat(text: str) -> str:

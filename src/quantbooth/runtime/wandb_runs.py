@@ -1,0 +1,135 @@
+"""Weights & Biases: one run for all processes that continue a tuning, and a server that is asked before any work."""
+
+import json
+import os
+import re
+import shutil
+import ssl
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.loggers import WandbLogger
+
+from quantbooth.runtime.errors import UserError
+
+__all__ = ["OneRun", "require_server"]
+
+TIMEOUT = 20
+"""Seconds that a W&B server may take to answer."""
+SERVER_ERRORS = 500
+STEP = "trainer/global_step"
+"""The axis of Lightning's curves in W&B."""
+LONGEST = 128
+
+
+class OneRun(WandbLogger):
+    """The W&B run of a tuning, which several processes continue one after another, with each step once.
+
+    Args:
+        step: from which it goes on.
+        name: of the run; its id follows from it.
+        given: further arguments of WandbLogger.
+
+    W&B loses what it buffers when its process is killed, and after the last checkpoint steps are computed again. So the
+    curves are on record beside the runs: W&B gets the steps that it lacks, and none that it has. Offline it is given
+    all of them in a new folder, and the folders of killed processes are removed unless they are uploaded.
+    """
+
+    def __init__(self, step: int, name: str, **given: Any) -> None:
+        super().__init__(name=name, id=re.sub(r"[^\w.+=-]", "-", name)[-LONGEST:], **given)
+        self.first = step
+        self._held: int | None = None
+
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        if step is None:
+            super().log_metrics(metrics, step)
+            return
+        if self._held is None:
+            self._held = self._go_on()
+        if numbers := {key: value for key, value in metrics.items() if isinstance(value, int | float)}:
+            with self.record.open("a", encoding="utf-8") as file:
+                file.write(json.dumps([step, numbers]) + "\n")
+        if step > self._held:
+            super().log_metrics(metrics, step)
+
+    @property
+    def record(self) -> Path:
+        """The file with a row [step, values] for each step of the curves."""
+        return Path(str(self.save_dir), "wandb-curves", f"{self._id}.jsonl")
+
+    def _go_on(self) -> int:
+        """Give W&B the earlier steps that it lacks; return the last step that it has from other processes."""
+        earlier = [(step, values) for step, values in self._rows() if step < self.first]
+        self.record.parent.mkdir(parents=True, exist_ok=True)
+        partial = self.record.with_suffix(f".{os.getpid()}.partial")
+        partial.write_text("".join(json.dumps(row) + "\n" for row in earlier), encoding="utf-8")
+        partial.rename(self.record)
+        run, held = self.experiment, -1
+        if self._offline:
+            self._remove_killed(Path(run.dir).parent)
+        else:
+            held = int(run.summary.get(STEP, -1))
+        for step, values in earlier:
+            if step > held:
+                super().log_metrics(values, step)
+        return held
+
+    def _rows(self) -> list[tuple[int, dict[str, float]]]:
+        rows = []
+        for line in self.record.read_text(encoding="utf-8").splitlines() if self.record.is_file() else []:
+            try:
+                step, values = json.loads(line)
+                rows.append((int(step), dict(values)))
+            except (ValueError, TypeError):
+                continue  # the line in which a process was killed
+        return rows
+
+    def _remove_killed(self, own: Path) -> None:
+        for folder in own.parent.glob("offline-run-*"):
+            mine = re.fullmatch(r"offline-run-\d+_\d+-(.*)", folder.name)
+            if mine and mine[1] == self._id and folder.resolve() != own.resolve() and not any(folder.glob("*.synced")):
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def require_server() -> None:
+    """Ask the W&B server once a process whether it is there, within TIMEOUT seconds.
+
+    W&B itself would wait for minutes, in every job of a sweep.
+
+    Raises:
+        UserError: when it does not answer, or answers with an error of its own.
+    """
+    from wandb.sdk import wandb_setup  # noqa: PLC0415  # optional: the extra [wandb]
+
+    url = os.environ.get("WANDB_BASE_URL") or str(wandb_setup.singleton().settings.base_url)
+    if (failure := _failure(url)) is not None:
+        raise UserError(
+            f"the W&B server {url} cannot be reached ({failure}); set WANDB_MODE=offline to log into a folder that "
+            "wandb sync uploads later, or choose logger=csv"
+        )
+
+
+@cache
+def _failure(url: str) -> str | None:
+    found: list[str | None] = []
+
+    def ask() -> None:
+        try:
+            with urllib.request.urlopen(url, timeout=TIMEOUT):
+                found.append(None)
+        except urllib.error.HTTPError as error:
+            found.append(f"it answers {error.code}" if error.code >= SERVER_ERRORS else None)
+        except urllib.error.URLError as error:
+            found.append(None if isinstance(error.reason, ssl.SSLError) else str(error.reason))  # it is there
+        except (OSError, ValueError) as error:
+            found.append(str(error))
+
+    asking = threading.Thread(target=ask, daemon=True)  # looking up a name obeys no timeout
+    asking.start()
+    asking.join(TIMEOUT)
+    return found[0] if found else f"no answer in {TIMEOUT} seconds"
