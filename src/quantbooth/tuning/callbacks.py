@@ -24,7 +24,7 @@ from quantbooth.tuning.tuners import State, Tuner
 
 __all__ = ["Checkpoints", "Keep", "SampleGrids", "Snapshots"]
 
-SHARE = 10
+SHARE = 20
 """The least time between checkpoints, in times that writing one takes."""
 
 Keep = Callable[[int, State], Any]
