@@ -297,5 +297,4 @@ class Run:
         return Loop.like(self.trainer(""))
 
     def logger(self, run: str, step: int = 0) -> Logger:
-        """Return the tracker of a run of this name that goes on from a step."""
         return build(self.cfg.logger, Logger, run=run, step=step)
