@@ -66,7 +66,7 @@ def test_an_interrupted_sweep_goes_on_where_it_was_and_then_reports(
     ("given", "line"),
     [
         ("tuner.stepz=3", "unknown option 'tuner.stepz' (did you mean 'tuner.steps'?); --cfg job shows all options"),
-        ("quant.bits=5", "bits must be one of 2, 3, 4, 8, got 5"),
+        ("quant.bits=5", "quant.bits must be one of 2, 3, 4, 8, null, got 5"),
         (
             "strategy=s1 strategy.interval=[900,1200]",
             "an interval of timesteps must satisfy 0 <= start < stop <= 1000, got selected [900, 1200), from strategy",

@@ -59,7 +59,7 @@ defaults:
   - override hydra/hydra_logging: disabled
   - _self_
 seed: 0
-tuner: {steps: 10, lr: 0.1}
+tuner: {steps: 10, learning_rate: 0.1}
 subject:
   path: ???
 strategy: {_target_: app.refuse}
@@ -113,7 +113,10 @@ def test_a_job_that_succeeds_says_nothing_more_and_exits_with_0(app: Path) -> No
         ("quant=8", "Config group override must be a string or a list. Got int; 'quant' offers torn, w4, w8"),
         ("seed=1,2", "'seed=1,2' names several values; add -m to run each, or write seed=[1,2] for one list"),
         ("fast", "cannot read 'fast' (missing EQUAL at '<EOF>'); options are written key=value, lists key=[a,b]"),
-        ("tuner.lr=${tuner.nope} hydra.run.dir=${tuner.lr}", "Interpolation key 'tuner.nope' not found"),
+        (
+            "tuner.steps=${tuner.nope} hydra.run.dir=${tuner.steps}",
+            "Interpolation key 'tuner.nope' not found",
+        ),
         ("--seed=3", "unknown flag '--seed=3'; options are written without dashes: seed=3"),
         ("--cfg", "argument --cfg/-c: expected one argument; --hydra-help shows all flags"),
         (

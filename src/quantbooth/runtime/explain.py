@@ -14,8 +14,8 @@ from omegaconf import OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from quantbooth.runtime.config import MISTAKES, choices, conf_dir
-from quantbooth.runtime.errors import UserError
-from quantbooth.schema import RENAMED
+from quantbooth.runtime.errors import UserError, WrongOptions
+from quantbooth.runtime.renamed import RENAMED
 
 __all__ = ["explain", "is_mistake"]
 
@@ -31,11 +31,13 @@ def is_mistake(error: BaseException) -> bool:
 
 
 def explain(error: BaseException, config_name: str | None = None) -> str:
-    """Return one line: what was found, and what to do.
+    """Return one line: what was found, and what to do; of wrong options a line each.
 
     `config_name` is the composed config, in which the nearest valid key is searched.
     """
     match error:
+        case WrongOptions():
+            return str(error)
         case InstantiationException(__cause__=UserError() as cause):
             return flat(str(cause))
         case MissingConfigException(missing_cfg_file=str(missing), options=[*options]):

@@ -46,15 +46,9 @@ def write_snapshot(
     save_file(kept, snapshot_path(folder, step))
 
 
-def precision_of(name: object, option: str = "resources.save_dtype") -> torch.dtype:
-    """Return the dtype of that name, the value of `option`.
-
-    Raises:
-        UserError: when it is not supported.
-    """
-    if name not in PRECISIONS:
-        raise UserError(f"{option} must be one of {', '.join(PRECISIONS)}, got {name!r}")
-    return PRECISIONS[str(name)]
+def precision_of(name: str) -> torch.dtype:
+    """Return the dtype of that name."""
+    return PRECISIONS[name]
 
 
 def _in_precision(name: str, tensor: Shaped[Tensor, "..."], precision: torch.dtype) -> Shaped[Tensor, "..."]:
