@@ -14,11 +14,16 @@ from quantbooth.probe.decisions import Border
 from quantbooth.probe.document import answers, suggested, switches
 from quantbooth.probe.files import read_probe
 from quantbooth.run.run import Run
-from quantbooth.runtime.config import conf_dir
+from quantbooth.runtime.config import TRUST, conf_dir
 from quantbooth.runtime.errors import UserError
 
 Configure = Callable[..., DictConfig]
 QUICK = ("probe.pairs=3", "probe.every=500", "probe.questions=2", "probe.grid=3", "sampler.steps=3")
+
+
+@pytest.fixture(autouse=True)
+def _trusting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(TRUST, "pathlib,quantbooth.data.questions")
 
 
 @pytest.fixture(scope="module")

@@ -138,6 +138,7 @@ def test_no_identity_holds_an_address_of_code_or_a_place(plan: MakePlan, folder:
 def test_moved_code_is_found_under_the_same_name(
     plan: MakePlan, default: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("quantbooth.runtime.config._is_trusted", lambda _: True)
     for place, moved in (("calibration.search", MSEObserver), ("tuner.learner", ScaleTuner), ("sampler", Sampler)):
         monkeypatch.setattr(sys.modules[__name__], "Moved", moved, raising=False)
         monkeypatch.setitem(sys.modules, "elsewhere", sys.modules[__name__])

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from quantbooth.runtime import explain as explaining
+from quantbooth.runtime.config import TRUST
 from quantbooth.runtime.errors import UserError
 from quantbooth.runtime.explain import explain, is_mistake
 
@@ -87,8 +88,9 @@ def app(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(app: Path, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
     clean = {key: value for key, value in os.environ.items() if key not in ("HYDRA_FULL_ERROR", "QUANTBOOTH_DEBUG")}
+    given = clean | {TRUST: "app"} | environment
     return subprocess.run(
-        [sys.executable, "app.py", *words], cwd=app, env=clean | environment, capture_output=True, text=True, timeout=60
+        [sys.executable, "app.py", *words], cwd=app, env=given, capture_output=True, text=True, timeout=60
     )
 
 
