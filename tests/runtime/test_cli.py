@@ -114,7 +114,11 @@ def test_a_job_that_succeeds_says_nothing_more_and_exits_with_0(app: Path) -> No
         ("quant=ww8", "'quant' has no option 'ww8' (did you mean 'w8'?); choose from torn, w4, w8"),
         ("quant=8", "Config group override must be a string or a list. Got int; 'quant' offers torn, w4, w8"),
         ("seed=1,2", "'seed=1,2' names several values; add -m to run each, or write seed=[1,2] for one list"),
-        ("fast", "cannot read 'fast' (missing EQUAL at '<EOF>'); options are written key=value, lists key=[a,b]"),
+        (
+            "fast",
+            "cannot read 'fast' (missing EQUAL at '<EOF>'); options are written key=value, lists key=[a,b], other "
+            "characters in double quotes inside the shell's: 'key=[\"a (b)\",c]'",
+        ),
         (
             "tuner.steps=${tuner.nope} hydra.run.dir=${tuner.steps}",
             "Interpolation key 'tuner.nope' not found",

@@ -28,6 +28,7 @@ from quantbooth.runtime.errors import UserError
 from quantbooth.runtime.explain import explain, flat, is_mistake
 from quantbooth.runtime.help import help_text
 from quantbooth.runtime.options import require_valid
+from quantbooth.runtime.words import quoted
 
 __all__ = ["command"]
 
@@ -66,6 +67,7 @@ def _run(verb: Verb, config_name: str, conclude: Conclusion | None) -> int:
     finished: list[Job] = []
     try:
         _check_flags(verb, config_name)
+        sys.argv[1:] = quoted(sys.argv[1:], config_name)
         _quiet_libraries()
         with _hydra_raises():
             program = hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=config_name)
