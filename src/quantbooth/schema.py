@@ -137,6 +137,7 @@ FIELDS: dict[str, dict[str, Field]] = {
     "resources": {
         "gradient_checkpointing": ignored(FLAG),
         "cache_latents": ignored(FLAG),
+        "checkpoint_every": ignored(whole(0)),
         "save_dtype": Field(DTYPE),
     },
     "preview": {"validation_steps": ignored(whole(0))},

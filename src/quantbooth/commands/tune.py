@@ -22,15 +22,16 @@ from quantbooth.run.run import Run, SubjectRun
 from quantbooth.runtime.cli import command
 from quantbooth.runtime.loggers import close
 from quantbooth.runtime.profiling import Cost, profile
-from quantbooth.runtime.progress import say_found
+from quantbooth.runtime.progress import say, say_found
 from quantbooth.sampling.generation import collect, generate_missing
 from quantbooth.sampling.image_set import Request, read_images, read_requests, requests_for, write_requests
 from quantbooth.sampling.module import SamplingModule, image_jobs
-from quantbooth.store.store import Draft, joined_label
+from quantbooth.store.store import joined_label, make_all
 from quantbooth.timesteps.zones import Zones
-from quantbooth.tuning.callbacks import SampleGrids, Snapshots
+from quantbooth.tuning.callbacks import Checkpoints, SampleGrids, Snapshots
+from quantbooth.tuning.checkpoints import Checkpoint, Part, Unfinished
 from quantbooth.tuning.encoding import LazyLatents, TrainablePrompt, cache_latents
-from quantbooth.tuning.files import precision_of, read_snapshot, snapshot_path, write_snapshot
+from quantbooth.tuning.files import precision_of, read_snapshot, snapshot_path
 from quantbooth.tuning.module import Examples, OptimizerFactory, TuningModule
 from quantbooth.tuning.optimizers import optimizer_factory
 from quantbooth.tuning.tuners import State
@@ -43,7 +44,7 @@ def tune(run: Run) -> list[Path]:
     run.check("strategy", "sampler", "recipe", "steps", "tuner")
     optimizer = optimizer_factory(run.settings["optimizer"])
     if todo := [one for one in run.subjects if not say_found(one.tuned.find())]:
-        tune_experts(run, todo, optimizer)
+        make_all([one.tuned for one in todo], partial(tune_experts, run, todo, optimizer))
     return [one.tuned.require() for one in run.subjects]
 
 
@@ -57,11 +58,15 @@ def tune_experts(run: Run, subjects: Sequence[SubjectRun], optimizer: OptimizerF
         drafts = [stack.enter_context(one.tuned.writing(one.settings)) for one in subjects]
         for draft in drafts:
             draft.contents.update(tuner=run.tuner.describe(), strategy=run.strategy.describe())
+        unfinished = Unfinished(drafts)
         with profile() as cost:
-            for zones in run.strategy.runs:
-                learn(run, subjects, zones, optimizer, drafts)
+            for number, zones in enumerate(run.strategy.runs):
+                learn_once(run, subjects, zones, optimizer, unfinished.part(number))
+            unfinished.collect(run.tuner, len(run.strategy.runs), run.steps[1:], save_precision(run))
+        cost.seconds = unfinished.seconds
         for draft in drafts:
             draft.measured.update(costs_of(run, draft.path, cost, len(subjects)))
+    unfinished.clear()
 
 
 def costs_of(run: Run, folder: Path, cost: Cost, subjects: int) -> dict[str, float]:
@@ -96,20 +101,29 @@ def generate_prior(one: SubjectRun) -> None:
     shutil.rmtree(draft.unfinished, ignore_errors=True)
 
 
-def save_snapshots(run: Run, drafts: Sequence[Draft], step: int, state: State) -> None:
-    """Write each subject's part of a run's parameters, joined with those of other experts' runs."""
-    precision = precision_of(run.settings["resources"]["save_dtype"])
-    state = {name: tensor.cpu() for name, tensor in state.items()}  # files of earlier experts are read onto the CPU
-    for draft, part in zip(drafts, run.tuner.part(state, len(drafts)), strict=True):
-        earlier = [read_snapshot(draft.path, step)] if snapshot_path(draft.path, step).is_file() else []
-        write_snapshot(draft.path, step, run.tuner.join([*earlier, part]), precision)
+def save_precision(run: Run) -> torch.dtype:
+    return precision_of(run.settings["resources"]["save_dtype"])
+
+
+def learn_once(run: Run, subjects: Sequence[SubjectRun], zones: Zones, optimizer: OptimizerFactory, part: Part) -> None:
+    """Run one training to its end, from its last checkpoint if there is one."""
+    found = part.latest()
+    if found is None or found.step < run.recipe.steps:
+        learn(run, subjects, zones, optimizer, part, found)
+        part.write(run.recipe.steps, {}, {})
 
 
 def learn(
-    run: Run, subjects: Sequence[SubjectRun], zones: Zones, optimizer: OptimizerFactory, drafts: Sequence[Draft]
+    run: Run,
+    subjects: Sequence[SubjectRun],
+    zones: Zones,
+    optimizer: OptimizerFactory,
+    part: Part,
+    found: Checkpoint | None,
 ) -> None:
-    """Run one training and write its snapshots into the drafts, one per subject."""
-    resources, names = run.settings["resources"], [curve_name(run, zones, draft.destination.name) for draft in drafts]
+    """Run one training and write its snapshots, one per subject."""
+    resources = run.settings["resources"]
+    names = [curve_name(run, zones, draft.destination.name) for draft in part.whole.drafts]
     seed_everything(run.recipe.seed, verbose=False)
     base, selection = untuned_base(run), SetSelection()
     route = SubjectsRoute(zones.index, len(zones), len(subjects))
@@ -122,7 +136,8 @@ def learn(
     if resources["gradient_checkpointing"]:
         base.enable_gradient_checkpointing_()
     module = TuningModule(base, learning, examples, zones, run.recipe, optimizer, sentences, route)
-    snapshots = Snapshots(run.tuner, base, run.steps[1:], partial(save_snapshots, run, drafts), module.kept)
+    snapshots = Snapshots(run.tuner, base, run.steps[1:], partial(keep, run, part), module.kept)
+    checkpoints = Checkpoints(part, module, resources["checkpoint_every"], found)
     grids = [
         SampleGrids(
             partial(whole_base, run, base),
@@ -137,7 +152,14 @@ def learn(
         )
         for place, (one, name) in enumerate(zip(subjects, names, strict=True))
     ]
-    fit(run, module, joined_label(names), [snapshots, *grids])
+    if found is not None:
+        say(f"{joined_label(names)} goes on from step {found.step}")
+    fit(run, module, joined_label(names), [checkpoints, snapshots, *grids], 0 if found is None else found.step)
+
+
+def keep(run: Run, part: Part, step: int, state: State) -> None:
+    """Write the snapshot of each subject after a step."""
+    part.keep(step, run.tuner.part(state, len(part.folders)), save_precision(run))
 
 
 def curve_name(run: Run, zones: Zones, artifact: str) -> str:
@@ -145,9 +167,9 @@ def curve_name(run: Run, zones: Zones, artifact: str) -> str:
     return f"{artifact}-{zones.zones[0].name}" if run.strategy.separate_runs else artifact
 
 
-def fit(run: Run, module: TuningModule, name: str, callbacks: list[Callback]) -> None:
+def fit(run: Run, module: TuningModule, name: str, callbacks: list[Callback], step: int) -> None:
     """Train to the last step and log the curves."""
-    logger = run.logger(name)
+    logger = run.logger(name, step)
     trainer: Trainer = run.trainer(f"tuning {name}", logger=logger, max_steps=run.recipe.steps, callbacks=callbacks)
     try:
         trainer.fit(module)

@@ -291,5 +291,6 @@ class Run:
         """Return what plain loops run by, on the device and in the precision of the trainer."""
         return Loop.like(self.trainer(""))
 
-    def logger(self, run: str) -> Logger:
-        return build(self.cfg.logger, Logger, run=run)
+    def logger(self, run: str, step: int = 0) -> Logger:
+        """Return the tracker of a training run, which goes on from a step."""
+        return build(self.cfg.logger, Logger, run=run, step=step)

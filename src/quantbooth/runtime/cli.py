@@ -1,7 +1,7 @@
 """Run a verb as a command whose errors end in one line: `main = command(run, "tune")`.
 
-Exit codes: 0 done; 2 user error, or failed jobs in a sweep; 130 Ctrl-C; 1 bug, with traceback. QUANTBOOTH_DEBUG=1 shows
-the traceback of user errors too.
+Exit codes: 0 done; 2 user error, or failed jobs in a sweep; 130 Ctrl-C; 143 SIGTERM or SIGUSR1; 1 bug, with traceback.
+QUANTBOOTH_DEBUG=1 shows the traceback of user errors too.
 """
 
 import argparse
@@ -28,6 +28,7 @@ from quantbooth.runtime.errors import UserError
 from quantbooth.runtime.explain import explain, flat, is_mistake
 from quantbooth.runtime.help import help_text
 from quantbooth.runtime.options import require_valid
+from quantbooth.runtime.signals import TERMINATED, Terminated, signals_end_the_process
 from quantbooth.runtime.words import quoted
 
 __all__ = ["command"]
@@ -69,13 +70,16 @@ def _run(verb: Verb, config_name: str, conclude: Conclusion | None) -> int:
         _check_flags(verb, config_name)
         sys.argv[1:] = quoted(sys.argv[1:], config_name)
         _quiet_libraries()
-        with _hydra_raises():
+        with _hydra_raises(), signals_end_the_process():
             program = hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=config_name)
             program(_guarded(verb, config_name, failures, finished))()
         if conclude is not None and finished:
             conclude(finished)
     except KeyboardInterrupt:
         return _interrupted()
+    except Terminated as stop:
+        _say(f"ended by {stop.signal.name}; finished work is kept, and the same command resumes")
+        return TERMINATED
     except SystemExit as stop:  # Lightning turns Ctrl-C into exit code 1
         if isinstance(stop.__context__, KeyboardInterrupt):
             return _interrupted()

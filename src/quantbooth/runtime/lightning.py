@@ -1,12 +1,15 @@
 """Lightning's trainer for all commands, its progress bar, and plain loops on its device and in its precision."""
 
 import math
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
@@ -20,6 +23,8 @@ __all__ = ["Bar", "Loop", "root_device", "trainer"]
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+NO_CHECKPOINTS = Path(tempfile.gettempdir()) / "quantbooth-keeps-no-checkpoints-of-lightning"
+"""A folder that nobody makes."""
 PAUSE = 0.5
 """Seconds between two readings of logged figures: on a GPU a reading waits for the step to end."""
 
@@ -73,6 +78,8 @@ class Bar(ProgressBar):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._start(self.total_train_batches)
+        if self._shown is not None:  # a run that goes on
+            self._shown.advance(trainer.global_step)
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._start(sum(trainer.num_test_batches))
@@ -127,6 +134,8 @@ def trainer(shared: bool = False, **settings: Any) -> Trainer:
     """
     devices = settings.get("devices", 1)
     many = isinstance(devices, int) and devices > 1
+    # In a Slurm job Lightning writes and takes checkpoints of its own, which are of any run in that folder.
+    settings = {"default_root_dir": str(NO_CHECKPOINTS), "plugins": [LightningEnvironment()], **settings}
     if many and shared and settings.get("accelerator") != "cpu":
         raise UserError(f"trainer.devices must be 1 with this accelerator, got {devices}; only CPUs share work")
     if many:

@@ -1,5 +1,6 @@
 """Trackers for curves, sample grids and the report of a run, each closed at the end of its job."""
 
+import csv
 import netrc
 import os
 from collections.abc import Sequence
@@ -11,21 +12,31 @@ from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, Wand
 __all__ = ["close", "csv_logger", "log_grid", "log_report", "tensorboard_logger", "wandb_logger"]
 
 
-def csv_logger(folder: str, run: str) -> CSVLogger:
-    """Log curves to ``metrics.csv``."""
-    return CSVLogger(save_dir=folder, name="csv", version=run)
+def csv_logger(folder: str, run: str, step: int = 0) -> CSVLogger:
+    """Log curves to ``metrics.csv``; a run that goes on from a step keeps the rows before it."""
+    file = Path(folder) / "csv" / run / "metrics.csv"
+    lines = file.read_text(encoding="utf-8").splitlines() if step and file.is_file() else []
+    rows = [{k: v for k, v in row.items() if v} for row in csv.DictReader(lines) if int(row["step"]) < step]
+    file.unlink(missing_ok=True)  # Lightning would warn, and remove it
+    logger = CSVLogger(save_dir=folder, name="csv", version=run)
+    if rows:
+        logger.experiment.metrics += rows
+    return logger
 
 
-def tensorboard_logger(folder: str, run: str) -> TensorBoardLogger:
-    """Log curves and grids as TensorBoard events."""
-    return TensorBoardLogger(save_dir=folder, name="tensorboard", version=run)
+def tensorboard_logger(folder: str, run: str, step: int = 0) -> TensorBoardLogger:
+    """Log curves and grids as TensorBoard events; those of an earlier attempt from `step` on are hidden."""
+    return TensorBoardLogger(save_dir=folder, name="tensorboard", version=run, purge_step=step)
 
 
-def wandb_logger(folder: str, run: str, project: str) -> WandbLogger:
-    """Start a Weights & Biases run named after its artifact; offline without a key (``wandb sync`` uploads it)."""
+def wandb_logger(folder: str, run: str, project: str, step: int = 0) -> WandbLogger:
+    """Start a Weights & Biases run named after its artifact, or go on with it; offline without a key.
+
+    The artifact's name is the run's id too. ``wandb sync`` uploads a run that was offline.
+    """
     Path(folder).mkdir(parents=True, exist_ok=True)
     offline = not _has_wandb_key() or os.environ.get("WANDB_MODE") == "offline"
-    return WandbLogger(project=project, name=run, save_dir=folder, offline=offline)
+    return WandbLogger(project=project, name=run, id=run, resume="allow", save_dir=folder, offline=offline)
 
 
 def log_grid(logger: Logger | None, picture: np.ndarray, step: int, title: str = "samples") -> None:

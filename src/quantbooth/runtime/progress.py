@@ -21,7 +21,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.table import Column
 from rich.text import Text
 
-__all__ = ["LoopBar", "label", "progress", "say_found", "shortened"]
+__all__ = ["LoopBar", "label", "progress", "say", "say_found", "shortened"]
 
 Item = TypeVar("Item")
 FIGURES = "figures"
@@ -64,9 +64,9 @@ class LoopBar:
             count = f"{task.completed:.0f}" + ("" if task.total is None else f"/{task.total:.0f}")
             sys.stderr.write(f"{self.what}: {count} in {_duration(time.monotonic() - self.started)}\n")
 
-    def advance(self) -> None:
-        """Count a step."""
-        self.bar.advance(self.task)
+    def advance(self, steps: int = 1) -> None:
+        """Count steps."""
+        self.bar.advance(self.task, steps)
 
     def show(self, figures: str) -> None:
         """Show a text at the end of the line."""
@@ -87,6 +87,11 @@ def shortened(text: str, width: int) -> str:
         return text
     kept = max(width - 1, 0)
     return text[: kept - kept // 2] + "…"[:width] + text[len(text) - kept // 2 :]
+
+
+def say(line: str) -> None:
+    """Print a line about the progress of work."""
+    sys.stderr.write(f"{line}\n")
 
 
 def say_found(artifact: Path | None) -> Path | None:

@@ -32,6 +32,11 @@ class Average:
         """Update the EMA with the current parameters."""
         self._averaged.update_parameters(self._current)
 
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """The EMA itself, with the count of its updates, by name."""
+        return dict(self._averaged.state_dict())
+
     @contextmanager
     def in_place(self) -> Iterator[None]:
         """Set the parameters to their EMA inside the block, and restore them afterwards, also after an error."""

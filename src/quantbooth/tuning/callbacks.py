@@ -1,5 +1,7 @@
-"""Callbacks of tuning: snapshots at chosen steps, and validation sample grids."""
+"""Callbacks of tuning: snapshots at chosen steps, checkpoints, and validation sample grids."""
 
+import math
+import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -13,11 +15,18 @@ from quantbooth.diffusion.base import Base
 from quantbooth.diffusion.router import SubjectsRoute
 from quantbooth.diffusion.sampler import Sampler
 from quantbooth.runtime.loggers import log_grid
+from quantbooth.runtime.signals import Deferred
 from quantbooth.sampling.image_set import Request
 from quantbooth.sampling.module import SamplingModule, image_jobs
+from quantbooth.tuning.checkpoints import Checkpoint, Part
+from quantbooth.tuning.module import TuningModule
+from quantbooth.tuning.state import read_state, restore_
 from quantbooth.tuning.tuners import State, Tuner
 
-__all__ = ["Keep", "SampleGrids", "Snapshots"]
+__all__ = ["Checkpoints", "Keep", "SampleGrids", "Snapshots"]
+
+SHARE = 10
+"""The least time between checkpoints, in times that writing one takes; every=0 writes one at every step."""
 
 Keep = Callable[[int, State], Any]
 """Receives a snapshot: the step and the trained parameters."""
@@ -40,6 +49,45 @@ class Snapshots(Callback):
         if trainer.global_step in self.steps:
             with self.kept():
                 self.keep(trainer.global_step, self.tuner.state(self.base))
+
+
+class Checkpoints(Callback):
+    """Writes the state of a run every `every` seconds, and when the process gets a signal to end.
+
+    A run with `found` goes on from there. The state is written when a step's values have been logged, at the beginning
+    of the next one. Accumulated gradients are no part of it, so a run that accumulates has no checkpoints.
+    """
+
+    def __init__(self, part: Part, module: TuningModule, every: float, found: Checkpoint | None = None) -> None:
+        self.part, self.module, self.every, self.found = part, module, every, found
+        self._deferred = Deferred()
+        self._due = math.inf
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.found is not None:
+            restore_(self.found, trainer, self.module)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.accumulate_grad_batches == 1:
+            self._due = time.monotonic() + self.every
+            self._deferred.__enter__()
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: object) -> None:
+        if self._deferred.noted is None and time.monotonic() < self._due:
+            return
+        began = time.monotonic()
+        for logger in trainer.loggers:
+            logger.save()
+        self.part.write(trainer.global_step, *read_state(trainer, self.module))
+        self._deferred.raise_noted()
+        now = time.monotonic()
+        self._due = now + (max(self.every, SHARE * (now - began)) if self.every else 0)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self._deferred.__exit__()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self._deferred.__exit__()
 
 
 class SampleGrids(Callback):
@@ -68,6 +116,10 @@ class SampleGrids(Callback):
         self.folder = folder
         self.kept = kept
         self.title = title
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.global_step:  # a tracker that goes on may have dropped the grid of this step
+            self.on_train_batch_end(trainer, pl_module)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: object) -> None:
         if self.every and trainer.global_step % self.every == 0:

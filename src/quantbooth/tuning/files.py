@@ -1,5 +1,6 @@
 """Snapshots on disk: the trained parameters after chosen steps, with a manifest of how they were tuned."""
 
+import os
 from pathlib import Path
 
 import torch
@@ -42,13 +43,15 @@ def snapshot_path(folder: Path, step: int) -> Path:
 def write_snapshot(
     folder: Path, step: int, state: dict[str, Shaped[Tensor, "..."]], precision: torch.dtype = torch.float32
 ) -> None:
-    """Write the parameters after a step, floats in this precision.
+    """Write the parameters after a step, floats in this precision, as a file that appears whole.
 
     Raises:
         UserError: when a value overflows it.
     """
     kept = {name: cast(name, tensor, precision, "resources.save_dtype") for name, tensor in state.items()}
-    save_file(kept, snapshot_path(folder, step))
+    partial = folder / f".step-{step:06d}.{os.getpid()}.partial"
+    save_file(kept, partial)
+    partial.rename(snapshot_path(folder, step))
 
 
 def precision_of(name: str) -> torch.dtype:
