@@ -156,7 +156,7 @@ def test_earlier_measurements_are_shown_beside(configure: Configure, tmp_path: P
     document([(cfg, degradation(Run(cfg)))])
     assert pd.read_csv(tmp_path / "table.csv", index_col="label").index.tolist() == ["float", "w8", "w2"]
     source = Run(cfg).parents["quantized_base"].require()
-    with pytest.raises(UserError, match="must be a degradation, found a quantized_base"):
+    with pytest.raises(UserError, match="must hold a measurement of degradation, found a quantized base"):
         degradation(Run(configure("quant=w2", f"degradation.compare_with=[{source}]")))
 
 
@@ -165,7 +165,7 @@ def test_earlier_measurements_are_shown_beside(configure: Configure, tmp_path: P
     [
         (
             "degradation.compare_with=[nowhere]",
-            "nowhere must be a degradation, found nothing; quantbooth-degradation makes one",
+            "nowhere must hold a measurement of degradation, found nothing; make it with quantbooth-degradation",
         ),
         ("quant=w5", "'quant' has no option 'w5'; choose from fp, w2, w3, w4, w4a8, w8"),
         ("quant.bits=5", "quant.bits must be one of 2, 3, 4, 8, null, got 5"),

@@ -12,6 +12,7 @@ from PIL import Image
 
 from quantbooth.commands import pipeline, report, tune
 from quantbooth.diffusion.objective import denoising_error
+from quantbooth.store.manifest import TITLES
 from quantbooth.tuning import module as tuning
 from stderr import complaints
 
@@ -114,7 +115,9 @@ def test_what_is_missing_names_the_command_that_makes_it(command: Command, tmp_p
         (tune, "quantized_base", "quantbooth-calibrate"),
         (report, "scores", "quantbooth-evaluate"),
     ):
-        line = f"quantbooth: no {kind} for these settings in {store}; make it with {maker} and the same options\n"
+        line = (
+            f"quantbooth: {store} lacks {TITLES[kind]} of these settings; make it with {maker} and the same options\n"
+        )
         assert command(verb.main) == (2, line)
     assert times(tmp_path / "out") == {}
 
@@ -122,7 +125,7 @@ def test_what_is_missing_names_the_command_that_makes_it(command: Command, tmp_p
 @pytest.mark.slow
 def test_scores_that_are_none_are_refused(command: Command, tmp_path: Path) -> None:
     code, said = command(report.main, f"report.scores=[{tmp_path}/gone]")
-    assert said == f"quantbooth: {tmp_path}/gone must be a scores, found nothing; quantbooth-evaluate makes one\n"
+    assert said == f"quantbooth: {tmp_path}/gone must hold scores, found nothing; make it with quantbooth-evaluate\n"
     assert code == 2
 
 

@@ -266,7 +266,7 @@ def test_a_bad_optimizer_is_refused_before_any_work(configure: Configure, tmp_pa
 def test_what_was_not_tuned_yet_names_the_command_that_does(
     configure: Configure, scores: dict[str, list[Path]]
 ) -> None:
-    with pytest.raises(UserError, match=r"^no scale_sets for these settings in .*; make it with quantbooth-tune and"):
+    with pytest.raises(UserError, match=r"lacks scale sets of these settings; make it with quantbooth-tune and"):
         sample(Run(configure("seed=77")))
 
 

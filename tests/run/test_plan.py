@@ -16,6 +16,7 @@ from quantbooth.quant.scale_sets import Parts
 from quantbooth.run.run import Run
 from quantbooth.runtime.errors import UserError
 from quantbooth.store.files import fingerprint
+from quantbooth.store.manifest import TITLES
 from quantbooth.tuning.tuners import IdentifierTuner, ScaleTuner
 from quantbooth_toyworld.judges import load_locator
 from quantbooth_toyworld.shipped import judges_folder
@@ -258,7 +259,9 @@ def test_what_is_not_made_yet_names_the_command_that_makes_it(plan: MakePlan, fo
         with pytest.raises(UserError) as caught:
             item.require()
         store = f"{folder}/out/store"
-        expected = f"no {item.kind} for these settings in {store}; make it with quantbooth-{verb} and the same options"
+        expected = (
+            f"{store} lacks {TITLES[item.kind]} of these settings; make it with quantbooth-{verb} and the same options"
+        )
         assert str(caught.value) == expected
 
 
