@@ -37,22 +37,23 @@ def commands_page() -> str:
             continue
         source = ROOT / "src" / (target.partition(":")[0].replace(".", "/") + ".py")
         tree = ast.parse(source.read_text(encoding="utf-8"))
-        text = help_text(ast.get_docstring(tree) or "", CONF, config_of(tree))
+        about, config = ast.get_docstring(tree) or "", config_of(tree)
+        text = f"{about}\n" if config is None else help_text(about, CONF, config)
         parts.append(f"## {name}\n\n```text\n{text}```")
     return "\n\n".join(parts)
 
 
-def config_of(tree: ast.Module) -> str:
-    """Return the name of the config that a command's module hands to `command(verb, config_name)`."""
-    (name,) = {
-        node.args[1].value
+def config_of(tree: ast.Module) -> str | None:
+    """Return the name of the config that a command's module hands to `command(verb, config_name)`; None without one."""
+    found = {
+        str(node.args[1].value)
         for node in ast.walk(tree)
         if isinstance(node, ast.Call)
         and isinstance(node.func, ast.Name)
         and node.func.id == "command"
         and isinstance(node.args[1], ast.Constant)
     }
-    return str(name)
+    return found.pop() if found else None
 
 
 def options_page() -> str:

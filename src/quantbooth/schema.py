@@ -1,186 +1,238 @@
-"""The schema of options: which of them decide the content of an artifact, and their former names.
+"""The schema of options: the values allowed for each, and which decide the content of an artifact.
 
     identity(artifact) = { field: value | field decides the content, value is not neutral } + parents' identities
 
-A field that is not declared here decides, so an unknown option makes another artifact and never finds a wrong one. Keys
-that begin with an underscore (`_target_`, `_partial_`) are code paths. They never decide, so moving code renames no
-artifact; the `name` of a class, which is one of its fields, identifies what it computes.
+Commands refuse an option that is not declared here, and a value that is none of its kind, before any work
+(`runtime.options`). Keys that begin with an underscore (`_target_`, `_partial_`) are code paths. They never
+decide, so moving code renames no artifact; the `name` of a class, one of its fields, identifies what it computes.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["FIELDS", "OPEN", "RENAMED", "TRAINING_ONLY", "Field", "content", "trainer_content"]
+from quantbooth.kinds import (
+    FLAG,
+    INTERVAL,
+    MAPPING,
+    PATH,
+    SEED,
+    TEXT,
+    TEXTS,
+    Field,
+    checked,
+    either,
+    ignored,
+    list_of,
+    number,
+    one_of,
+    optional,
+    whole,
+)
 
-_ALWAYS = object()
+__all__ = ["COMMANDS", "FIELDS", "OPEN", "TRAINING_ONLY", "content", "trainer_content"]
 
-
-@dataclass(frozen=True)
-class Field:
-    """How one option enters an identity.
-
-    Attributes:
-        decides: whether it decides the content; names, resources and previews do not.
-        neutral: a value without effect that is left out of identities, so that adding the option renames no artifact.
-    """
-
-    decides: bool = True
-    neutral: Any = _ALWAYS
-
-    def enters(self, value: object) -> bool:
-        """Return whether this value is part of an identity."""
-        return self.decides and not (type(value) is type(self.neutral) and value == self.neutral)
-
-
-DECIDES = Field()
-IGNORED = Field(decides=False)
-
-
-def unless(neutral: object) -> Field:
-    """Return a field that decides unless it has this value."""
-    return Field(neutral=neutral)
-
+ANY = "*"
+"""A key that stands for all others of its group."""
+BITS = one_of(2, 3, 4, 8, None)
+ACTIVATION_BITS = optional(whole(2, 16))
+SHARE = number(below=1, positive=True)
+FIT = one_of("crop", "pad", "squash")
+DTYPE = one_of("float32", "float16")
+SOURCE = checked(path=TEXT, revision=optional(TEXT), config=optional(PATH), converted=PATH, option=TEXT)
+GROUPS = (
+    *("base", "quant", "calibration", "tuner", "strategy", "subject", "prior", "optimizer", "sampler", "locator"),
+    *("scorer", "trainer", "logger", "paths", "protocol", "resources", "preview", "report", "export", "probe"),
+    *("degradation", "method_style"),
+)
 
 FIELDS: dict[str, dict[str, Field]] = {
+    "": {
+        **checked(seed=SEED, tag=optional(either(TEXT, number())), pictures=PATH, lora=TEXTS),
+        **checked(prompt=optional(either(TEXT, list_of(TEXT, 1))), scale_sets=optional(PATH)),
+        **checked(subjects=optional(list_of(TEXT, 1, distinct=True)), dino=optional(MAPPING)),
+        **{group: Field(MAPPING) for group in GROUPS},
+    },
+    "base": {
+        **checked(name=TEXT, path=TEXT, revision=optional(TEXT), config=optional(PATH), licence=optional(TEXT)),
+        **checked(timesteps=whole(1), resolution=whole(1), identifier=TEXT, stored_bits=whole(1, 64)),
+        **checked(loss_weight_max=optional(number(1)), zones=MAPPING),
+        **checked(folder=MAPPING, held_out=MAPPING, contrasts=MAPPING),
+    },
+    "base.folder": SOURCE,
+    "base.zones": checked(**{ANY: INTERVAL}),
+    "base.held_out": {},
+    "base.contrasts": {},
     "quant": {
-        "name": IGNORED,
-        "bits": DECIDES,
-        "symmetric": DECIDES,
-        "include": DECIDES,
-        "exclude": DECIDES,
-        "split_skips": unless(False),
-        "act_bits": unless(None),
-        "softmax_bits": unless(None),
+        "name": ignored(TEXT),
+        "bits": Field(BITS),
+        "symmetric": Field(FLAG),
+        "include": Field(TEXTS),
+        "exclude": Field(optional(TEXTS)),
+        "split_skips": Field(FLAG, neutral=False),
+        "act_bits": Field(ACTIVATION_BITS, neutral=None),
+        "softmax_bits": Field(ACTIVATION_BITS, neutral=None),
     },
     "calibration": {
-        "name": IGNORED,
-        "search": DECIDES,  # its grid repeats quant.bits and quant.symmetric
-        "rounding": unless(None),
-        "activations": DECIDES,
-        "set": IGNORED,  # the calibration set is a parent with its own identity
+        "name": ignored(TEXT),
+        "search": Field(MAPPING),  # its grid repeats quant.bits and quant.symmetric
+        "rounding": Field(optional(MAPPING), neutral=None),
+        "activations": Field(MAPPING),
+        "set": ignored(MAPPING),  # the calibration set is a parent with its own identity
+    },
+    "calibration.search": checked(grid=MAPPING, lp_norm=number(positive=True), points=whole(1, 100)),
+    "calibration.search.grid": checked(bits=BITS, symmetric=FLAG),
+    "calibration.rounding": {
+        **checked(iterations=whole(1), batch=whole(1), learning_rate=number(), penalty=number(), seed=SEED),
+        **checked(warm_up=number(below=1), beta=list_of(number(), 2, 2)),
+    },
+    "calibration.activations": {
+        **checked(iterations=whole(0), batch=whole(1), learning_rate=number(), momentum=number(below=1), seed=SEED),
+        **checked(lp_norm=number(positive=True)),
     },
     "calibration.set": {
-        "source": DECIDES,
-        "timesteps": DECIDES,
-        "batch": DECIDES,
-        "prompts": IGNORED,  # the sentences themselves decide, by their fingerprint
-        "count": IGNORED,
-        "seed": IGNORED,
+        "source": Field(one_of("sampler", "normal", "forward")),
+        "timesteps": Field(whole(1)),
+        "batch": Field(whole(1)),
+        "prompts": ignored(optional(either(TEXT, list_of(TEXT, 1)))),  # the sentences decide, by their fingerprint
+        "count": ignored(whole(1)),
+        "seed": ignored(SEED),
     },
     "tuner": {
-        "name": IGNORED,
-        "learner": DECIDES,
-        "rank": DECIDES,
-        "alpha": DECIDES,
-        "include": DECIDES,
-        "exclude": DECIDES,
-        "biases": DECIDES,
-        "norms": DECIDES,
-        "identifier": DECIDES,
-        "steps": DECIDES,
-        "train_batch_size": DECIDES,
-        "learning_rate": DECIDES,
-        "shift_learning_rate": DECIDES,
-        "identifier_learning_rate": DECIDES,
-        "lr_scheduler": DECIDES,
-        "ema_decay": unless(None),
-        "loss_weight_max": DECIDES,
-        "random_flip": unless(False),
+        "name": ignored(TEXT),
+        "learner": Field(MAPPING),
+        "rank": Field(whole(1)),
+        "alpha": Field(optional(number(positive=True))),
+        "include": Field(TEXTS),
+        "exclude": Field(TEXTS),
+        "biases": Field(FLAG),
+        "norms": Field(FLAG),
+        "identifier": Field(FLAG),
+        "steps": Field(whole(1)),
+        "train_batch_size": Field(whole(1)),
+        "learning_rate": Field(number()),
+        "shift_learning_rate": Field(number()),
+        "identifier_learning_rate": Field(number()),
+        "lr_scheduler": Field(one_of("cosine", "constant")),
+        "ema_decay": Field(optional(number(below=1)), neutral=None),
+        "loss_weight_max": Field(optional(number(1))),
+        "random_flip": Field(FLAG, neutral=False),
+    },
+    "tuner.learner": {
+        **checked(inputs=FLAG, biases=FLAG, norms=FLAG, rank=whole(1), alpha=optional(number(positive=True))),
+        **checked(include=TEXTS, exclude=TEXTS, quantized=FLAG, seed=SEED),
+    },
+    "strategy": {
+        **checked(timesteps=whole(1), apart=FLAG, zones=MAPPING, interval=INTERVAL, count=whole(1)),
+        **checked(outside=one_of("base", "tuned")),
+    },
+    "strategy.zones": checked(folder=MAPPING, **{ANY: either(INTERVAL, number(positive=True))}),
+    "subject": {
+        **checked(name=optional(TEXT), path=PATH, class_word=TEXT, live=FLAG, fit=FIT, pictures=MAPPING),
+        **checked(templates=optional(list_of(TEXT, 1))),
+    },
+    "subject.pictures": {
+        **checked(name=optional(TEXT), path=PATH, class_word=TEXT, live=FLAG, fit=FIT, identifier=TEXT),
+        **checked(resolution=whole(1), templates=optional(list_of(TEXT, 1))),
     },
     "resources": {
-        "gradient_checkpointing": IGNORED,
-        "cache_latents": IGNORED,
-        "checkpoint_every": IGNORED,
-        "save_dtype": DECIDES,
+        "gradient_checkpointing": ignored(FLAG),
+        "cache_latents": ignored(FLAG),
+        "checkpoint_every": ignored(whole(0)),
+        "save_dtype": Field(DTYPE),
     },
-    "preview": {"validation_steps": IGNORED},
-    "optimizer": {"name": DECIDES, "lr": DECIDES, "weight_decay": DECIDES},
-    "prior": {"num_class_images": DECIDES, "seed": DECIDES, "class_batch_size": DECIDES, "loss_weight": DECIDES},
-    "sampler": {"scheduler": DECIDES, "steps": DECIDES, "guidance": DECIDES},
+    "preview": {"validation_steps": ignored(whole(0))},
+    "optimizer": checked(name=TEXT, lr=number(), weight_decay=number()),
+    "prior": checked(num_class_images=whole(0), seed=SEED, class_batch_size=whole(0), loss_weight=number()),
+    "sampler": checked(scheduler=TEXT, steps=whole(1), guidance=number()),
+    "protocol": {
+        **checked(name=TEXT, seeds=list_of(SEED, 1, distinct=True), eval_steps=list_of(whole(1))),
+        **checked(prompt_stride=whole(1), prior_prompts=whole(0), batch=either(whole(1), one_of("auto"))),
+    },
+    "locator": {
+        **checked(threshold=SHARE, least=SHARE, contrast=number(below=1000, positive=True), folder=MAPPING),
+        **checked(timesteps=list_of(whole(0), 1)),
+    },
+    "locator.folder": SOURCE,
+    "dino": checked(folder=MAPPING),
+    "dino.folder": SOURCE,
+    "scorer": checked(
+        locator=MAPPING, dino=optional(MAPPING), encoder=MAPPING, oracle=optional(MAPPING), mask_background=FLAG
+    ),
+    "scorer.encoder": checked(model=TEXT, pretrained=TEXT, folder=MAPPING),
+    "scorer.encoder.folder": {},
+    "scorer.oracle": checked(folder=MAPPING),
+    "scorer.oracle.folder": {},
+    "logger": checked(folder=PATH, project=TEXT),
+    "paths": checked(outputs=PATH, store=PATH, logs=PATH, dreambooth=PATH),
+    "report": checked(scores=TEXTS, folder=optional(PATH), notes=TEXTS),
+    "export": {
+        **checked(format=one_of("diffusers", "safetensors", "lora"), folder=PATH, step=optional(whole(0)), merged=FLAG),
+        **checked(precision=DTYPE),
+    },
+    "method_style": checked(label=TEXT, colour=MAPPING, marker=TEXT, order=number()),
+    "method_style.colour": checked(light=TEXT, dark=TEXT),
     "probe": {
-        "pairs": DECIDES,
-        "every": DECIDES,
-        "questions": DECIDES,
-        "grid": DECIDES,
-        "prompts": DECIDES,
-        "seed": DECIDES,
-        "batch": IGNORED,
-        "round": IGNORED,
-        "folder": IGNORED,
-        "document": IGNORED,
+        **checked(pairs=whole(2), every=whole(1), questions=whole(1), grid=whole(2), seed=SEED),
+        "prompts": Field(optional(list_of(list_of(TEXT, 2, 2), 1))),
+        "batch": ignored(whole(1)),
+        "round": ignored(whole(1)),
+        "folder": ignored(PATH),
+        "document": ignored(PATH),
     },
     "degradation": {
-        "predictions": DECIDES,
-        "pictures": DECIDES,
-        "prompts": IGNORED,  # the questions decide, by their fingerprint
-        "seed": DECIDES,
-        "batch": IGNORED,
-        "shown": IGNORED,
-        "compare_with": IGNORED,
-        "folder": IGNORED,
-        "document": IGNORED,
-        "notes": IGNORED,
+        **checked(predictions=whole(2), pictures=whole(2), seed=SEED),
+        "prompts": ignored(optional(list_of(TEXT, 1))),  # the questions decide, by their fingerprint
+        "batch": ignored(whole(1)),
+        "shown": ignored(whole(1)),
+        "compare_with": ignored(TEXTS),
+        "folder": ignored(PATH),
+        "document": ignored(PATH),
+        "notes": ignored(TEXTS),
     },
     "trainer": {
-        "accelerator": IGNORED,
-        "devices": IGNORED,
-        "precision": unless("32-true"),
-        "max_epochs": unless(-1),
-        "enable_checkpointing": IGNORED,
-        "enable_model_summary": IGNORED,
-        "enable_progress_bar": IGNORED,
-        "log_every_n_steps": IGNORED,
-        "default_root_dir": IGNORED,
-        "detect_anomaly": IGNORED,
-        "profiler": IGNORED,
+        "accelerator": ignored(TEXT),
+        "devices": ignored(either(whole(1), one_of("auto"), list_of(whole(0), 1, distinct=True))),
+        "precision": Field(one_of("32-true", "bf16-mixed", "16-mixed"), neutral="32-true"),
+        "max_epochs": Field(whole(-1), neutral=-1),
+        "enable_checkpointing": ignored(FLAG),
+        "enable_model_summary": ignored(FLAG),
+        "enable_progress_bar": ignored(FLAG),
+        "log_every_n_steps": ignored(whole(0)),
+        "default_root_dir": ignored(optional(PATH)),
+        "detect_anomaly": ignored(FLAG),
+        "profiler": ignored(optional(either(TEXT, MAPPING))),
     },
 }
 """The fields of each config group."""
 
-OPEN = ("trainer", "optimizer", "calibration")
-"""Groups whose other keys are arguments of a library's class, or of a class that validates them itself."""
-
-RENAMED: dict[str, str] = {
-    "tuner.subject_batch": "tuner.train_batch_size",
-    "tuner.decay": "tuner.lr_scheduler=cosine, or constant",
-    "tuner.average": "tuner.ema_decay",
-    "tuner.weight_bound": "tuner.loss_weight_max",
-    "base.weight_bound": "base.loss_weight_max",
-    "base.unet_bits": "base.stored_bits",
-    "tuner.flip": "tuner.random_flip",
-    "tuner.checkpointing": "resources.gradient_checkpointing",
-    "tuner.cache": "resources.cache_latents",
-    "tuner.saved_as": "resources.save_dtype",
-    "tuner.sample_every": "preview.validation_steps",
-    "tuner.tag": "tag",
-    "tuner.together": "subjects=[a,b]",
-    "prior.batch": "prior.class_batch_size",
-    "prior.weight": "prior.loss_weight",
-    "prior.count": "prior.num_class_images",
-    "protocol.at_steps": "protocol.eval_steps",
-    "protocol.every": "protocol.prompt_stride",
-    "protocol.drift": "protocol.prior_prompts",
-    "scorer.background": "scorer.mask_background, which is true where that was false",
-    "quant.activations": "quant.act_bits",
-    "quant.softmax": "quant.softmax_bits",
-    "quant.split": "quant.split_skips",
-    "damage.beside": "degradation.compare_with",
-    "damage.predictions": "degradation.predictions",
-    "damage.pictures": "degradation.pictures",
-    "damage.prompts": "degradation.prompts",
-    "damage.seed": "degradation.seed",
-    "damage.batch": "degradation.batch",
-    "damage.shown": "degradation.shown",
-    "damage.compare_with": "degradation.compare_with",
-    "damage.folder": "degradation.folder",
-    "damage.document": "degradation.document",
-    "damage.notes": "degradation.notes",
-    "calibration.search.norm": "calibration.search.lp_norm",
-    "calibration.activations.norm": "calibration.activations.lp_norm",
-    "optimizer._target_": "optimizer.name=adamw, or another of torch.optim",
+ROUND = {
+    **checked(steps=whole(1), batch=whole(1), learning_rate=number(), warmup=whole(0), hold=number(below=1)),
+    **checked(focus=number()),
 }
-"""Former name -> current name of renamed options."""
+COMMANDS: dict[str, dict[str, dict[str, Field]]] = {
+    "data": {
+        "": checked(action=optional(TEXT), folder=PATH, source=MAPPING, paths=MAPPING),
+        "source": checked(version=TEXT, listing=TEXT, files=TEXT),
+        "paths": FIELDS["paths"],
+    },
+    "pretrain": {
+        "": {
+            **checked(parts=list_of(one_of("judges", "base", "card")), seed=SEED, scenes=whole(1), work=PATH),
+            **checked(assets=PATH, validation_steps=whole(0), decoder=MAPPING, base=MAPPING, judges=MAPPING),
+            **checked(card=MAPPING, paths=MAPPING),
+        },
+        "decoder": ROUND,
+        "base": checked(**{ANY: MAPPING}),
+        f"base.{ANY}": ROUND,
+        "judges": checked(scorer=SEED, locator=SEED, oracle=SEED),
+        "card": checked(pictures=whole(1), seed=SEED, notes=TEXTS),
+        "paths": FIELDS["paths"],
+    },
+}
+"""The fields of configurations that are not conf/quantbooth.yaml, by their names."""
+
+OPEN = ("trainer", "optimizer")
+"""Groups whose other keys are arguments of a library's class, which checks them."""
 
 IDENTITY_KEYS = {"lp_norm": "norm"}
 """Option -> the key of its value in identities, so that renaming the option renames no artifact."""
@@ -200,7 +252,7 @@ def content(settings: Mapping[str, Any], group: str) -> dict[str, Any]:
     for key in group.split("."):
         node = node[key]
     fields = FIELDS[group]
-    found = {key: value for key, value in node.items() if fields.get(key, DECIDES).enters(value)}
+    found = {key: value for key, value in node.items() if key not in fields or fields[key].enters(value)}
     values: dict[str, Any] = _without_addresses(found)
     return values
 

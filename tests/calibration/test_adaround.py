@@ -16,7 +16,6 @@ from quantbooth.calibration.block_training import BlockTraining
 from quantbooth.quant.format import Grid, dequantize
 from quantbooth.quant.observers import MinMaxObserver
 from quantbooth.quant.rounding import LearnedRounding, up
-from quantbooth.runtime.errors import UserError
 
 ITEMS, BITS = 24, 4
 
@@ -156,20 +155,3 @@ def test_beta_falls_along_a_line_after_the_warm_up() -> None:
     assert schedule.beta_at(20) == 20
     assert schedule.beta_at(60) == 11
     assert schedule.beta_at(100) == 2
-
-
-@pytest.mark.usefixtures("unchecked")
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"iterations": 0}, "calibration.rounding.iterations must be a whole number >= 1, got 0"),
-        ({"batch": 0}, "calibration.rounding.batch must be a whole number >= 1, got 0"),
-        ({"learning_rate": -1}, "calibration.rounding.learning_rate"),
-        ({"warm_up": 1.0}, "calibration.rounding.warm_up"),
-        ({"beta": [20]}, "calibration.rounding.beta must be two numbers"),
-        ({"beta": 3}, "calibration.rounding.beta must be two numbers"),
-    ],
-)
-def test_refusals(change: dict[str, Any], message: str) -> None:
-    with pytest.raises(UserError, match=message):
-        config(**change)

@@ -17,7 +17,6 @@ from quantbooth.quant.format import Grid
 from quantbooth.quant.layers import QuantizedLayer, quantized_layers
 from quantbooth.quant.observers import MinMaxObserver, MovingAverageMinMaxObserver
 from quantbooth.quant.surgery import quantize_
-from quantbooth.runtime.errors import UserError
 
 ITEMS = 24
 
@@ -99,19 +98,3 @@ def test_the_same_seed_learns_the_same_and_scales_stay_positive(made: tuple[nn.M
     assert all(torch.equal(scale, other[name]) for name, scale in one.items())
     assert any(not torch.equal(scale, another[name]) for name, scale in one.items())
     assert all(float(scale.min()) > 0 for scale in one.values())
-
-
-@pytest.mark.usefixtures("unchecked")
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"momentum": 1.0}, r"calibration.activations.momentum must be a number >= 0 and < 1, got 1.0"),
-        ({"batch": 0}, r"calibration.activations.batch must be a whole number >= 1, got 0"),
-        ({"iterations": -1}, r"calibration.activations.iterations must be a whole number >= 0, got -1"),
-        ({"learning_rate": "fast"}, r"calibration.activations.learning_rate must be a number >= 0"),
-        ({"lp_norm": 0}, r"calibration.activations.lp_norm must be positive"),
-    ],
-)
-def test_numbers_that_are_none_are_refused_by_name(change: dict[str, Any], message: str) -> None:
-    with pytest.raises(UserError, match=message):
-        config(**change)

@@ -1,14 +1,17 @@
 """The quantized base on disk: the same bits again, no float weight ever formed, a foreign base refused."""
 
+import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 
-from quantbooth.calibration.quantized_base import read_quantized_denoiser, write_quantized_denoiser
+from quantbooth.calibration.quantized_base import WEIGHTS, read_quantized_denoiser, write_quantized_denoiser
 from quantbooth.diffusion.families.unet import concatenations
 from quantbooth.quant.format import Grid
 from quantbooth.quant.layers import quantized_layers
@@ -173,3 +176,17 @@ def test_a_folder_without_weights_is_refused_in_one_line(quantized: tuple[Any, P
     _, _, base = quantized
     with pytest.raises(UserError, match=r"must hold denoiser\.safetensors, found none; remove that folder and calib"):
         read_quantized_denoiser(tmp_path, base)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 0.0, -1e-3])
+def test_scales_that_no_calibration_makes_are_refused_by_name(
+    quantized: tuple[Any, Path, Path], tmp_path: Path, value: float
+) -> None:
+    _, folder, base_folder = quantized
+    copy = Path(shutil.copytree(folder, tmp_path / "copy"))
+    state = load_file(copy / WEIGHTS)
+    name = min(key for key in state if key.endswith(".scale"))
+    state[name].view(-1)[0] = value
+    save_file(state, copy / WEIGHTS)
+    with pytest.raises(UserError, match=rf"{WEIGHTS}: .*{re.escape(name.removesuffix('.scale'))}"):
+        read_quantized_denoiser(copy, base_folder)

@@ -107,9 +107,5 @@ def test_more_timesteps_than_steps_are_refused(count: int) -> None:
 
 
 def test_other_refusals(base: Base, asked: PromptBatch) -> None:
-    with pytest.raises(
-        UserError, match=r"calibration.set.source must be one of sampler, normal, forward, got 'photos'"
-    ):
-        source_of("photos", SAMPLER)
     with pytest.raises(UserError, match="noises true pictures.*choose sampler or normal"):
         source_of("forward", SAMPLER).states(base, PromptBatch(TEXTS, SEEDS), 2)

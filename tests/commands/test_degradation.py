@@ -156,7 +156,7 @@ def test_earlier_measurements_are_shown_beside(configure: Configure, tmp_path: P
     document([(cfg, degradation(Run(cfg)))])
     assert pd.read_csv(tmp_path / "table.csv", index_col="label").index.tolist() == ["float", "w8", "w2"]
     source = Run(cfg).parents["quantized_base"].require()
-    with pytest.raises(UserError, match="must be a degradation, found a quantized_base"):
+    with pytest.raises(UserError, match="must hold a measurement of degradation, found a quantized base"):
         degradation(Run(configure("quant=w2", f"degradation.compare_with=[{source}]")))
 
 
@@ -165,14 +165,17 @@ def test_earlier_measurements_are_shown_beside(configure: Configure, tmp_path: P
     [
         (
             "degradation.compare_with=[nowhere]",
-            "nowhere must be a degradation, found nothing; quantbooth-degradation makes one",
+            "nowhere must hold a measurement of degradation, found nothing; make it with quantbooth-degradation",
         ),
         ("quant=w5", "'quant' has no option 'w5'; choose from fp, w2, w3, w4, w4a8, w8"),
-        ("quant.bits=5", "bits must be one of 2, 3, 4, 8, got 5"),
+        ("quant.bits=5", "quant.bits must be one of 2, 3, 4, 8, null, got 5"),
         ("~base.zones", "base.zones must name at least one zone as name: [start, stop], got None"),
-        ("degradation.prompts=[]", "degradation.prompts must be a list of sentences such as [a dog,a red car], got []"),
-        ("degradation.pictures=1", "degradation.pictures must be a whole number >= 2, got 1"),
-        ("degradation.document=null", "degradation.document must be a path, got None"),
+        (
+            "degradation.prompts=[]",
+            "degradation.prompts must be a list [a,b,...], not empty, each a text, or null, got []",
+        ),
+        ("degradation.pictures=1", "degradation.pictures must be a whole number from 2 to 1000000000, got 1"),
+        ("degradation.document=null", "degradation.document must be a path, got null"),
         ("base.resolution=64", "the toy scorer reads 32 x 32 pictures, got 64 x 64; choose another scorer"),
         ("degradation.prompts=[a zeppelin]", "the toy scorer"),
     ],

@@ -22,7 +22,7 @@ from wandb_files import wandb_steps
 QUICK = (
     *("base=folder", "base.resolution=32", "calibration=minmax", "sampler.steps=2", "prior=none", "tuner.steps=120"),
     *("preview.validation_steps=0", "protocol.prompt_stride=25", "protocol.eval_steps=[10]"),
-    *("tuner.ema_decay=0.9", "resources.checkpoint_every=0.2"),
+    *("tuner.ema_decay=0.9", "resources.checkpoint_every=0"),
 )
 SLURM = {"SLURM_JOB_ID": "4711", "SLURM_JOB_NAME": "sweep", "SLURM_NTASKS": "1", "SLURM_PROCID": "0"}
 SLURM |= {"SLURM_LOCALID": "0", "SLURM_NODEID": "0", "SLURM_NTASKS_PER_NODE": "1", "SLURM_NNODES": "1"}
@@ -81,30 +81,17 @@ def finish(process: "subprocess.Popen[str]") -> tuple[int, list[str]]:
     return process.returncode, stderr.splitlines()
 
 
-@pytest.mark.parametrize(
-    "number",
-    [
-        signal.SIGUSR1,
-        *(pytest.param(one, marks=pytest.mark.slow) for one in (signal.SIGTERM, signal.SIGINT, signal.SIGKILL)),
-    ],
-    ids=lambda number: number.name,
-)
-def test_a_tuning_that_is_ended_goes_on_to_the_same_bytes(tunes: list[Tune], number: signal.Signals) -> None:
+def test_a_tuning_that_slurm_ends_goes_on_to_the_same_bytes(tunes: list[Tune]) -> None:
     stopped, through = tunes
     torch.save({"state_dict": {}, "pytorch-lightning_version": "2.0"}, stopped.folder / "hpc_ckpt_9.ckpt")
     process = stopped.start()
     wait(lambda: stopped.step() >= 20, process)
-    process.send_signal(number)
+    process.send_signal(signal.SIGUSR1)
     code, said = finish(process)
-    line = f"quantbooth: ended by {number.name}; finished work is kept, and the same command resumes"
-    if number == signal.SIGINT:
-        line = "quantbooth: interrupted; finished work is kept, and the same command resumes"
-    if number == signal.SIGKILL:
-        assert code == -9
-    else:
-        assert code == (130 if number == signal.SIGINT else 143)
-        assert [word for word in said if word.startswith("quantbooth: ")] == [line]
-        assert not any("Traceback" in word for word in said)
+    line = "quantbooth: ended by SIGUSR1; finished work is kept, and the same command resumes"
+    assert code == 143
+    assert [word for word in said if word.startswith("quantbooth: ")] == [line]
+    assert not any("Traceback" in word for word in said)
     assert not list((stopped.folder / "out" / "store" / "scale_sets").glob("*/manifest.json"))
     assert [path.name for path in stopped.folder.glob("*.ckpt")] == ["hpc_ckpt_9.ckpt"]
     code, said = finish(stopped.start())
@@ -119,7 +106,7 @@ def test_a_tuning_that_is_ended_goes_on_to_the_same_bytes(tunes: list[Tune], num
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("every", ["0.2", "null"])
+@pytest.mark.parametrize("every", ["0", "100000"])
 @pytest.mark.parametrize("tracker", ["wandb", "tensorboard"])
 def test_the_curves_of_a_killed_tuning_are_one_run_with_each_step_once(
     tunes: list[Tune], tracker: str, every: str
@@ -135,7 +122,7 @@ def test_the_curves_of_a_killed_tuning_are_one_run_with_each_step_once(
     finish(process)
     code, said = finish(tune.start())
     assert code == 0, said
-    assert any(" goes on from step " in line for line in said) == (every != "null")
+    assert any(" goes on from step " in line for line in said) == (every == "0")
     if tracker == "tensorboard":
         events = EventAccumulator(str(next(logs.iterdir())), size_guidance={"scalars": 0, "images": 0})
         events.Reload()

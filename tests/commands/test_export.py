@@ -187,21 +187,16 @@ def test_a_single_file_and_the_untuned_base(configure: Configure, base_folder: P
     assert "It was taught nothing." in (folder / "README.md").read_text()
 
 
-@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (("export.format=ckpt",), r"^export\.format must be one of diffusers, safetensors, lora, got 'ckpt'$"),
-        (("export.step=-1",), r"^export\.step must be a whole number >= 0, got -1$"),
         (("export.step=2",), r"keeps the steps 3, not 2; see protocol\.eval_steps$"),
-        (("export.merged=maybe",), r"^export\.merged must be true or false, got 'maybe'$"),
-        (("export.precision=int8",), r"^export\.precision must be one of float32, float16, got 'int8'$"),
         (
             ("export.format=safetensors", "export.merged=true"),
             r"^export\.format=safetensors .* a learned ",
         ),
         (("strategy=s2", "export.format=safetensors"), r"^strategy s2 has 3 denoisers, one file holds one; choose "),
-        (("seed=7",), r"^no scale_sets for these settings in .*; make it with quantbooth-tune and the same options$"),
+        (("seed=7",), r"lacks scale sets of these settings; make it with quantbooth-tune and the same options$"),
     ],
 )
 def test_what_cannot_be_exported_is_told_and_leaves_nothing(
@@ -229,9 +224,9 @@ def test_what_does_not_belong_together_is_not_loaded(configure: Configure, base_
     moved.parent.mkdir()
     moved.symlink_to(tuned)
     assert quantbooth.load_pipeline(base_folder, moved)
-    with pytest.raises(UserError, match=r"must be a quantized_base, found a scale_sets"):
+    with pytest.raises(UserError, match=r"must hold a quantized base, found scale sets"):
         quantbooth.load_pipeline(base_folder, tuned, tuned)
-    with pytest.raises(UserError, match=r"must be a scale_sets, found nothing; quantbooth-tune makes one"):
+    with pytest.raises(UserError, match=r"must hold scale sets, found nothing; make it with quantbooth-tune"):
         quantbooth.load_pipeline(base_folder, tmp_path / "nothing")
     with pytest.raises(AttributeError, match="has no attribute 'unload'"):
         _ = quantbooth.unload

@@ -111,13 +111,6 @@ def test_a_file_that_matches_nothing_is_refused_and_leaves_no_pictures(configure
     assert Run(configure(f"lora=[{tmp_path}/other.safetensors]")).only.images(0).find() is None
 
 
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        ("lora=style.safetensors", r"^lora must be a list such as \[style.safetensors:0.8\], got 'style.safetensors'$"),
-        ("lora=[nowhere.safetensors]", "^lora: no file or folder at nowhere.safetensors$"),
-    ],
-)
-def test_what_is_no_file_is_refused_before_anything_is_made(configure: Configure, words: str, message: str) -> None:
-    with pytest.raises(UserError, match=message):
-        sample(Run(configure(words)))
+def test_what_is_no_file_is_refused_before_anything_is_made(configure: Configure) -> None:
+    with pytest.raises(UserError, match=r"^lora: no file or folder at nowhere\.safetensors$"):
+        sample(Run(configure("lora=[nowhere.safetensors]")))

@@ -12,6 +12,7 @@ from PIL import Image
 
 from quantbooth.commands import pipeline, report, tune
 from quantbooth.diffusion.objective import denoising_error
+from quantbooth.store.manifest import TITLES
 from quantbooth.tuning import module as tuning
 from stderr import complaints
 
@@ -66,7 +67,7 @@ def test_an_interrupted_sweep_goes_on_where_it_was_and_then_reports(
     ("given", "line"),
     [
         ("tuner.stepz=3", "unknown option 'tuner.stepz' (did you mean 'tuner.steps'?); --cfg job shows all options"),
-        ("quant.bits=5", "bits must be one of 2, 3, 4, 8, got 5"),
+        ("quant.bits=5", "quant.bits must be one of 2, 3, 4, 8, null, got 5"),
         (
             "strategy=s1 strategy.interval=[900,1200]",
             "an interval of timesteps must satisfy 0 <= start < stop <= 1000, got selected [900, 1200), from strategy",
@@ -114,7 +115,9 @@ def test_what_is_missing_names_the_command_that_makes_it(command: Command, tmp_p
         (tune, "quantized_base", "quantbooth-calibrate"),
         (report, "scores", "quantbooth-evaluate"),
     ):
-        line = f"quantbooth: no {kind} for these settings in {store}; make it with {maker} and the same options\n"
+        line = (
+            f"quantbooth: {store} lacks {TITLES[kind]} of these settings; make it with {maker} and the same options\n"
+        )
         assert command(verb.main) == (2, line)
     assert times(tmp_path / "out") == {}
 
@@ -122,7 +125,7 @@ def test_what_is_missing_names_the_command_that_makes_it(command: Command, tmp_p
 @pytest.mark.slow
 def test_scores_that_are_none_are_refused(command: Command, tmp_path: Path) -> None:
     code, said = command(report.main, f"report.scores=[{tmp_path}/gone]")
-    assert said == f"quantbooth: {tmp_path}/gone must be a scores, found nothing; quantbooth-evaluate makes one\n"
+    assert said == f"quantbooth: {tmp_path}/gone must hold scores, found nothing; make it with quantbooth-evaluate\n"
     assert code == 2
 
 

@@ -127,7 +127,7 @@ def test_scores_over_another_quantized_base_are_refused(store: Path, configure: 
 
 def test_an_empty_folder_is_refused(tmp_path: Path, configure: Configure) -> None:
     (tmp_path / "nothing").mkdir()
-    with pytest.raises(UserError, match="must be a scores, found a folder without manifest.json"):
+    with pytest.raises(UserError, match="must hold scores, found a folder without manifest.json"):
         report(configure(f"report.scores=[{tmp_path}/nothing]"))
 
 

@@ -225,8 +225,6 @@ def test_mirrored_pictures_learn_something_else_and_names_of_older_runs_stay(con
     assert "flip" not in Run(plain).only._learned["tuner"]
     states = [load_file(tune(Run(cfg))[0] / "step-000003.safetensors") for cfg in (plain, mirrored)]
     assert not any(torch.equal(tensor, states[1][name]) for name, tensor in states[0].items())
-    with pytest.raises(UserError, match=r"^tuner\.random_flip must be true or false, got 'maybe'$"):
-        tune(Run(configure("tuner.random_flip=maybe")))
 
 
 def test_products_in_half_precision_learn_float32_numbers_of_their_own(configure: Configure) -> None:
@@ -252,5 +250,3 @@ def test_precision_of_products_is_part_of_what_is_found_only_where_it_is_not_the
         assert states is not None
         identities = [quantized.identity, states.artifact.identity, made.untuned]
         assert [list(identity).count("trainer") for identity in identities] == [kept] * 3
-    with pytest.raises(UserError, match=r"^trainer\.precision must be one of 32-true, bf16-mixed, 16-mixed, got"):
-        _ = Run(configure("trainer.precision=bf16")).calibration.name

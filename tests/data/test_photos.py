@@ -109,11 +109,6 @@ def test_a_mask_without_a_photo_is_refused_by_its_name(folder: Path) -> None:
         subject(folder)
 
 
-def test_a_fit_that_is_none_is_refused_with_those_there_are(folder: Path) -> None:
-    with pytest.raises(UserError, match=r"^subject\.fit must be one of crop, pad, squash, got 'centre'$"):
-        subject(folder, fit="centre")
-
-
 def test_a_home_folder_may_be_written_short(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(folder.parent))
     assert len(photo_subject(f"~/{folder.name}", "dog", "sks", True, SIDE).photos) == 3
@@ -156,12 +151,6 @@ def test_a_missing_or_empty_folder_is_refused_by_its_name(tmp_path: Path) -> Non
         subject(tmp_path / "no")
     with pytest.raises(UserError, match=rf"^no photos in {tmp_path}; put 3 to 6 pictures \(\.jpg, .*\) there$"):
         subject(tmp_path)
-
-
-def test_a_missing_class_word_is_refused_with_an_example(folder: Path) -> None:
-    for missing in ("", None):
-        with pytest.raises(UserError, match="for example subject.class_word=dog"):
-            subject(folder, class_word=missing)
 
 
 def test_photos_of_a_kind_that_is_not_read_are_named(tmp_path: Path) -> None:

@@ -32,21 +32,3 @@ def test_scores_of_several_pictures_need_several() -> None:
     assert replace(QUICK, seeds=[0, 1], prior_prompts=5).of_several == ["diversity", "prior_kept"]
     assert str(QUICK) == "quick, 1 seeds a prompt"
     assert str(replace(QUICK, prior_prompts=5)) == "quick, 1 seeds a prompt, 5 prompts of other subjects"
-
-
-@pytest.mark.usefixtures("unchecked")
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"seeds": []}, r"protocol\.seeds must be one seed or several different ones, got \[\]"),
-        ({"seeds": [0, 0]}, r"protocol\.seeds must be one seed or several different ones, got \[0, 0\]"),
-        ({"seeds": 0}, r"protocol\.seeds must be a list"),
-        ({"prompt_stride": 0}, r"protocol\.prompt_stride must be a whole number >= 1, got 0"),
-        ({"batch": 0}, r"protocol\.batch must be a whole number >= 1, got 0"),
-        ({"prior_prompts": -1}, r"protocol\.prior_prompts must be a whole number >= 0, got -1"),
-        ({"eval_steps": [0]}, r"protocol\.eval_steps must be a whole number >= 1, got 0"),
-    ],
-)
-def test_impossible_protocols_are_refused(change: dict[str, object], message: str) -> None:
-    with pytest.raises(UserError, match=message):
-        replace(QUICK, **change)  # type: ignore[arg-type]

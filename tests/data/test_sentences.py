@@ -1,9 +1,6 @@
 """Prompts of a user: every prompt with every seed, each picture with a unique name."""
 
-import pytest
-
 from quantbooth.data.prompts import expand_prompts
-from quantbooth.runtime.errors import UserError
 
 
 def test_every_sentence_is_drawn_with_every_seed_and_the_subject_put_in() -> None:
@@ -25,17 +22,3 @@ def test_names_differ_when_anything_that_decides_the_picture_does() -> None:
 
 def test_a_sentence_given_twice_is_drawn_once() -> None:
     assert len(expand_prompts(["a {}", "a cat"], [0], "cat", "x")) == 1
-
-
-@pytest.mark.parametrize(
-    ("given", "told"),
-    [
-        ([], r"^prompt must be a sentence or a list of them, got \[\]; quote it: "),
-        (7, r"^prompt must be a sentence or a list of them, got 7; "),
-        (["a dog", 3], r"^prompt must hold sentences, got 3; quote those with commas$"),
-        ("  ", r"^prompt must hold sentences, got '  '; "),
-    ],
-)
-def test_what_is_no_sentence_is_refused(given: object, told: str) -> None:
-    with pytest.raises(UserError, match=told):
-        expand_prompts(given, [0], "", "x")

@@ -66,5 +66,7 @@ def test_float_has_the_true_pictures_and_the_reference_beside_it(tmp_path: Path,
 
 
 def test_another_folder_is_refused_by_the_command_that_makes_one(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="must be a degradation, found nothing; quantbooth-degradation makes one"):
+    with pytest.raises(
+        UserError, match="must hold a measurement of degradation, found nothing; make it with quantbooth-degradation"
+    ):
         read_degradation(tmp_path / "gone")

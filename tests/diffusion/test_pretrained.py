@@ -1,11 +1,17 @@
 """Loading and saving of bases, and refusals."""
 
+import re
 import shutil
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
+from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from quantbooth.diffusion.base import Base
 from quantbooth.diffusion.pretrained import empty_denoiser, load_base, save_base
@@ -63,9 +69,82 @@ def test_a_truncated_file_is_refused_in_one_line(folder: Path, tmp_path: Path, p
     copy = shutil.copytree(folder, tmp_path / "copy")
     file = copy / f"{part}.safetensors"
     file.write_bytes(file.read_bytes()[:1000])
-    with pytest.raises(UserError, match="cannot be read as a base: ") as refused:
+    with pytest.raises(UserError, match=rf"^{copy}/{part.partition('/')[0]} cannot be read: ") as refused:
         load_base(copy, "x")
     assert "\n" not in str(refused.value)
+
+
+def edited(folder: Path, destination: Path, part: str, edit: Callable[[dict[str, Tensor]], None]) -> Path:
+    """A copy of a base whose weights of one part are changed by `edit`."""
+    copy = Path(shutil.copytree(folder, destination))
+    (file,) = (copy / part).glob("*.safetensors")
+    weights = load_file(file)
+    edit(weights)
+    save_file(weights, file, metadata={"format": "pt"})
+    return copy
+
+
+PARTS = ("unet", "vae", "text_encoder")
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_weights_that_are_missing_or_unknown_are_refused_by_name(folder: Path, tmp_path: Path, part: str) -> None:
+    (file,) = (folder / part).glob("*.safetensors")
+    first = min(load_file(file))
+
+    def removed(weights: dict[str, Tensor]) -> None:
+        del weights[first]
+
+    def renamed(weights: dict[str, Tensor]) -> None:
+        weights[f"module.{first}"] = weights.pop(first)
+
+    def added(weights: dict[str, Tensor]) -> None:
+        weights["extra"] = torch.ones(1)
+
+    for edit, said in ((removed, f"lacks {first}"), (renamed, f"lacks {first}"), (added, "network of its kind: extra")):
+        copy = edited(folder, tmp_path / edit.__name__, part, edit)
+        with pytest.raises(UserError, match=rf"^{copy}/{part} .*{re.escape(said)} \(1 such\)"):
+            load_base(copy, "x")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("part", PARTS)
+def test_weights_that_are_not_finite_are_refused_by_name(folder: Path, tmp_path: Path, part: str, value: float) -> None:
+    (file,) = (folder / part).glob("*.safetensors")
+    first = min(load_file(file))
+
+    def spoil(weights: dict[str, Tensor]) -> None:
+        weights[first].view(-1)[-1] = value
+
+    copy = edited(folder, tmp_path / "copy", part, spoil)
+    with pytest.raises(UserError, match=rf"^{copy}/{part}: \S*{re.escape(first)} must be finite"):
+        load_base(copy, "x")
+
+
+def test_pictures_and_latents_that_are_not_finite_name_what_made_them(small_base: Base) -> None:
+    latents = torch.zeros(1, *small_base.latent_shape)
+    with pytest.raises(UserError, match=r"^the denoiser of .* ends in nan or infinity"):
+        small_base.decode_latents(latents + float("nan"))
+    broken = replace(small_base, autoencoder=deepcopy(small_base.autoencoder))
+    with torch.no_grad():
+        next(broken.autoencoder.decoder.parameters()).fill_(float("nan"))
+        next(broken.autoencoder.encoder.parameters()).fill_(float("nan"))
+    with pytest.raises(UserError, match=r"^the autoencoder of .* decodes to nan or infinity"):
+        broken.decode_latents(latents)
+    with pytest.raises(UserError, match=r"^the autoencoder of .* encodes pictures to nan or infinity"):
+        broken.encode_images(torch.zeros(1, 3, 32, 32))
+
+
+@pytest.mark.parametrize("part", ["denoiser", "autoencoder", "text_encoder"])
+def test_weights_too_large_for_half_precision_are_refused_at_export(
+    small_base: Base, tmp_path: Path, part: str
+) -> None:
+    base = deepcopy(small_base)
+    with torch.no_grad():
+        next(getattr(base, part).parameters()).view(-1)[0] = 1e6
+    with pytest.raises(UserError, match=r"has numbers too large for export\.precision=float16; choose float32$"):
+        save_base(base, tmp_path / "half", torch.float16)
+    save_base(base, tmp_path / "whole", torch.float32)
 
 
 def test_a_saved_base_does_not_tell_where_it_was_loaded_from(base: Base, tmp_path: Path) -> None:

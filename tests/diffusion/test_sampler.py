@@ -81,17 +81,9 @@ def test_the_router_takes_the_timestep_by_position_by_keyword_and_per_sample(bas
     handle.remove()
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (("heun", 25, 4.0), "must be one of ddim, dpm, euler, pndm, got 'heun'"),
-        (("ddim", 0, 4.0), "steps must be >= 1"),
-        (("ddim", 25, -1.0), "guidance >= 0"),
-    ],
-)
-def test_options_not_offered_are_refused(options: tuple[str, int, float], message: str) -> None:
-    with pytest.raises(UserError, match=message):
-        Sampler(*options)
+def test_a_scheduler_of_no_family_is_refused() -> None:
+    with pytest.raises(UserError, match="must be one of ddim, dpm, euler, pndm, got 'heun'"):
+        Sampler("heun", 25, 4.0)
 
 
 @pytest.mark.parametrize("scheduler", DDPM_SCHEDULERS)

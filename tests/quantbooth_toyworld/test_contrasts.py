@@ -30,10 +30,9 @@ def test_general_pairs_are_neighbours_and_go_round_with_further_seeds() -> None:
     assert [pair.seed for pair in pairs] == [7] * len(GENERAL) + [8]
 
 
-@pytest.mark.parametrize("pairs", [[], ["a dog", "a cat"], [["a dog"]], [["a dog", "a dog"]]])
-def test_what_is_no_pair_is_refused(pairs: list[list[str]]) -> None:
+def test_a_pair_of_one_sentence_is_refused() -> None:
     with pytest.raises(UserError, match="pair"):
-        contrasts_of(pairs, 2, 0)
+        contrasts_of([["a dog", "a dog"]], 2, 0)
 
 
 def test_attributes_must_differ_too() -> None:

@@ -16,6 +16,7 @@ from quantbooth.quant.scale_sets import Parts
 from quantbooth.run.run import Run
 from quantbooth.runtime.errors import UserError
 from quantbooth.store.files import fingerprint
+from quantbooth.store.manifest import TITLES
 from quantbooth.tuning.tuners import IdentifierTuner, ScaleTuner
 from quantbooth_toyworld.judges import load_locator
 from quantbooth_toyworld.shipped import judges_folder
@@ -110,7 +111,7 @@ def differing(one: dict[str, str], other: dict[str, str]) -> set[str]:
         ("paths.store=elsewhere", ""),
         ("preview.validation_steps=7", ""),
         ("resources.gradient_checkpointing=true", ""),
-        ("resources.checkpoint_every=null", ""),
+        ("resources.checkpoint_every=5", ""),
         ("protocol.batch=1", ""),
         ("report.folder=elsewhere", ""),
         ("report.notes=[hello]", ""),
@@ -139,6 +140,7 @@ def test_no_identity_holds_an_address_of_code_or_a_place(plan: MakePlan, folder:
 def test_moved_code_is_found_under_the_same_name(
     plan: MakePlan, default: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("quantbooth.runtime.config._is_trusted", lambda _: True)
     for place, moved in (("calibration.search", MSEObserver), ("tuner.learner", ScaleTuner), ("sampler", Sampler)):
         monkeypatch.setattr(sys.modules[__name__], "Moved", moved, raising=False)
         monkeypatch.setitem(sys.modules, "elsewhere", sys.modules[__name__])
@@ -258,7 +260,9 @@ def test_what_is_not_made_yet_names_the_command_that_makes_it(plan: MakePlan, fo
         with pytest.raises(UserError) as caught:
             item.require()
         store = f"{folder}/out/store"
-        expected = f"no {item.kind} for these settings in {store}; make it with quantbooth-{verb} and the same options"
+        expected = (
+            f"{store} lacks {TITLES[item.kind]} of these settings; make it with quantbooth-{verb} and the same options"
+        )
         assert str(caught.value) == expected
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from quantbooth.runtime import explain as explaining
+from quantbooth.runtime.config import TRUST
 from quantbooth.runtime.errors import UserError
 from quantbooth.runtime.explain import explain, is_mistake
 
@@ -59,7 +60,7 @@ defaults:
   - override hydra/hydra_logging: disabled
   - _self_
 seed: 0
-tuner: {steps: 10, lr: 0.1}
+tuner: {steps: 10, learning_rate: 0.1}
 subject:
   path: ???
 strategy: {_target_: app.refuse}
@@ -87,8 +88,9 @@ def app(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(app: Path, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
     clean = {key: value for key, value in os.environ.items() if key not in ("HYDRA_FULL_ERROR", "QUANTBOOTH_DEBUG")}
+    given = clean | {TRUST: "app"} | environment
     return subprocess.run(
-        [sys.executable, "app.py", *words], cwd=app, env=clean | environment, capture_output=True, text=True, timeout=60
+        [sys.executable, "app.py", *words], cwd=app, env=given, capture_output=True, text=True, timeout=60
     )
 
 
@@ -112,8 +114,15 @@ def test_a_job_that_succeeds_says_nothing_more_and_exits_with_0(app: Path) -> No
         ("quant=ww8", "'quant' has no option 'ww8' (did you mean 'w8'?); choose from torn, w4, w8"),
         ("quant=8", "Config group override must be a string or a list. Got int; 'quant' offers torn, w4, w8"),
         ("seed=1,2", "'seed=1,2' names several values; add -m to run each, or write seed=[1,2] for one list"),
-        ("fast", "cannot read 'fast' (missing EQUAL at '<EOF>'); options are written key=value, lists key=[a,b]"),
-        ("tuner.lr=${tuner.nope} hydra.run.dir=${tuner.lr}", "Interpolation key 'tuner.nope' not found"),
+        (
+            "fast",
+            "cannot read 'fast' (missing EQUAL at '<EOF>'); options are written key=value, lists key=[a,b], other "
+            "characters in double quotes inside the shell's: 'key=[\"a (b)\",c]'",
+        ),
+        (
+            "tuner.steps=${tuner.nope} hydra.run.dir=${tuner.steps}",
+            "Interpolation key 'tuner.nope' not found",
+        ),
         ("--seed=3", "unknown flag '--seed=3'; options are written without dashes: seed=3"),
         ("--cfg", "argument --cfg/-c: expected one argument; --hydra-help shows all flags"),
         (

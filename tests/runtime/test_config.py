@@ -1,5 +1,6 @@
 """Building objects from configs: the right class or one clear sentence; plain values; the config folder."""
 
+import re
 from collections import Counter, OrderedDict
 from fractions import Fraction
 from pathlib import Path
@@ -7,12 +8,18 @@ from pathlib import Path
 import pytest
 import yaml
 from hydra.errors import InstantiationException
+from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue
 
 from quantbooth.runtime import config
 from quantbooth.runtime.config import build, conf_dir, plain, save
 from quantbooth.runtime.errors import UserError
+
+
+@pytest.fixture(autouse=True)
+def _trusting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(config.TRUST, f"collections,fractions,{__name__},quantbooth")
 
 
 def refuse(bits: int) -> None:
@@ -76,6 +83,49 @@ def test_wrong_arguments_are_the_users_to_mend() -> None:
 def test_a_target_that_does_not_exist_is_the_users_to_mend() -> None:
     with pytest.raises(UserError, match=r"^cannot build quantbooth\.nowhere\.Thing: .*, from quant$"):
         build(node(_target_="quantbooth.nowhere.Thing"), Fraction)
+
+
+FOREIGN = [
+    "os.system",
+    "torch.load",
+    "pandas.read_pickle",
+    "psutil.Popen",
+    "shutil.copy",
+    "urllib.request.urlretrieve",
+    "builtins.eval",
+    "hydra.utils.instantiate",
+    "quantbooth.store.store.shutil.rmtree",
+    "quantbooth.runtime.cli.os.system",
+    "quantbooth.commands.verify.repair",
+    "lightning.pytorch.loggers.wandb.os.remove",
+    "lightning.pytorch.Trainer",
+]
+
+
+@pytest.mark.parametrize("inside", [False, True])
+@pytest.mark.parametrize("target", FOREIGN)
+def test_a_foreign_target_is_refused_and_not_called(target: str, inside: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(config.TRUST)
+    called: list[object] = []
+    monkeypatch.setattr("hydra.utils.instantiate", lambda *_, **__: called.append(1))
+    foreign = {"_target_": target, "path": "x"}
+    ours = {"_target_": "quantbooth.diffusion.sampler.Sampler", "scheduler": [{"deep": foreign}]}
+    option = "quant.scheduler.0.deep" if inside else "quant"
+    with pytest.raises(UserError, match=rf"^{re.escape(option)}\._target_ must be .*, got {re.escape(target)}; "):
+        build(node(**(ours if inside else foreign)), Counter)
+    assert called == []
+
+
+def test_a_trusted_package_does_not_lend_its_trust_to_what_it_imports(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(config.TRUST, "quantbooth.runtime")
+    with pytest.raises(UserError, match="got quantbooth.runtime.cli.os.system"):
+        build(node(_target_="quantbooth.runtime.cli.os.system", command="true"), Counter)
+
+
+def test_loggers_of_lightning_are_trusted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(config.TRUST)
+    made = build(node(_target_="lightning.pytorch.loggers.CSVLogger", save_dir=str(tmp_path)), Logger)
+    assert type(made).__name__ == "CSVLogger"
 
 
 def test_a_defect_inside_a_constructor_stays_a_defect() -> None:

@@ -138,10 +138,6 @@ def test_online_the_server_gets_what_it_lacks(
     assert [step for step, _ in logger._rows()] == list(range(8))
 
 
-def test_without_a_step_each_wandb_run_is_another(offline: Path) -> None:
-    assert wandb_logger(str(offline), "report", "quantbooth")._id is None
-
-
 def test_a_record_that_is_torn_is_read_as_far_as_it_goes(offline: Path) -> None:
     logger = wandb_logger(str(offline), NAME, "quantbooth", 4)
     assert isinstance(logger, OneRun)

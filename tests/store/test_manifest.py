@@ -71,7 +71,7 @@ def test_a_torn_manifest_is_refused(tmp_path: Path, text: str, message: str) -> 
 
 def test_another_kind_is_refused(tmp_path: Path) -> None:
     (tmp_path / "manifest.json").write_text(replace(MANIFEST, kind="scores").to_json())
-    with pytest.raises(UserError, match="must be a scale_sets, found a scores; quantbooth-tune makes one"):
+    with pytest.raises(UserError, match="must hold scale sets, found scores; make it with quantbooth-tune"):
         open_artifact(tmp_path, "scale_sets")
 
 
@@ -91,7 +91,7 @@ def test_what_is_no_artifact_is_refused(tmp_path: Path) -> None:
     for name, found in (("gone", "nothing"), ("file", "a file"), ("folder", "a folder without manifest.json")):
         with pytest.raises(UserError) as caught:
             open_artifact(tmp_path / name, "quantized_base")
-        expected = f"{tmp_path / name} must be a quantized_base, found {found}; quantbooth-calibrate makes one"
+        expected = f"{tmp_path / name} must hold a quantized base, found {found}; make it with quantbooth-calibrate"
         assert str(caught.value) == expected
 
 

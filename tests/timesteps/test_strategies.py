@@ -3,7 +3,6 @@
 import pytest
 import torch
 
-from quantbooth.runtime.errors import UserError
 from quantbooth.timesteps.strategies import Strategy, baseline, from_description, s1, s2, tas
 
 ZONES = {"clean_up": [0, 200], "content": [200, 700], "coarse": [700, 1000]}
@@ -52,8 +51,3 @@ def test_tas_leaves_no_timestep_uncovered() -> None:
 )
 def test_a_description_makes_the_same_strategy_again(strategy: Strategy) -> None:
     assert from_description(strategy.describe()) == strategy
-
-
-def test_unknown_outside_is_refused() -> None:
-    with pytest.raises(UserError, match="strategy.outside must be base or tuned, got 'nearest'"):
-        s1([200, 700], "nearest", 1000)

@@ -75,3 +75,12 @@ def test_the_strategy_comes_back_and_routes_alike(strategy: Strategy) -> None:
 def test_a_manifest_without_a_strategy_is_refused(contents: dict[str, object]) -> None:
     with pytest.raises(UserError, match="^a-run must say with which strategy it was tuned: "):
         strategy_of(Manifest("scale_sets", FORMAT, "a-run", "f" * 64, {}, contents, "0", {}))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e30, -101.0])
+def test_gains_that_no_tuning_makes_are_refused_by_name(tmp_path: Path, value: float) -> None:
+    write_snapshot(tmp_path, 3, {"layer.gain_out": torch.tensor([[1.0, 99.0]]), "layer.shift": torch.tensor([[1e5]])})
+    assert read_snapshot(tmp_path, 3)["layer.gain_out"].tolist() == [[1.0, 99.0]]
+    write_snapshot(tmp_path, 3, {"layer.gain_out": torch.tensor([[1.0, value]])})
+    with pytest.raises(UserError, match=r"step-000003\.safetensors: .*layer\.gain_out"):
+        read_snapshot(tmp_path, 3)

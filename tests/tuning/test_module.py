@@ -163,24 +163,3 @@ def test_a_loss_that_is_no_number_ends_the_run(new_stage: MakeStage, examples: E
     broken = replace(examples, subject=cast(Tensor, examples.subject) * float("inf"))
     with pytest.raises(UserError, match=r"^the loss became nan in step 1; lower tuner\.learning_rate$"):
         fit(new_stage(seen=broken))
-
-
-@pytest.mark.usefixtures("unchecked")
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"steps": 0}, "tuner.steps must be a whole number >= 1, got 0"),
-        ({"steps": 2.0}, "tuner.steps must be a whole number >= 1, got 2.0"),
-        ({"train_batch_size": 0}, "tuner.train_batch_size must be a whole number >= 1, got 0"),
-        ({"class_batch_size": -1}, "prior.class_batch_size must be a whole number >= 0, got -1"),
-        ({"prior_loss_weight": -0.5}, "prior.loss_weight must be a number >= 0, got -0.5"),
-        ({"loss_weight_max": 0.5}, "tuner.loss_weight_max must be a number >= 1, got 0.5"),
-        ({"ema_decay": 1.0}, "tuner.ema_decay must be a number >= 0 and < 1, got 1.0"),
-        ({"ema_decay": "yes"}, "tuner.ema_decay must be a number >= 0 and < 1, got 'yes'"),
-        ({"seed": -1}, "seed must be a whole number >= 0 and < 4294967296, got -1"),
-    ],
-)
-def test_impossible_recipes_are_refused_by_the_options_name(change: dict[str, Any], message: str) -> None:
-    with pytest.raises(UserError) as caught:
-        replace(RECIPE, **change)
-    assert str(caught.value) == message

@@ -97,13 +97,6 @@ def test_an_identifier_is_one_for_all_experts() -> None:
         tuner.check(baseline(1000), None)
 
 
-@pytest.mark.usefixtures("unchecked")
-@pytest.mark.parametrize("option", ["inputs", "biases", "norms"])
-def test_switches_are_true_or_false(option: str) -> None:
-    with pytest.raises(UserError, match=f"^{option} must be true or false, got 'yes'$"):
-        ScaleTuner(**{option: "yes"})  # type: ignore[arg-type]
-
-
 def test_scales_learn_one_number_per_output_channel_and_set(fresh: MakeBase) -> None:
     base = fresh(ScaleTuner())
     learning = ScaleTuner().prepare_(base, 3, SetSelection())

@@ -28,8 +28,6 @@ from quantbooth.quant.layers import QuantizedLayer
 from quantbooth.quant.observers import ScaleSearch
 from quantbooth.quant.rounding import LearnedRounding
 from quantbooth.quant.surgery import Replaced, Splits, like, replace_
-from quantbooth.runtime.errors import UserError
-from quantbooth.runtime.options import number, whole
 from quantbooth.store.progress import Progress
 
 __all__ = ["AdaRoundCalibration", "BlockResult", "AdaRoundConfig", "Roundings"]
@@ -49,9 +47,6 @@ class AdaRoundConfig:
         warm_up: fraction of the iterations without R.
         beta: of R, at the first and the last step.
         seed: decides the items of each step.
-
-    Raises:
-        UserError: naming the option that is not a valid number.
     """
 
     iterations: int
@@ -61,17 +56,6 @@ class AdaRoundConfig:
     warm_up: float
     beta: Sequence[float]
     seed: int
-
-    def __post_init__(self) -> None:
-        for name, least in (("iterations", 1), ("batch", 1), ("seed", 0)):
-            whole(f"calibration.rounding.{name}", getattr(self, name), least=least)
-        number("calibration.rounding.learning_rate", self.learning_rate, least=0)
-        number("calibration.rounding.penalty", self.penalty, least=0)
-        number("calibration.rounding.warm_up", self.warm_up, least=0, below=1)
-        if not isinstance(self.beta, Sequence) or len(self.beta) != 2:
-            raise UserError(f"calibration.rounding.beta must be two numbers, the first and the last, got {self.beta!r}")
-        for beta in self.beta:
-            number("calibration.rounding.beta", beta, least=0)
 
     def beta_at(self, step: int) -> float | None:
         """Return beta at a step, None before R starts."""

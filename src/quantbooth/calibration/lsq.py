@@ -31,9 +31,7 @@ from quantbooth.diffusion.base import Base
 from quantbooth.quant.activations import ActivationBits, ActivationQuantizer
 from quantbooth.quant.layers import quantized_layers
 from quantbooth.quant.observers import MovingAverageMinMaxObserver
-from quantbooth.runtime.errors import UserError
 from quantbooth.runtime.lightning import Loop
-from quantbooth.runtime.options import number, whole
 from quantbooth.store.progress import Progress
 
 __all__ = ["LSQCalibration", "LSQ_ERRORS", "Scales", "LSQConfig"]
@@ -50,9 +48,6 @@ class LSQConfig:
         learning_rate: of Adam at the first step, for a scale relative to itself.
         lp_norm: p.
         seed: decides the order of the observed items, and the items of each step.
-
-    Raises:
-        UserError: naming the option that is not a valid number.
     """
 
     momentum: float
@@ -61,14 +56,6 @@ class LSQConfig:
     learning_rate: float
     lp_norm: float
     seed: int
-
-    def __post_init__(self) -> None:
-        for name, least in (("batch", 1), ("iterations", 0), ("seed", 0)):
-            whole(f"calibration.activations.{name}", getattr(self, name), least=least)
-        number("calibration.activations.momentum", self.momentum, least=0, below=1)
-        number("calibration.activations.learning_rate", self.learning_rate, least=0)
-        if number("calibration.activations.lp_norm", self.lp_norm, least=0) == 0:
-            raise UserError("calibration.activations.lp_norm must be positive, got 0")
 
 
 class Scales(Parameterization):

@@ -14,6 +14,8 @@ from torch import nn
 
 from quantbooth.calibration.quantized_attention import Bits, as_records, empty_attention_, from_records
 from quantbooth.diffusion.pretrained import empty_denoiser
+from quantbooth.diffusion.weights import require_finite
+from quantbooth.quant.layers import quantized_layers
 from quantbooth.quant.surgery import Replaced, empty_like_, from_json, to_json
 from quantbooth.runtime.errors import UserError
 
@@ -53,9 +55,14 @@ def read_quantized_denoiser(folder: Path, base_folder: Path) -> nn.Module:
     empty_like_(denoiser, from_json(json.loads((folder / LAYERS).read_text())))
     if (folder / ATTENTION).is_file():
         empty_attention_(denoiser, from_records(json.loads((folder / ATTENTION).read_text())))
+    state = load_file(folder / WEIGHTS)
+    require_finite(state, str(folder / WEIGHTS))
     try:
-        denoiser.load_state_dict(load_file(folder / WEIGHTS), strict=True, assign=True)
+        denoiser.load_state_dict(state, strict=True, assign=True)
     except RuntimeError as error:
         first = str(error).splitlines()[1].strip()
         raise UserError(f"{folder} is not a quantization of the base in {base_folder}: {first}") from error
+    for name, layer in quantized_layers(denoiser):
+        if layer.scale.min() <= 0:
+            raise UserError(f"{folder / WEIGHTS}: scales must be > 0, found {float(layer.scale.min()):.4g} in {name}")
     return denoiser.eval().requires_grad_(False)

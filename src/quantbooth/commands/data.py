@@ -14,7 +14,6 @@ from quantbooth.data.dreambooth import NAMES, Source, check_photos, fetch, prese
 from quantbooth.runtime.cli import command
 from quantbooth.runtime.config import plain
 from quantbooth.runtime.errors import UserError
-from quantbooth.runtime.options import place
 
 __all__ = ["data", "main"]
 
@@ -26,7 +25,7 @@ def data(cfg: DictConfig) -> None:
         UserError: for another action; when a file cannot be downloaded or read, or differs from the published one.
     """
     settings = plain(cfg)
-    action, folder = settings["action"], place("folder", settings["folder"])
+    action, folder = settings["action"], Path(settings["folder"]).expanduser()
     if action not in ("dreambooth", "check"):
         said = "" if action is None else f", got {action!r}"
         raise UserError(

@@ -27,12 +27,11 @@ from quantbooth.degradation.files import (
     write_reference,
     write_truth,
 )
-from quantbooth.run.degradation import PLACES, Degradation
+from quantbooth.run.degradation import Degradation
 from quantbooth.run.models import base_with
 from quantbooth.run.run import Run
 from quantbooth.runtime.cli import command
 from quantbooth.runtime.config import plain
-from quantbooth.runtime.options import place
 from quantbooth.runtime.profiling import profile
 from quantbooth.runtime.progress import say_found
 
@@ -90,7 +89,7 @@ def document(jobs: list[tuple[DictConfig, list[Path]]]) -> None:
     folders = [path for _, paths in jobs for path in paths] + [Path(path) for path in options["compare_with"]]
     found = [read_degradation(folder) for folder in dict.fromkeys(folder.resolve() for folder in folders)]
     typed = shlex.join(["quantbooth-degradation", *sys.argv[1:]])
-    folder, page = (place(f"degradation.{option}", options[option]) for option in PLACES)
+    folder, page = (Path(options[place]).expanduser() for place in ("folder", "document"))
     write_document(found, page, folder, options["shown"], [*options["notes"], f"Made by `{typed}`."])
     print(f"the document: {page}")  # noqa: T201  # what a person looks for next
 

@@ -21,37 +21,23 @@ from quantbooth.run.models import tuned_base
 from quantbooth.run.run import Run
 from quantbooth.runtime.cli import command
 from quantbooth.runtime.errors import UserError
-from quantbooth.runtime.options import flag, place, whole
 from quantbooth.store.files import atomic_folder
 from quantbooth.tuning.files import precision_of
 
 __all__ = ["export", "main"]
 
-FORMATS = ("diffusers", "safetensors", "lora")
+USUAL_FORMAT = "diffusers"
 
 
 @dataclass(frozen=True)
 class Options:
-    """The config group `export`.
-
-    Raises:
-        UserError: naming an option with an unsupported value.
-    """
+    """The config group `export`."""
 
     format: str
     folder: str
     step: int | None
     merged: bool
     precision: str
-
-    def __post_init__(self) -> None:
-        if self.format not in FORMATS:
-            raise UserError(f"export.format must be one of {', '.join(FORMATS)}, got {self.format!r}")
-        if self.step is not None:
-            whole("export.step", self.step, least=0)
-        flag("export.merged", self.merged)
-        place("export.folder", self.folder)
-        precision_of(self.precision, "export.precision")
 
 
 def export(run: Run) -> Path:
@@ -61,12 +47,12 @@ def export(run: Run) -> Path:
     step = run.recipe.steps if options.step is None else options.step
     stretches = run.strategy.stretches if step else ((0, run.strategy.sampling_zones.timesteps, 0),)
     merging = Merging(stretches, run.strategy.sampling_zones)
-    if options.format != FORMATS[0] and len(merging.shares) > 1 and not options.merged:
+    if options.format != USUAL_FORMAT and len(merging.shares) > 1 and not options.merged:
         raise UserError(
             f"strategy {run.strategy.name} has {len(merging.shares)} denoisers, one file holds one; choose "
             "export.merged=true, or export.format=diffusers"
         )
-    if options.format != FORMATS[0] and step and run.settings["tuner"]["identifier"]:
+    if options.format != USUAL_FORMAT and step and run.settings["tuner"]["identifier"]:
         raise UserError(
             f"export.format={options.format} cannot store a learned identifier; choose export.format=diffusers"
         )
@@ -112,7 +98,7 @@ def _name(run: Run, step: int, options: Options) -> str:
         f"step{step}" if step not in (0, run.recipe.steps) else "",
         "merged" if options.merged else "",
     ]
-    parts += [options.format] if options.format != FORMATS[0] else []
+    parts += [options.format] if options.format != USUAL_FORMAT else []
     return "-".join(part for part in parts if part)
 
 

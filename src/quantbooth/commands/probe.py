@@ -23,16 +23,12 @@ from quantbooth.run.run import Run
 from quantbooth.runtime.cli import command
 from quantbooth.runtime.config import build, plain
 from quantbooth.runtime.errors import UserError
-from quantbooth.runtime.options import place, whole
 from quantbooth.runtime.profiling import profile
 from quantbooth.runtime.progress import say_found
 from quantbooth.schema import content, trainer_content
 from quantbooth.store.store import Artifact
 
 __all__ = ["document", "main", "probe"]
-
-LEAST = {"pairs": 2, "every": 1, "questions": 1, "grid": 2, "seed": 0, "batch": 1, "round": 1}
-PLACES = ("folder", "document")
 
 
 class Probing:
@@ -41,10 +37,6 @@ class Probing:
     def __init__(self, run: Run) -> None:
         self.run = run
         self.options: dict[str, Any] = dict(run.settings["probe"])
-        for option, least in LEAST.items():
-            whole(f"probe.{option}", self.options[option], least)
-        for option in PLACES:
-            place(f"probe.{option}", self.options[option])
         if run.calibration.bits is not None:
             raise UserError("quantbooth-probe needs a float base, quant=fp")
         run.check("sampler", "scorer")
@@ -117,7 +109,7 @@ def document(jobs: list[tuple[DictConfig, Path]]) -> None:
     """Write the document of the last probe."""
     cfg, folder = jobs[-1]
     options, found = plain(cfg)["probe"], read_probe(folder)
-    files, page = (place(f"probe.{option}", options[option]) for option in PLACES)
+    files, page = (Path(options[place]).expanduser() for place in ("folder", "document"))
     typed = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
     borders = write_document(found, page, files, options["round"], typed)
     print(f"suggested zones of {found.record.base}: {borders}")  # noqa: T201  # what a person looks for next

@@ -46,14 +46,14 @@ LOSS = "tune/loss"
 
 def report(cfg: DictConfig, scores: Sequence[Path] = ()) -> Path:
     """Write a report of the scores in report.scores, or of this setting's; print the table."""
-    joined_label = [folder for path in cfg.report.scores for folder in _finished(Path(path))]
-    folders = list(scores) or joined_label or _own(cfg)
+    given = [folder for path in cfg.report.scores for folder in _finished(Path(path))]
+    folders = list(scores) or given or _own(cfg)
     study = Study(tuple(read_result(folder, Path(cfg.paths.logs)) for folder in folders), method_styles())
     missing = unscored([Path(path) for path in cfg.report.scores], study.results)
     about = About([_typed(), *_alone(folders, study.results)], list(cfg.report.notes), missing, made())
     folder = Path(cfg.report.folder or Path(cfg.paths.outputs) / "reports" / _slug(study, folders))
     files = write_report(study, folder, about)
-    log_report(build(cfg.logger, Logger, run="report"), files)
+    log_report(build(cfg.logger, Logger, run=f"report-{folder.name}"), files)
     score_table(study).show()
     if missing:
         print(f"tuned and not scored: {', '.join(missing)}")  # noqa: T201  # what the table cannot tell

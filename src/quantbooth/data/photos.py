@@ -137,7 +137,7 @@ MASK = "_mask"
 
 def photo_subject(
     path: str,
-    class_word: str | None,
+    class_word: str,
     identifier: str,
     live: bool,
     resolution: int,
@@ -158,13 +158,9 @@ def photo_subject(
         fit: how a photo is made square: crop, pad or squash.
 
     Raises:
-        UserError: when the folder, its photos or the class word are missing, a photo or a mask cannot be used, or only
-            some photos have masks.
+        UserError: when the folder or its photos are missing, a photo or a mask cannot be used, or only some photos have
+            masks.
     """
-    if not class_word:
-        raise UserError("subject.class_word must say what the subject is one of, for example subject.class_word=dog")
-    if fit not in FITS:
-        raise UserError(f"subject.fit must be one of {', '.join(FITS)}, got {fit!r}")
     files = photo_files(Path(path).expanduser())
     masks = mask_files(files)
     photos = torch.stack([read_photo(file, resolution, fit) for file in files])

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from quantbooth.data.subjects import Prompt
-from quantbooth.runtime.errors import UserError
 
 __all__ = ["PromptJob", "prompts_for", "expand_prompts"]
 
@@ -81,7 +80,9 @@ class PromptJob:
     file: str
 
 
-def expand_prompts(sentences: object, seeds: Sequence[int], subject: str, drawn_by: str) -> list[PromptJob]:
+def expand_prompts(
+    sentences: str | Sequence[str], seeds: Sequence[int], subject: str, drawn_by: str
+) -> list[PromptJob]:
     """Return a request for every prompt with every seed.
 
     Args:
@@ -89,16 +90,8 @@ def expand_prompts(sentences: object, seeds: Sequence[int], subject: str, drawn_
         seeds: of the noise.
         subject: identifier and class word, as in "sks dog".
         drawn_by: everything else that decides pictures, as any text.
-
-    Raises:
-        UserError: for a prompt that is not a non-empty text.
     """
     given = [sentences] if isinstance(sentences, str) else sentences
-    if not isinstance(given, Sequence) or not given:
-        raise UserError(f'prompt must be a sentence or a list of them, got {sentences!r}; quote it: prompt="a dog"')
-    for text in given:
-        if not isinstance(text, str) or not text.strip():
-            raise UserError(f"prompt must hold sentences, got {text!r}; quote those with commas")
     texts = [text.replace("{}", subject) for text in given]
     return [PromptJob(text, seed, _file(text, seed, drawn_by)) for text in dict.fromkeys(texts) for seed in seeds]
 

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from quantbooth.runtime.errors import UserError
-from quantbooth.runtime.options import whole, wholes
 
 __all__ = ["AUTO", "Protocol"]
 
@@ -24,9 +23,6 @@ class Protocol:
         eval_steps: optimizer steps to evaluate, in addition to the last.
         batch: pictures at a time, or AUTO: as many as fit into memory during generation.
         prior_prompts: number of unrelated prompts to generate too, to measure the damage to the prior; 0 is none.
-
-    Raises:
-        UserError: naming an option that is not a valid number.
     """
 
     name: str
@@ -35,16 +31,6 @@ class Protocol:
     eval_steps: Sequence[int]
     batch: int | str
     prior_prompts: int = 0
-
-    def __post_init__(self) -> None:
-        seeds = wholes("protocol.seeds", self.seeds, least=0)
-        if not seeds or len(set(seeds)) < len(seeds):
-            raise UserError(f"protocol.seeds must be one seed or several different ones, got {seeds}")
-        wholes("protocol.eval_steps", self.eval_steps, least=1)
-        whole("protocol.prompt_stride", self.prompt_stride, least=1)
-        whole("protocol.prior_prompts", self.prior_prompts, least=0)
-        if self.batch != AUTO:
-            whole("protocol.batch", self.batch, least=1)
 
     def __str__(self) -> str:
         others = f", {self.prior_prompts} prompts of other subjects" if self.prior_prompts else ""

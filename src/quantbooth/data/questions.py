@@ -139,13 +139,7 @@ class Contrast:
 
 
 def contrasts_of(pairs: Sequence[Sequence[str]], count: int, seed: int) -> tuple[Contrast, ...]:
-    """Return `count` contrasts: all pairs with noise seed `seed`, then all with the next seed, and so on.
-
-    Raises:
-        UserError: for anything but a list of pairs of prompts.
-    """
-    if not pairs or any(isinstance(pair, str) or len(pair) != 2 for pair in pairs):
-        raise UserError(f"probe.pairs must be pairs of sentences such as [['a dog','a red car']], got {pairs!r}")
+    """Return `count` contrasts: all pairs with noise seed `seed`, then all with the next seed, and so on."""
     return tuple(
         Contrast(pairs[place % len(pairs)][0], pairs[place % len(pairs)][1], seed + place // len(pairs))
         for place in range(count)

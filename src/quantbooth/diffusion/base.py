@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from quantbooth.diffusion.conditioning import Conditioning
 from quantbooth.diffusion.model import Family, NoiseSchedule, TextEncoder
+from quantbooth.diffusion.weights import is_finite
+from quantbooth.runtime.errors import UserError
 from quantbooth.runtime.precision import full_precision
 
 __all__ = ["Base", "frozen"]
@@ -54,13 +56,16 @@ class Base:
     def encode_images(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b c hl wl"]:
         """Return latents, scaled to about unit variance, of images in [0, 1]; autocast is off, as for decoding."""
         with full_precision(self.device):
-            return self.family.encode_images(self.autoencoder, images.to(self.device))
+            latents = self.family.encode_images(self.autoencoder, images.to(self.device))
+        return _finite(latents, f"the autoencoder of {self.name} encodes pictures to")
 
     @torch.no_grad()
     def decode_latents(self, latents: Float[Tensor, "b c hl wl"]) -> Float[Tensor, "b 3 h w"]:
         """Return images in [0, 1] of scaled latents; autocast is off, since autoencoders overflow in float16."""
+        _finite(latents, f"the denoiser of {self.name}, with what was tuned, ends in")
         with full_precision(latents.device):
-            return self.family.decode_latents(self.autoencoder, latents)
+            images = self.family.decode_latents(self.autoencoder, latents)
+        return _finite(images, f"the autoencoder of {self.name} decodes to")
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
@@ -160,3 +165,14 @@ def frozen(base: Base) -> Base:
     """Put all networks into evaluation mode, freeze their parameters, and return the base."""
     base.networks.eval().requires_grad_(False)
     return base
+
+
+def _finite(made: Tensor, what: str) -> Tensor:
+    """Return what was made; a picture of nan would be written black, and scored.
+
+    Raises:
+        UserError: when it is not finite, naming what made it.
+    """
+    if not is_finite(made):
+        raise UserError(f"{what} nan or infinity; choose trainer.precision=32-true, or another base")
+    return made

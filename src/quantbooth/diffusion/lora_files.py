@@ -60,25 +60,21 @@ class LoraFile:
         return {"contents": contents, "weight": self.weight}
 
 
-def lora_files(texts: object) -> tuple[LoraFile, ...]:
+def lora_files(texts: Sequence[str]) -> tuple[LoraFile, ...]:
     """Return the LoRA files of a list of PATH or PATH:WEIGHT (see `lora_file`).
 
     Raises:
-        UserError: when it is not a list, or an entry is not such a file.
+        UserError: when an entry is not such a file.
     """
-    if isinstance(texts, str) or not isinstance(texts, Sequence):
-        raise UserError(f"lora must be a list such as [style.safetensors:0.8], got {texts!r}")
     return tuple(lora_file(text) for text in texts)
 
 
-def lora_file(text: object) -> LoraFile:
+def lora_file(text: str) -> LoraFile:
     """Return the LoRA file of PATH or PATH:WEIGHT, with weight 1 by default; a folder means the LoRA file in it.
 
     Raises:
-        UserError: when it is not a string, PATH does not exist or is not safetensors, or PEFT's alpha is missing.
+        UserError: when PATH does not exist or is not safetensors, or PEFT's alpha is missing.
     """
-    if not isinstance(text, str) or not text:
-        raise UserError(f"lora must be a list of PATH or PATH:WEIGHT, got {text!r} in it")
     name, _, given = text.rpartition(":")
     weight = _number(given) if name else None
     path = Path(text if weight is None else name).expanduser()

@@ -1,7 +1,6 @@
 """Bases on disk: standard diffusers pipeline folders in safetensors, read and written without running their code."""
 
 from collections.abc import Mapping
-from copy import copy, deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,11 +16,11 @@ from quantbooth.diffusion.base import Base, frozen
 from quantbooth.diffusion.diffusers_folder import part_of, read_json, text_encoder_names, tokenizer_names
 from quantbooth.diffusion.families.registry import family_in
 from quantbooth.diffusion.model import Family, TextEncoder
+from quantbooth.diffusion.weights import cast_module, read_network
 from quantbooth.runtime.errors import UserError
 
 __all__ = ["as_pipeline", "empty_denoiser", "float_bytes", "load_base", "new_autoencoder", "save_base"]
 
-LOCAL = {"local_files_only": True, "use_safetensors": True}
 AUTOENCODERS = {"AutoencoderKL": AutoencoderKL, "AutoencoderTiny": AutoencoderTiny}
 
 
@@ -79,13 +78,13 @@ def load_base(folder: Path, name: str, denoiser: nn.Module | None = None) -> Bas
 
 def _assemble(folder: Path, name: str, family: Family, autoencoder: Any, denoiser: nn.Module | None) -> Base:
     if denoiser is None:
-        denoiser = family.denoiser_class.from_pretrained(str(part_of(folder, family.component)), **LOCAL).float()
+        denoiser = read_network(family.denoiser_class, part_of(folder, family.component))
     return frozen(
         Base(
             name=name,
             family=family,
             denoiser=denoiser,
-            autoencoder=autoencoder.from_pretrained(str(part_of(folder, "vae")), **LOCAL).float(),
+            autoencoder=read_network(autoencoder, part_of(folder, "vae")),
             encoders=_encoders(folder, family),
             scheduler_config=read_json(part_of(folder, "scheduler") / "scheduler_config.json"),
         )
@@ -97,26 +96,25 @@ def _encoders(folder: Path, family: Family) -> tuple[TextEncoder, ...]:
     named = zip(family.text_classes, text_encoder_names(count), tokenizer_names(count), strict=True)
     return tuple(
         TextEncoder(
-            network.from_pretrained(str(part_of(folder, network_name)), **LOCAL).float(),
+            read_network(network, part_of(folder, network_name)),
             tokenizer.from_pretrained(str(part_of(folder, tokenizer_name)), local_files_only=True),
         )
         for (network, tokenizer), network_name, tokenizer_name in named
     )
 
 
-def save_base(base: Base, folder: Path, dtype: torch.dtype) -> None:
-    """Write a base as a diffusers folder that plain ``DiffusionPipeline.from_pretrained`` loads."""
-    denoiser, autoencoder = (_in_precision(part, dtype) for part in (base.denoiser, base.autoencoder))
-    encoders = tuple(replace(one, network=_in_precision(one.network, dtype)) for one in base.encoders)
+def save_base(base: Base, folder: Path, dtype: torch.dtype, option: str = "export.precision") -> None:
+    """Write a base as a diffusers folder that plain ``DiffusionPipeline.from_pretrained`` loads.
+
+    Raises:
+        UserError: when a weight is too large for the precision, naming the option that chooses it.
+    """
+    denoiser, autoencoder = (cast_module(part, dtype, option) for part in (base.denoiser, base.autoencoder))
+    encoders = tuple(replace(one, network=cast_module(one.network, dtype, option)) for one in base.encoders)
     pipeline = as_pipeline(replace(base, denoiser=denoiser, autoencoder=autoencoder, encoders=encoders))
     for module in (denoiser, autoencoder):
         module.register_to_config(_name_or_path="")  # diffusers would write the path it was loaded from
     pipeline.save_pretrained(str(folder), safe_serialization=True)
-
-
-def _in_precision(module: Any, dtype: torch.dtype) -> Any:
-    """Return a copy of the module in this precision, with a separate configuration; weights are shared if possible."""
-    return copy(module) if module.dtype == dtype else deepcopy(module).to(dtype)
 
 
 def as_pipeline(base: Base) -> Any:

@@ -44,7 +44,7 @@ class Sampler:
         guidance: w in e = e_uncond + w (e_cond - e_uncond); 1 is no guidance.
 
     Raises:
-        UserError: for a scheduler of no family, fewer than one step, or negative guidance.
+        UserError: for a scheduler of no family.
     """
 
     scheduler: str
@@ -54,10 +54,6 @@ class Sampler:
     def __post_init__(self) -> None:
         if self.scheduler not in (offered := all_schedulers()):
             raise UserError(f"sampler.scheduler must be one of {', '.join(offered)}, got {self.scheduler!r}")
-        if self.steps < 1 or self.guidance < 0:
-            raise UserError(
-                f"sampler.steps must be >= 1 and sampler.guidance >= 0, got {self.steps} and {self.guidance}"
-            )
 
     def new_scheduler(self, base: Base) -> Any:
         """Return a new diffusers scheduler on the base's noise schedule, with its timesteps set."""

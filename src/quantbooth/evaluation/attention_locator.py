@@ -38,7 +38,7 @@ class AttentionLocator(Locator):
         least: smallest share of the picture that a subject covers; less counts as not found.
 
     Raises:
-        UserError: when a number is out of range, or a picture has another size than the base's (when called).
+        UserError: when a picture has another size than the base's (when called).
     """
 
     tells_pixels = True
@@ -47,11 +47,6 @@ class AttentionLocator(Locator):
         self, folder: Path, timesteps: Sequence[int], threshold: float, least: float = 0.005, contrast: float = 1.2
     ) -> None:
         super().__init__()
-        for option, value, top in (("threshold", threshold, 1), ("least", least, 1), ("contrast", contrast, 1000)):
-            if not 0 < value < top:
-                raise UserError(f"locator.{option} must be in (0, {top}), got {value}")
-        if not timesteps or isinstance(timesteps, str) or not all(isinstance(t, int) and t >= 0 for t in timesteps):
-            raise UserError(f"locator.timesteps must be a list of whole numbers >= 0, got {timesteps!r}")
         self.folder, self.timesteps = Path(folder), tuple(timesteps)
         self.threshold, self.least, self.contrast = threshold, least, contrast
 

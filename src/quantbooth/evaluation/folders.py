@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from safetensors import SafetensorError
 from transformers import PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
+from quantbooth.diffusion import weights
 from quantbooth.runtime.errors import UserError
 
 __all__ = ["digest", "model_type", "read_network", "read_processor"]
@@ -54,18 +54,10 @@ def read_network(kind: type[Network], folder: Path, spare: str = "", **options: 
         )
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()  # it would list missing and unused weights, which is done below
-    given = {"local_files_only": True, "use_safetensors": True, "dtype": torch.float32, **options}
-    try:
-        network, told = kind.from_pretrained(str(folder), output_loading_info=True, **given)
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise UserError(f"{folder} cannot be read: {_first_line(error)}") from error
-    lacking = sorted({*told["missing_keys"], *(mismatch[0] for mismatch in told["mismatched_keys"])})
-    unread = sorted(name for name in told["unexpected_keys"] if not (spare and name.startswith(spare)))
-    for names, fault in ((lacking, "lacks"), (unread, "has more than a network of its kind:")):
-        if names:
-            raise UserError(f"{folder} {fault} {names[0]} ({len(names)} such); save the whole network, and it alone")
-    network.requires_grad_(False).eval()
-    return network
+    network: Network = weights.read_network(
+        kind, folder, (spare,) if spare else (), **{"dtype": torch.float32, **options}
+    )
+    return network.requires_grad_(False).eval()
 
 
 def read_processor(kind: Any, folder: Path) -> Any:

@@ -8,7 +8,6 @@ from torch import Tensor, nn
 from quantbooth.evaluation.encoders import Encoder, ImageEncoder
 from quantbooth.evaluation.locators import Locator
 from quantbooth.runtime.errors import UserError
-from quantbooth.runtime.options import flag
 from quantbooth.store.files import weights_fingerprint
 
 __all__ = ["Oracle", "Probabilities", "Scorer"]
@@ -44,7 +43,7 @@ class Scorer:
         dino: ImageEncoder | None = None,
         mask_background: bool = False,
     ) -> None:
-        if flag("scorer.mask_background", mask_background) and not locator.tells_pixels:
+        if mask_background and not locator.tells_pixels:
             raise UserError(
                 f"scorer.mask_background=true needs a locator with masks, {locator.name} has none; "
                 "choose toy, clipseg or attention"

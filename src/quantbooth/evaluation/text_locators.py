@@ -25,8 +25,7 @@ class ClipSegLocator(Locator):
         least: smallest share of the picture that a subject covers; less counts as not found.
 
     Raises:
-        UserError: when the folder is missing, incomplete, of another architecture, or a pickle; for a number out of
-            range.
+        UserError: when the folder is missing, incomplete, of another architecture, or a pickle.
     """
 
     tells_pixels = True
@@ -34,9 +33,6 @@ class ClipSegLocator(Locator):
     def __init__(self, folder: str | Path, threshold: float = 0.4, least: float = 0.005) -> None:
         super().__init__()
         place = Path(folder)
-        for option, value in (("threshold", threshold), ("least", least)):
-            if not 0 < value < 1:
-                raise UserError(f"locator.{option} must be in (0, 1), got {value}")
         self.model = read_network(CLIPSegForImageSegmentation, place)
         self.processor = read_processor(CLIPSegProcessor, place)
         self.threshold, self.least = threshold, least
@@ -69,15 +65,13 @@ class Owlv2Locator(Locator):
         threshold: a best score below it counts as not found.
 
     Raises:
-        UserError: when the folder is missing, incomplete, of another architecture, or a pickle; for a number out of
-            range; for a class word that is too long (when called).
+        UserError: when the folder is missing, incomplete, of another architecture, or a pickle; for a class word that
+            is too long (when called).
     """
 
     def __init__(self, folder: str | Path, threshold: float = 0.2) -> None:
         super().__init__()
         place = Path(folder)
-        if not 0 < threshold < 1:
-            raise UserError(f"locator.threshold must be in (0, 1), got {threshold}")
         self.model = read_network(Owlv2ForObjectDetection, place)
         self.processor = read_processor(Owlv2Processor, place)
         self.threshold = threshold

@@ -16,10 +16,13 @@ from torch import Tensor
 from quantbooth.diffusion.base import Base
 from quantbooth.diffusion.lora_names import to_peft
 from quantbooth.diffusion.pretrained import save_base
+from quantbooth.diffusion.weights import cast, cast_module
 from quantbooth.export import by_zone
 from quantbooth.tuning.identifier import LearnedRows
 
 __all__ = ["Denoisers", "float_denoiser", "model_card", "write_lora", "write_pipeline", "write_weights"]
+
+PRECISION = "export.precision"
 
 LORA = "pytorch_lora_weights.safetensors"
 """The name of a LoRA file in diffusers."""
@@ -56,7 +59,7 @@ def write_pipeline(
     plain = base.with_text_encoder(_merged_rows(base.text_encoder))
     save_base(plain.with_denoiser(float_denoiser(base, denoisers[main]())), folder, dtype)
     for name in denoisers.keys() - {main}:
-        denoiser = float_denoiser(base, denoisers[name]()).to(dtype)
+        denoiser = cast_module(float_denoiser(base, denoisers[name]()), dtype, PRECISION)
         denoiser.register_to_config(_name_or_path="")
         denoiser.save_pretrained(str(folder / name), safe_serialization=True)
     if len(denoisers) > 1:
@@ -66,10 +69,7 @@ def write_pipeline(
 
 def write_weights(state: Mapping[str, Tensor], component: str, folder: Path, dtype: torch.dtype) -> None:
     """Write the weights of a denoiser as one file in diffusers' format, named after its part of a pipeline."""
-    kept = {
-        name: tensor.to(dtype if tensor.is_floating_point() else tensor.dtype).contiguous()
-        for name, tensor in state.items()
-    }
+    kept = {name: cast(name, tensor, dtype, PRECISION) for name, tensor in state.items()}
     save_file(kept, folder / f"{component}.safetensors", metadata={"format": "pt"})
 
 
@@ -79,7 +79,7 @@ def write_lora(sets: Mapping[str, Tensor], component: str, folder: Path, dtype: 
     Raises:
         UserError: when there are several sets.
     """
-    kept = {name: tensor.to(dtype) for name, tensor in to_peft(sets, component).items()}
+    kept = {name: cast(name, tensor, dtype, PRECISION) for name, tensor in to_peft(sets, component).items()}
     save_file(kept, folder / LORA, metadata={"format": "pt"})
 
 

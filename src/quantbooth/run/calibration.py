@@ -15,20 +15,15 @@ from quantbooth.data.questions import Questions, questions_of
 from quantbooth.diffusion.families.registry import family_in
 from quantbooth.diffusion.sampler import Sampler
 from quantbooth.quant.activations import ActivationBits
-from quantbooth.quant.format import Grid
 from quantbooth.quant.observers import ScaleSearch
 from quantbooth.runtime.config import build, plain
 from quantbooth.runtime.errors import UserError
-from quantbooth.runtime.options import flag, whole, words
 from quantbooth.schema import content, trainer_content
 from quantbooth.store.files import folder_fingerprint
 from quantbooth.store.store import Artifact, Store
 
 __all__ = ["Calibration", "CalibrationSetSpec"]
 
-LEAST = {"count": 1, "timesteps": 1, "seed": 0, "batch": 1}
-FEWEST, MOST = 2, 16
-"""Range of the bits of fake-quantized activations."""
 PRECISIONS = {"32-true": "", "bf16-mixed": "bf16", "16-mixed": "fp16"}
 """Lightning's names, and the suffix in names of settings; half precision applies to matrix products only."""
 
@@ -53,7 +48,7 @@ class CalibrationSetSpec:
 
 
 class Calibration:
-    """The config groups `quant` and `calibration` as objects, each validated when it is first used.
+    """The config groups `quant` and `calibration` as objects, each built when it is first used.
 
     Args:
         cfg: the configuration of the run.
@@ -67,20 +62,13 @@ class Calibration:
     @cached_property
     def bits(self) -> int | None:
         """Bits of a weight, None for float."""
-        bits = self.settings["quant"]["bits"]
-        return None if bits is None else Grid(bits).bits
+        bits: int | None = self.settings["quant"]["bits"]
+        return bits
 
     @cached_property
     def name(self) -> str:
-        """The name in tables: quant's name, and the precision where it is not float32 (w4-bf16).
-
-        Raises:
-            UserError: for a precision that is not supported.
-        """
-        precision = str(self.settings["trainer"]["precision"])
-        if precision not in PRECISIONS:
-            raise UserError(f"trainer.precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
-        added = PRECISIONS[precision]
+        """The name in tables: quant's name, and the precision where it is not float32 (w4-bf16)."""
+        added = PRECISIONS[self.settings["trainer"]["precision"]]
         return "-".join([str(self.settings["quant"]["name"]), *([added] if added else [])])
 
     @cached_property
@@ -90,17 +78,17 @@ class Calibration:
         Where quant.exclude is null, the family's `float_layers` stay float.
         """
         quant = self.settings["quant"]
-        include, split = words("quant.include", quant["include"]), flag("quant.split_skips", quant["split_skips"])
-        if quant["exclude"] is None:
-            return include, list(family_in(self.folder()).float_layers), split
-        return include, words("quant.exclude", quant["exclude"]), split
+        exclude = quant["exclude"]
+        if exclude is None:
+            exclude = list(family_in(self.folder()).float_layers)
+        return quant["include"], exclude, quant["split_skips"]
 
     @cached_property
     def activations(self) -> ActivationBits | None:
         """Bits of activations; None where they stay float.
 
         Raises:
-            UserError: for bits that are not supported, softmax bits alone, float weights, or a name without them.
+            UserError: for softmax bits alone, float weights, or a name without them.
         """
         quant = self.settings["quant"]
         inputs, softmax = quant["act_bits"], quant["softmax_bits"]
@@ -110,9 +98,6 @@ class Calibration:
             raise UserError(
                 f"quant.softmax_bits={softmax} needs quant.act_bits: choose quant=w4a8, or quant.softmax_bits=null"
             )
-        for option, bits in (("quant.act_bits", inputs), ("quant.softmax_bits", softmax)):
-            if bits is not None:
-                whole(option, bits, FEWEST, below=MOST + 1)
         if quant["bits"] is None:
             raise UserError(f"quant.act_bits={inputs} needs quantized weights: choose quant=w4a8 with quant.bits")
         if not str(quant["name"]).endswith(f"a{inputs}"):
@@ -151,13 +136,11 @@ class Calibration:
         """The calibration set; None for rounding to the nearest code with float activations.
 
         Raises:
-            UserError: for an option that is not supported, no prompts, or a source without its pictures.
+            UserError: for more timesteps than the sampler has, no prompts, or a source without its pictures.
         """
         if "set" not in self.effective_options:
             return None
         options = self.settings["calibration"]["set"]
-        for option, least in LEAST.items():
-            whole(f"calibration.set.{option}", options[option], least)
         sampler = build(self.cfg.sampler, Sampler)
         source, questions = source_of(options["source"], sampler), self._questions(options)
         each = questions.each

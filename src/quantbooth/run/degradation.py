@@ -14,29 +14,21 @@ from quantbooth.quant.surgery import KINDS
 from quantbooth.run.run import Run
 from quantbooth.runtime.config import build
 from quantbooth.runtime.errors import UserError
-from quantbooth.runtime.options import place, whole, words
 from quantbooth.schema import content, trainer_content
 from quantbooth.store.manifest import open_artifact
 from quantbooth.store.store import Artifact
 from quantbooth.timesteps.zones import Zones, zones_from_borders
 
-__all__ = ["PLACES", "Degradation"]
-
-LEAST = {"predictions": 2, "pictures": 2, "seed": 0, "batch": 1, "shown": 1}
-PLACES = ("folder", "document")
+__all__ = ["Degradation"]
 
 
 class Degradation:
-    """One measurement of a run's base; its options are validated before heavy work starts."""
+    """One measurement of a run's base; what does not fit together is refused before heavy work starts."""
 
     def __init__(self, run: Run) -> None:
         self.run = run
         self.options: dict[str, Any] = dict(run.settings["degradation"])
-        for option, least in LEAST.items():
-            whole(f"degradation.{option}", self.options[option], least)
-        for option in PLACES:
-            place(f"degradation.{option}", self.options[option])
-        for folder in words("degradation.compare_with", self.options["compare_with"]):
+        for folder in self.options["compare_with"]:
             open_artifact(Path(folder), KIND)
         run.check("quantized_base", "sampler", "scorer")
         self.measurement = Measurement(

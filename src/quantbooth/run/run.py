@@ -1,7 +1,7 @@
 """A run: the options of one configuration as objects, and the identity and location of its artifacts.
 
-Options are validated when they are first used, so a command refuses only options that it needs; `check` uses them
-before heavy work. Subjects are always a list, each with separate artifacts.
+Each value of an option is valid (`runtime.options`); what does not fit together is refused when it is first used, and
+`check` uses it before heavy work. Subjects are always a list, each with separate artifacts.
 """
 
 from collections.abc import Sequence
@@ -20,28 +20,23 @@ from quantbooth.diffusion.lora_files import LoraFile, lora_files
 from quantbooth.diffusion.sampler import Sampler
 from quantbooth.evaluation.scorer import Scorer
 from quantbooth.run.calibration import Calibration
-from quantbooth.run.options import check_resources, recipe_of, require_known
+from quantbooth.run.options import recipe_of
 from quantbooth.run.subjects import each_subject
 from quantbooth.runtime.config import build, plain
 from quantbooth.runtime.errors import UserError
 from quantbooth.runtime.lightning import Bar, Loop
-from quantbooth.runtime.options import flag, place
 from quantbooth.sampling.image_set import Request, requests_for, unrelated_requests
 from quantbooth.schema import content, trainer_content
 from quantbooth.store.files import folder_fingerprint
 from quantbooth.store.store import Artifact, Store, slugify
-from quantbooth.timesteps.strategies import Strategy
+from quantbooth.timesteps.strategies import BASELINE, Strategy
 from quantbooth.tuning.module import Recipe
 from quantbooth.tuning.tuners import IdentifierTuner, Tuner
 
 __all__ = ["Run", "SubjectRun"]
 
-UNNAMED_TUNERS = ("scales", "full")
-"""Tuners omitted from method names."""
 UNRELATED_SEED = 4
 """Seed of the unrelated prompts that measure damage to the prior."""
-DEFAULT_STRATEGY = "baseline"
-"""The strategy omitted from method names of adapters."""
 
 
 class SubjectRun:
@@ -153,8 +148,7 @@ class Run:
 
     def __init__(self, cfg: DictConfig) -> None:
         self.cfg, self.settings = cfg, plain(cfg)
-        require_known(self.settings)
-        self.store = Store(place("paths.store", self.settings["paths"]["store"]))
+        self.store = Store(Path(self.settings["paths"]["store"]).expanduser())
 
     def check(self, *parts: str) -> None:
         """Evaluate these properties now, so that a wrong option ends the run before any work."""
@@ -213,8 +207,7 @@ class Run:
     def tuner(self) -> Tuner:
         """The tuner, checked against strategy, bits and number of subjects."""
         tuner = build(self.cfg.tuner.learner, Tuner)
-        check_resources(self.settings)
-        if flag("tuner.identifier", self.settings["tuner"]["identifier"]):
+        if self.settings["tuner"]["identifier"]:
             first = self.subjects[0].subject
             tuner = IdentifierTuner(tuner, first.tuning_text, first.class_text)
         tuner.check(self.strategy, self.calibration.bits)
@@ -255,16 +248,18 @@ class Run:
 
     @property
     def method(self) -> str:
-        """The name in tables: float or the strategy, then the tuner's name unless omitted, then the tag.
+        """The name in tables: float or the strategy, then the tuner's name where it is not its class's, then the tag.
 
         Adapters have the tuner's name alone (lora, qlora), after the strategy (s2-qlora) where that is not the
         baseline.
         """
-        name, tuner = "float" if self.calibration.bits is None else self.strategy.name, self.settings["tuner"]
+        tuner, strategy, tag = self.settings["tuner"]["name"], self.strategy.name, self.settings["tag"]
         if self.tuner.kind == "adapters":
-            name = "" if self.strategy.name == DEFAULT_STRATEGY else self.strategy.name
-        parts = [None if tuner["name"] in UNNAMED_TUNERS else tuner["name"], self.settings["tag"]]
-        return "-".join([*([name] if name else []), *(slugify(str(part)) for part in parts if part is not None)])
+            parts = [None if strategy == BASELINE else strategy, slugify(tuner)]
+        else:
+            first = "float" if self.calibration.bits is None else strategy
+            parts = [first, None if tuner == self.tuner.name else slugify(tuner)]
+        return "-".join(part for part in (*parts, None if tag is None else slugify(str(tag))) if part is not None)
 
     # Artifacts.
 
@@ -297,4 +292,5 @@ class Run:
         return Loop.like(self.trainer(""))
 
     def logger(self, run: str, step: int = 0) -> Logger:
+        """Return the tracker of a training run, which goes on from a step."""
         return build(self.cfg.logger, Logger, run=run, step=step)

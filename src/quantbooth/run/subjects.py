@@ -15,7 +15,7 @@ def each_subject(cfg: DictConfig) -> list[DictConfig]:
     """Return the configuration of each subject, as in a run of that subject alone.
 
     Raises:
-        UserError: for a subject that is named twice, an empty list, or options of `subject` together with `subjects`.
+        UserError: for options of `subject` together with `subjects`.
         hydra.errors.MissingConfigException: for a name that the group `subject` does not have.
     """
     typed = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
@@ -24,11 +24,7 @@ def each_subject(cfg: DictConfig) -> list[DictConfig]:
     if cfg.subjects is None:
         return [cfg]
     names = plain(cfg)["subjects"]
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise UserError(f"subjects must be a list of names such as [toy_mug,toy_duck], got {names!r}")
     listed = ",".join(names)
-    if not names or len(set(names)) < len(names):
-        raise UserError(f"subjects must be different names of the group subject, got [{listed}]")
     if single := [option for option in typed if option.partition("=")[0].partition(".")[0] == "subject"]:
         raise UserError(f"{single[0]} is about one subject, subjects=[{listed}] names several; leave one out")
     return [_with_subject(cfg, name) for name in names]

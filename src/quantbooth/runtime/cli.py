@@ -27,7 +27,9 @@ from quantbooth.runtime.config import conf_dir
 from quantbooth.runtime.errors import UserError
 from quantbooth.runtime.explain import explain, flat, is_mistake
 from quantbooth.runtime.help import help_text
+from quantbooth.runtime.options import require_valid
 from quantbooth.runtime.signals import TERMINATED, Terminated, signals_end_the_process
+from quantbooth.runtime.words import quoted
 
 __all__ = ["command"]
 
@@ -66,10 +68,11 @@ def _run(verb: Verb, config_name: str, conclude: Conclusion | None) -> int:
     finished: list[Job] = []
     try:
         _check_flags(verb, config_name)
+        sys.argv[1:] = quoted(sys.argv[1:], config_name)
         _quiet_libraries()
-        with signals_end_the_process(), _hydra_raises():
+        with _hydra_raises(), signals_end_the_process():
             program = hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=config_name)
-            program(_guarded(verb, failures, finished))()
+            program(_guarded(verb, config_name, failures, finished))()
             if conclude is not None and finished:
                 conclude(finished)
     except KeyboardInterrupt:
@@ -90,13 +93,14 @@ def _run(verb: Verb, config_name: str, conclude: Conclusion | None) -> int:
     return _conclude(failures)
 
 
-def _guarded(verb: Verb, failures: list[Failure], finished: list[Job]) -> Verb:
-    """Return the verb with failures recorded instead of raised, so that other jobs of a sweep run."""
+def _guarded(verb: Verb, config_name: str, failures: list[Failure], finished: list[Job]) -> Verb:
+    """Return the verb, options checked first, with failures recorded instead of raised, so that other jobs run."""
     main_process = os.getpid()
 
     @functools.wraps(verb)
     def job(cfg: DictConfig) -> object:
         try:
+            require_valid(cfg, config_name)
             result = verb(cfg)
             finished.append((cfg, result))
             return result
@@ -192,5 +196,5 @@ def _debug(error: Exception) -> None:
         traceback.print_exception(error)
 
 
-def _say(line: str) -> None:
-    sys.stderr.write(f"quantbooth: {line}\n")
+def _say(lines: str) -> None:
+    sys.stderr.write("".join(f"quantbooth: {line}\n" for line in lines.split("\n")))

@@ -1,6 +1,9 @@
 """Conversion of Hydra configs to plain values and objects."""
 
+import os
 import re
+from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,6 +21,11 @@ __all__ = ["build", "choices", "composed", "conf_dir", "plain", "save"]
 Kind = TypeVar("Kind")
 MISTAKES = (UserError, TypeError, ValueError, OSError, ImportError)
 """Errors of a constructor for a wrong option; any other error is a bug and keeps its traceback."""
+
+
+TRUST = "QUANTBOOTH_TRUST"
+"""Environment variable: packages, separated by commas, whose classes and functions a config may name as well."""
+TRACKERS = "lightning.pytorch.loggers"
 
 
 def conf_dir() -> Path:
@@ -55,14 +63,22 @@ def composed(group: str, choice: str) -> DictConfig:
 def build(node: DictConfig | None, kind: type[Kind], **extras: Any) -> Kind:
     """Instantiate `node._target_` with the node's other keys and `extras`.
 
-    Lists and mappings are passed as plain lists and dicts.
+    Lists and mappings are passed as plain lists and dicts. A `_target_` is called only where the package's own configs
+    name it, where it is one of Lightning's loggers, or of a package that the environment trusts: configs are data.
 
     Raises:
-        UserError: when the constructor refuses its arguments, does not exist, or does not return a `kind`.
+        UserError: for another `_target_`, also inside the node; when the constructor refuses its arguments, does not
+            exist, or does not return a `kind`.
     """
     where = _where(node)
     if not isinstance(node, DictConfig) or "_target_" not in node:
         raise UserError(f"{where} must name a {kind.__name__} by _target_, got {_keys(node)}")
+    for option, target in _targets(node, where):
+        if not _is_trusted(target):
+            raise UserError(
+                f"{option}._target_ must be a class that the configs of quantbooth name, got {target}; to allow a "
+                f"package of yours, set the environment variable {TRUST}=PACKAGE"
+            )
     try:
         made = hydra.utils.instantiate(node, _convert_="all", **extras)  # "all" makes dicts of dataclass extras
     except InstantiationException as error:
@@ -72,6 +88,42 @@ def build(node: DictConfig | None, kind: type[Kind], **extras: Any) -> Kind:
     if not isinstance(made, kind):
         raise UserError(f"{where} must be a {kind.__name__}, got a {type(made).__name__} from {node._target_}")
     return made
+
+
+def _targets(node: Any, where: str) -> Iterator[tuple[str, str]]:
+    """Yield where each `_target_` of a node stands, and what it names."""
+    if isinstance(node, DictConfig):
+        if "_target_" in node:
+            yield where, str(node._target_)
+        children: Any = ((str(key), node[key]) for key in node if not OmegaConf.is_missing(node, key))
+    elif OmegaConf.is_list(node):
+        children = ((str(index), child) for index, child in enumerate(node))
+    else:
+        return
+    for key, child in children:
+        yield from _targets(child, f"{where}.{key}")
+
+
+def _is_trusted(target: str) -> bool:
+    if target in _own_targets():
+        return True
+    packages = (TRACKERS, *filter(None, os.environ.get(TRUST, "").replace(" ", "").split(",")))
+    package = next((one for one in packages if target.startswith(f"{one}.")), None)
+    if package is None:
+        return False
+    try:
+        found = hydra.utils.get_object(target)
+    except Exception:
+        return True  # instantiate says why it cannot be imported
+    # a module of the package may hold others: package.module.os.system is not its own
+    return callable(found) and f"{getattr(found, '__module__', '')}.".startswith(f"{package}.")
+
+
+@cache
+def _own_targets() -> frozenset[str]:
+    """Return every `_target_` in the package's configs."""
+    texts = (file.read_text(encoding="utf-8") for file in conf_dir().rglob("*.yaml"))
+    return frozenset(target for text in texts for target in re.findall(r"_target_: *([\w.]+)", text))
 
 
 def plain(cfg: DictConfig) -> dict[str, Any]:

@@ -14,8 +14,8 @@ from omegaconf import OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from quantbooth.runtime.config import MISTAKES, choices, conf_dir
-from quantbooth.runtime.errors import UserError
-from quantbooth.schema import RENAMED
+from quantbooth.runtime.errors import UserError, WrongOptions
+from quantbooth.runtime.renamed import RENAMED
 
 __all__ = ["explain", "is_mistake"]
 
@@ -32,11 +32,13 @@ def is_mistake(error: BaseException) -> bool:
 
 
 def explain(error: BaseException, config_name: str | None = None) -> str:
-    """Return one line: what was found, and what to do.
+    """Return one line: what was found, and what to do; of wrong options a line each.
 
     `config_name` is the composed config, in which the nearest valid key is searched.
     """
     match error:
+        case WrongOptions():
+            return str(error)
         case InstantiationException(__cause__=UserError() as cause):
             return flat(str(cause))
         case MissingConfigException(missing_cfg_file=str(missing), options=[*options]):
@@ -45,7 +47,10 @@ def explain(error: BaseException, config_name: str | None = None) -> str:
             return f"'{group}' has no option '{name}'{_meant(name, offered)}; choose from {', '.join(offered)}"
         case OverrideParseException():
             reason = flat(error.message.replace(f"Error parsing override '{error.override}'", ""))
-            return f"cannot read '{error.override}' ({reason}); options are written key=value, lists key=[a,b]"
+            return (
+                f"cannot read '{error.override}' ({reason}); options are written key=value, lists key=[a,b], other "
+                "characters in double quotes inside the shell's: 'key=[\"a (b)\",c]'"
+            )
         case MissingMandatoryValue():
             return f"option '{error.full_key}' has no value; set it with {error.full_key}=..."
         case OSError(errno=errno.ENOSPC):
@@ -75,23 +80,37 @@ def _by_text(text: str, config_name: str | None) -> str:
     if unknown := re.match(r"Could not override '([^']+)'", text):
         if now := RENAMED.get(unknown[1]):
             return f"option '{unknown[1]}' has another name: {now}"
-        hint = _meant(unknown[1], _known_keys(unknown[1], config_name))
+        hint = _offered_by(unknown[1]) or _meant(unknown[1], _known_keys(unknown[1], config_name))
         return f"unknown option '{unknown[1]}'{hint}; --cfg job shows all options"
     if several := re.match(r"Ambiguous value for argument '([^']+)'", text):
         key, _, value = several[1].partition("=")
-        return f"'{several[1]}' names several values; add -m to run each, or write {key}=[{value}] for one list"
+        lists = "" if (conf_dir() / key).is_dir() else f", or write {key}=[{value}] for one list"
+        return f"'{several[1]}' names several values; add -m to run each{lists}"
     if text.startswith("Config group override must be a string"):
         return flat(text) + _offers()
     return flat(text)
 
 
+def _offered_by(option: str) -> str:
+    """Return a hint with the choices of a group that have this option, where the present choice does not."""
+    group, _, key = option.partition(".")
+    folder = conf_dir() / group
+    if not key or not folder.is_dir():
+        return ""
+    texts = {name: (folder / f"{name}.yaml").read_text(encoding="utf-8") for name in choices(folder)}
+    having = [f"{group}={name}" for name, text in texts.items() if re.search(rf"(?m)^{re.escape(key)}:", text)]
+    return f" of this choice; {' or '.join(having[:3])} has it" if having else ""
+
+
 def _meant(word: str, known: Iterable[str]) -> str:
-    """Return a hint with the known key nearest to `word`: first those with the same last part, then by spelling."""
+    """Return a hint with the known key nearest to `word`: in its group, else with its last part, else anywhere."""
     last_parts: dict[str, str] = {key.rpartition(".")[2]: key for key in sorted(known, reverse=True)}
     keys = sorted(known)
     last = word.rpartition(".")[2]
     same = [key for key in keys if key.rpartition(".")[2] == last]
-    near = difflib.get_close_matches(word, same, 1, 0.0) or difflib.get_close_matches(word, keys, 1)
+    siblings = [key for key in keys if key.rpartition(".")[0] == word.rpartition(".")[0]] if "." in word else []
+    near = difflib.get_close_matches(word, siblings, 1, 0.8)
+    near = near or difflib.get_close_matches(word, same, 1, 0.0) or difflib.get_close_matches(word, keys, 1)
     near = near or [last_parts[part] for part in difflib.get_close_matches(last, last_parts, 1, 0.7)]
     return f" (did you mean '{near[0]}'?)" if near else ""
 

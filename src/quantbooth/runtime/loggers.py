@@ -15,9 +15,9 @@ from quantbooth.runtime.wandb_runs import OneRun, require_server
 __all__ = ["close", "csv_logger", "log_grid", "log_report", "tensorboard_logger", "wandb_logger"]
 
 
-def csv_logger(folder: str, run: str, step: int | None = None) -> CSVLogger:
+def csv_logger(folder: str, run: str, step: int = 0) -> CSVLogger:
     """Log curves to ``metrics.csv``; rows before `step`, from which the run goes on, stay."""
-    earlier = _rows(Path(folder, "csv", run, "metrics.csv"), step or 0)
+    earlier = _rows(Path(folder, "csv", run, "metrics.csv"), step)
     logger = CSVLogger(save_dir=folder, name="csv", version=run)
     if earlier:
         for row in earlier:
@@ -27,15 +27,15 @@ def csv_logger(folder: str, run: str, step: int | None = None) -> CSVLogger:
     return logger
 
 
-def tensorboard_logger(folder: str, run: str, step: int | None = None) -> TensorBoardLogger:
+def tensorboard_logger(folder: str, run: str, step: int = 0) -> TensorBoardLogger:
     """Log curves and grids as TensorBoard events; earlier events from `step` on are not shown any more."""
     return TensorBoardLogger(save_dir=folder, name="tensorboard", version=run, purge_step=step)
 
 
-def wandb_logger(folder: str, run: str, project: str, step: int | None = None) -> WandbLogger:
+def wandb_logger(folder: str, run: str, project: str, step: int = 0) -> WandbLogger:
     """Start a Weights & Biases run named after its artifact; offline without a key (``wandb sync`` uploads it).
 
-    With `step` the run goes on in the same W&B run, which gets no step twice; without it each call is another run.
+    A name is one W&B run, in which a run that goes on from `step` continues.
 
     Raises:
         UserError: when the server does not answer.
@@ -45,7 +45,7 @@ def wandb_logger(folder: str, run: str, project: str, step: int | None = None) -
     if not offline and mode not in ("dryrun", "disabled"):
         require_server()
     Path(folder).mkdir(parents=True, exist_ok=True)
-    if step is None or mode == "disabled":
+    if mode == "disabled":
         return WandbLogger(project=project, name=run, save_dir=folder, offline=offline)
     return OneRun(step, project=project, name=run, save_dir=folder, offline=offline)
 

@@ -1,81 +1,99 @@
-"""Validation of option values: flags, numbers, lists and paths; an error names the option."""
+"""Validation of a whole configuration against the schema, before any work: all wrong options at once."""
 
-from collections.abc import Sequence
-from pathlib import Path
+import contextlib
+import difflib
+from collections.abc import Iterator, Mapping
+from typing import Any
 
-from quantbooth.runtime.errors import UserError
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import InterpolationToMissingValueError, MissingMandatoryValue
 
-__all__ = ["flag", "number", "place", "whole", "wholes", "words"]
+from quantbooth.kinds import Field, shown
+from quantbooth.runtime.errors import WrongOptions
+from quantbooth.runtime.renamed import RENAMED
+from quantbooth.schema import ANY, COMMANDS, FIELDS, OPEN
 
+__all__ = ["mistakes", "require_valid"]
 
-def flag(option: str, value: object) -> bool:
-    """Check a boolean option and return its value.
-
-    Raises:
-        UserError: when it is neither true nor false.
-    """
-    if not isinstance(value, bool):
-        raise UserError(f"{option} must be true or false, got {value!r}")
-    return value
-
-
-def whole(option: str, value: object, least: int, below: int | None = None) -> int:
-    """Check an integer option and return its value.
-
-    Raises:
-        UserError: when it is not an integer in [least, below).
-    """
-    if isinstance(value, bool) or not isinstance(value, int) or value < least or (below is not None and value >= below):
-        end = "" if below is None else f" and < {below}"
-        raise UserError(f"{option} must be a whole number >= {least}{end}, got {value!r}")
-    return value
+OURS = "quantbooth"
 
 
-def wholes(option: str, values: object, least: int) -> list[int]:
-    """Check a list of integers and return it.
+def require_valid(cfg: DictConfig, config_name: str = "") -> None:
+    """Refuse unknown and renamed options, and values that the schema does not allow.
+
+    An option without a value (???) is not refused here: some commands do without.
+
+    Args:
+        cfg: the composed configuration.
+        config_name: the file of conf/ that it is composed from.
 
     Raises:
-        UserError: when it is not a list, or one of them is not an integer >= least.
+        WrongOptions: with a line for each.
     """
-    if isinstance(values, str) or not isinstance(values, Sequence):
-        raise UserError(f"{option} must be a list of whole numbers such as [1,2], got {values!r}")
-    return [whole(option, value, least) for value in values]
+    found = mistakes(_given(cfg), COMMANDS.get(config_name, FIELDS))
+    own = [line for option, line in found.items() if not _copied(cfg, option)]
+    if found:
+        raise WrongOptions(own or list(found.values()))
 
 
-def number(option: str, value: object, least: float, below: float | None = None) -> float:
-    """Check a number and return it as a float.
-
-    Raises:
-        UserError: when it is not a number in [least, below), or nan.
-    """
-    if (
-        isinstance(value, bool)
-        or not isinstance(value, int | float)
-        or not value >= least
-        or (below is not None and value >= below)
-    ):
-        end = "" if below is None else f" and < {below:g}"
-        raise UserError(f"{option} must be a number >= {least:g}{end}, got {value!r}")
-    return float(value)
+def mistakes(settings: Mapping[str, Any], tables: Mapping[str, Mapping[str, Field]] = FIELDS) -> dict[str, str]:
+    """Return option -> what is wrong with it, in the order of the configuration."""
+    return dict(_mistakes(settings, tables, "", ""))
 
 
-def words(option: str, values: object) -> list[str]:
-    """Check a list of strings and return it.
+def _mistakes(
+    node: Mapping[str, Any], tables: Mapping[str, Mapping[str, Field]], group: str, prefix: str
+) -> Iterator[tuple[str, str]]:
+    fields = tables[group]
+    for key, value in node.items():
+        option = f"{prefix}{key}"
+        field = fields.get(key) or fields.get(ANY)
+        if tables is FIELDS and (former := _former(option, value)):
+            yield from ((old, f"option '{old}' has another name: {RENAMED[old]}") for old in former)
+        elif key.startswith("_") or (field is None and group in OPEN):
+            continue
+        elif field is None:
+            near = difflib.get_close_matches(key, fields, 1)
+            meant = f" (did you mean '{prefix}{near[0]}'?)" if near else ""
+            yield option, f"unknown option '{option}'{meant}; --cfg job shows all options"
+        elif not field.kind.holds(value):
+            yield option, f"{option} must be {field.kind.allowed}, got {shown(value)}"
+        elif isinstance(value, Mapping):
+            inner = f"{group}.{key if key in fields else ANY}".removeprefix(".")
+            if inner in tables and (inner in OPEN or _is_ours(value)):
+                yield from _mistakes(value, tables, inner, f"{option}.")
 
-    Raises:
-        UserError: when it is not a list, or one of them is not a string.
-    """
-    if isinstance(values, str) or not isinstance(values, Sequence) or not all(isinstance(v, str) for v in values):
-        raise UserError(f"{option} must be a list of texts such as [conv_in,mid_block.*], got {values!r}")
-    return list(values)
+
+def _former(option: str, value: object) -> list[str]:
+    """Return the renamed options at an option, which may be a whole group of them."""
+    if option in RENAMED:
+        return [option]
+    return [f"{option}.{key}" for key in value if f"{option}.{key}" in RENAMED] if isinstance(value, Mapping) else []
 
 
-def place(option: str, value: object) -> Path:
-    """Check a path and return it with ~ expanded.
+def _is_ours(node: Mapping[str, Any]) -> bool:
+    """Return whether the schema knows the arguments of a node's class."""
+    return str(node.get("_target_", OURS)).startswith(OURS)
 
-    Raises:
-        UserError: when it is not a string, or empty.
-    """
-    if not isinstance(value, str) or not value:
-        raise UserError(f"{option} must be a path, got {value!r}")
-    return Path(value).expanduser()
+
+def _given(node: Any) -> Any:
+    """Return a config as plain values with interpolations resolved, without the options that have no value yet."""
+    if isinstance(node, ListConfig):
+        return [_given(node[place]) for place in range(len(node))]
+    if not isinstance(node, DictConfig):
+        return node
+    found = {}
+    for key in node:
+        with contextlib.suppress(MissingMandatoryValue, InterpolationToMissingValueError):
+            found[str(key)] = _given(node[key])
+    return found
+
+
+def _copied(cfg: DictConfig, option: str) -> bool:
+    """Return whether an option, or a group around it, repeats another by an interpolation."""
+    node: Any = cfg
+    for key in option.split("."):
+        if OmegaConf.is_interpolation(node, key):
+            return True
+        node = node[key]
+    return False

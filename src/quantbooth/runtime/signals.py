@@ -1,8 +1,8 @@
 """Signals that end a process: SIGTERM and SIGUSR1, with which Slurm announces the end of a job, and Ctrl-C.
 
 with signals_end_the_process():     a signal raises where the process is, and all cleanup runs
-    with Deferred() as deferred:    a signal is only noted, until the work has saved its state
-        deferred.raise_noted()      between two steps
+with Deferred() as deferred:    a signal is only noted, until the work has saved its state
+deferred.raise_noted()      between two steps
 """
 
 import contextlib

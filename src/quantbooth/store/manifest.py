@@ -9,7 +9,7 @@ from typing import Any
 from quantbooth.runtime.errors import UserError
 from quantbooth.store.files import SHORT, checksums, fingerprint
 
-__all__ = ["FORMAT", "KINDS", "MANIFEST", "Manifest", "open_artifact"]
+__all__ = ["FORMAT", "KINDS", "MANIFEST", "SEAL", "TITLES", "Manifest", "open_artifact"]
 
 MAKERS = {
     "quantized_base": "quantbooth-calibrate",
@@ -24,8 +24,19 @@ MAKERS = {
     "calibration_set": "quantbooth-calibrate",
 }
 KINDS = tuple(MAKERS)
-TITLES = {"damage": "degradation"}
-"""Kind -> its name for people, where that is another."""
+TITLES = {
+    "quantized_base": "a quantized base",
+    "scale_sets": "scale sets",
+    "tuned_weights": "tuned weights",
+    "adapters": "adapters",
+    "image_set": "an image set",
+    "scores": "scores",
+    "damage": "a measurement of degradation",
+    "probe": "a probe",
+    "report": "a report",
+    "calibration_set": "a calibration set",
+}
+"""Kind -> its name in messages."""
 FORMAT = 4
 """Version of every artifact; 4: the manifest has a checksum of each file and of itself."""
 MANIFEST = "manifest.json"
@@ -104,8 +115,8 @@ def open_artifact(path: Path, kind: str) -> Manifest:
         _require_sound(path, manifest)
         return manifest
     else:
-        found = f"a {TITLES.get(manifest.kind, manifest.kind)}"
-    raise UserError(f"{path} must be a {TITLES.get(kind, kind)}, found {found}; {MAKERS[kind]} makes one")
+        found = TITLES[manifest.kind]
+    raise UserError(f"{path} must hold {TITLES[kind]}, found {found}; make it with {MAKERS[kind]}")
 
 
 def _damaged(path: Path, what: str) -> UserError:

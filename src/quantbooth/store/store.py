@@ -21,7 +21,7 @@ import yaml
 
 from quantbooth.runtime.errors import UserError
 from quantbooth.store.files import SHORT, checksums, disk_full_as_user_error, fingerprint
-from quantbooth.store.manifest import FORMAT, KINDS, MANIFEST, Manifest, open_artifact
+from quantbooth.store.manifest import FORMAT, KINDS, MANIFEST, TITLES, Manifest, open_artifact
 
 __all__ = ["CONFIG", "Draft", "Artifact", "Store", "make_all", "joined_label", "slugify"]
 
@@ -216,7 +216,8 @@ class Artifact:
         found = self.find()
         if found is None:
             raise UserError(
-                f"no {self.kind} for these settings in {self.store.root}; make it with {self.verb} and the same options"
+                f"{self.store.root} lacks {TITLES[self.kind]} of these settings; make it with {self.verb} and the same "
+                "options"
             )
         return found
 

@@ -14,7 +14,9 @@ from torch import Tensor
 from quantbooth.runtime.errors import UserError
 from quantbooth.timesteps.zones import Zone, Zones, equal_zones, zones_from_borders
 
-__all__ = ["Strategy", "baseline", "from_description", "s1", "s2", "tas"]
+__all__ = ["BASELINE", "Strategy", "baseline", "from_description", "s1", "s2", "tas"]
+
+BASELINE = "baseline"
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,7 @@ def from_description(description: Mapping[str, object]) -> Strategy:
 def baseline(timesteps: int) -> Strategy:
     """Return the strategy with one set for all timesteps."""
     everything = equal_zones(1, timesteps)
-    return Strategy("baseline", everything, everything)
+    return Strategy(BASELINE, everything, everything)
 
 
 def s1(interval: Sequence[int], outside: str, timesteps: int) -> Strategy:
@@ -110,8 +112,6 @@ def s1(interval: Sequence[int], outside: str, timesteps: int) -> Strategy:
             does not say which it used.
         timesteps: T of the base.
     """
-    if outside not in ("base", "tuned"):
-        raise UserError(f"strategy.outside must be base or tuned, got {outside!r}")
     trained = zones_from_borders({"selected": interval}, timesteps)
     served = trained if outside == "base" else equal_zones(1, timesteps)
     return Strategy("s1", trained, served)

@@ -69,11 +69,7 @@ class Zones:
 
 def zones_from_borders(borders: Mapping[str, Sequence[int]], timesteps: int) -> Zones:
     """Return zones from ``{name: [start, stop]}``, as in base configs."""
-    pairs = {name: tuple(interval) for name, interval in borders.items()}
-    for name, pair in pairs.items():
-        if len(pair) != 2 or not all(type(t) is int for t in pair):
-            raise UserError(f"an interval is [start, stop] in whole timesteps, got {list(pair)} for {name!r}")
-    return Zones(tuple(Zone(name, *pair) for name, pair in pairs.items()), timesteps)
+    return Zones(tuple(Zone(name, start, stop) for name, (start, stop) in borders.items()), timesteps)
 
 
 def equal_zones(count: int, timesteps: int) -> Zones:

@@ -1,5 +1,6 @@
 """Callbacks of tuning: snapshots at chosen steps, checkpoints, and validation sample grids."""
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -25,7 +26,7 @@ from quantbooth.tuning.tuners import State, Tuner
 __all__ = ["Checkpoints", "Keep", "SampleGrids", "Snapshots"]
 
 SHARE = 20
-"""The least time between checkpoints, in times that writing one takes."""
+"""The least time between checkpoints, in times that writing one takes; every=0 writes one at every step."""
 
 Keep = Callable[[int, State], Any]
 """Receives a snapshot: the step and the trained parameters."""
@@ -51,37 +52,36 @@ class Snapshots(Callback):
 
 
 class Checkpoints(Callback):
-    """Writes the state of a run every `every` seconds and when the process is asked to end; None never does.
+    """Writes the state of a run every `every` seconds, and when the process gets a signal to end.
 
     A run with `found` goes on from there. The state is written when a step's values have been logged, at the beginning
     of the next one. Accumulated gradients are no part of it, so a run that accumulates has no checkpoints.
     """
 
-    def __init__(self, part: Part, module: TuningModule, every: float | None, found: Checkpoint | None = None) -> None:
+    def __init__(self, part: Part, module: TuningModule, every: float, found: Checkpoint | None = None) -> None:
         self.part, self.module, self.every, self.found = part, module, every, found
         self._deferred = Deferred()
-        self._due = 0.0
+        self._due = math.inf
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.found is not None:
             restore_(self.found, trainer, self.module)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.accumulate_grad_batches != 1:
-            self.every = None
-        if self.every is not None:
+        if trainer.accumulate_grad_batches == 1:
             self._due = time.monotonic() + self.every
             self._deferred.__enter__()
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: object) -> None:
-        if self.every is None or (self._deferred.noted is None and time.monotonic() < self._due):
+        if self._deferred.noted is None and time.monotonic() < self._due:
             return
         began = time.monotonic()
         for logger in trainer.loggers:
             logger.save()
         self.part.write(trainer.global_step, *read_state(trainer, self.module))
         self._deferred.raise_noted()
-        self._due = time.monotonic() + max(self.every, SHARE * (time.monotonic() - began))
+        now = time.monotonic()
+        self._due = now + (max(self.every, SHARE * (now - began)) if self.every else 0)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._deferred.__exit__()

@@ -84,9 +84,9 @@ class Unfinished:
                 if runs == 1:
                     _link(snapshot_path(folders[0], step), snapshot_path(draft.path, step))
                 else:
-                    states = [
-                        read_snapshot(folder, step) for folder in folders if _require(snapshot_path(folder, step))
-                    ]
+                    for folder in folders:
+                        snapshot_path(folder, step).stat()  # FileNotFoundError where another process finished first
+                    states = [read_snapshot(folder, step) for folder in folders]
                     write_snapshot(draft.path, step, tuner.join(states), precision)
 
     def clear(self) -> None:
@@ -166,11 +166,6 @@ class Part:
     def _snapshots(self, folder: Path, last: int) -> dict[str, str]:
         paths = [snapshot_path(folder, step) for step in steps_kept(folder) if step <= last]
         return {path.name: checksum(path) for path in paths}
-
-
-def _require(path: Path) -> bool:
-    """Raise FileNotFoundError for a file that another process removed because it finished the artifact."""
-    return path.stat().st_size > 0
 
 
 def _link(source: Path, target: Path) -> None:

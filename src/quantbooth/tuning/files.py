@@ -9,6 +9,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from quantbooth.diffusion.weights import cast, require_finite
 from quantbooth.runtime.errors import UserError
 from quantbooth.store.manifest import Manifest, open_artifact
 from quantbooth.timesteps.strategies import Strategy, from_description
@@ -23,6 +24,10 @@ __all__ = [
     "strategy_of",
     "write_snapshot",
 ]
+
+GAINS = ("gain_in", "gain_out")
+FAR = 100
+"""The largest gain that is read: 1 is the base, and no scale of a weight is a hundred times too small."""
 
 TUNED = ("scale_sets", "tuned_weights", "adapters")
 """Kinds of tuned artifacts."""
@@ -43,46 +48,37 @@ def write_snapshot(
     Raises:
         UserError: when a value overflows it.
     """
-    kept = {name: _in_precision(name, tensor, precision) for name, tensor in state.items()}
+    kept = {name: cast(name, tensor, precision, "resources.save_dtype") for name, tensor in state.items()}
     partial = folder / f".step-{step:06d}.{os.getpid()}.partial"
     save_file(kept, partial)
     partial.rename(snapshot_path(folder, step))
 
 
-def precision_of(name: object, option: str = "resources.save_dtype") -> torch.dtype:
-    """Return the dtype of that name, the value of `option`.
-
-    Raises:
-        UserError: when it is not supported.
-    """
-    if name not in PRECISIONS:
-        raise UserError(f"{option} must be one of {', '.join(PRECISIONS)}, got {name!r}")
-    return PRECISIONS[str(name)]
-
-
-def _in_precision(name: str, tensor: Shaped[Tensor, "..."], precision: torch.dtype) -> Shaped[Tensor, "..."]:
-    if not tensor.is_floating_point():
-        return tensor.contiguous()
-    kept = tensor.to(precision).contiguous()
-    if not torch.equal(kept.isfinite(), tensor.isfinite()):
-        raise UserError(f"{name!r} has numbers too large for resources.save_dtype={str(precision)[6:]}; choose float32")
-    return kept
+def precision_of(name: str) -> torch.dtype:
+    """Return the dtype of that name."""
+    return PRECISIONS[name]
 
 
 def read_snapshot(folder: Path, step: int) -> dict[str, Shaped[Tensor, "..."]]:
     """Read the parameters after a step.
 
     Raises:
-        UserError: when that step was not saved (the message lists the saved ones), or its file is damaged.
+        UserError: when that step was not saved (the message lists the saved ones), its file is damaged, a number is not
+            finite, or a gain is far from 1.
     """
     path = snapshot_path(folder, step)
     if not path.is_file():
         kept = ", ".join(map(str, steps_kept(folder)))
         raise UserError(f"{folder.name} keeps the steps {kept}, not {step}; see protocol.eval_steps")
     try:
-        return load_file(path)
+        state = load_file(path)
     except SafetensorError as error:
         raise UserError(f"{path} cannot be read: {error}; remove {folder} and tune again") from error
+    require_finite(state, str(path))
+    for name, tensor in state.items():
+        if name.rpartition(".")[2] in GAINS and (far := float(tensor.abs().amax())) > FAR:
+            raise UserError(f"{path}: gains must be between {-FAR} and {FAR}, found {far:.4g} in {name}; tune again")
+    return state
 
 
 def steps_kept(folder: Path) -> list[int]:

@@ -17,14 +17,12 @@ from quantbooth.diffusion.objective import denoising_error, with_prior_preservat
 from quantbooth.diffusion.router import SubjectsRoute
 from quantbooth.runtime.draws import generator_for, step_loader
 from quantbooth.runtime.errors import UserError
-from quantbooth.runtime.options import number, whole
 from quantbooth.timesteps.zones import Zones
 from quantbooth.tuning.averaging import Average
 from quantbooth.tuning.encoding import CachedPrompt, Latents
 
 __all__ = ["Examples", "OptimizerFactory", "Recipe", "TuningModule"]
 
-LR_SCHEDULERS = ("cosine", "constant")
 OptimizerFactory = Callable[[Iterable[dict[str, Any]]], Optimizer]
 """Parameter groups -> an optimizer; a group without `lr` uses the optimizer's default."""
 
@@ -62,9 +60,6 @@ class Recipe:
         seed: decides photos, noise and timesteps of every step.
         ema_decay: decay of the EMA of the trainable parameters, which is saved; None saves the last step's parameters.
         rates: learning rates by kind of parameter; the other kinds use the optimizer's.
-
-    Raises:
-        UserError: naming an option that is not a valid value.
     """
 
     steps: int
@@ -76,19 +71,6 @@ class Recipe:
     seed: int
     ema_decay: float | None = None
     rates: Mapping[str, float] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        whole("tuner.steps", self.steps, least=1)
-        whole("tuner.train_batch_size", self.train_batch_size, least=1)
-        whole("prior.class_batch_size", self.class_batch_size, least=0)
-        number("prior.loss_weight", self.prior_loss_weight, least=0)
-        whole("seed", self.seed, least=0, below=2**32)
-        if self.loss_weight_max is not None:
-            number("tuner.loss_weight_max", self.loss_weight_max, least=1)
-        if self.lr_scheduler not in LR_SCHEDULERS:
-            raise UserError(f"tuner.lr_scheduler must be one of {', '.join(LR_SCHEDULERS)}, got {self.lr_scheduler!r}")
-        if self.ema_decay is not None:
-            number("tuner.ema_decay", self.ema_decay, least=0, below=1)
 
     @property
     def batch(self) -> int:

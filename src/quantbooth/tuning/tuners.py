@@ -20,7 +20,6 @@ from quantbooth.quant import adapters, scale_sets
 from quantbooth.quant.scale_sets import Parts, require_fit
 from quantbooth.quant.selection import SetSelection
 from quantbooth.runtime.errors import UserError
-from quantbooth.runtime.options import flag, number, whole, words
 from quantbooth.timesteps.strategies import Strategy
 from quantbooth.tuning.identifier import added_tokens, attach_rows_, learned_rows
 
@@ -81,18 +80,14 @@ class Tuner(ABC):
 
 
 class ScaleTuner(Tuner):
-    """Gains on the scales of a quantized denoiser (PEQA, as relative gains); its codes and all else stay frozen.
-
-    Raises:
-        UserError: when an option is not true or false.
-    """
+    """Gains on the scales of a quantized denoiser (PEQA, as relative gains); its codes and all else stay frozen."""
 
     name = "scales"
     kind = "scale_sets"
     by_sample = True
 
     def __init__(self, inputs: bool = False, biases: bool = False, norms: bool = False) -> None:
-        self.parts = Parts(flag("inputs", inputs), flag("biases", biases), flag("norms", norms))
+        self.parts = Parts(inputs, biases, norms)
 
     def describe(self) -> dict[str, Any]:
         parts = self.parts
@@ -223,9 +218,6 @@ class LoraTuner(Tuner):
         exclude: patterns of layers to leave out of these.
         quantized: whether the layers must be quantized (QLoRA).
         seed: of A's initialization.
-
-    Raises:
-        UserError: naming an option that is not a valid value.
     """
 
     name = "lora"
@@ -241,12 +233,12 @@ class LoraTuner(Tuner):
         quantized: bool = False,
         seed: int = 0,
     ) -> None:
-        self.rank = whole("tuner.rank", rank, least=1)
+        self.rank = rank
         self.alpha = alpha
-        self.scale = 1.0 if alpha is None else _positive("tuner.alpha", alpha) / self.rank
-        self.include, self.exclude = words("tuner.include", include), words("tuner.exclude", exclude)
-        self.quantized = flag("quantized", quantized)
-        self.seed = whole("seed", seed, least=0)
+        self.scale = 1.0 if alpha is None else alpha / rank
+        self.include, self.exclude = list(include), list(exclude)
+        self.quantized = quantized
+        self.seed = seed
 
     def describe(self) -> dict[str, Any]:
         return {
@@ -282,10 +274,3 @@ class LoraTuner(Tuner):
 
     def _names(self, base: Base) -> list[str]:
         return adapters.targets(base.denoiser, self.include, self.exclude)
-
-
-def _positive(option: str, value: object) -> float:
-    found = number(option, value, least=0)
-    if found == 0 or found == float("inf"):
-        raise UserError(f"{option} must be a number > 0, got {value!r}")
-    return found

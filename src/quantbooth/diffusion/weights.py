@@ -1,0 +1,98 @@
+"""Weights are looked at where they come in and go out: whole, finite, and not too large for their precision."""
+
+from collections.abc import Iterable, Mapping
+from copy import copy, deepcopy
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from quantbooth.runtime.errors import UserError
+
+__all__ = ["cast", "cast_module", "is_finite", "read_network", "require_finite"]
+
+SPARE = ("position_ids",)
+"""Buffers that older releases of transformers saved, and present ones compute."""
+
+
+def read_network(kind: Any, folder: Path, spare: Iterable[str] = (), **options: Any) -> Any:
+    """Return a network of diffusers or transformers from its folder, in float32.
+
+    Args:
+        kind: its class.
+        folder: as `save_pretrained` writes it, in safetensors.
+        spare: beginnings of the names of weights that may be there unused.
+        options: of `from_pretrained`.
+
+    Raises:
+        UserError: when weights are missing, of another shape, unknown, or not finite, naming the first.
+    """
+    given = {"local_files_only": True, "use_safetensors": True, **options}
+    try:
+        network, loaded = kind.from_pretrained(str(folder), output_loading_info=True, **given)
+    except (SafetensorError, OSError, ValueError, RuntimeError) as error:
+        raise UserError(f"{folder} cannot be read: {_first_line(error)}") from error
+    lacking = sorted({*loaded["missing_keys"], *(mismatch[0] for mismatch in loaded["mismatched_keys"])})
+    known = tuple(spare)
+    unread = sorted(
+        k for k in loaded["unexpected_keys"] if not k.endswith(SPARE) and not (known and k.startswith(known))
+    )
+    for names, fault in ((lacking, "lacks"), (unread, "has more than a network of its kind:")):
+        if names:
+            raise UserError(f"{folder} {fault} {names[0]} ({len(names)} such); save the whole network, and it alone")
+    require_finite(network.state_dict(), str(folder))
+    return network.float()
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(". ")
+
+
+def is_finite(tensor: Tensor) -> bool:
+    """Return whether all numbers are finite, without a tensor of its size: extremes show both nan and infinity."""
+    if tensor.numel() == 0 or not tensor.is_floating_point():
+        return True
+    low, high = torch.aminmax(tensor)
+    return bool(low.isfinite() & high.isfinite())
+
+
+def require_finite(tensors: Mapping[str, Tensor], what: str) -> None:
+    """Refuse nan and infinity.
+
+    Raises:
+        UserError: naming the first tensor that has them.
+    """
+    for name, tensor in tensors.items():
+        if not is_finite(tensor):
+            raise UserError(f"{what}: {name} must be finite, found nan or infinity; take another copy of the file")
+
+
+def cast(name: str, tensor: Tensor, dtype: torch.dtype, option: str) -> Tensor:
+    """Return a tensor in another precision; integers stay.
+
+    Raises:
+        UserError: when a number is too large for it, naming the option that chooses it.
+    """
+    if not tensor.is_floating_point():
+        return tensor.contiguous()
+    made = tensor.to(dtype).contiguous()
+    if not is_finite(made) and is_finite(tensor):
+        raise UserError(f"{name!r} has numbers too large for {option}={str(dtype)[6:]}; choose float32")
+    return made
+
+
+def cast_module(module: Any, dtype: torch.dtype, option: str) -> Any:
+    """Return a copy of a module in another precision, with a separate configuration; weights are shared if possible.
+
+    Raises:
+        UserError: as `cast`.
+    """
+    if module.dtype == dtype:
+        return copy(module)
+    made: nn.Module = deepcopy(module).to(dtype)
+    for name, tensor in made.state_dict().items():
+        if not is_finite(tensor):
+            cast(name, module.state_dict()[name], dtype, option)
+    return made
