@@ -93,7 +93,7 @@ LAST = "last.ckpt"
 
 
 def fit_resumably(
-    stage: LightningModule, steps: int, folder: Path, average_from: int, callbacks: Sequence[Callback] = ()
+    module: LightningModule, steps: int, folder: Path, average_from: int, callbacks: Sequence[Callback] = ()
 ) -> None:
     """Train to the given step, from the newest checkpoint in the folder, if any; end on averaged weights.
 
@@ -112,7 +112,7 @@ def fit_resumably(
         callbacks=[checkpoint, average, Bar(f"training {folder.name}"), *callbacks],
     )
     last = folder / LAST
-    trainer.fit(stage, ckpt_path=str(last) if last.is_file() else None, weights_only=True)
+    trainer.fit(module, ckpt_path=str(last) if last.is_file() else None, weights_only=True)
     trainer.save_checkpoint(last)
 
 

@@ -70,7 +70,7 @@ def test_an_interrupted_sweep_goes_on_where_it_was_and_then_reports(
         ("quant.bits=5", "quant.bits must be one of 2, 3, 4, 8, null, got 5"),
         (
             "strategy=s1 strategy.interval=[900,1200]",
-            "an interval of timesteps must satisfy 0 <= start < stop <= 1000, got selected [900, 1200), from strategy",
+            "strategy.interval must be [start, stop] with 0 <= start < stop <= 1000, got [900, 1200]",
         ),
         pytest.param(
             "strategy=s2 base.zones.content=[300,934]",
@@ -78,6 +78,9 @@ def test_an_interrupted_sweep_goes_on_where_it_was_and_then_reports(
             "from strategy",
             marks=pytest.mark.slow,
         ),
+        ("sampler.steps=5000", "sampler.steps must be at most base.timesteps = 1000, got 5000"),
+        ("+optimizer.foo=1", "optimizer.name=adamw refuses its options: "),
+        ("report.scores=[{here}]", "report.scores is an option of quantbooth-report"),
         ("base.path={here}", "{here} is not a diffusers model folder: model_index.json is missing; check base.path"),
         pytest.param(
             "subject=folder subject.class_word=dog subject.path={here}/gone",
@@ -139,7 +142,7 @@ def typed(*command_line: str, folder: Path) -> subprocess.CompletedProcess[str]:
 @pytest.mark.slow
 def test_a_mistake_typed_at_a_real_command_line_is_one_line_and_2(tmp_path: Path) -> None:
     ended = typed("quantbooth.commands.tune", "strategy=s1", "strategy.interval=[700,200]", folder=tmp_path)
-    line = "an interval of timesteps must satisfy 0 <= start < stop <= 1000, got selected [700, 200), from strategy"
+    line = "strategy.interval must be [start, stop] with 0 <= start < stop <= 1000, got [700, 200]"
     assert (ended.returncode, ended.stdout, ended.stderr) == (2, "", f"quantbooth: {line}\n")
     assert not list(tmp_path.glob("outputs/store"))
 

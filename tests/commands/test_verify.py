@@ -1,6 +1,9 @@
 """quantbooth-verify: damage is found by name, and made again bit for bit without making anything else."""
 
+import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import hydra
@@ -124,3 +127,12 @@ def test_options_that_make_something_else_make_nothing(
 def test_what_is_no_store_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert command(monkeypatch, tmp_path / "gone") == 2
     assert command(monkeypatch, tmp_path) == 2
+
+
+def test_a_repair_prints_nothing_of_libraries(store: Path) -> None:
+    flip(next((store / "scale_sets").glob("*/step-*.safetensors")))
+    words = [sys.executable, "-m", "quantbooth.commands.verify", str(store), "--repair"]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0
+    assert "made again" in done.stderr
+    assert not re.search("available|Tip|deprecated", done.stderr)

@@ -99,7 +99,7 @@ def differing(one: dict[str, str], other: dict[str, str]) -> set[str]:
         ("trainer.accumulate_grad_batches=2", "tuned after scores"),
         ("trainer.limit_train_batches=3", " ".join(ROLES)),
         ("trainer.max_time=00:00:01:00", " ".join(ROLES)),
-        ("optimizer.momentum=0.9", "tuned after scores"),
+        ("optimizer.eps=0.001", "tuned after scores"),
         ("optimizer.name=sgd", "tuned after scores"),
         ("tag=mine", "tuned after scores"),
         ("trainer=gpu", ""),

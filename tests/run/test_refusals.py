@@ -25,7 +25,7 @@ MakePlan = Callable[..., Run]
             ["prior.num_class_images=0"],
             "^prior.num_class_images must be .* with prior.class_batch_size=2, got 0",
         ),
-        (["strategy=s1", "strategy.interval=[900,1200]"], r"0 <= start < stop <= 1000, got selected \[900, 1200\)"),
+        (["strategy=s1", "strategy.interval=[900,1200]"], r"^strategy.interval must be .*, got \[900, 1200\]"),
         (["strategy=s2", "base.zones.content=[300,934]"], r"zones must be in ascending order and must not overlap"),
         (["method=float", "quant=w4"], "^tuner=full tunes float weights; choose quant=fp with it"),
         (["quant=fp"], "^tuner=scales tunes quantization scales; choose quant=w8, w4, w3 or w2, or tuner=full$"),

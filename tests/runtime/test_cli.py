@@ -121,8 +121,10 @@ def test_a_job_that_succeeds_says_nothing_more_and_exits_with_0(app: Path) -> No
         ),
         (
             "tuner.steps=${tuner.nope} hydra.run.dir=${tuner.steps}",
-            "Interpolation key 'tuner.nope' not found",
+            "Interpolation key 'tuner.nope' not found, from hydra.run.dir",
         ),
+        ("~tuner.steps", "option 'tuner.steps' cannot be removed, got '~tuner.steps'; write tuner.steps=VALUE"),
+        ("-m quant=w4,w8 seed=0,-1", "seed must be a whole number from 0 to 4294967295, got -1"),
         ("--seed=3", "unknown flag '--seed=3'; options are written without dashes: seed=3"),
         ("--cfg", "argument --cfg/-c: expected one argument; --hydra-help shows all flags"),
         (
@@ -173,9 +175,9 @@ def test_a_failed_job_does_not_stop_the_others(app: Path, words: str, overrides:
     done = run(app, *words.split())
     assert done.stdout == "ran a 4\nran empty 4\nran b 4\n"
     assert done.stderr.splitlines() == [
-        f"quantbooth: job 1 ({overrides}) failed: no pictures in 'empty'; put some there",
+        f"quantbooth: job 2 ({overrides}) failed: no pictures in 'empty'; put some there",
         "quantbooth: failed jobs: 1 (the others finished)",
-        f"quantbooth:   job 1 ({overrides}): no pictures in 'empty'; put some there",
+        f"quantbooth:   job 2 ({overrides}): no pictures in 'empty'; put some there",
     ]
     assert done.returncode == 2
 
@@ -185,8 +187,8 @@ def test_every_failed_job_is_listed_at_the_end_also_in_small_batches(app: Path) 
     assert done.stdout == "ran defect 4\nran a 4\nran gone 4\n"
     assert done.stderr.splitlines()[-3:] == [
         "quantbooth: failed jobs: 2 (the others finished)",
-        "quantbooth:   job 0 (subject.path=defect): ValueError: a defect",
-        f"quantbooth:   job 2 (subject.path=gone): No such file or directory: {app}/gone.png",
+        "quantbooth:   job 1 (subject.path=defect): ValueError: a defect",
+        f"quantbooth:   job 3 (subject.path=gone): No such file or directory: {app}/gone.png",
     ]
     assert done.returncode == 2
 

@@ -26,6 +26,14 @@ def test_the_package_itself_runs_and_prints_the_help_of_the_chain() -> None:
     assert max(map(len, text.splitlines())) <= 120
 
 
+def test_the_help_fits_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    doc = f"quantbooth-export: {'words ' * 30}\n\nquantbooth-export a=1{' ' * 30}# {'words ' * 10}"
+    lines = help_text(doc, conf_dir(), "quantbooth").splitlines()
+    assert max(map(len, lines)) <= 80
+    assert "quantbooth-export a=1" in lines
+
+
 def test_hydras_own_help_stays() -> None:
     assert "Hydra" in run("quantbooth", "--hydra-help")
 

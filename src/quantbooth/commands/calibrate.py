@@ -1,4 +1,4 @@
-"""quantbooth-calibrate: a float base becomes a quantized one.
+"""quantbooth-calibrate: make a quantized base from a float one.
 
 quantbooth-calibrate base=toy quant=w4 calibration=qdiffusion
 quantbooth-calibrate base=toy quant=w4a8 calibration=qdiffusion    # and its activations, in simulated integers

@@ -1,7 +1,8 @@
 """quantbooth-degradation: measure what quantization alone does to a base, per setting, without tuning.
 
 quantbooth-degradation quant=w4
-quantbooth-degradation -m quant=fp,w8,w4,w3,w2 calibration=minmax,mse 'quant.exclude=[conv_in,conv_out],[]'
+quantbooth-degradation -m quant=fp,w8,w4,w3,w2 calibration=minmax,mse
+quantbooth-degradation -m quant=w4 'quant.exclude=[conv_in,conv_out],[]'
 
 Each setting is calibrated if needed, and becomes an artifact; a finished measurement is reused. A comma between lists
 sweeps over lists (quote them for the shell): `[conv_in,conv_out]` leaves the first and the last convolution float, `[]`

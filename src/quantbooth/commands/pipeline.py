@@ -25,6 +25,8 @@ def run(cfg: DictConfig) -> list[Path]:
     """Calibrate, tune, sample, evaluate one setting; return the folders of scores."""
     if cfg.prompt is not None:
         raise UserError("prompt is an option of quantbooth-sample, after tuning; leave it out here")
+    if cfg.report.scores:
+        raise UserError("report.scores is an option of quantbooth-report, for finished scores; leave it out here")
     chain = Run(cfg)
     check(chain)
     if chain.calibration.bits is not None:

@@ -5,11 +5,13 @@ quantbooth-verify outputs/store --repair      make damaged artifacts again, by t
 """
 
 import argparse
+import logging
 import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +27,10 @@ from quantbooth.commands.sample import render
 from quantbooth.commands.tune import generate_prior, tune
 from quantbooth.run.degradation import Degradation
 from quantbooth.run.run import Run
+from quantbooth.runtime.cli import quiet_libraries
 from quantbooth.runtime.errors import UserError
 from quantbooth.runtime.explain import explain, is_mistake
+from quantbooth.runtime.help import fitted
 from quantbooth.runtime.progress import progress
 from quantbooth.store.manifest import KINDS, open_artifact
 from quantbooth.store.store import CONFIG, Artifact
@@ -129,11 +133,16 @@ def _makers(run: Run, folder: Path) -> Iterator[tuple[Artifact, Callable[[], obj
 def main() -> None:
     """Verify a store: exit code 0 when all is sound (or repaired), 1 when something is damaged, 2 for a mistake."""
     parser = argparse.ArgumentParser(
-        "quantbooth-verify", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+        "quantbooth-verify", description=fitted(__doc__ or ""), formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("store", type=Path, metavar="STORE")
     parser.add_argument("--repair", action="store_true", help="make damaged artifacts again")
+    parser.add_argument(
+        "--version", action="version", help="print the version", version=f"quantbooth {version('quantbooth')}"
+    )
     given = parser.parse_args()
+    quiet_libraries()
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # as conf/quantbooth.yaml, which is not read here
     try:
         sys.exit(_main(given.store, given.repair))
     except Exception as error:
@@ -143,15 +152,15 @@ def main() -> None:
         sys.exit(2)
 
 
-def _main(store: Path, mend: bool) -> int:
+def _main(store: Path, repairs: bool) -> int:
     folders = artifacts(store)
     damaged = faults(folders)
     for line in damaged.values():
         _say(line)
-    left = _repair_all(store, list(damaged)) if mend else list(damaged)
-    mended = f", {len(damaged) - len(left)} made again" if mend else ""
+    left = _repair_all(store, list(damaged)) if repairs else list(damaged)
+    repaired = f", {len(damaged) - len(left)} made again" if repairs else ""
     sound = len(folders) - len(damaged)
-    print(f"{store}: {len(folders)} artifacts, {sound} sound, {len(damaged)} damaged{mended}")  # noqa: T201
+    print(f"{store}: {len(folders)} artifacts, {sound} sound, {len(damaged)} damaged{repaired}")  # noqa: T201
     return 1 if left else 0
 
 

@@ -74,13 +74,13 @@ def read_processor(kind: Any, folder: Path) -> Any:
 
 def digest(folder: Path) -> str:
     """Return twelve digits of sha256 over the names and content of all files that decide the network's outputs."""
-    told = hashlib.sha256()
+    content = hashlib.sha256()
     for file in sorted({file for pattern in DECIDING for file in folder.rglob(pattern)}):
         with file.open("rb") as stream:
-            told.update(
+            content.update(
                 f"{file.relative_to(folder).as_posix()} {hashlib.file_digest(stream, 'sha256').hexdigest()}\n".encode()
             )
-    return told.hexdigest()[:DIGITS]
+    return content.hexdigest()[:DIGITS]
 
 
 def _first_line(error: BaseException) -> str:

@@ -23,13 +23,12 @@ from quantbooth.quant.ops import Conv2dProduct, LinearProduct, Product
 from quantbooth.quant.selection import SetSelection
 from quantbooth.runtime.errors import UserError
 
-__all__ = ["ADAPTED", "FOREIGN", "KINDS", "LEARNED", "Form", "adapt_", "delta", "form_of", "release_", "term"]
+__all__ = ["FOREIGN", "KINDS", "LEARNED", "Form", "adapt_", "delta", "form_of", "release_", "term"]
 
 KINDS = (nn.Linear, nn.Conv2d, QuantizedLinear, QuantizedConv2d)
 """Classes of layers that can be adapted; subclasses are not, as they may compute something else."""
 LEARNED, FOREIGN = "lora", "foreign"
 """Kinds of adapters: tuned here, one per set; loaded from a LoRA file, applied to every sample."""
-ADAPTED = (LEARNED, FOREIGN)
 POINT = Conv2dProduct((1, 1), (0, 0), (1, 1), 1)
 
 

@@ -13,9 +13,9 @@ from quantbooth.calibration.lsq import LSQConfig
 from quantbooth.calibration.sources import PromptBatch, Source, batches, kept_steps, source_of
 from quantbooth.data.questions import Questions, questions_of
 from quantbooth.diffusion.families.registry import family_in
-from quantbooth.diffusion.sampler import Sampler
 from quantbooth.quant.activations import ActivationBits
 from quantbooth.quant.observers import ScaleSearch
+from quantbooth.run.options import sampler_of
 from quantbooth.runtime.config import build, plain
 from quantbooth.runtime.errors import UserError
 from quantbooth.schema import content, trainer_content
@@ -141,7 +141,7 @@ class Calibration:
         if "set" not in self.effective_options:
             return None
         options = self.settings["calibration"]["set"]
-        sampler = build(self.cfg.sampler, Sampler)
+        sampler = sampler_of(self.cfg)
         source, questions = source_of(options["source"], sampler), self._questions(options)
         each = questions.each
         whole_set = PromptBatch(tuple(q.text for q in each), tuple(q.seed for q in each), questions.pictures)

@@ -1,12 +1,17 @@
-"""Options of tuning as a recipe."""
+"""Options as objects where several have to agree: the recipe of tuning, the sampler."""
 
 from collections.abc import Mapping
 from typing import Any
 
+from omegaconf import DictConfig
+
+from quantbooth.diffusion.sampler import Sampler
+from quantbooth.runtime.config import build
 from quantbooth.runtime.errors import UserError
 from quantbooth.tuning.module import Recipe
+from quantbooth.tuning.optimizers import optimizer_factory
 
-__all__ = ["recipe_of"]
+__all__ = ["recipe_of", "sampler_of"]
 
 RATES = {"shifts": "shift_learning_rate", "identifier": "identifier_learning_rate"}
 """Tuner options with the learning rate of one kind of parameter; the other kinds use the optimizer's."""
@@ -16,8 +21,9 @@ def recipe_of(settings: Mapping[str, Any]) -> Recipe:
     """Return the hyperparameters of a training run.
 
     Raises:
-        UserError: when batches hold class pictures and there are none.
+        UserError: when batches hold class pictures and there are none, or the optimizer refuses its options.
     """
+    optimizer_factory(settings["optimizer"])  # tests them, before any work
     tuner, prior = settings["tuner"], settings["prior"]
     if prior["class_batch_size"] and not prior["num_class_images"]:
         raise UserError(
@@ -35,3 +41,15 @@ def recipe_of(settings: Mapping[str, Any]) -> Recipe:
         ema_decay=tuner["ema_decay"],
         rates={kind: float(tuner[key]) for kind, key in RATES.items() if key in tuner},
     )
+
+
+def sampler_of(cfg: DictConfig) -> Sampler:
+    """Return the sampler.
+
+    Raises:
+        UserError: when it has more steps than the base has timesteps.
+    """
+    sampler, most = build(cfg.sampler, Sampler), cfg.base.timesteps
+    if sampler.steps > most:
+        raise UserError(f"sampler.steps must be at most base.timesteps = {most}, got {sampler.steps}")
+    return sampler

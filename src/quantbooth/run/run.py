@@ -20,7 +20,7 @@ from quantbooth.diffusion.lora_files import LoraFile, lora_files
 from quantbooth.diffusion.sampler import Sampler
 from quantbooth.evaluation.scorer import Scorer
 from quantbooth.run.calibration import Calibration
-from quantbooth.run.options import recipe_of
+from quantbooth.run.options import recipe_of, sampler_of
 from quantbooth.run.subjects import each_subject
 from quantbooth.runtime.config import build, plain
 from quantbooth.runtime.errors import UserError
@@ -189,7 +189,7 @@ class Run:
 
     @cached_property
     def sampler(self) -> Sampler:
-        return build(self.cfg.sampler, Sampler)
+        return sampler_of(self.cfg)
 
     @cached_property
     def scorer(self) -> Scorer:

@@ -27,11 +27,11 @@ from quantbooth.runtime.config import conf_dir
 from quantbooth.runtime.errors import UserError
 from quantbooth.runtime.explain import explain, flat, is_mistake
 from quantbooth.runtime.help import help_text
-from quantbooth.runtime.options import require_valid
+from quantbooth.runtime.options import require_kept, require_valid, require_valid_sweep
 from quantbooth.runtime.signals import TERMINATED, Terminated, signals_end_the_process
 from quantbooth.runtime.words import quoted
 
-__all__ = ["command"]
+__all__ = ["command", "quiet_libraries"]
 
 Verb = Callable[[DictConfig], Any]
 Job = tuple[DictConfig, Any]
@@ -69,7 +69,8 @@ def _run(verb: Verb, config_name: str, conclude: Conclusion | None) -> int:
     try:
         _check_flags(verb, config_name)
         sys.argv[1:] = quoted(sys.argv[1:], config_name)
-        _quiet_libraries()
+        require_valid_sweep(sys.argv[1:], config_name)
+        quiet_libraries()
         with _hydra_raises(), signals_end_the_process():
             program = hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=config_name)
             program(_guarded(verb, config_name, failures, finished))()
@@ -122,7 +123,7 @@ def _failure(error: Exception) -> Failure:
         return Failure(_line(error), defect=None if is_mistake(error) else error)
     if not is_mistake(error):
         traceback.print_exception(error)
-    job = f"job {HydraConfig.get().job.num} ({' '.join(HydraConfig.get().overrides.task)})"
+    job = f"job {HydraConfig.get().job.num + 1} ({' '.join(HydraConfig.get().overrides.task)})"
     _say(f"{job} failed: {_line(error)}")
     return Failure(_line(error), job)
 
@@ -142,7 +143,7 @@ def _line(error: Exception) -> str:
     return explain(error) if is_mistake(error) else f"{type(error).__name__}: {flat(str(error))}"
 
 
-def _quiet_libraries() -> None:
+def quiet_libraries() -> None:
     """Hide Lightning's warnings on frozen bases, short runs and in-memory loaders; QUANTBOOTH_DEBUG=1 shows them."""
     if os.environ.get("QUANTBOOTH_DEBUG") != "1":
         warnings.filterwarnings("ignore", module=r"lightning(_utilities)?\..*")
@@ -170,6 +171,7 @@ def _check_flags(verb: Verb, config_name: str) -> None:
             raise UserError(f"unknown flag '{word}'; options are written without dashes: {option}")
     if unread:
         raise UserError(f"'{unread[0]}' comes after a flag; write flags such as -m first, then the key=value options")
+    require_kept(words, config_name)
 
 
 @contextlib.contextmanager

@@ -83,7 +83,7 @@ def build(node: DictConfig | None, kind: type[Kind], **extras: Any) -> Kind:
         made = hydra.utils.instantiate(node, _convert_="all", **extras)  # "all" makes dicts of dataclass extras
     except InstantiationException as error:
         if isinstance(error.__cause__, MISTAKES):
-            raise UserError(_refusal(error, error.__cause__, where)) from error
+            raise UserError(_refusal(error, error.__cause__, node)) from error
         raise
     if not isinstance(made, kind):
         raise UserError(f"{where} must be a {kind.__name__}, got a {type(made).__name__} from {node._target_}")
@@ -152,11 +152,14 @@ def _keys(node: Any) -> str:
     return f"only {', '.join(map(str, node))}" if isinstance(node, DictConfig) and len(node) else repr(node)
 
 
-def _refusal(error: InstantiationException, cause: BaseException, where: str) -> str:
+def _refusal(error: InstantiationException, cause: BaseException, node: DictConfig) -> str:
     """Return one sentence about a constructor's error, with the nested target and the key from Hydra's message."""
     target = re.search(r"target '([^']+)'", str(error))
     nested = re.search(r"full_key: (\S+)", str(error))
-    where = nested[1] if nested else where
+    where = nested[1] if nested else _where(node)
+    unknown = re.search(r"unexpected keyword argument '(\w+)'", str(cause))
+    if unknown and where == _where(node) and unknown[1] in node:
+        return f"unknown option '{where}.{unknown[1]}'; {target[1] if target else 'its class'} does not take it"
     text = " ".join(str(cause).split())
     if not isinstance(cause, UserError) and target:
         text = f"cannot build {target[1]}: {text}"

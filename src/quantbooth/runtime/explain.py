@@ -11,7 +11,7 @@ import hydra
 import yaml
 from hydra.errors import HydraException, InstantiationException, MissingConfigException, OverrideParseException
 from omegaconf import OmegaConf
-from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+from omegaconf.errors import InterpolationResolutionError, MissingMandatoryValue, OmegaConfBaseException
 
 from quantbooth.runtime.config import MISTAKES, choices, conf_dir
 from quantbooth.runtime.errors import UserError, WrongOptions
@@ -53,6 +53,8 @@ def explain(error: BaseException, config_name: str | None = None) -> str:
             )
         case MissingMandatoryValue():
             return f"option '{error.full_key}' has no value; set it with {error.full_key}=..."
+        case InterpolationResolutionError(full_key=str(option)) if option:
+            return f"{flat(str(error))}, from {option}"
         case OSError(errno=errno.ENOSPC):
             place = f" ({error.filename})" if error.filename else ""
             return f"the disk is full{place}; free some space, or set paths.store to a folder on another disk"

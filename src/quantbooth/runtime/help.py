@@ -4,8 +4,9 @@ Everything is read from conf/: a group is a folder, a choice a file in it, and a
 """
 
 import re
+import shutil
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,22 +14,23 @@ import yaml
 
 from quantbooth.runtime.config import choices
 
-__all__ = ["Group", "Option", "help_text", "options_of", "read_groups", "with_inherited"]
+__all__ = ["Group", "Option", "fitted", "help_text", "options_of", "read_groups", "with_inherited"]
 
 WIDTH = 110
+"""The most characters of a line; fewer on a narrower terminal."""
 MOST_USED = {
-    "seed": "of training; generated pictures have protocol.seeds",
     "tuner.steps": "optimizer steps",
     "subject.path": "a folder of 3 to 6 photos, with subject=folder",
     "subject.class_word": "what the photos show: dog, mug, backpack, with subject=folder",
     "base.path": "a diffusers folder, a safetensors file, or owner/name on the model hub; not with base=toy",
     "paths.store": "the folder of finished artifacts, which every later run reuses",
 }
-FLAGS = """\
-  -m             run every combination of values: quantbooth -m quant=w4,w8 seed=0,1
-  --cfg job      print the whole configuration and run nothing; --cfg job --resolve fills in references
-  --version      print the version
-  --hydra-help   print Hydra's own flags"""
+FLAGS = {
+    "-m": "run every combination of values, such as -m seed=0,1",
+    "--cfg job": "print the whole configuration and run nothing; --cfg job --resolve fills in references",
+    "--version": "print the version",
+    "--hydra-help": "print Hydra's own flags",
+}
 
 
 @dataclass(frozen=True)
@@ -65,12 +67,17 @@ def help_text(doc: str, conf: Path, config_name: str) -> str:
     """
     verb = doc.partition(":")[0].strip().rpartition("-")[2]
     groups = read_groups(conf, config_name)
-    parts = [doc.strip()]
+    width, parts = _width(), [fitted(doc)]
     if groups:
-        parts.append("Groups, written GROUP=CHOICE (the default first):\n" + _columns(map(_choices, groups)))
+        parts.append("Groups, written GROUP=CHOICE (the default first):\n" + _columns(map(_choices, groups), width))
     if options := _most_used(conf, _own(conf, config_name, verb), groups):
-        parts.append("Options, written KEY=VALUE, lists KEY=[a,b]:\n" + _columns(map(_described, options)))
-    return "\n\n".join([*parts, f"Flags, before the options:\n{FLAGS}"]) + "\n"
+        parts.append("Options, written KEY=VALUE, lists KEY=[a,b]:\n" + _columns(map(_described, options), width))
+    return "\n\n".join([*parts, "Flags, before the options:\n" + _columns(FLAGS.items(), width)]) + "\n"
+
+
+def fitted(doc: str) -> str:
+    """Return the docstring of a command's module in lines that fit the terminal."""
+    return "\n\n".join(_block(block, _width()) for block in doc.strip().split("\n\n"))
 
 
 def read_groups(conf: Path, config_name: str) -> list[Group]:
@@ -108,6 +115,10 @@ def with_inherited(file: Path) -> list[Option]:
         meaning = option.meaning or (found[option.key].meaning if option.key in found else "")
         found[option.key] = Option(option.key, option.value, meaning)
     return list(found.values())
+
+
+def _width() -> int:
+    return min(WIDTH, shutil.get_terminal_size((WIDTH, 24)).columns)
 
 
 def _leaves(node: yaml.MappingNode, lines: list[str], prefix: str) -> Iterator[Option]:
@@ -155,13 +166,24 @@ def _described(option: Option) -> tuple[str, str]:
     return option.key, f"{option.meaning} ({value})" if option.meaning else value
 
 
-def _columns(rows: Iterator[tuple[str, str]]) -> str:
+def _block(block: str, width: int) -> str:
+    """Return a block of a docstring in lines that fit: text is filled, a long example is after its comment."""
+    lines: list[str] = []
+    if not re.search(r"(?m)^quantbooth(-\w+)? ", block):
+        return textwrap.fill(" ".join(block.split()), width, break_on_hyphens=False)
+    for line in block.splitlines():
+        command, gap, comment = line.partition("  ")
+        lines += [line] if len(line) <= width or not gap else [f"# {comment.strip(' #')}", command]
+    return "\n".join(lines)
+
+
+def _columns(rows: Iterable[tuple[str, str]], width: int) -> str:
     """Return two columns, the second wrapped."""
     pairs = list(rows)
     first = max(len(name) for name, _ in pairs) + 4
     return "\n".join(
         textwrap.fill(
-            text, WIDTH, initial_indent=f"  {name}".ljust(first), subsequent_indent=" " * first, break_on_hyphens=False
+            text, width, initial_indent=f"  {name}".ljust(first), subsequent_indent=" " * first, break_on_hyphens=False
         )
         for name, text in pairs
     )

@@ -2,18 +2,21 @@
 
 import contextlib
 import difflib
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import InterpolationToMissingValueError, MissingMandatoryValue
 
-from quantbooth.kinds import Field, shown
-from quantbooth.runtime.errors import WrongOptions
+from quantbooth.kinds import MAPPING, Field, shown
+from quantbooth.runtime.errors import UserError, WrongOptions
 from quantbooth.runtime.renamed import RENAMED
 from quantbooth.schema import ANY, COMMANDS, FIELDS, OPEN
 
-__all__ = ["mistakes", "require_valid"]
+__all__ = ["mistakes", "require_kept", "require_valid", "require_valid_sweep"]
 
 OURS = "quantbooth"
 
@@ -34,6 +37,42 @@ def require_valid(cfg: DictConfig, config_name: str = "") -> None:
     own = [line for option, line in found.items() if not _copied(cfg, option)]
     if found:
         raise WrongOptions(own or list(found.values()))
+
+
+def require_kept(words: Sequence[str], config_name: str = "") -> None:
+    """Refuse words that remove an option (~tuner.steps), which Hydra allows: commands read every declared option.
+
+    Raises:
+        UserError: for the first one.
+    """
+    fields = COMMANDS.get(config_name, FIELDS)
+    for word in words:
+        if removal := re.match(r"~([\w.]+)", word):
+            group, _, key = removal[1].rpartition(".")
+            if key in fields.get(group, {}):
+                raise UserError(f"option '{removal[1]}' cannot be removed, got '{word}'; write {removal[1]}=VALUE")
+
+
+def require_valid_sweep(words: Sequence[str], config_name: str = "") -> None:
+    """Refuse values of a sweep that the schema does not allow, before its first job.
+
+    Raises:
+        WrongOptions: with a line for each.
+    """
+    fields, parser = COMMANDS.get(config_name, FIELDS), OverridesParser.create()
+    lines = []
+    for word in words if {"-m", "--multirun"} & set(words) else ():
+        with contextlib.suppress(HydraException):  # Hydra says what it cannot read
+            option, _, given = word.lstrip("+").partition("=")
+            group, _, key = option.rpartition(".")
+            field, override = fields.get(group, {}).get(key), parser.parse_override(f"{option}={given}")
+            if field is None or option in fields or field.kind is MAPPING or not override.is_sweep_override():
+                continue
+            values = [parser.parse_override(f"{option}={text}").value() for text in override.sweep_string_iterator()]
+            wrong = [value for value in values if not field.kind.holds(value) and "${" not in str(value)]
+            lines += [f"{option} must be {field.kind.allowed}, got {shown(value)}" for value in wrong]
+    if lines:
+        raise WrongOptions(lines)
 
 
 def mistakes(settings: Mapping[str, Any], tables: Mapping[str, Mapping[str, Field]] = FIELDS) -> dict[str, str]:

@@ -112,6 +112,11 @@ def s1(interval: Sequence[int], outside: str, timesteps: int) -> Strategy:
             does not say which it used.
         timesteps: T of the base.
     """
+    start, stop = interval
+    if not 0 <= start < stop <= timesteps:
+        raise UserError(
+            f"strategy.interval must be [start, stop] with 0 <= start < stop <= {timesteps}, got [{start}, {stop}]"
+        )
     trained = zones_from_borders({"selected": interval}, timesteps)
     served = trained if outside == "base" else equal_zones(1, timesteps)
     return Strategy("s1", trained, served)

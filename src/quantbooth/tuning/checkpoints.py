@@ -55,7 +55,7 @@ class Checkpoint:
                 what = "none" if found is None else f"the shape {tuple(found.shape)}"
                 return UserError(
                     f"{self.path} does not fit: {name} must have the shape {tuple(tensor.shape)}, found {what}; "
-                    "remove it to start anew"
+                    "remove it to start again"
                 )
         return None
 
