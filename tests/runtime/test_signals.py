@@ -2,6 +2,7 @@
 
 import signal
 import threading
+from collections.abc import Iterator
 
 import pytest
 
@@ -12,6 +13,14 @@ ENDING = [signal.SIGTERM, signal.SIGUSR1]
 
 def handlers() -> list[object]:
     return [signal.getsignal(number) for number in (*ENDING, signal.SIGINT)]
+
+
+@pytest.fixture(autouse=True)
+def _foreground() -> Iterator[None]:
+    """Let Ctrl-C interrupt: a shell starts background processes with SIGINT ignored, pytest among them."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.parametrize("number", ENDING)
