@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -93,17 +94,21 @@ def test_csv_holds_unrounded_numbers(four: Study) -> None:
         assert read.loc[row.label, "clip_i"] == row.cells["clip_i"].value
 
 
+@pytest.mark.parametrize("width", [30, 80, 200])
+@pytest.mark.parametrize("tag", ["", "zones 700-1000, learning_rate 0.0001, calibration qdiffusion " * 2])
 @pytest.mark.parametrize("subjects", [("mug",), ("mug", "duck")])
-def test_the_terminal_shows_every_number_whole_at_80_columns(make: Make, subjects: tuple[str, ...]) -> None:
+def test_the_terminal_shows_every_number_whole(make: Make, subjects: tuple[str, ...], tag: str, width: int) -> None:
     stream = io.StringIO()
     costs = {"trainable": 2_412_032, "samples_per_expert": [400, 800, 400]}
     values = zip(subjects, (0.3, 0.4), strict=False)
     results = [make(m, s, clip_t=v, costs=COSTS | costs) for s, v in values for m in ("baseline", "s2")]
     table = score_table(Study(tuple(results)))
-    table.show(Console(file=stream, width=80))
+    table = replace(table, rows=tuple(replace(row, label=row.label + tag) for row in table.rows), notes=())
+    table.show(Console(file=stream, width=width))
     shown = stream.getvalue().split()
     for row in table.rows:
         assert all(part in shown for cell in table.cells(row) for part in cell.whole.split())
+    assert max(map(len, stream.getvalue().splitlines())) <= width
 
 
 def test_units_are_in_the_headers_and_fit_the_smallest_number(four: Study, make: Make) -> None:

@@ -1,7 +1,7 @@
 """One table, and every form it is written in: Markdown, HTML, LaTeX, CSV and on the terminal."""
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from html import escape
 
@@ -165,22 +165,39 @@ class Table:
         """Print the table by groups of columns, then the notes."""
         console = console or Console()
         for group in dict.fromkeys(column.group for column in self.shown):
-            console.print(self.only(group)._rich(console.width))
+            for part in self.only(group)._parts(console.width):
+                console.print(part)
         for note in self.notes:
             console.print(Text(note, style="yellow"))
 
-    def _rich(self, width: int) -> RichTable:
-        """Return the table for a terminal: where it is narrow, headers and spreads wrap; no number is ever cut."""
+    def _parts(self, width: int) -> Iterator[RichTable]:
+        """Yield the table for a terminal: where it is narrow, labels, headers and spreads wrap, then columns go below.
+
+        No number is ever cut, even where a single column is wider than the terminal.
+        """
+        texts = [[c.title, *(self.cells(row)[k].whole for row in self.rows)] for k, c in enumerate(self.shown)]
+        label = max((len(text) for text in (self.first, *(row.name for row in self.rows))), default=0)
+        if label + sum(1 + max(map(len, column)) for column in texts) <= width:
+            yield self._rich(range(len(texts)), label, [max(map(len, column)) for column in texts])
+            return
+        widths = [max(map(len, " ".join(column).split())) for column in texts]  # of the longest word
+        label = min(label, max(width // 3, width - sum(widths) - len(widths)))
+        part: list[int] = []
+        for k, own in enumerate(widths):
+            if part and label + sum(1 + widths[p] for p in part) + 1 + own > width:
+                yield self._rich(part, label, widths)
+                part = []
+            part.append(k)
+        yield self._rich(part, label, widths)
+
+    def _rich(self, part: Sequence[int], label: int, widths: Sequence[int]) -> RichTable:
         made = RichTable(box=None, pad_edge=False, padding=(0, 1, 0, 0))
-        made.add_column(self.first, no_wrap=True)
-        lines = [self.cells(row) for row in self.rows]
-        columns = [[c.title, *(line[k].whole for line in lines)] for k, c in enumerate(self.shown)]
-        labels = [row.name for row in self.rows]
-        wide = sum(1 + max(map(len, texts)) for texts in columns) + max(map(len, labels), default=0) > width
-        for texts in columns:
-            made.add_column(texts[0], justify="right", width=max(map(len, " ".join(texts).split())) if wide else None)
-        for label, line in zip(labels, lines, strict=True):
-            made.add_row(label, *(Text(cell.whole, style="bold" if cell.marked else "") for cell in line))
+        made.add_column(self.first, width=label, overflow="fold")
+        for k in part:
+            made.add_column(self.shown[k].title, justify="right", width=widths[k], overflow="fold")
+        for row in self.rows:
+            cells = self.cells(row)
+            made.add_row(row.name, *(Text(cells[k].whole, style="bold" if cells[k].marked else "") for k in part))
         return made
 
 
