@@ -1,14 +1,16 @@
 """Pages and pictures that are made from the repository when the site is built: commands, options, the demo's grid."""
 
-import ast
+import sys
 import tomllib
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from mkdocs.structure.files import File, Files
 
+from quantbooth.runtime.cli import Command
 from quantbooth.runtime.config import choices
-from quantbooth.runtime.help import Option, help_text, options_of, with_inherited
+from quantbooth.runtime.help import Option, options_of, with_inherited
 
 ROOT = Path(__file__).parents[1]
 CONF = ROOT / "conf"
@@ -33,27 +35,13 @@ def commands_page() -> str:
     scripts = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["scripts"]
     parts = ["# Commands", "What `--help` of each command prints. `python -m quantbooth` is the same as `quantbooth`."]
     for name, target in scripts.items():
-        if not target.endswith(":main"):  # a former name
+        module, _, program = target.partition(":")
+        made = getattr(import_module(module), program)
+        if not isinstance(made, Command) and module == "quantbooth.programs":  # a former name
             continue
-        source = ROOT / "src" / (target.partition(":")[0].replace(".", "/") + ".py")
-        tree = ast.parse(source.read_text(encoding="utf-8"))
-        about, config = ast.get_docstring(tree) or "", config_of(tree)
-        text = f"{about}\n" if config is None else help_text(about, CONF, config)
+        text = made.help() if isinstance(made, Command) else f"{sys.modules[module].__doc__}\n"
         parts.append(f"## {name}\n\n```text\n{text}```")
     return "\n\n".join(parts)
-
-
-def config_of(tree: ast.Module) -> str | None:
-    """Return the name of the config that a command's module hands to `command(verb, config_name)`; None without one."""
-    found = {
-        str(node.args[1].value)
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Call)
-        and isinstance(node.func, ast.Name)
-        and node.func.id == "command"
-        and isinstance(node.args[1], ast.Constant)
-    }
-    return found.pop() if found else None
 
 
 def options_page() -> str:

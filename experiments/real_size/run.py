@@ -111,12 +111,13 @@ def _commands(options: Namespace, words: list[str]) -> dict[str, list[str]]:
         made["random_base"] = [python, "-m", "experiments.random_base", "--model", options.model, "--folder", base]
     if not (options.work / "clip").exists():
         made["clip"] = [python, "-m", "experiments.random_base", "--model", "clip", "--folder", clip]
-    made |= {verb: [python, "-m", f"quantbooth.{verb}", *words] for verb in options.verbs}
+    made |= {verb: [python, "-m", "quantbooth.programs", verb, *words] for verb in options.verbs}
     if options.export:
         made["export"] = [
             python,
             "-m",
-            "quantbooth.commands.export",
+            "quantbooth.programs",
+            "export",
             *words,
             f"export.folder={options.work / 'export'}",
         ]

@@ -1,6 +1,6 @@
 """python -m quantbooth: the same as the command quantbooth."""
 
-from quantbooth.commands.pipeline import main
+from quantbooth.programs import pipeline
 
 if __name__ == "__main__":
-    main()
+    pipeline()

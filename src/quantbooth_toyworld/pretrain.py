@@ -15,7 +15,7 @@ from torch import nn
 from quantbooth.diffusion.base import Base
 from quantbooth.diffusion.pretrained import save_base
 from quantbooth.diffusion.sampler import Sampler
-from quantbooth.runtime.cli import command
+from quantbooth.runtime.cli import Command
 from quantbooth.runtime.config import plain
 from quantbooth.sampling.image_set import Request
 from quantbooth.tuning.callbacks import SampleGrids
@@ -27,7 +27,7 @@ from quantbooth_toyworld.pretraining import BaseTraining, DecoderTraining, Pool,
 from quantbooth_toyworld.questions import held_out_captions
 from quantbooth_toyworld.shipped import save_judge
 
-__all__ = ["main", "pretrain"]
+__all__ = ["job", "main"]
 
 JUDGES: dict[str, Callable[[int], tuple[nn.Module, dict[str, float]]]] = {
     "scorer": train_scorer,
@@ -39,7 +39,7 @@ SAMPLER = Sampler("ddim", 25, 4.0)
 WATCHED = 16
 
 
-def pretrain(cfg: DictConfig) -> Path:
+def job(cfg: DictConfig) -> Path:
     """Train the requested parts; return the folder of the shipped files."""
     settings = plain(cfg)
     torch.set_flush_denormal(True)
@@ -87,7 +87,7 @@ def watched() -> list[Request]:
     return [Request(f"{i}.png", text, text, text, "held out", 0) for i, text in enumerate(texts)]
 
 
-main = command(pretrain, "pretrain")
+main = Command(__name__, "pretrain")
 
 if __name__ == "__main__":
     main()

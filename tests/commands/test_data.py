@@ -79,7 +79,7 @@ def run(tmp_path: Path, address: str, monkeypatch: pytest.MonkeyPatch) -> Run:
         given = [f"source.listing={address}/listing", f"source.files={address}", f"paths.dreambooth={tmp_path}/here"]
         with initialize_config_dir(str(conf_dir()), version_base="1.3"):
             cfg = compose("data", [f"action={action}", *given, *overrides])
-        data.data(cfg)
+        data.job(cfg)
 
     return act
 
@@ -193,7 +193,7 @@ def test_a_folder_from_elsewhere_is_looked_at_without_a_list(
 
 def command(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "quantbooth.commands.data", *words],
+        [sys.executable, "-m", "quantbooth.programs", "data", *words],
         capture_output=True,
         text=True,
         timeout=120,

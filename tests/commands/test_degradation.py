@@ -11,7 +11,8 @@ import pandas as pd
 import pytest
 from omegaconf import DictConfig
 
-from quantbooth.commands.degradation import degradation, document, main
+from quantbooth import programs
+from quantbooth.commands.degradation import conclude, degradation
 from quantbooth.degradation.files import read_degradation
 from quantbooth.degradation.measurement import Rows, compare_pictures
 from quantbooth.run.degradation import Degradation
@@ -60,7 +61,7 @@ def command(
         settings = [*QUICK, f"base.path={base_folder}", f"paths.outputs={tmp_path}/out", *given]
         monkeypatch.setattr(sys, "argv", ["quantbooth-degradation", *sorted(settings, key=lambda word: word != "-m")])
         with pytest.raises(SystemExit) as ended:
-            main()
+            programs.degradation()
         return int(str(ended.value.code)), complaints(capsys.readouterr().err)
 
     yield run
@@ -153,7 +154,7 @@ def test_a_sweep_that_was_killed_goes_on_and_writes_one_document(
 def test_earlier_measurements_are_shown_beside(configure: Configure, tmp_path: Path) -> None:
     earlier = degradation(Run(configure("quant=w8")))
     cfg = configure("quant=w2", f"degradation.compare_with=[{earlier[-1]}]", f"degradation.folder={tmp_path}")
-    document([(cfg, degradation(Run(cfg)))])
+    conclude([(cfg, degradation(Run(cfg)))])
     assert pd.read_csv(tmp_path / "table.csv", index_col="label").index.tolist() == ["float", "w8", "w2"]
     source = Run(cfg).parents["quantized_base"].require()
     with pytest.raises(UserError, match="must hold a measurement of degradation, found a quantized base"):

@@ -13,9 +13,8 @@ import torch
 from omegaconf import DictConfig
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from quantbooth import programs
 from quantbooth.commands.calibrate import calibrate
-from quantbooth.commands.calibrate import main as calibrate_main
-from quantbooth.commands.tune import main as tune_main
 from quantbooth.run.run import Run
 from wandb_files import wandb_steps
 
@@ -39,7 +38,7 @@ class Tune:
         # W&B names its own process in the environment, where a child would look for it
         inherited = {key: value for key, value in os.environ.items() if key != "WANDB_SERVICE"}
         return subprocess.Popen(
-            [sys.executable, "-m", "quantbooth.commands.tune", *self.words, *more],
+            [sys.executable, "-m", "quantbooth.programs", "tune", *self.words, *more],
             cwd=self.folder,
             env=inherited | SLURM,
             stdout=subprocess.PIPE,
@@ -137,12 +136,12 @@ def test_a_wandb_server_that_is_not_there_is_one_line_before_any_work(
     typed: Callable[..., tuple[int, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     words = [word for word in QUICK if not word.startswith("prior=")]
-    assert typed(calibrate_main, *words)[0] == 0
+    assert typed(programs.calibrate, *words)[0] == 0
     monkeypatch.setenv("WANDB_API_KEY", "0123456789" * 4)
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
     monkeypatch.delenv("WANDB_MODE")
     began = time.monotonic()
-    code, said = typed(tune_main, *words, "logger=wandb")
+    code, said = typed(programs.tune, *words, "logger=wandb")
     assert code == 2
     assert said.startswith("quantbooth: the W&B server http://127.0.0.1:9 cannot be reached (")
     assert "set WANDB_MODE=offline" in said

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from quantbooth.commands import pipeline, report, tune
+from quantbooth import programs
 from quantbooth.diffusion.objective import denoising_error
 from quantbooth.store.manifest import TITLES
 from quantbooth.tuning import module as tuning
@@ -47,14 +47,14 @@ def test_an_interrupted_sweep_goes_on_where_it_was_and_then_reports(
 
     with monkeypatch.context() as patch:
         patch.setattr(tuning, "denoising_error", interrupted)
-        code, said = command(pipeline.main, "-m", "strategy=baseline,s1")
+        code, said = command(programs.pipeline, "-m", "strategy=baseline,s1")
     assert code == 130
     assert "interrupted; finished work is kept" in said.splitlines()[-1]
     before = times(out)
     assert list(out.glob("store/*/.*")) == []
     assert sum(name.endswith("rows.parquet") for name in before) == 2
 
-    assert command(pipeline.main, "-m", "strategy=baseline,s1") == (0, "")
+    assert command(programs.pipeline, "-m", "strategy=baseline,s1") == (0, "")
     after = times(out)
     assert before.items() <= after.items()
     assert sum(name.endswith("rows.parquet") for name in after) == 3  # the untuned base counts once
@@ -94,7 +94,7 @@ def test_a_mistake_ends_in_one_line_and_2_and_leaves_nothing(
 ) -> None:
     here = tmp_path / "here"
     here.mkdir()
-    code, said = command(pipeline.main, *given.format(here=here).split())
+    code, said = command(programs.pipeline, *given.format(here=here).split())
     assert said.startswith(f"quantbooth: {line.format(here=here)}")
     assert (code, said.count("\n")) == (2, 1)
     assert times(tmp_path / "out") == {}
@@ -106,7 +106,7 @@ def test_an_unreadable_photo_is_named_before_any_work(command: Command, tmp_path
     folder.mkdir()
     Image.new("RGB", (40, 40)).save(folder / "1.png")
     (folder / "2.jpg").write_text("no picture")
-    code, said = command(pipeline.main, "subject=folder", f"subject.path={folder}", "subject.class_word=dog")
+    code, said = command(programs.pipeline, "subject=folder", f"subject.path={folder}", "subject.class_word=dog")
     assert said.startswith(f"quantbooth: cannot read the photo {folder}/2.jpg: ")
     assert (code, said.count("\n")) == (2, 1)
     assert not (tmp_path / "out" / "store").exists()
@@ -115,19 +115,19 @@ def test_an_unreadable_photo_is_named_before_any_work(command: Command, tmp_path
 def test_what_is_missing_names_the_command_that_makes_it(command: Command, tmp_path: Path) -> None:
     store = tmp_path / "out" / "store"
     for verb, kind, maker in (
-        (tune, "quantized_base", "quantbooth-calibrate"),
-        (report, "scores", "quantbooth-evaluate"),
+        (programs.tune, "quantized_base", "quantbooth-calibrate"),
+        (programs.report, "scores", "quantbooth-evaluate"),
     ):
         line = (
             f"quantbooth: {store} lacks {TITLES[kind]} of these settings; make it with {maker} and the same options\n"
         )
-        assert command(verb.main) == (2, line)
+        assert command(verb) == (2, line)
     assert times(tmp_path / "out") == {}
 
 
 @pytest.mark.slow
 def test_scores_that_are_none_are_refused(command: Command, tmp_path: Path) -> None:
-    code, said = command(report.main, f"report.scores=[{tmp_path}/gone]")
+    code, said = command(programs.report, f"report.scores=[{tmp_path}/gone]")
     assert said == f"quantbooth: {tmp_path}/gone must hold scores, found nothing; make it with quantbooth-evaluate\n"
     assert code == 2
 
@@ -141,7 +141,7 @@ def typed(*command_line: str, folder: Path) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.slow
 def test_a_mistake_typed_at_a_real_command_line_is_one_line_and_2(tmp_path: Path) -> None:
-    ended = typed("quantbooth.commands.tune", "strategy=s1", "strategy.interval=[700,200]", folder=tmp_path)
+    ended = typed("quantbooth.programs", "tune", "strategy=s1", "strategy.interval=[700,200]", folder=tmp_path)
     line = "strategy.interval must be [start, stop] with 0 <= start < stop <= 1000, got [700, 200]"
     assert (ended.returncode, ended.stdout, ended.stderr) == (2, "", f"quantbooth: {line}\n")
     assert not list(tmp_path.glob("outputs/store"))
@@ -150,7 +150,7 @@ def test_a_mistake_typed_at_a_real_command_line_is_one_line_and_2(tmp_path: Path
 @pytest.mark.slow
 def test_a_real_command_runs_the_chain_and_prints_the_table(base_folder: Path, tmp_path: Path) -> None:
     given = [*QUICK, f"base.path={base_folder}", "strategy=s2"]
-    first, again = (typed("quantbooth.commands.pipeline", *given, folder=tmp_path) for _ in range(2))
+    first, again = (typed("quantbooth", *given, folder=tmp_path) for _ in range(2))
     for ended in (first, again):
         assert (ended.returncode, complaints(ended.stderr)) == (0, "")
         assert "CLIP-T" in ended.stdout

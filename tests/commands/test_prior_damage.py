@@ -7,7 +7,7 @@ import hydra
 import pytest
 from omegaconf import DictConfig
 
-from quantbooth.commands.pipeline import run
+from quantbooth.commands import pipeline
 from quantbooth.commands.report import read_result, report
 from quantbooth.evaluation.files import read_measured, read_rows
 from quantbooth.reporting.study import Study
@@ -44,7 +44,7 @@ def configure(base_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Co
 @pytest.fixture(scope="module")
 def scores(configure: Configure) -> list[Path]:
     """Of the untuned base and of what was tuned."""
-    return run(configure())
+    return pipeline.job(configure())
 
 
 def test_sets_hold_the_subjects_pictures_and_those_of_other_prompts(configure: Configure, scores: list[Path]) -> None:

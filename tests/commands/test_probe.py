@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from omegaconf import DictConfig
 
-from quantbooth.commands.probe import document, probe
+from quantbooth.commands.probe import conclude, probe
 from quantbooth.probe import probing
 from quantbooth.probe.decisions import Border
 from quantbooth.probe.document import answers, suggested, switches
@@ -86,7 +86,7 @@ def test_the_document_shows_the_rows(
 ) -> None:
     monkeypatch.setattr("quantbooth.probe.document.borders", lambda *_, **__: (Border(230, 1, 2), Border(690, 3, 4)))
     cfg = configure(f"probe.folder={tmp_path}/p", f"probe.document={tmp_path}/zones.md")
-    document([(cfg, probe(Run(cfg)))])
+    conclude([(cfg, probe(Run(cfg)))])
     page = (tmp_path / "zones.md").read_text()
     assert "clean_up [0, 250), content [250, 700), coarse [700, 1000)" in page
     assert "230 (95 % interval 1 to 2)" in page

@@ -14,7 +14,7 @@ from PIL import Image
 import quantbooth
 from experiments.random_base import random_base, write_clip
 from quantbooth.commands.export import export
-from quantbooth.commands.pipeline import run
+from quantbooth.commands.pipeline import job
 from quantbooth.diffusion.pretrained import save_base
 from quantbooth.evaluation.files import read_rows
 from quantbooth.run.run import Run
@@ -67,7 +67,7 @@ def configure(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
 
 def test_everything_runs_and_leaves_as_a_folder_that_draws_the_same(configure: Configure, tmp_path: Path) -> None:
     cfg = configure(f"export.folder={tmp_path}", "export.merged=true")
-    scores, plan = run(cfg), Run(cfg)
+    scores, plan = job(cfg), Run(cfg)
     rows = read_rows(scores[-1])
     assert len(rows) == 2
     assert np.isfinite(rows[["clip_t", "clip_i", "local_clip_i"]]).all(axis=None)
@@ -86,4 +86,4 @@ def test_everything_runs_and_leaves_as_a_folder_that_draws_the_same(configure: C
 def test_rounding_is_learned_and_activations_are_quantized(configure: Configure) -> None:
     words = ("calibration=qdiffusion", "calibration.set.count=2", "calibration.set.timesteps=2", "quant=w4a8")
     fast = ("calibration.rounding.iterations=2", "calibration.rounding.batch=2", "tuner.steps=1")
-    assert len(run(configure(*words, *fast))) == 2
+    assert len(job(configure(*words, *fast))) == 2

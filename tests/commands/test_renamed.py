@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from quantbooth.commands.degradation import main, renamed
+from quantbooth.programs import damage, degradation
 
 
 def ended(program: Callable[[], None], capsys: pytest.CaptureFixture[str]) -> str:
@@ -18,7 +18,7 @@ def ended(program: Callable[[], None], capsys: pytest.CaptureFixture[str]) -> st
 
 
 def test_the_former_command_names_the_new_one(capsys: pytest.CaptureFixture[str]) -> None:
-    assert "quantbooth-damage has another name: quantbooth-degradation" in ended(renamed, capsys)
+    assert "quantbooth-damage has another name: quantbooth-degradation" in ended(damage, capsys)
 
 
 @pytest.mark.parametrize(
@@ -34,4 +34,4 @@ def test_a_former_option_names_the_new_one(
     old: str, new: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["quantbooth-degradation", f"{old}=3"])
-    assert f"option '{old.lstrip('+')}' has another name: {new}" in ended(main, capsys)
+    assert f"option '{old.lstrip('+')}' has another name: {new}" in ended(degradation, capsys)

@@ -8,8 +8,8 @@ import pytest
 from omegaconf import DictConfig
 from PIL import Image
 
+from quantbooth.commands import pipeline
 from quantbooth.commands.calibrate import calibrate
-from quantbooth.commands.pipeline import run
 from quantbooth.commands.sample import generate
 from quantbooth.commands.tune import tune
 from quantbooth.run.run import Run
@@ -80,4 +80,4 @@ def test_what_cannot_be_drawn_is_told(configure: Configure, tmp_path: Path, word
 
 def test_the_whole_chain_does_not_swallow_a_prompt(configure: Configure) -> None:
     with pytest.raises(UserError, match=r"^prompt is .* quantbooth-sample, after tuning; leave it out here$"):
-        run(configure("prompt=a dog"))
+        pipeline.job(configure("prompt=a dog"))

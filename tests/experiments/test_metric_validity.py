@@ -12,7 +12,7 @@ from experiments import metric_validity
 from experiments.metric_validity import Scored, main, scored, tables, variants_of, wide
 from experiments.rank_correlation import Variant, correlations, differences_table, over_subjects, validity_table
 from experiments.validity_plot import shortly
-from quantbooth.commands.pipeline import run
+from quantbooth.commands import pipeline
 from quantbooth.commands.report import read_result
 from quantbooth.evaluation.files import Record
 from quantbooth.runtime.config import conf_dir
@@ -151,7 +151,7 @@ def test_a_store_is_read_and_its_pictures_scored_with_other_locators(
     )
     with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
         cfg = hydra.compose("quantbooth", [*words, *few, f"paths.outputs={tmp_path}/out", "protocol.prior_prompts=2"])
-    scores = run(cfg)
+    scores = pipeline.job(cfg)
     arguments = [f"{tmp_path}/out/store", "--folder", f"{tmp_path}/made"]
     assert main([*arguments, "--locators", "whole", "toy-grey"]) == 0
     table = (tmp_path / "made" / "validity.md").read_text()

@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 from PIL import Image
 from safetensors.torch import load_file
 
-from quantbooth.commands import export, pipeline
+from quantbooth import programs
 from quantbooth.commands.calibrate import calibrate
 from quantbooth.commands.sample import generate, sample
 from quantbooth.commands.tune import tune
@@ -185,13 +185,13 @@ def test_a_calibration_asks_nothing_of_the_tuner(configure: Configure) -> None:
 
 
 def test_the_whole_chain_of_a_list_of_subjects(typed: Typed, tmp_path: Path) -> None:
-    assert typed(pipeline.main, *QUICK, "subjects=[toy_mug,toy_duck]") == (0, "")
+    assert typed(programs.pipeline, *QUICK, "subjects=[toy_mug,toy_duck]") == (0, "")
     tuned = sorted(folder.name.split("-")[0] for folder in (tmp_path / "out/store/scale_sets").iterdir())
     assert tuned == ["toy_duck", "toy_mug"]
     assert len(list((tmp_path / "out/store/scores").iterdir())) == 4
     (table,) = (file.read_text() for file in tmp_path.glob("out/reports/*/table.csv"))
     assert "s2" not in table
-    assert typed(pipeline.main, *QUICK, "-m", "subjects=[toy_mug,toy_duck],[toy_duck,toy_fish]") == (0, "")
+    assert typed(programs.pipeline, *QUICK, "-m", "subjects=[toy_mug,toy_duck],[toy_duck,toy_fish]") == (0, "")
     assert len(list((tmp_path / "out/store/scale_sets").iterdir())) == 3
 
 
@@ -220,17 +220,17 @@ def test_the_whole_chain_of_a_list_of_subjects(typed: Typed, tmp_path: Path) -> 
 def test_a_list_that_cannot_be_is_refused_in_one_line(
     typed: Typed, options: tuple[str, ...], said: str, tmp_path: Path
 ) -> None:
-    assert typed(pipeline.main, *QUICK, *options) == (2, f"quantbooth: {said}\n")
+    assert typed(programs.pipeline, *QUICK, *options) == (2, f"quantbooth: {said}\n")
     assert not (tmp_path / "out/store").exists()
 
 
 def test_a_subject_that_there_is_not_is_refused_by_its_name(typed: Typed, tmp_path: Path) -> None:
-    code, said = typed(pipeline.main, *QUICK, "subjects=[toy_mug,toy_mg]")
+    code, said = typed(programs.pipeline, *QUICK, "subjects=[toy_mug,toy_mg]")
     assert code == 2
     assert said.startswith("quantbooth: 'subject' has no option 'toy_mg' (did you mean 'toy_mug'?); choose from ")
     assert not (tmp_path / "out/store").exists()
 
 
 def test_a_command_for_one_subject_says_so(typed: Typed) -> None:
-    code, said = typed(export.main, *QUICK, "subjects=[toy_mug,toy_duck]")
+    code, said = typed(programs.export, *QUICK, "subjects=[toy_mug,toy_duck]")
     assert (code, said) == (2, "quantbooth: this command takes one subject, got 2; sweep over them with -m\n")

@@ -17,7 +17,7 @@ APP = """
 import signal, sys, time
 from pathlib import Path
 import quantbooth.runtime.cli, quantbooth.runtime.explain
-from quantbooth.runtime.cli import command
+from quantbooth.runtime.cli import Command
 from quantbooth.runtime.config import build
 from quantbooth.runtime.errors import UserError
 
@@ -26,7 +26,7 @@ quantbooth.runtime.cli.conf_dir = quantbooth.runtime.explain.conf_dir = lambda: 
 def refuse():
     raise UserError("bits must be one of 2, 3, 4, 8, got 5")
 
-def run(cfg):
+def job(cfg):
     action = cfg.subject.path
     print("ran", action, cfg.quant.bits, flush=True)
     if action == "empty":
@@ -47,7 +47,7 @@ def run(cfg):
         except KeyboardInterrupt:
             sys.exit(1)
 
-main = command(run, "config")
+main = Command(__name__, "config")
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.default_int_handler)
     main()

@@ -8,7 +8,7 @@ mkdir -p "$OUT"
 chain() {
     local name=$1 start=$SECONDS code
     shift
-    timeout 90 "$PYTHON" -m quantbooth.commands."$@" $SMALL trainer="$DEVICE" paths.outputs="/tmp/chains/$DEVICE" >"$OUT/$name.log" 2>&1
+    timeout 90 "$PYTHON" -m quantbooth.programs "$@" $SMALL trainer="$DEVICE" paths.outputs="/tmp/chains/$DEVICE" >"$OUT/$name.log" 2>&1
     code=$?
     echo "$name: exit $code after $((SECONDS - start)) s: $(grep -v '^ *$' "$OUT/$name.log" | tail -1 | cut -c1-240)" | tee -a "$OUT/chains.txt"
 }
@@ -26,5 +26,5 @@ chain uncached pipeline strategy=s1 resources.cache_latents=false tuner.steps=20
 chain identifier tune tuner.identifier=true &
 chain identifier-uncached tune tuner.identifier=true resources.cache_latents=false &
 chain merged export export.merged=true strategy=s2 &
-chain degradation degradation damage.pictures=25 &
+chain degradation degradation degradation.pictures=25 &
 wait

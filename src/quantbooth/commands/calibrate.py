@@ -10,6 +10,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from omegaconf import DictConfig
+
 from quantbooth.calibration.adaround import AdaRoundCalibration, AdaRoundConfig, BlockResult
 from quantbooth.calibration.blocks import Block
 from quantbooth.calibration.calibration_set import CalibrationSet, generate_calibration_set
@@ -22,14 +24,13 @@ from quantbooth.quant.surgery import NO_SPLITS, Replaced, matching, with_inputs
 from quantbooth.run.calibration import CalibrationSetSpec
 from quantbooth.run.models import base_with
 from quantbooth.run.run import Run
-from quantbooth.runtime.cli import command
 from quantbooth.runtime.errors import UserError
 from quantbooth.runtime.loggers import close
 from quantbooth.runtime.profiling import profile
 from quantbooth.runtime.progress import say_found
 from quantbooth.store.progress import Progress
 
-__all__ = ["calibrate", "main"]
+__all__ = ["calibrate", "job"]
 
 
 @dataclass(frozen=True)
@@ -169,7 +170,6 @@ def with_activations(
     )
 
 
-main = command(lambda cfg: calibrate(Run(cfg)), "quantbooth")
-
-if __name__ == "__main__":
-    main()
+def job(cfg: DictConfig) -> Path:
+    """Run the command on one configuration."""
+    return calibrate(Run(cfg))

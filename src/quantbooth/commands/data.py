@@ -4,21 +4,18 @@ quantbooth-data dreambooth                    into paths.dreambooth, where subje
 quantbooth-data check folder=DIR              a folder of them from any source
 """
 
-import re
-import sys
 from pathlib import Path
 
 from omegaconf import DictConfig
 
 from quantbooth.data.dreambooth import NAMES, Source, check_photos, fetch, present, read_listing, verify
-from quantbooth.runtime.cli import command
 from quantbooth.runtime.config import plain
 from quantbooth.runtime.errors import UserError
 
-__all__ = ["data", "main"]
+__all__ = ["job"]
 
 
-def data(cfg: DictConfig) -> None:
+def job(cfg: DictConfig) -> None:
     """Do the action and print what was found.
 
     Raises:
@@ -53,14 +50,3 @@ def describe_folder(folder: Path) -> str:
     missing = [name for name in NAMES if name not in found]
     without = f"; without {', '.join(missing)}" if missing else ""
     return f"{folder}: {len(found)} of {len(NAMES)} subjects, {photos} photos, {compared}{without}"
-
-
-def main() -> None:
-    """Run the command; its first word is the action, as in git."""
-    if len(sys.argv) > 1 and re.fullmatch(r"\w+", sys.argv[1]):
-        sys.argv[1] = f"action={sys.argv[1]}"
-    command(data, "data")()
-
-
-if __name__ == "__main__":
-    main()

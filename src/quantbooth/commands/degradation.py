@@ -31,12 +31,11 @@ from quantbooth.degradation.files import (
 from quantbooth.run.degradation import Degradation
 from quantbooth.run.models import base_with
 from quantbooth.run.run import Run
-from quantbooth.runtime.cli import command
 from quantbooth.runtime.config import plain
 from quantbooth.runtime.profiling import profile
 from quantbooth.runtime.progress import say_found
 
-__all__ = ["degradation", "document", "main", "renamed"]
+__all__ = ["degradation", "conclude", "job"]
 
 
 def degradation(run: Run) -> list[Path]:
@@ -84,7 +83,7 @@ def measure_quantized(plan: Degradation, quantized: Path) -> None:
         draft.measured.update(seconds=round(cost.seconds, 3), peak_memory_bytes=cost.peak_memory_bytes)
 
 
-def document(jobs: list[tuple[DictConfig, list[Path]]]) -> None:
+def conclude(jobs: list[tuple[DictConfig, list[Path]]]) -> None:
     """Write one document over all finished settings and those of degradation.compare_with."""
     options = plain(jobs[-1][0])["degradation"]
     folders = [path for _, paths in jobs for path in paths] + [Path(path) for path in options["compare_with"]]
@@ -95,13 +94,6 @@ def document(jobs: list[tuple[DictConfig, list[Path]]]) -> None:
     print(f"the document: {page}")  # noqa: T201  # what a person looks for next
 
 
-def renamed() -> None:
-    """Answer the former name of this command."""
-    sys.stderr.write("quantbooth: the command quantbooth-damage has another name: quantbooth-degradation\n")
-    sys.exit(2)
-
-
-main = command(lambda cfg: degradation(Run(cfg)), "degradation", conclude=document)
-
-if __name__ == "__main__":
-    main()
+def job(cfg: DictConfig) -> list[Path]:
+    """Run the command on one configuration."""
+    return degradation(Run(cfg))

@@ -5,16 +5,17 @@ quantbooth-evaluate subject=toy_mug strategy=s2 scorer=toy
 
 from pathlib import Path
 
+from omegaconf import DictConfig
+
 from quantbooth.diffusion.pretrained import float_bytes
 from quantbooth.evaluation.files import Record, write_scores
 from quantbooth.evaluation.module import EvaluationModule
 from quantbooth.run.run import Run, SubjectRun
-from quantbooth.runtime.cli import command
 from quantbooth.runtime.draws import index_loader
 from quantbooth.runtime.progress import say_found
 from quantbooth.sampling.image_set import read_requests
 
-__all__ = ["evaluate", "main"]
+__all__ = ["evaluate", "job"]
 
 
 def evaluate(run: Run) -> list[Path]:
@@ -65,7 +66,6 @@ def record_of(one: SubjectRun, step: int, images: Path) -> Record:
     )
 
 
-main = command(lambda cfg: evaluate(Run(cfg)), "quantbooth")
-
-if __name__ == "__main__":
-    main()
+def job(cfg: DictConfig) -> list[Path]:
+    """Run the command on one configuration."""
+    return evaluate(Run(cfg))

@@ -12,6 +12,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from omegaconf import DictConfig
+
 from quantbooth.diffusion.base import Base
 from quantbooth.export.files import Denoisers, float_denoiser, model_card, write_lora, write_pipeline, write_weights
 from quantbooth.export.merging import Merging, prediction_errors
@@ -19,12 +21,11 @@ from quantbooth.quant import adapters
 from quantbooth.quant.merging import average, merged_state, require_mergeable
 from quantbooth.run.models import tuned_base
 from quantbooth.run.run import Run
-from quantbooth.runtime.cli import command
 from quantbooth.runtime.errors import UserError
 from quantbooth.store.files import atomic_folder
 from quantbooth.tuning.files import precision_of
 
-__all__ = ["export", "main"]
+__all__ = ["export", "job"]
 
 USUAL_FORMAT = "diffusers"
 
@@ -132,7 +133,6 @@ def _facts(run: Run, step: int, merging: Merging, options: Options, main: str) -
     }
 
 
-main = command(lambda cfg: export(Run(cfg)), "quantbooth")
-
-if __name__ == "__main__":
-    main()
+def job(cfg: DictConfig) -> Path:
+    """Run the command on one configuration."""
+    return export(Run(cfg))

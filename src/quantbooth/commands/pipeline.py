@@ -15,13 +15,12 @@ from quantbooth.commands.report import report
 from quantbooth.commands.sample import sample
 from quantbooth.commands.tune import tune
 from quantbooth.run.run import Run
-from quantbooth.runtime.cli import command
 from quantbooth.runtime.errors import UserError
 
-__all__ = ["check", "main", "report_all", "run"]
+__all__ = ["check", "conclude", "job"]
 
 
-def run(cfg: DictConfig) -> list[Path]:
+def job(cfg: DictConfig) -> list[Path]:
     """Calibrate, tune, sample, evaluate one setting; return the folders of scores."""
     if cfg.prompt is not None:
         raise UserError("prompt is an option of quantbooth-sample, after tuning; leave it out here")
@@ -43,13 +42,7 @@ def check(chain: Run) -> None:
         one.requests()
 
 
-def report_all(jobs: list[tuple[DictConfig, list[Path]]]) -> None:
+def conclude(jobs: list[tuple[DictConfig, list[Path]]]) -> None:
     """Write one report over all finished settings; the untuned base, which settings share, counts once."""
     scores = dict.fromkeys(path for _, paths in jobs for path in paths)
     report(jobs[-1][0], list(scores))
-
-
-main = command(run, "quantbooth", conclude=report_all)
-
-if __name__ == "__main__":
-    main()

@@ -20,7 +20,6 @@ from quantbooth.probe.files import KIND, ProbeRecord, read_probe, write_probe
 from quantbooth.probe.probing import Probes
 from quantbooth.run.models import base_with
 from quantbooth.run.run import Run
-from quantbooth.runtime.cli import command
 from quantbooth.runtime.config import build, plain
 from quantbooth.runtime.errors import UserError
 from quantbooth.runtime.profiling import profile
@@ -28,7 +27,7 @@ from quantbooth.runtime.progress import say_found
 from quantbooth.schema import content, trainer_content
 from quantbooth.store.store import Artifact
 
-__all__ = ["document", "main", "probe"]
+__all__ = ["conclude", "job", "probe"]
 
 
 class Probing:
@@ -105,7 +104,7 @@ def rows_of(probing: Probing) -> dict[str, list[dict[str, Any]]]:
     return {"swaps": swaps, "forecasts": forecasts, "worth": worth}
 
 
-def document(jobs: list[tuple[DictConfig, Path]]) -> None:
+def conclude(jobs: list[tuple[DictConfig, Path]]) -> None:
     """Write the document of the last probe."""
     cfg, folder = jobs[-1]
     options, found = plain(cfg)["probe"], read_probe(folder)
@@ -116,7 +115,6 @@ def document(jobs: list[tuple[DictConfig, Path]]) -> None:
     print(f"the document: {page}")  # noqa: T201
 
 
-main = command(lambda cfg: probe(Run(cfg)), "probe", conclude=document)
-
-if __name__ == "__main__":
-    main()
+def job(cfg: DictConfig) -> Path:
+    """Run the command on one configuration."""
+    return probe(Run(cfg))

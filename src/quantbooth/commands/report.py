@@ -27,7 +27,6 @@ from quantbooth.reporting.score_table import score_table
 from quantbooth.reporting.study import Study
 from quantbooth.reporting.style import Style, ThemeColour
 from quantbooth.run.run import Run
-from quantbooth.runtime.cli import command
 from quantbooth.runtime.config import build, conf_dir
 from quantbooth.runtime.loggers import log_report
 from quantbooth.sampling.image_set import read_requests
@@ -35,13 +34,18 @@ from quantbooth.store.manifest import open_artifact
 from quantbooth.store.store import CONFIG, slugify
 from quantbooth.tuning.files import TUNED, open_tuned, steps_kept, strategy_of
 
-__all__ = ["main", "method_styles", "read_result", "report", "unscored"]
+__all__ = ["job", "method_styles", "read_result", "report", "unscored"]
 
 STYLE = "method_style"
 """The node of conf/method/NAME.yaml that says how the method is shown; it enters no identity."""
 MOST_NAMED, LONGEST, DIGITS = 4, 80, 6
 NAMED_VERSIONS = ("quantbooth", "torch", "diffusers", "lightning")
 LOSS = "tune/loss"
+
+
+def job(cfg: DictConfig) -> Path:
+    """Run the command on one configuration."""
+    return report(cfg)
 
 
 def report(cfg: DictConfig, scores: Sequence[Path] = ()) -> Path:
@@ -189,9 +193,3 @@ def _alone(folders: Sequence[Path], results: Sequence[Result]) -> list[str]:
 def _typed() -> str:
     """Return the command line."""
     return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
-
-
-main = command(report, "quantbooth")
-
-if __name__ == "__main__":
-    main()

@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
+from omegaconf import DictConfig
+
 from quantbooth.data.prompts import expand_prompts
 from quantbooth.diffusion.base import Base
 from quantbooth.diffusion.lora_files import add_loras_
@@ -21,7 +23,6 @@ from quantbooth.reporting.images import contact_sheet
 from quantbooth.run.load import load
 from quantbooth.run.models import tuned_base
 from quantbooth.run.run import Run, SubjectRun
-from quantbooth.runtime.cli import command
 from quantbooth.runtime.errors import UserError
 from quantbooth.runtime.profiling import profile
 from quantbooth.runtime.progress import say_found
@@ -31,7 +32,7 @@ from quantbooth.sampling.module import ImageJob, SamplingModule, image_jobs
 from quantbooth.store.files import disk_full_as_user_error
 from quantbooth.store.store import joined_label, make_all
 
-__all__ = ["generate", "generate_own", "main", "sample"]
+__all__ = ["generate", "generate_own", "job", "sample"]
 
 CELL = 192
 """Side of a picture on the sheet, in pixels."""
@@ -164,7 +165,6 @@ def _references(folder: Path) -> Path:
     return folder / "references"
 
 
-main = command(lambda cfg: generate(Run(cfg)), "quantbooth")
-
-if __name__ == "__main__":
-    main()
+def job(cfg: DictConfig) -> list[Path]:
+    """Run the command on one configuration."""
+    return generate(Run(cfg))

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 from lightning.pytorch import Callback, Trainer, seed_everything
+from omegaconf import DictConfig
 
 from quantbooth.data.subjects import Subject
 from quantbooth.diffusion.base import Base
@@ -19,7 +20,6 @@ from quantbooth.diffusion.router import SubjectsRoute, route_
 from quantbooth.quant.selection import SetSelection
 from quantbooth.run.models import untuned_base, whole_base
 from quantbooth.run.run import Run, SubjectRun
-from quantbooth.runtime.cli import command
 from quantbooth.runtime.loggers import close
 from quantbooth.runtime.profiling import Cost, profile
 from quantbooth.runtime.progress import say, say_found
@@ -37,7 +37,7 @@ from quantbooth.tuning.module import Examples, OptimizerFactory, TuningModule
 from quantbooth.tuning.optimizers import optimizer_factory
 from quantbooth.tuning.tuners import State
 
-__all__ = ["main", "tune"]
+__all__ = ["job", "tune"]
 
 
 def tune(run: Run) -> list[Path]:
@@ -202,7 +202,6 @@ def preview_requests(subject: Subject) -> list[Request]:
     return requests_for(subject, [0], max(1, len(subject.prompts) // 8))[:8]
 
 
-main = command(lambda cfg: tune(Run(cfg)), "quantbooth")
-
-if __name__ == "__main__":
-    main()
+def job(cfg: DictConfig) -> list[Path]:
+    """Run the command on one configuration."""
+    return tune(Run(cfg))

@@ -1,20 +1,24 @@
-"""Run a verb as a command whose errors end in one line: `main = command(run, "tune")`.
+"""A command whose errors end in one line: `tune = Command("quantbooth.commands.tune", "quantbooth")`.
 
 Exit codes: 0 done; 2 user error, or failed jobs in a sweep; 130 Ctrl-C; 143 SIGTERM or SIGUSR1; 1 bug, with traceback.
 QUANTBOOTH_DEBUG=1 shows the traceback of user errors too.
 """
 
 import argparse
+import ast
 import contextlib
-import functools
 import gc
+import importlib
 import os
+import re
 import sys
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from importlib.abc import SourceLoader
 from importlib.metadata import version
+from importlib.util import find_spec
 from typing import Any
 
 import hydra
@@ -31,11 +35,9 @@ from quantbooth.runtime.options import require_kept, require_valid, require_vali
 from quantbooth.runtime.signals import TERMINATED, Terminated, signals_end_the_process
 from quantbooth.runtime.words import quoted
 
-__all__ = ["command", "quiet_libraries"]
+__all__ = ["Command", "quiet_libraries"]
 
-Verb = Callable[[DictConfig], Any]
 Job = tuple[DictConfig, Any]
-Conclusion = Callable[[list[Job]], object]
 
 
 @dataclass(frozen=True)
@@ -50,31 +52,48 @@ class Failure:
     defect: Exception | None = None
 
 
-def command(verb: Verb, config_name: str, conclude: Conclusion | None = None) -> Callable[[], None]:
-    """Return the program of a verb: compose conf/<config_name>.yaml with the command line, call the verb per job, exit.
+@dataclass(frozen=True)
+class Command:
+    """A program: compose conf/<config_name>.yaml with the command line, call `job` of a module on each job, exit.
 
-    At the end `conclude` gets the configuration and the result of every finished job of this process. (Hydra's
-    callbacks would turn an error there into a warning.)
+    At the end `conclude` of the module, if any, gets the configuration and the result of every finished job of this
+    process. (Hydra's callbacks would turn an error there into a warning.)
+
+    Attributes:
+        module: imported when the options of the first job are valid; its docstring is the help.
+        config_name: the file in conf/.
+        first_word: the option that a first word without `=` is the value of, as in git.
     """
 
-    def main() -> None:
-        sys.exit(_run(verb, config_name, conclude))
+    module: str
+    config_name: str
+    first_word: str | None = None
 
-    return main
+    def __call__(self) -> None:
+        sys.exit(_run(self))
+
+    def help(self) -> str:
+        """Return what --help prints."""
+        return help_text(_docstring(self.module), conf_dir(), self.config_name)
+
+    def words(self, typed: list[str]) -> list[str]:
+        """Return the words of the command line as Hydra reads them."""
+        if self.first_word and typed and re.fullmatch(r"\w+", typed[0]):
+            typed = [f"{self.first_word}={typed[0]}", *typed[1:]]
+        return quoted(typed, self.config_name)
 
 
-def _run(verb: Verb, config_name: str, conclude: Conclusion | None) -> int:
+def _run(command: Command) -> int:
     failures: list[Failure] = []
     finished: list[Job] = []
     try:
-        _check_flags(verb, config_name)
-        sys.argv[1:] = quoted(sys.argv[1:], config_name)
-        require_valid_sweep(sys.argv[1:], config_name)
-        quiet_libraries()
+        _check_flags(command)
+        sys.argv[1:] = command.words(sys.argv[1:])
+        require_valid_sweep(sys.argv[1:], command.config_name)
         with _hydra_raises(), signals_end_the_process():
-            program = hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=config_name)
-            program(_guarded(verb, config_name, failures, finished))()
-            if conclude is not None and finished:
+            program = hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=command.config_name)
+            program(_guarded(command, failures, finished))()
+            if finished and (conclude := getattr(sys.modules.get(command.module), "conclude", None)):
                 conclude(finished)
     except KeyboardInterrupt:
         return _interrupted()
@@ -89,20 +108,21 @@ def _run(verb: Verb, config_name: str, conclude: Conclusion | None) -> int:
         if not (is_mistake(error) or isinstance(error, ValueError)):  # some of Hydra's errors are ValueErrors
             raise
         _debug(error)
-        _say(explain(error, config_name))
+        _say(explain(error, command.config_name))
         return 2
     return _conclude(failures)
 
 
-def _guarded(verb: Verb, config_name: str, failures: list[Failure], finished: list[Job]) -> Verb:
-    """Return the verb, options checked first, with failures recorded instead of raised, so that other jobs run."""
+def _guarded(command: Command, failures: list[Failure], finished: list[Job]) -> Callable[[DictConfig], object]:
+    """Return the job, options checked first, with failures recorded instead of raised, so that other jobs run."""
     main_process = os.getpid()
 
-    @functools.wraps(verb)
     def job(cfg: DictConfig) -> object:
         try:
-            require_valid(cfg, config_name)
-            result = verb(cfg)
+            require_valid(cfg, command.config_name)
+            module = importlib.import_module(command.module)
+            quiet_libraries()
+            result = module.job(cfg)
             finished.append((cfg, result))
             return result
         except Exception as error:
@@ -114,6 +134,7 @@ def _guarded(verb: Verb, config_name: str, failures: list[Failure], finished: li
         finally:
             gc.collect()
 
+    job.__module__ = command.module  # Hydra names the job and its log by it
     return job
 
 
@@ -150,11 +171,20 @@ def quiet_libraries() -> None:
         warnings.filterwarnings("ignore", message=r".*LeafSpec.*")
 
 
-def _check_flags(verb: Verb, config_name: str) -> None:
+def _docstring(module: str) -> str:
+    """Return the docstring of a module without importing it."""
+    if module in sys.modules:
+        return sys.modules[module].__doc__ or ""
+    spec = find_spec(module)
+    source = spec.loader.get_source(module) if spec and isinstance(spec.loader, SourceLoader) else None
+    return ast.get_docstring(ast.parse(source or "")) or ""
+
+
+def _check_flags(command: Command) -> None:
     """Answer --help and --version; refuse unknown flags in one line, instead of Hydra's page of usage."""
     words = sys.argv[1:]
     if "--help" in words or "-h" in words:
-        sys.stdout.write(help_text(sys.modules[verb.__module__].__doc__ or "", conf_dir(), config_name))
+        sys.stdout.write(command.help())
         sys.exit(0)
     if "--version" in words:
         sys.stdout.write(f"quantbooth {version('quantbooth')}\n")
@@ -171,7 +201,7 @@ def _check_flags(verb: Verb, config_name: str) -> None:
             raise UserError(f"unknown flag '{word}'; options are written without dashes: {option}")
     if unread:
         raise UserError(f"'{unread[0]}' comes after a flag; write flags such as -m first, then the key=value options")
-    require_kept(words, config_name)
+    require_kept(words, command.config_name)
 
 
 @contextlib.contextmanager
