@@ -47,6 +47,11 @@ def test_what_is_not_declared_decides() -> None:
     assert content({"sampler": {"eta": 0.5}}, "sampler") == {"eta": 0.5}
 
 
+def test_a_group_that_decides_otherwise_has_no_content() -> None:
+    with pytest.raises(KeyError, match="strategy"):
+        content({"strategy": {"count": 3}}, "strategy")
+
+
 def test_neutral_values_stay_out_and_others_do_not() -> None:
     for flip, found in ((False, {}), (True, {"random_flip": True}), (0, {"random_flip": 0})):
         assert content({"tuner": {"random_flip": flip}}, "tuner") == found
@@ -210,7 +215,7 @@ def test_a_command_names_all_wrong_options_at_once_and_makes_nothing(command: st
     }
     where = (f"paths.outputs={tmp_path}/out", f"hydra.run.dir={tmp_path}/hydra")
     done = subprocess.run(
-        [sys.executable, "-m", f"quantbooth.commands.{command}", *wrong, *where],
+        [sys.executable, "-m", "quantbooth.programs", command, *wrong, *where],
         capture_output=True,
         text=True,
         cwd=tmp_path,

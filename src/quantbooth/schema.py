@@ -3,8 +3,10 @@
     identity(artifact) = { field: value | field decides the content, value is not neutral } + parents' identities
 
 Commands refuse an option that is not declared here, and a value that is none of its kind, before any work
-(`runtime.options`). Keys that begin with an underscore (`_target_`, `_partial_`) are code paths. They never
-decide, so moving code renames no artifact; the `name` of a class, one of its fields, identifies what it computes.
+(`runtime.options`). Fields decide in the groups of `DECIDING`. Strategies, subjects, protocols, scorers and locators
+decide by what their objects compute (`describe`, `fingerprint`), and bases by their files. Keys that begin with an
+underscore (`_target_`, `_partial_`) are code paths. They never decide, so moving code renames no artifact; the `name`
+of a class, one of its fields, identifies what it computes.
 """
 
 from collections.abc import Mapping
@@ -234,6 +236,12 @@ COMMANDS: dict[str, dict[str, dict[str, Field]]] = {
 OPEN = ("trainer", "optimizer")
 """Groups whose other keys are arguments of a library's class, which checks them."""
 
+DECIDING = (
+    *("quant", "calibration", "calibration.set", "tuner", "optimizer", "prior", "resources", "sampler", "trainer"),
+    *("probe", "degradation"),
+)
+"""Groups whose fields enter identities; the fields of the others are only checked."""
+
 IDENTITY_KEYS = {"lp_norm": "norm"}
 """Option -> the key of its value in identities, so that renaming the option renames no artifact."""
 
@@ -247,7 +255,12 @@ def content(settings: Mapping[str, Any], group: str) -> dict[str, Any]:
     Args:
         settings: the resolved configuration.
         group: dotted, such as "calibration.set".
+
+    Raises:
+        KeyError: for a group that is not in DECIDING.
     """
+    if group not in DECIDING:
+        raise KeyError(f"the fields of {group} decide no content")
     node: Any = settings
     for key in group.split("."):
         node = node[key]

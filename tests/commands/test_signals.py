@@ -26,7 +26,7 @@ class Work:
         folder.mkdir()
 
     def start(self, command: str, **environment: str) -> subprocess.Popen[str]:
-        words = [sys.executable, "-m", f"quantbooth.commands.{command}", *OPTIONS, f"base.path={self.base}"]
+        words = [sys.executable, "-m", "quantbooth.programs", command, *OPTIONS, f"base.path={self.base}"]
         given = os.environ | {"OMP_NUM_THREADS": "1"} | environment
         return subprocess.Popen(words, cwd=self.folder, env=given, stderr=subprocess.PIPE, text=True)
 
