@@ -19,7 +19,8 @@ from urllib.error import HTTPError
 from urllib.parse import urlsplit
 from urllib.request import urlopen
 
-from quantbooth.data.photos import photo_files, photo_subject, read_photo
+from quantbooth.data.photo_folder import photo_files
+from quantbooth.data.photos import photo_subject, read_photo
 from quantbooth.data.subjects import Subject
 from quantbooth.runtime.errors import UserError
 from quantbooth.runtime.progress import progress
