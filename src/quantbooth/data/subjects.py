@@ -78,6 +78,11 @@ class Subject:
         """The class prompt: the prompt of the class pictures for prior preservation."""
         return f"a photo of a {self.class_word}"
 
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """Every sentence that a base reads of it."""
+        return (self.tuning_text, self.class_text, *map(self.asked_text, self.prompts))
+
     def asked_text(self, prompt: Prompt) -> str:
         """Return the prompt for a tuned model, with identifier and class word."""
         return prompt.template.replace("{}", self.shown_as)
