@@ -17,6 +17,8 @@ from quantbooth.data.pictures import opened
 from quantbooth.data.questions import Questions
 from quantbooth.data.subjects import Prompt, Subject
 from quantbooth.runtime.errors import UserError
+from quantbooth.store.documents import read_as
+from quantbooth.store.files import require_name
 
 __all__ = [
     "UNRELATED",
@@ -102,7 +104,16 @@ def write_requests(folder: Path, requests: Sequence[Request]) -> None:
 
 
 def read_requests(folder: Path) -> list[Request]:
-    return [Request(**row) for row in json.loads((folder / LIST).read_text())]
+    """Return the requests of an image set.
+
+    Raises:
+        UserError: when its list is damaged, names a file out of the folder, or one twice.
+    """
+    requests = read_as(list[Request], folder / LIST)
+    names = [require_name(one.file, f"{folder / LIST}: file") for one in requests]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise UserError(f"{folder / LIST} must name each file once, found {twice[0]} twice")
+    return requests
 
 
 def write_image(path: Path, image: Float[Tensor, "3 h w"]) -> None:
