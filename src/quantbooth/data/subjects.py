@@ -59,6 +59,9 @@ class Subject:
         if self.reference_masks is not None and self.reference_masks.shape != self.references[:, 0].shape:
             expected, found = list(self.references[:, 0].shape), list(self.reference_masks.shape)
             raise ValueError(f"masks must be as many and as large as the references, {expected}, got {found}")
+        for text in (self.name, self.class_word, self.identifier, *(prompt.template for prompt in self.prompts)):
+            if not text.isprintable():
+                raise UserError(f"names and prompts of a subject must be printable in one line, got {text!r}")
         for prompt in self.prompts:
             if prompt.template.count("{}") != 1:
                 raise UserError(f"a prompt must hold {{}} once, where the subject goes, got {prompt.template!r}")

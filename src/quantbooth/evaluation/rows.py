@@ -35,7 +35,7 @@ def read_parquet(
             table = opened.read().to_pandas(ignore_metadata=True)
     except UserError:
         raise
-    except (ArrowException, OSError, ValueError, TypeError, KeyError, NotImplementedError) as error:
+    except (ArrowException, OSError, ValueError, TypeError, KeyError) as error:
         raise UserError(
             f"{file} cannot be read: {' '.join(str(error).split())}; remove its folder and make it again"
         ) from error
