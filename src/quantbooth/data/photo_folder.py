@@ -56,6 +56,7 @@ def mask_files(photos: Sequence[Path]) -> list[Path]:
         name = file.stem.removesuffix(MASK)
         if not file.stem.endswith(MASK):
             continue
+        require_plain(file, "the mask")
         if name not in [photo.stem for photo in photos]:
             raise UserError(f"the mask {file} has no photo; name it after one, as 1{MASK}.png for 1.jpg, or remove it")
         if name in masks:
