@@ -14,8 +14,8 @@ from typing import Any
 import hydra
 import numpy as np
 from diffusers import DDIMScheduler, DiffusionPipeline
-from PIL import Image
 
+from quantbooth.data.pictures import opened
 from quantbooth.diffusion.sampler import initial_noise
 from quantbooth.run.run import Run
 from quantbooth.runtime.config import conf_dir
@@ -38,7 +38,8 @@ def main() -> int:
     noise = initial_noise([request.prompt], [request.seed], (channels, side, side))
     asked = {"num_inference_steps": plan.sampler.steps, "guidance_scale": plan.sampler.guidance}
     image = pipeline(request.text, latents=noise, **asked).images[0]
-    drawn = np.asarray(Image.open(pictures / request.file), dtype=int)
+    with opened(pictures / request.file) as picture:
+        drawn = np.asarray(picture, dtype=int)
     difference = int(np.abs(np.asarray(image, dtype=int) - drawn).max())
     print(f"largest difference of a pixel: {difference} / 255, mean {drawn.mean():.1f}, spread {drawn.std():.1f}")  # noqa: T201
     return int(difference > LIMIT)

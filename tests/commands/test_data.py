@@ -37,7 +37,7 @@ class Quiet(SimpleHTTPRequestHandler):
 
 def jpeg(shade: int) -> bytes:
     made = io.BytesIO()
-    Image.new("RGB", (40, 40), (shade, 0, 0)).save(made, "JPEG")
+    Image.new("RGB", (40, 40), (shade % 4 * 60, shade, 0)).save(made, "JPEG")
     return made.getvalue()
 
 

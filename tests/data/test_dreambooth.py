@@ -15,7 +15,7 @@ def dog(tmp_path: Path) -> Path:
     """Five photos, with room for more."""
     (tmp_path / "dog").mkdir()
     for number in range(5):
-        Image.new("RGB", (40, 40), (number, 0, 0)).save(tmp_path / "dog" / f"0{number}.jpg")
+        Image.new("RGB", (40, 40), (40 * number, 0, 0)).save(tmp_path / "dog" / f"0{number}.jpg")
     return tmp_path / "dog"
 
 
@@ -41,7 +41,7 @@ def test_a_subjects_photos_are_counted(dog: Path) -> None:
 def test_fewer_than_four_photos_or_more_than_six_are_refused(dog: Path, count: int) -> None:
     for number in range(7):
         file = dog / f"0{number}.jpg"
-        Image.new("RGB", (40, 40)).save(file) if number < count else file.unlink(missing_ok=True)
+        Image.new("RGB", (40, 40), (0, 36 * number, 0)).save(file) if number < count else file.unlink(missing_ok=True)
     with pytest.raises(UserError, match=rf"^{dog} must hold 4 to 6 photos as published, found {count}$"):
         check_photos(dog)
 

@@ -36,7 +36,15 @@ RECORD = Record(
     reference="f" * 64,
     source="toy-w4-46bfe3b71c8b",
 )
-ROW = {"zone": "early", "place": 3, "t": 17, "text": 'a "red", mug', "float_error": 0.1 + 0.2, "error": 1e-17 / 3}
+ROW = {
+    "zone": "early",
+    "place": 3,
+    "t": 17,
+    "text": 'a "red", mug',
+    "float_error": 0.1 + 0.2,
+    "error": 1e-17 / 3,
+    "deviation": 0.0,
+}
 PICTURE = {"file": "0000.png", "text": "a mug", "noise_seed": 0, "clip_t": 1 / 3, "ssim": 0.7, "mse": 0.01}
 
 

@@ -82,7 +82,7 @@ def test_a_folder_that_is_not_there_or_not_a_dino_is_told(network: Write, tmp_pa
     with pytest.raises(UserError, match=r"must hold a DINO \(vit\) or a DINOv2 \(dinov2\), found a clipseg$"):
         DinoEncoder(network("clipseg"))
     (tmp_path / "config.json").write_text("{")
-    with pytest.raises(UserError, match=r"config\.json must be a configuration of transformers, found: "):
+    with pytest.raises(UserError, match=r"config\.json must be JSON, found: "):
         DinoEncoder(tmp_path)
 
 

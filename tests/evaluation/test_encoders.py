@@ -80,7 +80,7 @@ def test_weights_are_frozen(encoder: OpenClipEncoder) -> None:
 
 def test_a_prompt_that_would_be_cut_is_refused(encoder: OpenClipEncoder) -> None:
     encoder.texts(["mug " * 14])
-    with pytest.raises(UserError, match="17 tokens.* the scorer reads 16"):
+    with pytest.raises(UserError, match="15 tokens.* the scorer reads 14, so 'mug' would be lost"):
         encoder.texts(["mug " * 15])
 
 

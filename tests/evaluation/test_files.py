@@ -95,7 +95,7 @@ def test_rows_that_are_gone_or_damaged_are_told(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"holds no rows\.parquet; remove the folder and evaluate again$"):
         read_rows(tmp_path)
     (tmp_path / "rows.parquet").write_bytes(b"PAR1 and no more")
-    with pytest.raises(UserError, match=r"rows\.parquet cannot be read: .*; remove its folder and evaluate again$"):
+    with pytest.raises(UserError, match=r"rows\.parquet cannot be read: .*; remove its folder and make it again$"):
         read_rows(tmp_path)
 
 

@@ -16,6 +16,7 @@ from quantbooth.evaluation.locators import Boxes, Locator, WholeImage
 from quantbooth.evaluation.module import EvaluationModule
 from quantbooth.evaluation.scorer import Scorer
 from quantbooth.runtime.draws import index_loader
+from quantbooth.runtime.errors import UserError
 from quantbooth.sampling.image_set import Request, read_images, requests_for, write_image
 
 
@@ -203,5 +204,5 @@ def test_all_judges_move_with_the_stage() -> None:
 
 def test_a_picture_that_is_gone_is_named(pictures: tuple[Path, list[Request]]) -> None:
     folder, requests = pictures
-    with pytest.raises(FileNotFoundError, match=r"elsewhere\.png"):
+    with pytest.raises(UserError, match=r"elsewhere\.png: it is not there"):
         evaluate(SCORER, folder, [replace(requests[0], file="elsewhere.png")], 1)

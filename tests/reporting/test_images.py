@@ -68,7 +68,7 @@ def test_a_method_without_the_subject_leaves_gaps(make: Make) -> None:
 def test_a_picture_that_is_gone_or_broken_is_refused(make: Make) -> None:
     result = make("s1")
     (result.images / "0.png").write_bytes(b"not a picture")
-    with pytest.raises(UserError, match=r"0\.png in .* cannot be read as a picture"):
+    with pytest.raises(UserError, match=r"cannot read the picture .*0\.png: it is no JPEG"):
         embedded(result.images / "0.png")
     (result.images / "0.png").unlink()
     with pytest.raises(UserError, match=r"picture 0\.png of scores-s1-toy_mug-0-400 is gone"):

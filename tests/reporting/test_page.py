@@ -144,7 +144,7 @@ def test_a_report_before_any_method_is_complete_has_no_plot(make: Make, tmp_path
 def test_refusals_leave_no_folder_behind(make: Make, tmp_path: Path) -> None:
     broken = make("s2")
     (broken.images / "1.png").write_bytes(b"")
-    with pytest.raises(UserError, match="cannot be read as a picture"):
+    with pytest.raises(UserError, match="cannot read the picture"):
         write_report(Study((broken,)), tmp_path / "report", About())
     assert not (tmp_path / "report").exists()
 

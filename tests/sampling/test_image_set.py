@@ -82,7 +82,7 @@ def test_requests_come_back_from_disk_as_they_were(tmp_path: Path) -> None:
 
 
 def test_a_missing_picture_is_named(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"gone\.png"):
+    with pytest.raises(UserError, match=r"gone\.png: it is not there"):
         read_images([tmp_path / "gone.png"])
 
 

@@ -46,12 +46,12 @@ def test_a_manifest_comes_back_as_it_was(tmp_path: Path) -> None:
             {"format_version": ...},
             "{file} has format_version None, this quantbooth reads 4; set paths.store to a new folder",
         ),
-        ({"parents": ..., "name": ...}, "{file} lacks name, parents"),
-        ({"extra": 1}, "{file} has unknown keys: extra"),
-        ({"name": 3}, "{file}: name must be a str, found 3"),
-        ({"files": []}, "{file}: files must be a dict, found []"),
+        ({"parents": ..., "name": ...}, "{file}: name: is missing"),
+        ({"extra": 1}, "{file}: extra: unknown key"),
+        ({"name": 3}, "{file}: name: input should be a valid string, found 3"),
+        ({"files": []}, "{file}: files: input should be an object, found []"),
         ({"name": "other"}, "{folder} is damaged: manifest.json has changed"),
-        ({"parents": {"base": 3}}, "{file}: the parents must be fingerprints, found none for base"),
+        ({"parents": {"base": 3}}, "{file}: parents.base: input should be a valid string, found 3"),
     ],
 )
 def test_a_wrong_manifest_is_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:

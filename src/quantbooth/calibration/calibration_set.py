@@ -26,6 +26,7 @@ from quantbooth.diffusion.base import Base
 from quantbooth.diffusion.conditioning import Conditioning
 from quantbooth.runtime.errors import UserError
 from quantbooth.runtime.lightning import Loop
+from quantbooth.store.documents import read_as
 
 __all__ = ["CalibrationSet", "Items", "generate_calibration_set", "sentences", "write_states", "write_texts"]
 
@@ -42,6 +43,15 @@ class Items:
     conditioning: Conditioning
 
 
+@dataclass(frozen=True)
+class About:
+    """What is in set.json: all shards but the last have `shard` prompts."""
+
+    prompts: list[str]
+    timesteps: list[float]
+    shard: int
+
+
 class CalibrationSet:
     """Items by index; states stay on disk, memory-mapped, until they are read.
 
@@ -54,10 +64,9 @@ class CalibrationSet:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         with _as_user_error(folder):
-            about = json.loads((folder / ABOUT).read_text())
-            self.prompts: list[str] = about["prompts"]
-            self.timesteps: list[float] = about["timesteps"]
-            self._shard: int = about["shard"]
+            about = read_as(About, folder / ABOUT)
+            _require(about.shard > 0, f"{ABOUT}: shard must be 1 or more, found {about.shard}")
+            self.prompts, self.timesteps, self._shard = about.prompts, about.timesteps, about.shard
             self._texts = Conditioning.from_tensors(load_file(folder / TEXTS))
             rows = {text: row for row, text in enumerate(sentences(self.prompts))}
             _require(len(self._texts) == len(rows), f"{TEXTS} must have {len(rows)} texts, found {len(self._texts)}")

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import chain
-from typing import Any
+from typing import Any, TypedDict
 
 from diffusers.models.attention_processor import Attention, AttnProcessor, AttnProcessor2_0
 from torch import Tensor, nn
@@ -21,6 +21,7 @@ from quantbooth.quant.layers import QuantizedLayer
 from quantbooth.runtime.errors import UserError
 
 __all__ = [
+    "AttentionRecord",
     "Bits",
     "QuantizedAttention",
     "as_records",
@@ -108,11 +109,19 @@ def empty_attention_(denoiser: nn.Module, bits: Bits) -> None:
         install_(denoiser, name, QuantizedAttention(point, own.softmax))
 
 
+class AttentionRecord(TypedDict):
+    """The bits of one attention module, as in a file."""
+
+    name: str
+    inputs: int
+    softmax: int | None
+
+
 def as_records(bits: Bits) -> list[dict[str, Any]]:
     """Return the bits of each attention module as plain data."""
     return [{"name": name, **asdict(own)} for name, own in bits.items()]
 
 
-def from_records(records: Iterable[dict[str, Any]]) -> Bits:
+def from_records(records: Iterable[AttentionRecord]) -> Bits:
     """Return the inverse of `as_records`."""
     return {record["name"]: ActivationBits(record["inputs"], record["softmax"]) for record in records}

@@ -9,15 +9,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import nn
 
-from quantbooth.calibration.quantized_attention import Bits, as_records, empty_attention_, from_records
+from quantbooth.calibration.quantized_attention import AttentionRecord, Bits, as_records, empty_attention_, from_records
 from quantbooth.diffusion.pretrained import empty_denoiser
 from quantbooth.diffusion.weights import require_finite
 from quantbooth.quant.layers import quantized_layers
-from quantbooth.quant.surgery import Replaced, empty_like_, from_json, to_json
+from quantbooth.quant.surgery import Replaced, empty_like_, to_json
 from quantbooth.runtime.errors import UserError
+from quantbooth.store.documents import read_as, read_tensors
 
 __all__ = ["WEIGHTS", "read_quantized_denoiser", "write_blocks", "write_quantized_denoiser"]
 
@@ -52,10 +53,10 @@ def read_quantized_denoiser(folder: Path, base_folder: Path) -> nn.Module:
     if not (folder / WEIGHTS).is_file():
         raise UserError(f"{folder} must hold {WEIGHTS}, found none; remove that folder and calibrate again")
     denoiser = empty_denoiser(base_folder)
-    empty_like_(denoiser, from_json(json.loads((folder / LAYERS).read_text())))
+    empty_like_(denoiser, read_as(list[Replaced], folder / LAYERS))
     if (folder / ATTENTION).is_file():
-        empty_attention_(denoiser, from_records(json.loads((folder / ATTENTION).read_text())))
-    state = load_file(folder / WEIGHTS)
+        empty_attention_(denoiser, from_records(read_as(list[AttentionRecord], folder / ATTENTION)))
+    state = read_tensors(folder / WEIGHTS)
     require_finite(state, str(folder / WEIGHTS))
     try:
         denoiser.load_state_dict(state, strict=True, assign=True)

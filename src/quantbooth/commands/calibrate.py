@@ -23,6 +23,7 @@ from quantbooth.diffusion.base import Base
 from quantbooth.quant.surgery import NO_SPLITS, Replaced, matching, with_inputs
 from quantbooth.run.calibration import CalibrationSetSpec
 from quantbooth.run.models import base_with
+from quantbooth.run.prompts import require_read
 from quantbooth.run.run import Run
 from quantbooth.runtime.errors import UserError
 from quantbooth.runtime.loggers import close
@@ -55,6 +56,7 @@ def calibrate(run: Run) -> Path:
     if config is not None or activations is not None:
         run.logger("")  # one that cannot be reached ends the run before any work
     if set_spec is not None:
+        require_read(run, [question.text for question in set_spec.questions.each])
         make_calibration_set(run, set_spec)
     with artifact.writing(run.settings) as draft:
         progress = Progress(draft.unfinished)

@@ -14,8 +14,12 @@ from quantbooth.commands.evaluate import evaluate
 from quantbooth.commands.report import report
 from quantbooth.commands.sample import sample
 from quantbooth.commands.tune import tune
+from quantbooth.evaluation.encoders import Encoder
+from quantbooth.run.prompts import require_read
 from quantbooth.run.run import Run
+from quantbooth.runtime.config import build
 from quantbooth.runtime.errors import UserError
+from quantbooth.sampling.image_set import UNRELATED
 
 __all__ = ["check", "conclude", "job"]
 
@@ -38,8 +42,10 @@ def job(cfg: DictConfig) -> list[Path]:
 def check(chain: Run) -> None:
     """Raise the UserError of any step of the chain before any work."""
     chain.check("strategy", "protocol", "sampler", "recipe", "steps", "tuner", "loras", "subjects", "quantized_base")
+    require_read(chain)
+    judge = build(chain.cfg.scorer.encoder, Encoder)  # not kept: its memory is needed for the work
     for one in chain.subjects:
-        one.requests()
+        judge.texts([request.judged_text for request in one.requests() if request.kind != UNRELATED])
 
 
 def conclude(jobs: list[tuple[DictConfig, list[Path]]]) -> None:

@@ -30,9 +30,10 @@ from quantbooth.run.run import Run
 from quantbooth.runtime.config import build, conf_dir
 from quantbooth.runtime.loggers import log_report
 from quantbooth.sampling.image_set import read_requests
+from quantbooth.store.documents import read_options
 from quantbooth.store.manifest import open_artifact
 from quantbooth.store.store import CONFIG, slugify
-from quantbooth.tuning.files import TUNED, open_tuned, steps_kept, strategy_of
+from quantbooth.tuning.files import TUNED, last_step, open_tuned, strategy_of
 
 __all__ = ["job", "method_styles", "read_result", "report", "unscored"]
 
@@ -114,7 +115,7 @@ def read_result(folder: Path, logs: Path | None = None) -> Result:
         run=record.run,
         protocol=record.protocol,
         strategy=None if tuned is None else strategy_of(open_tuned(tuned)),
-        kept_until=None if tuned is None else steps_kept(tuned)[-1],
+        kept_until=None if tuned is None else last_step(tuned),
         weights=open_artifact(images, "image_set").parents.get("quantized_base", ""),
         settings=settings,
         loss=_loss(record.run, [*([logs] if logs else []), *_logs(settings)]) if record.step else (),
@@ -125,12 +126,13 @@ def read_result(folder: Path, logs: Path | None = None) -> Result:
 def _settings(folder: Path) -> Mapping[str, Any]:
     """Return the resolved options stored with scores; empty if there are none."""
     file = folder / CONFIG
-    return yaml.safe_load(file.read_text(encoding="utf-8")) or {} if file.is_file() else {}
+    return read_options(file) if file.is_file() else {}
 
 
 def _logs(settings: Mapping[str, Any]) -> list[Path]:
-    kept = settings.get("paths", {}).get("logs")
-    return [Path(kept)] if kept else []
+    paths = settings.get("paths")
+    kept = paths.get("logs") if isinstance(paths, dict) else None
+    return [Path(kept)] if isinstance(kept, str) else []
 
 
 def _loss(run: str, logs: Sequence[Path]) -> tuple[tuple[int, float], ...]:

@@ -22,6 +22,7 @@ from quantbooth.diffusion.router import SubjectsRoute
 from quantbooth.reporting.images import contact_sheet
 from quantbooth.run.load import load
 from quantbooth.run.models import tuned_base
+from quantbooth.run.prompts import require_read
 from quantbooth.run.run import Run, SubjectRun
 from quantbooth.runtime.errors import UserError
 from quantbooth.runtime.profiling import profile
@@ -44,6 +45,7 @@ def sample(run: Run) -> list[Path]:
     A batch mixes rows of several subjects; folders are ordered by step, then by subject.
     """
     run.check("sampler", "steps", "tuner", "loras")
+    require_read(run)
     return [folder for step in run.steps for folder in render(run, step)]
 
 
@@ -103,6 +105,7 @@ def generate_own(run: Run) -> list[Path]:
     subjects: Sequence[SubjectRun | None] = [None] if tuned is not None else run.subjects
     folders = [Path(tuned) if one is None else one.tuned.require() for one in subjects]
     asked = [_own_requests(run, one, folder.name) for one, folder in zip(subjects, folders, strict=True)]
+    require_read(run, [request.text for requests in asked for request in requests])
     places = [Path(run.settings["pictures"]) / folder.name for folder in folders]
     missing = [
         [each for each in image_jobs(requests, place, number) if not each.path.exists()]

@@ -19,6 +19,7 @@ from quantbooth.diffusion.base import Base
 from quantbooth.diffusion.router import SubjectsRoute, route_
 from quantbooth.quant.selection import SetSelection
 from quantbooth.run.models import untuned_base, whole_base
+from quantbooth.run.prompts import require_read
 from quantbooth.run.run import Run, SubjectRun
 from quantbooth.runtime.loggers import close
 from quantbooth.runtime.profiling import Cost, profile
@@ -43,6 +44,7 @@ __all__ = ["job", "tune"]
 def tune(run: Run) -> list[Path]:
     """Tune all subjects that are not tuned yet, in one run; return the tuned artifact of each subject."""
     run.check("strategy", "sampler", "recipe", "steps", "tuner")
+    require_read(run)
     optimizer = optimizer_factory(run.settings["optimizer"])
     if todo := [one for one in run.subjects if not say_found(one.tuned.find())]:
         run.logger("")  # one that cannot be reached ends the run before any work

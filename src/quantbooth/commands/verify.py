@@ -13,9 +13,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
-import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -32,6 +30,7 @@ from quantbooth.runtime.errors import UserError
 from quantbooth.runtime.explain import explain, is_mistake
 from quantbooth.runtime.help import fitted
 from quantbooth.runtime.progress import progress
+from quantbooth.store.documents import read_options
 from quantbooth.store.manifest import KINDS, open_artifact
 from quantbooth.store.store import CONFIG, Artifact
 
@@ -92,13 +91,12 @@ def _maker(store: Path, folder: Path) -> Callable[[], object]:
     """
     refusal = f"the options in its {CONFIG} %s; remove {folder} and run its command again"
     try:
-        text = (folder / CONFIG).read_text(encoding="utf-8")
-        values: Any = yaml.safe_load(text)
+        values = read_options(folder / CONFIG)
         values["paths"]["store"] = str(store)
-        if "${" in text:  # options are written resolved
-            raise UserError(refusal % "refer to others")
         found = [make for artifact, make in _makers(Run(OmegaConf.create(values)), folder) if artifact.path == folder]
-    except (ValueError, TypeError, LookupError, yaml.YAMLError, OmegaConfBaseException) as error:
+    except UserError as error:
+        raise UserError(refusal % f"cannot be used: {error}") from error
+    except (ValueError, TypeError, LookupError, OmegaConfBaseException) as error:
         raise UserError(refusal % f"cannot be read ({type(error).__name__})") from error
     if not found:
         raise UserError(refusal % "make another artifact")

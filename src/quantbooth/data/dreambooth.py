@@ -19,10 +19,12 @@ from urllib.error import HTTPError
 from urllib.parse import urlsplit
 from urllib.request import urlopen
 
-from quantbooth.data.photos import photo_files, photo_subject, read_photo
+from quantbooth.data.photo_folder import photo_files
+from quantbooth.data.photos import photo_subject, read_photo
 from quantbooth.data.subjects import Subject
 from quantbooth.runtime.errors import UserError
 from quantbooth.runtime.progress import progress
+from quantbooth.store.documents import read_as
 
 __all__ = [
     "LISTING",
@@ -79,7 +81,10 @@ def fetch(source: Source, folder: Path) -> int:
 def read_listing(folder: Path) -> dict[str, str]:
     """Read the listing that `fetch` stored; empty for a folder from another source."""
     file = folder / LISTING
-    return dict(json.loads(file.read_text())) if file.is_file() else {}
+    listing = read_as(dict[str, str], file) if file.is_file() else {}
+    if strange := [name for name in listing if not WANTED.fullmatch(f"dataset/{name}")]:
+        raise UserError(f"{file} must list files such as dog/00.jpg, found {strange[0]!r}")
+    return listing
 
 
 def verify(folder: Path, listing: Mapping[str, str]) -> None:

@@ -1,32 +1,28 @@
 """A subject from a folder of photos and optional masks, each read upright, in 8-bit RGB, and made square."""
 
 import hashlib
-import struct
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 from torch import Tensor
 
+from quantbooth.data.photo_folder import mask_files, photo_files
+from quantbooth.data.pictures import frames_of, opened
 from quantbooth.data.prompts import prompts_for
 from quantbooth.data.subjects import Prompt, Subject
 from quantbooth.runtime.errors import UserError
 
-__all__ = ["FITS", "SUFFIXES", "mask_files", "photo_files", "photo_subject", "read_mask", "read_photo"]
+__all__ = ["FITS", "photo_subject", "read_mask", "read_photo"]
 
 SMALLEST = 16
 ENLARGED = 4
 """Largest factor by which a photo is enlarged; beyond it the model would learn the blur."""
 LONGEST = 8
 """Largest aspect ratio of a photo; beyond it no square shows the subject."""
-KINDS = ("JPEG", "PNG", "WebP", "BMP", "TIFF", "GIF")
-"""Accepted formats, for any file name; Pillow reads more, but starts other programs for some."""
-UNREADABLE = (UnidentifiedImageError, OSError, ValueError, SyntaxError, EOFError, struct.error)
-
 Square = Callable[[Image.Image, int, Image.Resampling], Image.Image]
 FITS: dict[str, Square] = {
     "crop": lambda picture, side, method: ImageOps.fit(picture, (side, side), method),
@@ -77,17 +73,9 @@ def _opened(file: Path, background: str) -> Image.Image:
     Raises:
         UserError: when it cannot be read or is animated.
     """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about photos as large as those of phones, and about damaged tags
-            with Image.open(file, formats=KINDS) as opened:
-                frames = 1 if opened.format == "MPO" else getattr(opened, "n_frames", 1)  # MPO: a photo and its depth
-                upright = _plain_colours(ImageOps.exif_transpose(opened), background)
-    except Image.DecompressionBombError as error:
-        raise UserError(f"cannot read the photo {file}: {error}; save it smaller") from error
-    except UNREADABLE as error:
-        reason = f"it is no {_list(KINDS)}" if isinstance(error, UnidentifiedImageError) else error
-        raise UserError(f"cannot read the photo {file}: {reason}; remove it or save it again") from error
+    with opened(file, "the photo") as picture:
+        frames = frames_of(picture)
+        upright = _plain_colours(ImageOps.exif_transpose(picture), background)
     if frames > 1:
         raise UserError(f"the photo {file} is animated or has {frames} pages; save the one to learn as PNG or JPEG")
     return upright
@@ -122,17 +110,9 @@ def _white(mode: str, values: np.ndarray) -> float:
     return 255 if values.max() <= 255 and not mode.startswith("I;16") else 65535
 
 
-def _list(kinds: tuple[str, ...]) -> str:
-    return f"{', '.join(kinds[:-1])} or {kinds[-1]}"
-
-
 def _blank(picture: Image.Image) -> str:
     """Return the colour of padding: white for a photo, black for a mask."""
     return "white" if picture.mode == "RGB" else "black"
-
-
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
-MASK = "_mask"
 
 
 def photo_subject(
@@ -175,46 +155,6 @@ def photo_subject(
         fingerprint=_fingerprint((class_word, identifier, resolution, fit, chosen, bool(masks)), files + masks),
         reference_masks=_read_masks(masks, files, resolution, fit) if masks else None,
     )
-
-
-def photo_files(folder: Path) -> list[Path]:
-    """Return the photos of a folder, sorted by name, without masks and hidden files."""
-    if not folder.is_dir():
-        raise UserError(f"subject.path must be a folder of photos, found no folder at {folder}")
-    files = [file for file in _shown(folder) if not file.stem.endswith(MASK)]
-    if not files:
-        raise UserError(f"no photos in {folder}{_others(folder)}; put 3 to 6 pictures ({', '.join(SUFFIXES)}) there")
-    return files
-
-
-def mask_files(photos: list[Path]) -> list[Path]:
-    """Return the mask of every photo of one folder, in their order; empty where no photo has one.
-
-    Raises:
-        UserError: when a mask has no photo, or only some photos have masks: the scores would not be comparable.
-    """
-    masks = {file.stem.removesuffix(MASK): file for file in _shown(photos[0].parent) if file.stem.endswith(MASK)}
-    for name, mask in masks.items():
-        if name not in [photo.stem for photo in photos]:
-            raise UserError(f"the mask {mask} has no photo; name it after one, as 1{MASK}.png for 1.jpg, or remove it")
-    without = [photo.name for photo in photos if photo.stem not in masks]
-    if masks and without:
-        missing = f"{', '.join(without)} in {photos[0].parent} have none"
-        raise UserError(f"all photos need a mask, or none of them: {missing}; add these or remove the others")
-    return [masks[photo.stem] for photo in photos] if masks else []
-
-
-def _shown(folder: Path) -> list[Path]:
-    return sorted(f for f in folder.iterdir() if f.suffix.lower() in SUFFIXES and not f.name.startswith("."))
-
-
-def _others(folder: Path) -> str:
-    """Return the other files of a folder for the message: phones write HEIC, which is not supported."""
-    names = sorted(f.name for f in folder.iterdir() if f.is_file() and f.suffix and not f.name.startswith("."))
-    if not names:
-        return ""
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return f", only {', '.join(names[:3])}{more} (other kinds, such as HEIC, must be exported as JPEG or PNG first)"
 
 
 def _read_masks(masks: list[Path], photos: list[Path], resolution: int, fit: str) -> Bool[Tensor, "n h w"]:

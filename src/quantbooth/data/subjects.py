@@ -59,6 +59,9 @@ class Subject:
         if self.reference_masks is not None and self.reference_masks.shape != self.references[:, 0].shape:
             expected, found = list(self.references[:, 0].shape), list(self.reference_masks.shape)
             raise ValueError(f"masks must be as many and as large as the references, {expected}, got {found}")
+        for text in (self.name, self.class_word, self.identifier, *(prompt.template for prompt in self.prompts)):
+            if not text.isprintable():
+                raise UserError(f"names and prompts of a subject must be printable in one line, got {text!r}")
         for prompt in self.prompts:
             if prompt.template.count("{}") != 1:
                 raise UserError(f"a prompt must hold {{}} once, where the subject goes, got {prompt.template!r}")
@@ -77,6 +80,11 @@ class Subject:
     def class_text(self) -> str:
         """The class prompt: the prompt of the class pictures for prior preservation."""
         return f"a photo of a {self.class_word}"
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """Every sentence that a base reads of it."""
+        return (self.tuning_text, self.class_text, *map(self.asked_text, self.prompts))
 
     def asked_text(self, prompt: Prompt) -> str:
         """Return the prompt for a tuned model, with identifier and class word."""

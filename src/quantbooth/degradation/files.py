@@ -7,9 +7,12 @@ from typing import Any
 
 import pandas as pd
 from jaxtyping import Float
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
+from quantbooth.evaluation.rows import read_csv
+from quantbooth.runtime.errors import UserError
+from quantbooth.store.documents import read_as, read_tensors
 from quantbooth.store.manifest import open_artifact
 
 __all__ = [
@@ -31,6 +34,8 @@ KIND = "damage"
 RECORD, REFERENCE = "record.json", "reference.safetensors"
 PICTURES, TRUTH = "pictures", "truth"
 PREDICTIONS = "predictions"
+ERRORS = (("zone", "text"), ("place", "t", "float_error", "error", "deviation"))
+"""Columns of the predictions: texts, numbers."""
 RIGHT = "right_"
 """Prefix of the picture columns that say whether a requested attribute is right."""
 
@@ -121,7 +126,15 @@ def write_reference(folder: Path, reference: Reference) -> None:
 
 
 def read_reference(folder: Path) -> Reference:
-    return Reference(**load_file(folder / REFERENCE))
+    """Read the tensors of the float measurement.
+
+    Raises:
+        UserError: when their file is damaged or has others.
+    """
+    tensors = read_tensors(folder / REFERENCE)
+    if tensors.keys() != {"latents", "predicted"}:
+        raise UserError(f"{folder / REFERENCE} must hold latents and predicted, found {', '.join(sorted(tensors))}")
+    return Reference(**tensors)
 
 
 def read_degradation(folder: Path) -> DegradationResult:
@@ -131,10 +144,14 @@ def read_degradation(folder: Path) -> DegradationResult:
         UserError: when the folder is not a finished measurement.
     """
     manifest = open_artifact(folder, KIND)
-    record = Record(**json.loads((folder / RECORD).read_text()))
-    truth = pd.read_csv(folder / f"{TRUTH}.csv") if (folder / f"{TRUTH}.csv").is_file() else None
-    predictions, pictures = (pd.read_csv(folder / f"{name}.csv") for name in (PREDICTIONS, PICTURES))
+    record = read_as(Record, folder / RECORD)
+    truth = _read_pictures(folder, TRUTH) if (folder / f"{TRUTH}.csv").is_file() else None
+    predictions, pictures = read_csv(folder / f"{PREDICTIONS}.csv", *ERRORS), _read_pictures(folder, PICTURES)
     return DegradationResult(record, manifest.name, folder, predictions, pictures, truth)
+
+
+def _read_pictures(folder: Path, name: str) -> pd.DataFrame:
+    return read_csv(folder / f"{name}.csv", ("file", "text"), ("noise_seed", "clip_t", "ssim", "mse"), RIGHT)
 
 
 def _write_rows(folder: Path, name: str, rows: list[dict[str, Any]]) -> None:

@@ -4,7 +4,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import matplotlib as mpl
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -12,7 +11,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from quantbooth.degradation.files import DegradationResult
 from quantbooth.degradation.study import DegradationStudy
-from quantbooth.reporting.style import GROUND, INK, MUTED, PALETTE, RC, Style, frame, svg
+from quantbooth.reporting.style import GROUND, INK, MUTED, PALETTE, Style, drawing, frame, svg
 
 __all__ = ["Swept", "curve_plot", "error_plot", "swept"]
 
@@ -33,7 +32,7 @@ def _panels(study: DegradationStudy, draw: Callable[[Axes, str], None], up: str,
     """Return a figure with a panel for each zone and a common legend above, as an SVG string."""
     zones = list(study.reference.record.zones)
     width = WIDTH * len(zones) + 0.4
-    with mpl.rc_context(RC):
+    with drawing():
         figure = Figure(figsize=(width, HEIGHT), dpi=72)
         panels = figure.subplots(1, len(zones), sharey=True, squeeze=False)[0]
         for axes, zone in zip(panels, zones, strict=True):

@@ -1,10 +1,11 @@
 """A diffusers folder on disk: its parts, its JSON files, and their names."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 from quantbooth.runtime.errors import UserError
+from quantbooth.store import documents
+from quantbooth.store.documents import checked
 
 __all__ = ["part_of", "read_json", "text_encoder_names", "tokenizer_names"]
 
@@ -29,10 +30,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     if not path.is_file():
         raise UserError(f"{path.parent} is not a diffusers model folder: {path.name} is missing; check base.path")
-    try:
-        return dict(json.loads(path.read_text()))
-    except ValueError as error:
-        raise UserError(f"{path} is not readable JSON: {error}") from error
+    return checked(dict[str, Any], documents.read_json(path), str(path))
 
 
 def text_encoder_names(count: int) -> list[str]:

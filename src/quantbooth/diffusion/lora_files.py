@@ -6,7 +6,6 @@ in addition to what is tuned. Safetensors only: other formats can run code when 
 """
 
 import hashlib
-import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from quantbooth.quant import adapters
 from quantbooth.quant.adapters import Factors
 from quantbooth.quant.low_rank import form_of
 from quantbooth.runtime.errors import UserError
+from quantbooth.store.documents import checked, parsed_json, read_as
 
 __all__ = ["LoraFile", "add_loras_", "lora_file", "lora_files"]
 
@@ -154,9 +154,10 @@ def _read(lora: LoraFile, parts: Iterable[str]) -> tuple[dict[str, Tensor], dict
     try:
         with safe_open(lora.path, framework="pt") as file:
             tensors = {key: file.get_tensor(key) for key in sorted(file.keys())}
-            metadata = json.loads((file.metadata() or {}).get(METADATA, "{}"))
-        config = {} if lora.config is None else json.loads(lora.config.read_text(encoding="utf-8"))
-    except (SafetensorError, OSError, ValueError) as error:
+            found = parsed_json((file.metadata() or {}).get(METADATA, "{}"), f"{lora.path}: {METADATA}")
+        metadata = checked(dict[str, Any], found, f"{lora.path}: {METADATA}")
+        config = {} if lora.config is None else read_as(dict[str, Any], lora.config)
+    except (SafetensorError, OSError) as error:
         raise UserError(f"{lora.path} cannot be read as a LoRA file: {error}") from error
     for key, tensor in tensors.items():
         if not tensor.isfinite().all():

@@ -20,6 +20,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from quantbooth.diffusion.conditioning import Conditioning
+from quantbooth.diffusion.prompt_length import require_whole
 from quantbooth.runtime.errors import UserError
 
 __all__ = ["Family", "NoiseSchedule", "TextEncoder"]
@@ -71,11 +72,14 @@ class TextEncoder:
     tokenizer: Any
 
     def ids(self, prompts: Sequence[str]) -> Int[Tensor, "b length"]:
-        """Return token ids, padded or truncated to the tokenizer's full length, on the network's device."""
+        """Return token ids, padded to the tokenizer's full length, on the network's device.
+
+        Raises:
+            UserError: for a prompt that is longer.
+        """
+        require_whole([self.tokenizer], prompts)
         length = self.tokenizer.model_max_length
-        found = self.tokenizer(
-            list(prompts), padding="max_length", max_length=length, truncation=True, return_tensors="pt"
-        )
+        found = self.tokenizer(list(prompts), padding="max_length", max_length=length, return_tensors="pt")
         return found.input_ids.to(self.network.device)
 
 

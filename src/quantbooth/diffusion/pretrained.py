@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,15 @@ from quantbooth.diffusion.model import Family, TextEncoder
 from quantbooth.diffusion.weights import cast_module, read_network
 from quantbooth.runtime.errors import UserError
 
-__all__ = ["as_pipeline", "empty_denoiser", "float_bytes", "load_base", "new_autoencoder", "save_base"]
+__all__ = [
+    "as_pipeline",
+    "empty_denoiser",
+    "float_bytes",
+    "load_base",
+    "new_autoencoder",
+    "read_tokenizers",
+    "save_base",
+]
 
 AUTOENCODERS = {"AutoencoderKL": AutoencoderKL, "AutoencoderTiny": AutoencoderTiny}
 
@@ -92,15 +101,30 @@ def _assemble(folder: Path, name: str, family: Family, autoencoder: Any, denoise
 
 
 def _encoders(folder: Path, family: Family) -> tuple[TextEncoder, ...]:
-    count = len(family.text_classes)
-    named = zip(family.text_classes, text_encoder_names(count), tokenizer_names(count), strict=True)
-    return tuple(
-        TextEncoder(
-            read_network(network, part_of(folder, network_name)),
-            tokenizer.from_pretrained(str(part_of(folder, tokenizer_name)), local_files_only=True),
+    names = text_encoder_names(len(family.text_classes))
+    networks = [
+        read_network(network, part_of(folder, name))
+        for (network, _), name in zip(family.text_classes, names, strict=True)
+    ]
+    return tuple(map(TextEncoder, networks, read_tokenizers(folder)))
+
+
+@cache
+def read_tokenizers(folder: Path) -> tuple[Any, ...]:
+    """Return the tokenizers of a base, once a process and without its weights.
+
+    Raises:
+        UserError: when one is missing or damaged.
+    """
+    classes = family_in(folder).text_classes
+    places = [part_of(folder, name) for name in tokenizer_names(len(classes))]
+    try:
+        return tuple(
+            tokenizer.from_pretrained(str(place), local_files_only=True)
+            for (_, tokenizer), place in zip(classes, places, strict=True)
         )
-        for (network, tokenizer), network_name, tokenizer_name in named
-    )
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise UserError(f"{folder} cannot be read as a base: {str(error).strip().splitlines()[0]}") from error
 
 
 def save_base(base: Base, folder: Path, dtype: torch.dtype, option: str = "export.precision") -> None:

@@ -1,6 +1,5 @@
 """The DDPM noise schedule of a base: signal-to-noise ratio by timestep, noised latents x_t and prediction targets."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from diffusers import DDPMScheduler
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from quantbooth.diffusion.diffusers_folder import read_json
 from quantbooth.runtime.errors import UserError
 
 __all__ = ["Schedule", "borders_by_snr"]
@@ -93,7 +93,7 @@ def borders_by_snr(folder: Path, clean_up: float, coarse: float) -> dict[str, li
     file = folder / "scheduler" / "scheduler_config.json"
     if not file.is_file():
         raise UserError(f"{folder} has no scheduler/scheduler_config.json; check base.path")
-    schedule = Schedule(json.loads(file.read_text()))
+    schedule = Schedule(read_json(file))
     low, high, end = schedule.first_timestep_below(clean_up), schedule.first_timestep_below(coarse), schedule.timesteps
     if not 0 < low < high < end:
         raise UserError(f"signal-to-noise {clean_up} and {coarse} must leave three zones, got borders {low} and {high}")

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 from transformers import AutoImageProcessor, Dinov2Model, ViTModel
 
+from quantbooth.diffusion.prompt_length import require_room
 from quantbooth.evaluation.folders import digest, model_type, read_network, read_processor
 from quantbooth.runtime.errors import UserError
 
@@ -42,7 +43,7 @@ class Encoder(ImageEncoder, ABC):
 
     @abstractmethod
     def texts(self, sentences: list[str]) -> Float[Tensor, "b d"]:
-        """Return unit-length features of texts."""
+        """Return unit-length features of texts, or raise UserError for one that it does not read whole."""
 
 
 def check_pictures(pictures: Tensor) -> None:
@@ -84,7 +85,6 @@ class OpenClipEncoder(Encoder):
             try:
                 self.model, self.transform = open_clip.create_model_from_pretrained(model, pretrained or None)
                 self.tokenizer = open_clip.get_tokenizer(model)
-                self._cuts = isinstance(self.tokenizer, open_clip.SimpleTokenizer)
             except (RuntimeError, OSError, ValueError, UserWarning) as error:
                 raise UserError(_refusal(model, pretrained, error)) from error
         self.requires_grad_(False).eval()
@@ -104,19 +104,22 @@ class OpenClipEncoder(Encoder):
     @torch.inference_mode()
     def texts(self, sentences: list[str]) -> Float[Tensor, "b d"]:
         for sentence in sentences:
-            self._check_length(sentence)
+            self._require_whole(sentence)
         return self.model.encode_text(self.tokenizer(sentences).to(self._device), normalize=True).float()
 
     @property
     def _device(self) -> torch.device:
         return next(self.model.parameters()).device
 
-    def _check_length(self, sentence: str) -> None:
-        """Refuse long prompts, which open_clip would truncate silently."""
-        if self._cuts:
-            length, room = len(self.tokenizer.encode(sentence)) + 2, self.tokenizer.context_length
-            if length > room:
-                raise UserError(f"the prompt has {length} tokens, the scorer reads {room}; shorten {sentence!r}")
+    def _require_whole(self, sentence: str) -> None:
+        """Refuse a long prompt, which open_clip would truncate silently."""
+        ours = self.tokenizer
+        inner = getattr(ours, "tokenizer", None)  # of transformers, for SigLIP and others
+        added = 2 if inner is None else inner.num_special_tokens_to_add()
+        added = 3 if getattr(ours, "tokenizer_mode", "") == "clips" else added
+        clean = getattr(ours, "clean_fn", str)(sentence)
+        tokens = ours.encode(clean) if inner is None else inner.encode(clean, add_special_tokens=False)
+        require_room(sentence, tokens, ours.context_length - added, (inner or ours).decode, "the scorer")
 
 
 def _refusal(model: str, pretrained: str | None, error: BaseException) -> str:

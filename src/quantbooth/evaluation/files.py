@@ -8,7 +8,10 @@ from typing import Any
 
 import pandas as pd
 
+from quantbooth.evaluation.rows import read_parquet
 from quantbooth.runtime.errors import UserError
+from quantbooth.store.documents import read_as
+from quantbooth.store.files import require_name
 
 __all__ = ["ABOUT", "Record", "read_measured", "read_record", "read_rows", "write_scores"]
 
@@ -16,6 +19,8 @@ ROWS = "rows.parquet"
 EARLIER = "rows.csv"
 """The former format: a row per picture; only the record names the judges."""
 RECORD = "record.json"
+TEXTS = ("subject", "prompt", "kind", "file", "metric", "measured_with")
+NUMBERS = ("step", "noise_seed", "value")
 ABOUT = ("prompt", "kind", "noise_seed", "file")
 """Columns that identify a picture; all others are metrics."""
 
@@ -84,13 +89,15 @@ def read_measured(folder: Path) -> pd.DataFrame:
         UserError: when there are none, or their file is damaged.
     """
     path = folder / ROWS
-    try:
-        return pd.read_parquet(path, engine="pyarrow") if path.is_file() else _earlier(folder)
-    except FileNotFoundError as error:
-        raise UserError(f"{folder} holds no {ROWS}; remove the folder and evaluate again") from error
-    except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{path} cannot be read: {reason}; remove its folder and evaluate again") from error
+    if (folder / EARLIER).is_file() and not path.is_file():
+        return _earlier(folder)
+    if not path.is_file():
+        raise UserError(f"{folder} holds no {ROWS}; remove the folder and evaluate again")
+    long = read_parquet(path, TEXTS, NUMBERS, undefined=["value"])
+    if (twice := long.duplicated(["file", "metric"])).any():
+        file, metric = long[twice].iloc[0][["file", "metric"]]
+        raise UserError(f"{path} must have each metric of a picture once, found {metric} of {file} twice")
+    return long
 
 
 def read_rows(folder: Path) -> pd.DataFrame:
@@ -103,7 +110,16 @@ def read_rows(folder: Path) -> pd.DataFrame:
 
 
 def read_record(folder: Path) -> Record:
-    return Record(**json.loads((folder / RECORD).read_text()))
+    """Return what a set of scores is about.
+
+    Raises:
+        UserError: when the record is damaged, or names a folder out of the store.
+    """
+    record = read_as(Record, folder / RECORD)
+    for key, path in (("images", record.images), ("run", record.run)):
+        for part in path.split("/"):
+            require_name(part, f"{folder / RECORD}: {key}")
+    return record
 
 
 def _earlier(folder: Path) -> pd.DataFrame:

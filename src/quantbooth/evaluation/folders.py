@@ -1,7 +1,6 @@
 """Networks from folders in transformers' format: weights from safetensors only, and a digest of the content."""
 
 import hashlib
-import json
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -11,6 +10,7 @@ from transformers.utils import logging as transformers_logging
 
 from quantbooth.diffusion import weights
 from quantbooth.runtime.errors import UserError
+from quantbooth.store.documents import read_as
 
 __all__ = ["digest", "model_type", "read_network", "read_processor"]
 
@@ -31,10 +31,7 @@ def model_type(folder: Path) -> str:
     if not file.is_file():
         found = f"a folder without {CONFIG}" if folder.is_dir() else "a file" if folder.exists() else "nothing"
         raise UserError(f"{folder} must be a folder that transformers' save_pretrained wrote, found {found}")
-    try:
-        return str(json.loads(file.read_text(encoding="utf-8")).get("model_type"))
-    except (ValueError, AttributeError) as error:
-        raise UserError(f"{file} must be a configuration of transformers, found: {_first_line(error)}") from error
+    return str(read_as(dict[str, Any], file).get("model_type"))
 
 
 def read_network(kind: type[Network], folder: Path, spare: str = "", **options: Any) -> Network:

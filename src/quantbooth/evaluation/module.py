@@ -69,6 +69,10 @@ class EvaluationModule(LightningModule):
 
     @torch.no_grad()
     def on_test_start(self) -> None:
+        with full_precision(self.device):  # a prompt that the encoder refuses ends the run before a picture is scored
+            for request in self.requests:
+                if request.kind != UNRELATED:
+                    self._texts([request.judged_text])
         references, masks = self.subject.references.to(self.device), self.subject.reference_masks
         if masks is None:
             regions = self._regions(references)

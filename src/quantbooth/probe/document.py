@@ -3,7 +3,6 @@
 import os
 from pathlib import Path
 
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -11,7 +10,7 @@ from matplotlib.figure import Figure
 
 from quantbooth.probe.decisions import Border, borders, decided
 from quantbooth.probe.files import Probe
-from quantbooth.reporting.style import INK, MUTED, PALETTE, RC, Style, frame, svg
+from quantbooth.reporting.style import INK, MUTED, PALETTE, Style, drawing, frame, svg
 from quantbooth.reporting.tables import markdown
 from quantbooth.runtime.errors import UserError
 
@@ -22,7 +21,7 @@ SIZE = (7.2, 6.4)
 
 def probe_plot(probe: Probe, zones: dict[str, list[int]]) -> str:
     """Return three panels above each other, with noise on the left, as in sampling."""
-    with mpl.rc_context(RC):
+    with drawing():
         figure = Figure(figsize=SIZE, dpi=72)
         panels = figure.subplots(3, 1, sharex=True, gridspec_kw={"height_ratios": [3, 2, 2]})
         for axes, title in zip(panels, TITLES, strict=True):

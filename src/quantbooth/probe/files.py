@@ -7,13 +7,20 @@ from typing import Any
 
 import pandas as pd
 
+from quantbooth.evaluation.rows import read_csv
+from quantbooth.store.documents import read_as
 from quantbooth.store.manifest import open_artifact
 
 __all__ = ["KIND", "Probe", "ProbeRecord", "read_probe", "write_probe"]
 
 KIND = "probe"
 RECORD = "record.json"
-TABLES = ("swaps", "forecasts", "worth")
+TABLES: dict[str, tuple[tuple[str, ...], tuple[str, ...], str | None]] = {
+    "swaps": (("attribute",), ("pair", "t", "first", "second"), None),
+    "forecasts": ((), ("question", "t", "distance"), "change"),
+    "worth": ((), ("question", "t", "with_text", "without"), None),
+}
+"""Each table's columns of texts and of numbers; the last step has no change."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +69,11 @@ def write_probe(folder: Path, record: ProbeRecord, **rows: list[dict[str, Any]])
 
 
 def read_probe(folder: Path) -> Probe:
-    """Return the inverse of :func:`write_probe`."""
-    manifest = open_artifact(folder, KIND)
-    record = ProbeRecord(**json.loads((folder / RECORD).read_text()))
-    return Probe(record, manifest.name, **{name: pd.read_csv(folder / f"{name}.csv") for name in TABLES})
+    """Return the inverse of :func:`write_probe`.
+
+    Raises:
+        UserError: when the folder is not a finished probe, naming the file and key that does not fit.
+    """
+    manifest, record = open_artifact(folder, KIND), read_as(ProbeRecord, folder / RECORD)
+    tables = {name: read_csv(folder / f"{name}.csv", *columns) for name, columns in TABLES.items()}
+    return Probe(record, manifest.name, **tables)

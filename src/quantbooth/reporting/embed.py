@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
+from quantbooth.data.pictures import opened
 from quantbooth.runtime.errors import UserError
 
 __all__ = ["AS_THEY_ARE", "SHOWN", "Embedded", "Encoding", "embedded", "encoding_for"]
@@ -85,17 +86,14 @@ def embedded(file: Path, encoding: Encoding = AS_THEY_ARE) -> Embedded:
 
 def _bytes(file: Path, encoding: Encoding) -> tuple[bytes, str, tuple[int, int]]:
     """Return the bytes to embed, their media type, and the size of the picture in its file."""
-    try:
-        with Image.open(file) as image:
-            size = image.size
-            if encoding != AS_THEY_ARE:
-                return _webp(image, encoding), KEPT["WEBP"], size
-            if image.format in KEPT:
-                image.load()
-                return file.read_bytes(), KEPT[image.format], size
-            return _saved(image.convert("RGB"), "PNG"), KEPT["PNG"], size
-    except (OSError, UnidentifiedImageError) as error:
-        raise UserError(f"{file.name} in {file.parent.name} cannot be read as a picture: {error}") from error
+    with opened(file) as image:
+        size = image.size
+        if encoding != AS_THEY_ARE:
+            return _webp(image, encoding), KEPT["WEBP"], size
+        if image.format in KEPT:
+            image.load()
+            return file.read_bytes(), KEPT[image.format], size
+        return _saved(image.convert("RGB"), "PNG"), KEPT["PNG"], size
 
 
 def _webp(image: Image.Image, encoding: Encoding) -> bytes:

@@ -10,6 +10,7 @@ import matplotlib
 import pandas as pd
 from PIL import Image, ImageDraw, ImageFont
 
+from quantbooth.data.pictures import opened
 from quantbooth.reporting.results import Result
 from quantbooth.reporting.study import Method, Study
 from quantbooth.runtime.errors import UserError
@@ -219,7 +220,7 @@ def _put(sheet: Image.Image, picture: Picture, x: int, y: int, cell: int) -> Non
 def _opened(picture: Image.Image | Path) -> Image.Image:
     if isinstance(picture, Image.Image):
         return picture.convert("RGB")
-    with Image.open(picture) as image:
+    with opened(picture) as image:
         return image.convert("RGB")
 
 

@@ -5,7 +5,6 @@ from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -13,7 +12,7 @@ from matplotlib.figure import Figure
 from quantbooth.reporting.columns import Score, signed
 from quantbooth.reporting.inference import Difference, difference, interval
 from quantbooth.reporting.study import Method, Study
-from quantbooth.reporting.style import GROUND, INK, MUTED, RC, frame, svg
+from quantbooth.reporting.style import GROUND, INK, MUTED, drawing, frame, in_legend, log_axis, svg
 from quantbooth.timesteps.strategies import Strategy
 from quantbooth.timesteps.zones import Zone, Zones
 
@@ -69,7 +68,7 @@ def _panels(
 ) -> str:
     """Return a panel for each score that the study has, with a common legend."""
     scores = _scores(study)
-    with mpl.rc_context(RC):
+    with drawing():
         figure = Figure(figsize=INCHES, dpi=72)
         for axes, score in zip(figure.subplots(1, len(scores), squeeze=False)[0], scores, strict=True):
             draw(axes, score)
@@ -88,7 +87,7 @@ def _scores(study: Study) -> list[Score]:
 def _mark(axes: Axes, study: Study, method: Method, x: float, y: float) -> None:
     style = study.style(method)
     colours: dict[str, Any] = {"mfc": style.colour.light, "mec": GROUND.light}
-    axes.plot([x], [y], style.marker, ms=7, zorder=4, linestyle="", label=study.label(method), **colours)
+    axes.plot([x], [y], style.marker, ms=7, zorder=4, linestyle="", label=in_legend(study.label(method)), **colours)
 
 
 def frontier(study: Study) -> str | None:
@@ -99,7 +98,7 @@ def frontier(study: Study) -> str | None:
 
     def draw(axes: Axes, score: Score) -> None:
         frame(axes, score.title, "numbers trained")
-        axes.set_xscale("log")
+        log_axis(axes.xaxis)
         for method, count in trained.items():
             means = study.means(*study.last(method), score.key)
             if spread := interval(means):

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from itertools import pairwise
 
-import matplotlib as mpl
 import numpy as np
 from adjustText import adjust_text
 from matplotlib.axes import Axes
@@ -14,7 +13,7 @@ from matplotlib.ticker import MaxNLocator
 from quantbooth.reporting.areas import Curve, curves, front
 from quantbooth.reporting.columns import Score, score_named
 from quantbooth.reporting.study import Snapshot, Study
-from quantbooth.reporting.style import GROUND, INK, MUTED, RC, Style, frame, svg
+from quantbooth.reporting.style import GROUND, INK, MUTED, Style, drawing, frame, in_legend, svg
 
 __all__ = ["losses", "tradeoff"]
 
@@ -35,7 +34,7 @@ def tradeoff(study: Study, x: str = "clip_t", y: str = "local_clip_i") -> str | 
     if not lines:
         return None
     styles = [study.style(line.method) for line in lines]
-    with mpl.rc_context(RC):
+    with drawing():
         figure = Figure(figsize=INCHES, dpi=72)
         axes = figure.add_axes((0.075, 0.115, 0.89, 0.87))
         frame(axes, "", f"{across.title}: {across.axis} →", f"{up.title}: {up.axis} →")
@@ -146,14 +145,14 @@ def losses(study: Study) -> str | None:
     found = {method: runs for method, runs in found.items() if runs}
     if not found:
         return None
-    with mpl.rc_context(RC):
+    with drawing():
         figure = Figure(figsize=LOSS_INCHES, dpi=72)
         axes = figure.add_axes((0.075, 0.17, 0.73, 0.81))
         frame(axes, "", "optimizer step", "training loss")
         for method, runs in found.items():
             style = study.style(method)
             for k, run in enumerate(runs):
-                label = study.label(method) if k == 0 else None
+                label = in_legend(study.label(method)) if k == 0 else None
                 axes.plot(*_smoothed(run), color=style.colour.light, marker=style.marker, ms=3.5, lw=1.4, label=label)
         axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False, labelcolor=INK.light)
         ends = [

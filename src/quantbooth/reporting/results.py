@@ -17,6 +17,7 @@ __all__ = ["REQUIRED", "Cost", "Result"]
 
 IDENTITY = ("prompt", "kind", "noise_seed")
 REQUIRED = (*IDENTITY, "file", "clip_t", "clip_i", "local_clip_i", "subject_found")
+NAMES = ("method", "subject", "quant", "base", "scorer", "run", "protocol")
 UNDEFINED_ALLOWED = ("oracle_subject", "oracle_prompt", "oracle_class")
 OF_UNRELATED = ("prior_kept",)
 """Scores of pictures of unrelated prompts only."""
@@ -51,7 +52,8 @@ class Result:
     seconds, file_bytes and base_file_bytes.
 
     Raises:
-        UserError: no rows, a column missing, a score not finite, or the same prompt and noise twice.
+        UserError: a name that is not printable, no rows, a column missing, a score not finite, or the same prompt and
+            noise twice.
     """
 
     method: str
@@ -75,6 +77,9 @@ class Result:
     texts: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        for key in NAMES:
+            if not (name := str(getattr(self, key))).isprintable():
+                raise UserError(f"{key} must be printable in one line, got {name!r} from {self.run!r}")
         missing = [name for name in REQUIRED if name not in self.rows]
         if missing:
             raise UserError(f"rows of a result must have columns {', '.join(missing)}; {self.run} lacks them")

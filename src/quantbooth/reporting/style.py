@@ -6,11 +6,16 @@ Colours are safe for colour-blind eyes, on light and on dark ground, the same in
 
 import io
 import re
-from collections.abc import Iterable, Mapping
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import Any
 
+import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatter
 
 __all__ = [
     "BASE_STYLE",
@@ -24,11 +29,20 @@ __all__ = [
     "ThemeColour",
     "assign_styles",
     "family",
+    "drawing",
+    "in_legend",
     "inlined",
+    "log_axis",
     "svg",
 ]
 
-RC = {"svg.fonttype": "none", "svg.hashsalt": "quantbooth", "font.family": "DejaVu Sans", "font.size": 9}
+RC: dict[str, Any] = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "quantbooth",
+    "font.family": "DejaVu Sans",
+    "font.size": 9,
+    "text.parse_math": False,
+}
 GLYPHS = dict(zip("osD^vPXdpHh*", "●■◆▲▼✚✖◊⬟⬣⬢★", strict=True))
 """The characters of matplotlib's markers."""
 
@@ -118,6 +132,26 @@ def assign_styles(names: Iterable[tuple[str, bool]], known: Mapping[str, Style])
     return found
 
 
+@contextmanager
+def drawing() -> Iterator[None]:
+    """Draw figures under `RC`; the reader's fonts draw texts, so a glyph that ours lacks is no fault."""
+    with warnings.catch_warnings(), mpl.rc_context(RC):
+        warnings.filterwarnings("ignore", "Glyph .* missing")
+        yield
+
+
+def in_legend(name: str) -> str:
+    """Return a name for a legend, which leaves out those that begin with an underscore."""
+    return f"\u200b{name}" if name.startswith("_") else name
+
+
+def log_axis(axis: Any) -> None:
+    """Make an axis logarithmic, its numbers without mathematics."""
+    axis.axes.set(**{f"{axis.axis_name}scale": "log"})
+    axis.set_major_formatter(LogFormatter())
+    axis.set_minor_formatter(LogFormatter(labelOnlyBase=False, minor_thresholds=(1, 0.4)))
+
+
 def frame(axes: Axes, title: str = "", across: str = "", up: str = "") -> None:
     """Style the axes: a title on the left, a faint grid, no spines, no ticks."""
     axes.set_title(title, loc="left", color=INK.light, fontsize=9)
@@ -132,6 +166,7 @@ def frame(axes: Axes, title: str = "", across: str = "", up: str = "") -> None:
 
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', sans-serif"
 HEADER = re.compile(r"<\?xml.*?\?>|<!DOCTYPE.*?>|<metadata>.*?</metadata>|<!--.*?-->", re.DOTALL)
+TEXT = re.compile(r"(<text\b[^>]*>)(.*?)(</text>)", re.DOTALL)
 NAMESPACE = re.compile(r'\s+xmlns(?::xlink)?="[^"]*"')
 SIZE = re.compile(r'(<svg[^>]*?)\s+width="[^"]*"', re.DOTALL)
 HEIGHT = re.compile(r'(<svg[^>]*?)\s+height="[^"]*"', re.DOTALL)
@@ -145,7 +180,7 @@ def svg(figure: Figure, name: str, title: str, description: str, styles: Iterabl
     """
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
-    text = HEADER.sub("", buffer.getvalue()).strip()
+    text = TEXT.sub(_apart, HEADER.sub("", buffer.getvalue()).strip())
     text = HEIGHT.sub(r"\1", SIZE.sub(r"\1", text))
     text = re.sub(r'\bid="', f'id="{name}-', text)
     text = re.sub(r'((?:xlink:)?href="|url\()#', rf"\1#{name}-", text)
@@ -156,6 +191,13 @@ def svg(figure: Figure, name: str, title: str, description: str, styles: Iterabl
     head, body = text.split(">", 1)
     colours = (INK, MUTED, FAINT, GROUND, *(style.colour for style in styles))
     return head.replace("<svg", opened, 1) + ">" + label + _dark(colours) + body.strip() + "\n"
+
+
+def _apart(found: re.Match[str]) -> str:
+    """Return a text of the figure in which nothing looks like an attribute or a reference of its markup."""
+    return (
+        found[1] + re.sub(r'["#]|(?<=font):|(?<=font-family):', lambda sign: f"&#{ord(sign[0])};", found[2]) + found[3]
+    )
 
 
 def inlined(text: str) -> str:

@@ -14,16 +14,22 @@ from rich.text import Text
 from quantbooth.reporting.columns import NOTHING
 from quantbooth.reporting.style import Style
 
-__all__ = ["INCOMPLETE", "Cell", "Column", "Row", "Table", "markdown", "activation_note"]
+__all__ = ["INCOMPLETE", "Cell", "Column", "Row", "Table", "activation_note", "as_text", "markdown"]
 
 INCOMPLETE = "†"
 SPECIAL = {
     "\\": r"\textbackslash{}",
     **{sign: "\\" + sign for sign in "&%$#_{}"},
     **{"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "−": "$-$", "–": "--", "†": r"$^\dagger$"},
+    **{"[": "{[}", "]": "{]}", "*": "{*}", "`": "{`}", "'": "{'}"},  # options of what stands before; quotes
     **{"×": r"$\times$", "<": "$<$", ">": "$>$", "|": "$|$"},
 }
 """Characters with another meaning in plain LaTeX, or unknown to it."""
+
+BAR = re.compile(r"(?<!\\)\|")
+MARKUP = re.compile(r"[\\`*_|~$]|(?<=\])\(")
+"""Signs with a meaning in Markdown inside a table, mathematics and links included."""
+COMPUTED = ("=", "+", "-", "@", "\t", "\r")
 
 
 @dataclass(frozen=True)
@@ -114,8 +120,11 @@ class Table:
 
     def to_markdown(self) -> str:
         """Return the lines of the table, marked cells in bold."""
-        rows = [[r.name, *(f"**{c.whole}**" if c.marked else c.whole for c in self.cells(r))] for r in self.rows]
-        return markdown([self.first, *(column.title for column in self.shown)], rows)
+        rows = [
+            [as_text(r.name), *(f"**{as_text(c.whole)}**" if c.marked else as_text(c.whole) for c in self.cells(r))]
+            for r in self.rows
+        ]
+        return markdown([self.first, *(as_text(column.title) for column in self.shown)], rows)
 
     def to_html(self, label: str, marked: str = "") -> Markup:
         """Return the table in a box that scrolls sideways; `marked` is what a marked cell means, for screen readers."""
@@ -155,8 +164,8 @@ class Table:
     def to_csv(self) -> str:
         """Return the numbers unrounded, a line for each row, the ends of intervals in columns of their own."""
         rows = [
-            {self.first: row.label}
-            | {k: v for c in self.columns for k, v in row.cells.get(c.key, Cell("")).numbers(c.key).items()}
+            {self.first: _inert(row.label)}
+            | {k: _inert(v) for c in self.columns for k, v in row.cells.get(c.key, Cell("")).numbers(c.key).items()}
             for row in self.rows
         ]
         return pd.DataFrame(rows).to_csv(index=False, lineterminator="\n")
@@ -192,19 +201,29 @@ class Table:
 
     def _rich(self, part: Sequence[int], label: int, widths: Sequence[int]) -> RichTable:
         made = RichTable(box=None, pad_edge=False, padding=(0, 1, 0, 0))
-        made.add_column(self.first, width=label, overflow="fold")
+        made.add_column(Text(self.first), width=label, overflow="fold")
         for k in part:
-            made.add_column(self.shown[k].title, justify="right", width=widths[k], overflow="fold")
+            made.add_column(Text(self.shown[k].title), justify="right", width=widths[k], overflow="fold")
         for row in self.rows:
             cells = self.cells(row)
-            made.add_row(row.name, *(Text(cells[k].whole, style="bold" if cells[k].marked else "") for k in part))
+            made.add_row(Text(row.name), *(Text(cells[k].whole, style="bold" if cells[k].marked else "") for k in part))
         return made
 
 
 def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Return a Markdown table of texts: the first column left-aligned, the others right-aligned."""
     lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |" for cells in lines)
+    return "\n".join("| " + " | ".join(BAR.sub(r"\\|", cell) for cell in cells) + " |" for cells in lines)
+
+
+def as_text(name: str) -> str:
+    """Return a name with what Markdown and HTML would read as markup escaped."""
+    return MARKUP.sub(r"\\\g<0>", name).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def _inert(value: object) -> object:
+    """Return a value for the CSV; a text that a spreadsheet would compute begins with an apostrophe."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(COMPUTED) else value
 
 
 def activation_note(quants: Iterable[str]) -> str | None:

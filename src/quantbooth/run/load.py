@@ -20,8 +20,9 @@ from quantbooth.diffusion.sources import source_folder
 from quantbooth.quant.selection import SetSelection
 from quantbooth.runtime.config import build, choices, composed, conf_dir
 from quantbooth.runtime.errors import UserError
+from quantbooth.store.documents import checked
 from quantbooth.store.manifest import Manifest, open_artifact
-from quantbooth.tuning.files import open_tuned, read_snapshot, steps_kept, strategy_of
+from quantbooth.tuning.files import last_step, open_tuned, read_snapshot, strategy_of
 from quantbooth.tuning.tuners import FullTuner, IdentifierTuner, LoraTuner, ScaleTuner, Tuner
 
 __all__ = ["initial_noise", "load", "load_pipeline"]
@@ -96,7 +97,7 @@ def _load_sets_(base: Base, folders: Sequence[Path], manifest: Manifest, step: i
             f"{manifest.name} was tuned on {strategy.training_zones.timesteps} timesteps, "
             f"{base.name} has {base.timesteps}"
         )
-    states = [read_snapshot(each, steps_kept(each)[-1] if step is None else step) for each in folders]
+    states = [read_snapshot(each, last_step(each) if step is None else step) for each in folders]
     state = states[0] if len(states) == 1 else tuner.join(states)
     tuner.load_(base, state, strategy.sets * len(folders), selection)
     route = SubjectsRoute(strategy.route, strategy.sets, len(folders))
@@ -110,12 +111,16 @@ def _tuner(manifest: Manifest) -> Tuner:
     Raises:
         UserError: when its manifest names no known tuner.
     """
-    options = dict(manifest.contents.get("tuner") or {})
+    where = f"{manifest.name}: contents.tuner"
+    options = checked(dict[str, Any], manifest.contents.get("tuner") or {}, where)
     name, identifier = options.pop("name", None), options.pop("identifier", None)
-    if name not in TUNERS:
+    if not isinstance(name, str) or name not in TUNERS:
         raise UserError(f"{manifest.name} must say which tuner made it, one of {', '.join(TUNERS)}, found {name!r}")
-    tuner = TUNERS[name](**options)
-    return tuner if identifier is None else IdentifierTuner(tuner, **identifier)
+    try:
+        tuner = TUNERS[name](**options)
+        return tuner if identifier is None else IdentifierTuner(tuner, **identifier)
+    except TypeError as error:
+        raise UserError(f"{where} must have the options of {name}: {error}; tune again") from error
 
 
 def _quantized(tuned: Path, manifest: Manifest) -> Path | None:

@@ -13,9 +13,12 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
+from quantbooth.data.pictures import opened
 from quantbooth.data.questions import Questions
 from quantbooth.data.subjects import Prompt, Subject
 from quantbooth.runtime.errors import UserError
+from quantbooth.store.documents import read_as
+from quantbooth.store.files import require_name
 
 __all__ = [
     "UNRELATED",
@@ -101,7 +104,16 @@ def write_requests(folder: Path, requests: Sequence[Request]) -> None:
 
 
 def read_requests(folder: Path) -> list[Request]:
-    return [Request(**row) for row in json.loads((folder / LIST).read_text())]
+    """Return the requests of an image set.
+
+    Raises:
+        UserError: when its list is damaged, names a file out of the folder, or one twice.
+    """
+    requests = read_as(list[Request], folder / LIST)
+    names = [require_name(one.file, f"{folder / LIST}: file") for one in requests]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise UserError(f"{folder / LIST} must name each file once, found {twice[0]} twice")
+    return requests
 
 
 def write_image(path: Path, image: Float[Tensor, "3 h w"]) -> None:
@@ -113,6 +125,19 @@ def write_image(path: Path, image: Float[Tensor, "3 h w"]) -> None:
 
 
 def read_images(paths: Sequence[Path]) -> Float[Tensor, "n 3 h w"]:
-    """Read PNGs as one batch in [0, 1]."""
-    pixels = [np.asarray(Image.open(path).convert("RGB"), dtype=np.float32) for path in paths]
+    """Read pictures of one size as one batch in [0, 1].
+
+    Raises:
+        UserError: when one cannot be read, or has another size than the first.
+    """
+    pixels = [_pixels(path) for path in paths]
+    for path, picture in zip(paths, pixels, strict=True):
+        if picture.shape != pixels[0].shape:
+            expected, found = ("x".join(map(str, one.shape[1::-1])) for one in (pixels[0], picture))
+            raise UserError(f"the picture {path} must have {expected} pixels, as {paths[0].name} has, found {found}")
     return torch.from_numpy(np.stack(pixels).transpose(0, 3, 1, 2) / 255)
+
+
+def _pixels(path: Path) -> Float[np.ndarray, "h w 3"]:
+    with opened(path) as picture:
+        return np.asarray(picture.convert("RGB"), dtype=np.float32)

@@ -24,9 +24,37 @@ __all__ = [
     "disk_full_as_user_error",
     "weights_fingerprint",
     "atomic_folder",
+    "require_name",
+    "require_plain",
 ]
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+def require_plain(file: Path, what: str) -> None:
+    """Check that a path is a plain file before it is opened: a pipe or a device would never end.
+
+    Raises:
+        UserError: when it is missing, a folder, a pipe, a device, or a link that leaves its folder.
+    """
+    if not os.path.lexists(file):
+        raise UserError(f"cannot read {what} {file}: it is not there; make it again")
+    if not file.is_file():
+        found = "a folder" if file.is_dir() else "no plain file"
+        raise UserError(f"cannot read {what} {file}: it is {found}; remove it or save it again")
+    if file.is_symlink() and not file.resolve().is_relative_to(file.parent.resolve()):
+        raise UserError(f"cannot read {what} {file}: it is a link out of its folder; copy the file there")
+
+
+def require_name(name: str, where: str) -> str:
+    """Return a name that stays in its folder on every system.
+
+    Raises:
+        UserError: when it has a folder, a drive or an unprintable character in it.
+    """
+    if not name.isprintable() or name.strip(". ") == "" or set(name) & set("/\\:"):
+        raise UserError(f"{where} must be the name of a file in its folder, found {name!r}")
+    return name
 
 
 @contextlib.contextmanager

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from quantbooth.runtime.errors import UserError
+from quantbooth.store.documents import checked, read_json
 from quantbooth.store.files import SHORT, checksums, fingerprint
 
 __all__ = ["FORMAT", "KINDS", "MANIFEST", "SEAL", "TITLES", "Manifest", "open_artifact"]
@@ -42,18 +43,6 @@ FORMAT = 4
 MANIFEST = "manifest.json"
 SEAL = "checksum"
 """The manifest's key with the checksum of its other keys."""
-
-TYPES: dict[str, type] = {
-    "kind": str,
-    "format_version": int,
-    "name": str,
-    "fingerprint": str,
-    "parents": dict,
-    "contents": dict,
-    "package_version": str,
-    "measured": dict,
-    "files": dict,
-}
 
 
 @dataclass(frozen=True)
@@ -128,6 +117,10 @@ def _seal(values: Mapping[str, Any]) -> str:
 
 
 def _require_sound(path: Path, manifest: Manifest) -> None:
+    strange = [each for each in path.rglob("*") if each.is_symlink() or not (each.is_file() or each.is_dir())]
+    names = [name for each in strange if not _is_hidden(name := each.relative_to(path).as_posix())]
+    if names:
+        raise _damaged(path, f"{min(names)} is a link, a pipe or a device")
     found = {name: value for name, value in checksums(path).items() if name != MANIFEST and not _is_hidden(name)}
     wrong = [f"{name} is missing" for name in manifest.files.keys() - found.keys()]
     wrong += [f"{name} is not part of it" for name in found.keys() - manifest.files.keys()]
@@ -144,19 +137,22 @@ def _is_hidden(name: str) -> bool:
 
 def _parse(file: Path) -> Manifest:
     try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise _damaged(file.parent, f"{file.name} must be JSON, found: {error}") from error
+        values = read_json(file)
+    except UserError as error:
+        raise _damaged(file.parent, str(error)) from error
     if not isinstance(values, dict):
         raise UserError(f"{file} must hold a JSON object, found a {type(values).__name__}")
     seal = values.pop(SEAL, None)
-    _check(values, file)
+    _require_known(values, file)
+    manifest = checked(Manifest, values, str(file))
+    if missing := [field.name for field in fields(Manifest) if field.name not in values]:
+        raise UserError(f"{file} lacks {', '.join(missing)}")
     if seal != _seal(values):
         raise _damaged(file.parent, f"{file.name} has changed")
-    return Manifest(**values)
+    return manifest
 
 
-def _check(values: Mapping[str, Any], file: Path) -> None:
+def _require_known(values: Mapping[str, Any], file: Path) -> None:
     kind, version = values.get("kind"), values.get("format_version")
     if not isinstance(kind, str) or kind not in KINDS:
         raise UserError(f"{file} has the unknown kind {kind!r}; known are {', '.join(KINDS)}")
@@ -165,13 +161,3 @@ def _check(values: Mapping[str, Any], file: Path) -> None:
             f"{file} has format_version {version}, this quantbooth reads {FORMAT}; set paths.store to a new folder and "
             "make it again"
         )
-    expected = {field.name for field in fields(Manifest)}
-    if missing := sorted(expected - values.keys()):
-        raise UserError(f"{file} lacks {', '.join(missing)}")
-    if unknown := sorted(values.keys() - expected):
-        raise UserError(f"{file} has unknown keys: {', '.join(unknown)}")
-    for key, value in values.items():
-        if not isinstance(value, TYPES[key]):
-            raise UserError(f"{file}: {key} must be a {TYPES[key].__name__}, found {value!r}")
-    if strange := [role for role, parent in values["parents"].items() if not isinstance(parent, str)]:
-        raise UserError(f"{file}: the parents must be fingerprints, found none for {', '.join(strange)}")

@@ -2,7 +2,6 @@
 
 import contextlib
 import errno
-import json
 import os
 import re
 import shutil
@@ -20,6 +19,7 @@ import psutil
 import yaml
 
 from quantbooth.runtime.errors import UserError
+from quantbooth.store.documents import read_json
 from quantbooth.store.files import SHORT, checksums, disk_full_as_user_error, fingerprint
 from quantbooth.store.manifest import FORMAT, KINDS, MANIFEST, TITLES, Manifest, open_artifact
 
@@ -134,7 +134,7 @@ def _require_format(root: Path) -> None:
     """Refuse a store of another format; all artifacts of a store have the same, so the first readable one decides."""
     for file in root.glob("*/[!.]*/" + MANIFEST):
         try:
-            found = json.loads(file.read_text(encoding="utf-8")).get("format_version")
+            found = read_json(file).get("format_version")
         except (AttributeError, ValueError, OSError):
             continue  # a damaged manifest is refused when its artifact is opened
         if found != FORMAT:

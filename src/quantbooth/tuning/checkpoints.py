@@ -25,6 +25,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from quantbooth.runtime.errors import UserError
+from quantbooth.store.documents import parsed_json
 from quantbooth.store.files import checksum
 from quantbooth.store.store import Draft
 from quantbooth.tuning.files import read_snapshot, snapshot_path, steps_kept, write_snapshot
@@ -145,7 +146,7 @@ class Part:
         if not path.stem.endswith(f"-{checksum(path)}"):
             raise ValueError("it is damaged")
         with safe_open(path, "pt") as file:
-            record = json.loads(file.metadata()["record"])
+            record = parsed_json(file.metadata()["record"], "its record")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a mapping
         for key, value in self._made_for().items():
             if record[key] != value:

@@ -16,6 +16,7 @@ from quantbooth.timesteps.strategies import Strategy, from_description
 
 __all__ = [
     "TUNED",
+    "last_step",
     "open_tuned",
     "precision_of",
     "read_snapshot",
@@ -83,7 +84,19 @@ def read_snapshot(folder: Path, step: int) -> dict[str, Shaped[Tensor, "..."]]:
 
 def steps_kept(folder: Path) -> list[int]:
     """Return the saved steps in ascending order."""
-    return sorted(int(path.stem.removeprefix("step-")) for path in folder.glob("step-*.safetensors"))
+    steps = (path.stem.removeprefix("step-") for path in folder.glob("step-*.safetensors"))
+    return sorted(int(step) for step in steps if step.isdecimal())
+
+
+def last_step(folder: Path) -> int:
+    """Return the last saved step.
+
+    Raises:
+        UserError: when there is none.
+    """
+    if not (steps := steps_kept(folder)):
+        raise UserError(f"{folder} must hold the parameters after a step, found none; tune again")
+    return steps[-1]
 
 
 def open_tuned(folder: Path) -> Manifest:

@@ -1,0 +1,37 @@
+"""A prompt is read whole or refused: tokenizers cut what is longer than a text encoder reads, and say nothing."""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from quantbooth.runtime.errors import UserError
+
+__all__ = ["require_room", "require_whole"]
+
+
+def require_whole(tokenizers: Iterable[Any], prompts: Iterable[str]) -> None:
+    """Check that every tokenizer of a base reads every prompt whole.
+
+    Raises:
+        UserError: for the first prompt that is longer, with the words that would be lost.
+    """
+    texts = list(dict.fromkeys(prompts))
+    for tokenizer in tokenizers:
+        room = tokenizer.model_max_length - tokenizer.num_special_tokens_to_add()
+        for prompt in texts:
+            tokens = tokenizer.encode(prompt, add_special_tokens=False, verbose=False)
+            require_room(prompt, tokens, room, tokenizer.decode, "the text encoder")
+
+
+def require_room(
+    prompt: str, tokens: Sequence[int], room: int, decode: Callable[[Sequence[int]], str], reader: str
+) -> None:
+    """Check that a prompt has at most `room` tokens.
+
+    Raises:
+        UserError: when it has more, with the words that would be lost.
+    """
+    if len(tokens) > room:
+        lost = decode(tokens[room:]).strip()
+        raise UserError(
+            f"the prompt has {len(tokens)} tokens, {reader} reads {room}, so {lost!r} would be lost; shorten {prompt!r}"
+        )

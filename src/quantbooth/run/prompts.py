@@ -1,0 +1,19 @@
+"""The prompts of a run are read whole by its base, which the tokenizers tell before any weights are read."""
+
+from collections.abc import Iterable
+
+from quantbooth.diffusion.pretrained import read_tokenizers
+from quantbooth.diffusion.prompt_length import require_whole
+from quantbooth.run.run import Run
+
+__all__ = ["require_read"]
+
+
+def require_read(run: Run, prompts: Iterable[str] | None = None) -> None:
+    """Check that the text encoders of the base read prompts whole, by default all of the subjects.
+
+    Raises:
+        UserError: for one that is longer, with the words that would be lost.
+    """
+    own = (text for one in run.subjects for text in one.subject.texts)
+    require_whole(read_tokenizers(run.base_folder), own if prompts is None else prompts)
