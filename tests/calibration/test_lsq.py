@@ -1,6 +1,8 @@
 """Learned activation steps of a block: the loss by hand, better than the ranges', the same again from the same seed."""
 
+import math
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -98,3 +100,27 @@ def test_the_same_seed_learns_the_same_and_scales_stay_positive(made: tuple[nn.M
     assert all(torch.equal(scale, other[name]) for name, scale in one.items())
     assert any(not torch.equal(scale, another[name]) for name, scale in one.items())
     assert all(float(scale.min()) > 0 for scale in one.values())
+
+
+def test_the_rate_falls_along_half_a_cosine(made: tuple[nn.Module, BlockCache]) -> None:
+    optimizers = stage(made, iterations=10).learned.optimizers()
+    optimizer, rates = optimizers["optimizer"], []
+    for _ in range(11):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        optimizers["lr_scheduler"]["scheduler"].step()
+    assert optimizers["lr_scheduler"]["interval"] == "step"
+    assert rates == pytest.approx([0.01 * (1 + math.cos(math.pi * step / 10)) for step in range(11)], abs=1e-9)
+
+
+def test_every_step_draws_other_items(made: tuple[nn.Module, BlockCache], monkeypatch: pytest.MonkeyPatch) -> None:
+    ours, seen = stage(made, iterations=4), []
+    error = ours.error
+
+    def noted(tensors: Any, indices: Sequence[int]) -> Tensor:
+        seen.append(tuple(indices))
+        return error(tensors, indices)
+
+    monkeypatch.setattr(ours, "error", noted)
+    learned(ours)
+    assert len(seen) == len(set(seen)) == 4
