@@ -9,6 +9,7 @@ import copy
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 __all__ = ["Mutant", "mutants_of"]
 
@@ -27,11 +28,12 @@ TWINS = [
 ]
 NAMES = {**dict(TWINS), **{right: left for left, right in TWINS}, "mode": "sample", "float64": "float32"}
 DROPPED = {
-    *("detach", "clone", "abs", "clamp", "clamp_", "round", "round_", "sqrt", "float", "exp", "sorted", "reversed"),
+    *("detach", "clone", "abs", "clamp", "clamp_", "round", "round_", "sqrt", "exp", "sorted", "reversed"),
     *("flatten", "softmax", "square", "permute", "transpose", "eval", "byte", "contiguous", "requires_grad_"),
 }
 INERT = {"device", "strict", "noqa", "what", "persistent"}
 """Keywords that change nothing on a CPU, or only what is shown."""
+ASKING = ("range", "isinstance", "issubclass", "getattr", "hasattr")
 SILENT = {"extra_repr", "__repr__", "__str__"}
 
 
@@ -99,7 +101,7 @@ class _Finder(ast.NodeVisitor):
             case ast.BinOp(op=ast.BitOr()):  # a union of types
                 pass
             case _:
-                if isinstance(node, ast.If | ast.IfExp) and not isinstance(node.test, ast.Compare):
+                if isinstance(node, ast.If | ast.IfExp) and not isinstance(node.test, ast.Compare | ast.UnaryOp):
                     self._note(node.test, "condition", f"(not {_text(node.test)})")
                 for kind, after in _changes(node):
                     self._note(node, kind, after)
@@ -112,16 +114,18 @@ class _Finder(ast.NodeVisitor):
         if isinstance(node, ast.FunctionDef):
             for value in [*node.args.defaults, *filter(None, node.args.kw_defaults)]:
                 self.visit(value)
-            names = [one.arg for one in node.args.args if one.arg not in ("self", "cls")]
             for last in node.body[-1:]:
-                if names and isinstance(last, ast.Return) and last.value is not None and len(node.body) > 1:
-                    self._note(last.value, "return early", names[0])
+                if isinstance(last, ast.Return) and last.value is not None:
+                    for name in (one.arg for one in node.args.args if _alike(one.annotation, node.returns)):
+                        self._note(last.value, "return early", name)
         for number, one in enumerate(node.body):
             if number or not isinstance(one, ast.Expr):
                 self.visit(one)
         self.path.pop()
 
     def _note(self, node: ast.AST, kind: str, after: str) -> None:
+        if after == _plain(node):
+            return
         assert isinstance(node, ast.expr | ast.stmt)
         assert node.end_lineno is not None
         assert node.end_col_offset is not None
@@ -135,6 +139,8 @@ class _Finder(ast.NodeVisitor):
 def _changes(node: ast.AST) -> Iterator[tuple[str, str]]:
     """Yield the kind and the new text of every mistake that replaces this node."""
     match node:
+        case ast.BinOp(op=ast.Div()) if _is_path(node):
+            pass
         case ast.BinOp(op=op) if type(op) in BINARY:
             yield "arithmetic", _text(node, op=BINARY[type(op)]())
         case ast.Compare(ops=[op, *others]) if type(op) in COMPARISONS:
@@ -161,17 +167,14 @@ def _changes(node: ast.AST) -> Iterator[tuple[str, str]]:
 
 def _calls(node: ast.Call) -> Iterator[tuple[str, str]]:
     args = node.args
-    if (
-        len(args) > 1
-        and not any(isinstance(one, ast.Starred) for one in args[:2])
-        and _plain(args[0]) != _plain(args[1])
-    ):
-        yield "arguments", _text(node, args=[args[1], args[0], *args[2:]])
+    for place, (left, right) in enumerate(pairwise(args)):
+        if type(left) is type(right) and not isinstance(left, ast.Starred) and _plain(node.func) not in ASKING:
+            yield "arguments", _text(node, args=[*args[:place], right, left, *args[place + 2 :]])
     for keyword in node.keywords:
         if keyword.arg is not None and keyword.arg not in INERT:
             yield "keyword", _text(node, keywords=[one for one in node.keywords if one is not keyword])
     match node.func:
-        case ast.Attribute(value=value, attr=attr) if attr in DROPPED:
+        case ast.Attribute(value=value, attr=attr) if attr in DROPPED or (attr == "float" and not args):
             yield "dropped", _text(value)
         case ast.Name(id=name) if name in DROPPED and len(args) == 1:
             yield "dropped", _text(args[0])
@@ -192,8 +195,23 @@ def _constants(value: object) -> list[object]:
     return []
 
 
-def _plain(node: ast.AST) -> str:
-    return ast.unparse(node)
+def _plain(node: ast.AST | None) -> str:
+    return "" if node is None else ast.unparse(node)
+
+
+def _alike(one: ast.expr | None, other: ast.expr | None) -> bool:
+    """Whether both are annotations of tensors, or the same: otherwise the check of types alone would see a mistake."""
+    left, right = _plain(one), _plain(other)
+    return left == right != "" or ("Tensor" in left and "Tensor" in right and left[:5] == right[:5])
+
+
+def _is_text(node: ast.expr) -> bool:
+    return isinstance(node, ast.JoinedStr) or (isinstance(node, ast.Constant) and isinstance(node.value, str))
+
+
+def _is_path(node: ast.BinOp) -> bool:
+    text = _plain(node.left).lower()
+    return _is_text(node.right) or "folder" in text or "path" in text
 
 
 def _text(node: ast.AST, **changes: object) -> str:
