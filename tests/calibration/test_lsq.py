@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from lightning.pytorch import Trainer
 from torch import Tensor, nn
 
-from quantbooth.calibration.block_cache import BlockCache, CallArgs
+from quantbooth.calibration.block_cache import BlockCache, CallArgs, mapped_rows
 from quantbooth.calibration.block_training import BlockTraining
 from quantbooth.calibration.lsq import LSQConfig, Scales
 from quantbooth.quant.activations import ActivationQuantizer
@@ -19,6 +20,7 @@ from quantbooth.quant.format import Grid
 from quantbooth.quant.layers import QuantizedLayer, quantized_layers
 from quantbooth.quant.observers import MinMaxObserver, MovingAverageMinMaxObserver
 from quantbooth.quant.surgery import quantize_
+from quantbooth.runtime.draws import generator_for
 
 ITEMS = 24
 
@@ -114,7 +116,7 @@ def test_the_rate_falls_along_half_a_cosine(made: tuple[nn.Module, BlockCache]) 
 
 
 def test_every_step_draws_other_items(made: tuple[nn.Module, BlockCache], monkeypatch: pytest.MonkeyPatch) -> None:
-    ours, seen = stage(made, iterations=4), []
+    ours, seen = stage(made, iterations=4, seed=3), []
     error = ours.error
 
     def noted(tensors: Any, indices: Sequence[int]) -> Tensor:
@@ -124,3 +126,12 @@ def test_every_step_draws_other_items(made: tuple[nn.Module, BlockCache], monkey
     monkeypatch.setattr(ours, "error", noted)
     learned(ours)
     assert len(seen) == len(set(seen)) == 4
+    draws = [generator_for(3, step, "steps of block") for step in range(4)]  # these names decide what a run repeats
+    assert seen == [tuple(torch.randint(ITEMS, (8,), generator=draw).tolist()) for draw in draws]
+    assert ours.trainer.progress_bar_metrics["error"] > 0
+
+
+def test_rows_are_in_the_file_itself(tmp_path: Path) -> None:
+    rows = mapped_rows(tmp_path / "rows.bin", 3, torch.zeros(1, 2))
+    rows[1] = torch.tensor([1.0, 2.0])
+    assert np.fromfile(tmp_path / "rows.bin", dtype=np.float32).tolist() == [0, 0, 1, 2, 0, 0]
