@@ -178,3 +178,15 @@ def test_every_step_draws_its_own_photos_noise_and_timesteps(new_stage: MakeStag
     assert len(drawn) == 4
     for part in ("x_0", "noise", "t"):
         assert len({getattr(one, part).numpy().tobytes() for one in drawn}) == 4, part
+
+
+def test_the_loss_of_several_subjects_is_the_sum_of_theirs(
+    new_stage: MakeStage, examples: Examples, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So each subject's sets get the gradient that they get alone."""
+    one = new_stage()
+    learning, zones, recipe = one.learning, one.zones, one.recipe
+    both = TuningModule(one.base, learning, [examples, examples], zones, recipe, one.optimizer_factory)
+    for stage in (one, both):
+        monkeypatch.setattr(stage, "log", lambda *_, **__: None)  # there is no trainer
+    torch.testing.assert_close(both.training_step(0), 2 * one.training_step(0))
