@@ -85,8 +85,8 @@ def table(mutants: Sequence[Mutant | Known], results: dict[str, Any], equivalent
     """Return the counts by room: planted, killed, equivalent, survived."""
     rooms: dict[str, Counter[str]] = defaultdict(Counter)
     for mutant in mutants:
-        if mutant.name in results:
-            killed = results[mutant.name]["killed_by"] is not None
+        if mutant.name in results or mutant.name in equivalent:
+            killed = results.get(mutant.name, {}).get("killed_by") is not None
             fate = "killed" if killed else "equivalent" if mutant.name in equivalent else "survived"
             for room in (mutant.file.partition("/")[0], "all"):
                 rooms[room].update(["planted", fate])
@@ -178,7 +178,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for room, count in counts.items():
         sys.stdout.write(f"{room:12} " + "  ".join(f"{kind} {number:3}" for kind, number in count.items()) + "\n")
     if out:
-        seen_by = {one.name: results[one.name]["killed_by"] for one in mutants if one.name in results}
+        done = [one.name for one in mutants if one.name in results or one.name in equivalent]
+        seen_by = {name: results.get(name, {}).get("killed_by") for name in done}
         out.write_text(json.dumps({"seed": options.seed, "rooms": counts, "seen_by": seen_by}, indent=1) + "\n")
     return 1 if counts["all"]["survived"] else 0
 

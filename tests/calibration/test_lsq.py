@@ -135,3 +135,17 @@ def test_rows_are_in_the_file_itself(tmp_path: Path) -> None:
     rows = mapped_rows(tmp_path / "rows.bin", 3, torch.zeros(1, 2))
     rows[1] = torch.tensor([1.0, 2.0])
     assert np.fromfile(tmp_path / "rows.bin", dtype=np.float32).tolist() == [0, 0, 1, 2, 0, 0]
+
+
+def test_a_call_comes_back_with_rows_of_tensors_and_all_else_as_it_was(tmp_path: Path) -> None:
+    x, y = torch.arange(6.0).view(3, 2), torch.arange(3.0).view(3, 1)
+    cache = BlockCache(tmp_path, 3)
+    for some in ([2, 0], [1]):
+        cache.record(some, CallArgs((x[some], 5), {"y": y[some], "scale": 2.0, "mask": None}), -x[some])
+    call, target = cache.batch([1, 2], torch.device("cpu"))
+    assert [one.tolist() for one in (call.args[0], call.kwargs["y"], target)] == [
+        x[1:].tolist(),
+        y[1:].tolist(),
+        (-x[1:]).tolist(),
+    ]
+    assert (call.args[1], call.kwargs["scale"], call.kwargs["mask"]) == (5, 2.0, None)
