@@ -155,3 +155,15 @@ def test_beta_falls_along_a_line_after_the_warm_up() -> None:
     assert schedule.beta_at(20) == 20
     assert schedule.beta_at(60) == 11
     assert schedule.beta_at(100) == 2
+
+
+def test_the_penalty_is_the_weighted_sum_over_all_weights_once_it_has_begun(
+    block: nn.Module, cache: BlockCache
+) -> None:
+    learned = stage(block, cache, iterations=100, warm_up=0.2, beta=(20, 2), penalty=0.01).learned
+    assert learned.penalty(19) is None
+    for step, beta in ((20, 20.0), (60, 11.0)):
+        h = torch.cat([up(rounding.v.detach()).double().flatten() for _, rounding in learned._named])
+        found = learned.penalty(step)
+        assert found is not None
+        assert float(found.detach()) == pytest.approx(0.01 * float((1 - (2 * h - 1).abs() ** beta).sum()), rel=1e-5)

@@ -94,3 +94,11 @@ def test_a_damaged_set_is_refused_in_one_line(folder: Path, file: str, damage: s
         UserError, match=r"^the calibration set .*cannot be read: .*remove that folder and calibrate again$"
     ):
         CalibrationSet(folder)
+
+
+def test_states_lying_across_come_back(tmp_path: Path, states: Tensor, texts: Conditioning) -> None:
+    across = states.transpose(3, 4).contiguous().transpose(3, 4)
+    assert not across.is_contiguous()
+    write_states(tmp_path, 0, across)
+    write_texts(tmp_path, PROMPTS, texts, TIMES, 3)
+    assert torch.equal(CalibrationSet(tmp_path).batch([0]).x[0], states[0, 0])

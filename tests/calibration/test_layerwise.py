@@ -5,6 +5,7 @@ from copy import deepcopy
 
 import pytest
 import torch
+from lightning.pytorch.plugins.precision import Precision
 from torch import nn
 
 from quantbooth.calibration.layerwise import quantize_layers_
@@ -79,3 +80,10 @@ def test_what_is_made_can_be_trained_through(calibrate: Quantize) -> None:
     x = torch.ones(2, 4, requires_grad=True)
     layer(x).sum().backward()
     assert x.grad is not None
+
+
+def test_the_denoiser_is_moved_to_the_device_of_the_loop_and_evaluates(small_base: Base) -> None:
+    denoiser = deepcopy(small_base.denoiser).train()
+    quantize_layers_(denoiser, [], BY_RANGE, NO_SPLITS, Loop(torch.device("meta"), Precision()), "quantizing")
+    assert {parameter.device.type for parameter in denoiser.parameters()} == {"meta"}
+    assert not denoiser.training

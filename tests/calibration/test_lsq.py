@@ -1,15 +1,18 @@
 """Learned activation steps of a block: the loss by hand, better than the ranges', the same again from the same seed."""
 
+import math
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from lightning.pytorch import Trainer
 from torch import Tensor, nn
 
-from quantbooth.calibration.block_cache import BlockCache, CallArgs
+from quantbooth.calibration.block_cache import BlockCache, CallArgs, mapped_rows
 from quantbooth.calibration.block_training import BlockTraining
 from quantbooth.calibration.lsq import LSQConfig, Scales
 from quantbooth.quant.activations import ActivationQuantizer
@@ -17,6 +20,7 @@ from quantbooth.quant.format import Grid
 from quantbooth.quant.layers import QuantizedLayer, quantized_layers
 from quantbooth.quant.observers import MinMaxObserver, MovingAverageMinMaxObserver
 from quantbooth.quant.surgery import quantize_
+from quantbooth.runtime.draws import generator_for
 
 ITEMS = 24
 
@@ -98,3 +102,50 @@ def test_the_same_seed_learns_the_same_and_scales_stay_positive(made: tuple[nn.M
     assert all(torch.equal(scale, other[name]) for name, scale in one.items())
     assert any(not torch.equal(scale, another[name]) for name, scale in one.items())
     assert all(float(scale.min()) > 0 for scale in one.values())
+
+
+def test_the_rate_falls_along_half_a_cosine(made: tuple[nn.Module, BlockCache]) -> None:
+    optimizers = stage(made, iterations=10).learned.optimizers()
+    optimizer, rates = optimizers["optimizer"], []
+    for _ in range(11):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        optimizers["lr_scheduler"]["scheduler"].step()
+    assert optimizers["lr_scheduler"]["interval"] == "step"
+    assert rates == pytest.approx([0.01 * (1 + math.cos(math.pi * step / 10)) for step in range(11)], abs=1e-9)
+
+
+def test_every_step_draws_other_items(made: tuple[nn.Module, BlockCache], monkeypatch: pytest.MonkeyPatch) -> None:
+    ours, seen = stage(made, iterations=4, seed=3), []
+    error = ours.error
+
+    def noted(tensors: Any, indices: Sequence[int]) -> Tensor:
+        seen.append(tuple(indices))
+        return error(tensors, indices)
+
+    monkeypatch.setattr(ours, "error", noted)
+    learned(ours)
+    assert len(seen) == len(set(seen)) == 4
+    draws = [generator_for(3, step, "steps of block") for step in range(4)]  # these names decide what a run repeats
+    assert seen == [tuple(torch.randint(ITEMS, (8,), generator=draw).tolist()) for draw in draws]
+    assert ours.trainer.progress_bar_metrics["error"] > 0
+
+
+def test_rows_are_in_the_file_itself(tmp_path: Path) -> None:
+    rows = mapped_rows(tmp_path / "rows.bin", 3, torch.zeros(1, 2))
+    rows[1] = torch.tensor([1.0, 2.0])
+    assert np.fromfile(tmp_path / "rows.bin", dtype=np.float32).tolist() == [0, 0, 1, 2, 0, 0]
+
+
+def test_a_call_comes_back_with_rows_of_tensors_and_all_else_as_it_was(tmp_path: Path) -> None:
+    x, y = torch.arange(6.0).view(3, 2), torch.arange(3.0).view(3, 1)
+    cache = BlockCache(tmp_path, 3)
+    for some in ([2, 0], [1]):
+        cache.record(some, CallArgs((x[some], 5), {"y": y[some], "scale": 2.0, "mask": None}), -x[some])
+    call, target = cache.batch([1, 2], torch.device("cpu"))
+    assert [one.tolist() for one in (call.args[0], call.kwargs["y"], target)] == [
+        x[1:].tolist(),
+        y[1:].tolist(),
+        (-x[1:]).tolist(),
+    ]
+    assert (call.args[1], call.kwargs["scale"], call.kwargs["mask"]) == (5, 2.0, None)

@@ -1,8 +1,11 @@
 """The quantized base on disk: the same bits again, no float weight ever formed, a foreign base refused."""
 
+import json
 import re
 import shutil
 from collections.abc import Iterator
+from copy import deepcopy
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +14,16 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from quantbooth.calibration.fake_quantizers import fake_quantizers, insert_fake_quantizers_
 from quantbooth.calibration.quantized_base import WEIGHTS, read_quantized_denoiser, write_quantized_denoiser
 from quantbooth.diffusion.families.unet import concatenations
+from quantbooth.quant.activations import ActivationBits, ActivationQuantizer
 from quantbooth.quant.format import Grid
 from quantbooth.quant.layers import quantized_layers
 from quantbooth.quant.observers import MinMaxObserver
 from quantbooth.quant.scale_sets import Parts, attach_, detach_
 from quantbooth.quant.selection import SetSelection
-from quantbooth.quant.surgery import quantize_
+from quantbooth.quant.surgery import from_json, quantize_, with_inputs
 from quantbooth.runtime.errors import UserError
 from quantbooth_toyworld.models import DENOISER, new_denoiser
 
@@ -66,6 +71,25 @@ def test_the_round_trip_changes_no_bit(quantized: tuple[Any, Path, Path]) -> Non
         assert (tensor.dtype, tensor.device) == (other.dtype, other.device), name
     assert [type(module) for module in again.modules()] == [type(module) for module in denoiser.modules()]
     assert torch.equal(predict(denoiser), predict(again))
+
+
+def test_quantized_activations_come_back_in_layers_and_attentions(
+    quantized: tuple[Any, Path, Path], tmp_path: Path
+) -> None:
+    plain, folder, base = quantized
+    denoiser, bits = deepcopy(plain), ActivationBits(8, 6)
+    attentions = insert_fake_quantizers_(denoiser, partial(ActivationQuantizer, 8), 6)
+    for place, quantizer in enumerate(fake_quantizers(denoiser).values()):
+        assert isinstance(quantizer, ActivationQuantizer)
+        quantizer.fit_(-torch.ones_like(quantizer.scale), (1 + place % 3) * torch.ones_like(quantizer.scale))
+    records = from_json(json.loads((folder / "layers.json").read_text()))
+    replaced = with_inputs(denoiser, records, 8)
+    write_quantized_denoiser(tmp_path, denoiser, replaced, dict.fromkeys(attentions, bits))
+    again = read_quantized_denoiser(tmp_path, base)
+    assert fake_quantizers(again).keys() == fake_quantizers(denoiser).keys()
+    assert attentions
+    assert torch.equal(predict(again), predict(denoiser))
+    assert not torch.equal(predict(again), predict(plain))
 
 
 def test_no_float_weight_is_ever_formed(quantized: tuple[Any, Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,7 @@
 """Sources: the sampler's states are those of a plain loop, noise is by place, pictures are noised by the formula."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from diffusers import DDIMScheduler
@@ -69,6 +71,20 @@ def test_forward_states_are_pictures_noised_as_in_training(base: Base, asked: Pr
         noise = (found[:, place] - a[t].sqrt() * latents) / (1 - a[t]).sqrt()
         torch.testing.assert_close(noise, asked.noise(base, f"{t} "), rtol=1e-3, atol=1e-3)
     assert not torch.equal(asked.noise(base, f"{times[0]} "), asked.noise(base, f"{times[1]} "))
+
+
+def test_fractional_timesteps_are_rounded_where_pictures_are_noised(base: Base, asked: PromptBatch) -> None:
+    config = {**base.scheduler_config, "timestep_spacing": "linspace"}
+    source = source_of("forward", Sampler("euler", 5, 3.0))
+    one = replace(base, scheduler_config=config)
+    times = source.timesteps(one, 5).tolist()
+    assert times == [999.0, 749.25, 499.5, 249.75, 0.0]
+    found = source.states(one, asked, 5)
+    assert asked.pictures is not None
+    latents = base.encode_images(asked.pictures)
+    noise = asked.noise(base, "250 ")
+    expected = base.schedule.add_noise(latents, noise, torch.full((3,), 250))
+    torch.testing.assert_close(found[:, 3], expected)
 
 
 def test_normal_states_are_noise_alone(base: Base, asked: PromptBatch) -> None:

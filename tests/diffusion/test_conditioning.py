@@ -76,6 +76,8 @@ def test_what_is_no_set_of_rows_is_refused(whole: Conditioning) -> None:
         Conditioning.from_tensors({"pooled": tokens})
     with pytest.raises(ValueError, match="tensors of the same names"):
         Conditioning.cat([whole, Conditioning(tokens)])
+    with pytest.raises(ValueError, match="tensors of the same names"):
+        Conditioning.where(torch.tensor([True, False, True]), Conditioning(whole.tokens), whole)
     with pytest.raises(ValueError, match="tensors of the same names, got none"):
         Conditioning.cat([])
     with pytest.raises(TypeError):  # a checker of annotations may be first to say so

@@ -13,8 +13,9 @@ from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from quantbooth.diffusion.base import Base
-from quantbooth.diffusion.pretrained import empty_denoiser, load_base, save_base
+from quantbooth.diffusion.base import Base, frozen
+from quantbooth.diffusion.families.unet import DDPM_SCHEDULERS
+from quantbooth.diffusion.pretrained import empty_denoiser, float_bytes, load_base, save_base
 from quantbooth.diffusion.sampler import Sampler, initial_noise
 from quantbooth.runtime.errors import UserError
 
@@ -39,15 +40,44 @@ def test_a_saved_base_comes_back_bit_for_bit(base: Base, folder: Path) -> None:
 def test_saving_leaves_the_base_as_it_was(base: Base, tmp_path: Path) -> None:
     save_base(base, tmp_path, torch.float16)
     assert base.denoiser.dtype == torch.float32
+    for part in ("unet", "vae", "text_encoder"):
+        (file,) = (tmp_path / part).glob("*.safetensors")
+        assert {tensor.dtype for tensor in load_file(file).values() if tensor.is_floating_point()} == {torch.float16}
 
 
-def test_plain_diffusers_loads_the_folder_and_draws_the_same_pictures(base: Base, folder: Path) -> None:
+def test_bytes_are_those_of_32_bits_whatever_the_folder_has(base: Base, folder: Path, tmp_path: Path) -> None:
+    save_base(base, tmp_path, torch.float16)
+    whole = sum(file.stat().st_size for file in (folder / "unet").glob("*.safetensors"))
+    half = sum(file.stat().st_size for file in (tmp_path / "unet").glob("*.safetensors"))
+    assert float_bytes(folder, 32) == whole
+    assert float_bytes(tmp_path, 16) == 2 * half == pytest.approx(whole, rel=0.05)
+
+
+def test_a_frozen_base_neither_learns_nor_drops_out(base: Base) -> None:
+    one = deepcopy(base)
+    one.networks.train().requires_grad_(True)
+    assert frozen(one) is one
+    assert not any(module.training for network in one.networks for module in network.modules())
+    assert not any(parameter.requires_grad for parameter in one.networks.parameters())
+
+
+def test_checkpointing_is_switched_on_in_the_denoiser(small_base: Base) -> None:
+    one = small_base.with_denoiser(deepcopy(small_base.denoiser))
+    assert not one.denoiser.is_gradient_checkpointing
+    one.enable_gradient_checkpointing_()
+    assert one.denoiser.is_gradient_checkpointing
+
+
+@pytest.mark.parametrize("scheduler", DDPM_SCHEDULERS)
+def test_plain_diffusers_loads_the_folder_and_draws_the_same_pictures(base: Base, folder: Path, scheduler: str) -> None:
     pipeline = StableDiffusionPipeline.from_pretrained(str(folder), safety_checker=None)
+    assert pipeline.config["requires_safety_checker"] is False
+    pipeline.scheduler = DDPM_SCHEDULERS[scheduler].from_config(pipeline.scheduler.config)
     pipeline.set_progress_bar_config(disable=True)
     noise = initial_noise(TEXTS, [0, 1], (base.denoiser.config.in_channels, 8, 8))
     theirs = pipeline(TEXTS, latents=noise, num_inference_steps=3, guidance_scale=4.0, output_type="pt").images
-    ours = Sampler("ddim", 3, 4.0).sample(base, TEXTS, noise)
-    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
+    ours = Sampler(scheduler, 3, 4.0).sample(base, TEXTS, noise)
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-4)
 
 
 def test_an_empty_unet_has_the_architecture_and_no_weights(base: Base, folder: Path) -> None:

@@ -78,6 +78,8 @@ def test_the_router_takes_the_timestep_by_position_by_keyword_and_per_sample(bas
     assert selection.index.tolist() == [2, 2]
     net(x, torch.tensor([0, 999]))
     assert selection.index.tolist() == [1, 2]
+    net(x, timestep=499.5)
+    assert selection.index.tolist() == [1, 1]
     handle.remove()
 
 

@@ -65,3 +65,24 @@ def test_borders_by_signal_to_noise_are_those_of_the_paper(tmp_path: Path) -> No
         borders_by_snr(tmp_path, clean_up=0.01, coarse=1.0)
     with pytest.raises(UserError, match="has no scheduler"):
         borders_by_snr(tmp_path / "elsewhere", clean_up=1.0, coarse=0.01)
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+@pytest.mark.parametrize("t", [0, 400, 999])
+def test_the_origin_of_the_true_target_is_the_picture(prediction: str, t: int) -> None:
+    schedule = Schedule({**SCHEDULE, "prediction_type": prediction})
+    x_0, noise = torch.randn(2, 2, 4, 3, 3, generator=torch.Generator().manual_seed(t)).double().unbind()
+    steps = torch.full((2,), t)
+    x_t, target = schedule.add_noise(x_0, noise, steps), schedule.target(x_0, noise, steps)
+    for time in (torch.tensor(t), torch.tensor(t + 0.4), torch.tensor(max(0, t - 0.4))):
+        torch.testing.assert_close(schedule.origin(x_t, target, time), x_0, rtol=1e-4, atol=1e-4)
+
+
+def test_each_of_three_zones_by_signal_to_noise_has_a_timestep(tmp_path: Path) -> None:
+    (tmp_path / "scheduler").mkdir()
+    (tmp_path / "scheduler" / "scheduler_config.json").write_text(json.dumps(SCHEDULE))
+    snr = Schedule(SCHEDULE).snr()
+    assert borders_by_snr(tmp_path, float(snr[0]), float(snr[998]))["clean_up"] == [0, 1]
+    for clean_up, coarse in ((2 * float(snr[0]), 0.01), (1.0, 0.0), (1.0, 1.0)):
+        with pytest.raises(UserError, match="must leave three zones"):
+            borders_by_snr(tmp_path, clean_up, coarse)

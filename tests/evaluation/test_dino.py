@@ -1,5 +1,6 @@
 """DINO and DINOv2 with random weights in their true formats: equal to transformers by hand, whole, and told by name."""
 
+import hashlib
 import json
 import shutil
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from torch.nn.functional import normalize
 from transformers import AutoImageProcessor, AutoModel
 
 from quantbooth.evaluation.encoders import DinoEncoder
+from quantbooth.evaluation.folders import digest
 from quantbooth.evaluation.scores import clip_i
 from quantbooth.runtime.errors import UserError
 
@@ -55,6 +57,15 @@ def test_names_tell_architecture_weights_and_preprocessing(network: Write, tmp_p
     weights["layernorm.bias"] += 1
     save_file(weights, moved / "model.safetensors", {"format": "pt"})
     assert DinoEncoder(moved).name != names["dino"]
+
+
+def test_the_digest_is_the_beginning_of_sha256_over_names_and_contents(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    contents = {"a/b.json": b"{}", "c.safetensors": b"weights", "d.txt": b"words"}
+    for name, content in {**contents, "run.py": b"code", "e.bin": b"pickle"}.items():
+        (tmp_path / name).write_bytes(content)
+    lines = "".join(f"{name} {hashlib.sha256(content).hexdigest()}\n" for name, content in contents.items())
+    assert digest(tmp_path) == hashlib.sha256(lines.encode()).hexdigest()[:12]
 
 
 def test_another_mean_is_another_name(network: Write, tmp_path: Path) -> None:

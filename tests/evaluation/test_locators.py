@@ -1,7 +1,9 @@
 """Boxes from drawn masks, squares at the border, cutting, overlaps."""
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 from quantbooth.evaluation.locators import (
@@ -99,3 +101,13 @@ def test_the_best_candidate_is_taken_as_far_as_it_lies_in_the_picture() -> None:
     assert found.found.tolist() == [True, True, False, False, True]
     boxes = [[0, 9, 12, 21], [1, 1, 13, 13], [0, 0, 32, 30], [0, 0, 32, 30], [1, 1, 13, 13]]
     assert found.xyxy.tolist() == boxes
+
+
+@pytest.mark.parametrize("size", [4, 10, 30])
+def test_crops_are_anti_aliased_as_pillow_does(size: int, generator: torch.Generator) -> None:
+    picture = torch.rand(1, 3, 32, 32, generator=generator)
+    found = crop(picture, torch.tensor([[4.0, 2, 28, 26]]), size)
+    for channel in range(3):
+        part = Image.fromarray(picture[0, channel, 2:26, 4:28].numpy())
+        expected = torch.from_numpy(np.array(part.resize((size, size), Image.Resampling.BILINEAR)))
+        torch.testing.assert_close(found[0, channel], expected, rtol=0, atol=1e-5)

@@ -97,3 +97,9 @@ def test_folders_of_another_network_are_refused(network: Write) -> None:
         Owlv2Locator(network("clipseg"))
     with pytest.raises(UserError, match=r"must hold a clipseg, found a owlv2$"):
         ClipSegLocator(network("owlv2"))
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_pictures_outside_0_to_1_are_refused(network: Write) -> None:
+    with pytest.raises(ValueError, match=r"values in \[0, 1\]"):
+        ClipSegLocator(network("clipseg")).likelihoods(2 * pictures(1), "dog")

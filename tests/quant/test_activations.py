@@ -105,6 +105,8 @@ def test_a_quantizer_comes_back_on_the_meta_device(x: Tensor) -> None:
     made, other = fitted(-2, 3), ActivationQuantizer(4, device="meta")
     other.load_state_dict(made.state_dict(), strict=True, assign=True)
     assert set(made.state_dict()) == {"scale", "zero"}
+    kinds = {name: tensor.dtype for name, tensor in ActivationQuantizer(4).state_dict().items()}
+    assert kinds == {"scale": torch.float32, "zero": torch.int32}
     assert torch.equal(other(x), made(x))
 
 

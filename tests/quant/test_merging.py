@@ -21,7 +21,7 @@ def network() -> nn.Module:
     """Every kind of layer that can be quantized, normalizations, and something that stays float."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return nn.Sequential(
+        made = nn.Sequential(
             *(nn.Conv2d(4, 6, 3, padding=1), nn.GroupNorm(2, 6), nn.Conv2d(6, 6, 3, groups=3, bias=False)),
             *(
                 nn.Flatten(),
@@ -31,6 +31,10 @@ def network() -> nn.Module:
                 nn.LayerNorm(3, bias=False),
             ),
         ).requires_grad_(False)
+        for parameter in made.parameters():
+            if parameter.ndim == 1:  # biases, and norms: their initial 1 and 0 would hide what is multiplied
+                nn.init.normal_(parameter)
+        return made
 
 
 def problem(parts: Parts) -> tuple[nn.Module, SetSelection, Tensor]:

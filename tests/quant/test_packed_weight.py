@@ -140,3 +140,13 @@ def test_refuses_parts_that_do_not_make_up_the_inputs(split: tuple[int, ...]) ->
 def test_refuses_parts_of_a_grouped_convolution() -> None:
     with pytest.raises(UserError, match="where every output sees them all, got groups=2"):
         QuantizedConv2d.from_float(nn.Conv2d(8, 6, 3, groups=2), MSEObserver(Grid(4)), (2, 2))
+
+
+@pytest.mark.parametrize("layer", [nn.Linear(5, 3), nn.Conv2d(4, 6, 3)], ids=["linear", "convolution"])
+def test_a_new_layer_is_zero_until_it_is_filled(layer: nn.Module) -> None:
+    kind = QuantizedLinear if isinstance(layer, nn.Linear) else QuantizedConv2d
+    made = kind.like(layer, 4)
+    assert made.bias is not None
+    assert not made.dequantized().any()
+    assert not made.bias.any()
+    assert not made(torch.ones(2, *([5] if isinstance(layer, nn.Linear) else [4, 5, 5]))).any()

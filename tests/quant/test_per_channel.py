@@ -86,3 +86,16 @@ def test_half_precision_is_summed_in_full_and_not_trained_in(problem: dict[str, 
         assert (mine.double() - theirs.double()).norm() <= 0.02 * theirs.double().norm()
     with pytest.raises(RuntimeError, match="gains must be float32 to be trained"):
         gained(u, gain.bfloat16().requires_grad_(), None, problem["channel"])
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_gradients_of_large_maps_are_no_coarser_in_half_precision(
+    generator: torch.Generator, dtype: torch.dtype
+) -> None:
+    """4096 terms are summed: their products and their sum would each be rounded to 8 or 11 bits."""
+    u, dy = (torch.randn(2, 5, 64, 64, generator=generator).to(dtype) for _ in range(2))
+    gain, shift = torch.ones(2, 5, requires_grad=True), torch.zeros(2, 5, requires_grad=True)
+    gained(u, gain, shift, 1).backward(dy)
+    for found, terms in ((gain.grad, dy.double() * u.double()), (shift.grad, dy.double())):
+        assert found is not None
+        torch.testing.assert_close(found.double(), terms.sum((2, 3)), rtol=0, atol=1e-3)

@@ -94,3 +94,19 @@ def test_gradients_of_weight_and_penalty_are_those_of_finite_differences(weight:
     h = 1e-6
     difference = (value(start + h * step) - value(start - h * step)).detach() / (2 * h)
     assert float((gradient * step).sum()) == pytest.approx(float(difference), rel=1e-6)
+
+
+def test_what_a_clamp_holds_learns_nothing(weight: Tensor) -> None:
+    """h is clamped where |V| > log 11, a weight where its code lies outside the grid: there the value is constant."""
+    scale, zero = affine(weight, 4)
+    narrow = LearnedRounding(weight, scale / 2, zero, Grid(4))
+    with torch.no_grad():
+        narrow.v[::2] = 3.0 * torch.sign(weight[::2])
+    outside = (narrow.below < 0) | (narrow.below >= 15)
+    held = narrow.v.detach().abs() > 2.5
+    (of_weight,) = torch.autograd.grad(narrow.weight().sum(), [narrow.v])
+    (of_penalty,) = torch.autograd.grad(narrow.penalty(3.0), [narrow.v])
+    assert 0.1 < outside.float().mean() < 0.9
+    assert torch.equal(of_weight != 0, ~(outside | held))
+    assert torch.equal(of_penalty[held], torch.zeros(int(held.sum())))
+    assert (of_penalty[~held] != 0).float().mean() > 0.9

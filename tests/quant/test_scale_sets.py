@@ -182,3 +182,12 @@ def test_attaches_on_the_meta_device() -> None:
     model = nn.Sequential(QuantizedLinear(3, 4, 4, device="meta"))
     attach_(model, 2, SetSelection(), Parts(inputs=True, biases=True))
     assert {numbers.device.type for numbers in model.parameters()} == {"meta"}
+
+
+def test_unstacking_is_the_inverse_of_stacking_equal_parts() -> None:
+    parts = [{"a": torch.full((2, 3), float(place)), "b": torch.full((2, 1), -float(place))} for place in range(3)]
+    again = scale_sets.unstack(scale_sets.stack(parts), 3)
+    assert len(again) == 3
+    assert all(torch.equal(one[name], other[name]) for one, other in zip(again, parts, strict=True) for name in one)
+    with pytest.raises(ValueError, match="'a' has 6 sets, which are no 4 equal parts"):
+        scale_sets.unstack(scale_sets.stack(parts), 4)

@@ -1,6 +1,7 @@
 """Means per subject and bootstrap intervals: hand-computed cases, pairing, coverage by simulation, refusals."""
 
 from collections.abc import Callable
+from itertools import product
 
 import numpy as np
 import pytest
@@ -117,3 +118,15 @@ def test_ratio_refuses_unpaired_subjects_and_no_mean_to_divide_by() -> None:
         ratio_of_means({"mug": 1.0, "duck": 2.0}, {"mug": 1.0, "fish": 2.0}, np.random.default_rng(0))
     with pytest.raises(ValueError, match="positive mean to divide by, got -1"):
         ratio_of_means({"mug": 1.0, "duck": 2.0}, {"mug": -1.0, "duck": -1.0}, np.random.default_rng(0))
+
+
+def test_the_interval_of_a_ratio_is_that_of_all_resamples_at_the_expanded_level() -> None:
+    """All 5^5 resamples by hand: the 0.1 % points, which the level for five subjects asks for, lie below the 2.5 %."""
+    one, other = _named([1.0, 2.0, 3.0, 5.0, 9.0]), _named([6.0, 1.0, 4.0, 2.0, 3.0])
+    pairs = np.array([[one[name], other[name]] for name in one])
+    means = [pairs[list(drawn)].mean(0) for drawn in product(range(5), repeat=5)]
+    ratios = np.sort([a / b for a, b in means])
+    found = ratio_of_means(one, other, np.random.default_rng(0))
+    assert found.mean == pytest.approx(20 / 16)
+    assert np.quantile(ratios, 0.0003) <= found.low <= np.quantile(ratios, 0.003) < np.quantile(ratios, 0.02)
+    assert np.quantile(ratios, 0.98) < np.quantile(ratios, 0.997) <= found.high <= np.quantile(ratios, 0.9997)

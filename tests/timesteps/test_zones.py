@@ -36,6 +36,8 @@ def test_fractional_timesteps_fall_on_the_same_side_as_their_floor() -> None:
 def test_a_timestep_outside_the_schedule_is_refused(t: int) -> None:
     with pytest.raises(ValueError, match=rf"timesteps must be in \[0, 1000\), got \[{t}\]"):
         equal_zones(1, 1000).index(torch.tensor([t]))
+    with pytest.raises(ValueError, match=r"timesteps must be in"):
+        equal_zones(1, 1000).index(torch.tensor([500, t, 3]))
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 7])

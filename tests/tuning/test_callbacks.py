@@ -57,9 +57,9 @@ def test_watching_draws_a_grid_every_so_many_steps_and_changes_no_bit(
     new_stage: MakeStage, small_base: Base, fit: Fit, tmp_path: Path
 ) -> None:
     watched, alone = new_stage(steps=4), new_stage(steps=4)
-    fit(watched, [grids(small_base, watched, 2, tmp_path / "run")])
+    fit(watched, [grids(small_base, watched, 2, tmp_path / "logs" / "run")])
     fit(alone)
-    assert sorted(file.name for file in (tmp_path / "run").iterdir()) == ["step-000002.png", "step-000004.png"]
+    assert sorted(file.name for file in (tmp_path / "logs" / "run").iterdir()) == ["step-000002.png", "step-000004.png"]
     learned, expected = scale_sets.read(watched.denoiser), scale_sets.read(alone.denoiser)
     assert all(torch.equal(learned[name], expected[name]) for name in expected)
 

@@ -9,7 +9,7 @@ import torch
 from quantbooth.runtime.errors import UserError
 from quantbooth.store.manifest import FORMAT, Manifest
 from quantbooth.timesteps.strategies import Strategy, baseline, s1, s2
-from quantbooth.tuning.files import read_snapshot, snapshot_path, strategy_of, write_snapshot
+from quantbooth.tuning.files import precision_of, read_snapshot, snapshot_path, strategy_of, write_snapshot
 
 ZONES = {"clean_up": [0, 200], "content": [200, 700], "coarse": [700, 1000]}
 
@@ -84,3 +84,7 @@ def test_gains_that_no_tuning_makes_are_refused_by_name(tmp_path: Path, value: f
     write_snapshot(tmp_path, 3, {"layer.gain_out": torch.tensor([[1.0, value]])})
     with pytest.raises(UserError, match=r"step-000003\.safetensors: .*layer\.gain_out"):
         read_snapshot(tmp_path, 3)
+
+
+def test_a_precision_is_that_of_its_name() -> None:
+    assert (precision_of("float32"), precision_of("float16")) == (torch.float32, torch.float16)

@@ -163,3 +163,30 @@ def test_a_loss_that_is_no_number_ends_the_run(new_stage: MakeStage, examples: E
     broken = replace(examples, subject=cast(Tensor, examples.subject) * float("inf"))
     with pytest.raises(UserError, match=r"^the loss became nan in step 1; lower tuner\.learning_rate$"):
         fit(new_stage(seen=broken))
+
+
+def test_every_step_draws_its_own_photos_noise_and_timesteps(new_stage: MakeStage, fit: Fit) -> None:
+    stage, drawn = new_stage(train_batch_size=4, class_batch_size=4, steps=4), []
+    rows = stage.rows
+
+    def noted(subject: int) -> Any:
+        drawn.append(rows(subject))
+        return drawn[-1]
+
+    stage.rows = noted  # type: ignore[method-assign]
+    fit(stage)
+    assert len(drawn) == 4
+    for part in ("x_0", "noise", "t"):
+        assert len({getattr(one, part).numpy().tobytes() for one in drawn}) == 4, part
+
+
+def test_the_loss_of_several_subjects_is_the_sum_of_theirs(
+    new_stage: MakeStage, examples: Examples, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So each subject's sets get the gradient that they get alone."""
+    one = new_stage()
+    learning, zones, recipe = one.learning, one.zones, one.recipe
+    both = TuningModule(one.base, learning, [examples, examples], zones, recipe, one.optimizer_factory)
+    for stage in (one, both):
+        monkeypatch.setattr(stage, "log", lambda *_, **__: None)  # there is no trainer
+    torch.testing.assert_close(both.training_step(0), 2 * one.training_step(0))

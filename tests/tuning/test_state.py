@@ -1,11 +1,19 @@
 """The state of a run as tensors and JSON: nothing of any optimizer is lost, and what cannot be stored is refused."""
 
 import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch import Callback, Trainer
 from torch import Tensor, nn
 
+from quantbooth.store.store import Draft
+from quantbooth.tuning.callbacks import Checkpoints
+from quantbooth.tuning.checkpoints import Unfinished
+from quantbooth.tuning.module import TuningModule
 from quantbooth.tuning.optimizers import OPTIMIZERS
 from quantbooth.tuning.state import pack, unpack
 
@@ -54,3 +62,55 @@ def test_what_is_neither_tensor_nor_number_is_refused_by_name() -> None:
 def test_an_unknown_kind_is_refused() -> None:
     with pytest.raises(ValueError, match="a state has no 'code'"):
         unpack({"code": "x"}, {})
+
+
+class Killed(Exception):
+    """Somebody ended the process."""
+
+
+class Kill(Callback):
+    def on_train_batch_end(self, trainer: Trainer, *_: object) -> None:
+        if trainer.global_step == 3:
+            raise Killed
+
+
+def test_a_run_that_was_ended_goes_on_to_the_same_bits_its_average_too(
+    new_stage: Callable[..., TuningModule], fit: Callable[..., None], tmp_path: Path
+) -> None:
+    def learned(stage: TuningModule) -> list[Tensor]:
+        assert stage.average is not None
+        return [*(one.detach().clone() for one in stage.numbers), *stage.average.tensors.values()]
+
+    made: dict[str, Any] = {"steps": 5, "ema_decay": 0.9}
+    through, ended, resumed = (new_stage(**made) for _ in range(3))
+    fit(through)
+    part = Unfinished([Draft(tmp_path / "draft", tmp_path / "sets" / "mug-1", "1")]).part(0)
+    with pytest.raises(Killed):
+        fit(ended, [Checkpoints(part, ended, 0), Kill()])
+    found = part.latest()
+    assert found is not None and found.step == 2
+    assert any(name.startswith("average.") for name in found.tensors)
+    fit(resumed, [Checkpoints(part, resumed, 3600, found)])
+    assert all(torch.equal(one, other) for one, other in zip(learned(resumed), learned(through), strict=True))
+
+
+def test_the_scale_of_the_loss_is_restored(
+    new_stage: Callable[..., TuningModule], fit: Callable[..., None], tmp_path: Path
+) -> None:
+    stage = new_stage(steps=2)
+    scales: list[Any] = []
+    part = Unfinished([Draft(tmp_path / "draft", tmp_path / "sets" / "mug-1", "1")]).part(0)
+
+    class Scaled(Callback):
+        """Stands for the loss scaler, which a CPU does not have."""
+
+        def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
+            plugin: Any = trainer.precision_plugin
+            plugin.state_dict, plugin.load_state_dict = lambda: {"scale": 512.0}, scales.append
+
+    fit(stage, [Scaled(), Checkpoints(part, stage, 0)])
+    found = part.latest()
+    assert found is not None
+    again = new_stage(steps=2)
+    fit(again, [Scaled(), Checkpoints(part, again, 3600, found)])
+    assert scales == [{"scale": 512.0}]

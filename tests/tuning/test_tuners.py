@@ -205,6 +205,7 @@ def test_one_run_joins_to_itself_and_more_only_where_there_are_experts(fresh: Ma
     shaken(tuner, base, SetSelection())
     state = tuner.state(base)
     joined = tuner.join([state])
+    assert tuner.by_sample == (tuner.name in ("scales", "lora") and not isinstance(tuner, IdentifierTuner))
     assert joined.keys() == state.keys()
     assert all(torch.equal(tensor, joined[name]) for name, tensor in state.items())
     if not isinstance(tuner, ScaleTuner | LoraTuner):

@@ -32,7 +32,7 @@ def quantize_layers_(
     replaced: list[Replaced] = []
 
     def quantize(name: str) -> float:
-        weight = denoiser.get_submodule(name).get_parameter("weight").detach()
+        weight = denoiser.get_submodule(name).get_parameter("weight")
         own = {name: splits[name]} if name in splits else NO_SPLITS
         replaced.extend(quantize_(denoiser, search, include=(name,), splits=own))
         layer = denoiser.get_submodule(name)

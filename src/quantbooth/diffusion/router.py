@@ -37,7 +37,7 @@ class SubjectsRoute:
 
         A batch that is n times as long repeats these rows n times, as classifier-free guidance does.
         """
-        self._subjects = subjects.detach().clone()
+        self._subjects = subjects.clone()
 
     def __call__(self, t: Tensor) -> Tensor:
         """Return the set of every row.

@@ -47,7 +47,7 @@ class SetSelection:
             raise ValueError(f"index must be a non-empty int64 vector, got {index.dtype} of shape {tuple(index.shape)}")
         if int(index.min()) < 0:
             raise ValueError(f"index must be >= 0 (0 = base), got {int(index.min())}")
-        self._index, self._largest = index.detach().clone(), int(index.max())
+        self._index, self._largest = index.clone(), int(index.max())
 
     def clear(self) -> None:
         """Clear the choice, so that the next forward raises instead of using it."""

@@ -126,7 +126,7 @@ class SampleGrids(Callback):
             module = SamplingModule(self.base(), self.sampler, self.jobs, self.route).to(pl_module.device)
             with self.kept():
                 images = module.render(self.jobs)
-            row = (images.permute(2, 0, 3, 1).flatten(1, 2).clamp(0, 1) * 255).round().byte().cpu().numpy()
+            row = (images.permute(2, 0, 3, 1).flatten(1, 2) * 255).round().byte().cpu().numpy()
             enlarged = np.kron(row, np.ones((4, 4, 1), dtype=np.uint8)) if row.shape[0] <= 64 else row
             self.folder.mkdir(parents=True, exist_ok=True)
             Image.fromarray(enlarged).save(self.folder / f"step-{trainer.global_step:06d}.png")

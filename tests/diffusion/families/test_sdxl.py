@@ -146,3 +146,8 @@ def test_another_kind_of_pipeline_is_refused(tmp_path: Path) -> None:
     (tmp_path / "model_index.json").write_text('{"_class_name": "FluxPipeline", "vae": ["diffusers", "AutoencoderKL"]}')
     with pytest.raises(UserError, match=r"the pipeline must be a text-to-image one of .*, found 'FluxPipeline'$"):
         load_base(tmp_path, "x")
+
+
+@pytest.mark.parametrize(("index", "zero"), [({}, True), ({"force_zeros_for_empty_prompt": False}, False)], ids=str)
+def test_the_folder_says_whether_the_empty_prompt_is_zeros(index: dict[str, bool], zero: bool) -> None:
+    assert StableDiffusionXL.from_index(index).empty_is_zero is zero

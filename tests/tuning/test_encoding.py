@@ -1,0 +1,38 @@
+"""Latents and prompts: cached or not they are the same, cached prompts are no part of a state, none is none."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from quantbooth.diffusion.conditioning import Conditioning
+from quantbooth.runtime.errors import UserError
+from quantbooth.tuning.encoding import CachedPrompt, LazyLatents, cache_latents
+from quantbooth.tuning.optimizers import optimizer_factory
+
+
+def halved(pictures: Tensor) -> Tensor:
+    return pictures[:, :, ::2, ::2]
+
+
+def test_cached_latents_are_those_encoded_on_access(generator: torch.Generator) -> None:
+    pictures = torch.rand(4, 3, 8, 8, generator=generator)
+    latents = LazyLatents(halved, pictures)
+    assert torch.equal(cache_latents(latents), halved(pictures))
+    assert torch.equal(latents[torch.tensor([2, 0, 2])], halved(pictures[[2, 0, 2]]))
+    assert len(cache_latents(LazyLatents(halved, pictures[:0]))) == 0
+
+
+def test_a_cached_prompt_moves_with_its_module_and_is_no_part_of_its_state() -> None:
+    text = Conditioning(torch.ones(1, 2, 3), {"pooled": torch.zeros(1, 4)})
+    prompt = CachedPrompt(text)
+    assert prompt.state_dict() == {}
+    assert {name: tensor.dtype for name, tensor in prompt.double()().tensors.items()} == {
+        "tokens": torch.float64,
+        "pooled": torch.float64,
+    }
+
+
+@pytest.mark.parametrize("options", [{"lr": -1.0}, {"lr": 0.1, "steps": 3}, {"lr": "fast"}], ids=str)
+def test_options_that_an_optimizer_refuses_are_refused_before_there_is_a_parameter(options: dict[str, object]) -> None:
+    with pytest.raises(UserError, match="adamw"):
+        optimizer_factory({"name": "adamw", **options})
