@@ -24,10 +24,10 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.plugins.precision import Precision
 from omegaconf import DictConfig
 
+from experiments.reliability.tiny import write_tiny_base
 from quantbooth.calibration.calibration_set import CalibrationSet, write_states, write_texts
 from quantbooth.diffusion.base import Base, frozen
 from quantbooth.diffusion.conditioning import Conditioning
-from quantbooth.diffusion.pretrained import save_base
 from quantbooth.diffusion.router import route_
 from quantbooth.quant import scale_sets
 from quantbooth.quant.format import Grid
@@ -39,16 +39,10 @@ from quantbooth.runtime.config import conf_dir
 from quantbooth.runtime.lightning import Loop
 from quantbooth.timesteps.zones import Zones, zones_from_borders
 from quantbooth.tuning.module import Examples, Recipe, TuningModule
-from quantbooth_toyworld.captions import words as vocabulary
 from quantbooth_toyworld.models import DENOISER, new_denoiser, untrained_base
 from stderr import complaints
 
 os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1", WANDB_MODE="offline", MPLBACKEND="Agg")
-TINY = {
-    **DENOISER,
-    **{"block_out_channels": (8,), "norm_num_groups": 4, "attention_head_dim": 2, "mid_block_type": None},
-    **{"down_block_types": ("CrossAttnDownBlock2D",), "up_block_types": ("UpBlock2D",)},
-}
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -83,11 +77,7 @@ def repository() -> Path:
 @pytest.fixture(scope="session")
 def base_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An untrained toy base with the smallest denoiser there can be; nobody writes into it."""
-    base = untrained_base(vocabulary(), seed=0)
-    torch.manual_seed(0)
-    folder = tmp_path_factory.mktemp("base")
-    save_base(replace(base, denoiser=new_denoiser(TINY)), folder, torch.float32)
-    return folder
+    return write_tiny_base(tmp_path_factory.mktemp("base"))
 
 
 @pytest.fixture(scope="session")

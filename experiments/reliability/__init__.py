@@ -1,1 +1,1 @@
-"""How far the tests can be trusted: planted mistakes, and which of them no test sees."""
+"""Attacks on the program, counted: fuzzed options, mutants, killed runs, failed writes, hostile files."""

@@ -7,7 +7,7 @@ import open_clip
 import pytest
 from PIL import Image
 
-from quantbooth.commands import calibrate, pipeline, sample, tune
+from quantbooth import programs
 from quantbooth.diffusion.base import Base
 from quantbooth.diffusion.pretrained import read_tokenizers
 from quantbooth.diffusion.prompt_length import require_whole
@@ -50,10 +50,10 @@ LONG = "a {} on the beach" + " and a duck on the beach" * 5
 @pytest.mark.parametrize(
     ("program", "words"),
     [
-        (sample.main, [f"prompt={LONG}", "scale_sets=anything"]),
-        (pipeline.main, [f"subject.templates=['{LONG}']", "subject=folder", "subject.class_word=mug"]),
-        (tune.main, ["subject=folder", f"subject.class_word={LONG.replace('{}', 'mug')}"]),
-        (calibrate.main, ["calibration=qdiffusion", f"calibration.set.prompts=['{LONG.replace('{}', 'mug')}']"]),
+        (programs.sample, [f"prompt={LONG}", "scale_sets=anything"]),
+        (programs.pipeline, [f"subject.templates=['{LONG}']", "subject=folder", "subject.class_word=mug"]),
+        (programs.tune, ["subject=folder", f"subject.class_word={LONG.replace('{}', 'mug')}"]),
+        (programs.calibrate, ["calibration=qdiffusion", f"calibration.set.prompts=['{LONG.replace('{}', 'mug')}']"]),
     ],
 )
 def test_every_way_in_is_refused_before_any_work(

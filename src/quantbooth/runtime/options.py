@@ -2,6 +2,7 @@
 
 import contextlib
 import difflib
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -89,8 +90,11 @@ def _mistakes(
         field = fields.get(key) or fields.get(ANY)
         if tables is FIELDS and (former := _former(option, value)):
             yield from ((old, f"option '{old}' has another name: {RENAMED[old]}") for old in former)
-        elif key.startswith("_") or (field is None and group in OPEN):
+        elif key.startswith("_"):
             continue
+        elif field is None and group in OPEN:
+            if isinstance(value, float) and not math.isfinite(value):
+                yield option, f"{option} must be finite, got {value}"
         elif field is None:
             near = difflib.get_close_matches(key, fields, 1)
             meant = f" (did you mean '{prefix}{near[0]}'?)" if near else ""
