@@ -9,6 +9,8 @@ import pytest
 import torch
 
 from quantbooth.diffusion.base import Base
+from quantbooth_toyworld.captions import words
+from quantbooth_toyworld.models import untrained_base
 from quantbooth_toyworld.pretraining import BaseTraining, DecoderTraining, Pool, Recipe, render_pool
 
 RECIPE = Recipe(steps=100, batch=4, learning_rate=1e-3, warmup=10, hold=0.5, seed=5)
@@ -17,6 +19,12 @@ RECIPE = Recipe(steps=100, batch=4, learning_rate=1e-3, warmup=10, hold=0.5, see
 @pytest.fixture(scope="module")
 def pool() -> Pool:
     return render_pool(12, seed=0, workers=0)
+
+
+@pytest.fixture(scope="module")
+def small_base(small_base: Base) -> Base:
+    """The small base with the words of all captions, so that each is read whole."""
+    return replace(small_base, encoders=untrained_base(words(), seed=0).encoders)
 
 
 @pytest.fixture

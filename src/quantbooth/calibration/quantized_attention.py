@@ -11,10 +11,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import chain
-from typing import Any, TypedDict
+from typing import Any
 
 from diffusers.models.attention_processor import Attention, AttnProcessor, AttnProcessor2_0
 from torch import Tensor, nn
+from typing_extensions import TypedDict  # pydantic reads that of typing from Python 3.12 on
 
 from quantbooth.quant.activations import ActivationBits, ActivationQuantizer, Probabilities
 from quantbooth.quant.layers import QuantizedLayer
