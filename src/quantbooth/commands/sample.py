@@ -24,7 +24,6 @@ from quantbooth.run.run import Run, SubjectRun
 from quantbooth.runtime.cli import command
 from quantbooth.runtime.errors import UserError
 from quantbooth.runtime.profiling import profile
-from quantbooth.runtime.progress import say_found
 from quantbooth.sampling.generation import collect, generate_missing
 from quantbooth.sampling.image_set import Request, write_image, write_requests
 from quantbooth.sampling.module import ImageJob, SamplingModule, image_jobs
@@ -49,13 +48,7 @@ def sample(run: Run) -> list[Path]:
 def render(run: Run, step: int) -> list[Path]:
     """Return the image sets of all subjects after one step."""
     artifacts = [one.images(step) for one in run.subjects]
-    for artifact in artifacts:
-        say_found(artifact.find())
-
-    def missing() -> list[SubjectRun]:
-        return [one for one, artifact in zip(run.subjects, artifacts, strict=True) if not artifact.find()]
-
-    return make_all(artifacts, lambda: _generate_sets(run, missing(), step))
+    return make_all(artifacts, lambda missing: _generate_sets(run, [run.subjects[number] for number in missing], step))
 
 
 def _generate_sets(run: Run, subjects: Sequence[SubjectRun], step: int) -> None:

@@ -33,9 +33,13 @@ from quantbooth.runtime.explain import explain, is_mistake
 from quantbooth.runtime.help import fitted
 from quantbooth.runtime.progress import progress
 from quantbooth.store.manifest import KINDS, open_artifact
+from quantbooth.store.ownership import owning
 from quantbooth.store.store import CONFIG, Artifact
 
-__all__ = ["artifacts", "faults", "main", "repair"]
+__all__ = ["artifacts", "faults", "main", "put_back", "repair"]
+
+REPAIR = ".repair.lock"
+DAMAGED = ".damaged"
 
 
 def artifacts(store: Path) -> list[Path]:
@@ -72,21 +76,34 @@ def repair(store: Path, folder: Path) -> None:
     Raises:
         UserError: when its options cannot be read, or make an artifact of another identity: nothing else is made.
     """
-    make = _maker(store, folder)
-    aside = folder.with_name(f".{folder.name}.damaged")
-    folder.rename(aside)
-    try:
-        make()
-        open_artifact(folder, folder.parent.name)
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        aside.rename(folder)
-        raise
-    shutil.rmtree(aside)
+    artifact, make = _maker(store, folder)
+    with artifact.owning():
+        if _fault(folder) is None:  # another process made it again
+            return
+        aside = folder.with_name(f".{folder.name}{DAMAGED}")
+        folder.rename(aside)
+        try:
+            make()
+            open_artifact(folder, folder.parent.name)
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            aside.rename(folder)
+            raise
+        shutil.rmtree(aside)
 
 
-def _maker(store: Path, folder: Path) -> Callable[[], object]:
-    """Return what makes the artifact of a folder from the options that lie in it.
+def put_back(store: Path) -> None:
+    """Put damaged artifacts back that a killed repair had set aside."""
+    for aside in store.glob(f"*/.*{DAMAGED}"):
+        folder = aside.with_name(aside.name[1 : -len(DAMAGED)])
+        if folder.exists():
+            shutil.rmtree(aside)
+        else:
+            aside.rename(folder)
+
+
+def _maker(store: Path, folder: Path) -> tuple[Artifact, Callable[[], object]]:
+    """Return the artifact of a folder, and what makes it from the options that lie in it.
 
     Damaged options make another identity, which is refused before anything is made.
     """
@@ -97,7 +114,7 @@ def _maker(store: Path, folder: Path) -> Callable[[], object]:
         values["paths"]["store"] = str(store)
         if "${" in text:  # options are written resolved
             raise UserError(refusal % "refer to others")
-        found = [make for artifact, make in _makers(Run(OmegaConf.create(values)), folder) if artifact.path == folder]
+        found = [each for each in _makers(Run(OmegaConf.create(values)), folder) if each[0].path == folder]
     except (ValueError, TypeError, LookupError, yaml.YAMLError, OmegaConfBaseException) as error:
         raise UserError(refusal % f"cannot be read ({type(error).__name__})") from error
     if not found:
@@ -153,6 +170,14 @@ def main() -> None:
 
 
 def _main(store: Path, repairs: bool) -> int:
+    if not (repairs and store.is_dir()):
+        return _verify(store, repairs)
+    with owning(store / REPAIR, f"the repair of {store}"):  # one at a time, because each owns several artifacts
+        put_back(store)
+        return _verify(store, repairs)
+
+
+def _verify(store: Path, repairs: bool) -> int:
     folders = artifacts(store)
     damaged = faults(folders)
     for line in damaged.values():
