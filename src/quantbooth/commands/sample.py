@@ -27,7 +27,7 @@ from quantbooth.runtime.profiling import profile
 from quantbooth.sampling.generation import collect, generate_missing
 from quantbooth.sampling.image_set import Request, write_image, write_requests
 from quantbooth.sampling.module import ImageJob, SamplingModule, image_jobs
-from quantbooth.store.files import disk_full_as_user_error
+from quantbooth.store.files import storage_of
 from quantbooth.store.store import joined_label, make_all
 
 __all__ = ["generate", "generate_own", "main", "sample"]
@@ -105,7 +105,7 @@ def generate_own(run: Run) -> list[Path]:
         with ExitStack() as stack:
             for place in places:
                 place.mkdir(parents=True, exist_ok=True)
-                stack.enter_context(disk_full_as_user_error(place, "pictures"))
+                stack.enter_context(storage_of(place))
             _generate(run, base, route, missing, joined_label([place.name for place in places]))
     return [path for requests, place in zip(asked, places, strict=True) for path in _shown(requests, place)]
 

@@ -6,7 +6,6 @@ quantbooth-verify outputs/store --repair      make damaged artifacts again, by t
 
 import argparse
 import logging
-import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -28,6 +27,7 @@ from quantbooth.commands.tune import generate_prior, tune
 from quantbooth.run.degradation import Degradation
 from quantbooth.run.run import Run
 from quantbooth.runtime.cli import quiet_libraries
+from quantbooth.runtime.ending import ended, said
 from quantbooth.runtime.errors import UserError
 from quantbooth.runtime.explain import explain, is_mistake
 from quantbooth.runtime.help import fitted
@@ -149,6 +149,10 @@ def _makers(run: Run, folder: Path) -> Iterator[tuple[Artifact, Callable[[], obj
 
 def main() -> None:
     """Verify a store: exit code 0 when all is sound (or repaired), 1 when something is damaged, 2 for a mistake."""
+    sys.exit(ended(_main))
+
+
+def _main() -> int:
     parser = argparse.ArgumentParser(
         "quantbooth-verify", description=fitted(__doc__ or ""), formatter_class=argparse.RawTextHelpFormatter
     )
@@ -160,28 +164,19 @@ def main() -> None:
     given = parser.parse_args()
     quiet_libraries()
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # as conf/quantbooth.yaml, which is not read here
-    try:
-        sys.exit(_main(given.store, given.repair))
-    except Exception as error:
-        if not is_mistake(error) or os.environ.get("QUANTBOOTH_DEBUG") == "1":
-            raise
-        _say(explain(error))
-        sys.exit(2)
-
-
-def _main(store: Path, repairs: bool) -> int:
-    if not (repairs and store.is_dir()):
-        return _verify(store, repairs)
+    store = given.store
+    if not (given.repair and store.is_dir()):
+        return _verify(store, given.repair)
     with owning(store / REPAIR, f"the repair of {store}"):  # one at a time, because each owns several artifacts
         put_back(store)
-        return _verify(store, repairs)
+        return _verify(store, given.repair)
 
 
 def _verify(store: Path, repairs: bool) -> int:
     folders = artifacts(store)
     damaged = faults(folders)
     for line in damaged.values():
-        _say(line)
+        said(line)
     left = _repair_all(store, list(damaged)) if repairs else list(damaged)
     repaired = f", {len(damaged) - len(left)} made again" if repairs else ""
     sound = len(folders) - len(damaged)
@@ -201,17 +196,13 @@ def _repair_all(store: Path, folders: list[Path]) -> list[Path]:
                     raise
                 failed[folder] = explain(error)
             else:
-                _say(f"made again: {folder}")
+                said(f"made again: {folder}")
         if len(failed) == len(folders):
             for folder, reason in failed.items():
-                _say(f"not repaired: {folder}: {reason}")
+                said(f"not repaired: {folder}: {reason}")
             break
         folders = list(failed)
     return folders
-
-
-def _say(line: str) -> None:
-    sys.stderr.write(f"quantbooth: {line}\n")
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ import yaml
 from quantbooth.runtime.errors import UserError
 from quantbooth.runtime.progress import say_found
 from quantbooth.store.drafts import drafts, lock_of, new_draft, remove_abandoned, since
-from quantbooth.store.files import SHORT, checksums, disk_full_as_user_error, fingerprint
+from quantbooth.store.files import SHORT, checksums, fingerprint, storage_of
 from quantbooth.store.manifest import FORMAT, KINDS, MANIFEST, TITLES, Manifest, open_artifact
 from quantbooth.store.ownership import owning
 
@@ -85,11 +85,11 @@ class Store:
         No other process makes the artifact within the block; one that it already finished is kept.
 
         Raises:
-            UserError: for a full disk, or when another artifact has the folder.
+            UserError: when another artifact has the folder.
         """
         full, destination = self.place(kind, identity, label)
         _require_format(self.root)
-        with self.owning(kind, identity, label), disk_full_as_user_error(self.root, "paths.store"):
+        with self.owning(kind, identity, label), storage_of(self.root):
             remove_abandoned(destination.parent)
             draft = Draft(new_draft(destination), destination, full)
             draft.path.mkdir()
@@ -120,7 +120,7 @@ class Store:
         """
         full, destination = self.place(kind, identity, label)
         folder, digits = destination.parent, full[:SHORT]
-        with disk_full_as_user_error(self.root, "paths.store"):
+        with storage_of(self.root):
             folder.mkdir(parents=True, exist_ok=True)
         what = f"{kind.replace('_', ' ')} {destination.name}"
         with owning(lock_of(folder, digits), what, lambda: since(folder, digits)) as first:
