@@ -1,0 +1,1 @@
+"""What interruptions, faults and hostile inputs do to the commands."""
