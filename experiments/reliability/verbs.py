@@ -45,9 +45,7 @@ SMALL_JUDGE = (
 
 @dataclass(frozen=True)
 class Verb:
-    """A command, its words, the commands that must be finished before it, its exit code without disturbance, and what it says when
-    it was finished before.
-    """
+    """A command, its words, the commands before it, its exit code without disturbance, what it says when it is done."""
 
     main: Callable[[], object]
     words: tuple[str, ...]

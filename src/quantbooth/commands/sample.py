@@ -8,6 +8,7 @@ quantbooth-sample subjects=[toy_mug,toy_duck] 'prompt="a {} on the beach"'
 """
 
 import hashlib
+import io
 import shutil
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -27,7 +28,7 @@ from quantbooth.runtime.profiling import profile
 from quantbooth.sampling.generation import collect, generate_missing
 from quantbooth.sampling.image_set import Request, write_image, write_requests
 from quantbooth.sampling.module import ImageJob, SamplingModule, image_jobs
-from quantbooth.store.files import storage_of
+from quantbooth.store.files import storage_of, write_whole
 from quantbooth.store.store import joined_label, make_all
 
 __all__ = ["generate", "generate_own", "main", "sample"]
@@ -148,7 +149,9 @@ def write_sheet(folder: Path, requests: Sequence[Request]) -> Path:
     seeds = [f"seed {request.seed}" for request in requests if request.text == requests[0].text]
     digest = hashlib.sha256("".join(request.file for request in requests).encode()).hexdigest()[:6]
     path = folder / f"sheet-{digest}.png"
-    contact_sheet(rows, seeds, cell=CELL, label_width=CELL).save(path)
+    buffer = io.BytesIO()
+    contact_sheet(rows, seeds, cell=CELL, label_width=CELL).save(buffer, format="PNG")
+    write_whole(path, buffer.getvalue())
     return path
 
 

@@ -28,6 +28,7 @@ __all__ = [
     "storage_of",
     "weights_fingerprint",
     "atomic_folder",
+    "write_whole",
 ]
 
 
@@ -58,7 +59,7 @@ def atomic_folder(destination: Path, option: str) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def owning_folder(folder: Path) -> Iterator[None]:
-    """Be the only process that makes a folder, after waiting for another one that does."""
+    """Be the only process that makes a folder, or a file, after waiting for another one that does."""
     with storage_of(folder.parent):
         folder.parent.mkdir(parents=True, exist_ok=True)
         with owning(folder.with_name(f".{folder.name}.lock"), str(folder)):
@@ -70,6 +71,17 @@ def _require_free(destination: Path, option: str) -> None:
         destination.rmdir()
     if destination.exists():
         raise UserError(f"{destination} is there already; remove it, or choose another {option}")
+
+
+def write_whole(file: Path, content: str | bytes) -> None:
+    """Write a file that a reader sees complete or not at all; a process that writes the same one waits."""
+    draft = file.with_name(f".{file.name}{PARTIAL}")
+    with owning_folder(file):
+        try:
+            draft.write_bytes(content.encode() if isinstance(content, str) else content)
+            draft.replace(file)
+        finally:
+            draft.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
