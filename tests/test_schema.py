@@ -213,7 +213,7 @@ def test_a_command_names_all_wrong_options_at_once_and_makes_nothing(command: st
         "seed='100'": "seed must be .* got '100'",
         "subjects=3": "subjects must be .* got 3",
     }
-    where = (f"paths.outputs={tmp_path}/out", f"hydra.run.dir={tmp_path}/hydra")
+    where = (f"paths.outputs={tmp_path}/out",)
     done = subprocess.run(
         [sys.executable, "-m", "quantbooth.programs", command, *wrong, *where],
         capture_output=True,
@@ -226,7 +226,7 @@ def test_a_command_names_all_wrong_options_at_once_and_makes_nothing(command: st
     assert len(lines) == len(wrong), done.stderr
     for line, told in zip(lines, wrong.values(), strict=True):
         assert re.fullmatch(f"quantbooth: {told}", line), (line, told)
-    assert not (tmp_path / "out").exists()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_copy_of_a_wrong_option_is_not_named_beside_it() -> None:

@@ -106,7 +106,11 @@ def test_a_job_that_succeeds_says_nothing_more_and_exits_with_0(app: Path) -> No
         ("subject.path=empty", "no pictures in 'empty'; put some there"),
         ("subject.path=target", "bits must be one of 2, 3, 4, 8, got 5, from strategy"),
         ("subject.path=gone", "No such file or directory: {app}/gone.png"),
-        ("subject.path=full", "the disk is full; free some space, or set paths.store to a folder on another disk"),
+        (
+            "subject.path=full",
+            "the disk of an unnamed file (standard output, or a temporary one) is full; free some space, or use "
+            "another folder",
+        ),
         ("tuner.stepz=3", "unknown option 'tuner.stepz' (did you mean 'tuner.steps'?); --cfg job shows all options"),
         ("steps=3", "unknown option 'steps' (did you mean 'tuner.steps'?); --cfg job shows all options"),
         ("quantt=w8", "unknown option 'quantt' (did you mean 'quant'?); --cfg job shows all options"),

@@ -1,10 +1,13 @@
 """Items: made once by concurrent processes, with names that are valid for folders."""
 
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 
-from quantbooth.store.store import Artifact, Store, slugify
+from quantbooth.store.store import Artifact, Store, make_all, slugify
 
 
 def artifact(root: Path) -> Artifact:
@@ -27,14 +30,39 @@ def test_what_is_there_is_not_made_again(tmp_path: Path) -> None:
     assert times == [1]
 
 
-def test_parts_cleared_away_by_another_process_that_ended_first_are_no_fault(tmp_path: Path) -> None:
+def test_of_several_only_the_missing_are_made_and_all_are_returned(tmp_path: Path) -> None:
+    several = [Artifact(Store(tmp_path), "image_set", "rex", "quantbooth-sample", {"seed": seed}) for seed in range(3)]
+    make(several[1])
+    asked: list[list[int]] = []
+
+    def counted(missing: list[int]) -> None:
+        asked.append(missing)
+        for number in missing:
+            make(several[number])
+
+    assert make_all(several, counted) == make_all(several, counted) == [one.require() for one in several]
+    assert asked == [[0, 2]]
+
+
+def test_what_another_process_made_while_it_was_waited_for_is_used(tmp_path: Path) -> None:
     one = artifact(tmp_path)
-
-    def overtaken() -> None:
-        make(one)  # the other process
-        raise FileNotFoundError("unfinished/rex/3.png")
-
-    assert one.get_or_make(overtaken) == one.require()
+    place = tmp_path / "image_set"
+    place.mkdir()
+    # the other process owns the artifact under another label, and finishes it a moment later
+    program = (
+        "import sys, time; from pathlib import Path; from quantbooth.store.store import Artifact, Store\n"
+        "one = Artifact(Store(Path(sys.argv[1])), 'image_set', 'other', 'quantbooth-sample', {'seed': 0})\n"
+        "with one.writing({}) as draft: (draft.path / 'a.txt').write_text('theirs'); time.sleep(1)\n"
+    )
+    other = subprocess.Popen([sys.executable, "-c", program, str(tmp_path)])
+    end = time.monotonic() + 60
+    while not list(place.glob(".*.lock")):
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    found = one.get_or_make(lambda: pytest.fail("it was made twice"))
+    assert (found / "a.txt").read_text() == "theirs"
+    assert found.name == one.path.name.replace("rex", "other")
+    assert other.wait(60) == 0
 
 
 def test_a_file_that_is_missing_for_another_reason_is(tmp_path: Path) -> None:

@@ -28,8 +28,8 @@ from quantbooth.run.run import Run
 from quantbooth.runtime.errors import UserError
 from quantbooth.runtime.loggers import close
 from quantbooth.runtime.profiling import profile
-from quantbooth.runtime.progress import say_found
 from quantbooth.store.progress import Progress
+from quantbooth.store.store import Artifact
 
 __all__ = ["calibrate", "job"]
 
@@ -47,12 +47,16 @@ class CalibrationResult:
 
 def calibrate(run: Run) -> Path:
     """Quantize the denoiser of the base; return the folder of the quantized base."""
-    calibration, artifact = run.calibration, run.quantized_base
+    artifact = run.quantized_base
     if artifact is None:
         raise UserError("quant=fp does not quantize, so there is nothing to calibrate; choose quant=w8, w4, w3 or w2")
+    return artifact.get_or_make(partial(quantize, run, artifact))
+
+
+def quantize(run: Run, artifact: Artifact) -> None:
+    """Make the quantized base, and its calibration set before."""
+    calibration = run.calibration
     set_spec, config, activations = calibration.set_spec, calibration.rounding, calibration.lsq
-    if found := say_found(artifact.find()):
-        return found
     if config is not None or activations is not None:
         run.logger("")  # one that cannot be reached ends the run before any work
     if set_spec is not None:
@@ -78,7 +82,6 @@ def calibrate(run: Run) -> Path:
             peak_memory_bytes=cost.peak_memory_bytes,
         )
     progress.clear()
-    return artifact.require()
 
 
 def layers(run: Run, base: Base) -> tuple[list[str], Any]:
@@ -89,8 +92,11 @@ def layers(run: Run, base: Base) -> tuple[list[str], Any]:
 
 def make_calibration_set(run: Run, set_spec: CalibrationSetSpec) -> None:
     """Generate the calibration set, once per base and choice of options."""
-    if say_found(set_spec.artifact.find()):
-        return
+    set_spec.artifact.get_or_make(partial(generate_set, run, set_spec))
+
+
+def generate_set(run: Run, set_spec: CalibrationSetSpec) -> None:
+    """Generate the calibration set and write it."""
     with set_spec.artifact.writing(run.settings) as draft:
         with profile() as cost:
             base = base_with(run, None)

@@ -11,6 +11,7 @@ quantizes all. At the end degradation.document compares all settings of the comm
 
 import shlex
 import sys
+from functools import partial
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -33,7 +34,6 @@ from quantbooth.run.models import base_with
 from quantbooth.run.run import Run
 from quantbooth.runtime.config import plain
 from quantbooth.runtime.profiling import profile
-from quantbooth.runtime.progress import say_found
 
 __all__ = ["degradation", "conclude", "job"]
 
@@ -41,11 +41,9 @@ __all__ = ["degradation", "conclude", "job"]
 def degradation(run: Run) -> list[Path]:
     """Measure one setting and the float base; return the folders of both."""
     plan = Degradation(run)
-    if say_found(plan.reference.find()) is None:
-        measure_float(plan)
-    if say_found(plan.artifact.find()) is None:
-        measure_quantized(plan, calibrate(run))
-    return list(dict.fromkeys((plan.reference.require(), plan.artifact.require())))
+    reference = plan.reference.get_or_make(partial(measure_float, plan))
+    measured = plan.artifact.get_or_make(lambda: measure_quantized(plan, calibrate(run)))
+    return list(dict.fromkeys((reference, measured)))
 
 
 def measure_float(plan: Degradation) -> None:

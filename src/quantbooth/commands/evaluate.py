@@ -3,6 +3,7 @@
 quantbooth-evaluate subject=toy_mug strategy=s2 scorer=toy
 """
 
+from functools import partial
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -12,7 +13,6 @@ from quantbooth.evaluation.files import Record, write_scores
 from quantbooth.evaluation.module import EvaluationModule
 from quantbooth.run.run import Run, SubjectRun
 from quantbooth.runtime.draws import index_loader
-from quantbooth.runtime.progress import say_found
 from quantbooth.sampling.image_set import read_requests
 
 __all__ = ["evaluate", "job"]
@@ -26,9 +26,12 @@ def evaluate(run: Run) -> list[Path]:
 
 def score(one: SubjectRun, step: int) -> Path:
     """Score a subject's pictures after one step."""
+    return one.scores(step).get_or_make(partial(write_score, one, step))
+
+
+def write_score(one: SubjectRun, step: int) -> None:
+    """Score a subject's pictures and write the scores."""
     run, artifact = one.run, one.scores(step)
-    if found := say_found(artifact.find()):
-        return found
     images = one.images(step).require()
     with artifact.writing(one.settings) as draft:
         requests = read_requests(images)
@@ -37,7 +40,6 @@ def score(one: SubjectRun, step: int) -> Path:
         loader = index_loader(len(requests), run.protocol.scored)
         run.trainer(f"scoring {artifact.label}").test(module, loader, verbose=False)
         write_scores(draft.path, record_of(one, step, images), module.rows, module.measured_with)
-    return artifact.require()
 
 
 def record_of(one: SubjectRun, step: int, images: Path) -> Record:

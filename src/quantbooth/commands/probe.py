@@ -6,7 +6,7 @@ quantbooth-probe base=folder base.path=DIR scorer=clip_b32 sampler.steps=25
 
 import shlex
 import sys
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,6 @@ from quantbooth.run.run import Run
 from quantbooth.runtime.config import build, plain
 from quantbooth.runtime.errors import UserError
 from quantbooth.runtime.profiling import profile
-from quantbooth.runtime.progress import say_found
 from quantbooth.schema import content, trainer_content
 from quantbooth.store.store import Artifact
 
@@ -81,13 +80,16 @@ class Probing:
 def probe(run: Run) -> Path:
     """Probe one base; return the folder of the probe."""
     probing = Probing(run)
-    if found := say_found(probing.artifact.find()):
-        return found
+    return probing.artifact.get_or_make(partial(measure, probing))
+
+
+def measure(probing: Probing) -> None:
+    """Probe the base and write the tables."""
+    run = probing.run
     with probing.artifact.writing(run.settings) as draft:
         with profile() as cost:
             write_probe(draft.path, probing.record(), **rows_of(probing))
         draft.measured.update(seconds=round(cost.seconds, 3), peak_memory_bytes=cost.peak_memory_bytes)
-    return probing.artifact.require()
 
 
 def rows_of(probing: Probing) -> dict[str, list[dict[str, Any]]]:

@@ -8,6 +8,7 @@ quantbooth-sample subjects=[toy_mug,toy_duck] 'prompt="a {} on the beach"'
 """
 
 import hashlib
+import io
 import shutil
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -26,11 +27,10 @@ from quantbooth.run.prompts import require_read
 from quantbooth.run.run import Run, SubjectRun
 from quantbooth.runtime.errors import UserError
 from quantbooth.runtime.profiling import profile
-from quantbooth.runtime.progress import say_found
 from quantbooth.sampling.generation import collect, generate_missing
 from quantbooth.sampling.image_set import Request, write_image, write_requests
 from quantbooth.sampling.module import ImageJob, SamplingModule, image_jobs
-from quantbooth.store.files import disk_full_as_user_error
+from quantbooth.store.files import storage_of, write_whole
 from quantbooth.store.store import joined_label, make_all
 
 __all__ = ["generate", "generate_own", "job", "sample"]
@@ -52,13 +52,7 @@ def sample(run: Run) -> list[Path]:
 def render(run: Run, step: int) -> list[Path]:
     """Return the image sets of all subjects after one step."""
     artifacts = [one.images(step) for one in run.subjects]
-    for artifact in artifacts:
-        say_found(artifact.find())
-
-    def missing() -> list[SubjectRun]:
-        return [one for one, artifact in zip(run.subjects, artifacts, strict=True) if not artifact.find()]
-
-    return make_all(artifacts, lambda: _generate_sets(run, missing(), step))
+    return make_all(artifacts, lambda missing: _generate_sets(run, [run.subjects[number] for number in missing], step))
 
 
 def _generate_sets(run: Run, subjects: Sequence[SubjectRun], step: int) -> None:
@@ -116,7 +110,7 @@ def generate_own(run: Run) -> list[Path]:
         with ExitStack() as stack:
             for place in places:
                 place.mkdir(parents=True, exist_ok=True)
-                stack.enter_context(disk_full_as_user_error(place, "pictures"))
+                stack.enter_context(storage_of(place))
             _generate(run, base, route, missing, joined_label([place.name for place in places]))
     return [path for requests, place in zip(asked, places, strict=True) for path in _shown(requests, place)]
 
@@ -159,7 +153,9 @@ def write_sheet(folder: Path, requests: Sequence[Request]) -> Path:
     seeds = [f"seed {request.seed}" for request in requests if request.text == requests[0].text]
     digest = hashlib.sha256("".join(request.file for request in requests).encode()).hexdigest()[:6]
     path = folder / f"sheet-{digest}.png"
-    contact_sheet(rows, seeds, cell=CELL, label_width=CELL).save(path)
+    buffer = io.BytesIO()
+    contact_sheet(rows, seeds, cell=CELL, label_width=CELL).save(buffer, format="PNG")
+    write_whole(path, buffer.getvalue())
     return path
 
 

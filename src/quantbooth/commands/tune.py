@@ -23,7 +23,7 @@ from quantbooth.run.prompts import require_read
 from quantbooth.run.run import Run, SubjectRun
 from quantbooth.runtime.loggers import close
 from quantbooth.runtime.profiling import Cost, profile
-from quantbooth.runtime.progress import say, say_found
+from quantbooth.runtime.progress import say
 from quantbooth.sampling.generation import collect, generate_missing
 from quantbooth.sampling.image_set import Request, read_images, read_requests, requests_for, write_requests
 from quantbooth.sampling.module import SamplingModule, image_jobs
@@ -46,17 +46,15 @@ def tune(run: Run) -> list[Path]:
     run.check("strategy", "sampler", "recipe", "steps", "tuner")
     require_read(run)
     optimizer = optimizer_factory(run.settings["optimizer"])
-    if todo := [one for one in run.subjects if not say_found(one.tuned.find())]:
-        run.logger("")  # one that cannot be reached ends the run before any work
-        make_all([one.tuned for one in todo], partial(tune_experts, run, todo, optimizer))
-    return [one.tuned.require() for one in run.subjects]
+    return make_all([one.tuned for one in run.subjects], partial(tune_experts, run, optimizer))
 
 
-def tune_experts(run: Run, subjects: Sequence[SubjectRun], optimizer: OptimizerFactory) -> None:
-    """Run one training for all experts, or one per expert with separate runs, with all subjects in each."""
+def tune_experts(run: Run, optimizer: OptimizerFactory, missing: Sequence[int]) -> None:
+    """Run one training for all experts, or one per expert with separate runs, with all missing subjects in each."""
+    run.logger("")  # one that cannot be reached ends the run before any work
+    subjects = [run.subjects[number] for number in missing]
     if run.recipe.class_batch_size:
         for one in subjects:
-            say_found(one.prior.find())
             one.prior.get_or_make(partial(generate_prior, one))
     with ExitStack() as stack:
         drafts = [stack.enter_context(one.tuned.writing(one.settings)) for one in subjects]

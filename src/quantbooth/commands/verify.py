@@ -6,7 +6,6 @@ quantbooth-verify outputs/store --repair      make damaged artifacts again, by t
 
 import argparse
 import logging
-import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -26,15 +25,20 @@ from quantbooth.commands.tune import generate_prior, tune
 from quantbooth.run.degradation import Degradation
 from quantbooth.run.run import Run
 from quantbooth.runtime.cli import quiet_libraries
+from quantbooth.runtime.ending import ended, said
 from quantbooth.runtime.errors import UserError
 from quantbooth.runtime.explain import explain, is_mistake
 from quantbooth.runtime.help import fitted
 from quantbooth.runtime.progress import progress
 from quantbooth.store.documents import read_options
 from quantbooth.store.manifest import KINDS, open_artifact
+from quantbooth.store.ownership import owning
 from quantbooth.store.store import CONFIG, Artifact
 
-__all__ = ["artifacts", "faults", "main", "repair"]
+__all__ = ["artifacts", "faults", "main", "put_back", "repair"]
+
+REPAIR = ".repair.lock"
+DAMAGED = ".damaged"
 
 
 def artifacts(store: Path) -> list[Path]:
@@ -71,21 +75,34 @@ def repair(store: Path, folder: Path) -> None:
     Raises:
         UserError: when its options cannot be read, or make an artifact of another identity: nothing else is made.
     """
-    make = _maker(store, folder)
-    aside = folder.with_name(f".{folder.name}.damaged")
-    folder.rename(aside)
-    try:
-        make()
-        open_artifact(folder, folder.parent.name)
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        aside.rename(folder)
-        raise
-    shutil.rmtree(aside)
+    artifact, make = _maker(store, folder)
+    with artifact.owning():
+        if _fault(folder) is None:  # another process made it again
+            return
+        aside = folder.with_name(f".{folder.name}{DAMAGED}")
+        folder.rename(aside)
+        try:
+            make()
+            open_artifact(folder, folder.parent.name)
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            aside.rename(folder)
+            raise
+        shutil.rmtree(aside)
 
 
-def _maker(store: Path, folder: Path) -> Callable[[], object]:
-    """Return what makes the artifact of a folder from the options that lie in it.
+def put_back(store: Path) -> None:
+    """Put damaged artifacts back that a killed repair had set aside."""
+    for aside in store.glob(f"*/.*{DAMAGED}"):
+        folder = aside.with_name(aside.name[1 : -len(DAMAGED)])
+        if folder.exists():
+            shutil.rmtree(aside)
+        else:
+            aside.rename(folder)
+
+
+def _maker(store: Path, folder: Path) -> tuple[Artifact, Callable[[], object]]:
+    """Return the artifact of a folder, and what makes it from the options that lie in it.
 
     Damaged options make another identity, which is refused before anything is made.
     """
@@ -93,7 +110,7 @@ def _maker(store: Path, folder: Path) -> Callable[[], object]:
     try:
         values = read_options(folder / CONFIG)
         values["paths"]["store"] = str(store)
-        found = [make for artifact, make in _makers(Run(OmegaConf.create(values)), folder) if artifact.path == folder]
+        found = [each for each in _makers(Run(OmegaConf.create(values)), folder) if each[0].path == folder]
     except UserError as error:
         raise UserError(refusal % f"cannot be used: {error}") from error
     except (ValueError, TypeError, LookupError, OmegaConfBaseException) as error:
@@ -130,6 +147,10 @@ def _makers(run: Run, folder: Path) -> Iterator[tuple[Artifact, Callable[[], obj
 
 def main() -> None:
     """Verify a store: exit code 0 when all is sound (or repaired), 1 when something is damaged, 2 for a mistake."""
+    sys.exit(ended(_main))
+
+
+def _main() -> int:
     parser = argparse.ArgumentParser(
         "quantbooth-verify", description=fitted(__doc__ or ""), formatter_class=argparse.RawTextHelpFormatter
     )
@@ -141,20 +162,19 @@ def main() -> None:
     given = parser.parse_args()
     quiet_libraries()
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # as conf/quantbooth.yaml, which is not read here
-    try:
-        sys.exit(_main(given.store, given.repair))
-    except Exception as error:
-        if not is_mistake(error) or os.environ.get("QUANTBOOTH_DEBUG") == "1":
-            raise
-        _say(explain(error))
-        sys.exit(2)
+    store = given.store
+    if not (given.repair and store.is_dir()):
+        return _verify(store, given.repair)
+    with owning(store / REPAIR, f"the repair of {store}"):  # one at a time, because each owns several artifacts
+        put_back(store)
+        return _verify(store, given.repair)
 
 
-def _main(store: Path, repairs: bool) -> int:
+def _verify(store: Path, repairs: bool) -> int:
     folders = artifacts(store)
     damaged = faults(folders)
     for line in damaged.values():
-        _say(line)
+        said(line)
     left = _repair_all(store, list(damaged)) if repairs else list(damaged)
     repaired = f", {len(damaged) - len(left)} made again" if repairs else ""
     sound = len(folders) - len(damaged)
@@ -174,17 +194,13 @@ def _repair_all(store: Path, folders: list[Path]) -> list[Path]:
                     raise
                 failed[folder] = explain(error)
             else:
-                _say(f"made again: {folder}")
+                said(f"made again: {folder}")
         if len(failed) == len(folders):
             for folder, reason in failed.items():
-                _say(f"not repaired: {folder}: {reason}")
+                said(f"not repaired: {folder}: {reason}")
             break
         folders = list(failed)
     return folders
-
-
-def _say(line: str) -> None:
-    sys.stderr.write(f"quantbooth: {line}\n")
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ Source: Ruiz et al. 2023; github.com/google/dreambooth, CC-BY 4.0, photos in par
 
 import hashlib
 import json
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from quantbooth.data.subjects import Subject
 from quantbooth.runtime.errors import UserError
 from quantbooth.runtime.progress import progress
 from quantbooth.store.documents import read_as
+from quantbooth.store.files import write_whole
 
 __all__ = [
     "LISTING",
@@ -73,8 +73,8 @@ def fetch(source: Source, folder: Path) -> int:
         content = _get(f"{source.files}/dataset/{name}")
         if _git_digest(content) != listing[name]:
             raise UserError(f"{source.files}/dataset/{name} is not the published file; run the same command again")
-        _write_whole(folder / name, content)
-    _write_whole(folder / LISTING, json.dumps(listing, indent=1, sort_keys=True).encode())
+        write_whole(folder / name, content)
+    write_whole(folder / LISTING, json.dumps(listing, indent=1, sort_keys=True).encode())
     return len(missing)
 
 
@@ -120,14 +120,6 @@ def _is_there(file: Path, digest: str) -> bool:
 
 def _git_digest(content: bytes) -> str:
     return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
-
-
-def _write_whole(file: Path, content: bytes) -> None:
-    """Write a file atomically: to a temporary name, then rename."""
-    file.parent.mkdir(exist_ok=True)
-    draft = file.with_name(f".{file.name}.partial")
-    draft.write_bytes(content)
-    os.replace(draft, file)
 
 
 def _get(address: str) -> bytes:

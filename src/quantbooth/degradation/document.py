@@ -17,6 +17,7 @@ from quantbooth.degradation.tables import TRUE_PICTURES, attributes, numbers, ra
 from quantbooth.reporting.columns import NOTHING
 from quantbooth.reporting.images import contact_sheet
 from quantbooth.reporting.tables import activation_note, markdown
+from quantbooth.store.files import write_whole
 
 __all__ = ["same_noise_grid", "write_document"]
 
@@ -73,13 +74,13 @@ def write_document(
     table = numbers(study)
     for place in (folder, page.parent):
         place.mkdir(parents=True, exist_ok=True)
-    (folder / TABLE).write_text(table.to_csv(lineterminator="\n"))
-    (folder / GRID).write_bytes(same_noise_grid(study, shown))
+    write_whole(folder / TABLE, table.to_csv(lineterminator="\n"))
+    write_whole(folder / GRID, same_noise_grid(study, shown))
     if study.settings:
-        (folder / PLOT).write_text(error_plot(study, table))
+        write_whole(folder / PLOT, error_plot(study, table))
     if option := swept(study):
-        (folder / CURVE).write_text(curve_plot(study, table, option))
-    page.write_text(_page(study, table, Path(os.path.relpath(folder, page.parent)), notes))
+        write_whole(folder / CURVE, curve_plot(study, table, option))
+    write_whole(page, _page(study, table, Path(os.path.relpath(folder, page.parent)), notes))
 
 
 def _page(study: DegradationStudy, table: pd.DataFrame, folder: Path, notes: Sequence[str]) -> str:

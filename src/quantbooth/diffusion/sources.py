@@ -26,7 +26,7 @@ from safetensors import SafetensorError, safe_open
 
 from quantbooth.diffusion.families.registry import family_in, folders_of_networks
 from quantbooth.runtime.errors import UserError
-from quantbooth.store.files import atomic_folder
+from quantbooth.store.files import atomic_folder, owning_folder
 
 __all__ = ["convert", "find_base", "network_folder", "source_folder"]
 
@@ -199,8 +199,10 @@ def find_base(path: str, revision: str | None = None, config: str | None = None,
     architecture = source_folder(config, revision)
     destination = Path(converted).expanduser() / f"{file.stem}-{_digits(file, architecture)}"
     if not destination.is_dir():
-        with atomic_folder(destination, "paths.outputs") as draft:
-            convert(file, architecture, draft)
+        with owning_folder(destination):
+            if not destination.is_dir():
+                with atomic_folder(destination, "paths.outputs") as draft:
+                    convert(file, architecture, draft)
     return destination
 
 

@@ -13,6 +13,7 @@ from quantbooth.probe.files import Probe
 from quantbooth.reporting.style import INK, MUTED, PALETTE, Style, drawing, frame, svg
 from quantbooth.reporting.tables import markdown
 from quantbooth.runtime.errors import UserError
+from quantbooth.store.files import write_whole
 
 __all__ = ["answers", "probe_plot", "suggested", "write_document"]
 
@@ -92,9 +93,9 @@ def write_document(probe: Probe, page: Path, folder: Path, step: int, typed: str
     zones = suggested(lower, upper, step, probe.record.timesteps)
     for place in (folder, page.parent):
         place.mkdir(parents=True, exist_ok=True)
-    (folder / PLOT).write_text(probe_plot(probe, zones))
+    write_whole(folder / PLOT, probe_plot(probe, zones))
     plot = Path(os.path.relpath(folder / PLOT, page.parent)).as_posix()
-    page.write_text(_page(probe, zones, (lower, upper), step, plot, typed))
+    write_whole(page, _page(probe, zones, (lower, upper), step, plot, typed))
     return zones
 
 

@@ -1,5 +1,6 @@
 """The report: one page that opens anywhere without a network, and its tables, plots and pictures as files."""
 
+import io
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from quantbooth.reporting.plots import losses, tradeoff
 from quantbooth.reporting.score_table import caption, named_runs, picture_rows, runs, score_table
 from quantbooth.reporting.study import Study
 from quantbooth.reporting.tables import Row, Table
+from quantbooth.store.files import write_whole
 
 __all__ = ["About", "write_report"]
 
@@ -103,8 +105,10 @@ def write_report(study: Study, folder: Path, about: About) -> list[Path]:
     pictures = stacked([grid_sheet(found, title=found.subject if len(few) > 1 else "") for found in few])
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in {"index.html": html, **texts}.items():
-        (folder / name).write_text(text, encoding="utf-8", newline="\n")
-    pictures.save(folder / "grid.png")
+        write_whole(folder / name, text)
+    buffer = io.BytesIO()
+    pictures.save(buffer, format="PNG")
+    write_whole(folder / "grid.png", buffer.getvalue())
     return [folder / name for name in ("index.html", *texts, "grid.png")]
 
 

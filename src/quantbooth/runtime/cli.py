@@ -1,8 +1,4 @@
-"""A command whose errors end in one line: `tune = Command("quantbooth.commands.tune", "quantbooth")`.
-
-Exit codes: 0 done; 2 user error, or failed jobs in a sweep; 130 Ctrl-C; 143 SIGTERM or SIGUSR1; 1 bug, with traceback.
-QUANTBOOTH_DEBUG=1 shows the traceback of user errors too.
-"""
+"""A command whose errors end in one line: `tune = Command("quantbooth.commands.tune", "quantbooth")`."""
 
 import argparse
 import ast
@@ -16,6 +12,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from importlib.abc import SourceLoader
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -28,11 +25,12 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from quantbooth.runtime.config import conf_dir
+from quantbooth.runtime.ending import ended, said
 from quantbooth.runtime.errors import UserError
 from quantbooth.runtime.explain import explain, flat, is_mistake
 from quantbooth.runtime.help import help_text
 from quantbooth.runtime.options import require_kept, require_valid, require_valid_sweep
-from quantbooth.runtime.signals import TERMINATED, Terminated, signals_end_the_process
+from quantbooth.runtime.records import forget, name_records
 from quantbooth.runtime.words import quoted
 
 __all__ = ["Command", "quiet_libraries"]
@@ -70,7 +68,7 @@ class Command:
     first_word: str | None = None
 
     def __call__(self) -> None:
-        sys.exit(_run(self))
+        sys.exit(ended(partial(_run, self), self.config_name))
 
     def help(self) -> str:
         """Return what --help prints."""
@@ -86,30 +84,15 @@ class Command:
 def _run(command: Command) -> int:
     failures: list[Failure] = []
     finished: list[Job] = []
-    try:
+    name_records()
+    with _hydra_raises(command.config_name):
         _check_flags(command)
         sys.argv[1:] = command.words(sys.argv[1:])
         require_valid_sweep(sys.argv[1:], command.config_name)
-        with _hydra_raises(), signals_end_the_process():
-            program = hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=command.config_name)
-            program(_guarded(command, failures, finished))()
-            if finished and (conclude := getattr(sys.modules.get(command.module), "conclude", None)):
-                conclude(finished)
-    except KeyboardInterrupt:
-        return _interrupted()
-    except Terminated as stop:
-        _say(f"ended by {stop.signal.name}; finished work is kept, and the same command resumes")
-        return TERMINATED
-    except SystemExit as stop:  # Lightning turns Ctrl-C into exit code 1
-        if isinstance(stop.__context__, KeyboardInterrupt):
-            return _interrupted()
-        raise
-    except Exception as error:
-        if not (is_mistake(error) or isinstance(error, ValueError)):  # some of Hydra's errors are ValueErrors
-            raise
-        _debug(error)
-        _say(explain(error, command.config_name))
-        return 2
+        program = hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=command.config_name)
+        program(_guarded(command, failures, finished))()
+        if finished and (conclude := getattr(sys.modules.get(command.module), "conclude", None)):
+            conclude(finished)
     return _conclude(failures)
 
 
@@ -125,11 +108,15 @@ def _guarded(command: Command, failures: list[Failure], finished: list[Job]) -> 
             result = module.job(cfg)
             finished.append((cfg, result))
             return result
+        except BrokenPipeError:
+            raise
         except Exception as error:
             if os.getpid() != main_process:  # a worker cannot append to the list; the launcher re-raises this
-                raise UserError(_line(error)) from error
+                raise UserError(_line(error, cfg)) from error
             _debug(error)
-            failures.append(_failure(error))
+            failures.append(_failure(error, cfg))
+            if is_mistake(error):
+                forget()
             return None
         finally:
             gc.collect()
@@ -138,15 +125,15 @@ def _guarded(command: Command, failures: list[Failure], finished: list[Job]) -> 
     return job
 
 
-def _failure(error: Exception) -> Failure:
+def _failure(error: Exception, cfg: DictConfig) -> Failure:
     """Return a failed job; one of a sweep is printed at once, and again at the end."""
     if HydraConfig.get().mode != RunMode.MULTIRUN:
-        return Failure(_line(error), defect=None if is_mistake(error) else error)
+        return Failure(_line(error, cfg), defect=None if is_mistake(error) else error)
     if not is_mistake(error):
         traceback.print_exception(error)
     job = f"job {HydraConfig.get().job.num + 1} ({' '.join(HydraConfig.get().overrides.task)})"
-    _say(f"{job} failed: {_line(error)}")
-    return Failure(_line(error), job)
+    said(f"{job} failed: {_line(error, cfg)}")
+    return Failure(_line(error, cfg), job)
 
 
 def _conclude(failures: list[Failure]) -> int:
@@ -154,14 +141,14 @@ def _conclude(failures: list[Failure]) -> int:
         if failure.defect is not None:
             raise failure.defect
     if any(failure.job for failure in failures):
-        _say(f"failed jobs: {len(failures)} (the others finished)")
+        said(f"failed jobs: {len(failures)} (the others finished)")
     for failure in failures:
-        _say(f"  {failure.job}: {failure.line}" if failure.job else failure.line)
+        said(f"  {failure.job}: {failure.line}" if failure.job else failure.line)
     return 2 if failures else 0
 
 
-def _line(error: Exception) -> str:
-    return explain(error) if is_mistake(error) else f"{type(error).__name__}: {flat(str(error))}"
+def _line(error: Exception, cfg: DictConfig) -> str:
+    return explain(error, cfg=cfg) if is_mistake(error) else f"{type(error).__name__}: {flat(str(error))}"
 
 
 def quiet_libraries() -> None:
@@ -205,12 +192,20 @@ def _check_flags(command: Command) -> None:
 
 
 @contextlib.contextmanager
-def _hydra_raises() -> Iterator[None]:
-    """Set HYDRA_FULL_ERROR, without which Hydra prints exceptions and exits with 1."""
+def _hydra_raises(config_name: str) -> Iterator[None]:
+    """Set HYDRA_FULL_ERROR, without which Hydra prints exceptions and exits with 1.
+
+    Raises:
+        UserError: for Hydra's own errors that are ValueErrors.
+    """
     before = os.environ.get("HYDRA_FULL_ERROR")
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
         yield
+    except ValueError as error:
+        if is_mistake(error):
+            raise
+        raise UserError(explain(error, config_name)) from error
     finally:
         if before is None:
             del os.environ["HYDRA_FULL_ERROR"]
@@ -218,15 +213,6 @@ def _hydra_raises() -> Iterator[None]:
             os.environ["HYDRA_FULL_ERROR"] = before
 
 
-def _interrupted() -> int:
-    _say("interrupted; finished work is kept, and the same command resumes")
-    return 130
-
-
 def _debug(error: Exception) -> None:
     if is_mistake(error) and os.environ.get("QUANTBOOTH_DEBUG") == "1":
         traceback.print_exception(error)
-
-
-def _say(lines: str) -> None:
-    sys.stderr.write("".join(f"quantbooth: {line}\n" for line in lines.split("\n")))

@@ -2,7 +2,6 @@
 
 import contextlib
 import difflib
-import errno
 import re
 import sys
 from collections.abc import Iterable, Iterator
@@ -10,11 +9,12 @@ from collections.abc import Iterable, Iterator
 import hydra
 import yaml
 from hydra.errors import HydraException, InstantiationException, MissingConfigException, OverrideParseException
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError, MissingMandatoryValue, OmegaConfBaseException
 
 from quantbooth.runtime.config import MISTAKES, choices, conf_dir
 from quantbooth.runtime.errors import UserError, WrongOptions
+from quantbooth.runtime.limits import limit
 from quantbooth.runtime.renamed import RENAMED
 
 __all__ = ["explain", "is_mistake"]
@@ -28,17 +28,21 @@ def is_mistake(error: BaseException) -> bool:
     if isinstance(error, InstantiationException):
         return error.__cause__ is None or isinstance(error.__cause__, MISTAKES)
     mistakes = (UserError, HydraException, OmegaConfBaseException, OSError, yaml.YAMLError)
-    return isinstance(error, mistakes) or _is_of_wandb(error)
+    return isinstance(error, mistakes) or _is_of_wandb(error) or limit(error) is not None
 
 
-def explain(error: BaseException, config_name: str | None = None) -> str:
+def explain(error: BaseException, config_name: str | None = None, cfg: DictConfig | None = None) -> str:
     """Return one line: what was found, and what to do; of wrong options a line each.
 
-    `config_name` is the composed config, in which the nearest valid key is searched.
+    `config_name` is the config, in which the nearest valid key is searched; `cfg` is the composed one, if it could be.
     """
+    if not isinstance(error, UserError) and (line := limit(error, cfg, "paths.outputs" if config_name else None)):
+        return line
     match error:
         case WrongOptions():
             return str(error)
+        case UserError():
+            return flat(str(error))
         case InstantiationException(__cause__=UserError() as cause):
             return flat(str(cause))
         case MissingConfigException(missing_cfg_file=str(missing), options=[*options]):
@@ -55,9 +59,6 @@ def explain(error: BaseException, config_name: str | None = None) -> str:
             return f"option '{error.full_key}' has no value; set it with {error.full_key}=..."
         case InterpolationResolutionError(full_key=str(option)) if option:
             return f"{flat(str(error))}, from {option}"
-        case OSError(errno=errno.ENOSPC):
-            place = f" ({error.filename})" if error.filename else ""
-            return f"the disk is full{place}; free some space, or set paths.store to a folder on another disk"
         case OSError(strerror=str(reason), filename=str(path)):
             return f"{reason}: {path}"
         case _ if _is_of_wandb(error):

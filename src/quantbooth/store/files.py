@@ -1,19 +1,22 @@
-"""Atomic writes of folders, disk-full errors as user errors, and fingerprints of settings, files and weights."""
+"""Atomic writes of folders, errors of storage that name it, and fingerprints of settings, files and weights."""
 
 import contextlib
-import errno
+import glob
 import hashlib
 import json
 import os
+import shutil
+import uuid
 from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from torch import Tensor, nn
 
 from quantbooth.runtime.errors import UserError
+from quantbooth.runtime.limits import STORAGE, number_of
+from quantbooth.store.ownership import owning
 
 __all__ = [
     "SHORT",
@@ -21,14 +24,17 @@ __all__ = [
     "checksums",
     "fingerprint",
     "folder_fingerprint",
-    "disk_full_as_user_error",
+    "owning_folder",
+    "storage_of",
     "weights_fingerprint",
     "atomic_folder",
     "require_name",
     "require_plain",
+    "write_whole",
 ]
 
-FULL = (errno.ENOSPC, errno.EDQUOT)
+
+PARTIAL = ".partial"
 
 
 def require_plain(file: Path, what: str) -> None:
@@ -62,35 +68,66 @@ def atomic_folder(destination: Path, option: str) -> Iterator[Path]:
     """Yield a temporary folder that becomes `destination` when the block ends, and is removed when it raises.
 
     Raises:
-        UserError: when `destination` exists and is not an empty folder, or the disk is full.
+        UserError: when `destination` exists and is not an empty folder.
     """
+    _require_free(destination, option)
+    with owning_folder(destination):
+        _require_free(destination, option)  # another process may have made it
+        for left in destination.parent.glob(f".{glob.escape(destination.name)}.*{PARTIAL}"):
+            shutil.rmtree(left, ignore_errors=True)
+        place = destination.with_name(f".{destination.name}.{uuid.uuid4().hex[:8]}{PARTIAL}")
+        draft = place / destination.name
+        try:
+            draft.mkdir(parents=True)
+            yield draft
+            draft.rename(destination)
+        finally:
+            shutil.rmtree(place, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def owning_folder(folder: Path) -> Iterator[None]:
+    """Be the only process that makes a folder, or a file, after waiting for another one that does."""
+    with storage_of(folder.parent):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with owning(folder.with_name(f".{folder.name}.lock"), str(folder)):
+            yield
+
+
+def _require_free(destination: Path, option: str) -> None:
     if destination.is_dir() and not any(destination.iterdir()):
         destination.rmdir()
     if destination.exists():
         raise UserError(f"{destination} is there already; remove it, or choose another {option}")
-    with disk_full_as_user_error(destination.parent, option):
-        destination.parent.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(dir=destination.parent, prefix=f".{destination.name}.") as place:
-            draft = Path(place) / destination.name
-            draft.mkdir()
-            yield draft
-            draft.rename(destination)
+
+
+def write_whole(file: Path, content: str | bytes) -> None:
+    """Write a file that a reader sees complete or not at all; a process that writes the same one waits."""
+    draft = file.with_name(f".{file.name}{PARTIAL}")
+    with owning_folder(file):
+        try:
+            draft.write_bytes(content.encode() if isinstance(content, str) else content)
+            draft.replace(file)
+        finally:
+            draft.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
-def disk_full_as_user_error(root: Path, option: str) -> Iterator[None]:
-    """Turn disk-full errors of the block into a user error, also those that a library wrapped.
+def storage_of(root: Path) -> Iterator[None]:
+    """Name a folder in errors of its storage that name no file, such as those that a library wrapped.
 
     Raises:
-        UserError: when the disk of `root`, which `option` chooses, is full.
+        OSError: with the system's number and `root`, for a full disk, a quota, a lost file server.
     """
     try:
         yield
-    except Exception as error:
-        full = isinstance(error, OSError) and error.errno in FULL
-        if full or os.strerror(errno.ENOSPC) in str(error):
-            raise UserError(f"the disk of {root} is full; free some space, or set {option} to another disk") from error
+    except UserError:
         raise
+    except Exception as error:
+        number = number_of(error)
+        if number not in STORAGE or (isinstance(error, OSError) and error.filename):
+            raise
+        raise OSError(number, os.strerror(number), str(root)) from error
 
 
 SHORT = 12

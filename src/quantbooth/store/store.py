@@ -5,23 +5,23 @@ import errno
 import os
 import re
 import shutil
-import socket
-import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import psutil
 import yaml
 
 from quantbooth.runtime.errors import UserError
+from quantbooth.runtime.progress import say_found
 from quantbooth.store.documents import read_json
-from quantbooth.store.files import SHORT, checksums, disk_full_as_user_error, fingerprint
+from quantbooth.store.drafts import drafts, lock_of, new_draft, remove_abandoned, since
+from quantbooth.store.files import SHORT, checksums, fingerprint, storage_of
 from quantbooth.store.manifest import FORMAT, KINDS, MANIFEST, TITLES, Manifest, open_artifact
+from quantbooth.store.ownership import owning
 
 __all__ = ["CONFIG", "Draft", "Artifact", "Store", "make_all", "joined_label", "slugify"]
 
@@ -82,17 +82,16 @@ class Store:
     ) -> Iterator[Draft]:
         """Yield a draft that becomes the artifact when the block ends, and is removed when it raises.
 
-        If another process finished the same artifact meanwhile, that one is kept and this draft is removed.
+        No other process makes the artifact within the block; one that it already finished is kept.
 
         Raises:
-            UserError: for a full disk, or when another artifact has the folder.
+            UserError: when another artifact has the folder.
         """
         full, destination = self.place(kind, identity, label)
         _require_format(self.root)
-        with disk_full_as_user_error(self.root, "paths.store"):
-            destination.parent.mkdir(parents=True, exist_ok=True)
-            _remove_abandoned(destination.parent)
-            draft = Draft(_temporary(destination), destination, full)
+        with self.owning(kind, identity, label), storage_of(self.root):
+            remove_abandoned(destination.parent)
+            draft = Draft(new_draft(destination), destination, full)
             draft.path.mkdir()
             try:
                 yield draft
@@ -112,6 +111,22 @@ class Store:
                 _publish(draft, kind)
             finally:
                 shutil.rmtree(draft.path, ignore_errors=True)
+
+    @contextlib.contextmanager
+    def owning(self, kind: str, identity: Mapping[str, Any], label: str) -> Iterator[None]:
+        """Be the only process that makes this artifact, under any label, after waiting for another one that does.
+
+        Drafts that an earlier owner left are removed.
+        """
+        full, destination = self.place(kind, identity, label)
+        folder, digits = destination.parent, full[:SHORT]
+        with storage_of(self.root):
+            folder.mkdir(parents=True, exist_ok=True)
+        what = f"{kind.replace('_', ' ')} {destination.name}"
+        with owning(lock_of(folder, digits), what, lambda: since(folder, digits)) as first:
+            for draft in drafts(folder, digits) if first else []:
+                shutil.rmtree(draft, ignore_errors=True)
+            yield
 
     def place(self, kind: str, identity: Mapping[str, Any], label: str) -> tuple[str, Path]:
         """Return the fingerprint of an artifact, and its folder.
@@ -157,23 +172,6 @@ def _publish(draft: Draft, kind: str) -> None:
         if open_artifact(draft.destination, kind).fingerprint != draft.fingerprint:
             raise UserError(f"{draft.destination} is taken by another {kind}; move it away") from error
     _sync(draft.destination.parent)
-
-
-def _temporary(destination: Path) -> Path:
-    """Return a hidden sibling named after its writer: .<name>.<host>.<pid>.<unique>.partial"""
-    return destination.with_name(f".{destination.name}.{_host()}.{os.getpid()}.{uuid.uuid4().hex[:8]}.partial")
-
-
-def _remove_abandoned(folder: Path) -> None:
-    """Remove partial artifacts of killed processes of this machine."""
-    for path in folder.glob(f".*.{_host()}.*.*.partial"):
-        pid = path.name.split(".")[-3]
-        if pid.isdigit() and not psutil.pid_exists(int(pid)):
-            shutil.rmtree(path, ignore_errors=True)
-
-
-def _host() -> str:
-    return re.sub(r"[^A-Za-z0-9-]", "-", socket.gethostname())
 
 
 def _write(path: Path, text: str) -> None:
@@ -226,26 +224,34 @@ class Artifact:
 
     def get_or_make(self, make: Callable[[], object]) -> Path:
         """Return the artifact's folder, after making it if needed."""
-        return make_all([self], make)[0]
+        return make_all([self], lambda _: make())[0]
+
+    def owning(self) -> AbstractContextManager[None]:
+        return self.store.owning(self.kind, self.identity, self.label)
 
     def writing(self, config: Mapping[str, Any]) -> AbstractContextManager[Draft]:
         parents = {role: artifact.manifest().fingerprint for role, artifact in self.parents.items()}
         return self.store.writing(self.kind, self.label, self.identity, parents, config)
 
 
-def make_all(artifacts: Sequence[Artifact], make: Callable[[], object]) -> list[Path]:
-    """Return the folders of several artifacts, after making all of them in one call if any is missing.
+def make_all(artifacts: Sequence[Artifact], make: Callable[[list[int]], object]) -> list[Path]:
+    """Return the folders of several artifacts, after making the missing ones in one call.
 
-    Processes that make the same artifacts share the unfinished parts: the first to finish removes them, and the others
-    use its artifacts.
+    Of several processes one makes them; the others wait for it, and one of them goes on where it ends before.
+
+    Args:
+        artifacts: the artifacts, made from the same parents.
+        make: makes those with these numbers.
     """
-    if all(artifact.find() for artifact in artifacts):
-        return [artifact.require() for artifact in artifacts]
-    try:
-        make()
-    except FileNotFoundError:
-        if not all(artifact.find() for artifact in artifacts):
-            raise
+    found = [say_found(artifact.find()) for artifact in artifacts]
+    if None in found:
+        with ExitStack() as owned:
+            for artifact in sorted(artifacts, key=lambda one: one.path):  # one order, so that none waits in a circle
+                if artifact.find() is None:
+                    owned.enter_context(artifact.owning())
+            found = [say_found(artifact.find()) for artifact in artifacts]
+            if missing := [number for number, path in enumerate(found) if path is None]:
+                make(missing)
     return [artifact.require() for artifact in artifacts]
 
 
