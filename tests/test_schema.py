@@ -63,7 +63,8 @@ def test_the_trainer_decides_by_what_it_computes() -> None:
         ({"devices": 4, "log_every_n_steps": 1}, {}, {}),
         ({"precision": "bf16-mixed"}, {"precision": "bf16-mixed"}, {"precision": "bf16-mixed"}),
         ({"gradient_clip_val": 1.0}, {}, {"gradient_clip_val": 1.0}),
-        ({"limit_predict_batches": 2}, {"limit_predict_batches": 2}, {"limit_predict_batches": 2}),
+        ({"gradient_clip_val": None, "accumulate_grad_batches": 1}, {}, {}),
+        ({"deterministic": True}, {"deterministic": True}, {"deterministic": True}),
     ):
         settings = {"trainer": TRAINER | added}
         assert trainer_content(settings) == ({"trainer": computed} if computed else {})
@@ -248,7 +249,7 @@ def test_options_of_a_class_that_is_not_ours_are_its_own() -> None:
         "locator.threshold",
         "locator.more",
     ]
-    assert mistakes({"optimizer": {"momentum": 0.9}, "trainer": {"limit_train_batches": 3}}) == {}
+    assert mistakes({"optimizer": {"momentum": 0.9}}) == {}
 
 
 def test_each_wrong_option_has_a_line_of_its_own() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 __all__ = [
     *("FLAG", "INTERVAL", "MAPPING", "NULL", "PATH", "SEED", "TEXT", "TEXTS", "Field", "Kind"),
-    *("checked", "either", "ignored", "list_of", "number", "one_of", "optional", "shown", "whole"),
+    *("checked", "either", "ignored", "left_out", "list_of", "number", "one_of", "optional", "shown", "whole"),
 ]
 
 MOST = 10**9
@@ -59,6 +59,12 @@ def ignored(kind: Kind) -> Field:
 def checked(**kinds: Kind) -> dict[str, Field]:
     """Return fields that decide, by their kinds."""
     return {name: Field(kind) for name, kind in kinds.items()}
+
+
+def left_out(reason: str, *names: str) -> dict[str, Field]:
+    """Return fields of options that a library has and quantbooth does not honour, with the reason."""
+    kind = Kind(f"left out ({reason})", lambda _: False)
+    return {name: ignored(kind) for name in names}
 
 
 def whole(least: int, most: int = MOST) -> Kind:

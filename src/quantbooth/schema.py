@@ -21,9 +21,11 @@ from quantbooth.kinds import (
     TEXT,
     TEXTS,
     Field,
+    Kind,
     checked,
     either,
     ignored,
+    left_out,
     list_of,
     number,
     one_of,
@@ -40,6 +42,7 @@ ACTIVATION_BITS = optional(whole(2, 16))
 SHARE = number(below=1, positive=True)
 FIT = one_of("crop", "pad", "squash")
 DTYPE = one_of("float32", "float16")
+ONE_INDEX = Kind("[i], the index of one GPU", lambda value: list_of(whole(0), 1, 1).holds(value))
 SOURCE = checked(path=TEXT, revision=optional(TEXT), config=optional(PATH), converted=PATH, option=TEXT)
 GROUPS = (
     *("base", "quant", "calibration", "tuner", "strategy", "subject", "prior", "optimizer", "sampler", "locator"),
@@ -191,18 +194,33 @@ FIELDS: dict[str, dict[str, Field]] = {
         "document": ignored(PATH),
         "notes": ignored(TEXTS),
     },
-    "trainer": {
+    "trainer": {  # every argument of Lightning's Trainer: what is honoured, and why another is not
         "accelerator": ignored(TEXT),
-        "devices": ignored(either(whole(1), one_of("auto"), list_of(whole(0), 1, distinct=True))),
+        "devices": ignored(either(whole(1), ONE_INDEX)),
         "precision": Field(one_of("32-true", "bf16-mixed", "16-mixed"), neutral="32-true"),
-        "max_epochs": Field(whole(-1), neutral=-1),
-        "enable_checkpointing": ignored(FLAG),
+        "accumulate_grad_batches": Field(whole(1), neutral=1),
+        "gradient_clip_val": Field(optional(number()), neutral=None),
+        "gradient_clip_algorithm": Field(one_of("norm", "value", None), neutral=None),
+        "deterministic": Field(either(FLAG, one_of("warn", None)), neutral=None),
         "enable_model_summary": ignored(FLAG),
         "enable_progress_bar": ignored(FLAG),
         "log_every_n_steps": ignored(whole(0)),
-        "default_root_dir": ignored(optional(PATH)),
         "detect_anomaly": ignored(FLAG),
-        "profiler": ignored(optional(either(TEXT, MAPPING))),
+        "max_epochs": ignored(Kind("-1 (tuner.steps ends a run)", lambda value: type(value) is int and value == -1)),
+        "enable_checkpointing": ignored(Kind("false (see resources.checkpoint_every)", lambda value: value is False)),
+        **left_out("tuner.steps ends a run", "max_steps", "min_steps", "min_epochs", "max_time", "overfit_batches"),
+        **left_out("every loop takes all of its batches", "fast_dev_run", "limit_train_batches"),
+        **left_out("every loop takes all of its batches", "limit_test_batches", "limit_predict_batches"),
+        **left_out("tuning has no validation loop", "limit_val_batches", "val_check_interval"),
+        **left_out("tuning has no validation loop", "check_val_every_n_epoch", "num_sanity_val_steps"),
+        **left_out("one process tunes", "strategy", "num_nodes", "sync_batchnorm", "use_distributed_sampler"),
+        **left_out("choose logger=csv, tensorboard or wandb", "logger"),
+        **left_out("quantbooth adds its own", "callbacks", "plugins"),
+        **left_out("its report is not written", "profiler"),
+        **left_out("it removes curves and progress bars", "barebones"),
+        **left_out("it chooses kernels by their speed, so a seed does not repeat its artifact", "benchmark"),
+        **left_out("it has no effect here", "default_root_dir", "reload_dataloaders_every_n_epochs", "model_registry"),
+        **left_out("it has no effect here", "enable_autolog_hparams", "inference_mode"),
     },
 }
 """The fields of each config group."""
@@ -233,7 +251,7 @@ COMMANDS: dict[str, dict[str, dict[str, Field]]] = {
 }
 """The fields of configurations that are not conf/quantbooth.yaml, by their names."""
 
-OPEN = ("trainer", "optimizer")
+OPEN = ("optimizer",)
 """Groups whose other keys are arguments of a library's class, which checks them."""
 
 DECIDING = (
@@ -245,8 +263,12 @@ DECIDING = (
 IDENTITY_KEYS = {"lp_norm": "norm"}
 """Option -> the key of its value in identities, so that renaming the option renames no artifact."""
 
-TRAINING_ONLY = ("gradient_clip_val", "gradient_clip_algorithm", "accumulate_grad_batches", "max_epochs")
-"""Trainer options that affect training, but not sampling or measurement."""
+TRAINING_ONLY: dict[str, Any] = {
+    "gradient_clip_val": None,
+    "gradient_clip_algorithm": None,
+    "accumulate_grad_batches": 1,
+}
+"""Trainer options of tuning, with the values that all other work has."""
 
 
 def content(settings: Mapping[str, Any], group: str) -> dict[str, Any]:

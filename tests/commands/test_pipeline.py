@@ -47,14 +47,14 @@ def test_an_interrupted_sweep_goes_on_where_it_was_and_then_reports(
 
     with monkeypatch.context() as patch:
         patch.setattr(tuning, "denoising_error", interrupted)
-        code, said = command(programs.pipeline, "-m", "strategy=baseline,s1")
+        code, said = command(programs.pipeline, "-m", "strategy=baseline,s1", "sampler.steps=2")
     assert code == 130
     assert "interrupted; finished work is kept" in said.splitlines()[-1]
     before = times(out)
     assert list(out.glob("store/*/.*")) == []
     assert sum(name.endswith("rows.parquet") for name in before) == 2
 
-    assert command(programs.pipeline, "-m", "strategy=baseline,s1") == (0, "")
+    assert command(programs.pipeline, "-m", "strategy=baseline,s1", "sampler.steps=2") == (0, "")
     after = times(out)
     assert before.items() <= after.items()
     assert sum(name.endswith("rows.parquet") for name in after) == 3  # the untuned base counts once

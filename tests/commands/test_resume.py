@@ -98,6 +98,11 @@ def unfinished(run: Run) -> list[Path]:
     return sorted((run.store.root / "unfinished").rglob("*.safetensors"))
 
 
+def seen(run: Run) -> list[list[int]]:
+    """What the experts of each subject saw."""
+    return [one.tuned.manifest().measured["samples_per_expert"] for one in run.subjects]
+
+
 @pytest.mark.parametrize("name", RUNS)
 def test_a_run_that_was_killed_ends_with_the_bytes_of_one_that_was_not(
     stores: Callable[..., list[Run]], killed: Killed, name: str
@@ -111,9 +116,28 @@ def test_a_run_that_was_killed_ends_with_the_bytes_of_one_that_was_not(
     assert unfinished(stopped)
     done, killed.steps, killed.at = killed.steps, [], None
     assert tuned_files(tune(stopped)) == expected
+    assert seen(stopped) == seen(through)
+    samples = stopped.recipe.samples_seen * len(stopped.strategy.runs)
+    assert [sum(one) for one in seen(stopped)] == [samples] * len(stopped.subjects)
     assert done[:-1] + killed.steps == ordered  # the step in which it was killed, and none before
     assert len(expected) == 3 * len(stopped.subjects)
     assert not list(stopped.store.root.glob("unfinished/*"))
+
+
+def test_a_run_that_accumulates_goes_on_at_the_beginning_of_its_step(
+    stores: Callable[..., list[Run]], killed: Killed
+) -> None:
+    through, stopped = stores("strategy=s2", "tuner.ema_decay=0.9", "+trainer.accumulate_grad_batches=3")
+    expected = tuned_files(tune(through))
+    killed.steps, killed.at = [], 14
+    with pytest.raises(KilledError):
+        tune(stopped)
+    assert killed.steps == [0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3, 4, 4]
+    killed.steps, killed.at = [], None
+    assert tuned_files(tune(stopped)) == expected
+    assert killed.steps == [4, 4, 4, 5, 5, 5]
+    assert seen(stopped) == seen(through)
+    assert sum(seen(stopped)[0]) == stopped.recipe.samples_seen == 6 * 3 * stopped.recipe.batch
 
 
 def test_a_run_that_is_killed_in_every_step_ends_with_the_same_bytes(

@@ -9,17 +9,18 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import AutoPipelineForText2Image, DiffusionPipeline, StableDiffusionPipeline, UNet2DConditionModel
 from safetensors.torch import load_file
 
 from quantbooth.diffusion.base import Base
 from quantbooth.diffusion.pretrained import load_base
 from quantbooth.export.by_zone import by_zone_
 from quantbooth.export.files import Denoisers, float_denoiser, write_pipeline, write_weights
+from quantbooth.runtime.errors import UserError
 from quantbooth.tuning.identifier import attach_rows_
 
 MAIN = "unet"
-ROWS = [(0, 200, "unet_1_low"), (200, 750, "unet"), (750, 1000, "unet_3_high")]
+ROWS = [(0, 200, "unet_1_low"), (200, 750, "unet_2_middle"), (750, 1000, "unet_3_high")]
 
 
 def weights(seed: int, base: Base) -> dict[str, torch.Tensor]:
@@ -30,7 +31,7 @@ def weights(seed: int, base: Base) -> dict[str, torch.Tensor]:
 
 @pytest.fixture(scope="module")
 def denoisers(base: Base) -> Denoisers:
-    return {name: partial(weights, seed, base) for seed, name in enumerate(("unet_1_low", MAIN, "unet_3_high"))}
+    return {name: partial(weights, seed, base) for seed, name in enumerate(name for _, _, name in ROWS)}
 
 
 @pytest.fixture(scope="module")
@@ -68,10 +69,18 @@ def test_each_timestep_goes_to_the_unet_of_its_zone(folder: Path, base: Base, de
     assert torch.equal(theirs, ours)
 
 
-def test_without_the_file_the_main_unet_serves_all(folder: Path, denoisers: Denoisers) -> None:
-    pipeline = StableDiffusionPipeline.from_pretrained(str(folder), safety_checker=None)
-    expected = denoisers[MAIN]()
-    assert all(torch.equal(tensor, expected[name]) for name, tensor in pipeline.unet.state_dict().items())
+@pytest.mark.parametrize(
+    "kind", [DiffusionPipeline, StableDiffusionPipeline, AutoPipelineForText2Image, UNet2DConditionModel]
+)
+def test_plain_diffusers_does_not_open_one_zones_unet_for_all_timesteps(folder: Path, kind: Any) -> None:
+    more = {"subfolder": "unet"} if kind is UNet2DConditionModel else {}
+    with pytest.raises((ValueError, OSError), match="unet|no file named config"):
+        kind.from_pretrained(str(folder), **more)
+
+
+def test_nor_do_we_take_it_for_a_base(folder: Path) -> None:
+    with pytest.raises(UserError, match="unet|no file named config"):
+        load_base(folder, "exported")
 
 
 def test_others_move_with_the_unet_and_a_strange_timestep_is_refused(folder: Path) -> None:
@@ -82,10 +91,12 @@ def test_others_move_with_the_unet_and_a_strange_timestep_is_refused(folder: Pat
 
 
 def test_one_unet_needs_no_file(base: Base, denoisers: Denoisers, tmp_path: Path) -> None:
-    write_pipeline(base, {MAIN: denoisers[MAIN]}, [(0, 1000, MAIN)], tmp_path, torch.float16)
+    write_pipeline(base, {MAIN: denoisers["unet_2_middle"]}, [(0, 1000, MAIN)], tmp_path, torch.float16)
     assert not [path.name for path in tmp_path.iterdir() if path.name.startswith("by_zone")]
     again = UNet2DConditionModel.from_pretrained(str(tmp_path), subfolder="unet", torch_dtype=torch.float16)
-    assert all(torch.equal(tensor, denoisers[MAIN]()[name].half()) for name, tensor in again.state_dict().items())
+    assert all(
+        torch.equal(tensor, denoisers["unet_2_middle"]()[name].half()) for name, tensor in again.state_dict().items()
+    )
 
 
 def test_a_learned_identifier_becomes_a_plain_row(base_folder: Path, tmp_path: Path, denoisers: Denoisers) -> None:

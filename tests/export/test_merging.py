@@ -22,22 +22,30 @@ S1 = s1([300, 500], "base", 1000)
 def test_each_set_has_its_share_and_a_folder_named_by_its_zone() -> None:
     merging = Merging(S2.stretches, S2.sampling_zones)
     assert merging.shares == {1: 0.2, 2: 0.55, 3: 0.25}
-    assert merging.folders("unet") == {"unet_1_clean_up": 1, "unet": 2, "unet_3_coarse": 3}
-    assert merging.rows("unet") == [(0, 200, "unet_1_clean_up"), (200, 750, "unet"), (750, 1000, "unet_3_coarse")]
+    assert merging.folders("unet") == {"unet_1_clean_up": 1, "unet_2_con-tent": 2, "unet_3_coarse": 3}
+    assert merging.rows("unet") == [
+        (0, 200, "unet_1_clean_up"),
+        (200, 750, "unet_2_con-tent"),
+        (750, 1000, "unet_3_coarse"),
+    ]
 
 
 def test_the_base_serves_what_no_zone_holds() -> None:
     merging = Merging(S1.stretches, S1.sampling_zones)
     assert merging.timesteps == 1000
     assert merging.shares == {0: 0.8, 1: 0.2}
-    assert merging.folders("unet") == {"unet": 0, "unet_1_selected": 1}
-    assert merging.rows("unet") == [(0, 300, "unet"), (300, 500, "unet_1_selected"), (500, 1000, "unet")]
+    assert merging.folders("unet") == {"unet_0_base": 0, "unet_1_selected": 1}
+    assert merging.rows("unet") == [
+        (0, 300, "unet_0_base"),
+        (300, 500, "unet_1_selected"),
+        (500, 1000, "unet_0_base"),
+    ]
     assert Merging(baseline(1000).stretches, baseline(1000).sampling_zones).rows("u") == [(0, 1000, "u")]
 
 
 def test_names_of_zones_that_no_folder_can_have_are_changed() -> None:
     zones = s2({"a/b c": [0, 200], "rest": [200, 1000]}, False, 1000)
-    assert set(Merging(zones.stretches, zones.sampling_zones).folders("unet")) == {"unet_1_a-b-c", "unet"}
+    assert set(Merging(zones.stretches, zones.sampling_zones).folders("unet")) == {"unet_1_a-b-c", "unet_2_rest"}
 
 
 @pytest.mark.parametrize("served", [S2.sampling_zones, S1.sampling_zones], ids=["covering", "with gaps"])

@@ -66,3 +66,24 @@ def test_checkpointing_changes_no_bit(reentrant: bool, dtype: torch.dtype, autoc
     assert len(plain) == len(checkpointed) == 2 + 3 * 3
     for one, other in zip(plain, checkpointed, strict=True):
         assert torch.equal(one, other)
+
+
+def chosen_between(mode: bool | None, between: list[int], passes: int = 1) -> None:
+    """A forward, another choice with a forward each further time, and the backward of the sum."""
+    model, selection, losses = Blocks(mode), SetSelection(), []
+    attach_(model, 2, selection)
+    for number in range(passes):
+        selection.choose(torch.tensor([1, 2] if number == 0 else between))
+        losses.append(model(torch.ones(2, 4, 5, 5, requires_grad=True)).square().sum())
+    selection.choose(torch.tensor(between))
+    torch.stack(losses).sum().backward()
+
+
+@pytest.mark.parametrize(("reentrant", "passes"), [(False, 1), (True, 1), (False, 2)])
+def test_another_choice_before_the_backward_raises_where_activations_are_computed_again(
+    reentrant: bool, passes: int
+) -> None:
+    with pytest.raises(RuntimeError, match="chosen"):
+        chosen_between(reentrant, [2, 1], passes)
+    chosen_between(reentrant, [1, 2], passes)
+    chosen_between(None, [2, 1], passes)

@@ -4,11 +4,14 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from quantbooth.quant import observers
+from quantbooth.quant.activations import ActivationQuantizer
 from quantbooth.quant.format import BITS, Grid, dequantize, quantize
 from quantbooth.quant.observers import MinMaxObserver, MSEObserver, ScaleSearch
+from quantbooth.quant.surgery import quantize_
+from quantbooth.runtime.errors import UserError
 
 
 def heavy_tailed(rows: int, n: int, seed: int = 0) -> Tensor:
@@ -121,3 +124,34 @@ def test_refuses_what_it_cannot_search() -> None:
         MSEObserver(Grid(4), points=101)
     with pytest.raises(ValueError, match="norm must be positive, got 0"):
         MSEObserver(Grid(4), lp_norm=0)
+
+
+@pytest.mark.parametrize("symmetric", [False, True])
+@pytest.mark.parametrize("row", [[-3e38, 3e38], [1e-45, 0.0], [0.0, -1e-45]])
+@pytest.mark.parametrize("search", [MinMaxObserver, MSEObserver])
+def test_weights_whose_scale_is_zero_or_infinite_are_refused(
+    search: type[ScaleSearch], row: list[float], symmetric: bool
+) -> None:
+    if symmetric and 3e38 in row:
+        pytest.skip("a symmetric scale of these is finite")
+    with pytest.raises(UserError, match="scale of weight must be positive and finite .*got (-?0|inf)"):
+        search(Grid(8, symmetric))(torch.tensor([[1.0, -1.0], row]))
+
+
+def test_the_layer_of_such_a_weight_is_named() -> None:
+    model = nn.Sequential(nn.Linear(2, 2))
+    nn.init.constant_(model[0].get_parameter("weight"), 1e-45)
+    with pytest.raises(UserError, match="^layer '0': "):
+        quantize_(model, MinMaxObserver(Grid(8)))
+
+
+@pytest.mark.parametrize("scale", [0.0, float("inf"), float("nan"), -1.0])
+def test_no_code_is_made_with_such_a_scale(scale: float) -> None:
+    with pytest.raises(UserError, match="positive and finite"):
+        quantize(torch.ones(2, 3), torch.tensor([1.0, scale]), torch.zeros(2), Grid(4))
+
+
+@pytest.mark.parametrize("ends", [(-3e38, 3e38), (0.0, 1e-45)])
+def test_an_activation_of_such_a_range_is_refused(ends: tuple[float, float]) -> None:
+    with pytest.raises(UserError, match="scale of an activation"):
+        ActivationQuantizer(8).fit_(*(torch.tensor([end]) for end in ends))

@@ -70,6 +70,13 @@ def test_costs_are_means_and_memory_the_largest(make: Make) -> None:
     assert np.isnan(row["trainable"])
 
 
+def test_earlier_rows_with_the_even_share_are_left_out_where_others_are_counted(make: Make) -> None:
+    earlier, counted = ({"samples_per_expert": value} for value in (200.0, [100, 300]))
+    row = _frame(make("s2", costs=earlier), make("s2", seed=1, costs=counted)).loc["s2"]
+    assert row["samples_per_expert"] == "100/300"
+    assert str(_frame(make("s2", costs=earlier)).loc["s2"]["samples_per_expert"]) == "200"
+
+
 def test_what_is_missing_is_marked_not_averaged_silently(make: Make) -> None:
     table = score_table(Study((make("s1"), make("s1", "toy_duck"), make("s2", clip_t=0.9))))
     assert table["s2"]["missing"].value == "toy_duck"

@@ -35,6 +35,10 @@ MakePlan = Callable[..., Run]
         ),
         (["tuner=lora"], "^tuner=lora adapts float weights; choose quant=fp with it, or tuner=qlora$"),
         (["tuner.identifier=true", "strategy=s2", "strategy.apart=true"], "trains its 3 experts apart and each would"),
+        (
+            ["trainer.gradient_clip_algorithm=value"],
+            "^trainer.gradient_clip_algorithm=value needs trainer.gradient_clip_val > 0, got null$",
+        ),
         (["method=float", "strategy=s2"], "one set of weights for all timesteps; strategy s2 needs more$"),
     ],
 )

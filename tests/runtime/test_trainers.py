@@ -11,7 +11,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.demos.boring_classes import BoringModel
 
 from quantbooth.runtime.errors import UserError
-from quantbooth.runtime.lightning import trainer
+from quantbooth.runtime.lightning import Bar, trainer
 
 
 def test_settings_reach_lightning() -> None:
@@ -26,6 +26,16 @@ def test_what_this_machine_cannot_do_is_one_line() -> None:
     assert "fast_dev_run=-1" in str(caught.value)
     assert "choose trainer=cpu" in str(caught.value) and "trainer.* options" in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_bar_that_is_not_wanted_is_left_out() -> None:
+    quiet: dict[str, Any] = {"logger": False, "enable_checkpointing": False, "accelerator": "cpu"}
+    kept = [
+        [type(one) for one in trainer(enable_progress_bar=on, callbacks=[Bar("x"), Notes()], **quiet).callbacks]  # type: ignore[attr-defined]
+        for on in (True, False)
+    ]
+    assert [Bar in kinds for kinds in kept] == [True, False]
+    assert all(Notes in kinds for kinds in kept)
 
 
 def test_several_processes_share_only_work_that_may_be_divided() -> None:

@@ -169,8 +169,8 @@ def test_every_step_draws_its_own_photos_noise_and_timesteps(new_stage: MakeStag
     stage, drawn = new_stage(train_batch_size=4, class_batch_size=4, steps=4), []
     rows = stage.rows
 
-    def noted(subject: int) -> Any:
-        drawn.append(rows(subject))
+    def noted(subject: int, number: int) -> Any:
+        drawn.append(rows(subject, number))
         return drawn[-1]
 
     stage.rows = noted  # type: ignore[method-assign]

@@ -26,8 +26,9 @@ from quantbooth.calibration.calibration_set import CalibrationSet
 from quantbooth.diffusion.base import Base
 from quantbooth.quant.layers import QuantizedLayer
 from quantbooth.quant.observers import ScaleSearch
+from quantbooth.quant.packed_weight import Affine
 from quantbooth.quant.rounding import LearnedRounding
-from quantbooth.quant.surgery import Replaced, Splits, like, replace_
+from quantbooth.quant.surgery import Replaced, Splits, like, of_layer, replace_
 from quantbooth.store.progress import Progress
 
 __all__ = ["AdaRoundCalibration", "BlockResult", "AdaRoundConfig", "Roundings"]
@@ -169,7 +170,7 @@ class AdaRoundCalibration:
 
     def _learn_block(self, block: Block, cache: BlockCache, what: str) -> dict[str, Tensor]:
         """Return the state of the block's quantized layers by layer name, and its errors."""
-        affine = {name: self._empty(name).form.fit(self._weight(name), self.search) for name in block.layers}
+        affine = {name: self._fit(name) for name in block.layers}
         roundings = {_key(block, name): self._rounding(name, *affine[name]) for name in block.layers}
         learned, module = Roundings(roundings, self.config), self.quantized.denoiser.get_submodule(block.name)
         training = BlockTraining(block.name, module, learned, cache, self.config)
@@ -185,6 +186,10 @@ class AdaRoundCalibration:
             layer = self._empty(name)
             layer.load_state_dict({key: found[f"{name}.{key}"] for key in layer.state_dict()}, assign=True)
             self.replaced.append(replace_(self.quantized.denoiser, name, layer.to(self.device)))
+
+    def _fit(self, name: str) -> Affine:
+        with of_layer(name):
+            return self._empty(name).form.fit(self._weight(name), self.search)
 
     def _rounding(self, name: str, scale: Tensor, zero: Tensor) -> LearnedRounding:
         form = self._empty(name).form

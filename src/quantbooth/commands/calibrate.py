@@ -47,6 +47,7 @@ class CalibrationResult:
 
 def calibrate(run: Run) -> Path:
     """Quantize the denoiser of the base; return the folder of the quantized base."""
+    run.check("quantized_base")
     artifact = run.quantized_base
     if artifact is None:
         raise UserError("quant=fp does not quantize, so there is nothing to calibrate; choose quant=w8, w4, w3 or w2")

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from lightning.pytorch import Callback, Trainer, seed_everything
@@ -18,6 +19,7 @@ from quantbooth.data.subjects import Subject
 from quantbooth.diffusion.base import Base
 from quantbooth.diffusion.router import SubjectsRoute, route_
 from quantbooth.quant.selection import SetSelection
+from quantbooth.run.experts import few_samples, unused
 from quantbooth.run.models import untuned_base, whole_base
 from quantbooth.run.prompts import require_read
 from quantbooth.run.run import Run, SubjectRun
@@ -52,6 +54,8 @@ def tune(run: Run) -> list[Path]:
 def tune_experts(run: Run, optimizer: OptimizerFactory, missing: Sequence[int]) -> None:
     """Run one training for all experts, or one per expert with separate runs, with all missing subjects in each."""
     run.logger("")  # one that cannot be reached ends the run before any work
+    for line in (*unused(run.strategy, run.timesteps), *few_samples(run.strategy, run.recipe.samples_seen)):
+        say(line)
     subjects = [run.subjects[number] for number in missing]
     if run.recipe.class_batch_size:
         for one in subjects:
@@ -62,24 +66,29 @@ def tune_experts(run: Run, optimizer: OptimizerFactory, missing: Sequence[int]) 
             draft.contents.update(tuner=run.tuner.describe(), strategy=run.strategy.describe())
         unfinished = Unfinished(drafts)
         with profile() as cost:
-            for number, zones in enumerate(run.strategy.runs):
+            seen = [
                 learn_once(run, subjects, zones, optimizer, unfinished.part(number))
+                for number, zones in enumerate(run.strategy.runs)
+            ]
             unfinished.collect(run.tuner, len(run.strategy.runs), run.steps[1:], save_precision(run))
         cost.seconds = unfinished.seconds
-        for draft in drafts:
-            draft.measured.update(costs_of(run, draft.path, cost, len(subjects)))
+        for draft, counts in zip(drafts, torch.tensor(seen).movedim(0, 1).flatten(1).tolist(), strict=True):
+            draft.measured.update(costs_of(run, draft.path, cost, len(subjects), counts))
     unfinished.clear()
 
 
-def costs_of(run: Run, folder: Path, cost: Cost, subjects: int) -> dict[str, float]:
-    """Return the costs of one subject: its share of the seconds of a run, and the memory of the run."""
-    steps, seen = run.recipe.steps, run.recipe.samples_seen * len(run.strategy.runs)
+def costs_of(run: Run, folder: Path, cost: Cost, subjects: int, seen: Sequence[int]) -> dict[str, Any]:
+    """Return the costs of one subject: its share of the seconds of a run, the memory of the run, and what was seen.
+
+    `seen` has the number of samples of each expert, counted as they were drawn.
+    """
+    steps = run.recipe.steps
     return {
         "seconds": round(cost.seconds / subjects, 3),
         "peak_memory_bytes": cost.peak_memory_bytes,
         "trainable": sum(tensor.numel() for tensor in read_snapshot(folder, steps).values()),
-        "samples_seen": seen,
-        "samples_per_expert": seen / run.strategy.sets,
+        "samples_seen": sum(seen),
+        "samples_per_expert": list(seen),
         "file_bytes": snapshot_path(folder, steps).stat().st_size,
         **({"subjects_together": subjects} if subjects > 1 else {}),
     }
@@ -107,12 +116,17 @@ def save_precision(run: Run) -> torch.dtype:
     return precision_of(run.settings["resources"]["save_dtype"])
 
 
-def learn_once(run: Run, subjects: Sequence[SubjectRun], zones: Zones, optimizer: OptimizerFactory, part: Part) -> None:
-    """Run one training to its end, from its last checkpoint if there is one."""
+def learn_once(
+    run: Run, subjects: Sequence[SubjectRun], zones: Zones, optimizer: OptimizerFactory, part: Part
+) -> list[list[int]]:
+    """Run one training to its end, from its last checkpoint if there is one; return what each subject's experts saw."""
     found = part.latest()
     if found is None or found.step < run.recipe.steps:
-        learn(run, subjects, zones, optimizer, part, found)
-        part.write(run.recipe.steps, {}, {})
+        seen = learn(run, subjects, zones, optimizer, part, found).seen.tolist()
+        part.write(run.recipe.steps, {}, {"seen": seen})
+        return seen
+    seen = found.numbers["seen"]
+    return seen
 
 
 def learn(
@@ -122,8 +136,8 @@ def learn(
     optimizer: OptimizerFactory,
     part: Part,
     found: Checkpoint | None,
-) -> None:
-    """Run one training and write its snapshots, one per subject."""
+) -> TuningModule:
+    """Run one training and write its snapshots, one per subject; return its module."""
     resources = run.settings["resources"]
     names = [curve_name(run, zones, draft.destination.name) for draft in part.whole.drafts]
     seed_everything(run.recipe.seed, verbose=False)
@@ -157,6 +171,7 @@ def learn(
     if found is not None:
         say(f"{joined_label(names)} goes on from step {found.step}")
     fit(run, module, names, [checkpoints, snapshots, *grids], 0 if found is None else found.step)
+    return module
 
 
 def keep(run: Run, part: Part, step: int, state: State) -> None:
@@ -174,7 +189,9 @@ def fit(run: Run, module: TuningModule, names: Sequence[str], callbacks: list[Ca
     name = joined_label(names)
     several = f"-{fingerprint({'names': [*names]})[:6]}" if len(names) > 1 else ""
     logger = run.logger(f"{name}{several}", step)
-    trainer: Trainer = run.trainer(f"tuning {name}", logger=logger, max_steps=run.recipe.steps, callbacks=callbacks)
+    trainer: Trainer = run.trainer(
+        f"tuning {name}", tuning=True, logger=logger, max_steps=run.recipe.steps, callbacks=callbacks
+    )
     try:
         trainer.fit(module)
     finally:

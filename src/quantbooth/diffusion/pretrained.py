@@ -22,6 +22,7 @@ from quantbooth.runtime.errors import UserError
 
 __all__ = [
     "as_pipeline",
+    "autoencoder_class",
     "empty_denoiser",
     "float_bytes",
     "load_base",
@@ -72,17 +73,25 @@ def load_base(folder: Path, name: str, denoiser: nn.Module | None = None) -> Bas
     diffusers_logging.disable_progress_bar()
     diffusers_logging.set_verbosity_error()  # diffusers warns about its own config keys
     transformers_logging.disable_progress_bar()
-    index = read_json(folder / "model_index.json")
-    kind = index.get("vae", [None, None])[1]
-    if kind not in AUTOENCODERS:
-        raise UserError(f"{folder}: the autoencoder must be one of {', '.join(AUTOENCODERS)}, found {kind!r}")
-    family = family_in(folder)
+    kind, family = autoencoder_class(folder), family_in(folder)
     try:
-        return _assemble(folder, name, family, AUTOENCODERS[kind], denoiser)
+        return _assemble(folder, name, family, kind, denoiser)
     except (SafetensorError, OSError, ValueError, RuntimeError) as error:
         if isinstance(error, UserError):
             raise
         raise UserError(f"{folder} cannot be read as a base: {str(error).strip().splitlines()[0]}") from error
+
+
+def autoencoder_class(folder: Path) -> Any:
+    """Return diffusers' class of a base's autoencoder.
+
+    Raises:
+        UserError: when it is not supported.
+    """
+    kind = read_json(folder / "model_index.json").get("vae", [None, None])[1]
+    if kind not in AUTOENCODERS:
+        raise UserError(f"{folder}: the autoencoder must be one of {', '.join(AUTOENCODERS)}, found {kind!r}")
+    return AUTOENCODERS[kind]
 
 
 def _assemble(folder: Path, name: str, family: Family, autoencoder: Any, denoiser: nn.Module | None) -> Base:

@@ -1,7 +1,9 @@
 """The scorer: the judges of comparable scores, and a description of each metric."""
 
+from collections.abc import Iterable, Mapping
 from typing import Protocol, runtime_checkable
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -59,6 +61,37 @@ class Scorer:
         """The networks, as submodules that move along with a module."""
         found = (self.encoder, self.locator, self.oracle, self.dino)
         return [judge for judge in found if isinstance(judge, nn.Module)]
+
+    @torch.no_grad()
+    def check(
+        self, picture: Float[Tensor, "1 3 h w"], texts: list[str], class_word: str, values: Iterable[Mapping[str, str]]
+    ) -> None:
+        """Judge one picture of a subject, with all its prompts.
+
+        Args:
+            picture: of the size that pictures have.
+            texts: prompts that pictures are compared with.
+            class_word: of the subject.
+            values: attributes that the oracle is asked for.
+
+        Raises:
+            UserError: for a picture, a text, a class word or a value that a judge cannot read.
+        """
+        self.encoder.texts(texts)
+        for encoder in (self.encoder, self.dino):
+            if encoder is not None:
+                encoder.images(picture)
+        self.locator.boxes(picture, class_word)
+        if self.oracle is None:
+            return
+        self.oracle.probabilities(picture)
+        for asked in ({"class_word": class_word}, *values):
+            for attribute, value in asked.items():
+                if value not in (known := self.oracle.names.get(attribute, ())):
+                    raise UserError(
+                        f"scorer.oracle knows no {attribute} {value!r}, but {', '.join(known) or 'none'}; "
+                        "choose scorer.oracle=null"
+                    )
 
     @property
     def name(self) -> str:

@@ -1,13 +1,13 @@
 """One denoiser per zone of timesteps, in plain diffusers; this file does not need quantbooth.
 
-`quantbooth-export` writes this file and `by_zone.json` into the folder of several experts, with one folder per further
-denoiser next to `unet/`. In Python, in that folder:
+`quantbooth-export` writes this file and `by_zone.json` into the folder of several experts, with one folder per denoiser
+(`unet_1_clean_up/`, ...). In Python, in that folder:
 
     from by_zone import load
     pipeline = load(".")
     pipeline("a photo of a sks mug").images[0].save("mug.png")
 
-Without this file, `unet/` is used for all timesteps.
+There is no `unet/`, so a plain `from_pretrained` ends in an error and does not use one expert for all timesteps.
 """
 
 import json
@@ -16,12 +16,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from diffusers import DiffusionPipeline
+import diffusers
 
 __all__ = ["ZONES", "by_zone_", "load"]
 
 ZONES = "by_zone.json"
-"""A list of [first timestep, timestep after the last, folder of the denoiser]; together they cover all timesteps."""
+"""The denoiser's component of the pipeline, and a list of [first timestep, timestep after the last, folder]; together
+these cover all timesteps."""
 
 
 def load(folder: str, **options: Any) -> Any:
@@ -31,18 +32,22 @@ def load(folder: str, **options: Any) -> Any:
         folder: the exported folder.
         options: of `from_pretrained`, such as torch_dtype.
     """
-    pipeline = DiffusionPipeline.from_pretrained(folder, **options)
-    rows = json.loads((Path(folder) / ZONES).read_text(encoding="utf-8"))
-    names = sorted({name for _, _, name in rows})
-    main = next(name for name in names if name in pipeline.components)
-    denoiser = getattr(pipeline, main)
-    others = {name: type(denoiser).from_pretrained(folder, subfolder=name, **options) for name in names if name != main}
-    by_zone_(denoiser, main, others, rows)
+    about = json.loads((Path(folder) / ZONES).read_text(encoding="utf-8"))
+    component, rows = about["component"], about["zones"]
+    denoisers = {name: _denoiser(folder, name, options) for name in sorted({name for _, _, name in rows})}
+    first, *_ = denoisers
+    pipeline = diffusers.DiffusionPipeline.from_pretrained(folder, **{component: denoisers[first]}, **options)
+    by_zone_(denoisers.pop(first), first, denoisers, rows)
     return pipeline
 
 
+def _denoiser(folder: str, name: str, options: Mapping[str, Any]) -> Any:
+    config = json.loads((Path(folder) / name / "config.json").read_text(encoding="utf-8"))
+    return getattr(diffusers, config["_class_name"]).from_pretrained(folder, subfolder=name, **options)
+
+
 def by_zone_(denoiser: Any, main: str, others: Mapping[str, Any], rows: list[tuple[int, int, str]]) -> None:
-    """Route each call of a pipeline's denoiser to the denoiser of the timestep's zone; the others move along with it.
+    """Route each call of the denoiser `main` to the one of the timestep's zone; the others move along with it.
 
     The timestep is one number for the whole batch, as in samplers; it may be fractional.
     """

@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from quantbooth.diffusion.base import Base
+from quantbooth.diffusion.diffusers_folder import read_json
 from quantbooth.diffusion.lora_names import to_peft
 from quantbooth.diffusion.pretrained import save_base
 from quantbooth.diffusion.weights import cast, cast_module
@@ -23,6 +24,7 @@ from quantbooth.tuning.identifier import LearnedRows
 __all__ = ["Denoisers", "float_denoiser", "model_card", "write_lora", "write_pipeline", "write_weights"]
 
 PRECISION = "export.precision"
+INDEX = "model_index.json"
 
 LORA = "pytorch_lora_weights.safetensors"
 """The name of a LoRA file in diffusers."""
@@ -50,20 +52,24 @@ def write_pipeline(
 
     Args:
         base: has all parts but the denoisers; a learned identifier becomes a plain row of its token embedding.
-        denoisers: by folder; the folder of the base's component is the one a plain pipeline uses.
+        denoisers: by folder; a single one is in the folder of the base's component.
         zones: (first timestep, timestep after the last, folder) for all timesteps; used with several denoisers.
         folder: to write into.
         dtype: of all weights.
     """
-    main = base.component
+    component, (first, *others) = base.component, denoisers
     plain = base.with_text_encoder(_merged_rows(base.text_encoder))
-    save_base(plain.with_denoiser(float_denoiser(base, denoisers[main]())), folder, dtype)
-    for name in denoisers.keys() - {main}:
+    save_base(plain.with_denoiser(float_denoiser(base, denoisers[first]())), folder, dtype)
+    for name in others:
         denoiser = cast_module(float_denoiser(base, denoisers[name]()), dtype, PRECISION)
         denoiser.register_to_config(_name_or_path="")
         denoiser.save_pretrained(str(folder / name), safe_serialization=True)
-    if len(denoisers) > 1:
-        (folder / by_zone.ZONES).write_text(json.dumps([list(row) for row in zones]), encoding="utf-8")
+    if others:  # no denoiser in the component's place: plain from_pretrained would use it for all timesteps
+        (folder / component).rename(folder / first)
+        index = read_json(folder / INDEX)
+        (folder / INDEX).write_text(json.dumps({k: v for k, v in index.items() if k != component}, indent=2))
+        about = {"component": component, "zones": [list(row) for row in zones]}
+        (folder / by_zone.ZONES).write_text(json.dumps(about), encoding="utf-8")
         shutil.copyfile(by_zone.__file__, folder / Path(by_zone.__file__).name)
 
 

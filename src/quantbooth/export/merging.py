@@ -43,9 +43,9 @@ class Merging:
         return {index: count / self.timesteps for index, count in sorted(counts.items())}
 
     def folders(self, main: str) -> dict[str, int]:
-        """Return each set by its folder: `main` for the set with the most timesteps, `main_<k>_<zone>` for others."""
-        largest = max(self.shares, key=self.shares.__getitem__)
-        return {main if index == largest else f"{main}_{index}_{self._zone(index)}": index for index in self.shares}
+        """Return each set by its folder: `main` for a single one, else `main_<k>_<zone>`."""
+        alone = len(self.shares) == 1
+        return {main if alone else f"{main}_{index}_{self._zone(index)}": index for index in self.shares}
 
     def rows(self, main: str) -> list[tuple[int, int, str]]:
         """Return the stretches with folders in place of sets."""

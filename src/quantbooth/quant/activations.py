@@ -23,6 +23,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from quantbooth.quant.format import require_scales
+
 __all__ = ["ActivationBits", "ActivationQuantizer", "Probabilities", "on_grid", "parts_of"]
 
 
@@ -57,10 +59,15 @@ class ActivationQuantizer(nn.Module):
         self.register_buffer("zero", torch.zeros(parts, dtype=torch.int32, device=device))
 
     def fit_(self, low: Float[Tensor, " parts"], high: Float[Tensor, " parts"]) -> None:
-        """Set s and z to cover [low, high], widened to contain 0; an empty range (all 0) gets s = 1, which is exact."""
+        """Set s and z to cover [low, high], widened to contain 0; an empty range (all 0) gets s = 1, which is exact.
+
+        Raises:
+            UserError: for a range whose scale would be zero or infinite.
+        """
         low, high = low.float().clamp(max=0), high.float().clamp(min=0)
-        scale = (high - low) / self.levels
-        self.scale = scale.where(scale > 0, 1.0)
+        scale = ((high - low) / self.levels).where(high > low, 1.0)
+        require_scales(scale, "an activation")
+        self.scale = scale
         self.zero = (-low / self.scale).round().clamp(0, self.levels).to(torch.int32)
 
     @property

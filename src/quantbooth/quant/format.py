@@ -58,9 +58,28 @@ class Grid:
 def quantize(
     weight: Float[Tensor, "out *rest"], scale: Float[Tensor, "out *ones"], zero: Float[Tensor, "out *ones"], grid: Grid
 ) -> UInt8[Tensor, "out *rest"]:
-    """Quantize to the nearest code, q = clamp(round(w / s) + z, 0, levels); s and z are [out] or broadcastable."""
+    """Quantize to the nearest code, q = clamp(round(w / s) + z, 0, levels); s and z are [out] or broadcastable.
+
+    Raises:
+        UserError: for a scale that is zero or infinite.
+    """
+    require_scales(scale, "weight")
     s, z = _per_channel(scale, weight.ndim), _per_channel(zero, weight.ndim)
     return (weight / s).round_().add_(z).clamp_(0, grid.levels).to(torch.uint8)
+
+
+def require_scales(scale: Float[Tensor, "..."], what: str) -> None:
+    """Check that scales are positive and finite; without them every code would be 0, or nan.
+
+    Raises:
+        UserError: with the first other one.
+    """
+    wrong = scale[~((scale > 0) & scale.isfinite())]
+    if wrong.numel():
+        raise UserError(
+            f"the scale of {what} must be positive and finite in float32, got {float(wrong[0]):g}; "
+            "leave the layer out by quant.exclude"
+        )
 
 
 def dequantize(

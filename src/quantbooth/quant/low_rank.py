@@ -142,7 +142,8 @@ def _with_term(
     if selection is not None:
         index = selection.checked(len(x), len(down)).to(x.device)
         serves = index[:, None] == 1 + torch.arange(len(down), device=x.device)
-    return y + term(x, down, up, form, serves).to(y.dtype)
+    added = term(x, down, up, form, serves).to(y.dtype)
+    return y + (added if selection is None else selection.guarded(added))
 
 
 def _one_group(product: Product) -> Product:

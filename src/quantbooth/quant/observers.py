@@ -26,7 +26,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from quantbooth.quant.activations import ActivationQuantizer, parts_of
-from quantbooth.quant.format import Grid
+from quantbooth.quant.format import Grid, require_scales
+from quantbooth.runtime.errors import UserError
 
 __all__ = ["MSEObserver", "MinMaxObserver", "MovingAverageMinMaxObserver", "ScaleSearch", "affine", "bounds"]
 
@@ -45,7 +46,8 @@ class ScaleSearch(ABC):
         name: identifies the rule in names of artifacts; it never changes.
 
     Raises:
-        ValueError: when the weight is not a non-empty matrix of finite numbers.
+        UserError: when the weight is not a non-empty matrix of finite numbers, or a channel's scale would be zero or
+            infinite in float32.
     """
 
     grid: Grid
@@ -54,12 +56,14 @@ class ScaleSearch(ABC):
     def __call__(self, weight: Float[Tensor, "out n"]) -> Affine:
         """Return (s, z), float32, z integers in [0, levels]."""
         if weight.ndim != 2 or weight.numel() == 0:
-            raise ValueError(f"weight must be a non-empty matrix [out, n], got shape {tuple(weight.shape)}")
+            raise UserError(f"weight must be a non-empty matrix [out, n], got shape {tuple(weight.shape)}")
         if not torch.isfinite(weight).all():
-            raise ValueError("weight must be finite, got nan or infinity")
+            raise UserError("weight must be finite, got nan or infinity")
         rows = max(1, BLOCK // weight.shape[1])
         found = [self.search(block.float()) for block in torch.split(weight.detach(), rows)]
-        return torch.cat([scale for scale, _ in found]), torch.cat([zero for _, zero in found])
+        scale, zero = torch.cat([scale for scale, _ in found]), torch.cat([zero for _, zero in found])
+        require_scales(scale, "weight")
+        return scale, zero
 
     @abstractmethod
     def search(self, weight: Float[Tensor, "out n"]) -> Affine:
@@ -129,9 +133,8 @@ def affine(low: Float[Tensor, " out"], high: Float[Tensor, " out"], grid: Grid) 
     """Return (s, z) of a range; an empty range (all weights 0) gets s = 1, which is exact."""
     if grid.symmetric:
         scale = torch.maximum(-low / grid.middle, high / (grid.levels - grid.middle))
-        return scale.where(scale > 0, 1.0), torch.full_like(scale, grid.middle)
-    scale = (high - low) / grid.levels
-    scale = scale.where(scale > 0, 1.0)
+        return scale.where(high > low, 1.0), torch.full_like(scale, grid.middle)
+    scale = ((high - low) / grid.levels).where(high > low, 1.0)
     return scale, (-low / scale).round().clamp(0, grid.levels)
 
 

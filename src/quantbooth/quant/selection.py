@@ -2,7 +2,7 @@
 
 All layers of a model share one `SetSelection`. It has one integer per sample: 0 is the base (gain 1), k >= 1 is set k.
 Choose before the forward, and do not change it before the backward has finished: activation checkpointing reads it
-again there.
+again there, and the backward raises when the choice is another.
 
 A module with scale sets has a `selection` and these parameters, None for those it does not use:
 
@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Int64, Shaped
 from torch import Tensor, nn
 
 __all__ = ["INITIAL_VALUES", "SetSelection", "selected_rows", "registered_sets", "register_sets_", "unregister_sets_"]
@@ -32,6 +32,8 @@ class SetSelection:
 
     def __init__(self) -> None:
         self._index: Tensor | None = None
+        self._forward: Tensor | None = None
+        self._again: Tensor | None = None
         self._largest = 0
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "SetSelection":
@@ -47,7 +49,7 @@ class SetSelection:
             raise ValueError(f"index must be a non-empty int64 vector, got {index.dtype} of shape {tuple(index.shape)}")
         if int(index.min()) < 0:
             raise ValueError(f"index must be >= 0 (0 = base), got {int(index.min())}")
-        self._index, self._largest = index.clone(), int(index.max())
+        self._index, self._largest, self._again = index.clone(), int(index.max()), None
 
     def clear(self) -> None:
         """Clear the choice, so that the next forward raises instead of using it."""
@@ -78,6 +80,28 @@ class SetSelection:
         if self._largest > sets:
             raise RuntimeError(f"the selection must name sets in [0, {sets}], got {self._largest}")
         return index
+
+    def guarded(self, made: Shaped[Tensor, "..."]) -> Shaped[Tensor, "..."]:
+        """Return what a forward made by this choice; its backward raises where it was recomputed by another one.
+
+        Raises:
+            RuntimeError: when it is itself a recomputation, by another choice than the last forward's.
+        """
+        index = self.index
+        if torch._C._current_graph_task_id() == -1:
+            self._forward = index
+        else:  # in a backward: activation checkpointing computes again
+            self._again = index
+            self._require_again(self._forward)
+        if made.requires_grad:
+            made.register_hook(lambda _: self._require_again(index))
+        return made
+
+    def _require_again(self, index: Tensor | None) -> None:
+        """Raise when activations were computed again by another choice than this one."""
+        again = self._again
+        if index is not None and again is not None and again is not index and not torch.equal(again, index):
+            raise RuntimeError("sets must not be chosen anew before the backward with activation checkpointing")
 
 
 INITIAL_VALUES = {"gain_in": 1.0, "gain_out": 1.0, "shift": 0.0}
@@ -128,4 +152,4 @@ def selected_rows(module: nn.Module, name: str, batch: int) -> Float[Tensor, "b 
         raise RuntimeError("a layer with gains must have a selection: put both in with scale_sets.attach_")
     selection: SetSelection = module.selection  # type: ignore[assignment]
     index = selection.checked(batch, len(values))
-    return torch.cat([values.new_full((1, values.shape[1]), INITIAL_VALUES[name]), values])[index]
+    return selection.guarded(torch.cat([values.new_full((1, values.shape[1]), INITIAL_VALUES[name]), values])[index])

@@ -5,7 +5,8 @@ Names are those of `named_modules`; patterns are shell patterns (`fnmatch`) on t
 `packed_weight`).
 """
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from fnmatch import fnmatchcase
 from types import MappingProxyType
@@ -152,7 +153,8 @@ def _any(name: str, patterns: Sequence[str]) -> bool:
 
 def _quantize_one(model: nn.Module, name: str, search: ScaleSearch, split: tuple[int, ...]) -> Replaced:
     layer = model.get_submodule(name)
-    return replace_(model, name, KINDS[type(layer)].from_float(layer, search, split))
+    with of_layer(name):
+        return replace_(model, name, KINDS[type(layer)].from_float(layer, search, split))
 
 
 def replace_(model: nn.Module, name: str, made: QuantizedLayer) -> Replaced:
@@ -168,8 +170,15 @@ def like(layer: nn.Module, name: str, bits: int, device: torch.device | str, spl
     Raises:
         UserError: naming the layer, when its options are not supported.
     """
-    try:
+    with of_layer(name):
         return KINDS[type(layer)].like(layer, bits, device, split)
+
+
+@contextmanager
+def of_layer(name: str) -> Iterator[None]:
+    """Name the layer in the message of a UserError."""
+    try:
+        yield
     except UserError as error:
         raise UserError(f"layer {name!r}: {error}") from error
 

@@ -154,8 +154,9 @@ def _costs(study: Study, methods: list[Method], cost: CostColumn) -> tuple[str, 
 def _cost(key: str, costs: Iterable[Mapping[str, Cost]]) -> float | str:
     known: list[Any] = [cost[key] for cost in costs if key in cost]
     if key == "samples_per_expert":
-        shares = np.array([np.atleast_1d(np.asarray(value, dtype=float)) for value in known])
-        return "/".join(f"{share:,.0f}" for share in shares.mean(axis=0)) if known else ""
+        shares = [np.atleast_1d(np.asarray(value, dtype=float)) for value in known]
+        counted = [share for share in shares if len(share) == max(map(len, shares))]  # earlier rows have the mean alone
+        return "/".join(f"{share:,.0f}" for share in np.mean(counted, axis=0)) if known else ""
     if not known:
         return NAN
     values = np.asarray(known, dtype=float)

@@ -166,7 +166,7 @@ class Calibration:
             "base": folder_fingerprint(self.folder()),
             "quant": {**content(self.settings, "quant"), "exclude": exclude},
             "calibration": calibration,
-            **trainer_content(self.settings, training=self.set_spec is not None),
+            **trainer_content(self.settings),
             **{role: artifact.identity for role, artifact in parents.items()},
         }
         label = f"{self.settings['base']['name']}-{self.name}"

@@ -1,17 +1,22 @@
-"""Options as objects where several have to agree: the recipe of tuning, the sampler."""
+"""What several options decide together: the recipe of tuning, the sampler, the name of a method."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from omegaconf import DictConfig
 
+from quantbooth.data.subjects import Subject
 from quantbooth.diffusion.sampler import Sampler
+from quantbooth.kinds import shown
 from quantbooth.runtime.config import build
 from quantbooth.runtime.errors import UserError
+from quantbooth.store.store import slugify
+from quantbooth.timesteps.strategies import BASELINE, Strategy
 from quantbooth.tuning.module import Recipe
 from quantbooth.tuning.optimizers import optimizer_factory
+from quantbooth.tuning.tuners import IdentifierTuner, Tuner
 
-__all__ = ["recipe_of", "sampler_of"]
+__all__ = ["method_name", "recipe_of", "sampler_of", "tuner_of"]
 
 RATES = {"shifts": "shift_learning_rate", "identifier": "identifier_learning_rate"}
 """Tuner options with the learning rate of one kind of parameter; the other kinds use the optimizer's."""
@@ -21,7 +26,8 @@ def recipe_of(settings: Mapping[str, Any]) -> Recipe:
     """Return the hyperparameters of a training run.
 
     Raises:
-        UserError: when batches hold class pictures and there are none, or the optimizer refuses its options.
+        UserError: when batches hold class pictures and there are none, the optimizer refuses its options, or gradients
+            are to be clipped to nothing.
     """
     optimizer_factory(settings["optimizer"])  # tests them, before any work
     tuner, prior = settings["tuner"], settings["prior"]
@@ -29,6 +35,12 @@ def recipe_of(settings: Mapping[str, Any]) -> Recipe:
         raise UserError(
             f"prior.num_class_images must be 1 or more with prior.class_batch_size={prior['class_batch_size']}, got 0; "
             "choose prior=none to do without"
+        )
+    clipping = {key: settings["trainer"].get(f"gradient_clip_{key}") for key in ("val", "algorithm")}
+    if clipping["algorithm"] and not clipping["val"]:
+        raise UserError(
+            f"trainer.gradient_clip_algorithm={clipping['algorithm']} needs trainer.gradient_clip_val > 0, "
+            f"got {shown(clipping['val'])}"
         )
     return Recipe(
         steps=tuner["steps"],
@@ -39,8 +51,32 @@ def recipe_of(settings: Mapping[str, Any]) -> Recipe:
         lr_scheduler=tuner["lr_scheduler"],
         seed=settings["seed"],
         ema_decay=tuner["ema_decay"],
+        accumulate_grad_batches=settings["trainer"].get("accumulate_grad_batches", 1),
+        clips_norms=bool(clipping["val"]) and clipping["algorithm"] != "value",
         rates={kind: float(tuner[key]) for kind, key in RATES.items() if key in tuner},
     )
+
+
+def tuner_of(cfg: DictConfig, subjects: Sequence[Subject], recipe: Recipe) -> Tuner:
+    """Return the tuner.
+
+    Raises:
+        UserError: when several subjects cannot share a run of it.
+    """
+    tuner = build(cfg.tuner.learner, Tuner)
+    if cfg.tuner.identifier:
+        tuner = IdentifierTuner(tuner, subjects[0].tuning_text, subjects[0].class_text)
+    if len(subjects) > 1 and not tuner.by_sample:
+        raise UserError(
+            "subjects=[a,b] shares a run by scales or adapters, each subject with separate sets; choose "
+            "tuner=scales, lora or qlora with tuner.identifier=false, or -m subject=a,b for a run each"
+        )
+    if len(subjects) > 1 and recipe.clips_norms:
+        raise UserError(
+            "trainer.gradient_clip_val would clip the norm over all subjects of subjects=[a,b]; choose "
+            "trainer.gradient_clip_algorithm=value, or -m subject=a,b for a run each"
+        )
+    return tuner
 
 
 def sampler_of(cfg: DictConfig) -> Sampler:
@@ -53,3 +89,17 @@ def sampler_of(cfg: DictConfig) -> Sampler:
     if sampler.steps > most:
         raise UserError(f"sampler.steps must be at most base.timesteps = {most}, got {sampler.steps}")
     return sampler
+
+
+def method_name(tuner: Tuner, strategy: Strategy, bits: int | None, settings: Mapping[str, Any]) -> str:
+    """Return a name for tables: float or the strategy, the tuner's name where it is not its class's, and the tag.
+
+    Adapters have the tuner's name alone (lora, qlora), after the strategy (s2-qlora) where that is not the baseline.
+    """
+    name, tag = settings["tuner"]["name"], settings["tag"]
+    if tuner.kind == "adapters":
+        parts = [None if strategy.name == BASELINE else strategy.name, slugify(name)]
+    else:
+        first = "float" if bits is None else strategy.name
+        parts = [first, None if name == tuner.name else slugify(name)]
+    return "-".join(part for part in (*parts, None if tag is None else slugify(str(tag))) if part is not None)

@@ -12,26 +12,30 @@ from typing import Any
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig
+from torch import Tensor
 
 from quantbooth.data.protocol import Protocol
 from quantbooth.data.questions import Questions
 from quantbooth.data.subjects import Subject
+from quantbooth.diffusion.base import Base
 from quantbooth.diffusion.lora_files import LoraFile, lora_files
+from quantbooth.diffusion.outline import outline
 from quantbooth.diffusion.sampler import Sampler
 from quantbooth.evaluation.scorer import Scorer
 from quantbooth.run.calibration import Calibration
-from quantbooth.run.options import recipe_of, sampler_of
+from quantbooth.run.experts import sampled_timesteps
+from quantbooth.run.options import method_name, recipe_of, sampler_of, tuner_of
 from quantbooth.run.subjects import each_subject
 from quantbooth.runtime.config import build, plain
 from quantbooth.runtime.errors import UserError
 from quantbooth.runtime.lightning import Bar, Loop
 from quantbooth.sampling.image_set import Request, requests_for, unrelated_requests
-from quantbooth.schema import content, trainer_content
+from quantbooth.schema import TRAINING_ONLY, content, trainer_content
 from quantbooth.store.files import folder_fingerprint
 from quantbooth.store.store import Artifact, Store, slugify
-from quantbooth.timesteps.strategies import BASELINE, Strategy
+from quantbooth.timesteps.strategies import Strategy
 from quantbooth.tuning.module import Recipe
-from quantbooth.tuning.tuners import IdentifierTuner, Tuner
+from quantbooth.tuning.tuners import Tuner
 
 __all__ = ["Run", "SubjectRun"]
 
@@ -152,7 +156,7 @@ class Run:
 
     def check(self, *parts: str) -> None:
         """Evaluate these properties now, so that a wrong option ends the run before any work."""
-        for part in parts:
+        for part in (*parts, "loop", "outline", "timesteps"):
             getattr(self, part)
 
     # Options as objects.
@@ -192,6 +196,20 @@ class Run:
         return sampler_of(self.cfg)
 
     @cached_property
+    def outline(self) -> Base:
+        """The base without its weights, checked against the options that repeat what its configurations say."""
+        base, options = outline(self.base_folder, self.base_name), self.settings["base"]
+        for option, found in (("timesteps", base.timesteps), ("resolution", base.side)):
+            if options[option] != found:
+                raise UserError(f"base.{option} must be {found}, as {base.name} was trained, got {options[option]}")
+        return base
+
+    @cached_property
+    def timesteps(self) -> Tensor:
+        """The timesteps of the sampler."""
+        return sampled_timesteps(self.outline, self.sampler)
+
+    @cached_property
     def scorer(self) -> Scorer:
         return build(self.cfg.scorer, Scorer)
 
@@ -206,16 +224,8 @@ class Run:
     @cached_property
     def tuner(self) -> Tuner:
         """The tuner, checked against strategy, bits and number of subjects."""
-        tuner = build(self.cfg.tuner.learner, Tuner)
-        if self.settings["tuner"]["identifier"]:
-            first = self.subjects[0].subject
-            tuner = IdentifierTuner(tuner, first.tuning_text, first.class_text)
+        tuner = tuner_of(self.cfg, [one.subject for one in self.subjects], self.recipe)
         tuner.check(self.strategy, self.calibration.bits)
-        if len(self.subjects) > 1 and not tuner.by_sample:
-            raise UserError(
-                "subjects=[a,b] shares a run by scales or adapters, each subject with separate sets; choose "
-                "tuner=scales, lora or qlora with tuner.identifier=false, or -m subject=a,b for a run each"
-            )
         return tuner
 
     @property
@@ -248,18 +258,8 @@ class Run:
 
     @property
     def method(self) -> str:
-        """The name in tables: float or the strategy, then the tuner's name where it is not its class's, then the tag.
-
-        Adapters have the tuner's name alone (lora, qlora), after the strategy (s2-qlora) where that is not the
-        baseline.
-        """
-        tuner, strategy, tag = self.settings["tuner"]["name"], self.strategy.name, self.settings["tag"]
-        if self.tuner.kind == "adapters":
-            parts = [None if strategy == BASELINE else strategy, slugify(tuner)]
-        else:
-            first = "float" if self.calibration.bits is None else strategy
-            parts = [first, None if tuner == self.tuner.name else slugify(tuner)]
-        return "-".join(part for part in (*parts, None if tag is None else slugify(str(tag))) if part is not None)
+        """The name of the method (see `method_name`)."""
+        return method_name(self.tuner, self.strategy, self.calibration.bits, self.settings)
 
     # Artifacts.
 
@@ -281,9 +281,9 @@ class Run:
 
     # Work.
 
-    def trainer(self, what: str, *, shared: bool = False, callbacks: Sequence[Callback] = (), **more: Any) -> Trainer:
-        """Return a trainer whose progress bar is labelled `what`; `shared` work is divided among processes."""
-        given = {"logger": False, **({"shared": True} if shared else {}), **more}
+    def trainer(self, what: str, *, callbacks: Sequence[Callback] = (), tuning: bool = False, **more: Any) -> Trainer:
+        """Return a trainer whose progress bar is labelled `what`; only `tuning` accumulates and clips gradients."""
+        given = {"logger": False, **({} if tuning else TRAINING_ONLY), **more}
         return build(self.cfg.trainer, Trainer, callbacks=[Bar(what), *callbacks], **given)
 
     @cached_property

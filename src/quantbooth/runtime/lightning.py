@@ -76,7 +76,7 @@ class Bar(ProgressBar):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._start(self.total_train_batches)
         if self._shown is not None:  # a run that goes on
-            self._shown.advance(trainer.global_step)
+            self._shown.advance(trainer.global_step * trainer.accumulate_grad_batches)
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._start(sum(trainer.num_test_batches))
@@ -144,10 +144,12 @@ def trainer(shared: bool = False, **settings: Any) -> Trainer:
         raise UserError(f"trainer.devices must be 1 with this accelerator, got {devices}; only CPUs share work")
     if many:
         settings |= {"strategy": "ddp_fork"} if shared else {"devices": 1}
+    if not settings.get("enable_progress_bar", True):
+        settings["callbacks"] = [one for one in settings.get("callbacks", []) if not isinstance(one, ProgressBar)]
     here = LightningEnvironment()
     here.set_global_rank(0)
     try:
-        made = Trainer(**{**settings, "plugins": [*(settings.get("plugins") or []), here]})
+        made = Trainer(**settings, plugins=[here])
         made._checkpoint_connector = NoForeignCheckpoints(made)
         return made
     except MisconfigurationException as error:

@@ -45,8 +45,8 @@ class Snapshots(Callback):
         self.keep = keep
         self.kept = kept
 
-    def on_train_batch_end(self, trainer: Trainer, *_: object) -> None:
-        if trainer.global_step in self.steps:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *at: Any) -> None:
+        if trainer.global_step in self.steps and _ends_a_step(trainer, at[-1]):
             with self.kept():
                 self.keep(trainer.global_step, self.tuner.state(self.base))
 
@@ -55,7 +55,7 @@ class Checkpoints(Callback):
     """Writes the state of a run every `every` seconds, and when the process gets a signal to end.
 
     A run with `found` goes on from there. The state is written when a step's values have been logged, at the beginning
-    of the next one. Accumulated gradients are no part of it, so a run that accumulates has no checkpoints.
+    of the next one, where no gradients are accumulated.
     """
 
     def __init__(self, part: Part, module: TuningModule, every: float, found: Checkpoint | None = None) -> None:
@@ -68,12 +68,13 @@ class Checkpoints(Callback):
             restore_(self.found, trainer, self.module)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.accumulate_grad_batches == 1:
-            self._due = time.monotonic() + self.every
-            self._deferred.__enter__()
+        self._due = time.monotonic() + self.every
+        self._deferred.__enter__()
 
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: object) -> None:
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         if self._deferred.noted is None and time.monotonic() < self._due:
+            return
+        if batch_idx % trainer.accumulate_grad_batches:
             return
         began = time.monotonic()
         for logger in trainer.loggers:
@@ -119,9 +120,14 @@ class SampleGrids(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.global_step:  # a tracker that goes on may have dropped the grid of this step
-            self.on_train_batch_end(trainer, pl_module)
+            self.show(trainer, pl_module)
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: object) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *at: Any) -> None:
+        if _ends_a_step(trainer, at[-1]):
+            self.show(trainer, pl_module)
+
+    def show(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Generate the grid of this step, if it has one."""
         if self.every and trainer.global_step % self.every == 0:
             module = SamplingModule(self.base(), self.sampler, self.jobs, self.route).to(pl_module.device)
             with self.kept():
@@ -131,3 +137,8 @@ class SampleGrids(Callback):
             self.folder.mkdir(parents=True, exist_ok=True)
             Image.fromarray(enlarged).save(self.folder / f"step-{trainer.global_step:06d}.png")
             log_grid(trainer.logger, enlarged, trainer.global_step, self.title)
+
+
+def _ends_a_step(trainer: Trainer, batch_idx: int) -> bool:
+    """Return whether the optimizer has stepped after this batch."""
+    return (batch_idx + 1) % trainer.accumulate_grad_batches == 0

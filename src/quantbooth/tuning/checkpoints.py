@@ -33,7 +33,7 @@ from quantbooth.tuning.tuners import State, Tuner
 
 __all__ = ["Checkpoint", "Part", "Unfinished"]
 
-FORMAT = 1
+FORMAT = 2
 STALE = 600
 """Seconds after which a partial file belongs to a killed process."""
 

@@ -60,6 +60,8 @@ class Recipe:
         seed: decides photos, noise and timesteps of every step.
         ema_decay: decay of the EMA of the trainable parameters, which is saved; None saves the last step's parameters.
         rates: learning rates by kind of parameter; the other kinds use the optimizer's.
+        accumulate_grad_batches: batches per optimizer step; each has its own draws.
+        clips_norms: whether the trainer clips the norm of all gradients, which couples the parameters.
     """
 
     steps: int
@@ -71,6 +73,8 @@ class Recipe:
     seed: int
     ema_decay: float | None = None
     rates: Mapping[str, float] = field(default_factory=dict)
+    accumulate_grad_batches: int = 1
+    clips_norms: bool = False
 
     @property
     def batch(self) -> int:
@@ -78,7 +82,11 @@ class Recipe:
 
     @property
     def samples_seen(self) -> int:
-        return self.steps * self.batch
+        return self.batches * self.batch
+
+    @property
+    def batches(self) -> int:
+        return self.steps * self.accumulate_grad_batches
 
     def rate_at(self, step: int) -> float:
         """Return the factor of the learning rate at a step."""
@@ -102,7 +110,7 @@ class Rows:
         x_0: latents.
         conditioning: of each row.
         noise: standard normal.
-        t: training timesteps.
+        t: training timesteps, on the CPU.
         is_prior: 1 for a class picture, 0 for a photo of the subject.
     """
 
@@ -156,6 +164,8 @@ class TuningModule(LightningModule):
         self.sentences = nn.ModuleList(sentences or [CachedPrompt(one.subject_text) for one in examples])
         self.route = route
         self.average: Average | None = None
+        self.seen = torch.zeros(len(examples), len(zones), dtype=torch.int64)
+        """How many samples each expert saw, by subject."""
 
     def configure_optimizers(self) -> Any:
         optimizer = self.optimizer_factory(self.recipe.groups(self.learning))
@@ -175,14 +185,18 @@ class TuningModule(LightningModule):
         return nullcontext() if self.average is None else self.average.in_place()
 
     def train_dataloader(self) -> object:
-        return step_loader(self.recipe.steps)
+        return step_loader(self.recipe.batches)
 
-    def training_step(self, _step: int) -> Tensor:
+    def training_step(self, number: int) -> Tensor:
+        each = self.recipe.accumulate_grad_batches
+        number = self.global_step * each + number % each  # of the batch in the run, also in one that goes on
         subjects = range(len(self.examples))
-        drawn = [self.rows(subject) for subject in subjects]
+        drawn = [self.rows(subject, number) for subject in subjects]
         conditioning = Conditioning.cat([rows.conditioning for rows in drawn])
         tensors = zip(*((rows.x_0, rows.noise, rows.t, rows.is_prior) for rows in drawn), strict=True)
         x_0, noise, t, is_prior = (torch.cat(parts) for parts in tensors)
+        self._count(t)
+        t = t.to(x_0.device)
         if self.route is not None:
             self.route.choose(torch.arange(len(subjects)).repeat_interleave(self.recipe.batch))
         errors = denoising_error(self.base, self.schedule, x_0, noise, t, conditioning)
@@ -193,12 +207,12 @@ class TuningModule(LightningModule):
         self._show(losses.detach())
         return losses.sum()
 
-    def rows(self, subject: int) -> Rows:
-        """Return a subject's rows of this step's batch, which do not depend on other subjects."""
-        draw = generator_for(self.recipe.seed, self.global_step, "tune")
+    def rows(self, subject: int, number: int) -> Rows:
+        """Return a subject's rows of the run's batch of this number, which do not depend on other subjects."""
+        draw = generator_for(self.recipe.seed, number, "tune")
         x_0, conditioning, is_prior = self.batch(draw, subject)
         noise = torch.randn(x_0.shape, generator=draw).to(x_0)
-        return Rows(x_0, conditioning, noise, self.zones.draw(len(x_0), draw).to(x_0.device), is_prior)
+        return Rows(x_0, conditioning, noise, self.zones.draw(len(x_0), draw), is_prior)
 
     def batch(self, draw: torch.Generator, subject: int = 0) -> tuple[Tensor, Conditioning, Tensor]:
         """Return latents, conditioning and class-picture flags of one subject for one step."""
@@ -212,6 +226,11 @@ class TuningModule(LightningModule):
         is_prior = torch.arange(recipe.batch) >= recipe.train_batch_size
         conditioning = Conditioning.cat([text.to(self.device) for text in texts])
         return torch.cat(parts).to(self.device), conditioning, is_prior.float().to(self.device)
+
+    def _count(self, t: Int[Tensor, " b"]) -> None:
+        """Count the samples of a batch, the rows of one subject after those of another."""
+        for seen, own in zip(self.seen, self.zones.index(t).split(self.recipe.batch), strict=True):
+            seen += torch.bincount(own - 1, minlength=len(seen))
 
     def _show(self, losses: Tensor) -> None:
         """Log the mean loss, and the loss of each subject if there are several; refuse a loss that is not finite."""

@@ -1,4 +1,4 @@
-"""The state of a training run as tensors and JSON: parameters, their EMA, optimizer, learning rate, loss scale."""
+"""The state of a training run as tensors and JSON: parameters, EMA, optimizer, learning rate, loss scale, counts."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -22,6 +22,7 @@ def read_state(trainer: Trainer, module: TuningModule) -> tuple[Tensors, dict[st
     numbers = {
         "optimizers": pack([one.state_dict() for one in trainer.optimizers], "optimizers", tensors),
         "schedulers": [_numbers_of(config.scheduler) for config in trainer.lr_scheduler_configs],
+        "seen": module.seen.tolist(),
         "precision": pack(trainer.precision_plugin.state_dict(), "precision", tensors),
     }
     return tensors, numbers
@@ -44,6 +45,7 @@ def restore_(found: Checkpoint, trainer: Trainer, module: TuningModule) -> None:
         optimizer.load_state_dict(state)
     for config, state in zip(trainer.lr_scheduler_configs, found.numbers["schedulers"], strict=True):
         config.scheduler.load_state_dict({**state, "lr_lambdas": [None] * len(state["base_lrs"])})
+    module.seen.copy_(torch.tensor(found.numbers["seen"]))
     trainer.precision_plugin.load_state_dict(unpack(found.numbers["precision"], found.tensors))
     loop = trainer.fit_loop.epoch_loop
     done = loop.automatic_optimization.optim_progress.optimizer.step.total

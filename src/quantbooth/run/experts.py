@@ -1,0 +1,66 @@
+"""What each expert will see and do: the share of training samples in its zone, and whether a sampler ever uses it."""
+
+from collections.abc import Iterator
+
+import torch
+from jaxtyping import Shaped
+from torch import Tensor
+
+from quantbooth.diffusion.base import Base
+from quantbooth.diffusion.sampler import Sampler
+from quantbooth.runtime.errors import UserError
+from quantbooth.timesteps.strategies import Strategy
+
+__all__ = ["few_samples", "sampled_timesteps", "unused"]
+
+
+def sampled_timesteps(base: Base, sampler: Sampler) -> Shaped[Tensor, " steps"]:
+    """Return the timesteps of a sampler, after running it on one number.
+
+    Raises:
+        UserError: when the scheduler cannot do this number of steps on the base's noise schedule, or they are not as
+            many different timesteps in [0, T).
+    """
+    asked = f"sampler.steps={sampler.steps} is not possible with sampler.scheduler={sampler.scheduler} on {base.name}"
+    try:
+        scheduler = base.new_scheduler(sampler.scheduler, sampler.steps)
+        x = torch.ones(1, 1, 1, 1)
+        for t in scheduler.timesteps:
+            x = scheduler.step(torch.zeros_like(x), t, x).prev_sample
+    except UserError:
+        raise
+    except (ValueError, IndexError, RuntimeError, ZeroDivisionError, TypeError) as error:
+        raise UserError(f"{asked}: {' '.join(str(error).split())}; choose another number of steps") from error
+    found = scheduler.timesteps
+    inside = found[(found >= 0) & (found < base.timesteps)].unique()
+    if len(inside) != sampler.steps or len(inside) < len(found.unique()):
+        raise UserError(
+            f"{asked}, whose timesteps are {len(inside)} different ones in [0, {base.timesteps}); choose fewer steps"
+        )
+    if not x.isfinite().all():
+        raise UserError(f"{asked}: it ends in {float(x):g}; choose another number of steps")
+    return found
+
+
+def unused(strategy: Strategy, timesteps: Shaped[Tensor, " steps"]) -> Iterator[str]:
+    """Yield a line for each expert at which a sampler has no timestep."""
+    used = set(strategy.route(timesteps).tolist())
+    for number, zone in enumerate(strategy.sampling_zones.zones, start=1):
+        if number not in used:
+            yield (
+                f"warning: none of the {len(timesteps.unique())} timesteps of the sampler is in {zone}, so what the "
+                "expert of this zone learns is never used; raise sampler.steps"
+            )
+
+
+def few_samples(strategy: Strategy, samples: int) -> Iterator[str]:
+    """Yield a line for each expert that expects less than half of an even share of the samples of a run, or none."""
+    for zones in strategy.runs:
+        widths = [zone.stop - zone.start for zone in zones.zones]
+        even = samples / len(widths)
+        for zone, width in zip(zones.zones, widths, strict=True):
+            expected = samples * width / sum(widths)
+            if expected < max(1, even / 2):
+                apart = "choose strategy.apart=true" if strategy.name == "s2" else "choose fewer zones"
+                about = f"the expert of {zone} will see about {expected:.3g} of {samples} samples"
+                yield f"warning: {about}, an even share is {even:.4g}; raise tuner.steps, or {apart}"

@@ -1,0 +1,130 @@
+"""What a real base, machine or judge cannot do is refused by every command before any work, and leaves no store."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from omegaconf import DictConfig
+from PIL import Image
+
+from quantbooth.commands.calibrate import calibrate
+from quantbooth.commands.pipeline import run as pipeline
+from quantbooth.commands.sample import sample
+from quantbooth.commands.tune import tune
+from quantbooth.evaluation.locators import WholeImage
+from quantbooth.evaluation.scorer import Scorer
+from quantbooth.run.run import Run
+from quantbooth.runtime.errors import UserError
+from quantbooth_toyworld.judges import load_locator, load_oracle, load_scorer
+from quantbooth_toyworld.shipped import judges_folder
+
+Compose = Callable[..., DictConfig]
+QUICK = (
+    *("base=folder", "base.resolution=32", "sampler.steps=2", "prior=none", "tuner.steps=2"),
+    "preview.validation_steps=0",
+)
+PHOTOS = "subject=folder subject.path=PHOTOS subject.class_word=mug"
+COMMANDS: dict[str, Callable[[DictConfig], Any]] = {
+    "calibrate": lambda cfg: calibrate(Run(cfg)),
+    "tune": lambda cfg: tune(Run(cfg)),
+    "sample": lambda cfg: sample(Run(cfg)),
+    "pipeline": pipeline,
+}
+NO_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for number in range(3):
+        Image.new("RGB", (80, 80), (40 * number, 90, 200)).save(folder / f"{number}.png")
+    return folder
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("base.timesteps=500 base.zones={}", "^base.timesteps must be 1000, .* got 500$"),
+        (
+            "base.resolution=64 subject=folder subject.class_word=mug subject.path=PHOTOS",
+            "^base.resolution must be 32, .* got 64$",
+        ),
+        ("sampler.steps=1000", "^sampler.steps=1000 is not possible with sampler.scheduler=ddim"),
+        pytest.param("trainer=gpu", "^cannot create the trainer: .*gpu", marks=NO_GPU),
+    ],
+)
+def test_what_cannot_be_is_refused_by_every_command(
+    compose: Compose, tmp_path: Path, photos: Path, command: str, words: str, told: str
+) -> None:
+    cfg = compose(tmp_path / "out", *QUICK, *words.replace("PHOTOS", str(photos)).split())
+    with pytest.raises(UserError, match=told):
+        COMMANDS[command](cfg)
+    assert not (tmp_path / "out" / "store").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("subject=folder", "subject.class_word=dog"), "the toy scorer has no word 'dog'"),
+        (("subject=folder", "subject.class_word=mug", "++subject.templates=['a {} in Rome']"), "no word 'rome'"),
+        (("scorer=clip_b32", "scorer.encoder.model=local-dir:nowhere"), "nowhere.* cannot be loaded"),
+        (
+            ("subjects=[toy_mug,toy_duck]", "+trainer.gradient_clip_val=1.0"),
+            "^trainer.gradient_clip_val would clip the norm over all subjects",
+        ),
+    ],
+)
+def test_the_chain_refuses_what_its_last_step_cannot_do(
+    compose: Compose, tmp_path: Path, photos: Path, words: tuple[str, ...], told: str
+) -> None:
+    own = [f"subject.path={photos}"] if "subject=folder" in words else []
+    with pytest.raises(UserError, match=told):
+        pipeline(compose(tmp_path / "out", *QUICK, *words, *own))
+    assert not (tmp_path / "out" / "store").exists()
+
+
+def scorer(**judges: Any) -> Scorer:
+    return Scorer(load_scorer(judges_folder()), **{"locator": WholeImage(), **judges})
+
+
+PICTURE = torch.full((1, 3, 32, 32), 0.5)
+
+
+@pytest.mark.parametrize(
+    ("judges", "picture", "texts", "class_word", "values", "told"),
+    [
+        ({}, PICTURE, ["a photo of a mug", "a zebra"], "mug", [], "no word 'zebra'"),
+        ({}, torch.zeros(1, 3, 64, 64), ["a mug"], "mug", [], "scorer reads 32 x 32 pictures, got 64 x 64"),
+        (
+            {"locator": load_locator},
+            torch.zeros(1, 3, 64, 64),
+            ["mug"],
+            "mug",
+            [],
+            "reads 32 x 32 pictures, got 64 x 64",
+        ),
+        ({"oracle": load_oracle}, PICTURE, ["a mug"], "dog", [], "scorer.oracle knows no class_word 'dog', but "),
+        ({"oracle": load_oracle}, PICTURE, ["a mug"], "mug", [{"hat": "x"}], "scorer.oracle knows no hat 'x'"),
+        ({"oracle": load_oracle}, PICTURE, ["a mug"], "mug", [{"colour": "x"}], "scorer.oracle knows no colour 'x'"),
+    ],
+)
+def test_a_scorer_names_what_it_cannot_judge(
+    judges: dict[str, Any],
+    picture: torch.Tensor,
+    texts: list[str],
+    class_word: str,
+    values: list[dict[str, str]],
+    told: str,
+) -> None:
+    made = scorer(**{name: load(judges_folder()) for name, load in judges.items()})
+    with pytest.raises(UserError, match=told):
+        made.check(picture, texts, class_word, values)
+
+
+def test_a_scorer_takes_what_it_can_judge() -> None:
+    judges = {"locator": load_locator(judges_folder()), "oracle": load_oracle(judges_folder())}
+    scorer(**judges).check(PICTURE, ["a photo of a mug"], "mug", [{"colour": "red"}])

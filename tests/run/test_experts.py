@@ -1,0 +1,114 @@
+"""What each expert will see and do: timesteps of the sampler by zone, and shares of the samples."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from quantbooth.diffusion.base import Base
+from quantbooth.diffusion.outline import outline
+from quantbooth.diffusion.pretrained import load_base
+from quantbooth.diffusion.sampler import Sampler
+from quantbooth.run.experts import few_samples, sampled_timesteps, unused
+from quantbooth.runtime.errors import UserError
+from quantbooth.timesteps.strategies import Strategy, baseline, s1, s2, tas
+
+SD = {"clean_up": [0, 354], "content": [354, 934], "coarse": [934, 1000]}
+TOY = {"clean_up": [0, 200], "content": [200, 750], "coarse": [750, 1000]}
+
+
+@pytest.fixture(scope="module")
+def toy(base_folder: Path) -> Base:
+    return outline(base_folder, "toy")
+
+
+def with_scheduler(folder: Path, place: Path, **changes: Any) -> Base:
+    """The outline of a base whose scheduler has another configuration."""
+    shutil.copytree(folder, place)
+    file = place / "scheduler" / "scheduler_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+    return outline(place, "changed")
+
+
+def test_an_outline_says_what_the_base_itself_says_and_has_no_weights(base_folder: Path, toy: Base) -> None:
+    whole = load_base(base_folder, "toy")
+    for one in (toy, whole):
+        assert (one.side, one.timesteps, one.latent_shape) == (whole.side, whole.timesteps, whole.latent_shape)
+    assert {str(numbers.device) for numbers in toy.denoiser.parameters()} == {"meta"}
+
+
+@pytest.mark.parametrize("scheduler", ["ddim", "dpm", "euler", "pndm"])
+@pytest.mark.parametrize("steps", [1, 2, 3, 25, 900])
+def test_possible_steps_give_the_schedulers_own_timesteps(toy: Base, scheduler: str, steps: int) -> None:
+    found = sampled_timesteps(toy, Sampler(scheduler, steps, 1.0))
+    assert torch.equal(found, toy.new_scheduler(scheduler, steps).timesteps)
+    assert len(found.unique()) == steps
+
+
+@pytest.mark.parametrize("scheduler", ["ddim", "dpm", "euler", "pndm"])
+def test_as_many_steps_as_timesteps_are_refused_where_an_offset_leaves_the_schedule(toy: Base, scheduler: str) -> None:
+    with pytest.raises(UserError, match=rf"sampler\.steps=1000 .*sampler\.scheduler={scheduler} on toy"):
+        sampled_timesteps(toy, Sampler(scheduler, 1000, 1.0))
+
+
+def test_a_spacing_that_repeats_timesteps_is_refused(base_folder: Path, tmp_path: Path) -> None:
+    spaced = with_scheduler(base_folder, tmp_path / "linspace", timestep_spacing="linspace")
+    assert len(sampled_timesteps(spaced, Sampler("dpm", 999, 1.0))) == 999
+    with pytest.raises(UserError, match="steps=1000 .*dpm.* 999 different ones"):
+        sampled_timesteps(spaced, Sampler("dpm", 1000, 1.0))
+
+
+def test_pndm_with_runge_kutta_steps_needs_its_least_number(base_folder: Path, tmp_path: Path) -> None:
+    spaced = with_scheduler(base_folder, tmp_path / "prk", skip_prk_steps=False)
+    with pytest.raises(UserError, match="steps=3 .*pndm on changed"):
+        sampled_timesteps(spaced, Sampler("pndm", 3, 1.0))
+
+
+@pytest.mark.parametrize(
+    ("strategy", "steps", "lacking"),
+    [
+        (s2(TOY, False, 1000), 25, []),
+        (s2(TOY, False, 1000), 4, []),
+        (s2(TOY, False, 1000), 3, ["coarse [750, 1000)"]),
+        (s2(SD, True, 1000), 25, []),
+        (s2(SD, True, 1000), 10, ["coarse [934, 1000)"]),
+        (s1([900, 1000], "base", 1000), 5, ["selected [900, 1000)"]),
+        (s1([900, 1000], "tuned", 1000), 5, []),
+        (tas(4, 1000), 2, ["part2 [250, 500)", "part4 [750, 1000)"]),
+        (baseline(1000), 1, []),
+    ],
+)
+def test_an_expert_that_no_step_of_the_sampler_uses_is_named(
+    toy: Base, strategy: Strategy, steps: int, lacking: list[str]
+) -> None:
+    lines = list(unused(strategy, sampled_timesteps(toy, Sampler("ddim", steps, 1.0))))
+    assert len(lines) == len(lacking)
+    assert all(
+        zone in line and f"none of the {steps} timesteps" in line for zone, line in zip(lacking, lines, strict=True)
+    )
+
+
+@pytest.mark.parametrize(
+    ("strategy", "samples", "told"),
+    [
+        (s2(TOY, False, 1000), 3200, []),
+        (s2(SD, False, 1000), 3200, [("coarse [934, 1000)", "211 of 3200")]),
+        (s2(SD, True, 1000), 3200, []),
+        (
+            s2({"a": [0, 500], "b": [500, 1000]}, False, 1000),
+            1,
+            [("a [0, 500)", "0.5 of 1"), ("b [500, 1000)", "0.5 of 1")],
+        ),
+        (s1([900, 1000], "base", 1000), 3200, []),
+        (tas(3, 1000), 2, [("part1", "0.668 of 2"), ("part2", "0.666 of 2"), ("part3", "0.666 of 2")]),
+    ],
+)
+def test_an_expert_that_will_see_few_samples_is_named_with_their_number(
+    strategy: Strategy, samples: int, told: list[tuple[str, str]]
+) -> None:
+    lines = list(few_samples(strategy, samples))
+    assert len(lines) == len(told)
+    assert all(zone in line and number in line for (zone, number), line in zip(told, lines, strict=True))
