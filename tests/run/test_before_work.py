@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 from PIL import Image
 
 from quantbooth.commands.calibrate import calibrate
-from quantbooth.commands.pipeline import run as pipeline
+from quantbooth.commands.pipeline import job as pipeline
 from quantbooth.commands.sample import sample
 from quantbooth.commands.tune import tune
 from quantbooth.evaluation.locators import WholeImage
