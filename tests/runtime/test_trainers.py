@@ -38,6 +38,15 @@ def test_a_bar_that_is_not_wanted_is_left_out() -> None:
     assert all(Notes in kinds for kinds in kept)
 
 
+@pytest.mark.parametrize("each", [1, 3])
+def test_the_bar_counts_every_batch_of_a_training(each: int, capsys: pytest.CaptureFixture[str]) -> None:
+    quiet: dict[str, Any] = {"logger": False, "enable_checkpointing": False, "enable_model_summary": False}
+    trainer(accelerator="cpu", max_steps=2, accumulate_grad_batches=each, callbacks=[Bar("training")], **quiet).fit(
+        BoringModel()
+    )
+    assert f"training: {2 * each}/{2 * each} in " in capsys.readouterr().err
+
+
 def test_several_processes_share_only_work_that_may_be_divided() -> None:
     quiet: dict[str, Any] = {"logger": False, "enable_checkpointing": False, "accelerator": "cpu"}
     assert trainer(devices=3, **quiet).world_size == 1

@@ -15,7 +15,7 @@ __all__ = ["few_samples", "sampled_timesteps", "unused"]
 
 
 def sampled_timesteps(base: Base, sampler: Sampler) -> Shaped[Tensor, " steps"]:
-    """Return the timesteps of a sampler, after running it on one number.
+    """Return the training timesteps of a sampler, after running it on one number.
 
     Raises:
         UserError: when the scheduler cannot do this number of steps on the base's noise schedule, or they are not as
@@ -26,12 +26,13 @@ def sampled_timesteps(base: Base, sampler: Sampler) -> Shaped[Tensor, " steps"]:
         scheduler = base.new_scheduler(sampler.scheduler, sampler.steps)
         x = torch.ones(1, 1, 1, 1)
         for t in scheduler.timesteps:
+            scheduler.scale_model_input(x, t)  # some schedulers find their place there
             x = scheduler.step(torch.zeros_like(x), t, x).prev_sample
     except UserError:
         raise
     except (ValueError, IndexError, RuntimeError, ZeroDivisionError, TypeError) as error:
         raise UserError(f"{asked}: {' '.join(str(error).split())}; choose another number of steps") from error
-    found = scheduler.timesteps
+    found = base.family.training_timestep(scheduler.timesteps)
     inside = found[(found >= 0) & (found < base.timesteps)].unique()
     if len(inside) != sampler.steps or len(inside) < len(found.unique()):
         raise UserError(

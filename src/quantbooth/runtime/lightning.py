@@ -74,7 +74,7 @@ class Bar(ProgressBar):
         self._enabled = True
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._start(self.total_train_batches)
+        self._start(trainer.max_steps * trainer.accumulate_grad_batches)
         if self._shown is not None:  # a run that goes on
             self._shown.advance(trainer.global_step * trainer.accumulate_grad_batches)
 
