@@ -136,3 +136,21 @@ def test_a_repair_prints_nothing_of_libraries(store: Path) -> None:
     assert done.returncode == 0
     assert "made again" in done.stderr
     assert not re.search("available|Tip|deprecated", done.stderr)
+
+
+@pytest.mark.parametrize("made_again", [False, True])
+def test_what_a_killed_repair_set_aside_is_put_back_or_goes(
+    store: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture, made_again: bool
+) -> None:
+    folder = next((store / "scale_sets").iterdir())
+    before = checksums(folder)
+    aside = folder.with_name(f".{folder.name}.damaged")
+    if made_again:
+        shutil.copytree(folder, aside)
+    else:
+        folder.rename(aside)
+    assert command(monkeypatch, store, "--repair") == 0
+    assert checksums(folder) == before
+    assert not aside.exists()
+    assert " 0 damaged, 0 made again" in capsys.readouterr().out
+    assert not [path for path in store.rglob(".*") if path.name != ".DS_Store"]

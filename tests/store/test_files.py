@@ -1,12 +1,15 @@
 """Atomic writes of folders."""
 
 import errno
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from quantbooth.runtime.errors import UserError
-from quantbooth.store.files import atomic_folder
+from quantbooth.store.files import atomic_folder, owning_folder, write_whole
 
 
 def test_a_folder_appears_when_all_is_in_it(tmp_path: Path) -> None:
@@ -49,3 +52,35 @@ def test_what_a_killed_process_left_beside_a_folder_goes(tmp_path: Path) -> None
     with atomic_folder(tmp_path / "here", "x.folder"):
         pass
     assert [path.name for path in tmp_path.iterdir()] == ["here"]
+
+
+def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "new" / "page.md"
+    write_whole(file, "före\n")
+    assert file.read_bytes() == "före\n".encode()
+
+    def half(path: Path, content: bytes) -> None:
+        with path.open("wb") as stream:
+            stream.write(content[:2])
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr(Path, "write_bytes", half)
+    with pytest.raises(OSError, match="No space left"):
+        write_whole(file, b"another")
+    assert file.read_text(encoding="utf-8") == "före\n"
+    assert list(file.parent.iterdir()) == [file]
+
+
+def test_a_folder_that_another_process_makes_is_waited_for(tmp_path: Path) -> None:
+    program = (
+        "import sys, time; from pathlib import Path; from quantbooth.store.files import atomic_folder\n"
+        "with atomic_folder(Path(sys.argv[1]), 'x') as draft: time.sleep(1); (draft / 'a').write_text('theirs')\n"
+    )
+    other = subprocess.Popen([sys.executable, "-c", program, tmp_path / "here"])
+    end = time.monotonic() + 60
+    while not (tmp_path / ".here.lock").exists():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    with owning_folder(tmp_path / "here"):
+        assert (tmp_path / "here" / "a").read_text() == "theirs"
+    assert other.wait(60) == 0
