@@ -14,15 +14,17 @@ the arguments of the network's call. A family is one file in `diffusion/families
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from quantbooth.diffusion.conditioning import Conditioning
+from quantbooth.diffusion.scheduler_config import new_scheduler
 from quantbooth.runtime.errors import UserError
 
-__all__ = ["Family", "NoiseSchedule", "TextEncoder"]
+__all__ = ["Family", "NoiseSchedule", "Shape", "TextEncoder"]
 
 
 @runtime_checkable
@@ -77,6 +79,21 @@ class TextEncoder:
             list(prompts), padding="max_length", max_length=length, truncation=True, return_tensors="pt"
         )
         return found.input_ids.to(self.network.device)
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What the configuration files of a base say of its pictures and its time.
+
+    Attributes:
+        latents: (channels, height, width).
+        side: of the pictures, in pixels.
+        timesteps: T, the number of training timesteps.
+    """
+
+    latents: tuple[int, int, int]
+    side: int
+    timesteps: int
 
 
 class Family(ABC):
@@ -176,14 +193,16 @@ class Family(ABC):
             latent_shape: of the latents; some flow families shift their timesteps by it.
 
         Raises:
-            UserError: when the family does not have this scheduler.
+            UserError: when the family does not have this scheduler, or the scheduler cannot honour the configuration.
         """
         if name not in self.schedulers:
             offered = ", ".join(self.schedulers)
             raise UserError(f"sampler.scheduler must be one of {offered} for this base, got {name!r}")
-        scheduler = self.schedulers[name].from_config(dict(scheduler_config))
-        scheduler.set_timesteps(steps)
-        return scheduler
+        return new_scheduler(self.schedulers, name, self.sampler_config(scheduler_config), steps)
+
+    def sampler_config(self, scheduler_config: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the scheduler configuration as the family's pipeline changes it before it draws."""
+        return dict(scheduler_config)
 
     # ---- text and pictures
 
@@ -213,6 +232,14 @@ class Family(ABC):
         return (images / 2 + 0.5).clamp(0, 1)
 
     # ---- files
+
+    @abstractmethod
+    def examine(self, folder: Path) -> Shape:
+        """Return what the configuration files of a base say, without its weights.
+
+        Raises:
+            UserError: when one says what the family does not honour, naming the file, the key and its value.
+        """
 
     @classmethod
     def from_index(cls, index: Mapping[str, Any]) -> "Family":

@@ -6,22 +6,31 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, AutoencoderTiny
+from diffusers import AutoencoderTiny
 from diffusers.utils import logging as diffusers_logging
 from safetensors import SafetensorError
 from torch import nn
 from transformers.utils import logging as transformers_logging
 
 from quantbooth.diffusion.base import Base, frozen
-from quantbooth.diffusion.diffusers_folder import part_of, read_json, text_encoder_names, tokenizer_names
+from quantbooth.diffusion.diffusers_folder import class_in, part_of, read_json, text_encoder_names, tokenizer_names
 from quantbooth.diffusion.families.registry import family_in
+from quantbooth.diffusion.families.unet_config import AUTOENCODERS
 from quantbooth.diffusion.model import Family, TextEncoder
+from quantbooth.diffusion.scheduler_config import read_scheduler_config
 from quantbooth.diffusion.weights import cast_module, read_network
 from quantbooth.runtime.errors import UserError
 
-__all__ = ["as_pipeline", "empty_denoiser", "float_bytes", "load_base", "new_autoencoder", "save_base"]
-
-AUTOENCODERS = {"AutoencoderKL": AutoencoderKL, "AutoencoderTiny": AutoencoderTiny}
+__all__ = [
+    "as_pipeline",
+    "check_base",
+    "check_sampler",
+    "empty_denoiser",
+    "float_bytes",
+    "load_base",
+    "new_autoencoder",
+    "save_base",
+]
 
 
 def new_autoencoder(config: dict[str, Any]) -> AutoencoderTiny:
@@ -35,6 +44,37 @@ def empty_denoiser(folder: Path) -> Any:
     config = family.denoiser_class.load_config(str(part_of(folder, family.component)))
     with torch.device("meta"):
         return family.new_denoiser(config)
+
+
+def check_base(folder: Path, resolution: int, timesteps: int) -> None:
+    """Compare a base with its options by its configuration files alone.
+
+    Args:
+        folder: of the base.
+        resolution: base.resolution, the side of pictures.
+        timesteps: base.timesteps.
+
+    Raises:
+        UserError: when it is no base that is supported, or of another side or number of timesteps.
+    """
+    found = family_in(folder).examine(folder)
+    if found.side != resolution:
+        raise UserError(
+            f"base.resolution must be {found.side}, the side of the pictures of {folder} (sample_size = "
+            f"{found.latents[-1]} latents of its {family_in(folder).component}), got {resolution}"
+        )
+    if found.timesteps != timesteps:
+        raise UserError(f"base.timesteps must be {found.timesteps}, got {timesteps}")
+
+
+def check_sampler(folder: Path, name: str, steps: int) -> None:
+    """Make a scheduler of a base once, before any work.
+
+    Raises:
+        UserError: when the base's family does not have it, or it cannot honour the base's configuration.
+    """
+    family = family_in(folder)
+    family.new_scheduler(name, read_scheduler_config(folder), steps, family.examine(folder).latents)
 
 
 def float_bytes(folder: Path, bits: int) -> int:
@@ -63,11 +103,11 @@ def load_base(folder: Path, name: str, denoiser: nn.Module | None = None) -> Bas
     diffusers_logging.disable_progress_bar()
     diffusers_logging.set_verbosity_error()  # diffusers warns about its own config keys
     transformers_logging.disable_progress_bar()
-    index = read_json(folder / "model_index.json")
-    kind = index.get("vae", [None, None])[1]
+    kind = class_in(read_json(folder / "model_index.json"), "vae")
     if kind not in AUTOENCODERS:
         raise UserError(f"{folder}: the autoencoder must be one of {', '.join(AUTOENCODERS)}, found {kind!r}")
     family = family_in(folder)
+    family.examine(folder)
     try:
         return _assemble(folder, name, family, AUTOENCODERS[kind], denoiser)
     except (SafetensorError, OSError, ValueError, RuntimeError) as error:
@@ -86,7 +126,7 @@ def _assemble(folder: Path, name: str, family: Family, autoencoder: Any, denoise
             denoiser=denoiser,
             autoencoder=read_network(autoencoder, part_of(folder, "vae")),
             encoders=_encoders(folder, family),
-            scheduler_config=read_json(part_of(folder, "scheduler") / "scheduler_config.json"),
+            scheduler_config=read_scheduler_config(folder),
         )
     )
 

@@ -190,6 +190,10 @@ def find_base(path: str, revision: str | None = None, config: str | None = None,
     """
     file = Path(path).expanduser()
     if file.suffix.lower() != SINGLE or not file.is_file():
+        if config is not None:
+            raise UserError(f"base.config is for a {SINGLE} file, base.path={path} is none; leave base.config out")
+        if revision is not None and file.is_dir():
+            raise UserError(f"base.revision={revision} is of a model on the hub, {path} is a folder; leave it out")
         return source_folder(path, revision)
     if config is None:
         raise UserError(

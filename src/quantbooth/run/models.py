@@ -9,22 +9,13 @@ from quantbooth.diffusion.pretrained import empty_denoiser, load_base
 from quantbooth.diffusion.router import SubjectsRoute
 from quantbooth.run.load import load
 from quantbooth.run.run import Run, SubjectRun
-from quantbooth.runtime.errors import UserError
 
 __all__ = ["base_with", "tuned_base", "untuned_base", "whole_base"]
 
 
 def base_with(run: Run, quantized: Path | None) -> Base:
-    """Return the base, float or with the denoiser of a quantized base's folder.
-
-    Raises:
-        UserError: when base.timesteps differs from the base's.
-    """
-    base, _ = load(run.base_folder, run.base_name, quantized=quantized)
-    expected = run.settings["base"]["timesteps"]
-    if base.timesteps != expected:
-        raise UserError(f"base.timesteps must be {base.timesteps}, got {expected}")
-    return base
+    """Return the base, float or with the denoiser of a quantized base's folder."""
+    return load(run.base_folder, run.base_name, quantized=quantized)[0]
 
 
 def untuned_base(run: Run) -> Base:

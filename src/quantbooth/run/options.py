@@ -1,17 +1,19 @@
 """Options as objects where several have to agree: the recipe of tuning, the sampler."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
 
+from quantbooth.diffusion.pretrained import check_base, check_sampler
 from quantbooth.diffusion.sampler import Sampler
 from quantbooth.runtime.config import build
 from quantbooth.runtime.errors import UserError
 from quantbooth.tuning.module import Recipe
 from quantbooth.tuning.optimizers import optimizer_factory
 
-__all__ = ["recipe_of", "sampler_of"]
+__all__ = ["base_folder_of", "recipe_of", "sampler_of"]
 
 RATES = {"shifts": "shift_learning_rate", "identifier": "identifier_learning_rate"}
 """Tuner options with the learning rate of one kind of parameter; the other kinds use the optimizer's."""
@@ -43,13 +45,28 @@ def recipe_of(settings: Mapping[str, Any]) -> Recipe:
     )
 
 
-def sampler_of(cfg: DictConfig) -> Sampler:
+def base_folder_of(cfg: DictConfig) -> Path:
+    """Return the base's folder, whose configuration files agree with the options of the base.
+
+    Raises:
+        UserError: when they do not, before a single file is converted where base.config is a folder.
+    """
+    resolution, timesteps, config = cfg.base.resolution, cfg.base.timesteps, cfg.base.get("config")
+    if config is not None and Path(config).expanduser().is_dir():
+        check_base(Path(config).expanduser(), resolution, timesteps)
+    folder = build(cfg.base.folder, Path)
+    check_base(folder, resolution, timesteps)
+    return folder
+
+
+def sampler_of(cfg: DictConfig, base_folder: Path) -> Sampler:
     """Return the sampler.
 
     Raises:
-        UserError: when it has more steps than the base has timesteps.
+        UserError: when it has more steps than the base has timesteps, or cannot honour the base's scheduler.
     """
     sampler, most = build(cfg.sampler, Sampler), cfg.base.timesteps
     if sampler.steps > most:
         raise UserError(f"sampler.steps must be at most base.timesteps = {most}, got {sampler.steps}")
+    check_sampler(base_folder, sampler.scheduler, sampler.steps)
     return sampler

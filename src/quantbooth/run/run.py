@@ -20,7 +20,7 @@ from quantbooth.diffusion.lora_files import LoraFile, lora_files
 from quantbooth.diffusion.sampler import Sampler
 from quantbooth.evaluation.scorer import Scorer
 from quantbooth.run.calibration import Calibration
-from quantbooth.run.options import recipe_of, sampler_of
+from quantbooth.run.options import base_folder_of, recipe_of, sampler_of
 from quantbooth.run.subjects import each_subject
 from quantbooth.runtime.config import build, plain
 from quantbooth.runtime.errors import UserError
@@ -51,6 +51,7 @@ class SubjectRun:
     """
 
     def __init__(self, run: "Run", cfg: DictConfig) -> None:
+        run.check("base_folder")  # a base with pictures of another side is told first
         self.run, self.settings = run, plain(cfg)
         self.subject = build(cfg.subject.pictures, Subject)
         side, expected = self.subject.photos.shape[-1], self.settings["base"]["resolution"]
@@ -159,7 +160,7 @@ class Run:
 
     @cached_property
     def base_folder(self) -> Path:
-        return build(self.cfg.base.folder, Path)
+        return base_folder_of(self.cfg)
 
     @property
     def base_name(self) -> str:
@@ -189,7 +190,7 @@ class Run:
 
     @cached_property
     def sampler(self) -> Sampler:
-        return sampler_of(self.cfg)
+        return sampler_of(self.cfg, self.base_folder)
 
     @cached_property
     def scorer(self) -> Scorer:

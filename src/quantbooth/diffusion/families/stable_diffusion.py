@@ -25,6 +25,11 @@ class StableDiffusion(UnetFamily):
 
     text_classes: ClassVar[tuple[tuple[Any, Any], ...]] = ((CLIPTextModel, CLIPTokenizer),)
     pipeline_class: ClassVar[Any] = StableDiffusionPipeline
+    denoiser_values: ClassVar[Mapping[str, tuple[Any, ...]]] = {"addition_embed_type": (None,)}
+
+    def sampler_config(self, scheduler_config: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the configuration as `StableDiffusionPipeline` sets it, whatever the base says."""
+        return {**scheduler_config, "clip_sample": False, "steps_offset": 1}
 
     def predict(
         self,
@@ -43,5 +48,5 @@ class StableDiffusion(UnetFamily):
 
     def pipeline(self, parts: Mapping[str, Any], scheduler_config: Mapping[str, Any]) -> StableDiffusionPipeline:
         none = dict.fromkeys(("safety_checker", "feature_extractor"))
-        scheduler = self.schedulers["ddim"].from_config(dict(scheduler_config))
+        scheduler = self.schedulers["ddim"].from_config(self.sampler_config(scheduler_config))
         return StableDiffusionPipeline(**parts, scheduler=scheduler, **none, requires_safety_checker=False)
