@@ -18,7 +18,7 @@ from quantbooth.diffusion.families.registry import family_in
 from quantbooth.diffusion.families.unet_config import AUTOENCODERS
 from quantbooth.diffusion.model import Family, TextEncoder
 from quantbooth.diffusion.scheduler_config import read_scheduler_config
-from quantbooth.diffusion.weights import cast_module, read_network
+from quantbooth.diffusion.weights import cast_module, first_line, read_network
 from quantbooth.runtime.errors import UserError
 
 __all__ = [
@@ -135,12 +135,20 @@ def _encoders(folder: Path, family: Family) -> tuple[TextEncoder, ...]:
     count = len(family.text_classes)
     named = zip(family.text_classes, text_encoder_names(count), tokenizer_names(count), strict=True)
     return tuple(
-        TextEncoder(
-            read_network(network, part_of(folder, network_name)),
-            tokenizer.from_pretrained(str(part_of(folder, tokenizer_name)), local_files_only=True),
-        )
+        _encoder(part_of(folder, network_name), network, part_of(folder, tokenizer_name), tokenizer)
         for (network, tokenizer), network_name, tokenizer_name in named
     )
+
+
+def _encoder(folder: Path, network: Any, words: Path, tokenizer: Any) -> TextEncoder:
+    try:
+        made = tokenizer.from_pretrained(str(words), local_files_only=True)
+    except Exception as error:  # its readers raise plain exceptions
+        raise UserError(f"{words} cannot be read: {first_line(error)}") from error
+    encoder = TextEncoder(read_network(network, folder), made)
+    if len(made) > (most := encoder.network.config.vocab_size):
+        raise UserError(f"{words} has {len(made)} tokens, more than vocab_size = {most} of {folder.name}/config.json")
+    return encoder
 
 
 def save_base(base: Base, folder: Path, dtype: torch.dtype, option: str = "export.precision") -> None:

@@ -73,8 +73,7 @@ def require_supported(
     vae = _config(folder, "vae", AUTOENCODERS[autoencoder], VAE)
     encoders = [_text_config(folder, *names) for names in named]
     _require_agreement(folder, unet, vae, encoders)
-    levels = vae["block_out_channels" if autoencoder == "AutoencoderKL" else "decoder_block_out_channels"]
-    return unet, 2 ** (len(levels) - 1)
+    return unet, 2 ** (_levels(folder, vae) - 1)
 
 
 def latent_shape(unet: Mapping[str, Any]) -> tuple[int, int, int]:
@@ -88,6 +87,21 @@ def latent_shape(unet: Mapping[str, Any]) -> tuple[int, int, int]:
     if not isinstance(height, int) or isinstance(height, bool) or height != width or height < 1:
         raise UserError(f"unet/{CONFIG}: sample_size must be the side of a square, found {shortened(found)}")
     return unet["in_channels"], height, width
+
+
+def _levels(folder: Path, vae: Mapping[str, Any]) -> int:
+    """Return the number of resolutions of an autoencoder."""
+    key = "decoder_block_out_channels" if "decoder_block_out_channels" in vae else "block_out_channels"
+    if not isinstance(found := vae[key], list | tuple) or not found:
+        raise UserError(f"{folder}/vae/{CONFIG}: {key} must be a list of numbers, found {shortened(found)}")
+    return len(found)
+
+
+def _whole(file: Path, config: Mapping[str, Any], key: str) -> int:
+    found = config[key]
+    if not isinstance(found, int) or isinstance(found, bool) or found < 1:
+        raise UserError(f"{file}: {key} must be a whole number above 0, found {shortened(found)}")
+    return found
 
 
 def _require_index(
@@ -120,38 +134,42 @@ def _config(folder: Path, part: str, kind: Any, allowed: Mapping[str, tuple[Any,
     return filled
 
 
-def _text_config(folder: Path, network: str, tokenizer: str) -> dict[str, Any]:
-    """Return the configuration of a text encoder whose tokenizer fits it."""
+def _text_config(folder: Path, network: str, tokenizer: str) -> dict[str, int]:
+    """Return numbers of a text encoder whose tokenizer fits it."""
     file, words = part_of(folder, network) / CONFIG, part_of(folder, tokenizer) / "tokenizer_config.json"
     whole, about = read_json(file), read_json(words)
     require_values(file, whole, TEXT)
     require_values(words, about, {"auto_map": NONE})
-    found = {**CLIP, **(whole.get("text_config") or whole)}
-    length, most = about.get("model_max_length"), found["max_position_embeddings"]
-    if not isinstance(length, int) or not isinstance(most, int) or not 3 <= length <= most:
+    inner = whole.get("text_config")
+    found = {**CLIP, **(inner if isinstance(inner, dict) else whole)}
+    numbers = {key: _whole(file, found, key) for key in CLIP}
+    length, most = about.get("model_max_length"), numbers["max_position_embeddings"]
+    if not isinstance(length, int) or not 3 <= length <= most:
         raise UserError(
-            f"{words}: model_max_length must be 3 to max_position_embeddings = {shortened(most)} of {network}/, found "
+            f"{words}: model_max_length must be 3 to max_position_embeddings = {most} of {network}/, found "
             f"{shortened(length)}"
         )
-    return {**found, "model_max_length": length}
+    return {**numbers, "model_max_length": length}
 
 
 def _require_agreement(
-    folder: Path, unet: Mapping[str, Any], vae: Mapping[str, Any], encoders: Sequence[Mapping[str, Any]]
+    folder: Path, unet: Mapping[str, Any], vae: Mapping[str, Any], encoders: Sequence[Mapping[str, int]]
 ) -> None:
     """Refuse parts that do not fit each other."""
-    channels, width = vae["latent_channels"], sum(encoder["hidden_size"] for encoder in encoders)
+    file, channels = folder / "unet" / CONFIG, _whole(folder / "vae" / CONFIG, vae, "latent_channels")
+    width = sum(encoder["hidden_size"] for encoder in encoders)
     wanted = {
         "in_channels": (channels, "latent_channels of vae/"),
         "out_channels": (channels, "latent_channels of vae/"),
         "cross_attention_dim": (width, "the hidden sizes of its text encoders"),
     }
     if unet["addition_embed_type"] == "text_time":
-        numbers = SIZES * (unet["addition_time_embed_dim"] or 0) + encoders[-1]["projection_dim"]
+        numbers = SIZES * _whole(file, unet, "addition_time_embed_dim") + encoders[-1]["projection_dim"]
         wanted["projection_class_embeddings_input_dim"] = (numbers, "6 sizes and the pooled embedding")
     for key, (number, source) in wanted.items():
-        if (found := unet[key]) != number and not (isinstance(found, list) and set(found) == {number}):
-            raise UserError(f"{folder}/unet/{CONFIG}: {key} must be {number} as {source}, found {shortened(found)}")
+        found = unet[key]
+        if any(one != number for one in (found if isinstance(found, list | tuple) else [found])):
+            raise UserError(f"{file}: {key} must be {number} as {source}, found {shortened(found)}")
     if len({encoder["model_max_length"] for encoder in encoders}) > 1:
         raise UserError(f"{folder}: model_max_length must be the same in tokenizer/ and tokenizer_2/")
     scale = vae["scaling_factor"]
