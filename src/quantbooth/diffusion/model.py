@@ -109,6 +109,7 @@ class Family(ABC):
         float_layers: patterns of the denoiser's layers that stay float by default.
         lora_prefixes: prefixes of the denoiser's layers in kohya's LoRA files.
         first_weight: a tensor name that every single-file checkpoint of the family has; None without such files.
+        architectures: keys of such a file's header, and how their values begin for this family.
     """
 
     component: ClassVar[str]
@@ -119,6 +120,7 @@ class Family(ABC):
     float_layers: ClassVar[tuple[str, ...]] = ()
     lora_prefixes: ClassVar[tuple[str, ...]] = ()
     first_weight: ClassVar[str | None] = None
+    architectures: ClassVar[Mapping[str, tuple[str, ...]]] = {}
 
     # ---- the network
 
@@ -254,6 +256,10 @@ class Family(ABC):
             parts: networks and tokenizers by diffusers' component names.
             scheduler_config: of the base.
         """
+
+    def original_names(self, denoiser: nn.Module) -> Iterable[str]:
+        """Return the names of the denoiser's weights in single-file checkpoints, after its own beginning."""
+        return ()
 
     def lora_names(self, denoiser: nn.Module, layer: str) -> Iterable[str]:
         """Return other names of a denoiser's layer in LoRA files of other tools, without the factor's suffix."""

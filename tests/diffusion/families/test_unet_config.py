@@ -1,4 +1,4 @@
-"""Configuration files of a base with a unet: what is unknown, unsupported or contradicting is refused by file and key."""
+"""Configuration files of a base with a unet: what is unknown, unsupported or contradicting is refused by key."""
 
 import json
 import shutil

@@ -43,6 +43,10 @@ class StableDiffusionXL(UnetFamily):
         (CLIPTextModelWithProjection, CLIPTokenizer),
     )
     pipeline_class: ClassVar[Any] = StableDiffusionXLPipeline
+    architectures: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "modelspec.architecture": ("stable-diffusion-xl",),
+        "ss_base_model_version": ("sdxl",),
+    }
     denoiser_values: ClassVar[Mapping[str, tuple[Any, ...]]] = {"addition_embed_type": ("text_time",)}
 
     def sampler_config(self, scheduler_config: Mapping[str, Any]) -> dict[str, Any]:

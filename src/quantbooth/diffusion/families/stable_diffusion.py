@@ -31,6 +31,10 @@ class StableDiffusion(UnetFamily):
 
     text_classes: ClassVar[tuple[tuple[Any, Any], ...]] = ((CLIPTextModel, CLIPTokenizer),)
     pipeline_class: ClassVar[Any] = StableDiffusionPipeline
+    architectures: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "modelspec.architecture": ("stable-diffusion-v1", "stable-diffusion-v2"),
+        "ss_base_model_version": ("sd_v1", "sd_v2", "sd_1", "sd_2"),
+    }
     denoiser_values: ClassVar[Mapping[str, tuple[Any, ...]]] = {"addition_embed_type": (None,)}
 
     def sampler_config(self, scheduler_config: Mapping[str, Any]) -> dict[str, Any]:

@@ -107,6 +107,9 @@ class UnetFamily(Family):
     def training_timestep(self, network_time: Tensor) -> Tensor:
         return network_time
 
+    def original_names(self, denoiser: nn.Module) -> Iterator[str]:
+        return filter(None, (original_name(denoiser, name) for name in denoiser.state_dict()))
+
     def lora_names(self, denoiser: nn.Module, layer: str) -> Iterator[str]:
         """Return the original code's name of a layer, as kohya writes it."""
         if (name := original_name(denoiser, layer)) is not None:
