@@ -1,6 +1,7 @@
 """Single files: converted to the original folder, reused, and refused where they are not valid."""
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,10 @@ from experiments.random_base import random_base
 from quantbooth.diffusion.base import Base
 from quantbooth.diffusion.lora_names import original_name
 from quantbooth.diffusion.pretrained import load_base, save_base
+from quantbooth.diffusion.schedule import Schedule
 from quantbooth.diffusion.sources import find_base
 from quantbooth.runtime.errors import UserError
+from quantbooth_toyworld.models import SCHEDULE
 
 AUTOENCODER = {
     "mid_block.resnets.0": "mid.block_1",
@@ -72,6 +75,12 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
+@pytest.fixture(scope="module")
+def whole(folder: Path) -> dict[str, Tensor]:
+    """All weights of the base by the names of the original code."""
+    return original(load_base(folder, "tiny"))
+
+
 def test_a_single_file_is_the_folder_it_was_made_of(folder: Path, config: Path, tmp_path: Path) -> None:
     base, file = load_base(folder, "tiny"), tmp_path / "model.safetensors"
     save_file(original(base), file)
@@ -104,8 +113,10 @@ def test_a_file_needs_a_configuration(tmp_path: Path) -> None:
         find_base(str(tmp_path / "model.safetensors"))
 
 
-def test_what_is_no_whole_model_of_the_architecture_is_refused(folder: Path, config: Path, tmp_path: Path) -> None:
-    file, whole = tmp_path / "model.safetensors", original(load_base(folder, "tiny"))
+def test_what_is_no_whole_model_of_the_architecture_is_refused(
+    whole: dict[str, Tensor], config: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "model.safetensors"
 
     def refusal(content: dict[str, Tensor] | bytes, architecture: Path = config) -> str:
         if isinstance(content, bytes):
@@ -127,6 +138,61 @@ def test_what_is_no_whole_model_of_the_architecture_is_refused(folder: Path, con
     assert "weights are missing" in told
     without = refusal({name: value for name, value in whole.items() if not name.startswith("first_stage")})
     assert "choose another base.config" in without
+
+
+XL = "stable-diffusion-xl-v1-base"
+ALPHAS = Schedule(SCHEDULE).alpha_bar
+LAST = "model.diffusion_model.input_blocks.99.0.weight"
+
+
+@pytest.mark.parametrize(
+    ("named", "header", "added"),
+    [
+        ("modelspec.architecture", {"modelspec.architecture": XL}, {}),
+        ("modelspec.architecture", {"modelspec.architecture": "stable-diffusion-v1/lora"}, {}),
+        ("modelspec.architecture", {"modelspec.architecture": "stable-diffusion-v1-inpainting"}, {}),
+        ("ss_base_model_version", {"ss_base_model_version": "sdxl_base_v1-0"}, {}),
+        ("modelspec.prediction_type", {"modelspec.prediction_type": "v"}, {}),
+        ("modelspec.prediction_type", {"modelspec.prediction_type": "flow"}, {}),
+        ("modelspec.resolution", {"modelspec.resolution": "512x512"}, {}),
+        ("modelspec.resolution", {"modelspec.resolution": "64x96"}, {}),
+        ("ss_v_parameterization", {"ss_v_parameterization": "True"}, {}),
+        ("ss_zero_terminal_snr", {"ss_zero_terminal_snr": "True"}, {}),
+        ("v_pred", {}, {"v_pred": torch.ones(())}),
+        ("ztsnr", {}, {"ztsnr": torch.ones(())}),
+        ("alphas_cumprod", {}, {"alphas_cumprod": ALPHAS**2}),
+        ("alphas_cumprod", {}, {"alphas_cumprod": ALPHAS[:500].clone()}),
+        ("edm_mean", {}, {"edm_mean": torch.zeros(4)}),
+        ("extra.weight", {}, {"extra.weight": torch.zeros(4)}),
+        (LAST, {}, {LAST: torch.zeros(4)}),
+    ],
+)
+def test_a_file_that_says_otherwise_than_its_configuration_is_refused_by_key(
+    whole: dict[str, Tensor], config: Path, tmp_path: Path, named: str, header: dict[str, str], added: dict[str, Tensor]
+) -> None:
+    file = tmp_path / "model.safetensors"
+    save_file({**whole, **added}, file, metadata={"format": "pt", **header})
+    with pytest.raises(UserError, match=rf"\b{re.escape(named)}\b.*; choose another base\.config$"):
+        find_base(str(file), None, str(config), str(tmp_path / "bases"))
+    assert not list(tmp_path.glob("bases/*"))
+
+
+def test_a_file_that_agrees_with_its_configuration_is_taken(
+    whole: dict[str, Tensor], config: Path, tmp_path: Path
+) -> None:
+    file, agreeing = (
+        tmp_path / "model.safetensors",
+        {
+            "modelspec.architecture": "stable-diffusion-v1",
+            "modelspec.prediction_type": "epsilon",
+            "modelspec.resolution": "64x64",
+            "ss_base_model_version": "sd_v1",
+            "ss_v_parameterization": "False",
+        },
+    )
+    buffers = {"alphas_cumprod": ALPHAS, "betas": 1 - ALPHAS, "model_ema.decay": torch.ones(())}
+    save_file({**whole, **buffers}, file, metadata=agreeing)
+    assert find_base(str(file), None, str(config), str(tmp_path / "bases")).is_dir()
 
 
 def test_folders_are_taken_as_they_are(folder: Path) -> None:

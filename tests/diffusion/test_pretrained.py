@@ -1,11 +1,13 @@
 """Loading and saving of bases, and refusals."""
 
+import json
 import re
 import shutil
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -135,6 +137,46 @@ def test_weights_that_are_missing_or_unknown_are_refused_by_name(folder: Path, t
         copy = edited(folder, tmp_path / edit.__name__, part, edit)
         with pytest.raises(UserError, match=rf"^{copy}/{part} .*{re.escape(said)} \(1 such\)"):
             load_base(copy, "x")
+
+
+@pytest.mark.parametrize(
+    ("file", "changes"),
+    [
+        ("unet/config.json", {"down_block_types": ["Nothing", "Nothing"]}),
+        ("unet/config.json", {"block_out_channels": "wide"}),
+        ("unet/config.json", {"block_out_channels": [10**12, 10**12]}),
+        ("unet/config.json", {"attention_head_dim": 0}),
+        ("unet/config.json", {"norm_num_groups": 7}),
+        ("unet/config.json", {"act_fn": "nothing"}),
+        ("unet/config.json", {"layers_per_block": None}),
+        ("vae/config.json", {"num_decoder_blocks": [1]}),
+        ("vae/config.json", {"encoder_block_out_channels": {"a": 1}}),
+        ("text_encoder/config.json", {"hidden_act": "nothing"}),
+        ("text_encoder/config.json", {"num_attention_heads": 5}),
+        ("text_encoder/config.json", {"num_hidden_layers": "two"}),
+        ("text_encoder/config.json", {"vocab_size": 7}),
+        ("tokenizer/tokenizer.json", {"model": 3}),
+        ("tokenizer/tokenizer_config.json", {"pad_token": 5}),
+    ],
+)
+def test_a_configuration_of_a_network_that_cannot_be_is_one_line(
+    folder: Path, tmp_path: Path, file: str, changes: dict[str, Any]
+) -> None:
+    copy = Path(shutil.copytree(folder, tmp_path / "copy"))
+    (copy / file).write_text(json.dumps({**json.loads((copy / file).read_text()), **changes}))
+    with pytest.raises(UserError, match=rf"^{copy}/{file.partition('/')[0]}\b") as refused:
+        load_base(copy, "x")
+    assert "\n" not in str(refused.value)
+
+
+def test_a_tokenizer_with_more_tokens_than_the_encoder_is_refused(base: Base, tmp_path: Path) -> None:
+    (encoder,) = base.encoders
+    grown = deepcopy(encoder.tokenizer)
+    grown.add_tokens(["<new>"])
+    save_base(replace(base, encoders=(replace(encoder, tokenizer=grown),)), tmp_path, torch.float32)
+    size = len(grown)
+    with pytest.raises(UserError, match=rf"tokenizer has {size} tokens, more than vocab_size = {size - 1} of text_enc"):
+        load_base(tmp_path, "x")
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])

@@ -47,15 +47,6 @@ def test_weight_is_bounded() -> None:
     torch.testing.assert_close(weight, torch.tensor([1 / float(slow_alpha_bar()[0]), 8.0]))
 
 
-def test_other_predictions_are_refused() -> None:
-    with pytest.raises(UserError, match="must predict epsilon or v_prediction, its scheduler says 'sample'"):
-        Schedule({**SCHEDULE, "prediction_type": "sample"})
-    with pytest.raises(
-        UserError, match="must have a DDPM noise schedule, its scheduler is FlowMatchEulerDiscreteScheduler$"
-    ):
-        Schedule({"_class_name": "FlowMatchEulerDiscreteScheduler", "num_train_timesteps": 1000})
-
-
 def test_borders_by_signal_to_noise_are_those_of_the_paper(tmp_path: Path) -> None:
     (tmp_path / "scheduler").mkdir()
     (tmp_path / "scheduler" / "scheduler_config.json").write_text(json.dumps(SCHEDULE))
@@ -63,7 +54,7 @@ def test_borders_by_signal_to_noise_are_those_of_the_paper(tmp_path: Path) -> No
     assert borders_by_snr(tmp_path, clean_up=1.0, coarse=0.01) == expected
     with pytest.raises(UserError, match="must leave three zones, got borders 934 and 354"):
         borders_by_snr(tmp_path, clean_up=0.01, coarse=1.0)
-    with pytest.raises(UserError, match="has no scheduler"):
+    with pytest.raises(UserError, match=r"scheduler/ is missing"):
         borders_by_snr(tmp_path / "elsewhere", clean_up=1.0, coarse=0.01)
 
 

@@ -10,6 +10,7 @@ from quantbooth.diffusion.families.unet import DDPM_SCHEDULERS
 from quantbooth.diffusion.sampler import Sampler, initial_noise
 from quantbooth.diffusion.schedule import Schedule
 from quantbooth.probe.probing import prompt_swap, text_gain, x0_predictions
+from quantbooth_toyworld.models import SCHEDULE
 
 FIRST, SECOND = ["a red mug", "a blue duck"], ["a green car at night", "a fish"]
 
@@ -70,7 +71,7 @@ def test_forecasts_draw_near_the_finished_picture(base: Base, scheduler: str) ->
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
 def test_origin_undoes_noising(prediction: str) -> None:
-    schedule = Schedule({"num_train_timesteps": 1000, "prediction_type": prediction})
+    schedule = Schedule({**SCHEDULE, "prediction_type": prediction})
     g = torch.Generator().manual_seed(0)
     x_0, noise = torch.randn(2, 3, 4, 4, generator=g), torch.randn(2, 3, 4, 4, generator=g)
     for t in (0, 250, 900):

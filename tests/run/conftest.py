@@ -1,5 +1,6 @@
 """Runs without loading any model."""
 
+import shutil
 from collections.abc import Callable
 from copy import deepcopy
 from functools import cache
@@ -15,7 +16,7 @@ from quantbooth.evaluation.scorer import Scorer
 from quantbooth.run.run import Run
 from quantbooth.runtime.config import conf_dir
 from quantbooth_toyworld.judges import load_scorer
-from quantbooth_toyworld.shipped import judges_folder
+from quantbooth_toyworld.shipped import base_folder, judges_folder
 
 MakePlan = Callable[..., Run]
 
@@ -29,11 +30,10 @@ def composed(groups: tuple[str, ...]) -> DictConfig:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A base that is only a file, and a place for a store."""
+    """A base of configuration files and a file of weights that nobody reads, and a place for a store."""
     place = tmp_path_factory.mktemp("plan")
-    (place / "base").mkdir()
+    shutil.copytree(base_folder(), place / "base", ignore=shutil.ignore_patterns("*.safetensors"))
     (place / "base" / "weights").write_text("1")
-    (place / "base" / "model_index.json").write_text('{"_class_name": "StableDiffusionPipeline"}')
     return place
 
 

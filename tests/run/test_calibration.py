@@ -18,7 +18,7 @@ Configure = Callable[..., DictConfig]
 @pytest.fixture
 def configure(base_folder: Path, tmp_path: Path) -> Configure:
     def make(*overrides: str, toy: bool = False) -> DictConfig:
-        base = ["base=toy"] if toy else ["base=folder", f"base.path={base_folder}"]
+        base = ["base=toy"] if toy else ["base=folder", f"base.path={base_folder}", "base.resolution=32"]
         given = [*base, f"paths.outputs={tmp_path}/out", "calibration=qdiffusion"]
         with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
             return hydra.compose("quantbooth", [*given, *overrides])

@@ -247,9 +247,31 @@ def test_the_run_is_looked_at_before_it_and_at_its_end_at_least(plan: MakePlan) 
     assert plan("tuner.steps=30", "protocol.eval_steps=[20,10]").steps == [0, 10, 20, 30]
 
 
-def test_a_subject_of_another_size_than_the_base_is_refused(plan: MakePlan) -> None:
-    with pytest.raises(UserError, match=r"^pictures of subject toy_mug must be base\.resolution = 512 wide, got 32$"):
-        plan("base.resolution=512").only  # noqa: B018
+def test_a_subject_of_another_size_than_the_base_is_refused(plan: MakePlan, folder: Path, tmp_path: Path) -> None:
+    file = Path(shutil.copytree(folder / "base", tmp_path / "base")) / "unet" / "config.json"
+    file.write_text(file.read_text().replace('"sample_size": 8', '"sample_size": 16'))
+    with pytest.raises(UserError, match=r"^pictures of subject toy_mug must be base\.resolution = 64 wide, got 32$"):
+        plan(f"base.path={tmp_path}/base", "base.resolution=64").only  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    ("option", "named"),
+    [
+        ("base.resolution=768", "base.resolution must be 32, .* got 768"),
+        ("base.timesteps=500", "base.timesteps must be 1000, got 500"),
+        ("base.revision=main", "base.revision=main .* leave it out"),
+        ("base.config=somewhere", "base.config is for a single .safetensors file"),
+        ("base.path=. base.resolution=768", "model_index.json is missing"),
+    ],
+)
+def test_options_that_the_base_contradicts_are_refused_first(
+    plan: MakePlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, option: str, named: str
+) -> None:
+    """Also where a subject's pictures are of another side."""
+    monkeypatch.chdir(tmp_path)
+    for part in ("only", "sampler"):
+        with pytest.raises(UserError, match=named):
+            plan(*option.split()).check(part)
 
 
 def test_what_is_not_made_yet_names_the_command_that_makes_it(plan: MakePlan, folder: Path) -> None:

@@ -14,6 +14,7 @@ the arguments of the network's call. A family is one file in `diffusion/families
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from jaxtyping import Float, Int
@@ -21,9 +22,10 @@ from torch import Tensor, nn
 
 from quantbooth.diffusion.conditioning import Conditioning
 from quantbooth.diffusion.prompt_length import require_whole
+from quantbooth.diffusion.scheduler_config import new_scheduler
 from quantbooth.runtime.errors import UserError
 
-__all__ = ["Family", "NoiseSchedule", "TextEncoder"]
+__all__ = ["Family", "NoiseSchedule", "Shape", "TextEncoder"]
 
 
 @runtime_checkable
@@ -83,6 +85,21 @@ class TextEncoder:
         return found.input_ids.to(self.network.device)
 
 
+@dataclass(frozen=True)
+class Shape:
+    """What the configuration files of a base say of its pictures and its time.
+
+    Attributes:
+        latents: (channels, height, width).
+        side: of the pictures, in pixels.
+        timesteps: T, the number of training timesteps.
+    """
+
+    latents: tuple[int, int, int]
+    side: int
+    timesteps: int
+
+
 class Family(ABC):
     """One kind of diffusers text-to-image pipeline; it has no weights, so bases may share it.
 
@@ -96,6 +113,7 @@ class Family(ABC):
         float_layers: patterns of the denoiser's layers that stay float by default.
         lora_prefixes: prefixes of the denoiser's layers in kohya's LoRA files.
         first_weight: a tensor name that every single-file checkpoint of the family has; None without such files.
+        architectures: keys of such a file's header, and how their values begin for this family.
     """
 
     component: ClassVar[str]
@@ -106,6 +124,7 @@ class Family(ABC):
     float_layers: ClassVar[tuple[str, ...]] = ()
     lora_prefixes: ClassVar[tuple[str, ...]] = ()
     first_weight: ClassVar[str | None] = None
+    architectures: ClassVar[Mapping[str, tuple[str, ...]]] = {}
 
     # ---- the network
 
@@ -180,14 +199,16 @@ class Family(ABC):
             latent_shape: of the latents; some flow families shift their timesteps by it.
 
         Raises:
-            UserError: when the family does not have this scheduler.
+            UserError: when the family does not have this scheduler, or the scheduler cannot honour the configuration.
         """
         if name not in self.schedulers:
             offered = ", ".join(self.schedulers)
             raise UserError(f"sampler.scheduler must be one of {offered} for this base, got {name!r}")
-        scheduler = self.schedulers[name].from_config(dict(scheduler_config))
-        scheduler.set_timesteps(steps)
-        return scheduler
+        return new_scheduler(self.schedulers, name, self.sampler_config(scheduler_config), steps)
+
+    def sampler_config(self, scheduler_config: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the scheduler configuration as the family's pipeline changes it before it draws."""
+        return dict(scheduler_config)
 
     # ---- text and pictures
 
@@ -218,6 +239,14 @@ class Family(ABC):
 
     # ---- files
 
+    @abstractmethod
+    def examine(self, folder: Path) -> Shape:
+        """Return what the configuration files of a base say, without its weights.
+
+        Raises:
+            UserError: when one says what the family does not honour, naming the file, the key and its value.
+        """
+
     @classmethod
     def from_index(cls, index: Mapping[str, Any]) -> "Family":
         """Return the family configured by a folder's `model_index.json`."""
@@ -231,6 +260,10 @@ class Family(ABC):
             parts: networks and tokenizers by diffusers' component names.
             scheduler_config: of the base.
         """
+
+    def original_names(self, denoiser: nn.Module) -> Iterable[str]:
+        """Return the names of the denoiser's weights in single-file checkpoints, after its own beginning."""
+        return ()
 
     def lora_names(self, denoiser: nn.Module, layer: str) -> Iterable[str]:
         """Return other names of a denoiser's layer in LoRA files of other tools, without the factor's suffix."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, AutoencoderTiny
+from diffusers import AutoencoderTiny
 from diffusers.utils import logging as diffusers_logging
 from safetensors import SafetensorError
 from torch import nn
@@ -16,13 +16,17 @@ from transformers.utils import logging as transformers_logging
 from quantbooth.diffusion.base import Base, frozen
 from quantbooth.diffusion.diffusers_folder import part_of, read_json, text_encoder_names, tokenizer_names
 from quantbooth.diffusion.families.registry import family_in
+from quantbooth.diffusion.families.unet_config import AUTOENCODERS
 from quantbooth.diffusion.model import Family, TextEncoder
+from quantbooth.diffusion.scheduler_config import read_scheduler_config
 from quantbooth.diffusion.weights import cast_module, read_network
 from quantbooth.runtime.errors import UserError
 
 __all__ = [
     "as_pipeline",
     "autoencoder_class",
+    "check_base",
+    "check_sampler",
     "empty_denoiser",
     "float_bytes",
     "load_base",
@@ -30,8 +34,6 @@ __all__ = [
     "read_tokenizers",
     "save_base",
 ]
-
-AUTOENCODERS = {"AutoencoderKL": AutoencoderKL, "AutoencoderTiny": AutoencoderTiny}
 
 
 def new_autoencoder(config: dict[str, Any]) -> AutoencoderTiny:
@@ -45,6 +47,37 @@ def empty_denoiser(folder: Path) -> Any:
     config = family.denoiser_class.load_config(str(part_of(folder, family.component)))
     with torch.device("meta"):
         return family.new_denoiser(config)
+
+
+def check_base(folder: Path, resolution: int, timesteps: int) -> None:
+    """Compare a base with its options by its configuration files alone.
+
+    Args:
+        folder: of the base.
+        resolution: base.resolution, the side of pictures.
+        timesteps: base.timesteps.
+
+    Raises:
+        UserError: when it is no base that is supported, or of another side or number of timesteps.
+    """
+    found = family_in(folder).examine(folder)
+    if found.side != resolution:
+        raise UserError(
+            f"base.resolution must be {found.side}, the side of the pictures of {folder} (sample_size = "
+            f"{found.latents[-1]} latents of its {family_in(folder).component}), got {resolution}"
+        )
+    if found.timesteps != timesteps:
+        raise UserError(f"base.timesteps must be {found.timesteps}, got {timesteps}")
+
+
+def check_sampler(folder: Path, name: str, steps: int) -> None:
+    """Make a scheduler of a base once, before any work.
+
+    Raises:
+        UserError: when the base's family does not have it, or it cannot honour the base's configuration.
+    """
+    family = family_in(folder)
+    family.new_scheduler(name, read_scheduler_config(folder), steps, family.examine(folder).latents)
 
 
 def float_bytes(folder: Path, bits: int) -> int:
@@ -74,6 +107,7 @@ def load_base(folder: Path, name: str, denoiser: nn.Module | None = None) -> Bas
     diffusers_logging.set_verbosity_error()  # diffusers warns about its own config keys
     transformers_logging.disable_progress_bar()
     kind, family = autoencoder_class(folder), family_in(folder)
+    family.examine(folder)
     try:
         return _assemble(folder, name, family, kind, denoiser)
     except (SafetensorError, OSError, ValueError, RuntimeError) as error:
@@ -104,18 +138,18 @@ def _assemble(folder: Path, name: str, family: Family, autoencoder: Any, denoise
             denoiser=denoiser,
             autoencoder=read_network(autoencoder, part_of(folder, "vae")),
             encoders=_encoders(folder, family),
-            scheduler_config=read_json(part_of(folder, "scheduler") / "scheduler_config.json"),
+            scheduler_config=read_scheduler_config(folder),
         )
     )
 
 
 def _encoders(folder: Path, family: Family) -> tuple[TextEncoder, ...]:
     names = text_encoder_names(len(family.text_classes))
-    networks = [
-        read_network(network, part_of(folder, name))
-        for (network, _), name in zip(family.text_classes, names, strict=True)
-    ]
-    return tuple(map(TextEncoder, networks, read_tokenizers(folder)))
+    networks = [network for network, _ in family.text_classes]
+    return tuple(
+        _encoder(part_of(folder, name), network, tokenizer)
+        for name, network, tokenizer in zip(names, networks, read_tokenizers(folder), strict=True)
+    )
 
 
 @cache
@@ -134,6 +168,13 @@ def read_tokenizers(folder: Path) -> tuple[Any, ...]:
         )
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise UserError(f"{folder} cannot be read as a base: {str(error).strip().splitlines()[0]}") from error
+
+
+def _encoder(folder: Path, network: Any, tokenizer: Any) -> TextEncoder:
+    encoder = TextEncoder(read_network(network, folder), tokenizer)
+    if len(tokenizer) > (most := encoder.network.config.vocab_size):
+        raise UserError(f"the tokenizer of {folder} has {len(tokenizer)} tokens, more than its vocab_size = {most}")
+    return encoder
 
 
 def save_base(base: Base, folder: Path, dtype: torch.dtype, option: str = "export.precision") -> None:

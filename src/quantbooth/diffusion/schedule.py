@@ -9,29 +9,23 @@ from diffusers import DDPMScheduler
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from quantbooth.diffusion.diffusers_folder import read_json
+from quantbooth.diffusion.scheduler_config import read_scheduler_config, require_ddpm
 from quantbooth.runtime.errors import UserError
 
 __all__ = ["Schedule", "borders_by_snr"]
-
-FLOW = "FlowMatch"
-"""Part of the class names of diffusers' flow-matching schedulers, whose configuration has another meaning."""
 
 
 class Schedule:
     """x_t = sqrt(a_t) x_0 + sqrt(1 - a_t) e, with a_t = alpha-bar of the base's own schedule (DDPM, eq. 4).
 
     Raises:
-        UserError: when the base was trained on flow matching, or predicts something other than noise or velocity.
+        UserError: when the configuration is of another kind, or not supported, as `require_ddpm`.
     """
 
     def __init__(self, config: Mapping[str, Any]) -> None:
-        if FLOW in (kind := str(config.get("_class_name", ""))):
-            raise UserError(f"the base must have a DDPM noise schedule, its scheduler is {kind}")
+        require_ddpm(config)
         self.scheduler = DDPMScheduler.from_config(dict(config))
         self.prediction = str(self.scheduler.config["prediction_type"])
-        if self.prediction not in ("epsilon", "v_prediction"):
-            raise UserError(f"the base must predict epsilon or v_prediction, its scheduler says {self.prediction!r}")
 
     @property
     def timesteps(self) -> int:
@@ -90,10 +84,7 @@ def borders_by_snr(folder: Path, clean_up: float, coarse: float) -> dict[str, li
     Raises:
         UserError: when the folder has no scheduler, or a zone would be empty.
     """
-    file = folder / "scheduler" / "scheduler_config.json"
-    if not file.is_file():
-        raise UserError(f"{folder} has no scheduler/scheduler_config.json; check base.path")
-    schedule = Schedule(read_json(file))
+    schedule = Schedule(read_scheduler_config(folder))
     low, high, end = schedule.first_timestep_below(clean_up), schedule.first_timestep_below(coarse), schedule.timesteps
     if not 0 < low < high < end:
         raise UserError(f"signal-to-noise {clean_up} and {coarse} must leave three zones, got borders {low} and {high}")

@@ -1,17 +1,9 @@
-"""Sources of a base: a folder, a pinned revision on the Hugging Face Hub, or a single file converted to a folder.
-
-A single-file checkpoint has denoiser, autoencoder and text encoders in one safetensors file, under the names of the
-original code (`model.diffusion_model.input_blocks...`), which diffusers translates. It does not contain the
-architecture: the configuration files of a diffusers folder give that.
-"""
+"""Sources of a base: a folder, a pinned revision on the Hugging Face Hub, or a single file converted to a folder."""
 
 import hashlib
 import re
 from pathlib import Path
-from typing import Any
 
-import torch
-from diffusers.loaders.single_file_utils import SingleFileComponentError
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import (
     GatedRepoError,
@@ -22,13 +14,14 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-from safetensors import SafetensorError, safe_open
 
-from quantbooth.diffusion.families.registry import family_in, folders_of_networks
+from quantbooth.diffusion.families.registry import folders_of_networks
+from quantbooth.diffusion.single_file import convert
+from quantbooth.diffusion.weights import first_line
 from quantbooth.runtime.errors import UserError
 from quantbooth.store.files import atomic_folder, owning_folder
 
-__all__ = ["convert", "find_base", "network_folder", "source_folder"]
+__all__ = ["find_base", "network_folder", "source_folder"]
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -91,12 +84,12 @@ def _from_hub(name: str, revision: str, option: str, wanted: list[str]) -> Path:
         found = snapshot_download(name, revision=revision, allow_patterns=wanted, ignore_patterns=UNWANTED)
     except (RepositoryNotFoundError, RevisionNotFoundError, GatedRepoError, HFValidationError) as error:
         raise UserError(
-            f"the hub has no {name} at revision {revision[:12]} for you: {_first_line(error)}; check {option}.path and "
+            f"the hub has no {name} at revision {revision[:12]} for you: {first_line(error)}; check {option}.path and "
             f"{option}.revision, or log in with `hf auth login`"
         ) from error
     except (LocalEntryNotFoundError, OfflineModeIsEnabled, HfHubHTTPError, OSError) as error:
         raise UserError(
-            f"cannot fetch {name} from the hub: {_first_line(error)}; {option}.path=DIR takes a folder that is there "
+            f"cannot fetch {name} from the hub: {first_line(error)}; {option}.path=DIR takes a folder that is there "
             "already"
         ) from error
     return Path(found)
@@ -108,69 +101,6 @@ def _not_a_folder(file: Path, option: str, library: str) -> str:
     if library == "diffusers":
         return f"{file} is a file of another kind; a base is a diffusers folder or a .safetensors file with base.config"
     return f"{option}.path must be a {library} folder, {file} is a file; save_pretrained makes a folder of it"
-
-
-def _first_line(error: BaseException) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(". ")
-
-
-META = "meta tensor"
-"""Part of torch's message about weights that the file does not contain."""
-
-
-def convert(file: Path, config: Path, destination: Path) -> None:
-    """Write a single file as a diffusers folder in the precision of the file.
-
-    Args:
-        file: the checkpoint.
-        config: a diffusers folder of the same architecture, whose weights are not read.
-        destination: an empty folder.
-
-    Raises:
-        UserError: when the file is not such a checkpoint, or not of that architecture.
-    """
-    family = family_in(config)
-    precision = _precision(file, family.first_weight)
-    try:
-        pipeline = family.pipeline_class.from_single_file(
-            str(file), config=str(config), torch_dtype=precision, local_files_only=True, safety_checker=None
-        )
-    except (OSError, ValueError, KeyError, RuntimeError, IndexError, SingleFileComponentError) as error:
-        first = str(error).strip().splitlines()[0]
-        raise UserError(_refusal(file, config, "weights are missing" if META in first else first)) from error
-    if missing := _missing(pipeline):
-        raise UserError(_refusal(file, config, f"{len(missing)} weights are missing, the first is {missing[0]}"))
-    pipeline.save_pretrained(str(destination), safe_serialization=True)
-
-
-def _precision(file: Path, first: str | None) -> torch.dtype:
-    if first is None:
-        raise UserError(f"{file}: bases of this family are read from diffusers folders only; choose base.path=DIR")
-    try:
-        with safe_open(file, framework="pt") as opened:
-            if first not in opened.keys():  # noqa: SIM118  # a safetensors handle is not a mapping
-                raise UserError(
-                    f"{file} is not a checkpoint of a whole model (no {first}); a LoRA goes into lora=[{file.name}]"
-                )
-            return torch.empty(0, dtype=opened.get_tensor(first).dtype).dtype
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{file} is not a safetensors file that can be read: {error}") from error
-
-
-def _missing(pipeline: Any) -> list[str]:
-    """Return the weights that the file does not contain, which diffusers leaves on the meta device."""
-    networks = {name: getattr(pipeline, name, None) for name in folders_of_networks()}
-    return [
-        f"{part}.{name}"
-        for part, network in networks.items()
-        if network is not None
-        for name, weight in network.named_parameters()
-        if weight.is_meta
-    ]
-
-
-def _refusal(file: Path, config: Path, reason: str) -> str:
-    return f"{file} is not of the architecture of {config} ({reason.rstrip('.')}); choose another base.config"
 
 
 SINGLE = ".safetensors"
@@ -190,6 +120,10 @@ def find_base(path: str, revision: str | None = None, config: str | None = None,
     """
     file = Path(path).expanduser()
     if file.suffix.lower() != SINGLE or not file.is_file():
+        if config is not None:
+            raise UserError(f"base.config is for a {SINGLE} file, base.path={path} is none; leave base.config out")
+        if revision is not None and file.is_dir():
+            raise UserError(f"base.revision={revision} is of a model on the hub, {path} is a folder; leave it out")
         return source_folder(path, revision)
     if config is None:
         raise UserError(

@@ -6,15 +6,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from quantbooth.runtime.errors import UserError
 
-__all__ = ["cast", "cast_module", "is_finite", "read_network", "require_finite"]
+__all__ = ["cast", "cast_module", "first_line", "is_finite", "read_network", "require_finite"]
 
 SPARE = ("position_ids",)
 """Buffers that older releases of transformers saved, and present ones compute."""
+OF_NONSENSE = (ValueError, RuntimeError, TypeError, AttributeError, LookupError, ArithmeticError, AssertionError)
+"""What libraries raise when a configuration asks for a network that cannot be."""
 
 
 def read_network(kind: Any, folder: Path, spare: Iterable[str] = (), **options: Any) -> Any:
@@ -32,8 +35,10 @@ def read_network(kind: Any, folder: Path, spare: Iterable[str] = (), **options: 
     given = {"local_files_only": True, "use_safetensors": True, **options}
     try:
         network, loaded = kind.from_pretrained(str(folder), output_loading_info=True, **given)
-    except (SafetensorError, OSError, ValueError, RuntimeError) as error:
-        raise UserError(f"{folder} cannot be read: {_first_line(error)}") from error
+    except StrictDataclassError as error:
+        raise UserError(f"{folder} cannot be read: {first_line(error.__cause__ or error)}") from error
+    except (SafetensorError, OSError, *OF_NONSENSE) as error:
+        raise UserError(f"{folder} cannot be read: {first_line(error)}") from error
     lacking = sorted({*loaded["missing_keys"], *(mismatch[0] for mismatch in loaded["mismatched_keys"])})
     known = tuple(spare)
     unread = sorted(
@@ -46,7 +51,8 @@ def read_network(kind: Any, folder: Path, spare: Iterable[str] = (), **options: 
     return network.float()
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """Return the first line of what an error says, its class where it says nothing."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(". ")
 
 

@@ -141,7 +141,7 @@ class Calibration:
         if "set" not in self.effective_options:
             return None
         options = self.settings["calibration"]["set"]
-        sampler = sampler_of(self.cfg)
+        sampler = sampler_of(self.cfg, self.folder())
         source, questions = source_of(options["source"], sampler), self._questions(options)
         each = questions.each
         whole_set = PromptBatch(tuple(q.text for q in each), tuple(q.seed for q in each), questions.pictures)

@@ -1,11 +1,13 @@
 """What several options decide together: the recipe of tuning, the sampler, the name of a method."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
 
 from quantbooth.data.subjects import Subject
+from quantbooth.diffusion.pretrained import check_base, check_sampler
 from quantbooth.diffusion.sampler import Sampler
 from quantbooth.kinds import shown
 from quantbooth.runtime.config import build
@@ -16,7 +18,7 @@ from quantbooth.tuning.module import Recipe
 from quantbooth.tuning.optimizers import optimizer_factory
 from quantbooth.tuning.tuners import IdentifierTuner, Tuner
 
-__all__ = ["method_name", "recipe_of", "sampler_of", "tuner_of"]
+__all__ = ["base_folder_of", "method_name", "recipe_of", "sampler_of", "tuner_of"]
 
 RATES = {"shifts": "shift_learning_rate", "identifier": "identifier_learning_rate"}
 """Tuner options with the learning rate of one kind of parameter; the other kinds use the optimizer's."""
@@ -79,15 +81,30 @@ def tuner_of(cfg: DictConfig, subjects: Sequence[Subject], recipe: Recipe) -> Tu
     return tuner
 
 
-def sampler_of(cfg: DictConfig) -> Sampler:
+def base_folder_of(cfg: DictConfig) -> Path:
+    """Return the base's folder, whose configuration files agree with the options of the base.
+
+    Raises:
+        UserError: when they do not, before a single file is converted where base.config is a folder.
+    """
+    resolution, timesteps, config = cfg.base.resolution, cfg.base.timesteps, cfg.base.get("config")
+    if config is not None and Path(config).expanduser().is_dir():
+        check_base(Path(config).expanduser(), resolution, timesteps)
+    folder = build(cfg.base.folder, Path)
+    check_base(folder, resolution, timesteps)
+    return folder
+
+
+def sampler_of(cfg: DictConfig, base_folder: Path) -> Sampler:
     """Return the sampler.
 
     Raises:
-        UserError: when it has more steps than the base has timesteps.
+        UserError: when it has more steps than the base has timesteps, or cannot honour the base's scheduler.
     """
     sampler, most = build(cfg.sampler, Sampler), cfg.base.timesteps
     if sampler.steps > most:
         raise UserError(f"sampler.steps must be at most base.timesteps = {most}, got {sampler.steps}")
+    check_sampler(base_folder, sampler.scheduler, sampler.steps)
     return sampler
 
 

@@ -24,7 +24,7 @@ from quantbooth.diffusion.sampler import Sampler
 from quantbooth.evaluation.scorer import Scorer
 from quantbooth.run.calibration import Calibration
 from quantbooth.run.experts import sampled_timesteps
-from quantbooth.run.options import method_name, recipe_of, sampler_of, tuner_of
+from quantbooth.run.options import base_folder_of, method_name, recipe_of, sampler_of, tuner_of
 from quantbooth.run.subjects import each_subject
 from quantbooth.runtime.config import build, plain
 from quantbooth.runtime.errors import UserError
@@ -55,6 +55,7 @@ class SubjectRun:
     """
 
     def __init__(self, run: "Run", cfg: DictConfig) -> None:
+        run.check("base_folder")  # a base with pictures of another side is told first
         self.run, self.settings = run, plain(cfg)
         self.subject = build(cfg.subject.pictures, Subject)
         side, expected = self.subject.photos.shape[-1], self.settings["base"]["resolution"]
@@ -163,7 +164,7 @@ class Run:
 
     @cached_property
     def base_folder(self) -> Path:
-        return build(self.cfg.base.folder, Path)
+        return base_folder_of(self.cfg)
 
     @property
     def base_name(self) -> str:
@@ -193,16 +194,12 @@ class Run:
 
     @cached_property
     def sampler(self) -> Sampler:
-        return sampler_of(self.cfg)
+        return sampler_of(self.cfg, self.base_folder)
 
     @cached_property
     def outline(self) -> Base:
-        """The base without its weights, checked against the options that repeat what its configurations say."""
-        base, options = outline(self.base_folder, self.base_name), self.settings["base"]
-        for option, found in (("timesteps", base.timesteps), ("resolution", base.side)):
-            if options[option] != found:
-                raise UserError(f"base.{option} must be {found}, as {base.name} was trained, got {options[option]}")
-        return base
+        """The base without its weights."""
+        return outline(self.base_folder, self.base_name)
 
     @cached_property
     def timesteps(self) -> Tensor:

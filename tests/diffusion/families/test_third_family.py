@@ -21,7 +21,7 @@ from quantbooth.diffusion.base import Base, frozen
 from quantbooth.diffusion.conditioning import Conditioning
 from quantbooth.diffusion.families.registry import FAMILIES
 from quantbooth.diffusion.lora_names import Names, parts_of
-from quantbooth.diffusion.model import Family, TextEncoder
+from quantbooth.diffusion.model import Family, Shape, TextEncoder
 from quantbooth.diffusion.objective import denoising_error
 from quantbooth.diffusion.pretrained import as_pipeline, empty_denoiser, load_base, save_base
 from quantbooth.diffusion.router import route_
@@ -162,6 +162,9 @@ class Tiny(Family):
     def encode_prompts(self, encoders: Sequence[TextEncoder], prompts: Sequence[str], side: int) -> Conditioning:
         ids = encoders[0].ids(prompts)
         return Conditioning(encoders[0].network(ids)[0], {"mask": ids != encoders[0].tokenizer.pad_token_id})
+
+    def examine(self, folder: Path) -> Shape:
+        return Shape((24, 8, 8), 32, T)
 
     def pipeline(self, parts: Mapping[str, Any], scheduler_config: Mapping[str, Any]) -> TinyPipeline:
         return TinyPipeline(**parts, scheduler=FlowMatchEulerDiscreteScheduler.from_config(dict(scheduler_config)))

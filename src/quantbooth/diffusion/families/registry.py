@@ -26,7 +26,7 @@ def family_in(folder: Path) -> Family:
     """
     index = read_json(folder / "model_index.json")
     found = index.get("_class_name")
-    if found not in FAMILIES:
+    if not isinstance(found, str) or found not in FAMILIES:
         offered = ", ".join(FAMILIES)
         raise UserError(f"{folder}: the pipeline must be a text-to-image one of {offered}, found {found!r}")
     return FAMILIES[found].from_index(index)

@@ -20,6 +20,7 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokeniz
 from quantbooth.diffusion.conditioning import Conditioning
 from quantbooth.diffusion.families.unet import UnetFamily
 from quantbooth.diffusion.model import TextEncoder
+from quantbooth.diffusion.scheduler_config import own_default
 
 __all__ = ["POOLED", "SIZES", "StableDiffusionXL"]
 
@@ -42,6 +43,15 @@ class StableDiffusionXL(UnetFamily):
         (CLIPTextModelWithProjection, CLIPTokenizer),
     )
     pipeline_class: ClassVar[Any] = StableDiffusionXLPipeline
+    architectures: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "modelspec.architecture": ("stable-diffusion-xl",),
+        "ss_base_model_version": ("sdxl",),
+    }
+    denoiser_values: ClassVar[Mapping[str, tuple[Any, ...]]] = {"addition_embed_type": ("text_time",)}
+
+    def sampler_config(self, scheduler_config: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the configuration with the base's own `clip_sample`: DDIM would take true where it is absent."""
+        return {"clip_sample": bool(own_default(scheduler_config, "clip_sample")), **scheduler_config}
 
     @classmethod
     def from_index(cls, index: Mapping[str, Any]) -> "StableDiffusionXL":
@@ -69,7 +79,7 @@ class StableDiffusionXL(UnetFamily):
         return Conditioning(hidden * said[:, None, None], {POOLED: pooled, SIZES: sizes})
 
     def pipeline(self, parts: Mapping[str, Any], scheduler_config: Mapping[str, Any]) -> StableDiffusionXLPipeline:
-        scheduler = self.schedulers["ddim"].from_config(dict(scheduler_config))
+        scheduler = self.schedulers["ddim"].from_config(self.sampler_config(scheduler_config))
         zeros = self.empty_is_zero
         return StableDiffusionXLPipeline(
             **parts, scheduler=scheduler, force_zeros_for_empty_prompt=zeros, add_watermarker=False

@@ -6,6 +6,7 @@ normalization. Q-Diffusion (arXiv 2302.04304) splits the former; its reason appl
 """
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any, ClassVar
 
 from diffusers import (
@@ -19,9 +20,11 @@ from diffusers.models.attention import BasicTransformerBlock
 from diffusers.models.resnet import ResnetBlock2D
 from torch import Tensor, nn
 
+from quantbooth.diffusion.families.unet_config import latent_shape, require_supported
 from quantbooth.diffusion.lora_names import original_name
-from quantbooth.diffusion.model import Family
+from quantbooth.diffusion.model import Family, Shape
 from quantbooth.diffusion.schedule import Schedule
+from quantbooth.diffusion.scheduler_config import read_scheduler_config
 from quantbooth.runtime.errors import UserError
 
 __all__ = ["DDPM_SCHEDULERS", "UnetFamily", "concatenations"]
@@ -63,7 +66,11 @@ DDPM_SCHEDULERS: dict[str, Any] = {  # none draws noise (ancestral, SDE): an ima
 
 
 class UnetFamily(Family):
-    """A unet trained on a DDPM schedule; network time is the training timestep."""
+    """A unet trained on a DDPM schedule; network time is the training timestep.
+
+    Attributes:
+        denoiser_values: the supported values of keys of the unet that the family itself reads.
+    """
 
     component = "unet"
     denoiser_class = UNet2DConditionModel
@@ -72,9 +79,16 @@ class UnetFamily(Family):
     lora_prefixes = ("lora_unet_",)
     first_weight = "model.diffusion_model.input_blocks.0.0.weight"
 
+    denoiser_values: ClassVar[Mapping[str, tuple[Any, ...]]]
+
     def latent_shape(self, denoiser: Any) -> tuple[int, int, int]:
-        side = int(denoiser.config.sample_size)
-        return int(denoiser.config.in_channels), side, side
+        return latent_shape(denoiser.config)
+
+    def examine(self, folder: Path) -> Shape:
+        unet, factor = require_supported(folder, self.pipeline_class, self.text_classes, self.denoiser_values)
+        latents = latent_shape(unet)
+        timesteps = self.schedule(read_scheduler_config(folder)).timesteps
+        return Shape(latents, latents[-1] * factor, timesteps)
 
     def blocks(self, denoiser: nn.Module) -> list[str]:
         return [name for name, module in denoiser.named_modules() if isinstance(module, BLOCKS)]
@@ -92,6 +106,9 @@ class UnetFamily(Family):
 
     def training_timestep(self, network_time: Tensor) -> Tensor:
         return network_time
+
+    def original_names(self, denoiser: nn.Module) -> Iterator[str]:
+        return filter(None, (original_name(denoiser, name) for name in denoiser.state_dict()))
 
     def lora_names(self, denoiser: nn.Module, layer: str) -> Iterator[str]:
         """Return the original code's name of a layer, as kohya writes it."""

@@ -1,0 +1,157 @@
+"""A single-file checkpoint as a diffusers folder: nothing in it may say otherwise than base.config.
+
+It has denoiser, autoencoder and text encoders in one safetensors file, under the names of the original code
+(`model.diffusion_model.input_blocks...`), which diffusers translates. It does not contain the architecture: the
+configuration files of a diffusers folder give that. What it does tell is compared with them:
+
+    modelspec.*, ss_*       of its header: architecture, prediction type, resolution
+    v_pred, ztsnr           marks of other tools: it predicts velocity, on a schedule that ends in noise alone
+    alphas_cumprod, ...     the noise schedule of the original code
+"""
+
+import re
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers.loaders.single_file_utils import SingleFileComponentError
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from quantbooth.diffusion.families.registry import family_in, folders_of_networks
+from quantbooth.diffusion.model import Family
+from quantbooth.diffusion.pretrained import empty_denoiser
+from quantbooth.diffusion.schedule import Schedule
+from quantbooth.diffusion.scheduler_config import read_scheduler_config
+from quantbooth.runtime.errors import UserError
+
+__all__ = ["convert"]
+
+NETWORKS = ("model.diffusion_model.", "first_stage_model.", "cond_stage_model.", "conditioner.", "model_ema.")
+"""Beginnings of the names of weights; diffusers does not read averages (`model_ema`)."""
+DENOISER = NETWORKS[0]
+SCHEDULE = re.compile(
+    r"betas|(alphas|sqrt_alphas|sqrt_one_minus_alphas|log_one_minus_alphas|sqrt_recip_alphas|sqrt_recipm1_alphas)_cumprod"
+    r"|alphas_cumprod_prev|posterior_\w+|logvar|lvlb_weights|denoiser\.sigmas"
+)
+"""Names of the original code's noise schedule."""
+ALPHA_BAR = "alphas_cumprod"
+CLOSE = 1e-3
+VELOCITY, ZERO_SNR = "v_pred", "ztsnr"
+PREDICTIONS = {"v": "v_prediction"}
+"""Modelspec's names of predictions that diffusers names otherwise."""
+OTHER_KINDS = re.compile("lora|inversion|inpaint|refiner|edit|depth|controlnet")
+"""Words in the architecture of a file that is no whole text-to-image model."""
+
+META = "meta tensor"
+"""Part of torch's message about weights that the file does not contain."""
+
+
+def convert(file: Path, config: Path, destination: Path) -> None:
+    """Write a single file as a diffusers folder in the precision of the file.
+
+    Args:
+        file: the checkpoint.
+        config: a diffusers folder of the same architecture, whose weights are not read.
+        destination: an empty folder.
+
+    Raises:
+        UserError: when the file is not such a checkpoint, or not of that architecture.
+    """
+    family = family_in(config)
+    family.examine(config)
+    precision = _precision(file, family.first_weight)
+    _require_agreement(file, config, family)
+    try:
+        pipeline = family.pipeline_class.from_single_file(
+            str(file), config=str(config), torch_dtype=precision, local_files_only=True, safety_checker=None
+        )
+    except (OSError, ValueError, KeyError, RuntimeError, IndexError, SingleFileComponentError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise UserError(_refusal(file, config, "weights are missing" if META in first else first)) from error
+    if missing := _missing(pipeline):
+        raise UserError(_refusal(file, config, f"{len(missing)} weights are missing, the first is {missing[0]}"))
+    pipeline.save_pretrained(str(destination), safe_serialization=True)
+
+
+def _precision(file: Path, first: str | None) -> torch.dtype:
+    if first is None:
+        raise UserError(f"{file}: bases of this family are read from diffusers folders only; choose base.path=DIR")
+    try:
+        with safe_open(file, framework="pt") as opened:
+            if first not in opened.keys():  # noqa: SIM118  # a safetensors handle is not a mapping
+                raise UserError(
+                    f"{file} is not a checkpoint of a whole model (no {first}); a LoRA goes into lora=[{file.name}]"
+                )
+            return torch.empty(0, dtype=opened.get_tensor(first).dtype).dtype
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{file} is not a safetensors file that can be read: {error}") from error
+
+
+def _missing(pipeline: Any) -> list[str]:
+    """Return the weights that the file does not contain, which diffusers leaves on the meta device."""
+    networks = {name: getattr(pipeline, name, None) for name in folders_of_networks()}
+    return [
+        f"{part}.{name}"
+        for part, network in networks.items()
+        if network is not None
+        for name, weight in network.named_parameters()
+        if weight.is_meta
+    ]
+
+
+def _refusal(file: Path, config: Path, reason: str) -> str:
+    return f"{file} is not of the architecture of {config} ({reason.rstrip('.')}); choose another base.config"
+
+
+def _require_agreement(file: Path, config: Path, family: Family) -> None:
+    """Refuse a file that says otherwise than the configuration, or has weights that nothing reads."""
+    with safe_open(file, framework="pt") as opened:
+        names, header = set(opened.keys()), opened.metadata() or {}
+        alpha_bar = opened.get_tensor(ALPHA_BAR) if ALPHA_BAR in names else None
+    schedule = Schedule(read_scheduler_config(config))
+    side = str(family.examine(config).side)
+    for key, said, expected in (*_of_schedule(names, header, schedule), *_of_pictures(header, family, side)):
+        if said != expected:
+            raise UserError(f"{file} says {key} = {said}, {config} says {expected}; choose another base.config")
+    if alpha_bar is not None and not _is_close(alpha_bar, schedule.alpha_bar):
+        raise UserError(f"{file} has another noise schedule ({ALPHA_BAR}) than {config}; choose another base.config")
+    known = {f"{DENOISER}{name}" for name in family.original_names(empty_denoiser(config))}
+    for name in sorted(names):
+        other = not name.startswith(NETWORKS) and not SCHEDULE.fullmatch(name) and name not in (VELOCITY, ZERO_SNR)
+        if other or (name.startswith(DENOISER) and name not in known):
+            raise UserError(f"{file} has {name}, which no network of {config} has; choose another base.config")
+
+
+Claim = tuple[str, str, str]
+"""A key, what the file says, what the configuration says."""
+
+
+def _of_schedule(names: Collection[str], header: Mapping[str, str], schedule: Schedule) -> Iterator[Claim]:
+    """Return what a file says of its prediction and its noise schedule."""
+    zero_snr = str(bool(schedule.scheduler.config["rescale_betas_zero_snr"]))
+    if (said := header.get("modelspec.prediction_type")) is not None:
+        yield "modelspec.prediction_type", PREDICTIONS.get(said, said), schedule.prediction
+    if (said := header.get("ss_v_parameterization")) is not None:
+        yield "ss_v_parameterization", said, str(schedule.prediction == PREDICTIONS["v"])
+    if (said := header.get("ss_zero_terminal_snr")) is not None:
+        yield "ss_zero_terminal_snr", said, zero_snr
+    if VELOCITY in names:
+        yield VELOCITY, PREDICTIONS["v"], schedule.prediction
+    if ZERO_SNR in names:
+        yield ZERO_SNR, "True", zero_snr
+
+
+def _of_pictures(header: Mapping[str, str], family: Family, side: str) -> Iterator[Claim]:
+    """Return what a file says of its architecture and its pictures."""
+    if (said := header.get("modelspec.resolution")) is not None:
+        yield "modelspec.resolution", "x".join(dict.fromkeys(re.findall(r"\d+", said))), side
+    for key, beginnings in family.architectures.items():
+        if (said := header.get(key)) is not None:
+            same = said.startswith(beginnings) and not OTHER_KINDS.search(said)
+            yield key, said, said if same else " or ".join(beginnings)
+
+
+def _is_close(left: Tensor, right: Tensor) -> bool:
+    return left.shape == right.shape and bool(((left - right).abs() < CLOSE).all())
