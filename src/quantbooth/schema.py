@@ -3,10 +3,9 @@
     identity(artifact) = { field: value | field decides the content, value is not neutral } + parents' identities
 
 Commands refuse an option that is not declared here, and a value that is none of its kind, before any work
-(`runtime.options`). Fields decide in the groups of `DECIDING`. Strategies, subjects, protocols, scorers and locators
-decide by what their objects compute (`describe`, `fingerprint`), and bases by their files. Keys that begin with an
-underscore (`_target_`, `_partial_`) are code paths. They never decide, so moving code renames no artifact; the `name`
-of a class, one of its fields, identifies what it computes.
+(`runtime.options`). Fields decide in the groups of `DECIDING`; strategies, subjects, protocols, scorers and locators
+by what their objects compute (`describe`, `fingerprint`), bases by their files. Keys that begin with an underscore
+(`_target_`) are code paths and never decide; the `name` of a class, one of its fields, identifies what it computes.
 """
 
 from collections.abc import Mapping
@@ -263,11 +262,7 @@ DECIDING = (
 IDENTITY_KEYS = {"lp_norm": "norm"}
 """Option -> the key of its value in identities, so that renaming the option renames no artifact."""
 
-TRAINING_ONLY: dict[str, Any] = {
-    "gradient_clip_val": None,
-    "gradient_clip_algorithm": None,
-    "accumulate_grad_batches": 1,
-}
+TRAINING_ONLY = {"gradient_clip_val": None, "gradient_clip_algorithm": None, "accumulate_grad_batches": 1}
 """Trainer options of tuning, with the values that all other work has."""
 
 

@@ -48,12 +48,12 @@ def photos(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        ("base.timesteps=500 base.zones={}", "^base.timesteps must be 1000, .* got 500$"),
+        ("base.timesteps=500 base.zones={}", "^base.timesteps must be 1000, got 500$"),
         (
             "base.resolution=64 subject=folder subject.class_word=mug subject.path=PHOTOS",
             "^base.resolution must be 32, .* got 64$",
         ),
-        ("sampler.steps=1000", "^sampler.steps=1000 is not possible with sampler.scheduler=ddim"),
+        ("sampler.steps=1000", "sampler.scheduler=ddim .*sampler.steps=1000; choose fewer steps$"),
         pytest.param("trainer=gpu", "^cannot create the trainer: .*gpu", marks=NO_GPU),
     ],
 )
@@ -69,7 +69,7 @@ def test_what_cannot_be_is_refused_by_every_command(
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (("subject=folder", "subject.class_word=dog"), "the toy scorer has no word 'dog'"),
+        (("subject=folder", "subject.class_word=o"), "the toy scorer has no word 'o'"),
         (("subject=folder", "subject.class_word=mug", "++subject.templates=['a {} in Rome']"), "no word 'rome'"),
         (("scorer=clip_b32", "scorer.encoder.model=local-dir:nowhere"), "nowhere.* cannot be loaded"),
         (

@@ -19,7 +19,7 @@ from quantbooth.diffusion.families.registry import family_in
 from quantbooth.diffusion.families.unet_config import AUTOENCODERS
 from quantbooth.diffusion.model import Family, TextEncoder
 from quantbooth.diffusion.scheduler_config import read_scheduler_config
-from quantbooth.diffusion.weights import cast_module, read_network
+from quantbooth.diffusion.weights import cast_module, first_line, read_network
 from quantbooth.runtime.errors import UserError
 
 __all__ = [
@@ -161,19 +161,22 @@ def read_tokenizers(folder: Path) -> tuple[Any, ...]:
     """
     classes = family_in(folder).text_classes
     places = [part_of(folder, name) for name in tokenizer_names(len(classes))]
+    return tuple(_tokenizer(kind, place) for (_, kind), place in zip(classes, places, strict=True))
+
+
+def _tokenizer(kind: Any, folder: Path) -> Any:
     try:
-        return tuple(
-            tokenizer.from_pretrained(str(place), local_files_only=True)
-            for (_, tokenizer), place in zip(classes, places, strict=True)
-        )
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise UserError(f"{folder} cannot be read as a base: {str(error).strip().splitlines()[0]}") from error
+        return kind.from_pretrained(str(folder), local_files_only=True)
+    except Exception as error:  # its readers raise plain exceptions
+        raise UserError(f"{folder} cannot be read: {first_line(error)}") from error
 
 
 def _encoder(folder: Path, network: Any, tokenizer: Any) -> TextEncoder:
     encoder = TextEncoder(read_network(network, folder), tokenizer)
     if len(tokenizer) > (most := encoder.network.config.vocab_size):
-        raise UserError(f"the tokenizer of {folder} has {len(tokenizer)} tokens, more than its vocab_size = {most}")
+        raise UserError(
+            f"the tokenizer of {folder.parent} has {len(tokenizer)} tokens, more than vocab_size = {most} of {folder.name}"
+        )
     return encoder
 
 
