@@ -175,7 +175,7 @@ def _encoder(folder: Path, network: Any, tokenizer: Any) -> TextEncoder:
     encoder = TextEncoder(read_network(network, folder), tokenizer)
     if len(tokenizer) > (most := encoder.network.config.vocab_size):
         raise UserError(
-            f"the tokenizer of {folder.parent} has {len(tokenizer)} tokens, more than vocab_size = {most} of {folder.name}"
+            f"the tokenizer of {folder.parent} has {len(tokenizer)} tokens, more than vocab_size = {most} of its network"
         )
     return encoder
 
