@@ -149,8 +149,11 @@ def test_what_a_killed_repair_set_aside_is_put_back_or_goes(
         shutil.copytree(folder, aside)
     else:
         folder.rename(aside)
+    parts = store / "unfinished" / folder.name
+    parts.mkdir(parents=True)
     assert command(monkeypatch, store, "--repair") == 0
     assert checksums(folder) == before
     assert not aside.exists()
+    assert not parts.exists()
     assert " 0 damaged, 0 made again" in capsys.readouterr().out
     assert not [path for path in store.rglob(".*") if path.name != ".DS_Store"]

@@ -47,6 +47,15 @@ def test_an_error_of_storage_names_the_file_and_the_option_that_chose_its_place(
     assert "\n" not in line
 
 
+@pytest.mark.parametrize(("file", "removed"), [("out/store/unfinished/x", True), ("logs/csv", True), ("base/x", False)])
+def test_a_folder_that_is_removed_meanwhile_is_told_from_a_missing_input(
+    cfg: DictConfig, tmp_path: Path, file: str, removed: bool
+) -> None:
+    line = explain(FileNotFoundError(errno.ENOENT, "No such file or directory", f"{tmp_path}/{file}"), cfg=cfg)
+    assert f"{tmp_path}/{file}" in line
+    assert ("removed while the command ran" in line) == removed
+
+
 def test_a_place_that_no_option_chose_names_none(cfg: DictConfig) -> None:
     assert "set " not in explain(OSError(errno.ENOSPC, "full", "/somewhere/else"), cfg=cfg)
     assert "set paths.outputs to" in explain(OSError(errno.EROFS, "read-only", "out/logs/runs"), "quantbooth")

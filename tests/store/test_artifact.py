@@ -1,12 +1,15 @@
 """Items: made once by concurrent processes, with names that are valid for folders."""
 
+import os
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
+from filelock import SoftFileLease
 
+from quantbooth.store.ownership import LEASE
 from quantbooth.store.store import Artifact, Store, make_all, slugify
 
 
@@ -78,3 +81,19 @@ def test_a_file_that_is_missing_for_another_reason_is(tmp_path: Path) -> None:
 )
 def test_words_for_folders(name: str, kept: str) -> None:
     assert slugify(name) == kept
+
+
+@pytest.mark.parametrize("lives", [False, True])
+def test_what_a_process_left_that_was_killed_at_its_end_goes(tmp_path: Path, lives: bool) -> None:
+    one = artifact(tmp_path)
+    make(one)
+    parts, lock = tmp_path / "unfinished" / one.path.name, one.path.parent / f".{one.path.name[-12:]}.lock"
+    parts.mkdir(parents=True)
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    mine = SoftFileLease(str(tmp_path / "mine"), lease_duration=LEASE)
+    with mine:
+        text = (tmp_path / "mine").read_text()
+        lock.write_text(text if lives else text.replace(f"pid={os.getpid()}", f"pid={ended.pid}"))
+        one.get_or_make(lambda: pytest.fail("it was made twice"))
+    assert (parts.exists(), lock.exists()) == (lives, lives)

@@ -33,7 +33,7 @@ from quantbooth.runtime.progress import progress
 from quantbooth.store.documents import read_options
 from quantbooth.store.manifest import KINDS, open_artifact
 from quantbooth.store.ownership import owning
-from quantbooth.store.store import CONFIG, Artifact
+from quantbooth.store.store import CONFIG, Artifact, Store
 
 __all__ = ["artifacts", "faults", "main", "put_back", "repair"]
 
@@ -92,13 +92,15 @@ def repair(store: Path, folder: Path) -> None:
 
 
 def put_back(store: Path) -> None:
-    """Put damaged artifacts back that a killed repair had set aside."""
+    """Put damaged artifacts back that a killed repair had set aside, and remove what it left beside finished ones."""
     for aside in store.glob(f"*/.*{DAMAGED}"):
         folder = aside.with_name(aside.name[1 : -len(DAMAGED)])
         if folder.exists():
             shutil.rmtree(aside)
         else:
             aside.rename(folder)
+    for folder in artifacts(store):
+        Store(store).tidy(folder)
 
 
 def _maker(store: Path, folder: Path) -> tuple[Artifact, Callable[[], object]]:

@@ -33,6 +33,8 @@ OTHER = {
     errno.EAGAIN: THREADS,
     errno.ENOMEM: MEMORY.format(what="memory", size=""),
 }
+MADE = ("paths.store", "paths.logs")
+"""Options of folders that a command makes itself."""
 OUT_OF_MEMORY = re.compile("out of memory|can('t|not) allocate memory|not enough memory|ALLOC_FAILED", re.IGNORECASE)
 
 
@@ -59,6 +61,8 @@ def limit(error: BaseException, cfg: DictConfig | None = None, option: str | Non
         return STORAGE[number].format(
             place=place or "an unnamed file (standard output, or a temporary one)", elsewhere=elsewhere
         )
+    if number == errno.ENOENT and place and cfg is not None and _option_of(Path(place), cfg) in MADE:
+        return f"{place} was removed while the command ran; run the same command again"
     return OTHER[number].format(at=f", {place} is one too many" if place else "") if number in OTHER else None
 
 

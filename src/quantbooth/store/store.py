@@ -21,11 +21,12 @@ from quantbooth.store.documents import read_json
 from quantbooth.store.drafts import drafts, lock_of, new_draft, remove_abandoned, since
 from quantbooth.store.files import SHORT, checksums, fingerprint, storage_of
 from quantbooth.store.manifest import FORMAT, KINDS, MANIFEST, TITLES, Manifest, open_artifact
-from quantbooth.store.ownership import owning
+from quantbooth.store.ownership import owning, owning_if_free
 
 __all__ = ["CONFIG", "Draft", "Artifact", "Store", "make_all", "joined_label", "slugify"]
 
 CONFIG = "config.yaml"
+UNFINISHED = "unfinished"
 TAKEN = (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR)
 
 
@@ -42,7 +43,7 @@ class Draft:
     @property
     def unfinished(self) -> Path:
         """The folder for finished parts of the artifact, from which an interrupted run resumes."""
-        return self.destination.parents[1] / "unfinished" / self.destination.name
+        return self.destination.parents[1] / UNFINISHED / self.destination.name
 
 
 @dataclass(frozen=True)
@@ -127,6 +128,14 @@ class Store:
             for draft in drafts(folder, digits) if first else []:
                 shutil.rmtree(draft, ignore_errors=True)
             yield
+
+    def tidy(self, finished: Path) -> None:
+        """Remove what a process left beside an artifact when it was killed just after finishing it."""
+        lock, parts = lock_of(finished.parent, finished.name[-SHORT:]), self.root / UNFINISHED / finished.name
+        if lock.exists() or parts.exists():
+            with contextlib.suppress(OSError), owning_if_free(lock) as free:
+                if free:
+                    shutil.rmtree(parts, ignore_errors=True)
 
     def place(self, kind: str, identity: Mapping[str, Any], label: str) -> tuple[str, Path]:
         """Return the fingerprint of an artifact, and its folder.
@@ -252,6 +261,10 @@ def make_all(artifacts: Sequence[Artifact], make: Callable[[list[int]], object])
             found = [say_found(artifact.find()) for artifact in artifacts]
             if missing := [number for number, path in enumerate(found) if path is None]:
                 make(missing)
+    else:
+        for artifact, path in zip(artifacts, found, strict=True):
+            if path is not None:
+                artifact.store.tidy(path)
     return [artifact.require() for artifact in artifacts]
 
 
