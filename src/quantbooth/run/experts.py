@@ -62,8 +62,6 @@ def few_samples(strategy: Strategy, samples: int) -> Iterator[str]:
         for zone, width in zip(zones.zones, widths, strict=True):
             expected = samples * width / sum(widths)
             if expected < max(1, even / 2):
-                advice = (
-                    "raise tuner.steps" if expected < 1 else "strategy.apart=true gives each a run of its own"
-                )
+                advice = "raise tuner.steps" if expected < 1 else "strategy.apart=true gives each a run of its own"
                 about = f"the expert of {zone} will see about {expected:.3g} of {samples} samples"
                 yield f"warning: {about}, an even share is {even:.4g}; {advice}"
