@@ -50,7 +50,7 @@ def unused(strategy: Strategy, timesteps: Shaped[Tensor, " steps"]) -> Iterator[
         if number not in used:
             yield (
                 f"warning: none of the {len(timesteps.unique())} timesteps of the sampler is in {zone}, so what the "
-                "expert of this zone learns is never used; raise sampler.steps"
+                "expert of this zone learns is never used; raise sampler.steps, or widen the zone"
             )
 
 
@@ -62,6 +62,6 @@ def few_samples(strategy: Strategy, samples: int) -> Iterator[str]:
         for zone, width in zip(zones.zones, widths, strict=True):
             expected = samples * width / sum(widths)
             if expected < max(1, even / 2):
-                apart = "choose strategy.apart=true" if strategy.name == "s2" else "choose fewer zones"
+                advice = "raise tuner.steps" if expected < 1 else "strategy.apart=true gives each a run of its own"
                 about = f"the expert of {zone} will see about {expected:.3g} of {samples} samples"
-                yield f"warning: {about}, an even share is {even:.4g}; raise tuner.steps, or {apart}"
+                yield f"warning: {about}, an even share is {even:.4g}; {advice}"
