@@ -103,6 +103,7 @@ def load_base(folder: Path, name: str, denoiser: nn.Module | None = None) -> Bas
     diffusers_logging.disable_progress_bar()
     diffusers_logging.set_verbosity_error()  # diffusers warns about its own config keys
     transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()  # and transformers reports missing weights, which are refused
     kind = class_in(read_json(folder / "model_index.json"), "vae")
     if kind not in AUTOENCODERS:
         raise UserError(f"{folder}: the autoencoder must be one of {', '.join(AUTOENCODERS)}, found {kind!r}")
