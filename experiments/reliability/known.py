@@ -171,7 +171,7 @@ KNOWN = (
         "every step of tuning draws the same",
         "tuning/module.py",
         "TuningModule.rows",
-        "generator_for(self.recipe.seed, self.global_step, ",
+        "generator_for(self.recipe.seed, number, ",
         "generator_for(self.recipe.seed, 0, ",
     ),
     Known(

@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import hydra
 import pytest
@@ -142,7 +143,7 @@ def test_costs_tell_the_numbers_trained_and_their_size(scores: dict[str, list[Pa
         assert measured["file_bytes"] == (made.only.tuned.require() / "step-000002.safetensors").stat().st_size
         seen = measured["samples_per_expert"]
         assert (len(seen), sum(seen)) == (made.strategy.sets, made.recipe.samples_seen)
-    sizes = [read_record(scores[method][0]).costs["base_file_bytes"] for method in ("s2", "float")]
+    sizes: list[Any] = [read_record(scores[method][0]).costs["base_file_bytes"] for method in ("s2", "float")]
     assert sizes[0] == (plan.parents["quantized_base"].require() / "denoiser.safetensors").stat().st_size < sizes[1]
 
 
@@ -244,7 +245,7 @@ def test_what_was_tuned_on_another_base_is_refused(
 
 def test_a_base_of_another_length_is_refused(configure: Configure) -> None:
     cfg = configure("base.timesteps=500", "base.zones.content=[354,400]", "base.zones.coarse=[400,500]")
-    with pytest.raises(UserError, match=r"^base\.timesteps must be 1000, .* got 500$"):
+    with pytest.raises(UserError, match=r"^base\.timesteps must be 1000, got 500$"):
         calibrate(Run(cfg))
 
 

@@ -50,7 +50,7 @@ def test_possible_steps_give_the_schedulers_own_timesteps(toy: Base, scheduler: 
 
 @pytest.mark.parametrize("scheduler", ["ddim", "dpm", "euler", "pndm"])
 def test_as_many_steps_as_timesteps_are_refused_where_an_offset_leaves_the_schedule(toy: Base, scheduler: str) -> None:
-    with pytest.raises(UserError, match=rf"sampler\.steps=1000 .*sampler\.scheduler={scheduler} on toy"):
+    with pytest.raises(UserError, match=rf"sampler\.scheduler={scheduler} .*sampler\.steps=1000; choose fewer"):
         sampled_timesteps(toy, Sampler(scheduler, 1000, 1.0))
 
 
@@ -63,7 +63,7 @@ def test_a_spacing_that_repeats_timesteps_is_refused(base_folder: Path, tmp_path
 
 def test_pndm_with_runge_kutta_steps_needs_its_least_number(base_folder: Path, tmp_path: Path) -> None:
     spaced = with_scheduler(base_folder, tmp_path / "prk", skip_prk_steps=False)
-    with pytest.raises(UserError, match="steps=3 .*pndm on changed"):
+    with pytest.raises(UserError, match="sampler.scheduler=pndm "):
         sampled_timesteps(spaced, Sampler("pndm", 3, 1.0))
 
 

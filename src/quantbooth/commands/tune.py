@@ -48,12 +48,13 @@ def tune(run: Run) -> list[Path]:
     run.check("strategy", "sampler", "recipe", "steps", "tuner")
     require_read(run)
     optimizer = optimizer_factory(run.settings["optimizer"])
+    if not all(one.tuned.find() for one in run.subjects):
+        run.logger("")  # one that cannot be reached ends the run before any work
     return make_all([one.tuned for one in run.subjects], partial(tune_experts, run, optimizer))
 
 
 def tune_experts(run: Run, optimizer: OptimizerFactory, missing: Sequence[int]) -> None:
     """Run one training for all experts, or one per expert with separate runs, with all missing subjects in each."""
-    run.logger("")  # one that cannot be reached ends the run before any work
     for line in (*unused(run.strategy, run.timesteps), *few_samples(run.strategy, run.recipe.samples_seen)):
         say(line)
     subjects = [run.subjects[number] for number in missing]

@@ -106,6 +106,7 @@ def load_base(folder: Path, name: str, denoiser: nn.Module | None = None) -> Bas
     diffusers_logging.disable_progress_bar()
     diffusers_logging.set_verbosity_error()  # diffusers warns about its own config keys
     transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()  # and transformers reports missing weights, which are refused
     kind, family = autoencoder_class(folder), family_in(folder)
     family.examine(folder)
     try:
@@ -175,7 +176,7 @@ def _encoder(folder: Path, network: Any, tokenizer: Any) -> TextEncoder:
     encoder = TextEncoder(read_network(network, folder), tokenizer)
     if len(tokenizer) > (most := encoder.network.config.vocab_size):
         raise UserError(
-            f"the tokenizer of {folder.parent} has {len(tokenizer)} tokens, more than vocab_size = {most} of its network"
+            f"the tokenizer of {folder.parent} has {len(tokenizer)} tokens, more than vocab_size = {most} beside it"
         )
     return encoder
 

@@ -51,7 +51,7 @@ class Record:
     base: str
     scorer: str
     protocol: str
-    costs: dict[str, float]
+    costs: Mapping[str, float | list[int]]
     images: str
     run: str
 
