@@ -170,14 +170,14 @@ def test_earlier_measurements_are_shown_beside(configure: Configure, tmp_path: P
         ),
         ("quant=w5", "'quant' has no option 'w5'; choose from fp, w2, w3, w4, w4a8, w8"),
         ("quant.bits=5", "quant.bits must be one of 2, 3, 4, 8, null, got 5"),
-        ("~base.zones", "base.zones must name at least one zone as name: [start, stop], got None"),
+        ("~base.zones", "option 'base.zones' cannot be removed, got '~base.zones'"),
         (
             "degradation.prompts=[]",
             "degradation.prompts must be a list [a,b,...], not empty, each a text, or null, got []",
         ),
         ("degradation.pictures=1", "degradation.pictures must be a whole number from 2 to 1000000000, got 1"),
         ("degradation.document=null", "degradation.document must be a path, got null"),
-        ("base.resolution=64", "the toy scorer reads 32 x 32 pictures, got 64 x 64; choose another scorer"),
+        ("base.resolution=64", "base.resolution must be 32"),
         ("degradation.prompts=[a zeppelin]", "the toy scorer"),
     ],
 )

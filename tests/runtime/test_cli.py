@@ -1,14 +1,17 @@
 """The command line: a user error is one line and exit code 2, and a sweep continues after a failure."""
 
+import logging
 import os
 import signal
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
 
 from quantbooth.runtime import explain as explaining
+from quantbooth.runtime.cli import quiet_libraries
 from quantbooth.runtime.config import TRUST
 from quantbooth.runtime.errors import UserError
 from quantbooth.runtime.explain import explain, is_mistake
@@ -249,3 +252,16 @@ def test_defects_are_no_mistakes() -> None:
     assert not is_mistake(ValueError("x"))
     assert not is_mistake(RuntimeError("x"))
     assert "provider=" in explaining.NOISE
+
+
+def test_lightning_says_nothing_of_its_own_hardware(monkeypatch: pytest.MonkeyPatch) -> None:
+    log = logging.getLogger("lightning.pytorch")
+    monkeypatch.delenv("QUANTBOOTH_DEBUG", raising=False)
+    before, filters = log.level, warnings.filters[:]
+    try:
+        log.setLevel(logging.INFO)  # as importing it does
+        quiet_libraries()
+        assert not log.isEnabledFor(logging.INFO)
+    finally:
+        log.setLevel(before)
+        warnings.filters[:] = filters  # type: ignore[index]

@@ -5,7 +5,6 @@ quantbooth-verify outputs/store --repair      make damaged artifacts again, by t
 """
 
 import argparse
-import logging
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -163,7 +162,6 @@ def _main() -> int:
     )
     given = parser.parse_args()
     quiet_libraries()
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # as conf/quantbooth.yaml, which is not read here
     store = given.store
     if not (given.repair and store.is_dir()):
         return _verify(store, given.repair)

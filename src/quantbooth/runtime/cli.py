@@ -5,6 +5,7 @@ import ast
 import contextlib
 import gc
 import importlib
+import logging
 import os
 import re
 import sys
@@ -154,6 +155,7 @@ def _line(error: Exception, cfg: DictConfig) -> str:
 def quiet_libraries() -> None:
     """Hide Lightning's warnings on frozen bases, short runs and in-memory loaders; QUANTBOOTH_DEBUG=1 shows them."""
     if os.environ.get("QUANTBOOTH_DEBUG") != "1":
+        logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # which Lightning lowers when it is imported
         warnings.filterwarnings("ignore", module=r"lightning(_utilities)?\..*")
         warnings.filterwarnings("ignore", message=r".*LeafSpec.*")
 
