@@ -175,7 +175,7 @@ def test_a_tokenizer_with_more_tokens_than_the_encoder_is_refused(base: Base, tm
     grown.add_tokens(["<new>"])
     save_base(replace(base, encoders=(replace(encoder, tokenizer=grown),)), tmp_path, torch.float32)
     size = len(grown)
-    with pytest.raises(UserError, match=rf"tokenizer of .* has {size} tokens, more than vocab_size = {size - 1} of"):
+    with pytest.raises(UserError, match=rf"tokenizer of .* has {size} tokens, more than vocab_size = {size - 1} "):
         load_base(tmp_path, "x")
 
 

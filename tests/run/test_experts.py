@@ -50,7 +50,7 @@ def test_possible_steps_give_the_schedulers_own_timesteps(toy: Base, scheduler: 
 
 @pytest.mark.parametrize("scheduler", ["ddim", "dpm", "euler", "pndm"])
 def test_as_many_steps_as_timesteps_are_refused_where_an_offset_leaves_the_schedule(toy: Base, scheduler: str) -> None:
-    with pytest.raises(UserError, match=rf"sampler\.scheduler={scheduler} .*sampler\.steps=1000; choose fewer"):
+    with pytest.raises(UserError, match=rf"sampler\.scheduler={scheduler} .*choose (fewer steps|another number)"):
         sampled_timesteps(toy, Sampler(scheduler, 1000, 1.0))
 
 
