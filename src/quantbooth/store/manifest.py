@@ -38,8 +38,8 @@ TITLES = {
     "calibration_set": "a calibration set",
 }
 """Kind -> its name in messages."""
-FORMAT = 4
-"""Version of every artifact; 4: the manifest has a checksum of each file and of itself."""
+FORMAT = 5
+"""Version of every artifact; 4: checksums in the manifest; 5: accumulated batches and samplers of SD draw otherwise."""
 MANIFEST = "manifest.json"
 SEAL = "checksum"
 """The manifest's key with the checksum of its other keys."""
