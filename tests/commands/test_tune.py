@@ -21,6 +21,7 @@ from quantbooth.run.load import load
 from quantbooth.run.models import tuned_base, untuned_base
 from quantbooth.run.run import Run
 from quantbooth.runtime.errors import UserError
+from quantbooth.store.manifest import FORMAT
 from quantbooth.tuning.module import TuningModule
 
 Configure = Callable[..., DictConfig]
@@ -146,7 +147,8 @@ def test_scale_sets_of_an_older_format_are_refused_in_one_line(configure: Config
     manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "format_version": 1}))
     with pytest.raises(UserError) as caught:
         tuned_base(Run(cfg), 3)[0]
-    assert str(caught.value).startswith(f"{manifest} has format_version 1, this quantbooth reads 4; set paths.store")
+    found = f"{manifest} has format_version 1, this quantbooth reads {FORMAT}; set paths.store"
+    assert str(caught.value).startswith(found)
 
 
 def test_a_snapshot_with_other_names_is_refused_naming_the_first(configure: Configure) -> None:
