@@ -44,3 +44,10 @@ def test_every_program_is_installed_by_its_name() -> None:
     installed = {target.partition(":")[2]: name for name, target in scripts.items() if "quantbooth.programs" in target}
     expected = {name: "quantbooth" if name == "pipeline" else f"quantbooth-{name}" for name in (*PROGRAMS, "damage")}
     assert installed == expected
+
+
+@pytest.mark.parametrize("words", [[], ["tunes"]])
+def test_an_unknown_command_is_named_in_one_line(words: list[str]) -> None:
+    done = subprocess.run([sys.executable, "-m", "quantbooth.programs", *words], capture_output=True, text=True)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert all(name in done.stderr for name in [*words, *PROGRAMS])

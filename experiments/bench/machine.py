@@ -31,14 +31,15 @@ def facts() -> dict[str, Any]:
     }
 
 
-def commit() -> str:
-    """The last commit that changed what is measured, with "-dirty" after it where the files are not those of it.
+def commit(*measured: str) -> str:
+    """The last commit that changed the benchmark, or other paths; with "-dirty" after it where the files are not of it.
 
     Raises:
         UserError: outside of a git checkout: a figure must name its code.
     """
-    found = _git("log", "-1", "--format=%h", "--", *MEASURED)
-    return f"{found or 'none'}-dirty" if _git("status", "--porcelain", "--", *MEASURED) else found
+    paths = measured or MEASURED
+    found = _git("log", "-1", "--format=%h", "--", *paths)
+    return f"{found or 'none'}-dirty" if _git("status", "--porcelain", "--", *paths) else found
 
 
 def _git(*arguments: str) -> str:

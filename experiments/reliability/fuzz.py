@@ -9,7 +9,6 @@ python -m experiments.reliability.fuzz --cases 300 --runs      # whole runs of a
 import argparse
 import contextlib
 import io
-import json
 import random
 import sys
 import tempfile
@@ -24,6 +23,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
+from experiments.reliability.record import write_counts
 from experiments.reliability.tiny import QUICK, write_tiny_base
 from quantbooth.commands import pipeline
 from quantbooth.commands.probe import Probing
@@ -193,8 +193,7 @@ def main() -> int:
                 wrong.append({"case": str(case), "ended": ended, "said": said})
                 sys.stdout.write(f"{ended}: {case}\n{said}\n")
     sys.stdout.write(f"{options.cases} cases of seed {options.seed}: {dict(counts)}\n")
-    if options.result is not None:
-        options.result.write_text(json.dumps({"cases": options.cases, **counts, "wrong": wrong}, indent=1) + "\n")
+    write_counts(options.result, {"cases": options.cases, "ended": dict(counts), "seed": options.seed, "wrong": wrong})
     return 1 if wrong else 0
 
 

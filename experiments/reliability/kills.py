@@ -10,14 +10,15 @@ import hashlib
 import json
 import re
 import shutil
-import sys
 from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 from experiments.reliability.boundaries import Disturbance, Outcome, run
+from experiments.reliability.record import finish, write_counts
 from experiments.reliability.verbs import VERBS, make_inputs
 
 __all__ = ["Bench", "cases", "contents", "main"]
@@ -146,25 +147,18 @@ def main() -> None:
     for name in given.verbs:
         whole = bench.undisturbed(name)
         planned.append([(name, one) for one in cases(whole.changes, whole.seconds, *each)])
-    finished = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
-    done = {(one["verb"], one["kind"], one["at"]) for one in finished}
     # one case of each command in turn, so that a part of the run is a sample of all
-    for name, one in (case for turn in zip_longest(*planned) for case in turn if case is not None):
-        if (name, one.kind, one.at) in done:
-            continue
-        finished.append(bench.disturbed(name, one))
-        with log.open("a") as stream:
-            stream.write(json.dumps(finished[-1]) + "\n")
-        sys.stdout.write(f"{name} {one.kind} {one.at} {finished[-1]['code']} {finished[-1]['wrong'][:3]}\n")
-        sys.stdout.flush()
-    if given.result:
-        given.result.write_text(json.dumps(counts(finished), indent=1) + "\n")
+    turns = [case for turn in zip_longest(*planned) for case in turn if case is not None]
+    finished = finish(
+        log, ((f"{name} {one.kind} {one.at}", partial(bench.disturbed, name, one)) for name, one in turns)
+    )
+    write_counts(given.result, counts(finished))
 
 
 def counts(finished: list[dict[str, Any]]) -> dict[str, Any]:
     """Return per command and kind how many cases ran, and which were wrong."""
     ran = Counter(f"{one['verb']} {one['kind']}" for one in finished)
-    wrong = [{key: one[key] for key in ("verb", "kind", "at", "wrong")} for one in finished if one["wrong"]]
+    wrong = [{"name": one["name"], "wrong": one["wrong"]} for one in finished if one["wrong"]]
     faults = sum(one["kind"] in FAULTS for one in finished)
     return {"kills": len(finished) - faults, "faults": faults, "cases": dict(sorted(ran.items())), "wrong": wrong}
 

@@ -31,4 +31,8 @@ def damage() -> None:
 
 
 if __name__ == "__main__":
-    PROGRAMS[sys.argv.pop(1)]()
+    named = sys.argv.pop(1) if len(sys.argv) > 1 else ""
+    if named not in PROGRAMS:
+        sys.stderr.write(f"quantbooth: there is no command {named!r}; known are {', '.join(PROGRAMS)}\n")
+        sys.exit(2)
+    PROGRAMS[named]()

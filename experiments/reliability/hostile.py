@@ -1,14 +1,17 @@
 """Hostile files by kind, and what becomes of them: `cases()` yields names, makers and calls, `outcome` classifies one.
 
-`experiments/reliability` may use it with a command in place of `call`; the tests call the readers themselves.
+python -m experiments.reliability.hostile --result hostile.json
 """
 
+import argparse
 import contextlib
 import io
 import json
 import os
 import signal
 import sys
+import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,6 +21,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+from experiments.reliability.record import write_counts
 from quantbooth.calibration.calibration_set import CalibrationSet
 from quantbooth.data.photos import photo_subject
 from quantbooth.degradation.files import read_reference
@@ -255,3 +259,23 @@ def cases() -> Iterator[Case]:
         yield Case(f"reference: {name}", lambda d, h=head: (d / "reference.safetensors").write_bytes(h), read_reference)  # type: ignore[misc]
     for name, table in TABLES.items():
         yield Case(f"rows: {name}", lambda d, t=table: t.to_parquet(d / "rows.parquet"), read_rows)  # type: ignore[misc]
+
+
+def main() -> int:
+    """Read every hostile file, and write the counts; return 1 where one was not refused."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--result", type=Path)
+    options = parser.parse_args()
+    found = {}
+    for number, case in enumerate(cases()):
+        with tempfile.TemporaryDirectory() as place:
+            (folder := Path(place) / f"given{number}").mkdir()
+            found[case.name] = outcome(case, folder)
+    wrong = {name: ended for name, ended in found.items() if ended != REFUSED}
+    counts = {"cases": len(found), "ended": dict(Counter(found.values())), "wrong": wrong}
+    write_counts(options.result, counts)
+    return int(bool(wrong))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from hostile import REFUSED, Case, cases, outcome
+from experiments.reliability.hostile import REFUSED, Case, cases, outcome
 
 CASES = list(cases())
 
