@@ -36,7 +36,7 @@ HUNG = -9
 
 @dataclass(frozen=True)
 class Reader:
-    """A command, the one whose finished store it finds, what is removed of it first, and the kinds that it reads."""
+    """A command, the one whose finished store it finds, what is removed of it first, and the artifacts that it reads."""
 
     verb: str
     after: str
@@ -49,16 +49,17 @@ class Reader:
         return run(VERBS[self.verb].main, VERBS[self.verb].typed(inputs), case)
 
 
+EVERY = tuple(f"{kind}/*" for kind in KINDS)
 READERS = (
-    Reader("calibrate", "calibrate", ("quantized_base/*",), ("calibration_set",)),
-    Reader("tune", "tune", ("scale_sets/*",), ("quantized_base", "image_set")),
-    Reader("sample", "tune", (), ("quantized_base", "scale_sets")),
-    Reader("evaluate", "sample", (), ("image_set",)),
-    Reader("report", "evaluate", (), ("scores",)),
-    Reader("export", "tune", (), ("quantized_base", "scale_sets")),
-    Reader("degradation", "degradation", ("damage/*w4*",), ("quantized_base", "damage")),
-    Reader("verify", "evaluate", (), KINDS),
-    Reader("verify", "degradation", (), KINDS),
+    Reader("calibrate", "calibrate", ("quantized_base/*",), ("calibration_set/*",)),
+    Reader("tune", "tune", ("scale_sets/*",), ("quantized_base/*", "image_set/*")),
+    Reader("sample", "tune", (), ("quantized_base/*", "scale_sets/*")),
+    Reader("evaluate", "sample", (), ("image_set/toy*",)),  # not the class pictures
+    Reader("report", "evaluate", (), ("scores/*",)),
+    Reader("export", "tune", (), ("quantized_base/*", "scale_sets/*")),
+    Reader("degradation", "degradation", ("damage/*w4*",), ("quantized_base/*", "damage/*")),
+    Reader("verify", "evaluate", (), EVERY),
+    Reader("verify", "degradation", (), EVERY),
 )
 
 
@@ -119,9 +120,10 @@ def planned(stores: dict[Reader, Path], count: int, seed: int) -> list[Case]:
     draw = random.Random(seed)
     groups: dict[tuple[Reader, str, str, str], list[Case]] = defaultdict(list)
     for reader, place in stores.items():
-        for file in sorted(place.joinpath(STORE).rglob("*")):
+        read = [folder for pattern in reader.reads for folder in place.joinpath(STORE).glob(pattern)]
+        for file in sorted(file for folder in read for file in folder.rglob("*") if file.is_file()):
             name = file.relative_to(place / STORE).as_posix()
-            if file.is_file() and name.split("/")[0] in reader.reads and file.name != ".lock":
+            if file.suffix != ".lock":
                 group = (reader, name.split("/")[0], file.suffix, file.stem if file.suffix == ".json" else "")
                 groups[group] += [Case(reader, name, change) for change in CHANGES]
     shuffled = [draw.sample(group, len(group)) for group in groups.values()]
