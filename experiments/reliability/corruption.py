@@ -36,7 +36,7 @@ HUNG = -9
 
 @dataclass(frozen=True)
 class Reader:
-    """A command, the one whose finished store it finds, what is removed of it first, and the artifacts that it reads."""
+    """A command, the one whose finished store it finds, what of it is removed first, and what it reads."""
 
     verb: str
     after: str
