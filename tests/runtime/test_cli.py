@@ -157,6 +157,13 @@ def test_a_torn_config_file_is_named(app: Path) -> None:
     assert f"{app}/conf/quant/torn.yaml" in done.stderr
 
 
+def test_an_artifact_does_not_read_the_environment(app: Path, tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("subject: {path: '${oc.env:HOME}'}\nquant: {bits: 4}\n")
+    done = run(app, "--config-dir", str(tmp_path), "--config-name", "config")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "oc.env" in done.stderr and str(tmp_path) in done.stderr and len(done.stderr.splitlines()) == 1
+
+
 def test_debugging_shows_the_traceback_of_a_mistake(app: Path) -> None:
     done = run(app, "subject.path=empty", QUANTBOOTH_DEBUG="1")
     assert done.returncode == 2
