@@ -261,6 +261,22 @@ def test_defects_are_no_mistakes() -> None:
     assert "provider=" in explaining.NOISE
 
 
+@pytest.mark.parametrize(
+    ("option", "choice"),
+    [
+        ("base.path", "base=folder"),
+        ("subject.path", "subject=folder"),
+        ("tuner.rank", "tuner=lora or tuner=qlora"),
+        ("strategy.interval", "strategy=s1"),
+    ],
+)
+def test_an_option_of_another_choice_is_answered_with_that_choice_also_where_it_is_inherited(
+    option: str, choice: str
+) -> None:
+    line = explain(ValueError(f"Could not override '{option}'.\nKey is not in struct"), "quantbooth")
+    assert line.startswith(f"unknown option '{option}' of this choice; {choice} ")
+
+
 def test_lightning_says_nothing_of_its_own_hardware(monkeypatch: pytest.MonkeyPatch) -> None:
     log = logging.getLogger("lightning.pytorch")
     monkeypatch.delenv("QUANTBOOTH_DEBUG", raising=False)

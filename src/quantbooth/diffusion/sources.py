@@ -138,7 +138,9 @@ def find_base(path: str, revision: str | None = None, config: str | None = None,
     """Return the diffusers folder of a base; a single file is converted once, and again when it changes.
 
     Args:
-        path: as of `config_folder`, and so are revision and config.
+        path: as of `config_folder`.
+        revision: as of `config_folder`.
+        config: as of `config_folder`.
         converted: the folder for converted single files.
 
     Raises:
