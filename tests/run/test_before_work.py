@@ -13,6 +13,8 @@ from omegaconf import DictConfig
 from PIL import Image
 
 from quantbooth.commands.calibrate import calibrate
+from quantbooth.commands.evaluate import evaluate
+from quantbooth.commands.pipeline import check
 from quantbooth.commands.pipeline import job as pipeline
 from quantbooth.commands.sample import sample
 from quantbooth.commands.tune import tune
@@ -152,6 +154,37 @@ def test_the_chain_refuses_what_its_last_step_cannot_do(
     with pytest.raises(UserError, match=told):
         pipeline(compose(tmp_path / "out", *QUICK, *words, *own))
     assert not (tmp_path / "out" / "store").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("subject=folder", "subject.class_word=o"), "the toy scorer has no word 'o'"),
+        (("subject=folder", "subject.class_word=mug", "++subject.templates=['a {} in Rome']"), "no word 'rome'"),
+        (("scorer=clip_b32", "scorer.encoder.model=local-dir:nowhere"), "nowhere.* cannot be loaded"),
+    ],
+)
+def test_scoring_refuses_what_it_cannot_judge_before_it_asks_for_pictures(
+    compose: Compose, tmp_path: Path, photos: Path, words: tuple[str, ...], told: str
+) -> None:
+    own = [f"subject.path={photos}"] if "subject=folder" in words else []
+    with pytest.raises(UserError, match=told):
+        evaluate(Run(compose(tmp_path / "out", *QUICK, *words, *own)))
+    assert not (tmp_path / "out" / "store").exists()
+
+
+def test_the_chain_reads_a_scorer_once(compose: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Scorer] = []
+    whole = Scorer.__init__
+
+    def noted(self: Scorer, *args: Any, **kwargs: Any) -> None:
+        made.append(self)
+        whole(self, *args, **kwargs)
+
+    monkeypatch.setattr(Scorer, "__init__", noted)
+    run = Run(compose(tmp_path / "out", *QUICK, "subjects=[toy_mug,toy_duck]"))
+    check(run)
+    assert made == [run.scorer]
 
 
 def scorer(**judges: Any) -> Scorer:

@@ -89,9 +89,9 @@ def base_folder_of(cfg: DictConfig) -> Path:
         UserError: when they do not, before a model of the hub is fetched or a single file is converted.
     """
     base = cfg.base
-    if base.get("path") is not None:
-        configs = config_folder(base.path, base.get("revision"), base.get("config"))
-        check_base(configs, base.resolution, base.timesteps)
+    if "path" in base.folder:
+        given = {key: base.folder.get(key) for key in ("path", "revision", "config")}
+        check_base(config_folder(**given), base.resolution, base.timesteps)
     folder = build(base.folder, Path)
     check_base(folder, base.resolution, base.timesteps)
     return folder
