@@ -139,6 +139,17 @@ def test_commands_in_the_documents_exist() -> None:
         assert set(re.findall(r"(?<![\w./-])(quantbooth-[a-z]+)\b", code)) <= scripts, document.name
 
 
+def test_tests_in_the_documents_exist() -> None:
+    tests = [file.read_text(encoding="utf-8") for file in sorted((ROOT / "tests").rglob("*.py"))]
+    functions = set(re.findall(r"^ *def (test_\w+)\(", "\n".join(tests), re.MULTILINE))
+    texts = {file: file.read_text(encoding="utf-8") for file in tracked() if file.suffix == ".md"}
+    named_files = {(file, name) for file, text in texts.items() for name in re.findall(r"\btests/[\w./]+\.py\b", text)}
+    named_tests = {(file, name) for file, text in texts.items() for name in re.findall(r"`(test_\w+)`", text)}
+    assert {(named(file), name) for file, name in named_files if not (ROOT / name).is_file()} == set()
+    assert {(named(file), name) for file, name in named_tests if name not in functions} == set()
+    assert len(named_files) > 10 and len(named_tests) > 3
+
+
 def test_commands_name_functions_that_exist() -> None:
     scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
     for target in scripts.values():

@@ -98,6 +98,14 @@ def test_the_document_shows_the_rows(
     assert "suggested zones of toy" in capsys.readouterr().out
 
 
+def test_prompts_that_the_scorer_cannot_judge_are_refused_before_the_base_is_read(
+    configure: Configure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("quantbooth.commands.probe.base_with", lambda *_: pytest.fail("the base was read"))
+    with pytest.raises(UserError, match="no word 'zebra'"):
+        probe(Run(configure("probe.prompts=[[a red zebra,a red mug]]", "probe.pairs=1")))
+
+
 def test_borders_that_leave_no_three_zones_are_refused() -> None:
     assert suggested(Border(226, 0, 0), Border(700, 0, 0), 50, 1000)["content"] == [250, 700]
     for low, high in ((10, 700), (300, 310), (300, 990), (float("nan"), float("nan")), (700, 300)):

@@ -18,6 +18,11 @@ OPTIONS = (
 SLURM = {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "1", "SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NODEID": "0"}
 
 
+def hears_interrupts() -> None:
+    """Set Ctrl-C as a terminal does: a pytest in the background ignores it, and its children would too."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 class Work:
     """Commands in a folder, on the same base."""
 
@@ -28,7 +33,9 @@ class Work:
     def start(self, command: str, **environment: str) -> subprocess.Popen[str]:
         words = [sys.executable, "-m", "quantbooth.programs", command, *OPTIONS, f"base.path={self.base}"]
         given = os.environ | {"OMP_NUM_THREADS": "1"} | environment
-        return subprocess.Popen(words, cwd=self.folder, env=given, stderr=subprocess.PIPE, text=True)
+        return subprocess.Popen(
+            words, cwd=self.folder, env=given, stderr=subprocess.PIPE, text=True, preexec_fn=hears_interrupts
+        )
 
     def run(self, command: str) -> str:
         process = self.start(command)

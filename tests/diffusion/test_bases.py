@@ -13,6 +13,7 @@ from torch import Tensor
 from experiments.random_base import random_base
 from quantbooth.diffusion.base import Base
 from quantbooth.diffusion.lora_names import original_name
+from quantbooth.diffusion.original_weights import untaken
 from quantbooth.diffusion.pretrained import load_base, save_base
 from quantbooth.diffusion.schedule import Schedule
 from quantbooth.diffusion.sources import find_base
@@ -142,7 +143,17 @@ def test_what_is_no_whole_model_of_the_architecture_is_refused(
 
 XL = "stable-diffusion-xl-v1-base"
 ALPHAS = Schedule(SCHEDULE).alpha_bar
-LAST = "model.diffusion_model.input_blocks.99.0.weight"
+UNTAKEN = (
+    "model.diffusion_model.input_blocks.99.0.weight",
+    "first_stage_model.encoder.down.9.block.0.conv1.weight",
+    "first_stage_model.decoder.mid.block_3.conv1.weight",
+    "first_stage_model.encoder.mid.attn_1.rank.weight",
+    "first_stage_model.quant_conv.scale",
+    "cond_stage_model.transformer.text_model.encoder.layers.99.mlp.fc1.weight",
+    "cond_stage_model.transformer.vision_model.post_layernorm.weight",
+    "cond_stage_model.vision.position_ids",
+    "conditioner.embedders.0.transformer.text_model.final_layer_norm.weight",
+)
 
 
 @pytest.mark.parametrize(
@@ -164,7 +175,7 @@ LAST = "model.diffusion_model.input_blocks.99.0.weight"
         ("alphas_cumprod", {}, {"alphas_cumprod": ALPHAS[:500].clone()}),
         ("edm_mean", {}, {"edm_mean": torch.zeros(4)}),
         ("extra.weight", {}, {"extra.weight": torch.zeros(4)}),
-        (LAST, {}, {LAST: torch.zeros(4)}),
+        *((name, {}, {name: torch.zeros(4)}) for name in UNTAKEN),
     ],
 )
 def test_a_file_that_says_otherwise_than_its_configuration_is_refused_by_key(
@@ -175,6 +186,49 @@ def test_a_file_that_says_otherwise_than_its_configuration_is_refused_by_key(
     with pytest.raises(UserError, match=rf"\b{re.escape(named)}\b.*; choose another base\.config$"):
         find_base(str(file), None, str(config), str(tmp_path / "bases"))
     assert not list(tmp_path.glob("bases/*"))
+
+
+OPEN_CLIP = {
+    "text_model.": "",
+    "encoder.layers.": "transformer.resblocks.",
+    "final_layer_norm": "ln_final",
+    "layer_norm": "ln_",
+    "mlp.fc1": "mlp.c_fc",
+    "mlp.fc2": "mlp.c_proj",
+    "self_attn.": "attn.",
+    "embeddings.position_embedding.weight": "positional_embedding",
+    "embeddings.token_embedding": "token_embedding",
+    "text_projection.weight": "text_projection",
+}
+
+
+def of_open_clip(name: str) -> str:
+    for ours, theirs in OPEN_CLIP.items():
+        name = name.replace(ours, theirs)
+    return re.sub(r"[qkv]_proj\.", "in_proj_", name)
+
+
+@pytest.mark.parametrize(
+    ("kind", "beginnings"),
+    [
+        ("tiny", ["cond_stage_model.model."]),
+        ("tiny-xl", ["conditioner.embedders.0.transformer.text_model.", "conditioner.embedders.1.model."]),
+    ],
+)
+def test_names_of_open_clip_are_followed_to_both_text_encoders(
+    kind: str, beginnings: list[str], tmp_path: Path
+) -> None:
+    base = random_base(kind, seed=1)
+    save_base(base, tmp_path, torch.float32)
+    names = {f"model.diffusion_model.{name}" for name in base.family.original_names(base.denoiser)}
+    names |= {f"first_stage_model.{of_autoencoder(key, 4)}" for key in base.autoencoder.state_dict()}
+    for encoder, beginning in zip(base.text_encoders, beginnings, strict=True):
+        translated = of_open_clip if beginning.endswith(".model.") else str
+        names |= {f"{beginning}{translated(key.removeprefix('text_model.'))}" for key in encoder.state_dict()}
+    spare = {f"{beginnings[-1]}logit_scale", f"{beginnings[-1]}attn_mask", "model_ema.x"}
+    assert untaken(names | spare, tmp_path, base.family) == []
+    more = {f"{beginning}{name}" for beginning in beginnings for name in ("transformer.resblocks.99.ln_1.bias", "more")}
+    assert untaken(names | more, tmp_path, base.family) == sorted(more)
 
 
 def test_a_file_that_agrees_with_its_configuration_is_taken(
@@ -191,6 +245,7 @@ def test_a_file_that_agrees_with_its_configuration_is_taken(
         },
     )
     buffers = {"alphas_cumprod": ALPHAS, "betas": 1 - ALPHAS, "model_ema.decay": torch.ones(())}
+    buffers["cond_stage_model.transformer.text_model.embeddings.position_ids"] = torch.arange(77)[None]
     save_file({**whole, **buffers}, file, metadata=agreeing)
     assert find_base(str(file), None, str(config), str(tmp_path / "bases")).is_dir()
 

@@ -105,6 +105,16 @@ def test_pickles_are_not_read(network: Write, tmp_path: Path) -> None:
         DinoEncoder(moved)
 
 
+@pytest.mark.parametrize("name", ["dino", "dinov2"])
+def test_weights_of_another_shape_are_told(network: Write, tmp_path: Path, name: str) -> None:
+    moved = copy(network(name), tmp_path)
+    weights = load_file(moved / "model.safetensors")
+    weights["layernorm.weight"] = torch.zeros(3)
+    save_file(weights, moved / "model.safetensors", {"format": "pt"})
+    with pytest.raises(UserError, match=r"layernorm\.weight"):
+        DinoEncoder(moved)
+
+
 @pytest.mark.parametrize(
     ("lost", "added", "told"),
     [

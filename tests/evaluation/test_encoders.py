@@ -7,6 +7,7 @@ import open_clip
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn.functional import normalize
 
@@ -88,6 +89,27 @@ def test_a_folder_without_weights_is_refused(folder: Path, tmp_path: Path) -> No
     (tmp_path / "open_clip_config.json").write_text((folder / "open_clip_config.json").read_text())
     with pytest.raises(UserError, match="cannot be loaded"):
         OpenClipEncoder(f"local-dir:{tmp_path}")
+
+
+@pytest.mark.parametrize(
+    ("name", "weight", "told"),
+    [
+        ("visual.proj", torch.zeros(3, 3), r"visual\.proj.*size mismatch|size mismatch.*visual\.proj"),
+        ("visual.proj", None, r"[Mm]issing.*visual\.proj"),
+        ("visual.more", torch.zeros(3), r"[Uu]nexpected.*visual\.more"),
+        ("ln_final.bias", torch.full((16,), float("nan")), r"ln_final\.bias must be finite"),
+    ],
+)
+def test_weights_that_do_not_fit_their_configuration_are_refused_by_name(
+    folder: Path, tmp_path: Path, name: str, weight: Tensor | None, told: str
+) -> None:
+    (tmp_path / "open_clip_config.json").write_text((folder / "open_clip_config.json").read_text())
+    weights = torch.load(folder / "open_clip_pytorch_model.bin", weights_only=True) | {name: weight}
+    kept = {key: value.clone() for key, value in weights.items() if value is not None}
+    save_file(kept, tmp_path / "open_clip_model.safetensors")
+    with pytest.raises(UserError, match=told) as caught:
+        OpenClipEncoder(f"local-dir:{tmp_path}")
+    assert str(tmp_path) in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_unknown_model_and_unknown_weights_are_refused() -> None:

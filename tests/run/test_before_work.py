@@ -1,18 +1,24 @@
 """What a real base, machine or judge cannot do is refused by every command before any work, and leaves no store."""
 
+import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from huggingface_hub.utils._paths import filter_repo_objects
 from omegaconf import DictConfig
 from PIL import Image
 
 from quantbooth.commands.calibrate import calibrate
+from quantbooth.commands.evaluate import evaluate
+from quantbooth.commands.pipeline import check
 from quantbooth.commands.pipeline import job as pipeline
 from quantbooth.commands.sample import sample
 from quantbooth.commands.tune import tune
+from quantbooth.diffusion import sources
 from quantbooth.evaluation.locators import WholeImage
 from quantbooth.evaluation.scorer import Scorer
 from quantbooth.run.run import Run
@@ -66,6 +72,69 @@ def test_what_cannot_be_is_refused_by_every_command(
     assert not (tmp_path / "out" / "store").exists()
 
 
+class Hub:
+    """A model on the hub, of which files are copied into a cache as they are asked for."""
+
+    def __init__(self, model: Path, cache: Path) -> None:
+        self.model, self.cache = model, cache
+
+    def download(self, name: str, *, revision: str, allow_patterns: list[str], ignore_patterns: list[str]) -> str:
+        assert (name, revision) == ("owner/model", COMMIT)
+        files = [str(file.relative_to(self.model)) for file in self.model.rglob("*") if file.is_file()]
+        for file in filter_repo_objects(files, allow_patterns=allow_patterns, ignore_patterns=ignore_patterns):
+            (self.cache / file).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(self.model / file, self.cache / file)
+        return str(self.cache)
+
+    @property
+    def weights(self) -> int:
+        return len(list(self.cache.rglob("*.safetensors")))
+
+
+COMMIT = "0123456789" * 4
+HUB = ("base=folder", "base.path=owner/model", f"base.revision={COMMIT}")
+
+
+@pytest.fixture
+def hub(base_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hub:
+    made = Hub(base_folder, tmp_path / "cache")
+    monkeypatch.setattr(sources, "snapshot_download", made.download)
+    return made
+
+
+@pytest.mark.parametrize("words", ["base.resolution=64", "base.resolution=32 base.timesteps=500"])
+def test_a_model_of_the_hub_that_does_not_fit_is_refused_before_its_weights_are_fetched(
+    compose: Compose, hub: Hub, tmp_path: Path, words: str
+) -> None:
+    option, _, value = words.split()[-1].partition("=")
+    with pytest.raises(UserError, match=rf"^{option} must be .* got {value}$"):
+        Run(compose(tmp_path / "out", *HUB, *words.split(), "base.zones={}")).check("base_folder")
+    assert (hub.cache / "unet" / "config.json").is_file() and hub.weights == 0
+
+
+def test_a_model_of_the_hub_that_is_not_supported_is_refused_before_its_weights_are_fetched(
+    compose: Compose, hub: Hub, tmp_path: Path
+) -> None:
+    hub.model = Path(shutil.copytree(hub.model, tmp_path / "model"))
+    file = hub.model / "unet" / "config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "in_channels": 9}))
+    with pytest.raises(UserError, match=r"unet.config\.json: in_channels"):
+        Run(compose(tmp_path / "out", *HUB, "base.resolution=32")).check("base_folder")
+    assert hub.weights == 0
+
+
+def test_a_model_of_the_hub_that_fits_is_fetched_whole(compose: Compose, hub: Hub, tmp_path: Path) -> None:
+    assert Run(compose(tmp_path / "out", *HUB, "base.resolution=32")).base_folder == hub.cache
+    assert hub.weights == 3
+
+
+def test_the_weights_of_a_configuration_are_not_fetched(hub: Hub, tmp_path: Path) -> None:
+    file = tmp_path / "model.safetensors"
+    file.touch()
+    assert sources.config_folder(str(file), COMMIT, "owner/model") == hub.cache
+    assert hub.weights == 0
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [
@@ -85,6 +154,37 @@ def test_the_chain_refuses_what_its_last_step_cannot_do(
     with pytest.raises(UserError, match=told):
         pipeline(compose(tmp_path / "out", *QUICK, *words, *own))
     assert not (tmp_path / "out" / "store").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("subject=folder", "subject.class_word=o"), "the toy scorer has no word 'o'"),
+        (("subject=folder", "subject.class_word=mug", "++subject.templates=['a {} in Rome']"), "no word 'rome'"),
+        (("scorer=clip_b32", "scorer.encoder.model=local-dir:nowhere"), "nowhere.* cannot be loaded"),
+    ],
+)
+def test_scoring_refuses_what_it_cannot_judge_before_it_asks_for_pictures(
+    compose: Compose, tmp_path: Path, photos: Path, words: tuple[str, ...], told: str
+) -> None:
+    own = [f"subject.path={photos}"] if "subject=folder" in words else []
+    with pytest.raises(UserError, match=told):
+        evaluate(Run(compose(tmp_path / "out", *QUICK, *words, *own)))
+    assert not (tmp_path / "out" / "store").exists()
+
+
+def test_the_chain_reads_a_scorer_once(compose: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Scorer] = []
+    whole = Scorer.__init__
+
+    def noted(self: Scorer, *args: Any, **kwargs: Any) -> None:
+        made.append(self)
+        whole(self, *args, **kwargs)
+
+    monkeypatch.setattr(Scorer, "__init__", noted)
+    run = Run(compose(tmp_path / "out", *QUICK, "subjects=[toy_mug,toy_duck]"))
+    check(run)
+    assert made == [run.scorer]
 
 
 def scorer(**judges: Any) -> Scorer:

@@ -157,6 +157,13 @@ def test_a_torn_config_file_is_named(app: Path) -> None:
     assert f"{app}/conf/quant/torn.yaml" in done.stderr
 
 
+def test_an_artifact_does_not_read_the_environment(app: Path, tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("subject: {path: '${oc.env:HOME}'}\nquant: {bits: 4}\n")
+    done = run(app, "--config-dir", str(tmp_path), "--config-name", "config")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "oc.env" in done.stderr and str(tmp_path) in done.stderr and len(done.stderr.splitlines()) == 1
+
+
 def test_debugging_shows_the_traceback_of_a_mistake(app: Path) -> None:
     done = run(app, "subject.path=empty", QUANTBOOTH_DEBUG="1")
     assert done.returncode == 2
@@ -252,6 +259,22 @@ def test_defects_are_no_mistakes() -> None:
     assert not is_mistake(ValueError("x"))
     assert not is_mistake(RuntimeError("x"))
     assert "provider=" in explaining.NOISE
+
+
+@pytest.mark.parametrize(
+    ("option", "choice"),
+    [
+        ("base.path", "base=folder"),
+        ("subject.path", "subject=folder"),
+        ("tuner.rank", "tuner=lora or tuner=qlora"),
+        ("strategy.interval", "strategy=s1"),
+    ],
+)
+def test_an_option_of_another_choice_is_answered_with_that_choice_also_where_it_is_inherited(
+    option: str, choice: str
+) -> None:
+    line = explain(ValueError(f"Could not override '{option}'.\nKey is not in struct"), "quantbooth")
+    assert line.startswith(f"unknown option '{option}' of this choice; {choice} ")
 
 
 def test_lightning_says_nothing_of_its_own_hardware(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -98,6 +98,36 @@ def test_other_limits_name_what_raises_them(error: Exception, wanted: tuple[str,
     assert all(word in explain(error) for word in wanted)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "libtorch_cpu.so: failed to map segment from shared object",
+        "numpy failed: /usr/lib/libx.so.3: cannot allocate memory in static TLS block",
+        "libx.so.1: cannot create shared object descriptor: Cannot allocate memory",
+    ],
+)
+def test_a_library_for_which_no_memory_is_left_is_named_with_the_limit(text: str) -> None:
+    line = explain(ImportError(text))
+    assert is_mistake(ImportError(text)) and ".so" in line and "ulimit -v" in line and "\n" not in line
+
+
+def test_a_limit_of_memory_below_torch_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
+    command = 'ulimit -v 600000; exec "$0" -m quantbooth.programs calibrate'
+    done = subprocess.run(
+        ["bash", "-c", command, sys.executable], cwd=tmp_path, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1 and "ulimit -v" in done.stderr
+    assert not list(tmp_path.rglob("*.log"))
+
+
+@pytest.mark.parametrize(
+    "text", ["libx.so: failed to map segment from shared object: Operation not permitted", "No module named 'x'"]
+)
+def test_other_errors_of_imports_are_no_limits_of_memory(text: str) -> None:
+    assert not is_mistake(ImportError(text))
+
+
 @pytest.mark.parametrize("error", [RuntimeError("shape mismatch"), SafetensorError("invalid header"), KeyError("full")])
 def test_bugs_are_no_limits(error: Exception) -> None:
     assert not is_mistake(error)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from quantbooth.runtime.errors import UserError
 from quantbooth.store.manifest import FORMAT, Manifest
@@ -54,6 +55,12 @@ def test_a_step_that_was_not_kept_is_refused_naming_those_that_were(tmp_path: Pa
 def test_a_damaged_file_is_refused_in_one_line(tmp_path: Path) -> None:
     snapshot_path(tmp_path, 5).write_bytes(b"not safetensors at all")
     with pytest.raises(UserError, match=r"step-000005\.safetensors cannot be read: "):
+        read_snapshot(tmp_path, 5)
+
+
+def test_a_header_of_which_nothing_is_read_is_refused_by_file_and_key(tmp_path: Path) -> None:
+    save_file({"a.gain_out": torch.ones(1)}, snapshot_path(tmp_path, 5), metadata={"strategy": "s9"})
+    with pytest.raises(UserError, match=r"step-000005\.safetensors: __metadata__\.strategy: unknown key, found 's9'"):
         read_snapshot(tmp_path, 5)
 
 

@@ -1,13 +1,18 @@
 """Unfinished tuning on disk: experts are joined in the order of their zones, and only sound checkpoints are read."""
 
 import errno
+import json
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
+from quantbooth.store.files import checksum
 from quantbooth.store.store import Draft
 from quantbooth.tuning.checkpoints import STALE, Part, Unfinished
 from quantbooth.tuning.files import read_snapshot, snapshot_path
@@ -65,6 +70,29 @@ def test_what_is_damaged_is_left_out(draft: Draft, capsys: pytest.CaptureFixture
         file.unlink()
     assert part.latest() is None
     assert file.name in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("header", "told"),
+    [
+        ({"more": "x"}, "more: unknown key"),
+        ({"record": {"more": 1}}, "more: unknown key"),
+        ({"record": {"step": "2"}}, "step"),
+        ({"record": {"seconds": float("nan")}}, "NaN"),
+        ({"record": {"snapshots": [1]}}, "snapshots"),
+    ],
+)
+def test_a_header_that_says_what_is_not_known_is_left_out_naming_the_key(
+    draft: Draft, capsys: pytest.CaptureFixture[str], header: dict[str, Any], told: str
+) -> None:
+    part = written(draft, 1)
+    (file,) = part.folders[0].glob("checkpoint-*")
+    with safe_open(file, "pt") as opened:
+        record = json.loads(opened.metadata()["record"]) | header.pop("record", {})
+    save_file(load_file(file), file, {"record": json.dumps(record), **header})
+    file.rename(file.with_name(f"checkpoint-000001-{checksum(file)}.safetensors"))
+    assert part.latest() is None
+    assert told in capsys.readouterr().err
 
 
 def test_partial_files_of_killed_processes_are_removed_and_those_of_others_kept(draft: Draft) -> None:

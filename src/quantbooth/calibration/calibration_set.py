@@ -17,8 +17,8 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError
+from safetensors.torch import save_file
 from torch import Tensor
 
 from quantbooth.calibration.sources import PromptBatch, Source
@@ -26,7 +26,7 @@ from quantbooth.diffusion.base import Base
 from quantbooth.diffusion.conditioning import Conditioning
 from quantbooth.runtime.errors import UserError
 from quantbooth.runtime.lightning import Loop
-from quantbooth.store.documents import read_as
+from quantbooth.store.documents import open_tensors, read_as, read_tensors
 
 __all__ = ["CalibrationSet", "Items", "generate_calibration_set", "sentences", "write_states", "write_texts"]
 
@@ -67,7 +67,7 @@ class CalibrationSet:
             about = read_as(About, folder / ABOUT)
             _require(about.shard > 0, f"{ABOUT}: shard must be 1 or more, found {about.shard}")
             self.prompts, self.timesteps, self._shard = about.prompts, about.timesteps, about.shard
-            self._texts = Conditioning.from_tensors(load_file(folder / TEXTS))
+            self._texts = Conditioning.from_tensors(read_tensors(folder / TEXTS))
             rows = {text: row for row, text in enumerate(sentences(self.prompts))}
             _require(len(self._texts) == len(rows), f"{TEXTS} must have {len(rows)} texts, found {len(self._texts)}")
             self._rows = [rows[prompt] for prompt in self.prompts]
@@ -97,7 +97,7 @@ class CalibrationSet:
     def _opened(self, first: int) -> Any:
         """Open the shard that begins with prompt `first`; only its header is read."""
         path = self.folder / _shard_name(first // self._shard)
-        opened = safe_open(path, "pt")
+        opened = open_tensors(path)
         expected = [min(self._shard, len(self.prompts) - first), len(self.timesteps)]
         found = opened.get_slice("x").get_shape()[:2]
         _require(found == expected, f"{path.name} must have {expected} prompts and timesteps, found {found}")

@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 from quantbooth.diffusion.pretrained import float_bytes
 from quantbooth.evaluation.files import Record, write_scores
 from quantbooth.evaluation.module import EvaluationModule
+from quantbooth.run.judges import require_judged
 from quantbooth.run.run import Run, SubjectRun
 from quantbooth.runtime.draws import index_loader
 from quantbooth.sampling.image_set import read_requests
@@ -21,6 +22,7 @@ __all__ = ["evaluate", "job"]
 def evaluate(run: Run) -> list[Path]:
     """Score the pictures of every subject at every evaluated step; return the folders of scores."""
     run.check("scorer")
+    require_judged(run)
     return [score(one, step) for one in run.subjects for step in run.steps]
 
 

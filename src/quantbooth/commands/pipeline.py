@@ -14,12 +14,10 @@ from quantbooth.commands.evaluate import evaluate
 from quantbooth.commands.report import report
 from quantbooth.commands.sample import sample
 from quantbooth.commands.tune import tune
-from quantbooth.evaluation.scorer import Scorer
+from quantbooth.run.judges import require_judged
 from quantbooth.run.prompts import require_read
 from quantbooth.run.run import Run
-from quantbooth.runtime.config import build
 from quantbooth.runtime.errors import UserError
-from quantbooth.sampling.image_set import UNRELATED
 
 __all__ = ["check", "conclude", "job"]
 
@@ -43,19 +41,7 @@ def check(chain: Run) -> None:
     """Raise the UserError of any step of the chain before any work."""
     chain.check("strategy", "protocol", "sampler", "recipe", "steps", "tuner", "loras", "subjects", "quantized_base")
     require_read(chain)
-    drawn = [image for one in chain.subjects for step in chain.steps if (image := one.images(step).find())]
-    if len(drawn) < len(chain.subjects) * len(chain.steps):
-        check_judges(chain)
-
-
-def check_judges(chain: Run) -> None:
-    """Judge a photo of each subject, so that a scorer that cannot ends the run before any work; it is freed again."""
-    scorer = build(chain.cfg.scorer, Scorer)
-    for one in chain.subjects:
-        requests = [request for request in one.requests() if request.kind != UNRELATED]
-        texts = dict.fromkeys(request.judged_text for request in requests)
-        values = [values for request in requests for values in (request.asked, request.own)]
-        scorer.check(one.subject.references[:1], list(texts), one.subject.class_word, values)
+    require_judged(chain)
 
 
 def conclude(jobs: list[tuple[DictConfig, list[Path]]]) -> None:

@@ -63,6 +63,13 @@ class Probing:
         }
         return Artifact(self.run.store, KIND, self.run.base_name, "quantbooth-probe", identity)
 
+    def check_judges(self) -> None:
+        """Score a blank picture and every prompt, so that unsupported ones are refused before any work."""
+        side = self.run.settings["base"]["resolution"]
+        texts = dict.fromkeys(text for pair in self.contrasts for text in (pair.first, pair.second))
+        values = [{name: value} for pair in self.contrasts for name, both in pair.attributes.items() for value in both]
+        self.run.scorer.check(torch.zeros(1, 3, side, side), list(texts), None, values)
+
     def record(self) -> ProbeRecord:
         return ProbeRecord(
             base=self.run.base_name,
@@ -86,6 +93,7 @@ def probe(run: Run) -> Path:
 def measure(probing: Probing) -> None:
     """Probe the base and write the tables."""
     run = probing.run
+    probing.check_judges()
     with probing.artifact.writing(run.settings) as draft:
         with profile() as cost:
             write_probe(draft.path, probing.record(), **rows_of(probing))

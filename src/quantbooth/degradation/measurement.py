@@ -119,11 +119,9 @@ class Measurement:
 
     def check_judges(self, side: int) -> None:
         """Score a blank picture and every prompt, so that unsupported ones are refused before any work."""
-        blank = torch.zeros(1, 3, side, side)
-        self.scorer.encoder.images(blank)
-        self.scorer.encoder.texts([question.text for question in self.questions.each])
-        if self.scorer.oracle is not None:
-            self.scorer.oracle.probabilities(blank)
+        questions = self.questions.each
+        asked = [question.asked for question in questions]
+        self.scorer.check(torch.zeros(1, 3, side, side), [question.text for question in questions], None, asked)
 
     def generate(self, base: Base, folder: Path, count: int, what: str) -> None:
         """Generate pictures of the first questions, one file each."""

@@ -7,7 +7,7 @@ in addition to what is tuned. Safetensors only: other formats can run code when 
 
 import hashlib
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from quantbooth.diffusion.base import Base
+from quantbooth.diffusion.lora_config import LoraConfig
 from quantbooth.diffusion.lora_names import Names, Place, parts_of
 from quantbooth.diffusion.model import Family
 from quantbooth.quant import adapters
@@ -149,25 +150,31 @@ def _fitted(layer: nn.Module, down: Tensor, up: Tensor, scale: float) -> tuple[T
     return (down[..., None, None] if is_convolution and down.ndim == 2 else down).float(), up.float() * scale
 
 
-def _read(lora: LoraFile, parts: Iterable[str]) -> tuple[dict[str, Tensor], dict[str, dict[str, Any]]]:
+def _read(lora: LoraFile, parts: Collection[str]) -> tuple[dict[str, Tensor], dict[str, dict[str, Any]]]:
     """Return the tensors of a file, and the LoRA configuration of each part."""
     try:
         with safe_open(lora.path, framework="pt") as file:
             tensors = {key: file.get_tensor(key) for key in sorted(file.keys())}
-            found = parsed_json((file.metadata() or {}).get(METADATA, "{}"), f"{lora.path}: {METADATA}")
-        metadata = checked(dict[str, Any], found, f"{lora.path}: {METADATA}")
-        config = {} if lora.config is None else read_as(dict[str, Any], lora.config)
+            header = file.metadata() or {}
     except (SafetensorError, OSError) as error:
         raise UserError(f"{lora.path} cannot be read as a LoRA file: {error}") from error
     for key, tensor in tensors.items():
         if not tensor.isfinite().all():
             raise UserError(f"{lora.path}: {key!r} must be finite")
-    named = {part: _under(metadata, part) for part in parts}
-    return tensors, {part: own or config for part, own in named.items()}
+    config = {} if lora.config is None else read_as(LoraConfig, lora.config)
+    named = _by_part(header.get(METADATA, "{}"), f"{lora.path}: {METADATA}", parts)
+    return tensors, {part: named.get(part, config) for part in parts}
 
 
-def _under(metadata: Mapping[str, Any], part: str) -> dict[str, Any]:
-    return {key.removeprefix(f"{part}."): value for key, value in metadata.items() if key.startswith(f"{part}.")}
+def _by_part(text: str, where: str, parts: Collection[str]) -> dict[str, dict[str, Any]]:
+    """Return the configurations in a header, whose keys begin with the part of the base: `unet.lora_alpha`."""
+    found: dict[str, dict[str, Any]] = {}
+    for name, value in checked(dict[str, Any], parsed_json(text, where), where).items():
+        part, _, key = name.partition(".")
+        if part not in parts:
+            raise UserError(f"{where}: {name}: unknown key; the parts of this base are {', '.join(parts)}")
+        found.setdefault(part, {})[key] = value
+    return {part: checked(LoraConfig, values, f"{where}: {part}") for part, values in found.items()}
 
 
 def _scale(path: Path, config: Mapping[str, Any], rank: int) -> float:

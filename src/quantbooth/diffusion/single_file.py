@@ -21,16 +21,13 @@ from torch import Tensor
 
 from quantbooth.diffusion.families.registry import family_in, folders_of_networks
 from quantbooth.diffusion.model import Family
-from quantbooth.diffusion.pretrained import empty_denoiser
+from quantbooth.diffusion.original_weights import NETWORKS, untaken
 from quantbooth.diffusion.schedule import Schedule
 from quantbooth.diffusion.scheduler_config import read_scheduler_config
 from quantbooth.runtime.errors import UserError
 
 __all__ = ["convert"]
 
-NETWORKS = ("model.diffusion_model.", "first_stage_model.", "cond_stage_model.", "conditioner.", "model_ema.")
-"""Beginnings of the names of weights; diffusers does not read averages (`model_ema`)."""
-DENOISER = NETWORKS[0]
 SCHEDULE = re.compile(
     r"betas|(alphas|sqrt_alphas|sqrt_one_minus_alphas|log_one_minus_alphas|sqrt_recip_alphas|sqrt_recipm1_alphas)_cumprod"
     r"|alphas_cumprod_prev|posterior_\w+|logvar|lvlb_weights|denoiser\.sigmas"
@@ -117,11 +114,12 @@ def _require_agreement(file: Path, config: Path, family: Family) -> None:
             raise UserError(f"{file} says {key} = {said}, {config} says {expected}; choose another base.config")
     if alpha_bar is not None and not _is_close(alpha_bar, schedule.alpha_bar):
         raise UserError(f"{file} has another noise schedule ({ALPHA_BAR}) than {config}; choose another base.config")
-    known = {f"{DENOISER}{name}" for name in family.original_names(empty_denoiser(config))}
-    for name in sorted(names):
-        other = not name.startswith(NETWORKS) and not SCHEDULE.fullmatch(name) and name not in (VELOCITY, ZERO_SNR)
-        if other or (name.startswith(DENOISER) and name not in known):
-            raise UserError(f"{file} has {name}, which no network of {config} has; choose another base.config")
+    others = (name for name in names if not name.startswith(NETWORKS) and not SCHEDULE.fullmatch(name))
+    unread = sorted(set(others) - {VELOCITY, ZERO_SNR}) or untaken(names, config, family)
+    if unread:
+        raise UserError(
+            f"{file} has {unread[0]} ({len(unread)} such), which no network of {config} has; choose another base.config"
+        )
 
 
 Claim = tuple[str, str, str]

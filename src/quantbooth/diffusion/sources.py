@@ -21,16 +21,18 @@ from quantbooth.diffusion.weights import first_line
 from quantbooth.runtime.errors import UserError
 from quantbooth.store.files import atomic_folder, owning_folder
 
-__all__ = ["find_base", "network_folder", "source_folder"]
+__all__ = ["config_folder", "find_base", "network_folder", "source_folder"]
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 COMMIT = re.compile(r"[0-9a-f]{40}")
 PARTS = (*folders_of_networks(), "scheduler")
-WANTED = [
+CONFIGS = [
     "model_index.json",
-    *(f"{part}/{file}" for part in PARTS for file in ("*.json", "*.safetensors")),
+    *(f"{part}/*.json" for part in PARTS),
     *("tokenizer/*", "tokenizer_2/*", "tokenizer_3/*"),
 ]
+"""The small files of a base, which are looked at before its weights are fetched."""
+WANTED = [*CONFIGS, *(f"{part}/*.safetensors" for part in PARTS)]
 ALONE = ["*.json", "*.txt", "*.safetensors"]
 """Files of one transformers network: configuration, tokenizer, weights."""
 UNWANTED = ["*.fp16.*", "*.bf16.*", "*non_ema*", "*.bin", "*.ckpt", "*.py"]
@@ -106,31 +108,47 @@ def _not_a_folder(file: Path, option: str, library: str) -> str:
 SINGLE = ".safetensors"
 
 
-def find_base(path: str, revision: str | None = None, config: str | None = None, converted: str = "bases") -> Path:
-    """Return the diffusers folder of a base; a single file is converted once, and again when it changes.
+def config_folder(path: str, revision: str | None = None, config: str | None = None) -> Path:
+    """Return the diffusers folder with a base's configuration files; from the hub come these alone, no weights.
 
     Args:
         path: a folder, a safetensors file, or "owner/name" on the hub.
         revision: the commit on the hub.
         config: for a single file: a folder or model whose configuration files give the file's architecture.
-        converted: the folder for converted single files.
 
     Raises:
         UserError: when the path does not exist or is not a base, or the configuration is missing.
     """
     file = Path(path).expanduser()
-    if file.suffix.lower() != SINGLE or not file.is_file():
+    if not _is_single(file):
         if config is not None:
             raise UserError(f"base.config is for a {SINGLE} file, base.path={path} is none; leave base.config out")
         if revision is not None and file.is_dir():
             raise UserError(f"base.revision={revision} is of a model on the hub, {path} is a folder; leave it out")
-        return source_folder(path, revision)
+        return _folder(path, revision, "base", "diffusers", CONFIGS)
     if config is None:
         raise UserError(
             f"{file} has no architecture: set base.config=DIR, a diffusers folder of the same one, whose "
             "configuration files are read and whose weights are not"
         )
-    architecture = source_folder(config, revision)
+    return _folder(config, revision, "base", "diffusers", CONFIGS)
+
+
+def find_base(path: str, revision: str | None = None, config: str | None = None, converted: str = "bases") -> Path:
+    """Return the diffusers folder of a base; a single file is converted once, and again when it changes.
+
+    Args:
+        path: as of `config_folder`.
+        revision: as of `config_folder`.
+        config: as of `config_folder`.
+        converted: the folder for converted single files.
+
+    Raises:
+        UserError: as `config_folder`, and when the file is not of that architecture.
+    """
+    architecture, file = config_folder(path, revision, config), Path(path).expanduser()
+    if not _is_single(file):
+        return source_folder(path, revision)
     destination = Path(converted).expanduser() / f"{file.stem}-{_digits(file, architecture)}"
     if not destination.is_dir():
         with owning_folder(destination):
@@ -138,6 +156,10 @@ def find_base(path: str, revision: str | None = None, config: str | None = None,
                 with atomic_folder(destination, "paths.outputs") as draft:
                     convert(file, architecture, draft)
     return destination
+
+
+def _is_single(file: Path) -> bool:
+    return file.suffix.lower() == SINGLE and file.is_file()
 
 
 def _digits(file: Path, config: Path) -> str:

@@ -33,6 +33,8 @@ def read_network(kind: Any, folder: Path, spare: Iterable[str] = (), **options: 
         UserError: when weights are missing, of another shape, unknown, or not finite, naming the first.
     """
     given = {"local_files_only": True, "use_safetensors": True, **options}
+    if kind.__module__.startswith("transformers."):  # diffusers names them itself
+        given["ignore_mismatched_sizes"] = True  # they are refused below, by name
     try:
         network, loaded = kind.from_pretrained(str(folder), output_loading_info=True, **given)
     except StrictDataclassError as error:

@@ -19,6 +19,7 @@ from torch.nn.functional import normalize
 from transformers import AutoImageProcessor, Dinov2Model, ViTModel
 
 from quantbooth.diffusion.prompt_length import require_room
+from quantbooth.diffusion.weights import require_finite
 from quantbooth.evaluation.folders import digest, model_type, read_network, read_processor
 from quantbooth.runtime.errors import UserError
 
@@ -73,7 +74,8 @@ class OpenClipEncoder(Encoder):
     those of other tools that read the saved pictures.
 
     Raises:
-        UserError: when weights are not available, or were trained with another activation (QuickGELU) than the model's.
+        UserError: when weights are not available, do not fit the model or are not finite, or were trained with another
+            activation (QuickGELU) than the model's.
     """
 
     def __init__(self, model: str, pretrained: str | None = None) -> None:
@@ -87,6 +89,7 @@ class OpenClipEncoder(Encoder):
                 self.tokenizer = open_clip.get_tokenizer(model)
             except (RuntimeError, OSError, ValueError, UserWarning) as error:
                 raise UserError(_refusal(model, pretrained, error)) from error
+        require_finite(self.model.state_dict(), f"scorer {model} with weights {pretrained}")
         self.requires_grad_(False).eval()
         self._name = f"open_clip {model} {_weights(pretrained)}{_preprocessing(self.model)}"
 
@@ -124,7 +127,8 @@ class OpenClipEncoder(Encoder):
 
 def _refusal(model: str, pretrained: str | None, error: BaseException) -> str:
     """Return one line: the requested model, why it cannot be loaded, and what to do."""
-    first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    lines = [line.strip() for line in str(error).strip().splitlines()] or [type(error).__name__]
+    first = " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]  # torch lists what does not fit below
     if "QuickGELU mismatch" in first:
         return f"scorer {model} has another activation than its weights {pretrained}; take {_twin(model)} instead"
     return f"scorer {model} with weights {pretrained} cannot be loaded ({first}); name a published tag or a local file"

@@ -64,14 +64,18 @@ class Scorer:
 
     @torch.no_grad()
     def check(
-        self, picture: Float[Tensor, "1 3 h w"], texts: list[str], class_word: str, values: Iterable[Mapping[str, str]]
+        self,
+        picture: Float[Tensor, "1 3 h w"],
+        texts: list[str],
+        class_word: str | None,
+        values: Iterable[Mapping[str, str]],
     ) -> None:
-        """Judge one picture of a subject, with all its prompts.
+        """Judge one picture with all prompts, before any work.
 
         Args:
             picture: of the size that pictures have.
             texts: prompts that pictures are compared with.
-            class_word: of the subject.
+            class_word: of the subject that is located; None where none is.
             values: attributes that the oracle is asked for.
 
         Raises:
@@ -81,11 +85,12 @@ class Scorer:
         for encoder in (self.encoder, self.dino):
             if encoder is not None:
                 encoder.images(picture)
-        self.locator.boxes(picture, class_word)
+        if class_word is not None:
+            self.locator.boxes(picture, class_word)
         if self.oracle is None:
             return
         self.oracle.probabilities(picture)
-        for asked in ({"class_word": class_word}, *values):
+        for asked in (*([] if class_word is None else [{"class_word": class_word}]), *values):
             for attribute, value in asked.items():
                 if value not in (known := self.oracle.names.get(attribute, ())):
                     raise UserError(

@@ -9,6 +9,7 @@ from omegaconf import DictConfig
 from quantbooth.data.subjects import Subject
 from quantbooth.diffusion.pretrained import check_base, check_sampler
 from quantbooth.diffusion.sampler import Sampler
+from quantbooth.diffusion.sources import config_folder
 from quantbooth.kinds import shown
 from quantbooth.runtime.config import build
 from quantbooth.runtime.errors import UserError
@@ -85,13 +86,14 @@ def base_folder_of(cfg: DictConfig) -> Path:
     """Return the base's folder, whose configuration files agree with the options of the base.
 
     Raises:
-        UserError: when they do not, before a single file is converted where base.config is a folder.
+        UserError: when they do not, before a model of the hub is fetched or a single file is converted.
     """
-    resolution, timesteps, config = cfg.base.resolution, cfg.base.timesteps, cfg.base.get("config")
-    if config is not None and Path(config).expanduser().is_dir():
-        check_base(Path(config).expanduser(), resolution, timesteps)
-    folder = build(cfg.base.folder, Path)
-    check_base(folder, resolution, timesteps)
+    base = cfg.base
+    if "path" in base.folder:
+        given = {key: base.folder.get(key) for key in ("path", "revision", "config")}
+        check_base(config_folder(**given), base.resolution, base.timesteps)
+    folder = build(base.folder, Path)
+    check_base(folder, base.resolution, base.timesteps)
     return folder
 
 

@@ -29,6 +29,7 @@ from quantbooth.runtime.config import conf_dir
 from quantbooth.runtime.ending import ended, said
 from quantbooth.runtime.errors import UserError
 from quantbooth.runtime.explain import explain, flat, is_mistake
+from quantbooth.runtime.given import require_data
 from quantbooth.runtime.help import help_text
 from quantbooth.runtime.options import require_kept, require_valid, require_valid_sweep
 from quantbooth.runtime.records import forget, name_records
@@ -181,7 +182,7 @@ def _check_flags(command: Command) -> None:
     parser = get_args_parser()
     parser.exit_on_error = False
     try:
-        _, unread = parser.parse_known_args(words)
+        flags, unread = parser.parse_known_args(words)
     except argparse.ArgumentError as error:
         raise UserError(f"{error}; --hydra-help shows all flags") from error
     for word in unread:
@@ -190,6 +191,7 @@ def _check_flags(command: Command) -> None:
             raise UserError(f"unknown flag '{word}'; options are written without dashes: {option}")
     if unread:
         raise UserError(f"'{unread[0]}' comes after a flag; write flags such as -m first, then the key=value options")
+    require_data(flags)
     require_kept(words, command.config_name)
 
 

@@ -14,6 +14,7 @@ from omegaconf.errors import InterpolationResolutionError, MissingMandatoryValue
 
 from quantbooth.runtime.config import MISTAKES, choices, conf_dir
 from quantbooth.runtime.errors import UserError, WrongOptions
+from quantbooth.runtime.help import with_inherited
 from quantbooth.runtime.limits import limit
 from quantbooth.runtime.renamed import RENAMED
 
@@ -100,8 +101,9 @@ def _offered_by(option: str) -> str:
     folder = conf_dir() / group
     if not key or not folder.is_dir():
         return ""
-    texts = {name: (folder / f"{name}.yaml").read_text(encoding="utf-8") for name in choices(folder)}
-    having = [f"{group}={name}" for name, text in texts.items() if re.search(rf"(?m)^{re.escape(key)}:", text)]
+    options = {name: with_inherited(folder / f"{name}.yaml") for name in choices(folder)}
+    found = [(option.value != "???", name) for name, each in options.items() for option in each if option.key == key]
+    having = [f"{group}={name}" for _, name in sorted(found)]  # first those that wait for a value
     return f" of this choice; {' or '.join(having[:3])} has it" if having else ""
 
 

@@ -27,6 +27,7 @@ MEMORY = (
     "{what} is full{size}; take smaller batches: protocol.batch for pictures, tuner.train_batch_size for tuning (or "
     "resources.gradient_checkpointing=true), calibration.set.batch and calibration.rounding.batch for calibration"
 )
+LIBRARIES = "memory is too small to load {library}; raise the limit of memory (ulimit -v unlimited, or that of the job)"
 OTHER = {
     errno.EMFILE: OPEN_FILES,
     errno.ENFILE: OPEN_FILES,
@@ -36,6 +37,12 @@ OTHER = {
 MADE = ("paths.store", "paths.logs")
 """Options of folders that a command makes itself."""
 OUT_OF_MEMORY = re.compile("out of memory|can('t|not) allocate memory|not enough memory|ALLOC_FAILED", re.IGNORECASE)
+
+NOT_LOADED = re.compile(
+    r"([^\s:]+\.so[\w.]*): (failed to map segment|cannot map|cannot create|.*cannot allocate)(?!.*not permitted)",
+    re.IGNORECASE,
+)
+"""What the system's loader says of a library for which no addresses are left (RLIMIT_AS)."""
 
 
 def limit(error: BaseException, cfg: DictConfig | None = None, option: str | None = None) -> str | None:
@@ -47,6 +54,8 @@ def limit(error: BaseException, cfg: DictConfig | None = None, option: str | Non
         option: the option to name without one.
     """
     text = str(error)
+    if isinstance(error, ImportError | OSError) and (library := NOT_LOADED.search(text)):
+        return LIBRARIES.format(library=library[1])
     if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and OUT_OF_MEMORY.search(text)):
         wanted = re.search(r"[Tt]ried to allocate ([\d.]+ (?:[KMGT]i?B|bytes))", text)
         what = "the memory of the GPU" if re.search("CUDA|CUBLAS|HIP", text) else "memory"

@@ -9,14 +9,13 @@ from typing import Any
 import yaml
 from jaxtyping import Shaped
 from pydantic import TypeAdapter, ValidationError
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from quantbooth.runtime.errors import UserError
 from quantbooth.store.files import require_plain
 
-__all__ = ["checked", "parsed_json", "read_as", "read_json", "read_options", "read_tensors"]
+__all__ = ["checked", "open_tensors", "parsed_json", "read_as", "read_json", "read_options", "read_tensors"]
 
 LARGEST = 2**26
 """Bytes of a document; a list of a million pictures is larger, and is none of ours."""
@@ -94,16 +93,29 @@ def read_options(file: Path) -> dict[str, Any]:
 
 
 def read_tensors(file: Path) -> dict[str, Shaped[Tensor, "..."]]:
-    """Return the tensors of a safetensors file.
+    """Return the tensors of a safetensors file of ours.
 
     Raises:
-        UserError: when it is no plain file or damaged.
+        UserError: as `open_tensors`.
+    """
+    opened = open_tensors(file)
+    return {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118  # not a mapping
+
+
+def open_tensors(file: Path) -> Any:
+    """Return a handle of safetensors on a file of ours, of which only the header is read.
+
+    Raises:
+        UserError: when it is no plain file or damaged, or says something in its header, which ours do not.
     """
     require_plain(file, "the tensors")
     try:
-        return load_file(file)
+        opened = safe_open(file, "pt")
     except (SafetensorError, OSError, ValueError) as error:
         raise UserError(f"{file} cannot be read: {_line(error)}; make it again") from error
+    for key, value in (opened.metadata() or {}).items():
+        raise UserError(f"{file}: __metadata__.{key}: unknown key, found {_short(value)}; make it again")
+    return opened
 
 
 def _text(file: Path) -> str:

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jaxtyping import Shaped
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from quantbooth.runtime.errors import UserError
+from quantbooth.store.documents import read_tensors
 
 __all__ = ["Progress"]
 
@@ -34,9 +34,9 @@ class Progress:
         if not path.is_file():
             return None
         try:
-            return load_file(path)
-        except SafetensorError as error:
-            raise UserError(f"{path} cannot be read: {error}; remove it to have this part made again") from error
+            return read_tensors(path)
+        except UserError as error:
+            raise UserError(f"{error}: remove it to have this part made again") from error
 
     def write(self, part: int, tensors: Tensors) -> None:
         """Write the tensors of a finished part."""

@@ -25,7 +25,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from quantbooth.runtime.errors import UserError
-from quantbooth.store.documents import parsed_json
+from quantbooth.store.documents import checked, parsed_json
 from quantbooth.store.files import checksum
 from quantbooth.store.store import Draft
 from quantbooth.tuning.files import read_snapshot, snapshot_path, steps_kept, write_snapshot
@@ -36,6 +36,27 @@ __all__ = ["Checkpoint", "Part", "Unfinished"]
 FORMAT = 2
 STALE = 600
 """Seconds after which a partial file belongs to a killed process."""
+
+
+@dataclass(frozen=True)
+class Header:
+    """The metadata of a checkpoint's file."""
+
+    record: str
+
+
+@dataclass(frozen=True)
+class Record:
+    """What a checkpoint's header says: of which settings it is, and how far it is."""
+
+    format: int
+    version: str
+    artifacts: list[str]
+    run: int
+    step: int
+    seconds: float
+    numbers: dict[str, Any]
+    snapshots: list[dict[str, str]]
 
 
 @dataclass(frozen=True)
@@ -146,16 +167,18 @@ class Part:
         if not path.stem.endswith(f"-{checksum(path)}"):
             raise ValueError("it is damaged")
         with safe_open(path, "pt") as file:
-            record = parsed_json(file.metadata()["record"], "its record")
+            header = checked(Header, file.metadata(), "__metadata__")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a mapping
+        found = parsed_json(header.record, "its record")
         for key, value in self._made_for().items():
-            if record[key] != value:
-                raise ValueError(f"its {key} must be {value}, found {record[key]}")
-        for folder, names in zip(self.folders, record["snapshots"], strict=True):
+            if found[key] != value:
+                raise ValueError(f"its {key} must be {value}, found {found[key]}")
+        record = checked(Record, found, "its record")
+        for folder, names in zip(self.folders, record.snapshots, strict=True):
             for name, value in names.items():
                 if not (folder / name).is_file() or checksum(folder / name) != value:
                     raise ValueError(f"{folder / name} is missing or damaged")
-        return Checkpoint(path, int(record["step"]), tensors, record["numbers"], float(record["seconds"]))
+        return Checkpoint(path, record.step, tensors, record.numbers, record.seconds)
 
     def _made_for(self) -> dict[str, Any]:
         artifacts = [draft.fingerprint for draft in self.whole.drafts]

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Shaped
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from quantbooth.diffusion.weights import cast, require_finite
 from quantbooth.runtime.errors import UserError
+from quantbooth.store.documents import read_tensors
 from quantbooth.store.manifest import Manifest, open_artifact
 from quantbooth.timesteps.strategies import Strategy, from_description
 
@@ -64,17 +64,14 @@ def read_snapshot(folder: Path, step: int) -> dict[str, Shaped[Tensor, "..."]]:
     """Read the parameters after a step.
 
     Raises:
-        UserError: when that step was not saved (the message lists the saved ones), its file is damaged, a number is not
-            finite, or a gain is far from 1.
+        UserError: when that step was not saved (the message lists the saved ones), its file is damaged or has metadata,
+            a number is not finite, or a gain is far from 1.
     """
     path = snapshot_path(folder, step)
     if not path.is_file():
         kept = ", ".join(map(str, steps_kept(folder)))
         raise UserError(f"{folder.name} keeps the steps {kept}, not {step}; see protocol.eval_steps")
-    try:
-        state = load_file(path)
-    except SafetensorError as error:
-        raise UserError(f"{path} cannot be read: {error}; remove {folder} and tune again") from error
+    state = read_tensors(path)
     require_finite(state, str(path))
     for name, tensor in state.items():
         if name.rpartition(".")[2] in GAINS and (far := float(tensor.abs().amax())) > FAR:
