@@ -33,7 +33,7 @@ RESULTS = "results.jsonl"
 TESTS = (*ROOMS, "sampling", "export")
 EACH = 5
 """Mistakes drawn from each file."""
-SECONDS = (20.0, 30.0, 20.0, 60.0)
+SECONDS = (20.0, 30.0, 20.0, 300.0)
 """Limits of the room's tests that enter the function, of all that enter it, that enter the file, of the whole room."""
 LONG = 20.0
 """Seconds above which a test is left out."""

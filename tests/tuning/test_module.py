@@ -147,26 +147,6 @@ def test_a_rate_of_0_leaves_its_numbers_where_they_start(new_stage: MakeStage, f
     assert all((gain != 1).any() for gain in stage.learning["gains"])
 
 
-def test_what_is_kept_is_the_average_over_the_steps_of_the_run(new_stage: MakeStage, fit: Fit) -> None:
-    stage, after = new_stage(steps=4, ema_decay=0.9), []
-
-    def noting(groups: Any) -> torch.optim.Optimizer:
-        optimizer = torch.optim.SGD(groups, lr=0.1)
-        optimizer.register_step_post_hook(lambda *_: after.append([one.detach().double() for one in stage.numbers]))
-        return optimizer
-
-    stage.optimizer_factory = noting
-    fit(stage)
-    mean = after[0]
-    for n, now in enumerate(after[1:], start=1):
-        d = (1 + n) / (10 + n)
-        mean = [d * old + (1 - d) * new for old, new in zip(mean, now, strict=True)]
-    with stage.kept():
-        for kept, expected, last in zip(stage.numbers, mean, after[-1], strict=True):
-            torch.testing.assert_close(kept.detach().double(), expected, rtol=1e-5, atol=1e-6)
-            assert not torch.equal(kept, last.float())
-
-
 def test_the_rate_falls_along_half_a_cosine_or_stays() -> None:
     rates = [RECIPE.rate_at(step) for step in range(101)]
     assert rates == sorted(rates, reverse=True)
