@@ -12,6 +12,7 @@ import argparse
 import hashlib
 import json
 import os
+import subprocess
 import sys
 import time
 from collections import Counter, defaultdict
@@ -23,7 +24,7 @@ from experiments.reliability.known import KNOWN, Known
 from experiments.reliability.operators import Mutant, mutants_of
 from experiments.reliability.warm import Hits, copy_of, killer, planted, record, warm_up
 
-__all__ = ["drawn", "main", "selected", "table"]
+__all__ = ["drawn", "keep", "main", "selected", "table"]
 
 HERE = Path(__file__).parent
 PACKAGE = HERE.parents[1] / "src" / "quantbooth"
@@ -32,7 +33,7 @@ RESULTS = "results.jsonl"
 TESTS = (*ROOMS, "sampling", "export")
 EACH = 5
 """Mistakes drawn from each file."""
-SECONDS = (20.0, 30.0, 20.0, 60.0)
+SECONDS = (20.0, 30.0, 20.0, 300.0)
 """Limits of the room's tests that enter the function, of all that enter it, that enter the file, of the whole room."""
 LONG = 20.0
 """Seconds above which a test is left out."""
@@ -94,6 +95,22 @@ def table(mutants: Sequence[Mutant | Known], results: dict[str, Any], equivalent
     return {
         room: {kind: rooms[room][kind] for kind in kinds} for room in sorted(rooms, key=lambda one: (one == "all", one))
     }
+
+
+def keep(out: Path, draw: dict[str, Any]) -> None:
+    """Write a draw beside the others of a file, in place of an older one of the same seed and number."""
+
+    def key(one: dict[str, Any]) -> tuple[int, int]:
+        return one["seed"], one["each"]
+
+    draws = json.loads(out.read_text())["draws"] if out.is_file() else []
+    draws = sorted([*(one for one in draws if key(one) != key(draw)), draw], key=key)
+    out.write_text(json.dumps({"draws": draws}, indent=1) + "\n")
+
+
+def _commit() -> str:
+    command = ["git", "-C", str(HERE), "describe", "--always", "--dirty", "--exclude=*"]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def _hits(copy: Path, store: Path) -> Hits:
@@ -163,7 +180,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--only", default="", help="plant those whose names contain this")
     parser.add_argument("--again", action="store_true", help="plant the survivors again")
     parser.add_argument("--far", action="store_true", help="run all tests of the room, the long chains too")
-    parser.add_argument("--out", type=Path, help="write the table here, and each mistake with the test that sees it")
+    parser.add_argument("--out", type=Path, help="file that gets the draw: its table, and which test sees what")
     options = parser.parse_args(arguments)
     work, out = options.work.absolute(), options.out and options.out.absolute()
     work.mkdir(parents=True, exist_ok=True)
@@ -180,7 +197,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if out:
         done = [one.name for one in mutants if one.name in results or one.name in equivalent]
         seen_by = {name: results.get(name, {}).get("killed_by") for name in done}
-        out.write_text(json.dumps({"seed": options.seed, "rooms": counts, "seen_by": seen_by}, indent=1) + "\n")
+        draw = {"seed": options.seed, "each": options.each, "commit": _commit(), "rooms": counts, "seen_by": seen_by}
+        keep(out, draw)
     return 1 if counts["all"]["survived"] else 0
 
 

@@ -128,6 +128,12 @@ def outputs(denoiser: Any, names: Sequence[str]) -> list[Tensor]:
     return found
 
 
+def test_a_block_that_gives_its_input_back_is_read_in_place_of_the_block_before_it() -> None:
+    net = nn.Sequential(nn.Linear(3, 3), nn.Identity(), nn.Linear(3, 3))
+    liveness = liveness_of(net, ["0", "1", "2"], lambda: call_net(net, [0]))
+    assert [use.last_reader for use in liveness] == [1, 2, 2]
+
+
 def test_a_block_that_is_called_twice_is_named() -> None:
     net = nn.Sequential(layer := nn.Linear(3, 3), layer)
     with pytest.raises(ValueError, match="'0' is called again"):

@@ -71,6 +71,11 @@ def test_they_come_in_the_order_of_the_call(denoiser: Any, blocks: list[Block]) 
     assert calls == names
 
 
+def test_asking_for_blocks_leaves_no_hook(denoiser: Any, blocks: list[Block]) -> None:
+    assert blocks
+    assert not any(module._forward_pre_hooks for module in denoiser.modules())
+
+
 def test_a_layer_that_the_call_leaves_out_is_named(denoiser: Any) -> None:
     denoiser.spare = nn.Linear(2, 2)
     with pytest.raises(ValueError, match="leaves out 'spare'"):

@@ -88,6 +88,12 @@ def test_attention_that_tells_nothing_is_a_miss(scenes: ScenePool) -> None:
     assert missed.xyxy.tolist() == [[0, 0, 32, 32]] * 2
 
 
+def test_a_flat_map_shows_no_subject_whatever_the_contrast(monkeypatch: pytest.MonkeyPatch) -> None:
+    locator = AttentionLocator(shipped(), [200], 0.6, contrast=1.0)
+    monkeypatch.setattr(locator, "maps", lambda pictures, _: torch.full((len(pictures), 8, 8), 0.5))
+    assert locator.boxes(torch.zeros(2, 3, 8, 8), "mug").found.tolist() == [False, False]
+
+
 def test_the_name_tells_weights_and_numbers(base_folder: Path) -> None:
     names = {AttentionLocator(folder, [200, 750], 0.6).name for folder in (shipped(), base_folder)}
     assert len(names) == 2

@@ -103,3 +103,11 @@ def test_a_record_comes_back(tmp_path: Path) -> None:
     write_scores(tmp_path, RECORD, [picture("a.png", clip_t=0.5)], WITH)
     assert read_record(tmp_path) == RECORD
     assert read_record(tmp_path) != replace(RECORD, step=100)
+
+
+@pytest.mark.parametrize("key", ["images", "run"])
+@pytest.mark.parametrize("place", ["image_set/../../elsewhere", "/elsewhere", "image_set/C:elsewhere", "", "a/./b"])
+def test_a_record_of_what_is_out_of_the_store_is_refused(tmp_path: Path, key: str, place: str) -> None:
+    (tmp_path / "record.json").write_text(json.dumps(asdict(RECORD) | {key: place}))
+    with pytest.raises(UserError, match=rf"record\.json: {key} must"):
+        read_record(tmp_path)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Trainer
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from quantbooth.data.subjects import Prompt, Subject
@@ -190,6 +190,17 @@ def test_every_metric_says_what_it_was_measured_with() -> None:
     assert told["subject_found"] == "corner, background grey"
     assert {"clip_i", "dino", "diversity", "prior_kept", "oracle_subject", "oracle_class"} < set(told)
     assert "dino" not in Scorer(Colours(), Corner()).measured_with
+
+
+def test_what_an_oracle_says_is_told_apart_by_its_weights() -> None:
+    oracle = load_oracle(judges_folder())
+    assert isinstance(oracle, nn.Module)
+    before = Scorer(Colours(), Corner(), oracle).measured_with
+    with torch.no_grad():
+        next(oracle.parameters()).add_(1)
+    after = Scorer(Colours(), Corner(), oracle).measured_with
+    changed = {name for name, told in after.items() if told != before[name]}
+    assert changed == {"oracle_subject", "oracle_prompt", "oracle_class"}
 
 
 def test_masks_of_references_are_told() -> None:

@@ -8,11 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from quantbooth.diffusion.base import Base
-from quantbooth.evaluation.prediction_errors import Rows, draw_triples, measure_predictions
+from quantbooth.evaluation.prediction_errors import Rows, Triple, draw_triples, measure_predictions
 from quantbooth.quant.format import Grid
 from quantbooth.quant.layers import quantized_layers
 from quantbooth.quant.observers import MinMaxObserver
 from quantbooth.quant.surgery import quantize_
+from quantbooth.runtime.draws import generator_for
 from quantbooth.runtime.lightning import Loop
 from quantbooth.timesteps.zones import zones_from_borders
 
@@ -65,6 +66,8 @@ def test_noise_is_decided_by_seed_zone_and_place() -> None:
     assert len({float(noise.sum()) for noise in noises}) == 12
     assert torch.equal(TRIPLES[0].noise((24, 8, 8)), noises[0])
     assert float(torch.stack(noises).std()) == pytest.approx(1.0, abs=0.02)
+    draw = generator_for(4, 2, "noise late")  # these names decide what a later run repeats
+    assert torch.equal(Triple("late", 2, 800, 4).noise((1, 2, 3)), torch.randn(1, 2, 3, generator=draw))
 
 
 def test_errors_equal_a_loop_in_float64(measure: Measure, small_base: Base, latents: Tensor) -> None:

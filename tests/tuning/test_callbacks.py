@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch import Trainer
 from PIL import Image
 
 from quantbooth.diffusion.base import Base
@@ -77,6 +78,22 @@ def test_a_grid_is_a_row_of_crisp_pictures_of_the_model_as_it_is(
     torch.testing.assert_close(
         torch.from_numpy(shown[::4, :128:4].copy()) / 255, left.permute(1, 2, 0), rtol=0, atol=0.51 / 255
     )
+
+
+@pytest.mark.parametrize(("side", "times"), [(32, 4), (64, 4), (72, 1)])
+def test_small_pictures_are_shown_four_times_as_large(
+    new_stage: MakeStage,
+    small_base: Base,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    side: int,
+    times: int,
+) -> None:
+    monkeypatch.setattr(SamplingModule, "render", lambda *_: torch.rand(2, 3, side, side))
+    trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
+    stage = new_stage()
+    grids(small_base, stage, 1, tmp_path).show(trainer, stage)
+    assert Image.open(tmp_path / "step-000000.png").size == (2 * side * times, side * times)
 
 
 def test_averages_are_what_is_kept_and_shown_and_learning_goes_on_from_the_numbers_themselves(

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Callback, Trainer
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from quantbooth.store.store import Draft
@@ -52,6 +53,16 @@ def test_what_is_packed_comes_back_with_its_types() -> None:
     state = {0: {"a": (1, 2.5, None), "b": [True, "x"], "lr": 1e-300}, "inf": float("inf")}
     assert unpack(json.loads(json.dumps(pack(state, "s", tensors))), tensors) == state
     assert not tensors
+
+
+def test_what_two_entries_share_is_stored_for_each_as_it_is_now(tmp_path: Path) -> None:
+    tensors: dict[str, Tensor] = {}
+    shared = torch.arange(4.0)
+    record = pack([shared, shared[1:]], "s", tensors)
+    shared.add_(1)
+    save_file(tensors, tmp_path / "state.safetensors")
+    one, other = unpack(record, load_file(tmp_path / "state.safetensors"))
+    assert (one.tolist(), other.tolist()) == ([0, 1, 2, 3], [1, 2, 3])
 
 
 def test_what_is_neither_tensor_nor_number_is_refused_by_name() -> None:

@@ -156,8 +156,8 @@ def to_peft(sets: Mapping[str, Tensor], component: str) -> Sets:
         if len(down) != 1:
             raise UserError(f"a LoRA file holds one set of adapters for all timesteps, got {len(down)}")
         point = (1, 1) if down.ndim == 5 else ()
-        made[f"{component}.{name}.lora_A.weight"] = down[0].contiguous()
-        made[f"{component}.{name}.lora_B.weight"] = up[0].reshape(*up.shape[1:], *point).contiguous()
+        made[f"{component}.{name}.lora_A.weight"] = down[0]
+        made[f"{component}.{name}.lora_B.weight"] = up[0].reshape(*up.shape[1:], *point)
     return made
 
 

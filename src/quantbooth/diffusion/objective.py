@@ -55,8 +55,7 @@ def denoising_error(
 ) -> Float[Tensor, " b"]:
     """Return the mean over the latent of (target - prediction(x_t, t, c))^2 per sample (DDPM, eq. 14; LDM, eq. 2)."""
     predicted = predict(base, schedule, x_0, noise, t, conditioning)
-    squares = (predicted - schedule.target(x_0, noise, t).float()).square()
-    return squares.mean(dim=(1, 2, 3))
+    return (predicted - schedule.target(x_0, noise, t)).square().mean(dim=(1, 2, 3))
 
 
 def with_prior_preservation(

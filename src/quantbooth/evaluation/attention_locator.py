@@ -28,7 +28,7 @@ class AttentionLocator(Locator):
 
         a(x) = mean over t, layers, heads of softmax(q k^T / sqrt(d)) at x, summed over the class word's tokens
 
-    at x_t with one fixed noise for all pictures. Where the peak is less than `contrast` times the mean, the subject
+    at x_t with one fixed noise for all pictures. Where the peak is at most `contrast` times the mean, the subject
     counts as not found.
 
     Args:

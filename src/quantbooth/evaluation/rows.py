@@ -36,9 +36,7 @@ def read_parquet(
     except UserError:
         raise
     except (ArrowException, OSError, ValueError, TypeError, KeyError) as error:
-        raise UserError(
-            f"{file} cannot be read: {' '.join(str(error).split())}; remove its folder and make it again"
-        ) from error
+        raise _unreadable(file, error) from error
     return _checked(table, texts, numbers, undefined, file)
 
 
@@ -59,9 +57,7 @@ def read_csv(file: Path, texts: Sequence[str], numbers: Sequence[str], undefined
     except UserError:
         raise
     except (OSError, ValueError, TypeError) as error:
-        raise UserError(
-            f"{file} cannot be read: {' '.join(str(error).split())}; remove its folder and make it again"
-        ) from error
+        raise _unreadable(file, error) from error
     _require_few(len(table), file)
     return _checked(table, texts, [*numbers, *others], others, file)
 

@@ -204,7 +204,7 @@ class TuningModule(LightningModule):
             errors = errors * self.schedule.bounded_inverse_weight(t, self.recipe.loss_weight_max)
         shares = zip(errors.split(self.recipe.batch), is_prior.split(self.recipe.batch), strict=True)
         losses = torch.stack([with_prior_preservation(*share, self.recipe.prior_loss_weight) for share in shares])
-        self._show(losses.detach())
+        self._show(losses)
         return losses.sum()
 
     def rows(self, subject: int, number: int) -> Rows:

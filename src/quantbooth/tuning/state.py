@@ -60,7 +60,7 @@ def pack(node: Any, name: str, tensors: Tensors) -> Any:
         TypeError: for anything else than mappings, sequences, tensors, numbers, strings and None.
     """
     if isinstance(node, Tensor):
-        tensors[name] = node.detach().clone()  # parts of one storage are no tensors of a file
+        tensors[name] = node.clone()  # parts of one storage are no tensors of a file
         return {"tensor": name}
     if isinstance(node, Mapping):
         return {"items": [[key, pack(value, f"{name}.{key}", tensors)] for key, value in node.items()]}

@@ -3,11 +3,12 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from experiments.reliability.known import KNOWN, Known
-from experiments.reliability.mutants import HERE, PACKAGE, drawn, selected, table
+from experiments.reliability.mutants import HERE, PACKAGE, drawn, keep, selected, table
 from experiments.reliability.operators import mutants_of
 from experiments.reliability.warm import Hits, planted
 
@@ -108,12 +109,27 @@ def test_what_survives_is_counted_unless_it_is_equivalent() -> None:
     }
 
 
-def test_in_the_committed_table_every_mistake_is_seen_or_equivalent_with_a_reason() -> None:
-    found, equivalent = (json.loads((HERE / f"{name}.json").read_text()) for name in ("mutants", "equivalent"))
-    unseen = {name for name, test in found["seen_by"].items() if test is None}
-    counts = found["rooms"]["all"]
-    assert counts["planted"] == len(found["seen_by"]) >= 300
-    assert counts["killed"] + counts["equivalent"] == counts["planted"]
-    assert unseen == set(equivalent)
-    assert all(equivalent.values())
-    assert {one.name for one in KNOWN} <= found["seen_by"].keys() - unseen
+def test_a_file_holds_several_draws_and_the_newest_of_each(tmp_path: Path) -> None:
+    out = tmp_path / "mutants.json"
+    for seed, each, commit in ((1, 2, "a"), (0, 5, "b"), (1, 2, "c"), (1, 1, "d")):
+        keep(out, {"seed": seed, "each": each, "commit": commit, "rooms": {}, "seen_by": {}})
+    draws = json.loads(out.read_text())["draws"]
+    assert [(one["seed"], one["each"], one["commit"]) for one in draws] == [(0, 5, "b"), (1, 1, "d"), (1, 2, "c")]
+
+
+@pytest.mark.parametrize("draw", json.loads((HERE / "mutants.json").read_text())["draws"], ids=lambda one: one["seed"])
+def test_in_the_committed_table_every_mistake_is_seen_or_equivalent_with_a_reason(draw: dict[str, Any]) -> None:
+    equivalent = json.loads((HERE / "equivalent.json").read_text())
+    unseen = {name for name, test in draw["seen_by"].items() if test is None}
+    counts = draw["rooms"]["all"]
+    assert counts["planted"] == len(draw["seen_by"]) == counts["killed"] + counts["equivalent"]
+    assert counts["equivalent"] == len(unseen)
+    assert unseen <= {name for name, reason in equivalent.items() if reason}
+    assert {one.name for one in KNOWN} <= draw["seen_by"].keys() - unseen
+
+
+def test_more_than_300_mistakes_were_planted_and_every_reason_belongs_to_one() -> None:
+    draws = json.loads((HERE / "mutants.json").read_text())["draws"]
+    planted_names = {name for draw in draws for name in draw["seen_by"]}
+    assert len(planted_names) > 300
+    assert json.loads((HERE / "equivalent.json").read_text()).keys() <= planted_names
