@@ -1,7 +1,9 @@
 """What a real base, machine or judge cannot do is refused by every command before any work, and leaves no store."""
 
+import gc
 import json
 import shutil
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -173,18 +175,21 @@ def test_scoring_refuses_what_it_cannot_judge_before_it_asks_for_pictures(
     assert not (tmp_path / "out" / "store").exists()
 
 
-def test_the_chain_reads_a_scorer_once(compose: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    made: list[Scorer] = []
+def test_a_scorer_that_was_tried_needs_no_memory_while_tuning(
+    compose: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[weakref.ref[Scorer]] = []
     whole = Scorer.__init__
 
     def noted(self: Scorer, *args: Any, **kwargs: Any) -> None:
-        made.append(self)
+        made.append(weakref.ref(self))
         whole(self, *args, **kwargs)
 
     monkeypatch.setattr(Scorer, "__init__", noted)
     run = Run(compose(tmp_path / "out", *QUICK, "subjects=[toy_mug,toy_duck]"))
     check(run)
-    assert made == [run.scorer]
+    gc.collect()
+    assert [tried() for tried in made] == [None]
 
 
 def scorer(**judges: Any) -> Scorer:

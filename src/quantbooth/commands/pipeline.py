@@ -42,6 +42,8 @@ def check(chain: Run) -> None:
     chain.check("strategy", "protocol", "sampler", "recipe", "steps", "tuner", "loras", "subjects", "quantized_base")
     require_read(chain)
     require_judged(chain)
+    if not all(one.images(step).find() for one in chain.subjects for step in chain.steps):
+        vars(chain).pop("scorer", None)  # its memory is for tuning; it is read again to score
 
 
 def conclude(jobs: list[tuple[DictConfig, list[Path]]]) -> None:

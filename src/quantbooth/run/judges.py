@@ -7,7 +7,7 @@ __all__ = ["require_judged"]
 
 
 def require_judged(run: Run) -> None:
-    """Try the scorer on each subject, where scores are missing; the run keeps it for scoring.
+    """Try the scorer on each subject, where scores are missing.
 
     Raises:
         UserError: when its weights cannot be read, or for a photo, a prompt or a class word that it cannot judge.
