@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from quantbooth.runtime.errors import UserError
 from quantbooth.store.manifest import FORMAT, Manifest
@@ -54,6 +55,13 @@ def test_a_step_that_was_not_kept_is_refused_naming_those_that_were(tmp_path: Pa
 def test_a_damaged_file_is_refused_in_one_line(tmp_path: Path) -> None:
     snapshot_path(tmp_path, 5).write_bytes(b"not safetensors at all")
     with pytest.raises(UserError, match=r"step-000005\.safetensors cannot be read: "):
+        read_snapshot(tmp_path, 5)
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.int64, torch.bool], ids=str)
+def test_parameters_that_are_no_floating_point_numbers_are_refused(tmp_path: Path, dtype: torch.dtype) -> None:
+    save_file({"layer.gain_out": torch.ones(1, 3, dtype=dtype)}, snapshot_path(tmp_path, 5))
+    with pytest.raises(UserError, match=rf"layer\.gain_out .* found {str(dtype)[6:]}"):
         read_snapshot(tmp_path, 5)
 
 
