@@ -2,7 +2,7 @@
 
 import pytest
 
-from quantbooth.kinds import Kind, either, list_of, number, one_of, optional, shown, whole
+from quantbooth.kinds import PATH, Kind, either, list_of, number, one_of, optional, shown, whole
 
 INFINITY = float("inf")
 
@@ -31,3 +31,8 @@ def test_kinds(kind: Kind, held: tuple[object, ...], refused: tuple[object, ...]
 def test_values_are_shown_as_they_are_typed_and_not_without_end() -> None:
     assert [shown(value) for value in (None, True, False, "a", 0, 1)] == ["null", "true", "false", "'a'", "0", "1"]
     assert len(shown(10**400)) < 100
+
+
+def test_a_home_of_nobody_is_no_path() -> None:
+    assert PATH.holds("~/store")
+    assert not PATH.holds("~nobody-of-this-name/store")

@@ -6,6 +6,7 @@ Nothing is converted: true is no number, "100" is no number, and nan, infinity a
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from os.path import expanduser
 from typing import Any
 
 __all__ = [
@@ -126,7 +127,7 @@ def shown(value: object) -> str:
 NULL = Kind("null", lambda value: value is None)
 FLAG = Kind("true or false", lambda value: type(value) is bool)
 TEXT = Kind("a text", lambda value: isinstance(value, str) and bool(value.strip()) and "\0" not in value)
-PATH = Kind("a path", TEXT.holds)
+PATH = Kind("a path", lambda value: TEXT.holds(value) and not expanduser(value).startswith("~"))  # ~nobody is none
 TEXTS = list_of(TEXT)
 SEED = whole(0, 2**32 - 1)
 INTERVAL = list_of(whole(0), 2, 2)

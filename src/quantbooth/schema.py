@@ -57,8 +57,8 @@ FIELDS: dict[str, dict[str, Field]] = {
         **{group: Field(MAPPING) for group in GROUPS},
     },
     "base": {
-        **checked(name=TEXT, path=TEXT, revision=optional(TEXT), config=optional(PATH), licence=optional(TEXT)),
-        **checked(timesteps=whole(1), resolution=whole(1), identifier=TEXT, stored_bits=whole(1, 64)),
+        **checked(name=TEXT, path=PATH, revision=optional(TEXT), config=optional(PATH), licence=optional(TEXT)),
+        **checked(timesteps=whole(1), resolution=whole(1), identifier=TEXT),
         **checked(loss_weight_max=optional(number(1)), zones=MAPPING),
         **checked(folder=MAPPING, held_out=MAPPING, contrasts=MAPPING),
     },
@@ -132,11 +132,11 @@ FIELDS: dict[str, dict[str, Field]] = {
     "strategy.zones": checked(folder=MAPPING, **{ANY: either(INTERVAL, number(positive=True))}),
     "subject": {
         **checked(name=optional(TEXT), path=PATH, class_word=TEXT, live=FLAG, fit=FIT, pictures=MAPPING),
-        **checked(templates=optional(list_of(TEXT, 1))),
+        **checked(templates=optional(list_of(TEXT, 1, distinct=True))),
     },
     "subject.pictures": {
         **checked(name=optional(TEXT), path=PATH, class_word=TEXT, live=FLAG, fit=FIT, identifier=TEXT),
-        **checked(resolution=whole(1), templates=optional(list_of(TEXT, 1))),
+        **checked(resolution=whole(1), templates=optional(list_of(TEXT, 1, distinct=True))),
     },
     "resources": {
         "gradient_checkpointing": ignored(FLAG),

@@ -20,6 +20,7 @@ from quantbooth.commands.sample import sample
 from quantbooth.commands.tune import tune
 from quantbooth.evaluation import module as evaluation
 from quantbooth.evaluation.files import read_record, read_rows
+from quantbooth.run.load import load
 from quantbooth.run.models import tuned_base, untuned_base
 from quantbooth.run.run import Run
 from quantbooth.runtime.config import conf_dir, plain
@@ -241,6 +242,15 @@ def test_what_was_tuned_on_another_base_is_refused(
     seal(manifest.parent, parents={"quantized_base": "0" * 64})
     with pytest.raises(UserError, match=r"belongs to the quantized_base 000000000000, got .*; make it again for this"):
         tuned_base(plan, 2)[0]
+
+
+def test_nothing_is_drawn_on_a_base_of_other_files(configure: Configure, scores: Any, tmp_path: Path) -> None:
+    run = Run(configure("strategy=s2"))
+    other = Path(shutil.copytree(run.base_folder, tmp_path / "other"))
+    load(other, "copy", [run.only.tuned.require()])
+    (other / "unet" / "another.json").touch()
+    with pytest.raises(UserError, match=rf"^quantized_base .* was made of another base .* {other};"):
+        load(other, "copy", [run.only.tuned.require()])
 
 
 def test_a_base_of_another_length_is_refused(configure: Configure) -> None:

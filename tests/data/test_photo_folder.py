@@ -74,6 +74,20 @@ def test_what_is_left_out_is_said_by_name_once(folder: Path, capsys: pytest.Capt
     )
 
 
+@pytest.mark.parametrize("name", ["1_MASK.png", "1-mask.png", "1 mask.jpg", "1mask.png", "1.masks.png"])
+def test_a_mask_that_is_spelled_otherwise_is_not_learned(folder: Path, name: str) -> None:
+    picture(2).save(folder / name)
+    with pytest.raises(UserError, match=rf"{name} would be learned .* mask of 1\.png 1_mask\."):
+        photo_files(folder)
+
+
+def test_the_same_picture_in_two_formats_is_refused_by_both_names(folder: Path) -> None:
+    """Their files differ."""
+    Image.open(folder / "1.png").save(folder / "7.bmp")
+    with pytest.raises(UserError, match=r"1\.png and .*7\.bmp show the same"):
+        photo_subject(str(folder), "dog", "sks", True, 32)
+
+
 @pytest.mark.parametrize("name", ["2.avif", "2.CR2", "2.dng", "2.psd", "2.svg", "2.eps"])
 def test_pictures_of_other_kinds_are_refused_by_name(folder: Path, name: str) -> None:
     (folder / name).touch()

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from quantbooth.diffusion.base import Base, frozen
 from quantbooth.diffusion.families.unet import DDPM_SCHEDULERS
-from quantbooth.diffusion.pretrained import empty_denoiser, float_bytes, load_base, save_base
+from quantbooth.diffusion.outline import outline
+from quantbooth.diffusion.pretrained import empty_denoiser, float_bytes, load_base, read_tokenizers, save_base
 from quantbooth.diffusion.sampler import Sampler, initial_noise
 from quantbooth.runtime.errors import UserError
 
@@ -47,12 +48,12 @@ def test_saving_leaves_the_base_as_it_was(base: Base, tmp_path: Path) -> None:
         assert {tensor.dtype for tensor in load_file(file).values() if tensor.is_floating_point()} == {torch.float16}
 
 
-def test_bytes_are_those_of_32_bits_whatever_the_folder_has(base: Base, folder: Path, tmp_path: Path) -> None:
+def test_bytes_are_those_of_32_bits_whatever_files_the_folder_has(base: Base, folder: Path, tmp_path: Path) -> None:
+    whole = sum(weight.nbytes for weight in load_file(next((folder / "unet").glob("*.safetensors"))).values())
     save_base(base, tmp_path, torch.float16)
-    whole = sum(file.stat().st_size for file in (folder / "unet").glob("*.safetensors"))
-    half = sum(file.stat().st_size for file in (tmp_path / "unet").glob("*.safetensors"))
-    assert float_bytes(folder, 32) == whole
-    assert float_bytes(tmp_path, 16) == 2 * half == pytest.approx(whole, rel=0.05)
+    (file,) = (tmp_path / "unet").glob("*.safetensors")
+    shutil.copy(file, file.with_name("diffusion_pytorch_model.non_ema.safetensors"))
+    assert float_bytes(tmp_path) == float_bytes(folder) == whole
 
 
 def test_a_frozen_base_neither_learns_nor_drops_out(base: Base) -> None:
@@ -155,6 +156,7 @@ def test_weights_that_are_missing_or_unknown_are_refused_by_name(folder: Path, t
         ("text_encoder/config.json", {"num_attention_heads": 5}),
         ("text_encoder/config.json", {"num_hidden_layers": "two"}),
         ("text_encoder/config.json", {"vocab_size": 7}),
+        ("text_encoder/config.json", {"attn_implementation": "flash_attention_2"}),
         ("tokenizer/tokenizer.json", {"model": 3}),
         ("tokenizer/tokenizer_config.json", {"pad_token": 5}),
     ],
@@ -167,6 +169,68 @@ def test_a_configuration_of_a_network_that_cannot_be_is_one_line(
     with pytest.raises(UserError, match=rf"^{copy}/{file.partition('/')[0]}\b") as refused:
         load_base(copy, "x")
     assert "\n" not in str(refused.value)
+    if "nothing" in changes.values() and file.startswith("unet"):  # also where no weights are read
+        with pytest.raises(UserError, match=rf"^{copy}/unet\b"):
+            outline(copy, "x")
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_weights_of_another_shape_are_named(folder: Path, tmp_path: Path, part: str) -> None:
+    (file,) = (folder / part).glob("*.safetensors")
+    first = min(load_file(file))
+    copy = edited(folder, tmp_path / "copy", part, lambda weights: weights.update({first: torch.ones(3)}))
+    with pytest.raises(UserError, match=rf"^{copy}/{part} .*another shape.*{re.escape(first)}"):
+        load_base(copy, "x")
+
+
+def _copy(folder: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(folder, tmp_path / "copy"))
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.int32, torch.bool, torch.complex64], ids=str)
+@pytest.mark.parametrize("part", PARTS)
+def test_weights_that_are_no_floating_point_numbers_are_refused(
+    folder: Path, tmp_path: Path, part: str, dtype: torch.dtype
+) -> None:
+    """Codes of another quantizer would be taken for weights, and the imaginary part of a number left out."""
+    copy = _copy(folder, tmp_path)
+    (file,) = (copy / part).glob("*.safetensors")
+    weights = load_file(file)
+    name = max(weights, key=lambda each: weights[each].numel())
+    save_file({**weights, name: weights[name].to(dtype)}, file, metadata={"format": "pt"})
+    with pytest.raises(UserError, match=rf"{re.escape(file.name)}: {re.escape(name)} .* found [IBC]"):
+        load_base(copy, "copy")
+
+
+def test_a_text_encoder_is_read_as_exactly_as_its_file(base: Base, folder: Path, tmp_path: Path) -> None:
+    """As by diffusers in float32; transformers would round the weights to the dtype of the configuration."""
+    copy = _copy(folder, tmp_path)
+    config = copy / "text_encoder" / "config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "dtype": "float16"}))
+    assert torch.equal(load_base(copy, "copy").encode_prompts(TEXTS).tokens, base.encode_prompts(TEXTS).tokens)
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_a_list_of_parts_that_leaves_its_folder_is_refused(folder: Path, tmp_path: Path, part: str) -> None:
+    copy = _copy(folder, tmp_path)
+    (file,) = (copy / part).glob("*.safetensors")
+    file.rename(tmp_path / "elsewhere.safetensors")
+    names = dict.fromkeys(load_file(tmp_path / "elsewhere.safetensors"), "../../elsewhere.safetensors")
+    file.with_name(f"{file.name}.index.json").write_text(json.dumps({"metadata": {}, "weight_map": names}))
+    with pytest.raises(UserError, match=r"index\.json .*'\.\./\.\./elsewhere\.safetensors'"):
+        load_base(copy, "copy")
+
+
+@pytest.mark.parametrize("lost", ["tokenizer.json", "vocab"])
+def test_a_tokenizer_without_words_is_refused(folder: Path, tmp_path: Path, lost: str) -> None:
+    """Transformers makes one of no files, which reads every prompt as the same tokens."""
+    copy = _copy(folder, tmp_path)
+    file = copy / "tokenizer" / "tokenizer.json"
+    said = json.loads(file.read_text())
+    said["model"] = {**said["model"], "vocab": {"<|startoftext|>": 0, "<|endoftext|>": 1}, "merges": []}
+    file.unlink() if lost == file.name else file.write_text(json.dumps(said))
+    with pytest.raises(UserError, match=re.escape(str(copy / "tokenizer"))):
+        read_tokenizers(copy)
 
 
 def test_a_tokenizer_with_more_tokens_than_the_encoder_is_refused(base: Base, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """A prompt is read whole or refused with the words that would be lost, by every tokenizer and before any work."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -30,6 +31,14 @@ def test_the_second_tokenizer_counts_too(base_folder: Path) -> None:
     require_whole([first], ["a photo of a mug"])
     with pytest.raises(UserError, match="reads 3, so 'a mug' would be lost"):
         require_whole([first, second], ["a photo of a mug"])
+
+
+def test_words_that_the_vocabulary_lacks_are_not_replaced_in_silence(base_folder: Path) -> None:
+    (tokenizer,) = read_tokenizers(base_folder)
+    require_whole([tokenizer], ["a zyzzyva"])  # by letters
+    for prompt in ("a dög", "a 狗", f"a mug {tokenizer.unk_token} b"):
+        with pytest.raises(UserError, match=f"lacks letters of '{re.escape(prompt)}'"):
+            require_whole([tokenizer], [prompt])
 
 
 @pytest.mark.parametrize("mode", [None, "clips"])

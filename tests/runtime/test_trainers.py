@@ -28,6 +28,20 @@ def test_what_this_machine_cannot_do_is_one_line() -> None:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["PL_TRAINER_ACCUMULATE_GRAD_BATCHES", "PL_TRAINER_PRECISION"])
+def test_options_in_the_environment_are_refused_by_name(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lightning takes them where nothing else is given, and results would have the name of other options."""
+    monkeypatch.setenv(name, "7")
+    with pytest.raises(UserError, match=f"^{name} in the environment"):
+        trainer(accelerator="cpu")
+
+
+def test_a_precision_that_lightning_replaces_is_refused() -> None:
+    """On CPUs it computes 16-mixed in bf16-mixed, and only warns: artifacts would have a wrong name."""
+    with pytest.raises(UserError, match="16-mixed is bf16-mixed"):
+        trainer(accelerator="cpu", precision="16-mixed")
+
+
 def test_a_bar_that_is_not_wanted_is_left_out() -> None:
     quiet: dict[str, Any] = {"logger": False, "enable_checkpointing": False, "accelerator": "cpu"}
     kept = [

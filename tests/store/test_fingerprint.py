@@ -51,6 +51,18 @@ def test_names_and_contents_of_files_count(photos: Path) -> None:
     assert len({before, changed, folder_fingerprint(photos)}) == 3
 
 
+def test_a_linked_folder_counts_as_its_files_do(photos: Path, tmp_path: Path) -> None:
+    """As a base whose autoencoder several bases share: another one behind the link is another base."""
+    before = folder_fingerprint(photos)
+    (photos / "more").rename(tmp_path / "shared")
+    (photos / "more").symlink_to(tmp_path / "shared")
+    (tmp_path / "shared" / "circle").symlink_to(tmp_path / "shared")
+    (photos / "circle").symlink_to(photos)
+    assert folder_fingerprint(photos) == before
+    (tmp_path / "shared" / "b.png").write_bytes(b"three")
+    assert folder_fingerprint(photos) != before
+
+
 def test_a_file_is_read_once(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = folder_fingerprint(photos)
     monkeypatch.setattr(hashlib, "file_digest", None)

@@ -7,7 +7,7 @@ from torch import Tensor
 from quantbooth.diffusion.conditioning import Conditioning
 from quantbooth.runtime.errors import UserError
 from quantbooth.tuning.encoding import CachedPrompt, LazyLatents, cache_latents
-from quantbooth.tuning.optimizers import optimizer_factory
+from quantbooth.tuning.optimizers import OPTIMIZERS, optimizer_factory
 
 
 def halved(pictures: Tensor) -> Tensor:
@@ -32,7 +32,20 @@ def test_a_cached_prompt_moves_with_its_module_and_is_no_part_of_its_state() -> 
     }
 
 
-@pytest.mark.parametrize("options", [{"lr": -1.0}, {"lr": 0.1, "steps": 3}, {"lr": "fast"}], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [
+        *({"lr": -1.0}, {"lr": 0.1, "steps": 3}, {"lr": "fast"}),
+        *({"lr": 0.1, "capturable": True}, {"lr": 0.1, "differentiable": True}),  # refused by its step
+    ],
+    ids=str,
+)
 def test_options_that_an_optimizer_refuses_are_refused_before_there_is_a_parameter(options: dict[str, object]) -> None:
     with pytest.raises(UserError, match="adamw"):
         optimizer_factory({"name": "adamw", **options})
+
+
+@pytest.mark.parametrize("name", sorted({*OPTIMIZERS} - {"sparseadam", "muon"}))
+def test_every_optimizer_that_takes_a_vector_is_offered(name: str) -> None:
+    made = optimizer_factory({"name": name, "lr": 0.1})([{"params": [torch.zeros(1, requires_grad=True)]}])
+    assert made.defaults["lr"] == 0.1

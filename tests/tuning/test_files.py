@@ -64,6 +64,13 @@ def test_a_header_of_which_nothing_is_read_is_refused_by_file_and_key(tmp_path: 
         read_snapshot(tmp_path, 5)
 
 
+@pytest.mark.parametrize("dtype", [torch.int8, torch.int64, torch.bool], ids=str)
+def test_parameters_that_are_no_floating_point_numbers_are_refused(tmp_path: Path, dtype: torch.dtype) -> None:
+    save_file({"layer.gain_out": torch.ones(1, 3, dtype=dtype)}, snapshot_path(tmp_path, 5))
+    with pytest.raises(UserError, match=rf"layer\.gain_out .* found {str(dtype)[6:]}"):
+        read_snapshot(tmp_path, 5)
+
+
 def test_files_sort_as_their_steps_do(tmp_path: Path) -> None:
     names = [snapshot_path(tmp_path, step).name for step in (9, 80, 700, 6000)]
     assert names == sorted(names)

@@ -75,6 +75,7 @@ def quantize(run: Run, artifact: Artifact) -> None:
                 made = with_activations(run, made, activations, states, Progress(progress.folder / "activations"))
             write_quantized_denoiser(draft.path, made.base.denoiser, made.replaced, made.attention)
             write_blocks(draft.path, made.blocks)
+        draft.contents.update(base=run.base_fingerprint)
         draft.measured.update(
             layers=len(made.replaced),
             file_bytes=(draft.path / WEIGHTS).stat().st_size,

@@ -50,11 +50,7 @@ def record_of(one: SubjectRun, step: int, images: Path) -> Record:
     tuned = one.tuned.manifest() if step else None
     quantized = run.quantized_base.manifest() if run.quantized_base else None
     costs = dict(tuned.measured) if tuned else {}
-    costs["base_file_bytes"] = (
-        quantized.measured["file_bytes"]
-        if quantized
-        else float_bytes(run.base_folder, run.settings["base"]["stored_bits"])
-    )
+    costs["base_file_bytes"] = quantized.measured["file_bytes"] if quantized else float_bytes(run.base_folder)
     return Record(
         method=run.method if step else "base",
         subject=one.name,

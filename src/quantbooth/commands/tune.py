@@ -64,7 +64,9 @@ def tune_experts(run: Run, optimizer: OptimizerFactory, missing: Sequence[int]) 
     with ExitStack() as stack:
         drafts = [stack.enter_context(one.tuned.writing(one.settings)) for one in subjects]
         for draft in drafts:
-            draft.contents.update(tuner=run.tuner.describe(), strategy=run.strategy.describe())
+            draft.contents.update(
+                base=run.base_fingerprint, tuner=run.tuner.describe(), strategy=run.strategy.describe()
+            )
         unfinished = Unfinished(drafts)
         with profile() as cost:
             seen = [

@@ -1,6 +1,7 @@
 """The files of a folder of photos: which are learned, which are masks, and by name what is left out."""
 
 import hashlib
+import re
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -13,6 +14,8 @@ from quantbooth.store.files import require_plain
 __all__ = ["mask_files", "photo_files"]
 
 MASK = "_mask"
+LIKE_A_MASK = re.compile(r"[-. _]?masks?", re.IGNORECASE)
+"""What is left of the name of a mask without that of its photo, also where it is written otherwise."""
 OTHER_PICTURES = (
     *(".avif", ".jxl", ".jp2", ".psd", ".svg", ".eps", ".pdf", ".tga", ".ico", ".ppm", ".xcf", ".exr", ".hdr"),
     *(".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf", ".rw2", ".raw", ".pef", ".srw"),
@@ -39,6 +42,7 @@ def photo_files(folder: Path) -> list[Path]:
         only = f", only {_named(others)}" if others else ""
         raise UserError(f"no photos in {folder}{only}; put 3 to 6 pictures ({', '.join(SUFFIXES)}) there")
     _require_distinct(files)
+    _require_no_mask(files)
     if others:
         _say_left_out(folder, tuple(others))
     return files
@@ -88,6 +92,16 @@ def _require_distinct(files: Sequence[Path]) -> None:
             same = contents.setdefault(hashlib.file_digest(stream, "sha256").digest(), file)
         if same is not file:
             raise UserError(f"the photos {same.name} and {file} are the same; remove one")
+
+
+def _require_no_mask(photos: Sequence[Path]) -> None:
+    """Refuse photos that are named as masks but for the spelling, such as 1-mask.png or 1_MASK.png beside 1.jpg."""
+    for file in photos:
+        for photo in photos:
+            left = file.stem.removeprefix(photo.stem)
+            if left != file.stem and LIKE_A_MASK.fullmatch(left):
+                wanted = f"{photo.stem}{MASK}{file.suffix}"
+                raise UserError(f"{file} would be learned as a photo; name the mask of {photo.name} {wanted}")
 
 
 @cache  # once a process, for every command reads the photos more than once

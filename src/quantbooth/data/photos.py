@@ -144,6 +144,7 @@ def photo_subject(
     files = photo_files(Path(path).expanduser())
     masks = mask_files(files)
     photos = torch.stack([read_photo(file, resolution, fit) for file in files])
+    _require_different(photos, files)
     chosen = tuple(Prompt(text, "own") for text in templates) if templates else prompts_for(live)
     return Subject(
         name=name or Path(path).expanduser().resolve().name,
@@ -155,6 +156,14 @@ def photo_subject(
         fingerprint=_fingerprint((class_word, identifier, resolution, fit, chosen, bool(masks)), files + masks),
         reference_masks=_read_masks(masks, files, resolution, fit) if masks else None,
     )
+
+
+def _require_different(photos: Float[Tensor, "n 3 h w"], files: list[Path]) -> None:
+    """Refuse a photo that is there twice, in two formats or with other tags."""
+    seen: dict[bytes, Path] = {}
+    for photo, file in zip(photos, files, strict=True):
+        if (twin := seen.setdefault(photo.numpy().tobytes(), file)) is not file:
+            raise UserError(f"the photos {twin.name} and {file} show the same; remove one")
 
 
 def _read_masks(masks: list[Path], photos: list[Path], resolution: int, fit: str) -> Bool[Tensor, "n h w"]:

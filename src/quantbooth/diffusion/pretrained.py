@@ -18,8 +18,9 @@ from quantbooth.diffusion.diffusers_folder import part_of, read_json, text_encod
 from quantbooth.diffusion.families.registry import family_in
 from quantbooth.diffusion.families.unet_config import AUTOENCODERS
 from quantbooth.diffusion.model import Family, TextEncoder
+from quantbooth.diffusion.prompt_length import require_whole
 from quantbooth.diffusion.scheduler_config import read_scheduler_config
-from quantbooth.diffusion.weights import cast_module, first_line, read_network
+from quantbooth.diffusion.weights import cast_module, first_line, read_network, readable
 from quantbooth.runtime.errors import UserError
 
 __all__ = [
@@ -42,11 +43,15 @@ def new_autoencoder(config: dict[str, Any]) -> AutoencoderTiny:
 
 
 def empty_denoiser(folder: Path) -> Any:
-    """Return the denoiser of a base on the meta device, without weights."""
+    """Return the denoiser of a base on the meta device, without weights.
+
+    Raises:
+        UserError: when no network can be made of its configuration.
+    """
     family = family_in(folder)
-    config = family.denoiser_class.load_config(str(part_of(folder, family.component)))
-    with torch.device("meta"):
-        return family.new_denoiser(config)
+    part = part_of(folder, family.component)
+    with readable(part), torch.device("meta"):
+        return family.new_denoiser(family.denoiser_class.load_config(str(part)))
 
 
 def check_base(folder: Path, resolution: int, timesteps: int) -> None:
@@ -80,15 +85,9 @@ def check_sampler(folder: Path, name: str, steps: int) -> None:
     family.new_scheduler(name, read_scheduler_config(folder), steps, family.examine(folder).latents)
 
 
-def float_bytes(folder: Path, bits: int) -> int:
-    """Return the bytes of a base's float denoiser at 32 bits, for any precision of its files.
-
-    Args:
-        folder: of the base.
-        bits: of a weight in its files.
-    """
-    stored = sum(file.stat().st_size for file in (folder / family_in(folder).component).glob("*.safetensors"))
-    return stored * 32 // bits
+def float_bytes(folder: Path) -> int:
+    """Return the bytes of a base's float denoiser at 32 bits, for any precision and number of its files."""
+    return 4 * sum(weight.numel() for weight in empty_denoiser(folder).state_dict().values())
 
 
 def load_base(folder: Path, name: str, denoiser: nn.Module | None = None) -> Base:
@@ -167,13 +166,17 @@ def read_tokenizers(folder: Path) -> tuple[Any, ...]:
 
 def _tokenizer(kind: Any, folder: Path) -> Any:
     try:
-        return kind.from_pretrained(str(folder), local_files_only=True)
+        tokenizer = kind.from_pretrained(str(folder), local_files_only=True)
+        require_whole([tokenizer], ["a"])  # without files it has no words, and transformers says nothing
+    except UserError:
+        raise
     except Exception as error:  # its readers raise plain exceptions
         raise UserError(f"{folder} cannot be read: {first_line(error)}") from error
+    return tokenizer
 
 
 def _encoder(folder: Path, network: Any, tokenizer: Any) -> TextEncoder:
-    encoder = TextEncoder(read_network(network, folder), tokenizer)
+    encoder = TextEncoder(read_network(network, folder, dtype=torch.float32), tokenizer)
     if len(tokenizer) > (most := encoder.network.config.vocab_size):
         raise UserError(
             f"the tokenizer of {folder.parent} has {len(tokenizer)} tokens, more than vocab_size = {most} beside it"

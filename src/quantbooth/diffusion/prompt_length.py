@@ -1,4 +1,4 @@
-"""A prompt is read whole or refused: tokenizers cut what is longer than a text encoder reads, and say nothing."""
+"""A prompt is read whole or refused: tokenizers cut what is too long, and replace what they lack, and say nothing."""
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -12,13 +12,19 @@ def require_whole(tokenizers: Iterable[Any], prompts: Iterable[str]) -> None:
     """Check that every tokenizer of a base reads every prompt whole.
 
     Raises:
-        UserError: for the first prompt that is longer, with the words that would be lost.
+        UserError: for the first prompt that is longer, with the words that would be lost, or has letters that the
+            vocabulary lacks.
     """
     texts = list(dict.fromkeys(prompts))
     for tokenizer in tokenizers:
         room = tokenizer.model_max_length - tokenizer.num_special_tokens_to_add()
         for prompt in texts:
             tokens = tokenizer.encode(prompt, add_special_tokens=False, verbose=False)
+            if tokenizer.unk_token_id in tokens:
+                raise UserError(
+                    f"the tokenizer {tokenizer.name_or_path} lacks letters of {prompt!r}, or takes them for its "
+                    f"{tokenizer.unk_token}; write others, or take another copy of its vocabulary"
+                )
             require_room(prompt, tokens, room, tokenizer.decode, "the text encoder")
 
 

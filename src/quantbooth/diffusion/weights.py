@@ -1,23 +1,48 @@
 """Weights are looked at where they come in and go out: whole, finite, and not too large for their precision."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from copy import copy, deepcopy
 from pathlib import Path
 from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from quantbooth.diffusion.diffusers_folder import read_json
 from quantbooth.runtime.errors import UserError
+from quantbooth.store.files import require_name
 
-__all__ = ["cast", "cast_module", "first_line", "is_finite", "read_network", "require_finite"]
+__all__ = ["cast", "cast_module", "first_line", "is_finite", "read_network", "readable", "require_finite"]
 
 SPARE = ("position_ids",)
 """Buffers that older releases of transformers saved, and present ones compute."""
-OF_NONSENSE = (ValueError, RuntimeError, TypeError, AttributeError, LookupError, ArithmeticError, AssertionError)
-"""What libraries raise when a configuration asks for a network that cannot be."""
+FLOATS = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2")
+"""Types of weights in safetensors; whole numbers are codes, whose scales no network of diffusers reads."""
+OF_NONSENSE = (
+    *(ValueError, RuntimeError, TypeError, AttributeError, LookupError, ArithmeticError, AssertionError),
+    *(ImportError, SafetensorError, OSError),
+)
+"""What libraries raise when a configuration asks for a network that cannot be, or a file is damaged."""
+
+
+@contextmanager
+def readable(folder: Path) -> Iterator[None]:
+    """Answer what libraries raise when they read a folder that cannot be a network.
+
+    Raises:
+        UserError: naming the folder and their reason.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except StrictDataclassError as error:
+        raise UserError(f"{folder} cannot be read: {first_line(error.__cause__ or error)}") from error
+    except OF_NONSENSE as error:
+        raise UserError(f"{folder} cannot be read: {first_line(error)}") from error
 
 
 def read_network(kind: Any, folder: Path, spare: Iterable[str] = (), **options: Any) -> Any:
@@ -32,25 +57,41 @@ def read_network(kind: Any, folder: Path, spare: Iterable[str] = (), **options: 
     Raises:
         UserError: when weights are missing, of another shape, unknown, or not finite, naming the first.
     """
-    given = {"local_files_only": True, "use_safetensors": True, **options}
-    if kind.__module__.startswith("transformers."):  # diffusers names them itself
-        given["ignore_mismatched_sizes"] = True  # they are refused below, by name
-    try:
+    given = {"local_files_only": True, "use_safetensors": True, "ignore_mismatched_sizes": True, **options}
+    with readable(folder):
+        _require_floats(folder)
         network, loaded = kind.from_pretrained(str(folder), output_loading_info=True, **given)
-    except StrictDataclassError as error:
-        raise UserError(f"{folder} cannot be read: {first_line(error.__cause__ or error)}") from error
-    except (SafetensorError, OSError, *OF_NONSENSE) as error:
-        raise UserError(f"{folder} cannot be read: {first_line(error)}") from error
-    lacking = sorted({*loaded["missing_keys"], *(mismatch[0] for mismatch in loaded["mismatched_keys"])})
+    other = sorted(mismatch[0] for mismatch in loaded["mismatched_keys"])
+    lacking = sorted({*loaded["missing_keys"]} - {*other})
     known = tuple(spare)
     unread = sorted(
         k for k in loaded["unexpected_keys"] if not k.endswith(SPARE) and not (known and k.startswith(known))
     )
-    for names, fault in ((lacking, "lacks"), (unread, "has more than a network of its kind:")):
+    faults = ((other, "has weights of another shape than its config.json says:"), (lacking, "lacks"))
+    for names, fault in (*faults, (unread, "has more than a network of its kind:")):
         if names:
             raise UserError(f"{folder} {fault} {names[0]} ({len(names)} such); save the whole network, and it alone")
     require_finite(network.state_dict(), str(folder))
     return network.float()
+
+
+def _require_floats(folder: Path) -> None:
+    """Refuse weights that are no floating-point numbers, which would be taken for such, and those of other folders.
+
+    Raises:
+        UserError: naming the file, the first such weight and its type, or the first such part.
+    """
+    for index in folder.glob("*.safetensors.index.json"):
+        for part in set(map(str, read_json(index).get("weight_map", {}).values())):
+            require_name(part, str(index))
+    for file in sorted(folder.glob("*.safetensors")):
+        with safe_open(file, framework="pt") as opened:
+            for name in opened.keys():  # noqa: SIM118  # a safetensors handle is not a mapping
+                if not name.endswith(SPARE) and (found := opened.get_slice(name).get_dtype()) not in FLOATS:
+                    raise UserError(
+                        f"{file}: {name} must be of a floating-point type, found {found}; save the network before it "
+                        "was quantized or converted"
+                    )
 
 
 def first_line(error: BaseException) -> str:

@@ -21,6 +21,7 @@ from quantbooth.quant.selection import SetSelection
 from quantbooth.runtime.config import build, choices, composed, conf_dir
 from quantbooth.runtime.errors import UserError
 from quantbooth.store.documents import checked
+from quantbooth.store.files import folder_fingerprint
 from quantbooth.store.manifest import Manifest, open_artifact
 from quantbooth.tuning.files import last_step, open_tuned, read_snapshot, strategy_of
 from quantbooth.tuning.tuners import FullTuner, IdentifierTuner, LoraTuner, ScaleTuner, Tuner
@@ -74,7 +75,9 @@ def load(
     """
     manifests = [open_tuned(each) for each in tuned]
     quantized = quantized or (_quantized(tuned[0], manifests[0]) if manifests else None)
-    _require_same(manifests, None if quantized is None else open_artifact(quantized, "quantized_base"))
+    of_quantized = None if quantized is None else open_artifact(quantized, "quantized_base")
+    _require_same(manifests, of_quantized)
+    _require_base(folder, [*filter(None, [of_quantized]), *manifests])
     base = load_base(folder, name, None if quantized is None else read_quantized_denoiser(quantized, folder))
     return base, _load_sets_(base, tuned, manifests[0], step) if manifests else None
 
@@ -87,6 +90,17 @@ def _require_same(manifests: Sequence[Manifest], quantized: Manifest | None) -> 
         if manifest.contents != manifests[0].contents:
             raise UserError(
                 f"{manifest.name} and {manifests[0].name} were tuned by different methods; load them one by one"
+            )
+
+
+def _require_base(folder: Path, manifests: Sequence[Manifest]) -> None:
+    """Refuse artifacts that were made of another base, which may have the same shapes."""
+    for manifest in manifests:
+        made_of = manifest.contents.get("base")
+        if made_of is not None and made_of != folder_fingerprint(folder):
+            raise UserError(
+                f"{manifest.kind} {manifest.name} was made of another base than that in {folder}; choose that one, "
+                "or make it again for this"
             )
 
 

@@ -1,6 +1,7 @@
 """Lightning's trainer for all commands, its progress bar, and plain loops on its device and in its precision."""
 
 import math
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ __all__ = ["Bar", "Loop", "root_device", "trainer"]
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+LIGHTNINGS = "PL_TRAINER_"
+"""Beginning of the environment variables that Lightning takes as arguments of its trainer."""
 PAUSE = 0.5
 """Seconds between two readings of logged figures: on a GPU a reading waits for the step to end."""
 
@@ -136,8 +139,12 @@ def trainer(shared: bool = False, **settings: Any) -> Trainer:
     of a Slurm job: Lightning's requeueing there would take any `hpc_ckpt_*.ckpt` in the working directory for its own.
 
     Raises:
-        UserError: when this machine or this Lightning does not support the options.
+        UserError: when this machine or this Lightning does not support the options, or the environment has others.
     """
+    if unseen := [name for name in os.environ if name.startswith(LIGHTNINGS)]:
+        raise UserError(
+            f"{unseen[0]} in the environment would change the trainer unseen; unset it, use trainer.* options"
+        )
     devices = settings.get("devices", 1)
     many = isinstance(devices, int) and devices > 1
     if many and shared and settings.get("accelerator") != "cpu":
@@ -151,12 +158,14 @@ def trainer(shared: bool = False, **settings: Any) -> Trainer:
     try:
         made = Trainer(**settings, plugins=[here])
         made._checkpoint_connector = NoForeignCheckpoints(made)
-        return made
     except MisconfigurationException as error:
         reason = str(error).rstrip(".!")
         raise UserError(
             f"cannot create the trainer: {reason}; choose trainer=cpu, or change trainer.* options"
         ) from error
+    if made.precision != (asked := settings.get("precision", made.precision)):
+        raise UserError(f"trainer.precision={asked} is {made.precision} on this device; choose that, or trainer=gpu")
+    return made
 
 
 def root_device(trainer: Trainer) -> torch.device:

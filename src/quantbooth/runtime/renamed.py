@@ -10,7 +10,6 @@ RENAMED: dict[str, str] = {
     "tuner.average": "tuner.ema_decay",
     "tuner.weight_bound": "tuner.loss_weight_max",
     "base.weight_bound": "base.loss_weight_max",
-    "base.unet_bits": "base.stored_bits",
     "tuner.flip": "tuner.random_flip",
     "tuner.checkpointing": "resources.gradient_checkpointing",
     "tuner.cache": "resources.cache_latents",

@@ -156,8 +156,19 @@ def folder_fingerprint(folder: Path) -> str:
     """
     if not folder.is_dir():
         raise UserError(f"a folder was expected at {folder}, found {'a file' if folder.exists() else 'nothing'}")
-    files = sorted((file.relative_to(folder).as_posix(), file) for file in folder.rglob("*") if file.is_file())
-    return fingerprint({"files": [[name, _digest_now(file)] for name, file in files]})
+    return fingerprint({"files": [[name, _digest_now(file)] for name, file in _files_below(folder)]})
+
+
+def _files_below(folder: Path) -> list[tuple[str, Path]]:
+    """Return the files of a folder by name, also those of linked folders, such as a `vae` that several bases share."""
+    found = []
+    for place, folders, names in os.walk(folder, followlinks=True):
+        here = Path(place)
+        folders[:] = [
+            name for name in folders if not here.resolve().is_relative_to((here / name).resolve())
+        ]  # no circle
+        found += [((here / name).relative_to(folder).as_posix(), here / name) for name in names]
+    return sorted((name, file) for name, file in found if file.is_file())
 
 
 def checksums(folder: Path) -> dict[str, str]:

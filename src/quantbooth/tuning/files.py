@@ -74,7 +74,11 @@ def read_snapshot(folder: Path, step: int) -> dict[str, Shaped[Tensor, "..."]]:
     state = read_tensors(path)
     require_finite(state, str(path))
     for name, tensor in state.items():
-        if name.rpartition(".")[2] in GAINS and (far := float(tensor.abs().amax())) > FAR:
+        if name.rpartition(".")[2] not in GAINS:
+            continue
+        if not tensor.is_floating_point():
+            raise UserError(f"{path}: {name} must be floating-point, found {str(tensor.dtype)[6:]}; tune again")
+        if (far := float(tensor.abs().amax())) > FAR:
             raise UserError(f"{path}: gains must be between {-FAR} and {FAR}, found {far:.4g} in {name}; tune again")
     return state
 

@@ -21,7 +21,7 @@ OPTIMIZERS: dict[str, Any] = {
 
 
 def optimizer_factory(options: Mapping[str, Any]) -> OptimizerFactory:
-    """Return a function that makes the optimizer, after a test on one parameter.
+    """Return a function that makes the optimizer, after a step with one parameter.
 
     Args:
         options: `name` and the arguments of the optimizer.
@@ -34,8 +34,10 @@ def optimizer_factory(options: Mapping[str, Any]) -> OptimizerFactory:
     if name not in OPTIMIZERS:
         raise UserError(f"optimizer.name must be one of {', '.join(sorted(OPTIMIZERS))}, got {name!r}")
     factory = partial(OPTIMIZERS[name], **given)
+    parameter = nn.Parameter(torch.zeros(1))
+    parameter.grad = torch.ones(1)
     try:
-        factory([{"params": [nn.Parameter(torch.zeros(1))]}])
-    except (TypeError, ValueError) as error:
-        raise UserError(f"optimizer.name={name} refuses its options: {error}") from error
+        factory([{"params": [parameter]}]).step(lambda: 0.0)
+    except (TypeError, ValueError, RuntimeError, AssertionError) as error:
+        raise UserError(f"optimizer.name={name} refuses its options: {' '.join(str(error).split())}") from error
     return factory

@@ -42,6 +42,7 @@ UNET: dict[str, tuple[Any, ...]] = {
 """Values without inputs that only other pipelines have: classes, image prompts, a guidance embedding, boxes."""
 VAE: dict[str, tuple[Any, ...]] = {
     **{"in_channels": (3,), "out_channels": (3,), "latents_mean": NONE, "latents_std": NONE, "shift_factor": (None, 0)},
+    **{"upsampling_scaling_factor": (2,), "upsample_fn": ("nearest", "nearest-exact", "bilinear", "bicubic", "area")},
 }
 MADE = ("block_out_channels",)
 """Of an AutoencoderTiny: those of its decoder."""
@@ -90,11 +91,16 @@ def latent_shape(unet: Mapping[str, Any]) -> tuple[int, int, int]:
 
 
 def _levels(folder: Path, vae: Mapping[str, Any]) -> int:
-    """Return the number of resolutions of an autoencoder."""
-    key = "decoder_block_out_channels" if "decoder_block_out_channels" in vae else "block_out_channels"
-    if not isinstance(found := vae[key], list | tuple) or not found:
-        raise UserError(f"{folder}/vae/{CONFIG}: {key} must be a list of numbers, found {shortened(found)}")
-    return len(found)
+    """Return the number of resolutions of an autoencoder, the same in its encoder and its decoder."""
+    sides = [key for key in ("encoder_block_out_channels", "decoder_block_out_channels") if key in vae]
+    counts = set()
+    for key in sides or ["block_out_channels"]:
+        if not isinstance(found := vae[key], list | tuple) or not found:
+            raise UserError(f"{folder}/vae/{CONFIG}: {key} must be a list of numbers, found {shortened(found)}")
+        counts.add(len(found))
+    if len(counts) > 1:
+        raise UserError(f"{folder}/vae/{CONFIG}: {' and '.join(sides)} must be of one length, found {sorted(counts)}")
+    return counts.pop()
 
 
 def _whole(file: Path, config: Mapping[str, Any], key: str) -> int:
