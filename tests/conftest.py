@@ -38,7 +38,8 @@ from quantbooth.quant.surgery import quantize_
 from quantbooth.runtime.config import conf_dir
 from quantbooth.runtime.lightning import Loop
 from quantbooth.timesteps.zones import Zones, zones_from_borders
-from quantbooth.tuning.module import Examples, Recipe, TuningModule
+from quantbooth.tuning.module import TuningModule
+from quantbooth.tuning.recipe import Examples, Recipe
 from quantbooth_toyworld.models import DENOISER, new_denoiser, untrained_base
 from stderr import complaints
 

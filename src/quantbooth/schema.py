@@ -20,17 +20,16 @@ from quantbooth.kinds import (
     TEXT,
     TEXTS,
     Field,
-    Kind,
     checked,
     either,
     ignored,
-    left_out,
     list_of,
     number,
     one_of,
     optional,
     whole,
 )
+from quantbooth.schema_trainer import TRAINER
 
 __all__ = ["COMMANDS", "FIELDS", "OPEN", "TRAINING_ONLY", "content", "trainer_content"]
 
@@ -41,7 +40,6 @@ ACTIVATION_BITS = optional(whole(2, 16))
 SHARE = number(below=1, positive=True)
 FIT = one_of("crop", "pad", "squash")
 DTYPE = one_of("float32", "float16")
-ONE_INDEX = Kind("[i], the index of one GPU", lambda value: list_of(whole(0), 1, 1).holds(value))
 SOURCE = checked(path=TEXT, revision=optional(TEXT), config=optional(PATH), converted=PATH, option=TEXT)
 GROUPS = (
     *("base", "quant", "calibration", "tuner", "strategy", "subject", "prior", "optimizer", "sampler", "locator"),
@@ -60,12 +58,13 @@ FIELDS: dict[str, dict[str, Field]] = {
         **checked(name=TEXT, path=PATH, revision=optional(TEXT), config=optional(PATH), licence=optional(TEXT)),
         **checked(timesteps=whole(1), resolution=whole(1), identifier=TEXT),
         **checked(loss_weight_max=optional(number(1)), zones=MAPPING),
-        **checked(folder=MAPPING, held_out=MAPPING, contrasts=MAPPING),
+        **checked(folder=MAPPING, held_out=MAPPING, contrasts=MAPPING, class_prompts=MAPPING),
     },
     "base.folder": SOURCE,
     "base.zones": checked(**{ANY: INTERVAL}),
     "base.held_out": {},
     "base.contrasts": {},
+    "base.class_prompts": checked(count=whole(1)),
     "quant": {
         "name": ignored(TEXT),
         "bits": Field(BITS),
@@ -120,6 +119,8 @@ FIELDS: dict[str, dict[str, Field]] = {
         "ema_decay": Field(optional(number(below=1)), neutral=None),
         "loss_weight_max": Field(optional(number(1))),
         "random_flip": Field(FLAG, neutral=False),
+        "pull": Field(number(), neutral=0.0),
+        "dco_beta": Field(optional(number(positive=True)), neutral=None),
     },
     "tuner.learner": {
         **checked(inputs=FLAG, biases=FLAG, norms=FLAG, rank=whole(1), alpha=optional(number(positive=True))),
@@ -146,7 +147,12 @@ FIELDS: dict[str, dict[str, Field]] = {
     },
     "preview": {"validation_steps": ignored(whole(0))},
     "optimizer": checked(name=TEXT, lr=number(), weight_decay=number()),
-    "prior": checked(num_class_images=whole(0), seed=SEED, class_batch_size=whole(0), loss_weight=number()),
+    "prior": {
+        **checked(num_class_images=whole(0), seed=SEED, class_batch_size=whole(0), loss_weight=number()),
+        "target": Field(one_of("noise", "base"), neutral="noise"),
+        "class_prompts": ignored(optional(either(list_of(TEXT, 1), MAPPING))),  # the prompts decide
+    },
+    "prior.class_prompts": checked(count=whole(1)),
     "sampler": checked(scheduler=TEXT, steps=whole(1), guidance=number()),
     "protocol": {
         **checked(name=TEXT, seeds=list_of(SEED, 1, distinct=True), eval_steps=list_of(whole(1))),
@@ -193,34 +199,7 @@ FIELDS: dict[str, dict[str, Field]] = {
         "document": ignored(PATH),
         "notes": ignored(TEXTS),
     },
-    "trainer": {  # every argument of Lightning's Trainer: what is honoured, and why another is not
-        "accelerator": ignored(TEXT),
-        "devices": ignored(either(whole(1), ONE_INDEX)),
-        "precision": Field(one_of("32-true", "bf16-mixed", "16-mixed"), neutral="32-true"),
-        "accumulate_grad_batches": Field(whole(1), neutral=1),
-        "gradient_clip_val": Field(optional(number()), neutral=None),
-        "gradient_clip_algorithm": Field(one_of("norm", "value", None), neutral=None),
-        "deterministic": Field(either(FLAG, one_of("warn", None)), neutral=None),
-        "enable_model_summary": ignored(FLAG),
-        "enable_progress_bar": ignored(FLAG),
-        "log_every_n_steps": ignored(whole(0)),
-        "detect_anomaly": ignored(FLAG),
-        "max_epochs": ignored(Kind("-1 (tuner.steps ends a run)", lambda value: type(value) is int and value == -1)),
-        "enable_checkpointing": ignored(Kind("false (see resources.checkpoint_every)", lambda value: value is False)),
-        **left_out("tuner.steps ends a run", "max_steps", "min_steps", "min_epochs", "max_time", "overfit_batches"),
-        **left_out("every loop takes all of its batches", "fast_dev_run", "limit_train_batches"),
-        **left_out("every loop takes all of its batches", "limit_test_batches", "limit_predict_batches"),
-        **left_out("tuning has no validation loop", "limit_val_batches", "val_check_interval"),
-        **left_out("tuning has no validation loop", "check_val_every_n_epoch", "num_sanity_val_steps"),
-        **left_out("one process tunes", "strategy", "num_nodes", "sync_batchnorm", "use_distributed_sampler"),
-        **left_out("choose logger=csv, tensorboard or wandb", "logger"),
-        **left_out("quantbooth adds its own", "callbacks", "plugins"),
-        **left_out("its report is not written", "profiler"),
-        **left_out("it removes curves and progress bars", "barebones"),
-        **left_out("it chooses kernels by their speed, so a seed does not repeat its artifact", "benchmark"),
-        **left_out("it has no effect here", "default_root_dir", "reload_dataloaders_every_n_epochs", "model_registry"),
-        **left_out("it has no effect here", "enable_autolog_hparams", "inference_mode"),
-    },
+    "trainer": TRAINER,
 }
 """The fields of each config group."""
 

@@ -23,6 +23,7 @@ __all__ = [
     "ToyPrompt",
     "article",
     "caption",
+    "class_prompts",
     "describe",
     "prompts",
     "untouched",
@@ -140,6 +141,33 @@ def describe(scene: Scene, rng: np.random.Generator) -> Caption:
         text += f" {scene.context}"
     frame = FRAMES[int(np.searchsorted(np.cumsum(FRAME_SHARES)[:-1], rng.random(), side="right"))]
     return Caption(frame.format(text), named)
+
+
+NAMED_BY_PRIOR = {
+    "colour": COLOURS[::2],
+    "pattern": PATTERNS[1::2],
+    "context": CONTEXTS[::2],
+    "accessory": ACCESSORIES[::2],
+}
+"""The attributes that class prompts name, half of each kind: scores of the other half show what was not named."""
+
+
+def class_prompts(count: int) -> tuple[str, ...]:
+    """Return `count` different prompts of a class, with {} for its word; none is an evaluation prompt.
+
+    Each attribute is named in half of them, at random from `NAMED_BY_PRIOR`.
+    """
+    rng, made = np.random.default_rng(0), dict[str, None]()
+    asked = {prompt.template for subject in SUBJECTS.values() for prompt in prompts(subject)}
+    while len(made) < count:
+        named = {kind: values[int(rng.integers(len(values)))] for kind, values in NAMED_BY_PRIOR.items()}
+        named = {kind: value for kind, value in named.items() if rng.random() < 0.5}
+        text = article(" ".join([*(named[kind] for kind in ("colour", "pattern") if kind in named), "{}"]))
+        text += f" wearing {named['accessory']}" if "accessory" in named else ""
+        text += f" {named['context']}" if "context" in named else ""
+        if (text := FRAMES[int(rng.integers(len(FRAMES)))].replace("{}", text)) not in asked:
+            made[text] = None
+    return tuple(made)
 
 
 def words() -> tuple[str, ...]:

@@ -14,7 +14,8 @@ from quantbooth.quant.scale_sets import Parts
 from quantbooth.runtime.errors import UserError
 from quantbooth.timesteps.strategies import s1
 from quantbooth.timesteps.zones import Zone, Zones, equal_zones
-from quantbooth.tuning.module import Examples, Recipe, TuningModule
+from quantbooth.tuning.module import TuningModule
+from quantbooth.tuning.recipe import Examples, Recipe
 
 MakeDenoiser = Callable[[], Any]
 MakeStage = Callable[..., TuningModule]

@@ -19,7 +19,8 @@ from quantbooth.timesteps.zones import Zones, equal_zones, zones_from_borders
 from quantbooth.tuning.callbacks import SampleGrids, Snapshots
 from quantbooth.tuning.encoding import TrainablePrompt
 from quantbooth.tuning.files import read_snapshot, write_snapshot
-from quantbooth.tuning.module import Examples, Recipe, TuningModule
+from quantbooth.tuning.module import TuningModule
+from quantbooth.tuning.recipe import Examples, Recipe
 from quantbooth.tuning.tuners import FullTuner, IdentifierTuner, ScaleTuner, State, Tuner
 
 pytestmark = pytest.mark.chain

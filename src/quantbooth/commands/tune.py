@@ -36,8 +36,10 @@ from quantbooth.tuning.callbacks import Checkpoints, SampleGrids, Snapshots
 from quantbooth.tuning.checkpoints import Checkpoint, Part, Unfinished
 from quantbooth.tuning.encoding import LazyLatents, TrainablePrompt, cache_latents
 from quantbooth.tuning.files import precision_of, read_snapshot, snapshot_path
-from quantbooth.tuning.module import Examples, OptimizerFactory, TuningModule
+from quantbooth.tuning.module import TuningModule
 from quantbooth.tuning.optimizers import optimizer_factory
+from quantbooth.tuning.recipe import Examples, OptimizerFactory
+from quantbooth.tuning.teacher import Teacher, frozen_copy
 from quantbooth.tuning.tuners import State
 
 __all__ = ["job", "tune"]
@@ -58,7 +60,7 @@ def tune_experts(run: Run, optimizer: OptimizerFactory, missing: Sequence[int]) 
     for line in (*unused(run.strategy, run.timesteps), *few_samples(run.strategy, run.recipe.samples_seen)):
         say(line)
     subjects = [run.subjects[number] for number in missing]
-    if run.recipe.class_batch_size:
+    if run.recipe.makes_class_pictures:
         for one in subjects:
             one.prior.get_or_make(partial(generate_prior, one))
     with ExitStack() as stack:
@@ -101,9 +103,10 @@ def generate_prior(one: SubjectRun) -> None:
     """Generate the class pictures, once per base and class word."""
     run = one.run
     first, count = run.settings["prior"]["seed"], run.settings["prior"]["num_class_images"]
-    text, artifact = one.subject.class_text, one.prior
+    texts, artifact = one.class_prompts, one.prior
     requests = [
-        Request(f"{seed}.png", text, text, f"prior: {text}", "prior", seed) for seed in range(first, first + count)
+        Request(f"{first + number}.png", text, text, f"prior: {text}", "prior", first + number)
+        for number, text in ((number, texts[number % len(texts)]) for number in range(count))
     ]
     trainer = run.trainer(f"generating {artifact.label}", shared=True)
     with artifact.writing(one.settings) as draft:
@@ -147,14 +150,19 @@ def learn(
     base, selection = untuned_base(run), SetSelection()
     route = SubjectsRoute(zones.index, len(zones), len(subjects))
     examples = [encode(one, base) for one in subjects]
+    untuned = frozen_copy(base) if run.recipe.needs_teacher and not run.tuner.has_base else None
     learning = run.tuner.prepare_(base, len(zones), selection, len(subjects))
+    distance = run.tuner.distance(base) if run.recipe.pull else None
     sentences = [TrainablePrompt(base, subjects[0].subject.tuning_text)] if "identifier" in learning else None
     if sentences is None and resources["cache_latents"]:
         base = base.denoiser_alone
     route_(base, route, selection)
     if resources["gradient_checkpointing"]:
         base.enable_gradient_checkpointing_()
-    module = TuningModule(base, learning, examples, zones, run.recipe, optimizer, sentences, route)
+    teacher = None
+    if run.recipe.needs_teacher:
+        teacher = Teacher(base, route) if untuned is None else Teacher(untuned.denoiser_alone, None)
+    module = TuningModule(base, learning, examples, zones, run.recipe, optimizer, sentences, route, teacher, distance)
     snapshots = Snapshots(run.tuner, base, run.steps[1:], partial(keep, run, part), module.kept)
     checkpoints = Checkpoints(part, module, resources["checkpoint_every"], found)
     grids = [
@@ -204,17 +212,24 @@ def fit(run: Run, module: TuningModule, names: Sequence[str], callbacks: list[Ca
 def encode(one: SubjectRun, base: Base) -> Examples:
     """Return latents and prompts of a run; without resources.cache_latents each step encodes its pictures."""
     run, subject = one.run, one.subject
+    photos, prior = subject.photos, subject.photos[:0]
+    prompts, rows = one.class_prompts if run.recipe.class_batch_size else [], None
+    if run.recipe.class_batch_size and not run.recipe.makes_class_pictures:
+        prior = photos
+    elif run.recipe.class_batch_size:
+        folder = one.prior.require()
+        requests = read_requests(folder)
+        prior = read_images([folder / request.file for request in requests])
+        rows = torch.tensor([prompts.index(request.text) for request in requests])
     with torch.no_grad():
         texts = base.encode_prompts([subject.tuning_text, subject.class_text])
-    photos, prior = subject.photos, subject.photos[:0]
-    if run.recipe.class_batch_size:
-        folder = one.prior.require()
-        prior = read_images([folder / request.file for request in read_requests(folder)])
+        several = base.encode_prompts(list(prompts)) if len(prompts) > 1 else None
     if run.settings["tuner"]["random_flip"]:
         photos, prior = (torch.cat([pictures, pictures.flip(-1)]) for pictures in (photos, prior))
+        rows = None if rows is None else torch.cat([rows, rows])
     made = [LazyLatents(base.encode_images, pictures) for pictures in (photos, prior)]
     kept = [cache_latents(latents) for latents in made] if run.settings["resources"]["cache_latents"] else made
-    return Examples(kept[0], texts[:1], kept[1], texts[1:], subject.name)
+    return Examples(kept[0], texts[:1], kept[1], texts[1:], subject.name, several, rows)
 
 
 def preview_requests(subject: Subject) -> list[Request]:

@@ -9,7 +9,14 @@ from quantbooth.diffusion.conditioning import Conditioning
 from quantbooth.diffusion.model import NoiseSchedule
 from quantbooth.timesteps.zones import Zone
 
-__all__ = ["denoising_error", "mean_square", "predict", "spread_timesteps", "with_prior_preservation"]
+__all__ = [
+    "consistency_loss",
+    "denoising_error",
+    "mean_square",
+    "predict",
+    "spread_timesteps",
+    "with_prior_preservation",
+]
 
 
 def predict(
@@ -52,10 +59,24 @@ def denoising_error(
     noise: Float[Tensor, "b c h w"],
     t: Int[Tensor, " b"],
     conditioning: Conditioning,
+    target: Float[Tensor, "b c h w"] | None = None,
 ) -> Float[Tensor, " b"]:
-    """Return the mean over the latent of (target - prediction(x_t, t, c))^2 per sample (DDPM, eq. 14; LDM, eq. 2)."""
+    """Return the mean over the latent of (target - prediction(x_t, t, c))^2 per sample (DDPM, eq. 14; LDM, eq. 2).
+
+    Without `target` it is that of the schedule: the noise, or the velocity.
+    """
     predicted = predict(base, schedule, x_0, noise, t, conditioning)
-    return (predicted - schedule.target(x_0, noise, t)).square().mean(dim=(1, 2, 3))
+    wanted = schedule.target(x_0, noise, t) if target is None else target
+    return (predicted - wanted).square().mean(dim=(1, 2, 3))
+
+
+def consistency_loss(errors: Float[Tensor, " b"], base_errors: Float[Tensor, " b"], beta: float) -> Float[Tensor, " b"]:
+    """Return -log sigmoid(-beta (error - error of the base)) per sample (DCO, arXiv 2402.12004).
+
+    Its slope beta sigmoid(beta (error - error of the base)) falls to 0 once a sample is predicted better than by the
+    base, so that a tuned model stays near the base.
+    """
+    return torch.nn.functional.softplus(beta * (errors - base_errors))
 
 
 def with_prior_preservation(

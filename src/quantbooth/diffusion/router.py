@@ -1,6 +1,7 @@
 """The router: a forward pre-hook of the denoiser that selects each sample's scale set by its timestep."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -31,6 +32,16 @@ class SubjectsRoute:
     def __init__(self, route: Route, sets: int, subjects: int = 1) -> None:
         self.route, self.sets = route, sets
         self._subjects = torch.zeros(1, dtype=torch.int64) if subjects == 1 else None
+        self._untuned = False
+
+    @contextmanager
+    def untuned(self) -> Iterator[None]:
+        """Use the base (set 0) for every row inside the block, however many there are."""
+        self._untuned = True
+        try:
+            yield
+        finally:
+            self._untuned = False
 
     def choose(self, subjects: Int[Tensor, " b"]) -> None:
         """Set the subject of each row of the batch from now on (0 is the first subject).
@@ -45,6 +56,8 @@ class SubjectsRoute:
         Raises:
             RuntimeError: when nothing was chosen, or the batch size is not a multiple of the number of chosen rows.
         """
+        if self._untuned:
+            return torch.zeros_like(t, dtype=torch.int64)
         if self._subjects is None or len(t) % len(self._subjects):
             chosen = "nothing" if self._subjects is None else f"{len(self._subjects)} rows"
             raise RuntimeError(f"a subject must be chosen for each of {len(t)} rows, got {chosen}")

@@ -27,6 +27,7 @@ __all__ = [
     "add_",
     "attach_",
     "detach_",
+    "distance",
     "layers",
     "likeness",
     "pairs",
@@ -156,6 +157,16 @@ def parameters(model: nn.Module) -> list[nn.Parameter]:
     if not found:
         raise RuntimeError("adapters must be attached: call attach_ first")
     return found
+
+
+def distance(model: nn.Module) -> Float[Tensor, ""]:
+    """Return the sum over layers and sets of ||s B A||^2 = s^2 sum((B^T B) * (A A^T)); B A is never formed."""
+    squares = []
+    for _, layer in adapted(model):
+        scale: float = getattr(layer, f"{LEARNED}_scale")
+        a, b = getattr(layer, f"{LEARNED}_A").flatten(2), getattr(layer, f"{LEARNED}_B")
+        squares.append(scale**2 * ((b.mT @ b) * (a @ a.mT)).sum())
+    return torch.stack(squares).sum()
 
 
 def read(model: nn.Module) -> Sets:

@@ -15,8 +15,8 @@ from quantbooth.runtime.config import build
 from quantbooth.runtime.errors import UserError
 from quantbooth.store.store import slugify
 from quantbooth.timesteps.strategies import BASELINE, Strategy
-from quantbooth.tuning.module import Recipe
 from quantbooth.tuning.optimizers import optimizer_factory
+from quantbooth.tuning.recipe import Recipe
 from quantbooth.tuning.tuners import IdentifierTuner, Tuner
 
 __all__ = ["base_folder_of", "method_name", "recipe_of", "sampler_of", "tuner_of"]
@@ -34,11 +34,7 @@ def recipe_of(settings: Mapping[str, Any]) -> Recipe:
     """
     optimizer_factory(settings["optimizer"])  # tests them, before any work
     tuner, prior = settings["tuner"], settings["prior"]
-    if prior["class_batch_size"] and not prior["num_class_images"]:
-        raise UserError(
-            f"prior.num_class_images must be 1 or more with prior.class_batch_size={prior['class_batch_size']}, got 0; "
-            "choose prior=none to do without"
-        )
+    _check_prior(prior)
     clipping = {key: settings["trainer"].get(f"gradient_clip_{key}") for key in ("val", "algorithm")}
     if clipping["algorithm"] and not clipping["val"]:
         raise UserError(
@@ -49,6 +45,7 @@ def recipe_of(settings: Mapping[str, Any]) -> Recipe:
         steps=tuner["steps"],
         train_batch_size=tuner["train_batch_size"],
         class_batch_size=prior["class_batch_size"],
+        num_class_images=prior["num_class_images"],
         prior_loss_weight=prior["loss_weight"],
         loss_weight_max=tuner["loss_weight_max"],
         lr_scheduler=tuner["lr_scheduler"],
@@ -56,8 +53,24 @@ def recipe_of(settings: Mapping[str, Any]) -> Recipe:
         ema_decay=tuner["ema_decay"],
         accumulate_grad_batches=settings["trainer"].get("accumulate_grad_batches", 1),
         clips_norms=bool(clipping["val"]) and clipping["algorithm"] != "value",
+        distills=prior["target"] == "base",
+        dco_beta=tuner["dco_beta"],
+        pull=float(tuner["pull"]),
         rates={kind: float(tuner[key]) for kind, key in RATES.items() if key in tuner},
     )
+
+
+def _check_prior(prior: Mapping[str, Any]) -> None:
+    """Refuse options of the prior that contradict each other."""
+    batch, distills = prior["class_batch_size"], prior["target"] == "base"
+    if batch and not prior["num_class_images"] and not distills:
+        raise UserError(
+            f"prior.num_class_images must be 1 or more with prior.class_batch_size={batch}, got 0; "
+            "choose prior=none to do without, or prior.target=base to use the photos"
+        )
+    for option, given in (("target=base", distills), ("class_prompts", prior["class_prompts"] is not None)):
+        if given and not batch:
+            raise UserError(f"prior.{option} needs class rows in each batch, got prior.class_batch_size=0")
 
 
 def tuner_of(cfg: DictConfig, subjects: Sequence[Subject], recipe: Recipe) -> Tuner:

@@ -15,5 +15,5 @@ def require_read(run: Run, prompts: Iterable[str] | None = None) -> None:
     Raises:
         UserError: for one that is longer, with the words that would be lost.
     """
-    own = (text for one in run.subjects for text in one.subject.texts)
+    own = (text for one in run.subjects for text in (*one.subject.texts, *one.class_prompts))
     require_whole(read_tokenizers(run.base_folder), own if prompts is None else prompts)

@@ -23,6 +23,7 @@ from quantbooth.diffusion.outline import outline
 from quantbooth.diffusion.sampler import Sampler
 from quantbooth.evaluation.scorer import Scorer
 from quantbooth.run.calibration import Calibration
+from quantbooth.run.class_prompts import class_prompts_of, prompted
 from quantbooth.run.experts import sampled_timesteps
 from quantbooth.run.options import base_folder_of, method_name, recipe_of, sampler_of, tuner_of
 from quantbooth.run.subjects import each_subject
@@ -34,7 +35,7 @@ from quantbooth.schema import TRAINING_ONLY, content, trainer_content
 from quantbooth.store.files import folder_fingerprint
 from quantbooth.store.store import Artifact, Store, slugify
 from quantbooth.timesteps.strategies import Strategy
-from quantbooth.tuning.module import Recipe
+from quantbooth.tuning.recipe import Recipe
 from quantbooth.tuning.tuners import Tuner
 
 __all__ = ["Run", "SubjectRun"]
@@ -60,9 +61,7 @@ class SubjectRun:
         self.subject = build(cfg.subject.pictures, Subject)
         side, expected = self.subject.photos.shape[-1], self.settings["base"]["resolution"]
         if side != expected:
-            raise UserError(
-                f"pictures of subject {self.subject.name} must be base.resolution = {expected} wide, got {side}"
-            )
+            raise UserError(f"pictures of subject {self.name} must be base.resolution = {expected} wide, got {side}")
 
     @property
     def name(self) -> str:
@@ -75,11 +74,17 @@ class SubjectRun:
         identity = {
             **run.untuned,
             "class": self.subject.class_text,
+            **prompted(self.settings, self.class_prompts),
             "prior": {key: self.settings["prior"][key] for key in ("num_class_images", "seed")},
             "sampler": content(self.settings, "sampler"),
         }
         label = f"prior-{run.base_name}-{run.calibration.name}-{slugify(self.subject.class_word)}"
         return Artifact(run.store, "image_set", label, "quantbooth-tune", identity, run.parents)
+
+    @cached_property
+    def class_prompts(self) -> tuple[str, ...]:
+        """The prompts of the class pictures, each once; by default the class prompt alone."""
+        return class_prompts_of(self.run.cfg, self.subject)
 
     @cached_property
     def tuned(self) -> Artifact:
@@ -141,7 +146,8 @@ class SubjectRun:
             "subject": self.subject.fingerprint,
             "strategy": run.strategy.describe(),
             "tuner": {"name": run.tuner.name, **content(settings, "tuner")},
-            "prior_pictures": self.prior.identity if run.recipe.class_batch_size else None,
+            "prior_pictures": self.prior.identity if run.recipe.makes_class_pictures else None,
+            **({} if run.recipe.makes_class_pictures else prompted(settings, self.class_prompts)),
             **{group: content(settings, group) for group in ("optimizer", "prior", "resources")},
             "seed": settings["seed"],
             **trainer_content(settings, training=True),

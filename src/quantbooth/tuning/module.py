@@ -1,105 +1,28 @@
 """The training module: DreamBooth's objective on the timesteps of a strategy, for the parameters of any tuner."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
 from quantbooth.diffusion.base import Base
 from quantbooth.diffusion.conditioning import Conditioning
-from quantbooth.diffusion.objective import denoising_error, with_prior_preservation
+from quantbooth.diffusion.objective import consistency_loss, denoising_error, mean_square, with_prior_preservation
 from quantbooth.diffusion.router import SubjectsRoute
 from quantbooth.runtime.draws import generator_for, step_loader
 from quantbooth.runtime.errors import UserError
 from quantbooth.timesteps.zones import Zones
 from quantbooth.tuning.averaging import Average
-from quantbooth.tuning.encoding import CachedPrompt, Latents
+from quantbooth.tuning.encoding import CachedPrompt
+from quantbooth.tuning.recipe import Examples, OptimizerFactory, Recipe
+from quantbooth.tuning.teacher import Distance, Teacher
 
-__all__ = ["Examples", "OptimizerFactory", "Recipe", "TuningModule"]
-
-OptimizerFactory = Callable[[Iterable[dict[str, Any]]], Optimizer]
-"""Parameter groups -> an optimizer; a group without `lr` uses the optimizer's default."""
-
-
-@dataclass(frozen=True)
-class Examples:
-    """The training data of one subject.
-
-    Attributes:
-        subject: latents of the subject's photos; cached ones need no autoencoder any more.
-        subject_text: the encoded instance prompt, one row.
-        prior: latents of the class pictures.
-        prior_text: the encoded class prompt, one row.
-        name: of the subject, the label of its loss curve where there are several.
-    """
-
-    subject: Latents
-    subject_text: Conditioning
-    prior: Latents
-    prior_text: Conditioning
-    name: str = ""
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """The hyperparameters of a training run.
-
-    Attributes:
-        steps: optimizer steps.
-        train_batch_size: photos of the subject per step.
-        class_batch_size: class pictures per step; 0 is no prior preservation.
-        prior_loss_weight: lambda of the DreamBooth loss.
-        loss_weight_max: weight each error by min(1 / alpha_bar, loss_weight_max); None weights all equally.
-        lr_scheduler: cosine decays the learning rate along half a cosine to 0 over the run; constant keeps it.
-        seed: decides photos, noise and timesteps of every step.
-        ema_decay: decay of the EMA of the trainable parameters, which is saved; None saves the last step's parameters.
-        rates: learning rates by kind of parameter; the other kinds use the optimizer's.
-        accumulate_grad_batches: batches per optimizer step; each has its own draws.
-        clips_norms: whether the trainer clips the norm of all gradients, which couples the parameters.
-    """
-
-    steps: int
-    train_batch_size: int
-    class_batch_size: int
-    prior_loss_weight: float
-    loss_weight_max: float | None
-    lr_scheduler: str
-    seed: int
-    ema_decay: float | None = None
-    rates: Mapping[str, float] = field(default_factory=dict)
-    accumulate_grad_batches: int = 1
-    clips_norms: bool = False
-
-    @property
-    def batch(self) -> int:
-        return self.train_batch_size + self.class_batch_size
-
-    @property
-    def samples_seen(self) -> int:
-        return self.batches * self.batch
-
-    @property
-    def batches(self) -> int:
-        return self.steps * self.accumulate_grad_batches
-
-    def rate_at(self, step: int) -> float:
-        """Return the factor of the learning rate at a step."""
-        if self.lr_scheduler == "constant":
-            return 1.0
-        return 0.5 * (1 + float(torch.cos(torch.tensor(torch.pi * step / self.steps))))
-
-    def groups(self, learning: Mapping[str, list[nn.Parameter]]) -> list[dict[str, Any]]:
-        """Return the parameter groups for an optimizer, one for each kind of parameter."""
-        return [
-            {"params": numbers, **({"lr": self.rates[kind]} if kind in self.rates else {})}
-            for kind, numbers in learning.items()
-        ]
+__all__ = ["Rows", "TuningModule"]
 
 
 @dataclass(frozen=True)
@@ -137,6 +60,8 @@ class TuningModule(LightningModule):
         optimizer: makes the optimizer.
         sentences: encode each subject's prompt at every step; None uses the encoded prompts of the examples.
         route: assigns rows to subjects; None for a single subject.
+        teacher: the untuned base, where the recipe needs it.
+        distance: of the parameters from the untuned base, where the recipe pulls them there.
 
     Raises:
         UserError: when the loss is not a finite number.
@@ -152,6 +77,8 @@ class TuningModule(LightningModule):
         optimizer: OptimizerFactory,
         sentences: Sequence[nn.Module] | None = None,
         route: SubjectsRoute | None = None,
+        teacher: Teacher | None = None,
+        distance: Distance | None = None,
     ) -> None:
         super().__init__()
         self.base, self.denoiser = base, base.denoiser
@@ -163,6 +90,7 @@ class TuningModule(LightningModule):
         self.optimizer_factory = optimizer
         self.sentences = nn.ModuleList(sentences or [CachedPrompt(one.subject_text) for one in examples])
         self.route = route
+        self.teacher, self.distance = teacher, distance
         self.average: Average | None = None
         self.seen = torch.zeros(len(examples), len(zones), dtype=torch.int64)
         """How many samples each expert saw, by subject."""
@@ -199,13 +127,38 @@ class TuningModule(LightningModule):
         t = t.to(x_0.device)
         if self.route is not None:
             self.route.choose(torch.arange(len(subjects)).repeat_interleave(self.recipe.batch))
-        errors = denoising_error(self.base, self.schedule, x_0, noise, t, conditioning)
-        if self.recipe.loss_weight_max is not None:
-            errors = errors * self.schedule.bounded_inverse_weight(t, self.recipe.loss_weight_max)
+        errors = self.errors(x_0, noise, t, conditioning, is_prior.bool())
         shares = zip(errors.split(self.recipe.batch), is_prior.split(self.recipe.batch), strict=True)
         losses = torch.stack([with_prior_preservation(*share, self.recipe.prior_loss_weight) for share in shares])
         self._show(losses)
-        return losses.sum()
+        return losses.sum() if self.distance is None else losses.sum() + self.recipe.pull * self.distance()
+
+    def errors(
+        self,
+        x_0: Float[Tensor, "b c h w"],
+        noise: Float[Tensor, "b c h w"],
+        t: Int[Tensor, " b"],
+        conditioning: Conditioning,
+        prior: Bool[Tensor, " b"],
+    ) -> Float[Tensor, " b"]:
+        """Return the weighted error of each row, by the recipe's target of class pictures and its loss on photos."""
+        recipe, photos = self.recipe, ~prior
+        target = self.schedule.target(x_0, noise, t).float()
+        before = torch.zeros(len(t), device=t.device)
+        if self.teacher is not None and recipe.dco_beta is not None:
+            texts = Conditioning.cat([one.prior_text.expand(recipe.train_batch_size) for one in self.examples])
+            predicted = self.teacher(x_0[photos], noise[photos], t[photos], texts.to(self.device))
+            before[photos] = mean_square(predicted, target[photos])
+        if self.teacher is not None and recipe.distills:
+            target = target.clone()
+            target[prior] = self.teacher(x_0[prior], noise[prior], t[prior], conditioning[prior])
+        errors = denoising_error(self.base, self.schedule, x_0, noise, t, conditioning, target)
+        if recipe.loss_weight_max is not None:
+            weight = self.schedule.bounded_inverse_weight(t, recipe.loss_weight_max)
+            errors, before = errors * weight, before * weight
+        if recipe.dco_beta is not None:
+            errors = torch.where(prior, errors, consistency_loss(errors, before, recipe.dco_beta))
+        return errors
 
     def rows(self, subject: int, number: int) -> Rows:
         """Return a subject's rows of the run's batch of this number, which do not depend on other subjects."""
@@ -222,7 +175,7 @@ class TuningModule(LightningModule):
         if recipe.class_batch_size:
             others = torch.randint(len(examples.prior), (recipe.class_batch_size,), generator=draw)
             parts.append(examples.prior[others])
-            texts.append(examples.prior_text.expand(recipe.class_batch_size))
+            texts.append(examples.class_prompts(others, draw))
         is_prior = torch.arange(recipe.batch) >= recipe.train_batch_size
         conditioning = Conditioning.cat([text.to(self.device) for text in texts])
         return torch.cat(parts).to(self.device), conditioning, is_prior.float().to(self.device)

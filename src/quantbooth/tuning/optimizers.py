@@ -9,7 +9,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from quantbooth.runtime.errors import UserError
-from quantbooth.tuning.module import OptimizerFactory
+from quantbooth.tuning.recipe import OptimizerFactory
 
 __all__ = ["OPTIMIZERS", "optimizer_factory"]
 

@@ -9,6 +9,7 @@ each with or without a trainable identifier.
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ from quantbooth.quant.selection import SetSelection
 from quantbooth.runtime.errors import UserError
 from quantbooth.timesteps.strategies import Strategy
 from quantbooth.tuning.identifier import added_tokens, attach_rows_, learned_rows
+from quantbooth.tuning.teacher import Distance, distance_from_start
 
 __all__ = ["FullTuner", "IdentifierTuner", "Learning", "LoraTuner", "ScaleTuner", "State", "Tuner"]
 
@@ -40,11 +42,13 @@ class Tuner(ABC):
         name: identifies the tuner in names of artifacts; it never changes.
         kind: of the artifact with the trained parameters.
         by_sample: whether parameters are selected per sample, so that several subjects can share a batch.
+        has_base: whether set 0 of the tuned base is the untuned base.
     """
 
     name: str
     kind: str
     by_sample: bool = False
+    has_base: bool = True
 
     @abstractmethod
     def check(self, strategy: Strategy, bits: int | None) -> None:
@@ -57,6 +61,10 @@ class Tuner(ABC):
     @abstractmethod
     def prepare_(self, base: Base, sets: int, selection: SetSelection, subjects: int = 1) -> Learning:
         """Attach trainable parameters to the base and return them: `sets` sets per subject, with equal values."""
+
+    @abstractmethod
+    def distance(self, base: Base) -> Distance:
+        """Return the squared distance of the parameters from their values in a base that was just prepared."""
 
     @abstractmethod
     def state(self, base: Base) -> State:
@@ -101,6 +109,9 @@ class ScaleTuner(Tuner):
         scale_sets.attach_(base.denoiser, sets * subjects, selection, self.parts)
         return scale_sets.parameters(base.denoiser)
 
+    def distance(self, base: Base) -> Distance:
+        return distance_from_start([each for kind in scale_sets.parameters(base.denoiser).values() for each in kind])
+
     def state(self, base: Base) -> State:
         return scale_sets.read(base.denoiser)
 
@@ -117,6 +128,7 @@ class FullTuner(Tuner):
 
     name = "full"
     kind = "tuned_weights"
+    has_base = False
 
     def describe(self) -> dict[str, Any]:
         return {"name": self.name}
@@ -130,6 +142,9 @@ class FullTuner(Tuner):
 
     def prepare_(self, base: Base, sets: int, selection: SetSelection, subjects: int = 1) -> Learning:
         return {"weights": list(base.denoiser.requires_grad_(True).parameters())}
+
+    def distance(self, base: Base) -> Distance:
+        return distance_from_start(list(base.denoiser.parameters()))
 
     def state(self, base: Base) -> State:
         return {name: tensor.detach().clone() for name, tensor in base.denoiser.state_dict().items()}
@@ -156,7 +171,7 @@ class IdentifierTuner(Tuner):
 
     def __init__(self, inner: Tuner, sentence: str, without: str) -> None:
         self.inner, self.sentence, self.without = inner, sentence, without
-        self.name, self.kind = inner.name, inner.kind
+        self.name, self.kind, self.has_base = inner.name, inner.kind, inner.has_base
 
     def describe(self) -> dict[str, Any]:
         return {**self.inner.describe(), "identifier": {"sentence": self.sentence, "without": self.without}}
@@ -172,6 +187,9 @@ class IdentifierTuner(Tuner):
     def prepare_(self, base: Base, sets: int, selection: SetSelection, subjects: int = 1) -> Learning:
         rows = attach_rows_(base, self._tokens(base)).rows
         return {**self.inner.prepare_(base, sets, selection, subjects), "identifier": [rows]}
+
+    def distance(self, base: Base) -> Distance:
+        return self.inner.distance(base)  # the identifier is new, so nothing pulls it back
 
     def state(self, base: Base) -> State:
         return {**self.inner.state(base), **self._named(base, learned_rows(base).rows)}
@@ -260,6 +278,9 @@ class LoraTuner(Tuner):
         draw = torch.Generator().manual_seed(self.seed)
         adapters.attach_(base.denoiser, self._names(base), sets, self.rank, self.scale, selection, draw, subjects)
         return {"adapters": adapters.parameters(base.denoiser)}
+
+    def distance(self, base: Base) -> Distance:
+        return partial(adapters.distance, base.denoiser)
 
     def state(self, base: Base) -> State:
         return adapters.read(base.denoiser)

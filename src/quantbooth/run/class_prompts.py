@@ -1,0 +1,42 @@
+"""The prompts of a subject's class pictures: the class prompt, given ones, or those of the base."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from omegaconf import DictConfig
+
+from quantbooth.data.subjects import Subject
+from quantbooth.runtime.config import build
+from quantbooth.runtime.errors import UserError
+
+__all__ = ["class_prompts_of", "prompted"]
+
+
+def class_prompts_of(cfg: DictConfig, subject: Subject) -> tuple[str, ...]:
+    """Return the class prompts of a subject, those of a base without the subject's evaluation prompts.
+
+    Raises:
+        UserError: for a given prompt without {}, given twice, or one that the subject is evaluated on.
+    """
+    given = cfg.prior.class_prompts
+    if given is None:
+        return (subject.class_text,)
+    own = {prompt.template.lower() for prompt in subject.prompts}
+    if isinstance(given, DictConfig):
+        made = [template for template in build(given, tuple) if template.lower() not in own]
+        return tuple(dict.fromkeys(template.replace("{}", subject.class_word) for template in made))
+    for template in given:
+        if template.count("{}") != 1:
+            raise UserError(f"each of prior.class_prompts must hold {{}} once, where the class goes, got {template!r}")
+        if template.lower() in own:
+            raise UserError(f"prior.class_prompts must not hold prompts of the evaluation, got {template!r}")
+    if len(set(given)) < len(given):
+        raise UserError(f"each of prior.class_prompts must be given once, got {list(given)}")
+    return tuple(template.replace("{}", subject.class_word) for template in given)
+
+
+def prompted(settings: Mapping[str, Any], class_prompts: Sequence[str]) -> dict[str, Any]:
+    """Return the class prompts as part of an identity; nothing where no prompts are given, or no class rows are."""
+    prior = settings["prior"]
+    given = prior["class_batch_size"] and prior["class_prompts"] is not None
+    return {"class_prompts": list(class_prompts)} if given else {}
