@@ -19,7 +19,7 @@ from typing import Any
 
 from experiments.reliability.boundaries import Disturbance, Outcome, run
 from experiments.reliability.record import finish, write_counts
-from experiments.reliability.verbs import VERBS, make_inputs
+from experiments.reliability.verbs import VERBS, Verb, make_inputs
 
 __all__ = ["Bench", "cases", "contents", "main"]
 
@@ -71,7 +71,7 @@ class Bench:
             f"differs: {file}" for file in sorted(expected.keys() | found) if expected.get(file) != found.get(file)
         ]
         if disturbance.kind in FAULTS:
-            wrong += _wrong_in_the_end(first)
+            wrong += _wrong_in_the_end(first, verb)
         return {"verb": name, **vars(disturbance), "code": first.code, "wrong": wrong, "said": first.said[-300:]}
 
     def _must(self, name: str) -> Outcome:
@@ -88,13 +88,13 @@ class Bench:
             shutil.copytree(before, self.case)
 
 
-def _wrong_in_the_end(outcome: Outcome) -> list[str]:
-    """Return what is wrong with how a command with a fault ended: in one line and with 2, unless it needed no more."""
+def _wrong_in_the_end(outcome: Outcome, verb: Verb) -> list[str]:
+    """Return what is wrong with how a command with a fault ended: in a line and with its code for it, if not well."""
     lines = [line for line in outcome.said.splitlines() if line.startswith("quantbooth: ")]
     wrong = ["a traceback"] if "Traceback" in outcome.said else []
-    if outcome.code not in (0, 2):
+    if outcome.code not in (verb.code, 2, *verb.faulty):
         wrong.append(f"exit code {outcome.code}")
-    return wrong + ([] if outcome.code != 2 or lines else ["no line"])
+    return wrong + ([] if outcome.code == verb.code or lines else ["no line"])
 
 
 def contents(case: Path) -> dict[str, str]:
@@ -110,8 +110,8 @@ def contents(case: Path) -> dict[str, str]:
 def _timeless(file: Path) -> bytes:
     if file.suffix == ".json":
         return json.dumps(_without_times(json.loads(file.read_text())), sort_keys=True).encode()
-    if file.suffix in (".html", ".md", ".csv", ".tex"):  # with dates, seconds and sizes in the text
-        return re.sub(r"\d+([.:,]\d+)*", "0", file.read_text()).encode()
+    if file.suffix in (".html", ".md", ".csv", ".tex"):  # with a commit, dates, seconds and sizes in the text
+        return re.sub(r"commit [0-9a-f]+|\d+([.:,]\d+)*", "0", file.read_text()).encode()
     return file.read_bytes() if file.suffix != ".svg" else b"a plot"  # with seconds on an axis
 
 

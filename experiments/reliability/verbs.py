@@ -41,7 +41,9 @@ SMALL_JUDGE = (
 
 @dataclass(frozen=True)
 class Verb:
-    """A command, its words, the commands before it, its exit code without disturbance, what it says when it is done."""
+    """A command, its words, the commands before it, its exit code without disturbance, what it says when it is done,
+    other exit codes than 2 that it has for a fault.
+    """
 
     main: Callable[[], object]
     words: tuple[str, ...]
@@ -49,6 +51,7 @@ class Verb:
     prepare: Callable[[Path], None] = field(default=lambda _: None)
     code: int = 0
     refuses: str = ""
+    faulty: tuple[int, ...] = ()
 
     def typed(self, inputs: Path) -> list[str]:
         return [word.replace("{inputs}", str(inputs)) for word in self.words]
@@ -123,6 +126,6 @@ VERBS = {
             "source.files=file://{inputs}/photos",
         ),
     ),
-    "verify": Verb(verify.main, ("out/store", "--repair"), ("calibrate_minmax", *CHAIN), damage),
+    "verify": Verb(verify.main, ("out/store", "--repair"), ("calibrate_minmax", *CHAIN), damage, faulty=(1,)),
     "calibrate_minmax": Verb(programs.calibrate, TUNED),
 }

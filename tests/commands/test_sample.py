@@ -65,6 +65,31 @@ def test_a_folder_of_scale_sets_stands_for_the_setting_and_batches_change_nothin
         assert max(abs(a - b) for a, b in zip(left, right, strict=True)) <= 1
 
 
+def test_pictures_of_another_precision_have_other_names(configure: Configure, tmp_path: Path) -> None:
+    words = ("prompt=a dog", f"pictures={tmp_path}/p", f"scale_sets={Run(configure()).only.tuned.require()}")
+    half, whole = (generate(Run(configure(*words, *more)))[0] for more in (["trainer.precision=bf16-mixed"], []))
+    assert half != whole
+
+
+def test_options_that_a_folder_of_scale_sets_decides_are_named(
+    configure: Configure, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tuned = Run(configure()).only.tuned.require()
+    generate(Run(configure("prompt=a dog", f"pictures={tmp_path}", f"scale_sets={tuned}", "strategy=baseline")))
+    said = capsys.readouterr().err
+    assert all(name in said for name in (tuned.name, "strategy", "quant", "tuner"))
+
+
+def test_a_damaged_scale_set_is_refused_before_the_untuned_base_draws(compose: Compose, tmp_path: Path) -> None:
+    run = Run(compose(tmp_path / "out", *QUICK, "protocol.prompt_stride=25"))
+    calibrate(run)
+    file = tune(run)[0] / "step-000002.safetensors"
+    file.write_bytes(file.read_bytes()[:-1])
+    with pytest.raises(UserError, match=r"step-000002\.safetensors"):
+        generate(Run(compose(tmp_path / "out", *QUICK, "protocol.prompt_stride=25")))
+    assert not list((tmp_path / "out" / "store").glob("image_set/*"))
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [

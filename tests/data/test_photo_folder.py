@@ -5,6 +5,7 @@ import socket
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -72,6 +73,15 @@ def test_what_is_left_out_is_said_by_name_once(folder: Path, capsys: pytest.Capt
         f"left out of the photos in {folder}: 0.txt, clip.MOV, old/ (a folder); captions are not used, every photo has "
         "the same sentence\n"
     )
+
+
+def test_a_photo_of_one_colour_is_named(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    draw = np.random.default_rng(0)
+    Image.fromarray(draw.integers(0, 255, (32, 32, 3), dtype=np.uint8)).save(folder / "seen.png")
+    Image.new("RGBA", (32, 32), (9, 9, 9, 0)).save(folder / "unseen.png")
+    photo_subject(str(folder), "dog", "sks", True, 32)
+    said = capsys.readouterr().err
+    assert "unseen.png" in said and "/seen.png" not in said
 
 
 @pytest.mark.parametrize("name", ["1_MASK.png", "1-mask.png", "1 mask.jpg", "1mask.png", "1.masks.png"])

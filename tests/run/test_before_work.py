@@ -175,6 +175,14 @@ def test_scoring_refuses_what_it_cannot_judge_before_it_asks_for_pictures(
     assert not (tmp_path / "out" / "store").exists()
 
 
+@pytest.mark.parametrize("option", ["store", "outputs", "logs"])
+def test_outputs_inside_the_base_are_refused(compose: Compose, base_folder: Path, tmp_path: Path, option: str) -> None:
+    inside = f"paths.{option}={base_folder}/unet/../mine"
+    with pytest.raises(UserError, match=r"^paths\.\w+=\S+ is inside the base"):
+        Run(compose(tmp_path / "out", *QUICK, inside)).check("base_folder")
+    assert not (base_folder / "mine").exists()
+
+
 def test_a_scorer_that_was_tried_needs_no_memory_while_tuning(
     compose: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

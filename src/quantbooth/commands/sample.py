@@ -27,9 +27,11 @@ from quantbooth.run.prompts import require_read
 from quantbooth.run.run import Run, SubjectRun
 from quantbooth.runtime.errors import UserError
 from quantbooth.runtime.profiling import profile
+from quantbooth.runtime.progress import say
 from quantbooth.sampling.generation import collect, generate_missing
 from quantbooth.sampling.image_set import Request, write_image, write_requests
 from quantbooth.sampling.module import ImageJob, SamplingModule, image_jobs
+from quantbooth.schema import trainer_content
 from quantbooth.store.files import storage_of, write_whole
 from quantbooth.store.store import joined_label, make_all
 
@@ -46,7 +48,9 @@ def sample(run: Run) -> list[Path]:
     """
     run.check("sampler", "steps", "tuner", "loras")
     require_read(run)
-    return [folder for step in run.steps for folder in render(run, step)]
+    tuned_first = sorted(run.steps, key=lambda step: step == 0)  # what is damaged there is refused before work
+    made = {step: render(run, step) for step in tuned_first}
+    return [folder for step in run.steps for folder in made[step]]
 
 
 def render(run: Run, step: int) -> list[Path]:
@@ -117,6 +121,7 @@ def generate_own(run: Run) -> list[Path]:
 
 def _own_base(run: Run, folders: Sequence[Path]) -> tuple[Base, SubjectsRoute | None]:
     if run.settings["scale_sets"] is not None:
+        say(f"{folders[0].name} decides the method and the weights; options of quant, strategy and tuner are not used")
         return load(run.base_folder, run.base_name, folders)
     return tuned_base(run, run.recipe.steps)
 
@@ -124,7 +129,8 @@ def _own_base(run: Run, folders: Sequence[Path]) -> tuple[Base, SubjectsRoute | 
 def _own_requests(run: Run, one: SubjectRun | None, tuned: str) -> list[Request]:
     sentences = run.settings["prompt"]
     shown_as = (one or run.only).subject.shown_as if "{}" in str(sentences) else ""
-    drawn_by = " ".join([tuned, str(run.sampler), *(str(lora.identity) for lora in run.loras)])
+    more = [*(str(lora.identity) for lora in run.loras), *map(str, trainer_content(run.settings).values())]
+    drawn_by = " ".join([tuned, str(run.sampler), *more])
     drawn = expand_prompts(sentences, run.protocol.seeds, shown_as, drawn_by)
     return [Request(job.file, job.text, job.text, job.text, "own", job.seed) for job in drawn]
 

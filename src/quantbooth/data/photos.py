@@ -15,6 +15,7 @@ from quantbooth.data.pictures import frames_of, opened
 from quantbooth.data.prompts import prompts_for
 from quantbooth.data.subjects import Prompt, Subject
 from quantbooth.runtime.errors import UserError
+from quantbooth.runtime.progress import say
 
 __all__ = ["FITS", "photo_subject", "read_mask", "read_photo"]
 
@@ -46,7 +47,10 @@ def read_photo(file: Path, resolution: int, fit: str = "crop") -> Float[Tensor, 
     picture = _opened(file, "white")
     _check_size(picture, file, max(SMALLEST, resolution // ENLARGED))
     square = FITS[fit](picture, resolution, Image.Resampling.LANCZOS)
-    return torch.from_numpy(np.asarray(square, dtype=np.float32).transpose(2, 0, 1) / 255)
+    pixels = np.asarray(square, dtype=np.float32)
+    if (pixels == pixels[0, 0]).all():
+        say(f"warning: {file} is of one colour, so it shows nothing of a subject")
+    return torch.from_numpy(pixels.transpose(2, 0, 1) / 255)
 
 
 def read_mask(file: Path, photo: Path, resolution: int, fit: str = "crop") -> Bool[Tensor, "h w"]:

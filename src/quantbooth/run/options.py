@@ -99,7 +99,8 @@ def base_folder_of(cfg: DictConfig) -> Path:
     """Return the base's folder, whose configuration files agree with the options of the base.
 
     Raises:
-        UserError: when they do not, before a model of the hub is fetched or a single file is converted.
+        UserError: when they do not, before a model of the hub is fetched or a single file is converted; or when outputs
+            would be written into the folder.
     """
     base = cfg.base
     if "path" in base.folder:
@@ -107,6 +108,9 @@ def base_folder_of(cfg: DictConfig) -> Path:
         check_base(config_folder(**given), base.resolution, base.timesteps)
     folder = build(base.folder, Path)
     check_base(folder, base.resolution, base.timesteps)
+    for option in ("store", "outputs", "logs"):
+        if (place := Path(cfg.paths[option]).expanduser()).resolve().is_relative_to(folder.resolve()):
+            raise UserError(f"paths.{option}={place} is inside the base {folder}, whose files decide its identity")
     return folder
 
 
