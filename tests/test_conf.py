@@ -36,7 +36,7 @@ from quantbooth.runtime.errors import UserError
 from quantbooth.timesteps.strategies import Strategy
 from quantbooth.timesteps.zones import zones_from_borders
 from quantbooth.tuning.optimizers import optimizer_factory
-from quantbooth.tuning.tuners import Tuner
+from quantbooth.tuning.tuner import Tuner
 from quantbooth_toyworld.models import SCHEDULE
 
 FILES = sorted(conf_dir().rglob("*.yaml"))

@@ -40,6 +40,7 @@ ACTIVATION_BITS = optional(whole(2, 16))
 SHARE = number(below=1, positive=True)
 FIT = one_of("crop", "pad", "squash")
 DTYPE = one_of("float32", "float16")
+LINE = either(TEXT, one_of(""))
 SOURCE = checked(path=TEXT, revision=optional(TEXT), config=optional(PATH), converted=PATH, option=TEXT)
 GROUPS = (
     *("base", "quant", "calibration", "tuner", "strategy", "subject", "prior", "optimizer", "sampler", "locator"),
@@ -50,10 +51,12 @@ GROUPS = (
 FIELDS: dict[str, dict[str, Field]] = {
     "": {
         **checked(seed=SEED, tag=optional(either(TEXT, number())), pictures=PATH, lora=TEXTS),
+        **checked(strength=either(number(), MAPPING), unconditional_strength=optional(number()), negative_prompt=LINE),
         **checked(prompt=optional(either(TEXT, list_of(TEXT, 1))), scale_sets=optional(PATH)),
         **checked(subjects=optional(list_of(TEXT, 1, distinct=True)), dino=optional(MAPPING)),
         **{group: Field(MAPPING) for group in GROUPS},
     },
+    "strength": checked(**{ANY: number()}),
     "base": {
         **checked(name=TEXT, path=PATH, revision=optional(TEXT), config=optional(PATH), licence=optional(TEXT)),
         **checked(timesteps=whole(1), resolution=whole(1), identifier=TEXT),

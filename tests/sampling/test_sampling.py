@@ -45,7 +45,9 @@ def test_noise_comes_from_the_template_so_every_method_and_subject_starts_alike(
     seen: list[torch.Tensor] = []
 
     class Noting(Sampler):
-        def sample(self, base: Base, texts: Sequence[str], noise: torch.Tensor) -> torch.Tensor:
+        def sample(
+            self, base: Base, texts: Sequence[str], noise: torch.Tensor, negative_prompt: str = ""
+        ) -> torch.Tensor:
             seen.append(noise)
             return noise[:, :3]
 

@@ -16,7 +16,8 @@ from quantbooth.sampling.image_set import Request
 from quantbooth.sampling.module import SamplingModule
 from quantbooth.tuning.callbacks import SampleGrids, Snapshots
 from quantbooth.tuning.module import TuningModule
-from quantbooth.tuning.tuners import ScaleTuner, State
+from quantbooth.tuning.tuner import State
+from quantbooth.tuning.tuners import ScaleTuner
 
 MakeStage = Callable[..., TuningModule]
 Fit = Callable[..., None]

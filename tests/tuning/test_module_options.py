@@ -21,7 +21,8 @@ from quantbooth.tuning.encoding import TrainablePrompt
 from quantbooth.tuning.files import read_snapshot, write_snapshot
 from quantbooth.tuning.module import TuningModule
 from quantbooth.tuning.recipe import Examples, Recipe
-from quantbooth.tuning.tuners import FullTuner, IdentifierTuner, ScaleTuner, State, Tuner
+from quantbooth.tuning.tuner import State, Tuner
+from quantbooth.tuning.tuners import FullTuner, IdentifierTuner, ScaleTuner
 
 pytestmark = pytest.mark.chain
 

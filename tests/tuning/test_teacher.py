@@ -19,7 +19,8 @@ from quantbooth.timesteps.zones import equal_zones
 from quantbooth.tuning.module import TuningModule
 from quantbooth.tuning.recipe import Examples, Recipe
 from quantbooth.tuning.teacher import Teacher, frozen_copy
-from quantbooth.tuning.tuners import FullTuner, LoraTuner, ScaleTuner, Tuner
+from quantbooth.tuning.tuner import Tuner
+from quantbooth.tuning.tuners import FullTuner, LoraTuner, ScaleTuner
 
 THREE = equal_zones(3, 1000)
 RECIPE = Recipe(3, 2, 3, prior_loss_weight=0.5, loss_weight_max=8.0, lr_scheduler="constant", seed=0)

@@ -13,7 +13,8 @@ from quantbooth.quant.per_channel import normalizations
 from quantbooth.quant.selection import SetSelection
 from quantbooth.runtime.errors import UserError
 from quantbooth.timesteps.strategies import Strategy, baseline, s1, s2, tas
-from quantbooth.tuning.tuners import FullTuner, IdentifierTuner, LoraTuner, ScaleTuner, Tuner
+from quantbooth.tuning.tuner import Tuner
+from quantbooth.tuning.tuners import FullTuner, IdentifierTuner, LoraTuner, ScaleTuner
 
 MakeDenoiser = Callable[[], Any]
 MakeBase = Callable[[Tuner], Base]

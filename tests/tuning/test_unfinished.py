@@ -16,7 +16,8 @@ from quantbooth.store.files import checksum
 from quantbooth.store.store import Draft
 from quantbooth.tuning.checkpoints import STALE, Part, Unfinished
 from quantbooth.tuning.files import read_snapshot, snapshot_path
-from quantbooth.tuning.tuners import LoraTuner, ScaleTuner, Tuner
+from quantbooth.tuning.tuner import Tuner
+from quantbooth.tuning.tuners import LoraTuner, ScaleTuner
 
 
 @pytest.mark.parametrize("tuner", [ScaleTuner(), LoraTuner()], ids=["scales", "adapters"])

@@ -12,7 +12,8 @@ from quantbooth.diffusion.pretrained import float_bytes
 from quantbooth.evaluation.files import Record, write_scores
 from quantbooth.evaluation.module import EvaluationModule
 from quantbooth.run.judges import require_judged
-from quantbooth.run.run import Run, SubjectRun
+from quantbooth.run.run import Run
+from quantbooth.run.subject_run import SubjectRun
 from quantbooth.runtime.draws import index_loader
 from quantbooth.sampling.image_set import read_requests
 
@@ -52,7 +53,7 @@ def record_of(one: SubjectRun, step: int, images: Path) -> Record:
     costs = dict(tuned.measured) if tuned else {}
     costs["base_file_bytes"] = quantized.measured["file_bytes"] if quantized else float_bytes(run.base_folder)
     return Record(
-        method=run.method if step else "base",
+        method=run.served_method if step else "base",
         subject=one.name,
         quant=run.weights_name,
         seed=run.settings["seed"] if step else 0,

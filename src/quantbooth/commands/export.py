@@ -57,8 +57,9 @@ def export(run: Run) -> Path:
         raise UserError(
             f"export.format={options.format} cannot store a learned identifier; choose export.format=diffusers"
         )
-    if run.loras:
-        raise UserError("lora=[...] is for quantbooth-sample; leave it out of an export")
+    for option in ("lora", "unconditional_strength", "negative_prompt"):
+        if run.settings[option] not in (None, "", []):
+            raise UserError(f"{option} is for quantbooth-sample; leave it out of an export")
     if options.format == "lora":
         _require_a_lora(run, step, options)
     base, _ = tuned_base(run, step, [one])
@@ -97,6 +98,7 @@ def _name(run: Run, step: int, options: Options) -> str:
     parts = [
         _made_by(run, step),
         f"step{step}" if step not in (0, run.recipe.steps) else "",
+        run.strength.name.removeprefix("-") if step else "",
         "merged" if options.merged else "",
     ]
     parts += [options.format] if options.format != USUAL_FORMAT else []
@@ -122,7 +124,7 @@ def _facts(run: Run, step: int, merging: Merging, options: Options, main: str) -
         "component": main,
         "licence": run.settings["base"]["licence"],
         "subject": run.only.subject,
-        "method": run.method if step else "the base as quantized, not tuned",
+        "method": run.served_method if step else "the base as quantized, not tuned",
         "quant": run.calibration.name,
         "step": step,
         "settings": run.settings,

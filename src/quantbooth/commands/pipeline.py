@@ -40,6 +40,7 @@ def job(cfg: DictConfig) -> list[Path]:
 def check(chain: Run) -> None:
     """Raise the UserError of any step of the chain before any work."""
     chain.check("strategy", "protocol", "sampler", "recipe", "steps", "tuner", "loras", "subjects", "quantized_base")
+    chain.strength.shares(chain.strategy)
     require_read(chain)
     require_judged(chain)
     if not all(one.images(step).find() for one in chain.subjects for step in chain.steps):

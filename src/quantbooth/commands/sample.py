@@ -24,7 +24,8 @@ from quantbooth.reporting.images import contact_sheet
 from quantbooth.run.load import load
 from quantbooth.run.models import tuned_base
 from quantbooth.run.prompts import require_read
-from quantbooth.run.run import Run, SubjectRun
+from quantbooth.run.run import Run
+from quantbooth.run.subject_run import SubjectRun
 from quantbooth.runtime.errors import UserError
 from quantbooth.runtime.profiling import profile
 from quantbooth.runtime.progress import say
@@ -47,6 +48,7 @@ def sample(run: Run) -> list[Path]:
     A batch mixes rows of several subjects; folders are ordered by step, then by subject.
     """
     run.check("sampler", "steps", "tuner", "loras")
+    run.strength.shares(run.strategy)
     require_read(run)
     tuned_first = sorted(run.steps, key=lambda step: step == 0)  # what is damaged there is refused before work
     made = {step: render(run, step) for step in tuned_first}
@@ -122,7 +124,7 @@ def generate_own(run: Run) -> list[Path]:
 def _own_base(run: Run, folders: Sequence[Path]) -> tuple[Base, SubjectsRoute | None]:
     if run.settings["scale_sets"] is not None:
         say(f"{folders[0].name} decides the method and the weights; options of quant, strategy and tuner are not used")
-        return load(run.base_folder, run.base_name, folders)
+        return load(run.base_folder, run.base_name, folders, strength=run.strength)
     return tuned_base(run, run.recipe.steps)
 
 
@@ -130,6 +132,7 @@ def _own_requests(run: Run, one: SubjectRun | None, tuned: str) -> list[Request]
     sentences = run.settings["prompt"]
     shown_as = (one or run.only).subject.shown_as if "{}" in str(sentences) else ""
     more = [*(str(lora.identity) for lora in run.loras), *map(str, trainer_content(run.settings).values())]
+    more += [str(value) for value in (run.strength.content, run.settings["negative_prompt"]) if value]
     drawn_by = " ".join([tuned, str(run.sampler), *more])
     drawn = expand_prompts(sentences, run.protocol.seeds, shown_as, drawn_by)
     return [Request(job.file, job.text, job.text, job.text, "own", job.seed) for job in drawn]
@@ -140,7 +143,8 @@ def _generate(
 ) -> list[bool]:
     """Generate missing pictures, with added LoRA files; return for each job whether its picture existed."""
     add_loras_(base, run.loras)
-    module = SamplingModule(base, run.sampler, [one for of_subject in wanted for one in of_subject], route)
+    jobs = [one for of_subject in wanted for one in of_subject]
+    module = SamplingModule(base, run.sampler, jobs, route, run.settings["negative_prompt"])
     return generate_missing(module, run.trainer(f"generating {what}", shared=True), run.protocol.batch)
 
 

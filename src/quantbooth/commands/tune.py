@@ -22,7 +22,8 @@ from quantbooth.quant.selection import SetSelection
 from quantbooth.run.experts import few_samples, unused
 from quantbooth.run.models import untuned_base, whole_base
 from quantbooth.run.prompts import require_read
-from quantbooth.run.run import Run, SubjectRun
+from quantbooth.run.run import Run
+from quantbooth.run.subject_run import SubjectRun
 from quantbooth.runtime.loggers import close
 from quantbooth.runtime.profiling import Cost, profile
 from quantbooth.runtime.progress import say
@@ -40,7 +41,7 @@ from quantbooth.tuning.module import TuningModule
 from quantbooth.tuning.optimizers import optimizer_factory
 from quantbooth.tuning.recipe import Examples, OptimizerFactory
 from quantbooth.tuning.teacher import Teacher, frozen_copy
-from quantbooth.tuning.tuners import State
+from quantbooth.tuning.tuner import State
 
 __all__ = ["job", "tune"]
 

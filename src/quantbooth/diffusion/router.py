@@ -27,11 +27,13 @@ class SubjectsRoute:
         route: timesteps to the sets of one subject.
         sets: K, the number of sets of one subject.
         subjects: the number of subjects; a single one needs no choice.
+        unconditional: whether as many further sets follow, for the unconditional predictions of guidance.
     """
 
-    def __init__(self, route: Route, sets: int, subjects: int = 1) -> None:
+    def __init__(self, route: Route, sets: int, subjects: int = 1, unconditional: bool = False) -> None:
         self.route, self.sets = route, sets
-        self._subjects = torch.zeros(1, dtype=torch.int64) if subjects == 1 else None
+        self._further = subjects if unconditional else 0
+        self._subjects = None if subjects > 1 or unconditional else torch.zeros(1, dtype=torch.int64)
         self._untuned = False
 
     @contextmanager
@@ -46,9 +48,10 @@ class SubjectsRoute:
     def choose(self, subjects: Int[Tensor, " b"]) -> None:
         """Set the subject of each row of the batch from now on (0 is the first subject).
 
-        A batch that is n times as long repeats these rows n times, as classifier-free guidance does.
+        A batch that is n times as long repeats these rows n times, as classifier-free guidance does. With sets for
+        unconditional predictions, the first half of a batch uses them.
         """
-        self._subjects = subjects.clone()
+        self._subjects = torch.cat([subjects + self._further, subjects]) if self._further else subjects.clone()
 
     def __call__(self, t: Tensor) -> Tensor:
         """Return the set of every row.

@@ -60,10 +60,15 @@ class Sampler:
         return base.new_scheduler(self.scheduler, self.steps)
 
     @torch.no_grad()
-    def sample(self, base: Base, texts: Sequence[str], noise: Float[Tensor, "b c hl wl"]) -> Float[Tensor, "b 3 h w"]:
-        """Generate images in [0, 1]; the router on the base's denoiser, if any, selects scale sets."""
+    def sample(
+        self, base: Base, texts: Sequence[str], noise: Float[Tensor, "b c hl wl"], negative_prompt: str = ""
+    ) -> Float[Tensor, "b 3 h w"]:
+        """Generate images in [0, 1]; the router on the base's denoiser, if any, selects scale sets.
+
+        The unconditional prediction of guidance is that of `negative_prompt`.
+        """
         conditioning = base.encode_prompts(texts)
-        return base.decode_latents(self.denoise(base, lambda _t: conditioning, noise))
+        return base.decode_latents(self.denoise(base, lambda _t: conditioning, noise, None, negative_prompt))
 
     @torch.no_grad()
     def denoise(
@@ -72,13 +77,14 @@ class Sampler:
         conditioning_at: ConditioningAt,
         noise: Float[Tensor, "b c hl wl"],
         watch: Watch | None = None,
+        negative_prompt: str = "",
     ) -> Float[Tensor, "b c hl wl"]:
         """Return the latents of finished images; each step is conditioned by `conditioning_at` of its timestep.
 
         `watch` is called at each step with t, x_t as the denoiser reads it, and the guided prediction.
         """
         scheduler = self.new_scheduler(base)
-        empty = base.encode_prompts([""] * len(noise))
+        empty = base.encode_prompts([negative_prompt] * len(noise))
         x = noise.to(empty.device, empty.dtype) * scheduler.init_noise_sigma
         for t in scheduler.timesteps:
             x_t = scheduler.scale_model_input(x, t)

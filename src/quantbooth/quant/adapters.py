@@ -34,6 +34,7 @@ __all__ = [
     "parameters",
     "read",
     "require_shapes",
+    "scaled",
     "serve_",
     "targets",
 ]
@@ -182,6 +183,14 @@ def read(model: nn.Module) -> Sets:
         sets[f"{name}.{LEARNED}_A"] = getattr(layer, f"{LEARNED}_A").detach().clone()
         sets[f"{name}.{LEARNED}_B"] = getattr(layer, f"{LEARNED}_B").detach() * scale
     return sets
+
+
+def scaled(sets: Mapping[str, Float[Tensor, "sets ..."]], shares: Float[Tensor, " sets"]) -> Sets:
+    """Return adapters of which that of set k adds the share s_k: B becomes s_k B."""
+    return {
+        name: rows * shares[:, None, None].to(rows) if name.endswith(f".{LEARNED}_B") else rows
+        for name, rows in sets.items()
+    }
 
 
 def likeness(model: nn.Module, names: Sequence[str], count: int, rank: int) -> Sets:

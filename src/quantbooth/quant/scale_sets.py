@@ -161,6 +161,20 @@ def load_(model: nn.Module, values: Mapping[str, Float[Tensor, "sets _n"]]) -> N
         numbers.copy_(values[name])
 
 
+def scaled(
+    sets: Mapping[str, Float[Tensor, "sets _n"]], shares: Float[Tensor, " sets"]
+) -> dict[str, Float[Tensor, "sets _n"]]:
+    """Return sets of which set k has the share s_k of its step from the base: 1 + s (g - 1) of gains, s d of shifts.
+
+    A share of 0 is the base, of 1 the set itself, above 1 more than was learned.
+    """
+    column = shares[:, None]
+    return {
+        name: (start := INITIAL_VALUES[name.rpartition(".")[2]]) + column.to(rows) * (rows - start)
+        for name, rows in sets.items()
+    }
+
+
 def stack(parts: Sequence[Mapping[str, Float[Tensor, "_sets ..."]]]) -> dict[str, Float[Tensor, "_sets ..."]]:
     """Concatenate separately tuned sets or adapters: [K1, ...], [K2, ...], ... become [K1 + K2 + ..., ...].
 

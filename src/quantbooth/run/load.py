@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from quantbooth.calibration.quantized_base import read_quantized_denoiser
 from quantbooth.diffusion.base import Base
 from quantbooth.diffusion.pretrained import as_pipeline, load_base
@@ -18,16 +20,20 @@ from quantbooth.diffusion.router import SubjectsRoute, route_
 from quantbooth.diffusion.sampler import initial_noise
 from quantbooth.diffusion.sources import source_folder
 from quantbooth.quant.selection import SetSelection
+from quantbooth.run.strength import Strength
 from quantbooth.runtime.config import build, choices, composed, conf_dir
 from quantbooth.runtime.errors import UserError
 from quantbooth.store.documents import checked
 from quantbooth.store.files import folder_fingerprint
 from quantbooth.store.manifest import Manifest, open_artifact
+from quantbooth.timesteps.strategies import Strategy
 from quantbooth.tuning.files import last_step, open_tuned, read_snapshot, strategy_of
-from quantbooth.tuning.tuners import FullTuner, IdentifierTuner, LoraTuner, ScaleTuner, Tuner
+from quantbooth.tuning.tuner import State, Tuner
+from quantbooth.tuning.tuners import FullTuner, IdentifierTuner, LoraTuner, ScaleTuner
 
 __all__ = ["initial_noise", "load", "load_pipeline"]
 
+WHOLE = Strength()
 TUNERS: dict[str, type[Tuner]] = {kind.name: kind for kind in (ScaleTuner, FullTuner, LoraTuner)}
 
 
@@ -55,7 +61,12 @@ def load_pipeline(
 
 
 def load(
-    folder: Path, name: str, tuned: Sequence[Path] = (), quantized: Path | None = None, step: int | None = None
+    folder: Path,
+    name: str,
+    tuned: Sequence[Path] = (),
+    quantized: Path | None = None,
+    step: int | None = None,
+    strength: Strength = WHOLE,
 ) -> tuple[Base, SubjectsRoute | None]:
     """Return a base with tuned parameters loaded and the router attached.
 
@@ -66,6 +77,7 @@ def load(
         quantized: a folder made by `quantbooth-calibrate`; by default the one in the same store that the first of
             `tuned` was tuned on.
         step: of the run; by default the last that was saved.
+        strength: how much of what was tuned is used.
 
     Returns:
         The base, and the route, which assigns rows to subjects where there are several; None without `tuned`.
@@ -79,7 +91,7 @@ def load(
     _require_same(manifests, of_quantized)
     _require_base(folder, [*filter(None, [of_quantized]), *manifests])
     base = load_base(folder, name, None if quantized is None else read_quantized_denoiser(quantized, folder))
-    return base, _load_sets_(base, tuned, manifests[0], step) if manifests else None
+    return base, _load_sets_(base, tuned, manifests[0], step, strength) if manifests else None
 
 
 def _require_same(manifests: Sequence[Manifest], quantized: Manifest | None) -> None:
@@ -104,7 +116,9 @@ def _require_base(folder: Path, manifests: Sequence[Manifest]) -> None:
             )
 
 
-def _load_sets_(base: Base, folders: Sequence[Path], manifest: Manifest, step: int | None) -> SubjectsRoute:
+def _load_sets_(
+    base: Base, folders: Sequence[Path], manifest: Manifest, step: int | None, strength: Strength
+) -> SubjectsRoute:
     tuner, strategy, selection = _tuner(manifest), strategy_of(manifest), SetSelection()
     if strategy.training_zones.timesteps != base.timesteps:
         raise UserError(
@@ -112,11 +126,27 @@ def _load_sets_(base: Base, folders: Sequence[Path], manifest: Manifest, step: i
             f"{base.name} has {base.timesteps}"
         )
     states = [read_snapshot(each, last_step(each) if step is None else step) for each in folders]
+    if strength.name:
+        states = _scaled(base, tuner, strategy, states, strength)
     state = states[0] if len(states) == 1 else tuner.join(states)
-    tuner.load_(base, state, strategy.sets * len(folders), selection)
-    route = SubjectsRoute(strategy.route, strategy.sets, len(folders))
+    tuner.load_(base, state, strategy.sets * len(states), selection)
+    route = SubjectsRoute(strategy.route, strategy.sets, len(folders), unconditional=len(states) > len(folders))
     route_(base, route, selection)
     return route
+
+
+def _scaled(base: Base, tuner: Tuner, strategy: Strategy, states: Sequence[State], strength: Strength) -> list[State]:
+    """Return the states by their strength, those of unconditional predictions after the others."""
+    shares, unconditional = strength.shares(strategy), strength.unconditional_shares(strategy)
+    scaled = [tuner.scaled(base, state, shares) for state in states]
+    if unconditional is None or torch.equal(unconditional, shares):
+        return scaled
+    if not tuner.by_sample:
+        raise UserError(
+            "unconditional_strength needs sets for each row of a batch: choose tuner=scales, lora or qlora with "
+            f"tuner.identifier=false; {tuner.name} has one for all"
+        )
+    return [*scaled, *(tuner.scaled(base, state, unconditional) for state in states)]
 
 
 def _tuner(manifest: Manifest) -> Tuner:

@@ -8,7 +8,8 @@ from quantbooth.diffusion.base import Base
 from quantbooth.diffusion.pretrained import empty_denoiser, load_base
 from quantbooth.diffusion.router import SubjectsRoute
 from quantbooth.run.load import load
-from quantbooth.run.run import Run, SubjectRun
+from quantbooth.run.run import Run
+from quantbooth.run.subject_run import SubjectRun
 
 __all__ = ["base_with", "tuned_base", "untuned_base", "whole_base"]
 
@@ -36,7 +37,7 @@ def tuned_base(run: Run, step: int, subjects: Sequence[SubjectRun] | None = None
         return untuned_base(run), None
     folders = [one.tuned.require() for one in subjects or run.subjects]
     quantized = None if run.quantized_base is None else run.quantized_base.require()
-    return load(run.base_folder, run.base_name, folders, quantized, step)
+    return load(run.base_folder, run.base_name, folders, quantized, step, run.strength)
 
 
 def whole_base(run: Run, base: Base) -> Base:

@@ -17,7 +17,8 @@ from quantbooth.store.store import slugify
 from quantbooth.timesteps.strategies import BASELINE, Strategy
 from quantbooth.tuning.optimizers import optimizer_factory
 from quantbooth.tuning.recipe import Recipe
-from quantbooth.tuning.tuners import IdentifierTuner, Tuner
+from quantbooth.tuning.tuner import Tuner
+from quantbooth.tuning.tuners import IdentifierTuner
 
 __all__ = ["base_folder_of", "method_name", "recipe_of", "sampler_of", "tuner_of"]
 

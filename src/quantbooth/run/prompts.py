@@ -16,4 +16,5 @@ def require_read(run: Run, prompts: Iterable[str] | None = None) -> None:
         UserError: for one that is longer, with the words that would be lost.
     """
     own = (text for one in run.subjects for text in (*one.subject.texts, *one.class_prompts))
-    require_whole(read_tokenizers(run.base_folder), own if prompts is None else prompts)
+    negative = filter(None, [run.settings["negative_prompt"]])
+    require_whole(read_tokenizers(run.base_folder), [*(own if prompts is None else prompts), *negative])

@@ -92,10 +92,16 @@ class SamplingModule(LightningModule):
         sampler: the sampler.
         image_jobs: of one or several subjects, whose rows are mixed in a batch.
         route: of the base's denoiser, which gets the subject of each row; None for an untuned base.
+        negative_prompt: the prompt of the unconditional prediction of guidance.
     """
 
     def __init__(
-        self, base: Base, sampler: Sampler, image_jobs: Sequence[ImageJob], route: SubjectsRoute | None = None
+        self,
+        base: Base,
+        sampler: Sampler,
+        image_jobs: Sequence[ImageJob],
+        route: SubjectsRoute | None = None,
+        negative_prompt: str = "",
     ) -> None:
         super().__init__()
         self.base = base
@@ -103,6 +109,7 @@ class SamplingModule(LightningModule):
         self.sampler = sampler
         self.jobs = tuple(image_jobs)
         self.route = route
+        self.negative_prompt = negative_prompt
 
     def on_predict_start(self) -> None:
         """Use one thread: a forked process cannot use the threads of its parent."""
@@ -136,7 +143,9 @@ class SamplingModule(LightningModule):
         return batch_loader(wanted + [[]] * (processes - len(wanted) if wanted else 0))
 
     def _one_step(self, count: int) -> None:
-        some = SamplingModule(self.base, replace(self.sampler, steps=1), self.jobs[:count], self.route)
+        some = SamplingModule(
+            self.base, replace(self.sampler, steps=1), self.jobs[:count], self.route, self.negative_prompt
+        )
         some.render(some.jobs)
 
     def render(self, image_jobs: Sequence[ImageJob]) -> Float[Tensor, "b 3 h w"]:
@@ -145,4 +154,4 @@ class SamplingModule(LightningModule):
             self.route.choose(torch.tensor([job.subject for job in image_jobs]))
         requests = [job.request for job in image_jobs]
         noise = initial_noise([r.prompt for r in requests], [r.seed for r in requests], self.base.latent_shape)
-        return self.sampler.sample(self.base, [r.text for r in requests], noise)
+        return self.sampler.sample(self.base, [r.text for r in requests], noise, self.negative_prompt)

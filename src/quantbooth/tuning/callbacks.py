@@ -21,7 +21,7 @@ from quantbooth.sampling.module import SamplingModule, image_jobs
 from quantbooth.tuning.checkpoints import Checkpoint, Part
 from quantbooth.tuning.module import TuningModule
 from quantbooth.tuning.state import read_state, restore_
-from quantbooth.tuning.tuners import State, Tuner
+from quantbooth.tuning.tuner import State, Tuner
 
 __all__ = ["Checkpoints", "Keep", "SampleGrids", "Snapshots"]
 

@@ -29,7 +29,7 @@ from quantbooth.store.documents import checked, parsed_json
 from quantbooth.store.files import checksum
 from quantbooth.store.store import Draft
 from quantbooth.tuning.files import read_snapshot, snapshot_path, steps_kept, write_snapshot
-from quantbooth.tuning.tuners import State, Tuner
+from quantbooth.tuning.tuner import State, Tuner
 
 __all__ = ["Checkpoint", "Part", "Unfinished"]
 

@@ -7,14 +7,13 @@
 each with or without a trainable identifier.
 """
 
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 import torch
-from jaxtyping import Shaped
-from torch import Tensor, nn
+from jaxtyping import Float
+from torch import Tensor
 
 from quantbooth.diffusion.base import Base
 from quantbooth.quant import adapters, scale_sets
@@ -24,67 +23,11 @@ from quantbooth.runtime.errors import UserError
 from quantbooth.timesteps.strategies import Strategy
 from quantbooth.tuning.identifier import added_tokens, attach_rows_, learned_rows
 from quantbooth.tuning.teacher import Distance, distance_from_start
+from quantbooth.tuning.tuner import Learning, State, Tuner
 
-__all__ = ["FullTuner", "IdentifierTuner", "Learning", "LoraTuner", "ScaleTuner", "State", "Tuner"]
-
-State = dict[str, Shaped[Tensor, "..."]]
-"""Trained parameters, by name."""
-Learning = dict[str, list[nn.Parameter]]
-"""Trainable parameters by kind (gains, shifts, weights, adapters, identifier), each with an optional learning rate."""
+__all__ = ["FullTuner", "IdentifierTuner", "LoraTuner", "ScaleTuner"]
 
 ROWS = "identifier."
-
-
-class Tuner(ABC):
-    """One way to personalize a base.
-
-    Attributes:
-        name: identifies the tuner in names of artifacts; it never changes.
-        kind: of the artifact with the trained parameters.
-        by_sample: whether parameters are selected per sample, so that several subjects can share a batch.
-        has_base: whether set 0 of the tuned base is the untuned base.
-    """
-
-    name: str
-    kind: str
-    by_sample: bool = False
-    has_base: bool = True
-
-    @abstractmethod
-    def check(self, strategy: Strategy, bits: int | None) -> None:
-        """Raise UserError when this tuner does not support the strategy or the bit-width."""
-
-    @abstractmethod
-    def describe(self) -> dict[str, Any]:
-        """Return the tuner's name and arguments, as JSON-compatible data for a manifest."""
-
-    @abstractmethod
-    def prepare_(self, base: Base, sets: int, selection: SetSelection, subjects: int = 1) -> Learning:
-        """Attach trainable parameters to the base and return them: `sets` sets per subject, with equal values."""
-
-    @abstractmethod
-    def distance(self, base: Base) -> Distance:
-        """Return the squared distance of the parameters from their values in a base that was just prepared."""
-
-    @abstractmethod
-    def state(self, base: Base) -> State:
-        """Return a copy of the trained parameters."""
-
-    @abstractmethod
-    def load_(self, base: Base, state: State, sets: int, selection: SetSelection) -> None:
-        """Load trained parameters into an untuned base.
-
-        Raises:
-            UserError: when names or shapes do not fit the base, naming the first difference.
-        """
-
-    @abstractmethod
-    def join(self, states: Sequence[State]) -> State:
-        """Join the states of separate runs, of experts of one subject or of several subjects, into one."""
-
-    def part(self, state: State, subjects: int) -> list[State]:
-        """Split a state into one per subject; the inverse of `join`."""
-        return scale_sets.unstack(state, subjects) if self.by_sample else [state]
 
 
 class ScaleTuner(Tuner):
@@ -119,6 +62,9 @@ class ScaleTuner(Tuner):
         scale_sets.attach_(base.denoiser, sets, selection, self.parts)
         scale_sets.load_(base.denoiser, state)
 
+    def scaled(self, base: Base, state: State, shares: Float[Tensor, " sets"]) -> State:
+        return scale_sets.scaled(state, shares)
+
     def join(self, states: Sequence[State]) -> State:
         return scale_sets.stack(states)
 
@@ -152,6 +98,10 @@ class FullTuner(Tuner):
     def load_(self, base: Base, state: State, sets: int, selection: SetSelection) -> None:
         require_fit(base.denoiser.state_dict(), state, "the denoiser", "what was tuned")
         base.denoiser.load_state_dict(state, strict=True)
+
+    def scaled(self, base: Base, state: State, shares: Float[Tensor, " sets"]) -> State:
+        start, share = base.denoiser.state_dict(), float(shares[0])
+        return {name: start[name] + share * (tensor - start[name]) for name, tensor in state.items()}
 
     def join(self, states: Sequence[State]) -> State:
         return _only(states, "float weights")
@@ -202,6 +152,10 @@ class IdentifierTuner(Tuner):
         with torch.no_grad():
             module.rows.copy_(torch.stack([own[name] for name in expected]))
         self.inner.load_(base, others, sets, selection)
+
+    def scaled(self, base: Base, state: State, shares: Float[Tensor, " sets"]) -> State:
+        own, others = _parted(state)  # a prompt is encoded before a timestep, so the identifier has no share
+        return {**self.inner.scaled(base, others, shares), **own}
 
     def join(self, states: Sequence[State]) -> State:
         own, others = _parted(_only(states, "an identifier"))
@@ -289,6 +243,9 @@ class LoraTuner(Tuner):
         expected = adapters.likeness(base.denoiser, self._names(base), sets, self.rank)
         require_fit(expected, state, "the denoiser", "what was tuned")
         adapters.serve_(base.denoiser, state, selection)
+
+    def scaled(self, base: Base, state: State, shares: Float[Tensor, " sets"]) -> State:
+        return adapters.scaled(state, shares)
 
     def join(self, states: Sequence[State]) -> State:
         return scale_sets.stack(states)

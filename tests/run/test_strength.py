@@ -1,0 +1,144 @@
+"""The strength of what was tuned: 0 is the untuned base, 1 the tuned one, by zone, and of the unconditional row."""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from omegaconf import DictConfig
+
+from quantbooth.commands.calibrate import calibrate
+from quantbooth.commands.export import export
+from quantbooth.commands.pipeline import check
+from quantbooth.commands.sample import sample
+from quantbooth.commands.tune import tune
+from quantbooth.run.models import tuned_base, untuned_base
+from quantbooth.run.run import Run
+from quantbooth.run.strength import Strength
+from quantbooth.runtime.errors import UserError
+from quantbooth.sampling.image_set import read_images
+from quantbooth.timesteps.strategies import baseline, s2
+
+Compose = Callable[..., DictConfig]
+Configure = Callable[..., DictConfig]
+QUICK = (
+    *("base=folder", "base.resolution=32", "calibration=minmax", "sampler.steps=2", "prior=none", "strategy=s2"),
+    *("base.zones={clean_up:[0,300],content:[300,800],coarse:[800,1000]}", "preview.validation_steps=0"),
+    *("tuner.steps=3", "tuner.learning_rate=0.2", "protocol.prompt_stride=25", "trainer.precision=32-true"),
+)
+KINDS: dict[str, tuple[str, ...]] = {
+    "scales": ("tuner=scales_in_out", "tuner.norms=true", "tuner.biases=true"),
+    "qlora": ("tuner=qlora",),
+    "lora": ("tuner=lora", "quant=fp"),
+    "full": ("tuner=full", "quant=fp", "strategy=baseline"),
+}
+ZONES = {"clean_up": [0, 300], "content": [300, 800], "coarse": [800, 1000]}
+
+
+@pytest.fixture(scope="module")
+def configure(compose: Compose, tmp_path_factory: pytest.TempPathFactory) -> Configure:
+    make = partial(compose, tmp_path_factory.mktemp("strength") / "out", *QUICK)
+    calibrate(Run(make()))
+    for options in KINDS.values():
+        tune(Run(make(*options)))
+    return make
+
+
+def predictions(run: Run, t: int) -> tuple[torch.Tensor, ...]:
+    """Return what the base of a run predicts at a timestep, after the untuned base's."""
+    base, route = tuned_base(run, 3)
+    x = torch.randn(2, *base.latent_shape, generator=torch.Generator().manual_seed(0))
+    prompts = base.encode_prompts(["a red mug", "a duck"])
+    if route is not None and run.strength.unconditional is not None:
+        route.choose(torch.zeros(1, dtype=torch.int64))
+    with torch.no_grad():
+        plain = untuned_base(run).predict(x, torch.tensor(t), prompts)
+        return plain, base.predict(x, torch.tensor(t), prompts)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_none_of_it_is_the_untuned_base_and_one_the_tuned(configure: Configure, kind: str) -> None:
+    options = KINDS[kind]
+    for t in (100, 500, 900):
+        plain, none = predictions(Run(configure(*options, "strength=0.0")), t)
+        _, some = predictions(Run(configure(*options, "strength=0.5")), t)
+        _, whole = predictions(Run(configure(*options)), t)
+        torch.testing.assert_close(none, plain, atol=1e-6, rtol=0)
+        near, far = (some - plain).norm(), (whole - plain).norm()
+        assert 0.05 * far < near < 0.95 * far
+
+
+def test_a_share_of_a_zone_changes_that_zone_alone(configure: Configure) -> None:
+    part, whole = Run(configure(*KINDS["scales"], "strength={content:0.0}")), Run(configure(*KINDS["scales"]))
+    for t in (100, 500, 900):
+        (plain, some), (_, tuned) = predictions(part, t), predictions(whole, t)
+        torch.testing.assert_close(some, plain if t == 500 else tuned, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("kind", ["scales", "qlora"])
+def test_the_unconditional_row_has_a_share_of_its_own(configure: Configure, kind: str) -> None:
+    guided, whole = (Run(configure(*KINDS[kind], *more)) for more in (["unconditional_strength=0.0"], []))
+    (plain, rows), (_, tuned) = predictions(guided, 500), predictions(whole, 500)
+    torch.testing.assert_close(rows, torch.cat([plain[:1], tuned[1:]]), atol=1e-6, rtol=0)
+
+
+def test_float_weights_have_no_row_of_their_own(configure: Configure) -> None:
+    with pytest.raises(UserError, match="unconditional_strength"):
+        tuned_base(Run(configure(*KINDS["full"], "unconditional_strength=0.0")), 3)
+    tuned_base(Run(configure(*KINDS["full"], "unconditional_strength=1.0")), 3)
+
+
+def test_pictures_have_names_of_their_own_and_nothing_is_tuned_again(configure: Configure) -> None:
+    runs = [
+        Run(configure(*KINDS["scales"], *more))
+        for more in ([], ["strength=0.0"], ["unconditional_strength=0.0"], ["negative_prompt=a red duck"])
+    ]
+    assert len({run.only.tuned.path for run in runs}) == 1
+    made = [sample(run) for run in runs]
+    assert len({folders[1] for folders in made}) == 4 and len({folders[0] for folders in made}) == 2
+    base, tuned = ([read_images([folders[step] / "000-0.png"]) for folders in made] for step in (0, 1))
+    assert torch.equal(tuned[1], base[0]) and torch.equal(base[0], base[1])
+    assert len({tuple(one.flatten().tolist()) for one in tuned}) == 4 and not torch.equal(base[3], base[0])
+    assert [run.served_method for run in runs[:3]] == [runs[0].method + end for end in ("", "-x0", "-u0")]
+
+
+def test_an_export_has_the_strength_in_it(configure: Configure, tmp_path: Path) -> None:
+    made = [
+        export(Run(configure(*KINDS["scales"], "export.merged=true", f"export.folder={tmp_path}", *more)))
+        for more in ([], ["strength=0.5"])
+    ]
+    assert made[1].name == made[0].name + "-x0.5" or made[1].name.replace("-x0.5", "") == made[0].name
+    for option in ("unconditional_strength=0.0", "negative_prompt=a duck"):
+        with pytest.raises(UserError, match=option.partition("=")[0]):
+            export(Run(configure(*KINDS["scales"], option)))
+
+
+def test_a_zone_that_is_not_there_is_refused_by_name() -> None:
+    with pytest.raises(UserError, match="'contents'.* clean_up, content, coarse"):
+        Strength({"contents": 0.5}).shares(s2(ZONES, False, 1000))
+    assert Strength({"content": 0.5}).shares(s2(ZONES, False, 1000)).tolist() == [1.0, 0.5, 1.0]
+    assert Strength(0.25).shares(baseline(1000)).tolist() == [0.25]
+
+
+def test_the_chain_refuses_it_before_any_work(compose: Compose, tmp_path: Path) -> None:
+    run = Run(compose(tmp_path / "out", *QUICK, "strength={contents: 0.5}"))
+    for command in (check, sample):
+        with pytest.raises(UserError, match="contents"):
+            command(run)
+    assert not (tmp_path / "out" / "store").exists()
+
+
+@pytest.mark.parametrize(
+    ("strength", "name"),
+    [
+        (Strength(), ""),
+        (Strength(1), ""),
+        (Strength({"content": 1.0}), ""),
+        (Strength(0.8), "-x0.8"),
+        (Strength({"content": 0.8}, 0.0), "-content0.8-u0"),
+        (Strength(1.0, 1.0), "-u1"),
+    ],
+)
+def test_names_and_identities_hold_what_is_not_usual(strength: Strength, name: str) -> None:
+    assert strength.name == name and bool(strength.content) == bool(name)
