@@ -14,6 +14,8 @@ from quantbooth.run.run import Run
 from quantbooth.sampling.image_set import read_requests
 from quantbooth.tuning.files import read_snapshot
 
+pytestmark = pytest.mark.chain
+
 Configure = Callable[..., DictConfig]
 Compose = Callable[..., DictConfig]
 QUICK = (

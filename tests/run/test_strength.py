@@ -57,6 +57,7 @@ def predictions(run: Run, t: int) -> tuple[torch.Tensor, ...]:
         return plain, base.predict(x, torch.tensor(t), prompts)
 
 
+@pytest.mark.chain
 @pytest.mark.parametrize("kind", KINDS)
 def test_none_of_it_is_the_untuned_base_and_one_the_tuned(configure: Configure, kind: str) -> None:
     options = KINDS[kind]
@@ -69,6 +70,7 @@ def test_none_of_it_is_the_untuned_base_and_one_the_tuned(configure: Configure, 
         assert 0.05 * far < near < 0.95 * far
 
 
+@pytest.mark.chain
 def test_a_share_of_a_zone_changes_that_zone_alone(configure: Configure) -> None:
     part, whole = Run(configure(*KINDS["scales"], "strength={content:0.0}")), Run(configure(*KINDS["scales"]))
     for t in (100, 500, 900):
@@ -76,6 +78,7 @@ def test_a_share_of_a_zone_changes_that_zone_alone(configure: Configure) -> None
         torch.testing.assert_close(some, plain if t == 500 else tuned, atol=1e-6, rtol=0)
 
 
+@pytest.mark.chain
 @pytest.mark.parametrize("kind", ["scales", "qlora"])
 def test_the_unconditional_row_has_a_share_of_its_own(configure: Configure, kind: str) -> None:
     guided, whole = (Run(configure(*KINDS[kind], *more)) for more in (["unconditional_strength=0.0"], []))
@@ -83,12 +86,14 @@ def test_the_unconditional_row_has_a_share_of_its_own(configure: Configure, kind
     torch.testing.assert_close(rows, torch.cat([plain[:1], tuned[1:]]), atol=1e-6, rtol=0)
 
 
+@pytest.mark.chain
 def test_float_weights_have_no_row_of_their_own(configure: Configure) -> None:
     with pytest.raises(UserError, match="unconditional_strength"):
         tuned_base(Run(configure(*KINDS["full"], "unconditional_strength=0.0")), 3)
     tuned_base(Run(configure(*KINDS["full"], "unconditional_strength=1.0")), 3)
 
 
+@pytest.mark.chain
 def test_pictures_have_names_of_their_own_and_nothing_is_tuned_again(configure: Configure) -> None:
     runs = [
         Run(configure(*KINDS["scales"], *more))
@@ -103,6 +108,7 @@ def test_pictures_have_names_of_their_own_and_nothing_is_tuned_again(configure: 
     assert [run.served_method for run in runs[:3]] == [runs[0].method + end for end in ("", "-x0", "-u0")]
 
 
+@pytest.mark.chain
 def test_an_export_has_the_strength_in_it(configure: Configure, tmp_path: Path) -> None:
     made = [
         export(Run(configure(*KINDS["scales"], "export.merged=true", f"export.folder={tmp_path}", *more)))
