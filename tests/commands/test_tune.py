@@ -2,9 +2,12 @@
 
 import gc
 import json
+import signal
+import weakref
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -21,6 +24,7 @@ from quantbooth.run.load import load
 from quantbooth.run.models import tuned_base, untuned_base
 from quantbooth.run.run import Run
 from quantbooth.runtime.errors import UserError
+from quantbooth.runtime.signals import ENDING, signals_end_the_process
 from quantbooth.store.manifest import FORMAT
 from quantbooth.tuning.module import TuningModule
 
@@ -220,6 +224,26 @@ def test_networks_that_are_not_needed_leave_memory(
     monkeypatch.setattr(TuningModule, "training_step", noted)
     tune(Run(configure("preview.validation_steps=2", *words)))
     assert seen == [left] * 3
+
+
+def test_a_run_that_ended_leaves_no_model_in_memory_and_no_handler_of_signals(
+    configure: Configure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A handler of Lightning's that stays would hold its trainer, and each job of a sweep one more."""
+    made: list[weakref.ref[TuningModule]] = []
+    whole = TuningModule.__init__
+
+    def noted(self: TuningModule, *args: Any, **kwargs: Any) -> None:
+        made.append(weakref.ref(self))
+        whole(self, *args, **kwargs)
+
+    monkeypatch.setattr(TuningModule, "__init__", noted)
+    with signals_end_the_process():
+        before = [signal.getsignal(number) for number in ENDING]
+        tune(Run(configure("seed=77")))
+        assert [signal.getsignal(number) for number in ENDING] == before
+    gc.collect()
+    assert [module() for module in made] == [None]
 
 
 def test_mirrored_pictures_learn_something_else_and_names_of_older_runs_stay(configure: Configure) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from types import FrameType
 from typing import Any
 
-__all__ = ["TERMINATED", "Deferred", "Terminated", "signals_end_the_process"]
+__all__ = ["ENDING", "TERMINATED", "Deferred", "Terminated", "signals_end_the_process"]
 
 TERMINATED = 143
 """The exit code, 128 + SIGTERM, also of SIGUSR1."""
@@ -57,8 +57,10 @@ class Deferred:
         return self
 
     def __exit__(self, *_: object) -> None:
+        """Put the former handlers back, where nobody has done so: Lightning restores those of before its trainer."""
         for number, handler in self._before.items():
-            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+            if signal.getsignal(number) == self._note:
+                signal.signal(number, signal.SIG_DFL if handler is None else handler)
         self._before = {}
 
     def raise_noted(self) -> None:
