@@ -6,7 +6,8 @@ The first hour is killed, the rest runs undisturbed. Stopped and started again i
 
     redone  = finished artifacts whose manifest changed after a kill
     differ  = files of some jobs, run once more alone in a store of their own, that are not the same
-    growth  = what a life needs in its last third of samples, less what it needs in its second (medians)
+    growth  = what a life needs in its last third of samples, less what it needs in its second (medians); lives shorter
+              than ten minutes are mostly imports and the first jobs, so their growth says nothing
 """
 
 import argparse
@@ -163,7 +164,7 @@ def summary(state: dict[str, Any], work: Path, seeds: int, store: Path) -> dict[
         "kills": sum(life["code"] == -9 for life in lives),
         "hours": round(sum(life["seconds"] for life in lives) / 3600, 2),
         "code": lives[-1]["code"],
-        "missing": wanted - len(list(store.glob("scores/[!.]*/manifest.json"))),
+        "missing": wanted + len(SUBJECTS) - len(list(store.glob("scores/[!.]*/manifest.json"))),  # an untuned one each
         "redone": state["redone"],
         "faults": verified.returncode,
         "compared": compared,

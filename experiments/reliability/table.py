@@ -56,10 +56,11 @@ def _survived(counts: Counts) -> int:
 
 
 def _lives(counts: Counts) -> str:
-    handles, memory = (max(counts[f"{name}_growth"]) for name in ("handles", "memory_mb"))
+    memory, handles = (counts[f"{name}_growth"][-1] for name in ("memory_mb", "handles"))
     return (
-        f"{counts['jobs']} jobs in {counts['hours']} hours, {counts['compared']} files of some jobs made again alone; "
-        f"in a life of up to {counts['longest_life_minutes']} minutes at most {memory} MB and {handles:g} handles more"
+        f"{counts['jobs']} jobs in {counts['hours']} hours; {counts['compared']} files of some jobs are the same as "
+        f"made alone; the last life, {counts['longest_life_minutes']} minutes, needs {memory:g} MB and {handles:g} "
+        "handles more in its last third than in its second"
     )
 
 
@@ -134,13 +135,22 @@ ATTACKS = (
         "mutants",
     ),
     Attack(
-        "a sweep killed every few minutes for an hour",
+        "a sweep killed every few minutes for an hour, then undisturbed",
         "long_sweep.json",
         15,
         lambda counts: int(counts["kills"]),
         _lost,
         _lives,
         "long_sweep",
+    ),
+    Attack(
+        "memory of a sweep that nobody disturbs",
+        "long_sweep_undisturbed.json",
+        1,
+        lambda counts: 1,
+        _lost,
+        _lives,
+        "long_sweep --minutes 0",
     ),
 )
 
