@@ -16,6 +16,8 @@ __all__ = ["ATTACKS", "Attack", "main", "rows"]
 
 HERE = Path(__file__).parent
 HEAD = ("attack", "asked", "cases", "bad", "what became of them", "of commit", "command")
+FLAT = 30
+"""MB by which a life may grow and is called flat."""
 Counts = Mapping[str, Any]
 
 
@@ -65,9 +67,8 @@ def _lives(counts: Counts) -> str:
 
 
 def _lost(counts: Counts) -> int:
-    return int(
-        counts["missing"] + len(counts["redone"]) + len(counts["differ"]) + bool(counts["code"] or counts["faults"])
-    )
+    lost = counts["missing"] + len(counts["redone"]) + len(counts["differ"])
+    return int(lost + bool(counts["code"] or counts["faults"]) + (counts["memory_mb_growth"][-1] > FLAT))
 
 
 ATTACKS = (
