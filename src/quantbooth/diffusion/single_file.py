@@ -25,6 +25,7 @@ from quantbooth.diffusion.model import Family
 from quantbooth.diffusion.original_weights import NETWORKS, untaken
 from quantbooth.diffusion.schedule import Schedule
 from quantbooth.diffusion.scheduler_config import read_scheduler_config
+from quantbooth.diffusion.weights import require_floats
 from quantbooth.runtime.errors import UserError
 
 __all__ = ["convert"]
@@ -55,6 +56,7 @@ def convert(file: Path, config: Path, destination: Path) -> None:
     family = family_in(config)
     family.examine(config)
     precision = _precision(file, family.first_weight)
+    require_floats(file, NETWORKS)
     _require_agreement(file, config, family)
     try:
         pipeline = family.pipeline_class.from_single_file(
