@@ -38,6 +38,7 @@ ANY = "*"
 BITS = one_of(2, 3, 4, 8, None)
 ACTIVATION_BITS = optional(whole(2, 16))
 SHARE = number(below=1, positive=True)
+STRENGTH = number(below=1000)
 FIT = one_of("crop", "pad", "squash")
 DTYPE = one_of("float32", "float16")
 LINE = either(TEXT, one_of(""))
@@ -51,12 +52,12 @@ GROUPS = (
 FIELDS: dict[str, dict[str, Field]] = {
     "": {
         **checked(seed=SEED, tag=optional(either(TEXT, number())), pictures=PATH, lora=TEXTS),
-        **checked(strength=either(number(), MAPPING), unconditional_strength=optional(number()), negative_prompt=LINE),
+        **checked(strength=either(STRENGTH, MAPPING), unconditional_strength=optional(STRENGTH), negative_prompt=LINE),
         **checked(prompt=optional(either(TEXT, list_of(TEXT, 1))), scale_sets=optional(PATH)),
         **checked(subjects=optional(list_of(TEXT, 1, distinct=True)), dino=optional(MAPPING)),
         **{group: Field(MAPPING) for group in GROUPS},
     },
-    "strength": checked(**{ANY: number()}),
+    "strength": checked(**{ANY: STRENGTH}),
     "base": {
         **checked(name=TEXT, path=PATH, revision=optional(TEXT), config=optional(PATH), licence=optional(TEXT)),
         **checked(timesteps=whole(1), resolution=whole(1), identifier=TEXT),

@@ -159,8 +159,11 @@ def test_what_a_lora_file_has_no_place_for_is_told(
 
 def test_files_of_others_are_for_drawing_only(configure: Configure, tmp_path: Path) -> None:
     (tmp_path / "style.safetensors").touch()
-    with pytest.raises(UserError, match="^lora=.* leave it out of an export$"):
-        export(Run(configure(f"export.folder={tmp_path}/x", f"lora=[{tmp_path}/style.safetensors]")))
+    for option in (f"lora=[{tmp_path}/style.safetensors]", "scale_sets=elsewhere", "prompt=a mug"):
+        with pytest.raises(UserError, match=f"^{option.partition('=')[0]} .*leave it out of an export$"):
+            export(Run(configure(f"export.folder={tmp_path}/x", option)))
+    with pytest.raises(UserError, match="^strength .*export.step=0"):
+        export(Run(configure(f"export.folder={tmp_path}/x", "export.step=0", "strength=0.5")))
     assert not (tmp_path / "x").exists()
 
 

@@ -188,6 +188,19 @@ def test_a_file_that_says_otherwise_than_its_configuration_is_refused_by_key(
     assert not list(tmp_path.glob("bases/*"))
 
 
+@pytest.mark.parametrize("part", ["model.diffusion_model.", "first_stage_model.", "cond_stage_model."])
+@pytest.mark.parametrize("kind", [torch.int8, torch.bool])
+def test_weights_that_are_no_floating_point_numbers_are_refused_by_name(
+    whole: dict[str, Tensor], config: Path, tmp_path: Path, part: str, kind: torch.dtype
+) -> None:
+    name = next(name for name in whole if name.startswith(part))
+    file = tmp_path / "model.safetensors"
+    save_file({**whole, name: whole[name].to(kind)}, file)
+    with pytest.raises(UserError, match=rf"model.safetensors: {re.escape(name)} must be of a floating-point type"):
+        find_base(str(file), None, str(config), str(tmp_path / "bases"))
+    assert not list(tmp_path.glob("bases/*"))
+
+
 OPEN_CLIP = {
     "text_model.": "",
     "encoder.layers.": "transformer.resblocks.",

@@ -45,6 +45,8 @@ CONFIGS = [
     ('{"alpha_pattern": [1]}', "alpha_pattern"),
     ('{"use_dora": true}', "use_dora"),
     ('{"peft_type": "LOHA"}', "peft_type"),
+    ('{"r": 2}', "lora_alpha"),
+    ('{"r": 4, "lora_alpha": 4}', "r = 4"),
     ("[]", "must be|object|dict"),
     ("{", "must be JSON"),
 ]
@@ -78,3 +80,33 @@ def test_what_peft_writes_of_training_is_known(fresh: Base, tmp_path: Path, form
     text = json.dumps({**told, "layer_replication": None, "target_modules": ["a"]})
     add_loras_(fresh, [lora_file(str(written(tmp_path, form, text)))])
     assert fresh.denoiser.get_submodule(LAYER).foreign_B.unique().tolist() == [1.5]
+
+
+HEADERS = [
+    {"ss_base_model_version": "sdxl_base_v1-0"},
+    {"modelspec.architecture": "stable-diffusion-xl-v1-base/lora"},
+    {"modelspec.architecture": "stable-diffusion-v1-inpainting/lora"},
+]
+
+
+@pytest.mark.parametrize("header", HEADERS)
+def test_a_file_that_says_another_architecture_is_refused(fresh: Base, tmp_path: Path, header: dict[str, str]) -> None:
+    with pytest.raises(UserError, match=f"{next(iter(header))} = {next(iter(header.values()))}"):
+        add_loras_(fresh, [lora_file(str(kohya(tmp_path, header)))])
+
+
+def test_a_file_trained_to_predict_something_else_is_told(
+    fresh: Base, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    same = {"modelspec.architecture": "stable-diffusion-v1/lora", "ss_base_model_version": "sd_v1"}
+    add_loras_(deepcopy(fresh), [lora_file(str(kohya(tmp_path, same)))])
+    assert "warning" not in capsys.readouterr().err
+    add_loras_(fresh, [lora_file(str(kohya(tmp_path, {"modelspec.prediction_type": "v"})))])
+    assert "modelspec.prediction_type = v_prediction" in capsys.readouterr().err
+
+
+def kohya(folder: Path, header: dict[str, str]) -> Path:
+    """A LoRA of one layer with this header."""
+    halves = {"A": torch.ones(2, 128), "B": torch.ones(128, 2)}
+    save_file({f"unet.{LAYER}.lora_{h}.weight": t for h, t in halves.items()}, folder / "x.safetensors", header)
+    return folder / "x.safetensors"

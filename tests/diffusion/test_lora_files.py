@@ -253,7 +253,7 @@ TO_Q = f"unet.{BLOCK}.to_q"
             {f"{TO_Q}.lora_A.weight": A[:, :5].clone(), f"{TO_Q}.lora_B.weight": B},
             rf" must have A and B of \(2, \d+\) and \(\d+, 2\) for '{TO_Q}', got \(2, 5\) and \(64, 2\)$",
         ),
-        ({f"{TO_Q}.lora_A.weight": ONE_INFINITE, f"{TO_Q}.lora_B.weight": B}, "to_q.lora_A.weight' must be finite$"),
+        ({f"{TO_Q}.lora_A.weight": ONE_INFINITE, f"{TO_Q}.lora_B.weight": B}, "to_q.lora_A.weight' must be finite"),
     ],
 )
 def test_what_does_not_fit_is_refused_and_nothing_is_added(

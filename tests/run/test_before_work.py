@@ -13,6 +13,7 @@ import torch
 from huggingface_hub.utils._paths import filter_repo_objects
 from omegaconf import DictConfig
 from PIL import Image
+from safetensors.torch import save_file
 
 from quantbooth.commands.calibrate import calibrate
 from quantbooth.commands.evaluate import evaluate
@@ -143,6 +144,11 @@ def test_the_weights_of_a_configuration_are_not_fetched(hub: Hub, tmp_path: Path
         (("subject=folder", "subject.class_word=o"), "the toy scorer has no word 'o'"),
         (("subject=folder", "subject.class_word=mug", "++subject.templates=['a {} in Rome']"), "no word 'rome'"),
         (("scorer=clip_b32", "scorer.encoder.model=local-dir:nowhere"), "nowhere.* cannot be loaded"),
+        (("strength={contents: 1}",), "contents"),
+        (("method=float", "unconditional_strength=0"), "^unconditional_strength .* full has one for all$"),
+        (("negative_prompt=blue", "sampler.guidance=1"), "^negative_prompt .*sampler.guidance=1"),
+        (("unconditional_strength=0", "sampler.guidance=1"), "^unconditional_strength .*sampler.guidance=1"),
+        (("scale_sets=elsewhere",), "^scale_sets is an option of quantbooth-sample"),
         (
             ("subjects=[toy_mug,toy_duck]", "+trainer.gradient_clip_val=1.0"),
             "^trainer.gradient_clip_val would clip the norm over all subjects",
@@ -155,6 +161,14 @@ def test_the_chain_refuses_what_its_last_step_cannot_do(
     own = [f"subject.path={photos}"] if "subject=folder" in words else []
     with pytest.raises(UserError, match=told):
         pipeline(compose(tmp_path / "out", *QUICK, *words, *own))
+    assert not (tmp_path / "out" / "store").exists()
+
+
+def test_a_lora_of_another_base_is_refused_before_work(compose: Compose, tmp_path: Path) -> None:
+    place = "unet.conv_in"
+    save_file({f"{place}.lora_{half}.weight": torch.ones(3, 3) for half in "AB"}, tmp_path / "style.safetensors")
+    with pytest.raises(UserError, match=f"style.safetensors must have A and B of .* for '{place}'"):
+        pipeline(compose(tmp_path / "out", *QUICK, f"lora=[{tmp_path}/style.safetensors]"))
     assert not (tmp_path / "out" / "store").exists()
 
 
@@ -175,10 +189,10 @@ def test_scoring_refuses_what_it_cannot_judge_before_it_asks_for_pictures(
     assert not (tmp_path / "out" / "store").exists()
 
 
-@pytest.mark.parametrize("option", ["store", "outputs", "logs"])
+@pytest.mark.parametrize("option", ["paths.store", "paths.outputs", "paths.logs", "pictures", "export.folder"])
 def test_outputs_inside_the_base_are_refused(compose: Compose, base_folder: Path, tmp_path: Path, option: str) -> None:
-    inside = f"paths.{option}={base_folder}/unet/../mine"
-    with pytest.raises(UserError, match=r"^paths\.\w+=\S+ is inside the base"):
+    inside = f"{option}={base_folder}/unet/../mine"
+    with pytest.raises(UserError, match=r"^(paths\.\w+|pictures|export\.folder)=\S+ is inside the base"):
         Run(compose(tmp_path / "out", *QUICK, inside)).check("base_folder")
     assert not (base_folder / "mine").exists()
 

@@ -90,6 +90,8 @@ def test_the_unconditional_row_has_a_share_of_its_own(configure: Configure, kind
 def test_float_weights_have_no_row_of_their_own(configure: Configure) -> None:
     with pytest.raises(UserError, match="unconditional_strength"):
         tuned_base(Run(configure(*KINDS["full"], "unconditional_strength=0.0")), 3)
+    with pytest.raises(UserError, match="contents"):
+        tuned_base(Run(configure(*KINDS["full"], "strength={contents: 1}")), 3)
     tuned_base(Run(configure(*KINDS["full"], "unconditional_strength=1.0")), 3)
 
 

@@ -43,8 +43,11 @@ class Options:
 
 def export(run: Run) -> Path:
     """Write one tuned (or untuned) base for other tools; return its folder in export.folder."""
+    for option in ("lora", "unconditional_strength", "negative_prompt", "prompt", "scale_sets"):
+        if run.settings[option] not in (None, "", []):
+            raise UserError(f"{option} is for quantbooth-sample; leave it out of an export")
     one, options = run.only, Options(**run.settings["export"])
-    run.check("strategy", "recipe", "tuner", "loras")
+    run.check("strategy", "recipe", "tuner")
     step = run.recipe.steps if options.step is None else options.step
     stretches = run.strategy.stretches if step else ((0, run.strategy.sampling_zones.timesteps, 0),)
     merging = Merging(stretches, run.strategy.sampling_zones)
@@ -57,9 +60,8 @@ def export(run: Run) -> Path:
         raise UserError(
             f"export.format={options.format} cannot store a learned identifier; choose export.format=diffusers"
         )
-    for option in ("lora", "unconditional_strength", "negative_prompt"):
-        if run.settings[option] not in (None, "", []):
-            raise UserError(f"{option} is for quantbooth-sample; leave it out of an export")
+    if run.strength.name and not step:
+        raise UserError("strength is of what was tuned, export.step=0 is the untuned base; leave out one of them")
     if options.format == "lora":
         _require_a_lora(run, step, options)
     base, _ = tuned_base(run, step, [one])

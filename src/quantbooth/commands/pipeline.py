@@ -24,8 +24,9 @@ __all__ = ["check", "conclude", "job"]
 
 def job(cfg: DictConfig) -> list[Path]:
     """Calibrate, tune, sample, evaluate one setting; return the folders of scores."""
-    if cfg.prompt is not None:
-        raise UserError("prompt is an option of quantbooth-sample, after tuning; leave it out here")
+    for option in ("prompt", "scale_sets"):
+        if cfg[option] is not None:
+            raise UserError(f"{option} is an option of quantbooth-sample, after tuning; leave it out here")
     if cfg.report.scores:
         raise UserError("report.scores is an option of quantbooth-report, for finished scores; leave it out here")
     chain = Run(cfg)
@@ -40,7 +41,7 @@ def job(cfg: DictConfig) -> list[Path]:
 def check(chain: Run) -> None:
     """Raise the UserError of any step of the chain before any work."""
     chain.check("strategy", "protocol", "sampler", "recipe", "steps", "tuner", "loras", "subjects", "quantized_base")
-    chain.strength.shares(chain.strategy)
+    chain.strength.of(chain.strategy, chain.tuner)
     require_read(chain)
     require_judged(chain)
     if not all(one.images(step).find() for one in chain.subjects for step in chain.steps):

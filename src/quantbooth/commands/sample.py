@@ -47,8 +47,10 @@ def sample(run: Run) -> list[Path]:
 
     A batch mixes rows of several subjects; folders are ordered by step, then by subject.
     """
+    if run.settings["scale_sets"] is not None:
+        raise UserError("scale_sets generates pictures of prompt; set prompt too, or leave scale_sets out")
     run.check("sampler", "steps", "tuner", "loras")
-    run.strength.shares(run.strategy)
+    run.strength.of(run.strategy, run.tuner)
     require_read(run)
     tuned_first = sorted(run.steps, key=lambda step: step == 0)  # what is damaged there is refused before work
     made = {step: render(run, step) for step in tuned_first}
@@ -102,6 +104,8 @@ def generate_own(run: Run) -> list[Path]:
     tuned = run.settings["scale_sets"]
     if tuned is not None and run.settings["subjects"] is not None:
         raise UserError("scale_sets belong to one subject; leave out subjects or scale_sets")
+    if tuned is None:
+        run.strength.of(run.strategy, run.tuner)
     subjects: Sequence[SubjectRun | None] = [None] if tuned is not None else run.subjects
     folders = [Path(tuned) if one is None else one.tuned.require() for one in subjects]
     asked = [_own_requests(run, one, folder.name) for one, folder in zip(subjects, folders, strict=True)]

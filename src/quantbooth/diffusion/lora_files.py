@@ -16,13 +16,16 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from quantbooth.diffusion.base import Base
+from quantbooth.diffusion.claims import OTHER_KINDS, of_architecture, of_schedule
 from quantbooth.diffusion.lora_config import LoraConfig
 from quantbooth.diffusion.lora_names import Names, Place, parts_of
-from quantbooth.diffusion.model import Family
+from quantbooth.diffusion.schedule import Schedule
+from quantbooth.diffusion.weights import FLOATS, is_finite
 from quantbooth.quant import adapters
 from quantbooth.quant.adapters import Factors
 from quantbooth.quant.low_rank import form_of
 from quantbooth.runtime.errors import UserError
+from quantbooth.runtime.progress import say
 from quantbooth.store.documents import checked, parsed_json, read_as
 
 __all__ = ["LoraFile", "add_loras_", "lora_file", "lora_files"]
@@ -100,36 +103,57 @@ def add_loras_(base: Base, loras: Sequence[LoraFile]) -> None:
     parts = parts_of(base)
     found: dict[str, dict[str, list[Factors]]] = {part: {} for part in parts}
     for lora in loras:
-        for (part, layer), factors in _factors(lora, base.family, parts).items():
+        for (part, layer), factors in _factors(lora, base, parts).items():
             found[part].setdefault(layer, []).append(factors)
     for part, network in parts.items():
         adapters.add_(network, found[part])
 
 
-def _factors(lora: LoraFile, family: Family, parts: Mapping[str, nn.Module]) -> dict[Place, Factors]:
+def _factors(lora: LoraFile, base: Base, parts: Mapping[str, nn.Module]) -> dict[Place, Factors]:
     """Return A and B of every layer in a file, its scale and weight folded into B."""
-    tensors, configs = _read(lora, parts)
-    placed = _placed(lora.path, tensors, Names(family, parts))
+    tensors, header = _read(lora)
+    _compare(lora.path, header, base)
+    configs = _configs(lora, header, parts)
+    placed = _placed(lora.path, tensors, Names(base.family, parts))
     made: dict[Place, Factors] = {}
     for (part, layer), halves in placed.items():
         if not {"A", "B"} <= halves.keys():
             raise UserError(
                 f"{lora.path}: of {part}.{layer} it must hold both factors, got {', '.join(sorted(halves))}"
             )
-        alpha = halves.get("alpha")
-        rank = len(halves["A"])
+        alpha, where = halves.get("alpha"), f"{lora.path}: {part}.{layer}"
+        rank = len(halves["A"]) if halves["A"].ndim else 0
+        if rank == 0 or (alpha is not None and alpha.numel() != 1):
+            raise UserError(f"{where}: it must hold a rank of 1 or more and one number as alpha")
         scale = configs.get(part, {}) if alpha is None else {"lora_alpha": float(alpha)}
         module = parts[part].get_submodule(layer)
-        made[part, layer] = _fitted(module, halves["A"], halves["B"], lora.weight * _scale(lora.path, scale, rank))
+        made[part, layer] = _fitted(module, halves["A"], halves["B"], lora.weight * _scale(where, scale, rank))
         adapters.require_shapes(module, f"{part}.{layer}", made[part, layer], str(lora.path))
+        if not is_finite(made[part, layer][1]):
+            raise UserError(f"{where}: B times weight and alpha / r must be finite; choose a smaller weight")
     return made
+
+
+def _compare(path: Path, header: Mapping[str, str], base: Base) -> None:
+    """Say what a file was trained to predict, where the base predicts otherwise.
+
+    Raises:
+        UserError: when the file says another architecture than the base's.
+    """
+    for key, said, expected in of_architecture(header, base.family, OTHER_KINDS):
+        if said != expected:
+            raise UserError(f"{path} says {key} = {said}, this base is {expected}; choose a LoRA of this base")
+    for key, said, expected in of_schedule((), header, Schedule(base.scheduler_config)):
+        if said != expected:
+            say(f"warning: {path} says {key} = {said}, this base says {expected}, so it was trained on another base")
 
 
 def _placed(path: Path, tensors: Mapping[str, Tensor], names: Names) -> dict[Place, dict[str, Tensor]]:
     """Return the tensors of a file by layer of the base.
 
     Raises:
-        UserError: when no tensor matches, with examples; otherwise naming the first that does not match.
+        UserError: when no tensor matches, with examples; otherwise naming the first that does not match, or that is
+            a factor of a layer which another tensor is already.
     """
     places = {key: names.find(key) for key in tensors}
     if not any(places.values()):
@@ -139,7 +163,10 @@ def _placed(path: Path, tensors: Mapping[str, Tensor], names: Names) -> dict[Pla
     for key, found in places.items():
         if found is None:
             raise UserError(f"{path} does not fit this base: {key!r} is not a LoRA factor of one of its layers")
-        placed.setdefault(found[0], {})[found[1]] = tensors[key]
+        halves = placed.setdefault(found[0], {})
+        if found[1] in halves:
+            raise UserError(f"{path} holds {found[1]} of {'.'.join(found[0])} twice, the second time as {key!r}")
+        halves[found[1]] = tensors[key]
     return placed
 
 
@@ -150,20 +177,28 @@ def _fitted(layer: nn.Module, down: Tensor, up: Tensor, scale: float) -> tuple[T
     return (down[..., None, None] if is_convolution and down.ndim == 2 else down).float(), up.float() * scale
 
 
-def _read(lora: LoraFile, parts: Collection[str]) -> tuple[dict[str, Tensor], dict[str, dict[str, Any]]]:
-    """Return the tensors of a file, and the LoRA configuration of each part."""
+def _read(lora: LoraFile) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return the tensors of a file and its header."""
     try:
         with safe_open(lora.path, framework="pt") as file:
-            tensors = {key: file.get_tensor(key) for key in sorted(file.keys())}
+            kinds = {key: file.get_slice(key).get_dtype() for key in sorted(file.keys())}
+            tensors = {key: file.get_tensor(key) for key in kinds}
             header = file.metadata() or {}
     except (SafetensorError, OSError) as error:
         raise UserError(f"{lora.path} cannot be read as a LoRA file: {error}") from error
-    for key, tensor in tensors.items():
-        if not tensor.isfinite().all():
-            raise UserError(f"{lora.path}: {key!r} must be finite")
-    config = {} if lora.config is None else read_as(LoraConfig, lora.config)
+    for key, kind in kinds.items():
+        if kind not in FLOATS and not (key.endswith(".alpha") and kind != "BOOL"):
+            raise UserError(f"{lora.path}: {key!r} must be of a floating-point type, found {kind}")
+        if not is_finite(tensors[key].float()):
+            raise UserError(f"{lora.path}: {key!r} must be finite in float32")
+    return tensors, header
+
+
+def _configs(lora: LoraFile, header: Mapping[str, str], parts: Collection[str]) -> dict[str, dict[str, Any]]:
+    """Return the LoRA configuration of each part."""
+    config = {} if lora.config is None else _told(read_as(LoraConfig, lora.config), str(lora.config))
     named = _by_part(header.get(METADATA, "{}"), f"{lora.path}: {METADATA}", parts)
-    return tensors, {part: named.get(part, config) for part in parts}
+    return {part: named.get(part, config) for part in parts}
 
 
 def _by_part(text: str, where: str, parts: Collection[str]) -> dict[str, dict[str, Any]]:
@@ -174,17 +209,31 @@ def _by_part(text: str, where: str, parts: Collection[str]) -> dict[str, dict[st
         if part not in parts:
             raise UserError(f"{where}: {name}: unknown key; the parts of this base are {', '.join(parts)}")
         found.setdefault(part, {})[key] = value
-    return {part: checked(LoraConfig, values, f"{where}: {part}") for part, values in found.items()}
+    places = {part: f"{where}: {part}" for part in found}
+    return {part: _told(checked(LoraConfig, found[part], place), place) for part, place in places.items()}
 
 
-def _scale(path: Path, config: Mapping[str, Any], rank: int) -> float:
-    """Return alpha / r, or alpha / sqrt(r) with rsLoRA; 1 where the configuration has no alpha.
+def _told(config: dict[str, Any], where: str) -> dict[str, Any]:
+    """Return a configuration that decides the scale: PEFT always writes alpha, and its default is no neutral one.
 
     Raises:
-        UserError: for PEFT's `alpha_pattern`, an alpha per layer.
+        UserError: when it lacks `lora_alpha`, or has PEFT's `alpha_pattern`, an alpha per layer.
     """
     if config.get("alpha_pattern"):
-        raise UserError(f"{path}: an alpha_pattern is not covered; save it with one lora_alpha")
+        raise UserError(f"{where}: an alpha_pattern is not covered; save it with one lora_alpha")
+    if "lora_alpha" not in config:
+        raise UserError(f"{where} must say lora_alpha; PEFT writes it")
+    return config
+
+
+def _scale(where: str, config: Mapping[str, Any], rank: int) -> float:
+    """Return alpha / r, or alpha / sqrt(r) with rsLoRA; 1 where there is no configuration.
+
+    Raises:
+        UserError: when the configuration says another rank for all layers.
+    """
+    if not config.get("rank_pattern") and config.get("r", rank) != rank:
+        raise UserError(f"{where}: its rank is {rank}, its configuration says r = {config['r']}")
     alpha = config.get("lora_alpha", rank)
     return float(alpha) / (math.sqrt(rank) if config.get("use_rslora") else rank)
 

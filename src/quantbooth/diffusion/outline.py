@@ -1,4 +1,4 @@
-"""A base without weights and text encoders: what its configurations say of sizes, timesteps and schedulers."""
+"""A base without weights: what its configurations say of sizes, timesteps, schedulers and layers."""
 
 from pathlib import Path
 
@@ -6,9 +6,10 @@ import torch
 from diffusers.utils import logging as diffusers_logging
 
 from quantbooth.diffusion.base import Base
-from quantbooth.diffusion.diffusers_folder import part_of, read_json
+from quantbooth.diffusion.diffusers_folder import part_of, read_json, text_encoder_names
 from quantbooth.diffusion.families.registry import family_in
-from quantbooth.diffusion.pretrained import autoencoder_class, empty_denoiser
+from quantbooth.diffusion.model import Family, TextEncoder
+from quantbooth.diffusion.pretrained import autoencoder_class, empty_denoiser, read_tokenizers
 from quantbooth.diffusion.weights import readable
 
 __all__ = ["outline"]
@@ -25,4 +26,15 @@ def outline(folder: Path, name: str) -> Base:
     with readable(place), torch.device("meta"):
         autoencoder = autoencoder_class(folder).from_config(read_json(place / "config.json"))
     scheduler_config = read_json(part_of(folder, "scheduler") / "scheduler_config.json")
-    return Base(name, family_in(folder), empty_denoiser(folder), autoencoder, (), scheduler_config)
+    family = family_in(folder)
+    return Base(name, family, empty_denoiser(folder), autoencoder, _encoders(folder, family), scheduler_config)
+
+
+def _encoders(folder: Path, family: Family) -> tuple[TextEncoder, ...]:
+    networks = [network for network, _ in family.text_classes]
+    found = []
+    for part, kind, tokenizer in zip(text_encoder_names(len(networks)), networks, read_tokenizers(folder), strict=True):
+        place = part_of(folder, part)
+        with readable(place), torch.device("meta"):
+            found.append(TextEncoder(kind(kind.config_class.from_pretrained(str(place))), tokenizer))
+    return tuple(found)

@@ -10,7 +10,7 @@ configuration files of a diffusers folder give that. What it does tell is compar
 """
 
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +19,13 @@ from diffusers.loaders.single_file_utils import SingleFileComponentError
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from quantbooth.diffusion.claims import OTHER_KINDS, VELOCITY, ZERO_SNR, Claim, of_architecture, of_schedule
 from quantbooth.diffusion.families.registry import family_in, folders_of_networks
 from quantbooth.diffusion.model import Family
 from quantbooth.diffusion.original_weights import NETWORKS, untaken
 from quantbooth.diffusion.schedule import Schedule
 from quantbooth.diffusion.scheduler_config import read_scheduler_config
+from quantbooth.diffusion.weights import require_floats
 from quantbooth.runtime.errors import UserError
 
 __all__ = ["convert"]
@@ -35,11 +37,6 @@ SCHEDULE = re.compile(
 """Names of the original code's noise schedule."""
 ALPHA_BAR = "alphas_cumprod"
 CLOSE = 1e-3
-VELOCITY, ZERO_SNR = "v_pred", "ztsnr"
-PREDICTIONS = {"v": "v_prediction"}
-"""Modelspec's names of predictions that diffusers names otherwise."""
-OTHER_KINDS = re.compile("lora|inversion|inpaint|refiner|edit|depth|controlnet")
-"""Words in the architecture of a file that is no whole text-to-image model."""
 
 META = "meta tensor"
 """Part of torch's message about weights that the file does not contain."""
@@ -59,6 +56,7 @@ def convert(file: Path, config: Path, destination: Path) -> None:
     family = family_in(config)
     family.examine(config)
     precision = _precision(file, family.first_weight)
+    require_floats(file, NETWORKS)
     _require_agreement(file, config, family)
     try:
         pipeline = family.pipeline_class.from_single_file(
@@ -109,7 +107,7 @@ def _require_agreement(file: Path, config: Path, family: Family) -> None:
         alpha_bar = opened.get_tensor(ALPHA_BAR) if ALPHA_BAR in names else None
     schedule = Schedule(read_scheduler_config(config))
     side = str(family.examine(config).side)
-    for key, said, expected in (*_of_schedule(names, header, schedule), *_of_pictures(header, family, side)):
+    for key, said, expected in (*of_schedule(names, header, schedule), *_of_pictures(header, family, side)):
         if said != expected:
             raise UserError(f"{file} says {key} = {said}, {config} says {expected}; choose another base.config")
     if alpha_bar is not None and not _is_close(alpha_bar, schedule.alpha_bar):
@@ -122,33 +120,11 @@ def _require_agreement(file: Path, config: Path, family: Family) -> None:
         )
 
 
-Claim = tuple[str, str, str]
-"""A key, what the file says, what the configuration says."""
-
-
-def _of_schedule(names: Collection[str], header: Mapping[str, str], schedule: Schedule) -> Iterator[Claim]:
-    """Return what a file says of its prediction and its noise schedule."""
-    zero_snr = str(bool(schedule.scheduler.config["rescale_betas_zero_snr"]))
-    if (said := header.get("modelspec.prediction_type")) is not None:
-        yield "modelspec.prediction_type", PREDICTIONS.get(said, said), schedule.prediction
-    if (said := header.get("ss_v_parameterization")) is not None:
-        yield "ss_v_parameterization", said, str(schedule.prediction == PREDICTIONS["v"])
-    if (said := header.get("ss_zero_terminal_snr")) is not None:
-        yield "ss_zero_terminal_snr", said, zero_snr
-    if VELOCITY in names:
-        yield VELOCITY, PREDICTIONS["v"], schedule.prediction
-    if ZERO_SNR in names:
-        yield ZERO_SNR, "True", zero_snr
-
-
 def _of_pictures(header: Mapping[str, str], family: Family, side: str) -> Iterator[Claim]:
     """Return what a file says of its architecture and its pictures."""
     if (said := header.get("modelspec.resolution")) is not None:
         yield "modelspec.resolution", "x".join(dict.fromkeys(re.findall(r"\d+", said))), side
-    for key, beginnings in family.architectures.items():
-        if (said := header.get(key)) is not None:
-            same = said.startswith(beginnings) and not OTHER_KINDS.search(said)
-            yield key, said, said if same else " or ".join(beginnings)
+    yield from of_architecture(header, family, f"lora|{OTHER_KINDS}")
 
 
 def _is_close(left: Tensor, right: Tensor) -> bool:

@@ -15,7 +15,16 @@ from quantbooth.diffusion.diffusers_folder import read_json
 from quantbooth.runtime.errors import UserError
 from quantbooth.store.files import require_name
 
-__all__ = ["cast", "cast_module", "first_line", "is_finite", "read_network", "readable", "require_finite"]
+__all__ = [
+    "cast",
+    "cast_module",
+    "first_line",
+    "is_finite",
+    "read_network",
+    "readable",
+    "require_finite",
+    "require_floats",
+]
 
 SPARE = ("position_ids",)
 """Buffers that older releases of transformers saved, and present ones compute."""
@@ -59,7 +68,7 @@ def read_network(kind: Any, folder: Path, spare: Iterable[str] = (), **options: 
     """
     given = {"local_files_only": True, "use_safetensors": True, "ignore_mismatched_sizes": True, **options}
     with readable(folder):
-        _require_floats(folder)
+        _require_float_files(folder)
         network, loaded = kind.from_pretrained(str(folder), output_loading_info=True, **given)
     other = sorted(mismatch[0] for mismatch in loaded["mismatched_keys"])
     lacking = sorted({*loaded["missing_keys"]} - {*other})
@@ -75,7 +84,7 @@ def read_network(kind: Any, folder: Path, spare: Iterable[str] = (), **options: 
     return network.float()
 
 
-def _require_floats(folder: Path) -> None:
+def _require_float_files(folder: Path) -> None:
     """Refuse weights that are no floating-point numbers, which would be taken for such, and those of other folders.
 
     Raises:
@@ -85,13 +94,27 @@ def _require_floats(folder: Path) -> None:
         for part in set(map(str, read_json(index).get("weight_map", {}).values())):
             require_name(part, str(index))
     for file in sorted(folder.glob("*.safetensors")):
-        with safe_open(file, framework="pt") as opened:
-            for name in opened.keys():  # noqa: SIM118  # a safetensors handle is not a mapping
-                if not name.endswith(SPARE) and (found := opened.get_slice(name).get_dtype()) not in FLOATS:
-                    raise UserError(
-                        f"{file}: {name} must be of a floating-point type, found {found}; save the network before it "
-                        "was quantized or converted"
-                    )
+        require_floats(file)
+
+
+def require_floats(file: Path, beginnings: tuple[str, ...] = ("",)) -> None:
+    """Refuse weights that are no floating-point numbers, which would be taken for such.
+
+    Args:
+        file: in safetensors.
+        beginnings: of the names of weights.
+
+    Raises:
+        UserError: naming the file, the first such weight and its type.
+    """
+    with safe_open(file, framework="pt") as opened:
+        for name in opened.keys():  # noqa: SIM118  # a safetensors handle is not a mapping
+            is_weight = name.startswith(beginnings) and not name.endswith(SPARE)
+            if is_weight and (found := opened.get_slice(name).get_dtype()) not in FLOATS:
+                raise UserError(
+                    f"{file}: {name} must be of a floating-point type, found {found}; save the network before it "
+                    "was quantized or converted"
+                )
 
 
 def first_line(error: BaseException) -> str:

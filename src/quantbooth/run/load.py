@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
+from torch import Tensor
 
 from quantbooth.calibration.quantized_base import read_quantized_denoiser
 from quantbooth.diffusion.base import Base
@@ -26,7 +26,6 @@ from quantbooth.runtime.errors import UserError
 from quantbooth.store.documents import checked
 from quantbooth.store.files import folder_fingerprint
 from quantbooth.store.manifest import Manifest, open_artifact
-from quantbooth.timesteps.strategies import Strategy
 from quantbooth.tuning.files import last_step, open_tuned, read_snapshot, strategy_of
 from quantbooth.tuning.tuner import State, Tuner
 from quantbooth.tuning.tuners import FullTuner, IdentifierTuner, LoraTuner, ScaleTuner
@@ -126,8 +125,9 @@ def _load_sets_(
             f"{base.name} has {base.timesteps}"
         )
     states = [read_snapshot(each, last_step(each) if step is None else step) for each in folders]
+    shares, unconditional = strength.of(strategy, tuner)
     if strength.name:
-        states = _scaled(base, tuner, strategy, states, strength)
+        states = _scaled(base, tuner, states, shares, unconditional)
     state = states[0] if len(states) == 1 else tuner.join(states)
     tuner.load_(base, state, strategy.sets * len(states), selection)
     route = SubjectsRoute(strategy.route, strategy.sets, len(folders), unconditional=len(states) > len(folders))
@@ -135,18 +135,11 @@ def _load_sets_(
     return route
 
 
-def _scaled(base: Base, tuner: Tuner, strategy: Strategy, states: Sequence[State], strength: Strength) -> list[State]:
+def _scaled(
+    base: Base, tuner: Tuner, states: Sequence[State], shares: Tensor, unconditional: Tensor | None
+) -> list[State]:
     """Return the states by their strength, those of unconditional predictions after the others."""
-    shares, unconditional = strength.shares(strategy), strength.unconditional_shares(strategy)
-    scaled = [tuner.scaled(base, state, shares) for state in states]
-    if unconditional is None or torch.equal(unconditional, shares):
-        return scaled
-    if not tuner.by_sample:
-        raise UserError(
-            "unconditional_strength needs sets for each row of a batch: choose tuner=scales, lora or qlora with "
-            f"tuner.identifier=false; {tuner.name} has one for all"
-        )
-    return [*scaled, *(tuner.scaled(base, state, unconditional) for state in states)]
+    return [tuner.scaled(base, state, each) for each in (shares, unconditional) if each is not None for state in states]
 
 
 def _tuner(manifest: Manifest) -> Tuner:

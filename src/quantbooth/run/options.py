@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
 
 from quantbooth.data.subjects import Subject
 from quantbooth.diffusion.pretrained import check_base, check_sampler
@@ -22,6 +23,11 @@ from quantbooth.tuning.tuners import IdentifierTuner
 
 __all__ = ["base_folder_of", "method_name", "recipe_of", "sampler_of", "tuner_of"]
 
+WRITTEN = (
+    *("paths.store", "paths.outputs", "paths.logs", "pictures", "export.folder", "report.folder"),
+    *("probe.folder", "probe.document", "degradation.folder", "degradation.document"),
+)
+"""Options of places that commands write to."""
 RATES = {"shifts": "shift_learning_rate", "identifier": "identifier_learning_rate"}
 """Tuner options with the learning rate of one kind of parameter; the other kinds use the optimizer's."""
 
@@ -109,9 +115,14 @@ def base_folder_of(cfg: DictConfig) -> Path:
         check_base(config_folder(**given), base.resolution, base.timesteps)
     folder = build(base.folder, Path)
     check_base(folder, base.resolution, base.timesteps)
-    for option in ("store", "outputs", "logs"):
-        if (place := Path(cfg.paths[option]).expanduser()).resolve().is_relative_to(folder.resolve()):
-            raise UserError(f"paths.{option}={place} is inside the base {folder}, whose files decide its identity")
+    places = {option: OmegaConf.select(cfg, option) for option in WRITTEN}
+    if HydraConfig.initialized():
+        places["the folder of hydra.run.dir or hydra.sweep.dir"] = HydraConfig.get().runtime.output_dir
+    for option, place in places.items():
+        if place is not None and Path(place).expanduser().resolve().is_relative_to(folder.resolve()):
+            raise UserError(
+                f"{option}={place} is inside the base {folder}, whose files decide its identity; move it out"
+            )
     return folder
 
 
@@ -119,9 +130,15 @@ def sampler_of(cfg: DictConfig, base_folder: Path) -> Sampler:
     """Return the sampler.
 
     Raises:
-        UserError: when it has more steps than the base has timesteps, or cannot honour the base's scheduler.
+        UserError: when it has more steps than the base has timesteps, cannot honour the base's scheduler, or has no use
+            for an option of the unconditional prediction.
     """
     sampler, most = build(cfg.sampler, Sampler), cfg.base.timesteps
+    for option in ("negative_prompt", "unconditional_strength"):
+        if sampler.guidance == 1 and cfg[option] not in (None, ""):
+            raise UserError(
+                f"{option} has no effect at sampler.guidance=1, which is no guidance; leave out one of them"
+            )
     if sampler.steps > most:
         raise UserError(f"sampler.steps must be at most base.timesteps = {most}, got {sampler.steps}")
     check_sampler(base_folder, sampler.scheduler, sampler.steps)

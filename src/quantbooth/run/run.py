@@ -16,7 +16,7 @@ from torch import Tensor
 
 from quantbooth.data.protocol import Protocol
 from quantbooth.diffusion.base import Base
-from quantbooth.diffusion.lora_files import LoraFile, lora_files
+from quantbooth.diffusion.lora_files import LoraFile, add_loras_, lora_files
 from quantbooth.diffusion.outline import outline
 from quantbooth.diffusion.sampler import Sampler
 from quantbooth.evaluation.scorer import Scorer
@@ -111,7 +111,11 @@ class Run:
 
     @cached_property
     def loras(self) -> tuple[LoraFile, ...]:
-        return lora_files(self.settings["lora"])
+        """The added LoRA files, tried on the base without its weights."""
+        found = lora_files(self.settings["lora"])
+        if found:
+            add_loras_(outline(self.base_folder, self.base_name), found)
+        return found
 
     @cached_property
     def tuner(self) -> Tuner:

@@ -10,8 +10,11 @@ from torch import Tensor
 
 from quantbooth.runtime.errors import UserError
 from quantbooth.timesteps.strategies import Strategy
+from quantbooth.tuning.tuner import Tuner
 
 __all__ = ["Strength", "strength_of"]
+
+Shares = Float[Tensor, " sets"]
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,7 @@ class Strength:
         share = dict(self.share) if isinstance(self.share, Mapping) else self.share
         return {"strength": {"share": share, "unconditional": self.unconditional}} if self.name else {}
 
-    def shares(self, strategy: Strategy) -> Float[Tensor, " sets"]:
+    def shares(self, strategy: Strategy) -> Shares:
         """Return s of each expert.
 
         Raises:
@@ -56,9 +59,22 @@ class Strength:
                 raise UserError(f"strength names the zone {zone!r}, {strategy.name} has {', '.join(zones)}")
         return torch.tensor([float(self.share.get(zone, 1.0)) for zone in zones])
 
-    def unconditional_shares(self, strategy: Strategy) -> Float[Tensor, " sets"] | None:
-        """Return s of each expert for the unconditional prediction; None where it is that of the other."""
-        return None if self.unconditional is None else torch.full((strategy.sets,), float(self.unconditional))
+    def of(self, strategy: Strategy, tuner: Tuner) -> tuple[Shares, Shares | None]:
+        """Return s of each expert, and for the unconditional prediction; None where it is that of the other.
+
+        Raises:
+            UserError: as `shares`, and for a tuner whose weights cannot differ between rows of a batch.
+        """
+        shares = self.shares(strategy)
+        unconditional = None if self.unconditional is None else torch.full_like(shares, self.unconditional)
+        if unconditional is None or torch.equal(unconditional, shares):
+            return shares, None
+        if not tuner.by_sample:
+            raise UserError(
+                "unconditional_strength needs sets for each row of a batch: choose tuner=scales, lora or qlora with "
+                f"tuner.identifier=false; {tuner.name} has one for all"
+            )
+        return shares, unconditional
 
 
 def strength_of(settings: Mapping[str, Any]) -> Strength:
