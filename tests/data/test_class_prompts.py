@@ -53,6 +53,7 @@ def test_more_than_there_are_is_refused() -> None:
         (["prior.class_prompts=['a mug']"], "prior.class_prompts"),
         (["prior.class_prompts=['a {} on the beach']"], "a {} on the beach"),
         (["prior.class_prompts=['a big {}','a big {}']"], "prior.class_prompts"),
+        (["prior.class_prompts=['a big {}','a {} at home']", "prior.num_class_images=1"], "prior.num_class_images=1"),
         (["prior=none", "prior.class_prompts=['a big {}']"], "prior.class_batch_size=0"),
         (["prior=none", "prior.target=base"], "prior.class_batch_size=0"),
         (["prior.num_class_images=0"], "prior.num_class_images"),
@@ -64,6 +65,15 @@ def test_contradictions_are_refused(compose: Compose, tmp_path: Path, options: l
         run.check("recipe")
         assert run.subjects[0].class_prompts
     assert named in str(caught.value)
+
+
+def test_of_the_prompts_of_a_base_as_many_are_taken_as_there_are_pictures(compose: Compose, tmp_path: Path) -> None:
+    options = ("base=folder", "base.resolution=32", "subject=toy_mug", "prior=prompted", "prior.num_class_images=")
+    few, many, none = (
+        Run(compose(tmp_path, *options[:-1], f"{options[-1]}{count}", "prior.target=base")).subjects[0].class_prompts
+        for count in (3, 64, 0)
+    )
+    assert few == many[:3] and len(many) == len(none) == 64
 
 
 def test_prompts_and_target_enter_the_names_of_what_they_decide(compose: Compose, tmp_path: Path) -> None:

@@ -13,23 +13,29 @@ __all__ = ["class_prompts_of", "prompted"]
 
 
 def class_prompts_of(cfg: DictConfig, subject: Subject) -> tuple[str, ...]:
-    """Return the class prompts of a subject, those of a base without the subject's evaluation prompts.
+    """Return the class prompts of a subject: of a base's list as many as there are pictures, none of the evaluation.
 
     Raises:
-        UserError: for a given prompt without {}, given twice, or one that the subject is evaluated on.
+        UserError: for a given prompt without {}, given twice, or one that the subject is evaluated on; for more prompts
+            than pictures.
     """
-    given = cfg.prior.class_prompts
+    given, pictures = cfg.prior.class_prompts, cfg.prior.num_class_images
     if given is None:
         return (subject.class_text,)
     own = {prompt.template.lower() for prompt in subject.prompts}
     if isinstance(given, DictConfig):
         made = [template for template in build(given, tuple) if template.lower() not in own]
-        return tuple(dict.fromkeys(template.replace("{}", subject.class_word) for template in made))
+        texts = tuple(dict.fromkeys(template.replace("{}", subject.class_word) for template in made))
+        return texts[:pictures] if pictures else texts
     for template in given:
         if template.count("{}") != 1:
             raise UserError(f"each of prior.class_prompts must hold {{}} once, where the class goes, got {template!r}")
         if template.lower() in own:
             raise UserError(f"prior.class_prompts must not hold prompts of the evaluation, got {template!r}")
+    if 0 < pictures < len(given):
+        raise UserError(
+            f"prior.num_class_images={pictures} leaves some of {len(given)} prior.class_prompts without one"
+        )
     if len(set(given)) < len(given):
         raise UserError(f"each of prior.class_prompts must be given once, got {list(given)}")
     return tuple(template.replace("{}", subject.class_word) for template in given)
