@@ -41,7 +41,6 @@ SHARE = number(below=1, positive=True)
 STRENGTH = number(below=1000)
 FIT = one_of("crop", "pad", "squash")
 DTYPE = one_of("float32", "float16")
-LINE = either(TEXT, one_of(""))
 SOURCE = checked(path=TEXT, revision=optional(TEXT), config=optional(PATH), converted=PATH, option=TEXT)
 GROUPS = (
     *("base", "quant", "calibration", "tuner", "strategy", "subject", "prior", "optimizer", "sampler", "locator"),
@@ -52,7 +51,11 @@ GROUPS = (
 FIELDS: dict[str, dict[str, Field]] = {
     "": {
         **checked(seed=SEED, tag=optional(either(TEXT, number())), pictures=PATH, lora=TEXTS),
-        **checked(strength=either(STRENGTH, MAPPING), unconditional_strength=optional(STRENGTH), negative_prompt=LINE),
+        **checked(
+            strength=either(STRENGTH, MAPPING),
+            unconditional_strength=optional(STRENGTH),
+            negative_prompt=optional(TEXT),
+        ),
         **checked(prompt=optional(either(TEXT, list_of(TEXT, 1))), scale_sets=optional(PATH)),
         **checked(subjects=optional(list_of(TEXT, 1, distinct=True)), dino=optional(MAPPING)),
         **{group: Field(MAPPING) for group in GROUPS},

@@ -70,7 +70,7 @@ def test_every_way_in_is_refused_before_any_work(
 ) -> None:
     """The prompt, templates, the class word (so the class pictures of the prior too), the calibration's prompts."""
     (tmp_path / "rex").mkdir()
-    Image.new("RGB", (40, 40)).save(tmp_path / "rex" / "1.png")
+    Image.linear_gradient("L").resize((40, 40)).save(tmp_path / "rex" / "1.png")
     if "subject=folder" in words:
         words = [*words, f"subject.path={tmp_path}/rex"]
     code, said = typed(program, "base=folder", "base.resolution=32", "quant=w4", *words)

@@ -148,7 +148,7 @@ def _generate(
     """Generate missing pictures, with added LoRA files; return for each job whether its picture existed."""
     add_loras_(base, run.loras)
     jobs = [one for of_subject in wanted for one in of_subject]
-    module = SamplingModule(base, run.sampler, jobs, route, run.settings["negative_prompt"])
+    module = SamplingModule(base, run.sampler, jobs, route, run.settings["negative_prompt"] or "")
     return generate_missing(module, run.trainer(f"generating {what}", shared=True), run.protocol.batch)
 
 
