@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from quantbooth.runtime.errors import UserError
 from quantbooth_toyworld.world import (
     ACCESSORIES,
     CLASSES,
@@ -152,11 +153,20 @@ NAMED_BY_PRIOR = {
 """The attributes that class prompts name, half of each kind: scores of the other half show what was not named."""
 
 
+MOST_PROMPTS = 500
+"""Of the 1,296 there are; to draw the last ones at random would take long."""
+
+
 def class_prompts(count: int) -> tuple[str, ...]:
     """Return `count` different prompts of a class, with {} for its word; none is an evaluation prompt.
 
     Each attribute is named in half of them, at random from `NAMED_BY_PRIOR`.
+
+    Raises:
+        UserError: for more than `MOST_PROMPTS`.
     """
+    if count > MOST_PROMPTS:
+        raise UserError(f"base.class_prompts.count must be at most {MOST_PROMPTS}, got {count}")
     rng, made = np.random.default_rng(0), dict[str, None]()
     asked = {prompt.template for subject in SUBJECTS.values() for prompt in prompts(subject)}
     while len(made) < count:

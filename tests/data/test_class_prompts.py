@@ -42,9 +42,12 @@ def test_those_of_the_toy_world_are_in_its_vocabulary_and_name_half_of_the_attri
             assert all(any(value in text for text in body) == (value in NAMED_BY_PRIOR[kind]) for value in every), shown
 
 
-def test_more_than_there_are_is_refused() -> None:
-    with pytest.raises(UserError, match="1024"):
-        general_class_prompts(1025)
+@pytest.mark.parametrize(("make", "most"), [(general_class_prompts, 1024), (class_prompts, 500)])
+def test_more_than_there_are_is_refused(make: Any, most: int) -> None:
+    assert len(set(make(most))) == most
+    for count in (most + 1, 10**9):
+        with pytest.raises(UserError, match=str(most)):
+            make(count)
 
 
 @pytest.mark.parametrize(
