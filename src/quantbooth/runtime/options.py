@@ -50,7 +50,7 @@ def require_kept(words: Sequence[str], config_name: str = "") -> None:
     for word in words:
         if removal := re.match(r"~([\w.]+)", word):
             group, _, key = removal[1].rpartition(".")
-            if key in fields.get(group, {}):
+            if key in fields.get(group, {}) or key.startswith("_"):  # _target_: what a node makes
                 raise UserError(f"option '{removal[1]}' cannot be removed, got '{word}'; write {removal[1]}=VALUE")
 
 
