@@ -80,6 +80,7 @@ def test_an_interrupted_sweep_goes_on_where_it_was_and_then_reports(
         ),
         ("sampler.steps=5000", "sampler.steps must be at most base.timesteps = 1000, got 5000"),
         ("+optimizer.foo=1", "optimizer.name=adamw refuses its options: "),
+        ("+optimizer.betas=''", "optimizer.name=adamw refuses its options: "),
         ("report.scores=[{here}]", "report.scores is an option of quantbooth-report"),
         ("base.path={here}", "{here} is not a diffusers model folder: model_index.json is missing; check base.path"),
         pytest.param(
@@ -104,7 +105,7 @@ def test_a_mistake_ends_in_one_line_and_2_and_leaves_nothing(
 def test_an_unreadable_photo_is_named_before_any_work(command: Command, tmp_path: Path) -> None:
     folder = tmp_path / "photos"
     folder.mkdir()
-    Image.new("RGB", (40, 40)).save(folder / "1.png")
+    Image.linear_gradient("L").resize((40, 40)).save(folder / "1.png")
     (folder / "2.jpg").write_text("no picture")
     code, said = command(programs.pipeline, "subject=folder", f"subject.path={folder}", "subject.class_word=dog")
     assert said.startswith(f"quantbooth: cannot read the photo {folder}/2.jpg: ")

@@ -131,8 +131,9 @@ def test_a_job_that_succeeds_says_nothing_more_and_exits_with_0(app: Path) -> No
             "Interpolation key 'tuner.nope' not found, from hydra.run.dir",
         ),
         (
-            "~scorer.encoder._target_",
-            "option 'scorer.encoder._target_' cannot be removed, got '~scorer.encoder._target_'; write scorer.encoder._target_=VALUE",
+            "~base.folder._target_",
+            "option 'base.folder._target_' cannot be removed, got '~base.folder._target_'; write "
+            "base.folder._target_=VALUE",
         ),
         ("~tuner.steps", "option 'tuner.steps' cannot be removed, got '~tuner.steps'; write tuner.steps=VALUE"),
         ("-m quant=w4,w8 seed=0,-1", "seed must be a whole number from 0 to 4294967295, got -1"),

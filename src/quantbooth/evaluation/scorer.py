@@ -34,7 +34,7 @@ class Scorer:
         mask_background: paint the background of the subject's region grey before regions are compared.
 
     Raises:
-        UserError: when the background is masked and the locator has no masks.
+        UserError: for a plain mapping in place of a judge; when the background is masked and the locator has no masks.
     """
 
     def __init__(
@@ -45,6 +45,10 @@ class Scorer:
         dino: ImageEncoder | None = None,
         mask_background: bool = False,
     ) -> None:
+        judges = {"encoder": encoder, "locator": locator, "oracle": oracle, "dino": dino}
+        for name, judge in judges.items():
+            if isinstance(judge, dict):  # what configs make of a group without _target_
+                raise UserError(f"scorer.{name} must be one of the choices of its group, got {judge}")
         if mask_background and not locator.tells_pixels:
             raise UserError(
                 f"scorer.mask_background=true needs a locator with masks, {locator.name} has none; "

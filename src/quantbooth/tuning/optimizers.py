@@ -38,6 +38,6 @@ def optimizer_factory(options: Mapping[str, Any]) -> OptimizerFactory:
     parameter.grad = torch.ones(1)
     try:
         factory([{"params": [parameter]}]).step(lambda: 0.0)
-    except (TypeError, ValueError, RuntimeError, AssertionError) as error:
+    except (TypeError, ValueError, LookupError, RuntimeError, AssertionError) as error:
         raise UserError(f"optimizer.name={name} refuses its options: {' '.join(str(error).split())}") from error
     return factory
