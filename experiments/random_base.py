@@ -16,6 +16,7 @@ import open_clip
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from open_clip.tokenizer import SimpleTokenizer
+from safetensors.torch import save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from experiments.bench.sizes import SIZES
@@ -85,7 +86,7 @@ def write_clip(folder: Path) -> None:
     numbers = {"mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bicubic"}
     (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": CLIP, "preprocess_cfg": numbers}))
     torch.manual_seed(0)
-    torch.save(open_clip.CLIP(**CLIP).state_dict(), folder / "open_clip_pytorch_model.bin")
+    save_file(open_clip.CLIP(**CLIP).state_dict(), folder / "open_clip_model.safetensors")
 
 
 def random_base(name: str, seed: int = 0, dtype: torch.dtype = torch.float32) -> Base:

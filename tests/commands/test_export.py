@@ -210,9 +210,12 @@ def test_what_cannot_be_exported_is_told_and_leaves_nothing(
     assert not (tmp_path / "x").exists()
 
 
-def test_an_export_is_not_written_over(configure: Configure, tmp_path: Path) -> None:
+def test_an_export_is_not_written_over_and_nothing_is_loaded_to_say_so(
+    configure: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     cfg = configure(*METHODS["s1"], f"export.folder={tmp_path}")
     export(Run(cfg))
+    monkeypatch.setattr("quantbooth.commands.export.tuned_base", lambda *_: pytest.fail("a base was loaded"))
     with pytest.raises(UserError, match=r" is there already; remove it, or choose another export\.folder$"):
         export(Run(cfg))
     assert len(list(tmp_path.iterdir())) == 1

@@ -104,11 +104,14 @@ def test_a_persons_own_sentences_are_drawn_with_it_too(configure: Configure, sty
 
 def test_a_file_that_matches_nothing_is_refused_and_leaves_no_pictures(configure: Configure, tmp_path: Path) -> None:
     save_file({"lora_unet_other.alpha": torch.ones(1)}, tmp_path / "other.safetensors")
+    cfg = configure(f"lora=[{tmp_path}/other.safetensors]")
+    sets = Path(cfg.paths.store) / "image_set"
+    before = sorted(sets.glob("*"))
     with pytest.raises(
         UserError, match=r"other.safetensors matches nothing of this base: it holds 'lora_unet_other.alph"
     ):
-        sample(Run(configure(f"lora=[{tmp_path}/other.safetensors]")))
-    assert Run(configure(f"lora=[{tmp_path}/other.safetensors]")).only.images(0).find() is None
+        sample(Run(cfg))
+    assert sorted(sets.glob("*")) == before
 
 
 def test_what_is_no_file_is_refused_before_anything_is_made(configure: Configure) -> None:

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -31,7 +32,8 @@ def test_the_former_command_names_the_new_one(capsys: pytest.CaptureFixture[str]
     ],
 )
 def test_a_former_option_names_the_new_one(
-    old: str, new: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    old: str, new: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["quantbooth-degradation", f"{old}=3"])
     assert f"option '{old.lstrip('+')}' has another name: {new}" in ended(degradation, capsys)

@@ -143,6 +143,7 @@ def test_what_is_no_whole_model_of_the_architecture_is_refused(
 
 XL = "stable-diffusion-xl-v1-base"
 ALPHAS = Schedule(SCHEDULE).alpha_bar
+BETAS = 1 - ALPHAS / torch.cat([torch.ones(1), ALPHAS[:-1]])
 UNTAKEN = (
     "model.diffusion_model.input_blocks.99.0.weight",
     "first_stage_model.encoder.down.9.block.0.conv1.weight",
@@ -173,6 +174,10 @@ UNTAKEN = (
         ("ztsnr", {}, {"ztsnr": torch.ones(())}),
         ("alphas_cumprod", {}, {"alphas_cumprod": ALPHAS**2}),
         ("alphas_cumprod", {}, {"alphas_cumprod": ALPHAS[:500].clone()}),
+        ("alphas_cumprod", {}, {"alphas_cumprod": torch.ones(1000, dtype=torch.int64)}),
+        ("betas", {}, {"alphas_cumprod": ALPHAS, "betas": 1.01 * BETAS}),
+        ("sqrt_alphas_cumprod", {}, {"sqrt_alphas_cumprod": ALPHAS}),
+        ("sqrt_one_minus_alphas_cumprod", {}, {"sqrt_one_minus_alphas_cumprod": 1 - ALPHAS}),
         ("edm_mean", {}, {"edm_mean": torch.zeros(4)}),
         ("extra.weight", {}, {"extra.weight": torch.zeros(4)}),
         *((name, {}, {name: torch.zeros(4)}) for name in UNTAKEN),
@@ -257,7 +262,8 @@ def test_a_file_that_agrees_with_its_configuration_is_taken(
             "ss_v_parameterization": "False",
         },
     )
-    buffers = {"alphas_cumprod": ALPHAS, "betas": 1 - ALPHAS, "model_ema.decay": torch.ones(())}
+    buffers = {"alphas_cumprod": ALPHAS.bfloat16(), "betas": BETAS.half(), "model_ema.decay": torch.ones(())}
+    buffers |= {"sqrt_alphas_cumprod": ALPHAS.sqrt(), "sqrt_one_minus_alphas_cumprod": (1 - ALPHAS).sqrt()}
     buffers["cond_stage_model.transformer.text_model.embeddings.position_ids"] = torch.arange(77)[None]
     save_file({**whole, **buffers}, file, metadata=agreeing)
     assert find_base(str(file), None, str(config), str(tmp_path / "bases")).is_dir()

@@ -1,13 +1,14 @@
 """The open_clip encoder on a tiny model with random weights: unit features, preprocessing, refusals."""
 
 import json
+import shutil
 from pathlib import Path
 
 import open_clip
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn.functional import normalize
 
@@ -29,7 +30,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = {"model_cfg": TINY, "preprocess_cfg": {"mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bicubic"}}
     (path / "open_clip_config.json").write_text(json.dumps(config))
     torch.manual_seed(0)
-    torch.save(open_clip.CLIP(**TINY).state_dict(), path / "open_clip_pytorch_model.bin")
+    save_file(open_clip.CLIP(**TINY).state_dict(), path / "open_clip_model.safetensors")
     return path
 
 
@@ -75,6 +76,31 @@ def test_name_says_preprocessing_and_activation(encoder: OpenClipEncoder) -> Non
     assert "bicubic" in encoder.name and encoder.name.endswith(" GELU") and "32" in encoder.name
 
 
+def test_two_folders_at_one_place_have_two_names(folder: Path, tmp_path: Path) -> None:
+    place, names = tmp_path / "clip", []
+    for factor in (1, 1, 2):
+        shutil.copytree(folder, place, dirs_exist_ok=True)
+        weights = load_file(place / "open_clip_model.safetensors")
+        save_file(weights | {"visual.proj": factor * weights["visual.proj"]}, place / "open_clip_model.safetensors")
+        names.append(OpenClipEncoder(f"local-dir:{place}", "openai").name)
+    assert names[0] == names[1] != names[2]
+    assert str(tmp_path) not in names[0]
+
+
+@pytest.mark.parametrize("kind", ["open_clip_pytorch_model.bin", "model.pth", "other.pt"])
+def test_a_folder_with_pickles_is_refused_before_one_is_read(folder: Path, tmp_path: Path, kind: str) -> None:
+    shutil.copytree(folder, tmp_path / "clip")
+    (tmp_path / "clip" / kind).write_bytes(b"never read")
+    with pytest.raises(UserError, match=f"clip has {kind}; pickles may run code and are not read"):
+        OpenClipEncoder(f"local-dir:{tmp_path / 'clip'}")
+
+
+def test_a_weight_file_beside_a_folder_is_refused(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "more.safetensors").write_bytes(b"never read")
+    with pytest.raises(UserError, match=r"more\.safetensors would not be read.*leave out one of them"):
+        OpenClipEncoder(f"local-dir:{folder}", str(tmp_path / "more.safetensors"))
+
+
 def test_weights_are_frozen(encoder: OpenClipEncoder) -> None:
     assert not any(parameter.requires_grad for parameter in encoder.parameters())
 
@@ -104,7 +130,7 @@ def test_weights_that_do_not_fit_their_configuration_are_refused_by_name(
     folder: Path, tmp_path: Path, name: str, weight: Tensor | None, told: str
 ) -> None:
     (tmp_path / "open_clip_config.json").write_text((folder / "open_clip_config.json").read_text())
-    weights = torch.load(folder / "open_clip_pytorch_model.bin", weights_only=True) | {name: weight}
+    weights = load_file(folder / "open_clip_model.safetensors") | {name: weight}
     kept = {key: value.clone() for key, value in weights.items() if value is not None}
     save_file(kept, tmp_path / "open_clip_model.safetensors")
     with pytest.raises(UserError, match=told) as caught:

@@ -119,7 +119,12 @@ def test_a_job_that_succeeds_says_nothing_more_and_exits_with_0(app: Path) -> No
         ("quantt=w8", "unknown option 'quantt' (did you mean 'quant'?); --cfg job shows all options"),
         ("xyz.abc=w8", "unknown option 'xyz.abc'; --cfg job shows all options"),
         ("quant=ww8", "'quant' has no option 'ww8' (did you mean 'w8'?); choose from torn, w4, w8"),
-        ("quant=8", "Config group override must be a string or a list. Got int; 'quant' offers torn, w4, w8"),
+        ("quant=8", "a config group takes the name of a choice, got a number; 'quant' offers torn, w4, w8"),
+        ("quant=null", "a config group takes the name of a choice, got null; 'quant' offers torn, w4, w8"),
+        (
+            "hydra.sweeper.params.seed=5",
+            "Hydra cannot compose these options (Unexpected type for root: NoneType); look at those of hydra.*",
+        ),
         ("seed=1,2", "'seed=1,2' names several values; add -m to run each, or write seed=[1,2] for one list"),
         (
             "fast",

@@ -1,5 +1,6 @@
 """Records of jobs: two jobs share none, a refused job leaves none, and the folders of others stay."""
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 
@@ -26,6 +27,8 @@ Typed = Callable[..., tuple[int, str]]
 def test_a_refused_command_leaves_nothing(typed: Typed, tmp_path: Path, words: tuple[str, ...]) -> None:
     assert typed(programs.tune, *BASE, *words)[0] == 2
     assert list(tmp_path.iterdir()) == []
+    logs = [handler.baseFilename for handler in logging.root.handlers if isinstance(handler, logging.FileHandler)]
+    assert not [log for log in logs if log.startswith(str(tmp_path))]
 
 
 @pytest.mark.parametrize("log", ["", "a warning"])

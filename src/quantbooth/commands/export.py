@@ -22,7 +22,7 @@ from quantbooth.quant.merging import average, merged_state, require_mergeable
 from quantbooth.run.models import tuned_base
 from quantbooth.run.run import Run
 from quantbooth.runtime.errors import UserError
-from quantbooth.store.files import atomic_folder
+from quantbooth.store.files import atomic_folder, require_free
 from quantbooth.tuning.files import precision_of
 
 __all__ = ["export", "job"]
@@ -64,6 +64,8 @@ def export(run: Run) -> Path:
         raise UserError("strength is of what was tuned, export.step=0 is the untuned base; leave out one of them")
     if options.format == "lora":
         _require_a_lora(run, step, options)
+    destination = Path(options.folder) / _name(run, step, options)
+    require_free(destination, "export.folder")
     base, _ = tuned_base(run, step, [one])
     main = base.component
     if options.format != "lora":
@@ -73,7 +75,7 @@ def export(run: Run) -> Path:
     }
     if options.merged:
         denoisers = {main: partial(average, base.denoiser, merging.shares)}
-    with atomic_folder(Path(options.folder) / _name(run, step, options), "export.folder") as folder:
+    with atomic_folder(destination, "export.folder") as folder:
         errors = _errors(run, base, denoisers) if options.merged and len(merging.shares) > 1 else {}
         if options.format == "diffusers":
             write_pipeline(base, denoisers, merging.rows(main), folder, precision_of(options.precision))
@@ -82,9 +84,8 @@ def export(run: Run) -> Path:
         else:
             write_weights(denoisers[main](), main, folder, precision_of(options.precision))
         (folder / "README.md").write_text(model_card(**_facts(run, step, merging, options, main), errors=errors))
-        made = Path(options.folder) / folder.name
-    print(f"exported: {made}")  # noqa: T201  # what a person looks for next
-    return made
+    print(f"exported: {destination}")  # noqa: T201  # what a person looks for next
+    return destination
 
 
 def _require_a_lora(run: Run, step: int, options: Options) -> None:

@@ -49,7 +49,7 @@ class LoraFile:
     def name(self) -> str:
         """The file's name, or its folder's where the file has the usual one; the weight where it is not 1."""
         name = self.path.parent.name if self.path.name in USUAL else self.path.stem
-        return name if self.weight == 1 else f"{name}:{self.weight:g}"
+        return name if self.weight == 1 else f"{name}:{self.weight:.15g}"
 
     @property
     def config(self) -> Path | None:
@@ -248,9 +248,9 @@ def _in_folder(folder: Path) -> Path:
 
 
 def _number(text: str) -> float | None:
-    """Return the finite number in a text, or None."""
+    """Return the finite number in a text, or None; 1_0 is part of a name."""
     try:
-        value = float(text)
+        value = float(text) if "_" not in text else math.nan
     except ValueError:
         return None
     return value if math.isfinite(value) else None

@@ -35,7 +35,6 @@ SCHEDULE = re.compile(
     r"|alphas_cumprod_prev|posterior_\w+|logvar|lvlb_weights|denoiser\.sigmas"
 )
 """Names of the original code's noise schedule."""
-ALPHA_BAR = "alphas_cumprod"
 CLOSE = 1e-3
 
 META = "meta tensor"
@@ -104,14 +103,16 @@ def _require_agreement(file: Path, config: Path, family: Family) -> None:
     """Refuse a file that says otherwise than the configuration, or has weights that nothing reads."""
     with safe_open(file, framework="pt") as opened:
         names, header = set(opened.keys()), opened.metadata() or {}
-        alpha_bar = opened.get_tensor(ALPHA_BAR) if ALPHA_BAR in names else None
-    schedule = Schedule(read_scheduler_config(config))
+        schedule = Schedule(read_scheduler_config(config))
+        expected_noise = {name: values for name, values in _of_noise(schedule).items() if name in names}
+        noise = {name: opened.get_tensor(name) for name in expected_noise}
     side = str(family.examine(config).side)
     for key, said, expected in (*of_schedule(names, header, schedule), *_of_pictures(header, family, side)):
         if said != expected:
             raise UserError(f"{file} says {key} = {said}, {config} says {expected}; choose another base.config")
-    if alpha_bar is not None and not _is_close(alpha_bar, schedule.alpha_bar):
-        raise UserError(f"{file} has another noise schedule ({ALPHA_BAR}) than {config}; choose another base.config")
+    for key, values in expected_noise.items():
+        if not _is_close(noise[key], values):
+            raise UserError(f"{file} has another noise schedule ({key}) than {config}; choose another base.config")
     others = (name for name in names if not name.startswith(NETWORKS) and not SCHEDULE.fullmatch(name))
     unread = sorted(set(others) - {VELOCITY, ZERO_SNR}) or untaken(names, config, family)
     if unread:
@@ -127,5 +128,20 @@ def _of_pictures(header: Mapping[str, str], family: Family, side: str) -> Iterat
     yield from of_architecture(header, family, f"lora|{OTHER_KINDS}")
 
 
-def _is_close(left: Tensor, right: Tensor) -> bool:
-    return left.shape == right.shape and bool(((left - right).abs() < CLOSE).all())
+def _of_noise(schedule: Schedule) -> dict[str, Tensor]:
+    """Return the numbers of a noise schedule under their names in the original code."""
+    alpha_bar = schedule.alpha_bar
+    return {
+        "betas": schedule.scheduler.betas,
+        "alphas_cumprod": alpha_bar,
+        "sqrt_alphas_cumprod": alpha_bar.sqrt(),
+        "sqrt_one_minus_alphas_cumprod": (1 - alpha_bar).sqrt(),
+    }
+
+
+def _is_close(found: Tensor, expected: Tensor) -> bool:
+    """Return whether numbers are those expected, up to CLOSE of the largest, or the precision of the file."""
+    if found.shape != expected.shape or not found.is_floating_point():
+        return False
+    limit = max(CLOSE, torch.finfo(found.dtype).eps) * float(expected.max())
+    return bool(((found.to(expected) - expected).abs() < limit).all())

@@ -53,7 +53,7 @@ class AttentionLocator(Locator):
     @property
     def name(self) -> str:
         looks = ", ".join(map(str, self.timesteps))
-        numbers = f"above {self.threshold:g}, at least {self.least:.1%}, contrast {self.contrast:g}"
+        numbers = f"above {self.threshold:.15g}, at least {100 * self.least:.15g}%, contrast {self.contrast:.15g}"
         return f"attention of base sha256:{self._digest} at t {looks}, {numbers}"
 
     @torch.no_grad()

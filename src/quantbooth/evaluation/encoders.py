@@ -25,6 +25,10 @@ from quantbooth.runtime.errors import UserError
 
 __all__ = ["DinoEncoder", "Encoder", "ImageEncoder", "OpenClipEncoder", "check_pictures", "in_bytes"]
 
+FOLDER = "local-dir:"
+"""How open_clip marks a model in a folder."""
+PICKLES = ("*.bin", "*.pt", "*.pth")
+
 
 class ImageEncoder(nn.Module, ABC):
     """Maps pictures to unit-length features, whose inner product is the cosine similarity."""
@@ -69,19 +73,22 @@ def in_bytes(pictures: Float[Tensor, "b 3 h w"]) -> UInt8[Tensor, "b 3 h w"]:
 class OpenClipEncoder(Encoder):
     """A published CLIP, loaded by open_clip, with the preprocessing of its training.
 
-    `model` is an open_clip model name or `local-dir:FOLDER`; `pretrained` is a published tag or a weight file (empty
-    for a folder). Pictures are rounded to 8 bits and preprocessed by open_clip's inference transform, so scores equal
-    those of other tools that read the saved pictures.
+    `model` is an open_clip model name or `local-dir:FOLDER`; `pretrained` is a published tag or a weight file, and is
+    not read for a folder, which has weights of its own. Pictures are rounded to 8 bits and preprocessed by open_clip's
+    inference transform, so scores equal those of other tools that read the saved pictures.
 
     Raises:
         UserError: when weights are not available, do not fit the model or are not finite, or were trained with another
-            activation (QuickGELU) than the model's.
+            activation (QuickGELU) than the model's; when a folder has pickles, which may run code.
     """
 
     def __init__(self, model: str, pretrained: str | None = None) -> None:
         super().__init__()
         import open_clip  # noqa: PLC0415  # optional: the extra [clip]
 
+        folder = Path(model.removeprefix(FOLDER)) if model.startswith(FOLDER) else None
+        if folder is not None:
+            _require_safetensors(folder, pretrained)
         with warnings.catch_warnings():
             warnings.filterwarnings("error", message=".*QuickGELU mismatch.*")
             try:
@@ -91,7 +98,8 @@ class OpenClipEncoder(Encoder):
                 raise UserError(_refusal(model, pretrained, error)) from error
         require_finite(self.model.state_dict(), f"scorer {model} with weights {pretrained}")
         self.requires_grad_(False).eval()
-        self._name = f"open_clip {model} {_weights(pretrained)}{_preprocessing(self.model)}"
+        source = f"{model} {_weights(pretrained)}" if folder is None else f"{FOLDER}sha256:{digest(folder)} "
+        self._name = f"open_clip {source}{_preprocessing(self.model)}"
 
     @property
     def name(self) -> str:
@@ -132,6 +140,20 @@ def _refusal(model: str, pretrained: str | None, error: BaseException) -> str:
     if "QuickGELU mismatch" in first:
         return f"scorer {model} has another activation than its weights {pretrained}; take {_twin(model)} instead"
     return f"scorer {model} with weights {pretrained} cannot be loaded ({first}); name a published tag or a local file"
+
+
+def _require_safetensors(folder: Path, pretrained: str | None) -> None:
+    """Refuse a folder from which open_clip could choose a pickle, and a weight file beside it."""
+    if pickles := sorted(file.name for kind in PICKLES for file in folder.glob(kind)):
+        raise UserError(
+            f"scorer {FOLDER}{folder} has {pickles[0]}; pickles may run code and are not read: save its weights as "
+            "open_clip_model.safetensors and remove it"
+        )
+    if pretrained and Path(pretrained).is_file():
+        raise UserError(
+            f"scorer.encoder.pretrained={pretrained} would not be read: scorer.encoder.model={FOLDER}{folder} has "
+            "weights of its own; leave out one of them"
+        )
 
 
 def _twin(model: str) -> str:

@@ -36,7 +36,7 @@ class ClipSegLocator(Locator):
         self.model = read_network(CLIPSegForImageSegmentation, place)
         self.processor = read_processor(CLIPSegProcessor, place)
         self.threshold, self.least = threshold, least
-        self._name = f"clipseg sha256:{digest(place)}, above {threshold:g}, at least {least:.1%}"
+        self._name = f"clipseg sha256:{digest(place)}, above {threshold:.15g}, at least {100 * least:.15g}%"
 
     @property
     def name(self) -> str:
@@ -75,7 +75,7 @@ class Owlv2Locator(Locator):
         self.model = read_network(Owlv2ForObjectDetection, place)
         self.processor = read_processor(Owlv2Processor, place)
         self.threshold = threshold
-        self._name = f"owlv2 sha256:{digest(place)}, from {threshold:g}"
+        self._name = f"owlv2 sha256:{digest(place)}, from {threshold:.15g}"
 
     @property
     def name(self) -> str:

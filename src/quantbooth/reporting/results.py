@@ -32,6 +32,9 @@ OF_SUBJECT = (
     *UNDEFINED_ALLOWED,
 )
 SCORED = (*OF_SUBJECT, *OF_UNRELATED)
+LARGEST = {"diversity": 2.0}
+"""The largest size of a score; cosines and shares, the others, are 1 at most."""
+ROUNDING = 1e-3
 
 Cost = float | Sequence[float]
 
@@ -52,8 +55,8 @@ class Result:
     seconds, file_bytes and base_file_bytes.
 
     Raises:
-        UserError: a name that is not printable, no rows, a column missing, a score not finite, or the same prompt and
-            noise twice.
+        UserError: a name that is not printable, no rows, a column missing, a score not finite or out of its range, or
+            the same prompt and noise twice.
     """
 
     method: str
@@ -102,10 +105,13 @@ class Result:
                 continue
             rows = self.rows[(self.rows["kind"] == UNRELATED) == (name in OF_UNRELATED)]
             values = rows[name].to_numpy(dtype=float)
-            wrong = np.isinf(values) if name in UNDEFINED_ALLOWED else ~np.isfinite(values)
+            largest = LARGEST.get(name, 1.0)
+            undefined = np.isnan(values) & (name in UNDEFINED_ALLOWED)
+            wrong = ~(undefined | (np.abs(values) <= largest + ROUNDING))
             if wrong.any():
                 file = rows["file"].iloc[int(wrong.argmax())]
-                raise UserError(f"{name} must be finite, got {values[wrong][0]} for {file} from {self.run}")
+                between = f"from {-largest:g} to {largest:g}"
+                raise UserError(f"{name} must be {between}, got {values[wrong][0]} for {file} from {self.run}")
 
     @property
     def untuned(self) -> bool:

@@ -75,9 +75,12 @@ def _check_prior(prior: Mapping[str, Any]) -> None:
             f"prior.num_class_images must be 1 or more with prior.class_batch_size={batch}, got 0; "
             "choose prior=none to do without, or prior.target=base to use the photos"
         )
-    for option, given in (("target=base", distills), ("class_prompts", prior["class_prompts"] is not None)):
-        if given and not batch:
-            raise UserError(f"prior.{option} needs class rows in each batch, got prior.class_batch_size=0")
+    given = {"target": distills, **{key: prior[key] for key in ("class_prompts", "loss_weight", "num_class_images")}}
+    for option in (option for option, value in given.items() if value and not batch):
+        raise UserError(
+            f"prior.{option}={shown(prior[option])} needs class rows in each batch, got prior.class_batch_size=0; "
+            "choose prior=none alone to do without"
+        )
 
 
 def tuner_of(cfg: DictConfig, subjects: Sequence[Subject], recipe: Recipe) -> Tuner:

@@ -34,10 +34,10 @@ class Strength:
     def name(self) -> str:
         """What is added to the name of a method; empty for all of what was tuned."""
         if isinstance(self.share, Mapping):
-            parts = [f"-{zone}{share:g}" for zone, share in self.share.items() if share != 1]
+            parts = [f"-{zone}{share:.15g}" for zone, share in self.share.items() if share != 1]
         else:
-            parts = [] if self.share == 1 else [f"-x{self.share:g}"]
-        return "".join([*parts, "" if self.unconditional is None else f"-u{self.unconditional:g}"])
+            parts = [] if self.share == 1 else [f"-x{self.share:.15g}"]
+        return "".join([*parts, "" if self.unconditional is None else f"-u{self.unconditional:.15g}"])
 
     @property
     def content(self) -> dict[str, Any]:

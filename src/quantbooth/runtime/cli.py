@@ -200,7 +200,7 @@ def _hydra_raises(config_name: str) -> Iterator[None]:
     """Set HYDRA_FULL_ERROR, without which Hydra prints exceptions and exits with 1.
 
     Raises:
-        UserError: for Hydra's own errors that are ValueErrors.
+        UserError: for Hydra's own errors that are ValueErrors, and what it asserts of options.
     """
     before = os.environ.get("HYDRA_FULL_ERROR")
     os.environ["HYDRA_FULL_ERROR"] = "1"
@@ -210,6 +210,8 @@ def _hydra_raises(config_name: str) -> Iterator[None]:
         if is_mistake(error):
             raise
         raise UserError(explain(error, config_name)) from error
+    except AssertionError as error:
+        raise UserError(f"Hydra cannot compose these options ({flat(str(error))}); look at those of hydra.*") from error
     finally:
         if before is None:
             del os.environ["HYDRA_FULL_ERROR"]

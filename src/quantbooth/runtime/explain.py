@@ -22,6 +22,8 @@ __all__ = ["explain", "is_mistake"]
 
 NOISE = ("See http", "object_type", "reference_type", "full_key", "Config search path", "provider=")
 """Prefixes of message lines about Hydra and OmegaConf internals."""
+GOT = {"NoneType": "null", "int": "a number", "float": "a number", "bool": "true or false", "dict": "a mapping"}
+"""Python's names of types in words of a command line."""
 
 
 def is_mistake(error: BaseException) -> bool:
@@ -91,7 +93,8 @@ def _by_text(text: str, config_name: str | None) -> str:
         lists = "" if (conf_dir() / key).is_dir() else f", or write {key}=[{value}] for one list"
         return f"'{several[1]}' names several values; add -m to run each{lists}"
     if text.startswith("Config group override must be a string"):
-        return flat(text) + _offers()
+        kind = text.rpartition("Got ")[2].strip(". ")
+        return f"a config group takes the name of a choice, got {GOT.get(kind, kind)}{_offers()}"
     return flat(text)
 
 

@@ -1,5 +1,6 @@
 """Hydra's record of a job, a folder with its options and its log: one for each job, and none for a refused one."""
 
+import logging
 import shutil
 import uuid
 from pathlib import Path
@@ -24,6 +25,7 @@ def forget() -> None:
         return
     if any(file.stat().st_size for file in record.rglob("*") if file.is_file() and file.parent.name != ".hydra"):
         return
+    _close_logs(record)
     shutil.rmtree(record, ignore_errors=True)
     for folder in _above(record):
         if [path.name for path in folder.iterdir()] == [SWEEP]:  # all jobs of a sweep were refused
@@ -32,6 +34,14 @@ def forget() -> None:
             folder.rmdir()
         except OSError:  # it is not empty
             return
+
+
+def _close_logs(record: Path) -> None:
+    """Close the log in a record that goes: a later message of this process would look for its folder."""
+    for handler in logging.root.handlers[:]:
+        if isinstance(handler, logging.FileHandler) and record.absolute() in Path(handler.baseFilename).parents:
+            logging.root.removeHandler(handler)
+            handler.close()
 
 
 def _above(record: Path) -> list[Path]:

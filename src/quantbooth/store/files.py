@@ -28,6 +28,7 @@ __all__ = [
     "storage_of",
     "weights_fingerprint",
     "atomic_folder",
+    "require_free",
     "require_name",
     "require_plain",
     "write_whole",
@@ -70,9 +71,9 @@ def atomic_folder(destination: Path, option: str) -> Iterator[Path]:
     Raises:
         UserError: when `destination` exists and is not an empty folder.
     """
-    _require_free(destination, option)
+    require_free(destination, option)
     with owning_folder(destination):
-        _require_free(destination, option)  # another process may have made it
+        require_free(destination, option)  # another process may have made it
         for left in destination.parent.glob(f".{glob.escape(destination.name)}.*{PARTIAL}"):
             shutil.rmtree(left, ignore_errors=True)
         place = destination.with_name(f".{destination.name}.{uuid.uuid4().hex[:8]}{PARTIAL}")
@@ -94,7 +95,12 @@ def owning_folder(folder: Path) -> Iterator[None]:
             yield
 
 
-def _require_free(destination: Path, option: str) -> None:
+def require_free(destination: Path, option: str) -> None:
+    """Refuse a place that is not free.
+
+    Raises:
+        UserError: when `destination` exists and is not an empty folder.
+    """
     if destination.is_dir() and not any(destination.iterdir()):
         destination.rmdir()
     if destination.exists():
