@@ -42,7 +42,8 @@ QUICK = (
     ),
     *("tuner.steps=2", "preview.validation_steps=0", "protocol.prompt_stride=13", "protocol.eval_steps=[1]"),
 )
-METHODS = {"s2": ("strategy=s2",), "float": ("method=float", "prior.class_batch_size=0", "protocol.eval_steps=[]")}
+NO_PRIOR = ("prior.class_batch_size=0", "prior.num_class_images=0", "prior.loss_weight=0")
+METHODS = {"s2": ("strategy=s2",), "float": ("method=float", *NO_PRIOR, "protocol.eval_steps=[]")}
 STEPS = {"s2": (0, 1, 2), "float": (0, 2)}
 
 

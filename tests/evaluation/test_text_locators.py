@@ -88,7 +88,7 @@ def test_a_word_that_owlv2_cannot_read_whole_is_refused(network: Write) -> None:
 
 def test_names_tell_weights_and_numbers(network: Write) -> None:
     clipseg, owlv2 = ClipSegLocator(network("clipseg"), 0.3, 0.02), Owlv2Locator(network("owlv2"), 0.15)
-    assert clipseg.name.startswith("clipseg sha256:") and clipseg.name.endswith(", above 0.3, at least 2.0%")
+    assert clipseg.name.startswith("clipseg sha256:") and clipseg.name.endswith(", above 0.3, at least 2%")
     assert owlv2.name.startswith("owlv2 sha256:") and owlv2.name.endswith(", from 0.15")
 
 
