@@ -20,7 +20,7 @@ ORACLE = ("oracle_prompt", "oracle_subject")
 
 def test_a_line_starts_at_the_base_of_its_own_weights(four: Study) -> None:
     found = {curve.label: curve for curve in curves(four, "clip_t", "local_clip_i")}
-    assert found["s1"].steps == (0, 200, 400)
+    assert found["s1"].steps == (0, 200, 400) and found["s1"].marks == ("", "200", "400")
     assert found["s1"].x == pytest.approx((0.310, 0.300, 0.291))
     assert found["s1"].y == pytest.approx((0.600, 0.650, 0.731))
     assert found["float"].steps == (400,)  # there is no float base among the results

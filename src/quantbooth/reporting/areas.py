@@ -13,7 +13,18 @@ from quantbooth.reporting.statistics import Interval
 from quantbooth.reporting.study import Method, Snapshot, Study
 from quantbooth.reporting.tables import Cell, Column, Row, Table
 
-__all__ = ["TRADES", "Area", "Curve", "area_table", "areas", "curves", "explained", "front", "snapshots_csv"]
+__all__ = [
+    "TRADES",
+    "Area",
+    "Curve",
+    "area_table",
+    "areas",
+    "curve_through",
+    "curves",
+    "explained",
+    "front",
+    "snapshots_csv",
+]
 
 TRADES = (("CLIP", "clip_t", "local_clip_i"), ("oracle", "oracle_prompt", "oracle_subject"))
 """Judge, the score across, the score up."""
@@ -49,12 +60,14 @@ def dominated_area(points: Sequence[Point], reference: Point = (0.0, 0.0)) -> fl
 class Curve:
     """One method's path: its complete snapshots, the untuned base at step 0 first, and the two scores at each.
 
-    `spans` are the intervals of both scores at the last step when there are several subjects.
+    `marks` say in the plot what each point is, a number of steps or a strength; empty for the untuned base.
+    `spans` are the intervals of both scores at the last point when there are several subjects.
     """
 
     method: Method
     label: str
     snapshots: tuple[Snapshot, ...]
+    marks: tuple[str, ...]
     x: tuple[float, ...]
     y: tuple[float, ...]
     spans: tuple[Interval, Interval] | None
@@ -78,16 +91,29 @@ def curves(study: Study, x: str, y: str) -> tuple[Curve, ...]:
 
 
 def _curve(study: Study, method: Method, x: str, y: str) -> Curve | None:
-    own = [(method, step) for step in study.steps(method) if _complete(study, (method, step), x, y)]
+    snapshots = [((method, step), f"{step:,}" if step else "") for step in study.steps(method)]
+    return curve_through(study, method, study.label(method), snapshots, x, y)
+
+
+def curve_through(
+    study: Study, method: Method, label: str, snapshots: Sequence[tuple[Snapshot, str]], x: str, y: str
+) -> Curve | None:
+    """Return the curve of a method through snapshots with their marks, from the untuned base on; None without any.
+
+    A snapshot that lacks a subject, a seed or a score is left out.
+    """
+    own = [(at, mark) for at, mark in snapshots if _complete(study, at, x, y)]
     if not own:
         return None
     start = study.start(method)
     if start and not method.untuned and _complete(study, (start, 0), x, y):
-        own.insert(0, (start, 0))
-    across, along = (tuple(_mean(study.means(*at, key)) for at in own) for key in (x, y))
-    ends = [interval(study.means(*own[-1], key)) for key in (x, y)]
-    spans = (ends[0], ends[1]) if ends[0] and ends[1] and own[-1] == study.last(method) else None
-    return Curve(method, study.label(method), tuple(own), across, along, spans)
+        own.insert(0, ((start, 0), ""))
+    across, along = (tuple(_mean(study.means(*at, key)) for at, _ in own) for key in (x, y))
+    last = own[-1][0]
+    ends = [interval(study.means(*last, key)) for key in (x, y)]
+    spans = (ends[0], ends[1]) if ends[0] and ends[1] and last == snapshots[-1][0] else None
+    points, marks = (tuple(part) for part in zip(*own, strict=True))
+    return Curve(method, label, points, marks, across, along, spans)
 
 
 def _complete(study: Study, at: Snapshot, x: str, y: str) -> bool:

@@ -16,6 +16,7 @@ from quantbooth.reporting.images import Grid, grid, grid_sheet, stacked
 from quantbooth.reporting.panels import frontier, zone_plot
 from quantbooth.reporting.plots import losses, tradeoff
 from quantbooth.reporting.score_table import caption, named_runs, picture_rows, runs, score_table
+from quantbooth.reporting.strengths import strength_curves
 from quantbooth.reporting.study import Study
 from quantbooth.reporting.tables import Row, Table
 from quantbooth.store.files import write_whole
@@ -154,6 +155,7 @@ def _plots(study: Study) -> tuple[list[Plot], list[Plot]]:
     steps = sorted({step for method in study.tuned for step in study.steps(method)})
     way = f" Dots on the way: {', '.join(map(str, steps[:-1]))} of {steps[-1]} optimizer steps." if steps[1:] else ""
     bars = " Thin bars: 95 % intervals over subjects." if len(study.subjects) > 1 else ""
+    judged = next(((x, y) for _, x, y in reversed(areas.TRADES) if y in {score.key for score in study.scores}))
     drawn = [
         (
             "tradeoff.svg",
@@ -165,6 +167,12 @@ def _plots(study: Study) -> tuple[list[Plot], list[Plot]]:
             "tradeoff_oracle.svg",
             tradeoff(study, "oracle_prompt", "oracle_subject"),
             "Judged by the oracle, a classifier that knows what the toy world's pictures show.",
+        ),
+        (
+            "tradeoff_strengths.svg",
+            tradeoff(study, *judged, strength_curves),
+            "What was tuned, used at several strengths (×) without tuning again: from the untuned base (×0) on; ×1 is "
+            f"what was learned.{bars}",
         ),
         (
             "zones.svg",

@@ -1,6 +1,6 @@
 """The trade-off plot: prompt fidelity across, subject fidelity up, an arrowed line per method; and training losses."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -17,6 +17,8 @@ from quantbooth.reporting.style import GROUND, INK, MUTED, Style, drawing, frame
 
 __all__ = ["losses", "tradeoff"]
 
+Over = Callable[[Study, str, str], tuple[Curve, ...]]
+"""Makes the lines of a plot of two scores."""
 INCHES = (9.4, 4.8)
 LOSS_INCHES = (9.4, 3.0)
 DASHES = ("-", "--", ":", "-.")
@@ -27,10 +29,13 @@ SMOOTHED = 20
 """Points of a smoothed loss curve, each a mean."""
 
 
-def tradeoff(study: Study, x: str = "clip_t", y: str = "local_clip_i") -> str | None:
-    """Return the plot of two scores as an SVG string; None before a method is complete, or without the scores."""
+def tradeoff(study: Study, x: str = "clip_t", y: str = "local_clip_i", over: Over = curves) -> str | None:
+    """Return the plot of two scores as an SVG string; None before a method is complete, or without the scores.
+
+    `over` makes the lines: over the steps, or over the strengths at which tuned sets are used.
+    """
     across, up = score_named(x), score_named(y)
-    lines = curves(study, x, y)
+    lines = over(study, x, y)
     if not lines:
         return None
     styles = [study.style(line.method) for line in lines]
@@ -46,7 +51,7 @@ def tradeoff(study: Study, x: str = "clip_t", y: str = "local_clip_i") -> str | 
             for text in _draw(axes, line, style, DASHES[_rank(study, line, lines) % len(DASHES)])
         ]
         _place(axes, texts, lines)
-        name = f"plot-{x}-{y}".replace("_", "-")
+        name = f"plot-{over.__name__}-{x}-{y}".replace("_", "-")
         return svg(figure, name, f"{up.title} against {across.title}", _in_words(lines, across, up), styles)
 
 
@@ -94,10 +99,10 @@ def _draw(axes: Axes, line: Curve, style: Style, dashes: str) -> list[Text]:
         middle = (0.42 * start[0] + 0.58 * end[0], 0.42 * start[1] + 0.58 * end[1])
         head = {"arrowstyle": "-|>,head_width=0.28,head_length=0.5", "color": colour, "lw": 1.2, "shrinkA": 0}
         axes.annotate("", middle, start, arrowprops=head | {"shrinkB": 0}, zorder=4)
-    inner = [k for k, step in enumerate(line.steps[:-1]) if step > 0]
+    inner = [k for k, mark in enumerate(line.marks[:-1]) if mark]
     axes.plot([line.x[k] for k in inner], [line.y[k] for k in inner], "o", ms=4, mec=colour, mfc=colour, zorder=4)
     axes.plot(*points[-1], style.marker, ms=9, mfc=colour, mec=GROUND.light, mew=1.2, zorder=6)
-    return [name, *(axes.text(*points[k], f"{line.steps[k]:,}", color=colour, fontsize=7, zorder=7) for k in inner)]
+    return [name, *(axes.text(*points[k], line.marks[k], color=colour, fontsize=7, zorder=7) for k in inner)]
 
 
 def _place(axes: Axes, texts: list[Text], lines: Sequence[Curve]) -> None:
@@ -130,10 +135,13 @@ def _in_words(lines: Sequence[Curve], across: Score, up: Score) -> str:
 
 
 def _at(lines: Sequence[Curve], snapshot: Snapshot) -> str:
-    """Return the method of a snapshot, and after how many steps."""
-    method, step = snapshot
-    label = next((line.label for line in lines if line.method == method), "untuned base")
-    return f"{label} after {step:,} steps" if step else label
+    """Return the label of a snapshot, and its number of steps or its strength."""
+    line, mark = next(
+        (line, line.marks[line.snapshots.index(snapshot)]) for line in lines if snapshot in line.snapshots
+    )
+    if not mark:
+        return "untuned base"
+    return f"{line.label} after {mark} steps" if mark[0].isdigit() else f"{line.label} at {mark}"
 
 
 def losses(study: Study) -> str | None:

@@ -1,0 +1,50 @@
+"""Curves of two scores over the strength at which one tuned set is used, without tuning again."""
+
+from collections.abc import Iterable
+
+from quantbooth.reporting.areas import Curve, curve_through
+from quantbooth.reporting.results import Result
+from quantbooth.reporting.study import Method, Study
+
+__all__ = ["strength_curves"]
+
+FEWEST = 2
+"""Strengths that make a curve."""
+
+
+def strength_curves(study: Study, x: str, y: str) -> tuple[Curve, ...]:
+    """Return a curve for each tuning method whose last snapshot was scored at several strengths, by ascending strength.
+
+    Strengths by zone and strengths of the unconditional prediction alone are not on a curve. Points that lack a subject
+    or a seed are left out. Empty where the study lacks a score.
+    """
+    if not {x, y} <= {score.key for score in study.scores}:
+        return ()
+    by_runs: dict[frozenset[str], dict[float, Method]] = {}
+    for method in study.tuned:
+        at = study.at(*study.last(method))
+        share = _only(_strength(result) for result in at)
+        if share is not None:
+            by_runs.setdefault(frozenset(result.run for result in at), {})[share] = method
+    found = (_curve(study, methods, x, y) for methods in by_runs.values() if len(methods) >= FEWEST)
+    return tuple(curve for curve in found if curve is not None and len(curve.x) >= FEWEST)
+
+
+def _curve(study: Study, methods: dict[float, Method], x: str, y: str) -> Curve | None:
+    shares = sorted(methods)
+    main = methods.get(1.0, methods[shares[-1]])
+    label = study.label(main).removesuffix(f"-x{shares[-1]:.15g}")
+    snapshots = [(study.last(methods[share]), f"×{share:g}") for share in shares]
+    return curve_through(study, main, label, snapshots, x, y)
+
+
+def _strength(result: Result) -> float | None:
+    """Return the strength of generated pictures; None where it is no single number."""
+    share = result.settings.get("strength", 1.0)
+    single = isinstance(share, int | float) and result.settings.get("unconditional_strength") is None
+    return float(share) if single else None
+
+
+def _only(values: Iterable[float | None]) -> float | None:
+    found = set(values)
+    return found.pop() if len(found) == 1 else None
