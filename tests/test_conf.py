@@ -226,7 +226,7 @@ EXPERIMENTS = [file.stem for file in sorted((conf_dir() / "experiment").glob("*.
 
 def leaves(node: Any, above: tuple[str, ...] = ()) -> dict[tuple[str, ...], Any]:
     if not isinstance(node, dict) or not node:
-        return {above: node}
+        return {above: node} if above else {}
     return {key: value for name in node for key, value in leaves(node[name], (*above, name)).items()}
 
 
@@ -257,6 +257,18 @@ def test_an_experiment_of_the_user_wins_over_every_default(name: str, tmp_path: 
     found = leaves(OmegaConf.to_container(cfg))
     assert len(keys) >= 6
     assert {key: found[key] for key in keys} == dict.fromkeys(keys, "mine")
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_a_method_is_the_same_in_every_experiment(experiment: str) -> None:
+    """An experiment that chooses a tuner, too, does not silently turn the method that is asked for into another."""
+    for file in sorted((conf_dir() / "method").glob("*.yaml")):
+        with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+            words = [f"experiment={experiment}", f"method={file.stem}"]
+            chosen = hydra.compose("quantbooth", words, return_hydra_config=True).hydra.runtime.choices
+        set_by = yaml.safe_load(file.read_text())["defaults"]
+        wanted = {key.removeprefix("override /"): value for line in set_by for key, value in line.items()}
+        assert {group: chosen[group] for group in wanted} == wanted
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
