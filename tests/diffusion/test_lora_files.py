@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from quantbooth.diffusion.base import Base
@@ -277,6 +277,21 @@ def test_a_damaged_file_and_patterns_of_alpha_are_refused(base: Base, fresh: Bas
     (folder / "adapter_config.json").write_text(json.dumps({"lora_alpha": 1, "alpha_pattern": {"to_q": 2}}))
     with pytest.raises(UserError, match="an alpha_pattern is not covered; save it with one lora_alpha$"):
         add_loras_(fresh, [lora_file(str(folder))])
+
+
+@pytest.mark.parametrize("alpha", [1.5, 1.501, 3.0])
+def test_an_alpha_of_a_layer_and_of_the_configuration_are_the_same(
+    base: Base, fresh: Base, tmp_path: Path, alpha: float
+) -> None:
+    folder = as_peft(factors(base), tmp_path)
+    file = folder / "adapter_model.safetensors"
+    layer = next(name for name in load_file(file) if name.endswith("lora_A.weight")).removesuffix(".lora_A.weight")
+    save_file(load_file(file) | {f"{layer}.alpha": torch.tensor(alpha)}, file)
+    if alpha < 3:
+        add_loras_(fresh, [lora_file(str(folder))])
+    else:
+        with pytest.raises(UserError, match=r"its alpha is 3, its configuration says lora_alpha = 1\.5"):
+            add_loras_(fresh, [lora_file(str(folder))])
 
 
 def test_rank_stabilized_files_are_scaled_by_the_root_of_the_rank(base: Base, fresh: Base, tmp_path: Path) -> None:

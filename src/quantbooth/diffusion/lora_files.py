@@ -34,6 +34,8 @@ USUAL = ("adapter_model.safetensors", "pytorch_lora_weights.safetensors")
 """The file names that PEFT and diffusers write in a folder."""
 CONFIG = "adapter_config.json"
 """The file in which PEFT stores alpha, next to `adapter_model.safetensors`."""
+CLOSE = 1e-2
+"""Half precision rounds an alpha by less."""
 METADATA = "lora_adapter_metadata"
 """The metadata key under which diffusers stores alpha, inside the file."""
 
@@ -125,9 +127,9 @@ def _factors(lora: LoraFile, base: Base, parts: Mapping[str, nn.Module]) -> dict
         rank = len(halves["A"]) if halves["A"].ndim else 0
         if rank == 0 or (alpha is not None and alpha.numel() != 1):
             raise UserError(f"{where}: it must hold a rank of 1 or more and one number as alpha")
-        scale = configs.get(part, {}) if alpha is None else {"lora_alpha": float(alpha)}
+        scale = _scale(where, configs.get(part, {}), rank, None if alpha is None else float(alpha))
         module = parts[part].get_submodule(layer)
-        made[part, layer] = _fitted(module, halves["A"], halves["B"], lora.weight * _scale(where, scale, rank))
+        made[part, layer] = _fitted(module, halves["A"], halves["B"], lora.weight * scale)
         adapters.require_shapes(module, f"{part}.{layer}", made[part, layer], str(lora.path))
         if not is_finite(made[part, layer][1]):
             raise UserError(f"{where}: B times weight and alpha / r must be finite; choose a smaller weight")
@@ -226,16 +228,19 @@ def _told(config: dict[str, Any], where: str) -> dict[str, Any]:
     return config
 
 
-def _scale(where: str, config: Mapping[str, Any], rank: int) -> float:
-    """Return alpha / r, or alpha / sqrt(r) with rsLoRA; 1 where there is no configuration.
+def _scale(where: str, config: Mapping[str, Any], rank: int, alpha: float | None) -> float:
+    """Return alpha / r, or alpha / sqrt(r) with rsLoRA; 1 where neither the layer nor a configuration has an alpha.
 
     Raises:
-        UserError: when the configuration says another rank for all layers.
+        UserError: when the configuration says another rank for all layers, or another alpha than the layer has.
     """
     if not config.get("rank_pattern") and config.get("r", rank) != rank:
         raise UserError(f"{where}: its rank is {rank}, its configuration says r = {config['r']}")
-    alpha = config.get("lora_alpha", rank)
-    return float(alpha) / (math.sqrt(rank) if config.get("use_rslora") else rank)
+    said = config.get("lora_alpha")
+    if alpha is not None and said is not None and not math.isclose(alpha, said, rel_tol=CLOSE):
+        raise UserError(f"{where}: its alpha is {alpha:g}, its configuration says lora_alpha = {said:g}")
+    found = next((value for value in (alpha, said) if value is not None), rank)
+    return float(found) / (math.sqrt(rank) if config.get("use_rslora") else rank)
 
 
 def _in_folder(folder: Path) -> Path:
