@@ -68,6 +68,7 @@ def _offered(value: str, group: Group) -> bool:
     return value in group.choices or value.isupper()  # NAME is any
 
 
+@pytest.mark.chain
 def test_the_site_builds_without_a_warning(repository: Path, tmp_path: Path) -> None:
     pytest.importorskip("mkdocs", reason="make docs installs it")
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path)]
@@ -82,6 +83,7 @@ def test_the_site_builds_without_a_warning(repository: Path, tmp_path: Path) -> 
     assert "tuner.steps" in (tmp_path / "reference" / "options.html").read_text()
 
 
+@pytest.mark.chain
 def test_the_notebook_runs(repository: Path) -> None:
     notebook = nbformat.read(repository / "examples" / "quickstart.ipynb", as_version=4)
     assert not any(cell.get("outputs") for cell in notebook.cells)  # outputs are not committed

@@ -80,6 +80,7 @@ def finish(process: "subprocess.Popen[str]") -> tuple[int, list[str]]:
     return process.returncode, stderr.splitlines()
 
 
+@pytest.mark.chain
 def test_a_tuning_that_slurm_ends_goes_on_to_the_same_bytes(tunes: list[Tune]) -> None:
     stopped, through = tunes
     torch.save({"state_dict": {}, "pytorch-lightning_version": "2.0"}, stopped.folder / "hpc_ckpt_9.ckpt")

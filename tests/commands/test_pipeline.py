@@ -35,6 +35,7 @@ def times(folder: Path) -> dict[str, int]:
     return {file.relative_to(folder).as_posix(): file.stat().st_mtime_ns for file in files}
 
 
+@pytest.mark.chain
 def test_an_interrupted_sweep_goes_on_where_it_was_and_then_reports(
     command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

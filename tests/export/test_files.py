@@ -90,6 +90,7 @@ def test_others_move_with_the_unet_and_a_strange_timestep_is_refused(folder: Pat
         denoiser(torch.zeros(1), 1000)
 
 
+@pytest.mark.chain
 def test_one_unet_needs_no_file(base: Base, denoisers: Denoisers, tmp_path: Path) -> None:
     write_pipeline(base, {MAIN: denoisers["unet_2_middle"]}, [(0, 1000, MAIN)], tmp_path, torch.float16)
     assert not [path.name for path in tmp_path.iterdir() if path.name.startswith("by_zone")]
