@@ -63,6 +63,8 @@ def test_more_than_there_are_is_refused(make: Any, most: int) -> None:
         (["prior=none", "prior.class_prompts=['a big {}']"], "prior.class_batch_size=0"),
         (["prior=none", "prior.target=base"], "prior.target='base' needs class rows"),
         (["prior=none", "prior.loss_weight=1"], "prior.loss_weight=1 needs class rows"),
+        (["prior=none", "prior.seed=5"], "prior.seed=5"),
+        (["prior=distilled", "prior.seed=5"], "prior.seed=5"),
         (["prior=none", "prior.num_class_images=4"], "prior.num_class_images=4 needs class rows"),
         (["prior.class_batch_size=0"], "choose prior=none alone"),
         (["prior.num_class_images=0"], "prior.num_class_images"),

@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 import time
-from functools import partial
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -91,7 +91,9 @@ def test_a_folder_that_another_process_makes_is_waited_for(tmp_path: Path) -> No
 @pytest.mark.parametrize("kind", ["pipe", "folder", "link to a device"])
 def test_only_a_file_is_written_over(tmp_path: Path, kind: str) -> None:
     place = tmp_path / "page.md"
-    {"pipe": os.mkfifo, "folder": os.mkdir, "link to a device": partial(os.symlink, os.devnull)}[kind](place)
+    make: dict[str, Callable[[Path], object]]
+    make = {"pipe": os.mkfifo, "folder": os.mkdir, "link to a device": lambda place: place.symlink_to(os.devnull)}
+    make[kind](place)
     before = place.lstat().st_ino
     for write in (write_whole, require_place):
         with pytest.raises(UserError, match=str(place)):

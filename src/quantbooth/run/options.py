@@ -86,6 +86,11 @@ def _check_prior(prior: Mapping[str, Any]) -> None:
             f"prior.num_class_images must be 1 or more with prior.class_batch_size={batch}, got 0; "
             "choose prior=none to do without, or prior.target=base to use the photos"
         )
+    if prior["seed"] and not prior["num_class_images"]:
+        raise UserError(
+            f"prior.seed={prior['seed']} is of class pictures, got prior.num_class_images=0; leave out the seed, or "
+            "choose prior=generated or prompted"
+        )
     given = {"target": distills, **{key: prior[key] for key in ("class_prompts", "loss_weight", "num_class_images")}}
     for option in (option for option, value in given.items() if value and not batch):
         raise UserError(
