@@ -10,7 +10,7 @@ from os.path import expanduser
 from typing import Any
 
 __all__ = [
-    *("FLAG", "INTERVAL", "MAPPING", "NULL", "PATH", "SEED", "TEXT", "TEXTS", "Field", "Kind"),
+    *("FLAG", "INTERVAL", "MAPPING", "MOST", "NULL", "PATH", "SEED", "TEXT", "TEXTS", "Field", "Kind"),
     *("checked", "either", "ignored", "left_out", "list_of", "number", "one_of", "optional", "shown", "whole"),
 ]
 

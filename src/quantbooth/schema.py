@@ -15,6 +15,7 @@ from quantbooth.kinds import (
     FLAG,
     INTERVAL,
     MAPPING,
+    MOST,
     PATH,
     SEED,
     TEXT,
@@ -39,6 +40,8 @@ BITS = one_of(2, 3, 4, 8, None)
 ACTIVATION_BITS = optional(whole(2, 16))
 SHARE = number(below=1, positive=True)
 STRENGTH = number(below=1000)
+WEIGHT = number(below=MOST)
+"""Of a part of the loss; one beyond float32 would make it nan."""
 FIT = one_of("crop", "pad", "squash")
 DTYPE = one_of("float32", "float16")
 SOURCE = checked(path=TEXT, revision=optional(TEXT), config=optional(PATH), converted=PATH, option=TEXT)
@@ -126,8 +129,8 @@ FIELDS: dict[str, dict[str, Field]] = {
         "ema_decay": Field(optional(number(below=1)), neutral=None),
         "loss_weight_max": Field(optional(number(1))),
         "random_flip": Field(FLAG, neutral=False),
-        "pull": Field(number(), neutral=0.0),
-        "dco_beta": Field(optional(number(positive=True)), neutral=None),
+        "pull": Field(WEIGHT, neutral=0.0),
+        "dco_beta": Field(optional(number(below=MOST, positive=True)), neutral=None),
     },
     "tuner.learner": {
         **checked(inputs=FLAG, biases=FLAG, norms=FLAG, rank=whole(1), alpha=optional(number(positive=True))),
@@ -155,7 +158,7 @@ FIELDS: dict[str, dict[str, Field]] = {
     "preview": {"validation_steps": ignored(whole(0))},
     "optimizer": checked(name=TEXT, lr=number(), weight_decay=number()),
     "prior": {
-        **checked(num_class_images=whole(0), seed=SEED, class_batch_size=whole(0), loss_weight=number()),
+        **checked(num_class_images=whole(0), seed=SEED, class_batch_size=whole(0), loss_weight=WEIGHT),
         "target": Field(one_of("noise", "base"), neutral="noise"),
         "class_prompts": ignored(optional(either(list_of(TEXT, 1), MAPPING))),  # the prompts decide
     },

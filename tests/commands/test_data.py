@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -220,3 +221,34 @@ def test_the_command_takes_its_action_first_and_ends_in_one_line(
 def test_an_action_that_is_none_is_refused_with_those_there_are(run: Run, action: str | None, said: str) -> None:
     with pytest.raises(UserError, match=rf"^action must be dreambooth or check{said}: quantbooth-data dreambooth"):
         run("null" if action is None else action)
+
+
+def test_a_photo_that_was_not_published_is_named(run: Run, tmp_path: Path) -> None:
+    run("dreambooth")
+    added = tmp_path / "here" / "clock" / "mine.jpg"
+    added.write_bytes(jpeg(250))
+    with pytest.raises(UserError, match=rf"^{added} is not in the published list"):
+        run("check")
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, lambda place: os.symlink("nowhere", place)])
+@pytest.mark.parametrize("name", ["clock/02.jpg", LISTING])
+def test_what_is_no_file_is_named_and_not_waited_for(
+    run: Run, tmp_path: Path, name: str, make: Callable[[Path], None]
+) -> None:
+    run("dreambooth")
+    place = tmp_path / "here" / name
+    place.unlink()
+    make(place)
+    with pytest.raises(UserError, match=str(place)):
+        run("check")
+    if name != LISTING:
+        with pytest.raises(UserError, match=str(place)):
+            run("dreambooth")
+
+
+@pytest.mark.parametrize("typed", [("check", "action=dreambooth"), ("check", "source.version=other")])
+def test_what_a_check_does_not_do_is_refused(typed: tuple[str, ...]) -> None:
+    done = command(*typed)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert typed[1] in done.stderr

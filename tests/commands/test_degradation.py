@@ -12,7 +12,7 @@ import pytest
 from omegaconf import DictConfig
 
 from quantbooth import programs
-from quantbooth.commands.degradation import conclude, degradation
+from quantbooth.commands.degradation import conclude, degradation, job
 from quantbooth.degradation.files import read_degradation
 from quantbooth.degradation.measurement import Rows, compare_pictures
 from quantbooth.run.degradation import Degradation
@@ -218,3 +218,44 @@ def test_a_base_of_other_timesteps_is_refused(configure: Configure, tmp_path: Pa
     with pytest.raises(UserError, match="base.timesteps must be 1000, got 2000"):
         degradation(Run(cfg))
     assert not list(tmp_path.glob("store/damage/*"))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "named"),
+    [
+        ("degradation.prompts=[a red mug,A Red  mug]", "'A Red  mug'"),
+        ("degradation.prompts=[a mug,a duck,a fish]", "degradation.pictures=2 leaves 1 of 3"),
+        ("degradation.folder=pyproject.toml", "degradation.folder"),
+        ("degradation.document=src", "degradation.document"),
+        ("quant.exclude=['*']", "must leave a layer"),
+        ("quant.include=[nothing]", "'nothing'"),
+        ("lora=[x]", "lora"),
+        ("strength=0.5", "strength=0.5"),
+        ("unconditional_strength=0", "unconditional_strength=0"),
+        ("negative_prompt=blue", "negative_prompt='blue'"),
+        ("prompt=a mug", "prompt"),
+        ("scale_sets=x", "scale_sets"),
+    ],
+)
+def test_wrong_options_are_refused_before_any_work(
+    configure: Configure, wrong: str, named: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("quantbooth.commands.degradation.base_with", lambda *_: pytest.fail("the base was read"))
+    with pytest.raises(UserError) as caught:
+        job(configure(f"paths.outputs={tmp_path}", wrong))
+    assert named in str(caught.value)
+
+
+def test_a_measurement_of_other_questions_is_refused_before_any_work(
+    configure: Configure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    earlier = degradation(Run(configure("quant=fp")))[0]
+    monkeypatch.setattr("quantbooth.commands.degradation.base_with", lambda *_: pytest.fail("the base was read"))
+    with pytest.raises(UserError, match=str(earlier)):
+        job(configure("quant=w4", "degradation.seed=99", f"degradation.compare_with=[{earlier}]"))
+
+
+def test_each_place_of_a_sweep_has_its_document(configure: Configure, tmp_path: Path) -> None:
+    cfgs = [configure("quant=w4", f"degradation.folder={tmp_path / name}") for name in ("a", "b")]
+    conclude([(cfg, degradation(Run(cfg))) for cfg in cfgs])
+    assert all((tmp_path / name / "degradation.md").is_file() for name in ("a", "b"))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from omegaconf import DictConfig
 
-from quantbooth.commands.probe import conclude, probe
+from quantbooth.commands.probe import conclude, job, probe
 from quantbooth.probe import probing
 from quantbooth.probe.decisions import Border
 from quantbooth.probe.document import answers, suggested, switches
@@ -113,7 +113,45 @@ def test_borders_that_leave_no_three_zones_are_refused() -> None:
             suggested(Border(low, 0, 0), Border(high, 0, 0), 50, 1000)
 
 
-@pytest.mark.parametrize("wrong", ["quant=w4", "probe.prompts=[[a,a]]"])
-def test_wrong_options_are_refused_before_any_work(configure: Configure, wrong: str) -> None:
-    with pytest.raises(UserError):
-        probe(Run(configure(wrong)))
+@pytest.mark.parametrize(
+    ("wrong", "named"),
+    [
+        ("quant=w4", "quant=fp"),
+        ("probe.prompts=[[a,a]]", "'a'"),
+        ("probe.prompts=[[a red mug,A  red mug]]", "'A  red mug'"),
+        ("probe.prompts=[[a mug,a duck],[a mug,a Duck]]", "probe.prompts"),
+        ("probe.prompts=[[a mug,a duck],[a duck,a mug],[a mug,a fish],[a fish,a mug]]", "probe.pairs=3"),
+        ("probe.every=300", "probe.every must divide base.timesteps = 1000"),
+        ("probe.every=2000", "got 2000"),
+        ("probe.grid=1001", "probe.grid"),
+        ("probe.round=334", "probe.round"),
+        ("probe.folder=pyproject.toml", "probe.folder"),
+        ("probe.document=src", "probe.document"),
+        ("lora=[x]", "lora"),
+        ("strength=0", "strength=0"),
+        ("strength={content: 1}", "strength"),
+        ("unconditional_strength=0", "unconditional_strength=0"),
+        ("negative_prompt=blue", "negative_prompt='blue'"),
+        ("prompt=a mug", "prompt"),
+        ("scale_sets=x", "scale_sets"),
+    ],
+)
+def test_wrong_options_are_refused_before_any_work(
+    configure: Configure, wrong: str, named: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("quantbooth.commands.probe.base_with", lambda *_: pytest.fail("the base was read"))
+    with pytest.raises(UserError) as caught:
+        job(configure(wrong))
+    assert named in str(caught.value)
+
+
+def test_a_probe_whose_document_another_takes_is_told(
+    configure: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("quantbooth.probe.document.borders", lambda *_, **__: (Border(230, 1, 2), Border(690, 3, 4)))
+    places = [tmp_path / name for name in ("a", "a", "b")]
+    cfgs = [configure(f"probe.folder={place}", f"probe.seed={seed}") for seed, place in enumerate(places)]
+    jobs = [(cfg, probe(Run(cfg))) for cfg in cfgs]
+    conclude(jobs)
+    assert all((place / "zones_of_the_base.md").is_file() for place in places)
+    assert [str(folder) in capsys.readouterr().err for _, folder in jobs[:1]] == [True]

@@ -80,6 +80,15 @@ def test_options_that_a_folder_of_scale_sets_decides_are_named(
     assert all(name in said for name in (tuned.name, "strategy", "quant", "tuner"))
 
 
+def test_the_words_of_another_subject_are_not_put_into_a_prompt(configure: Configure, tmp_path: Path) -> None:
+    tuned = Run(configure()).only.tuned.require()
+    words = ("prompt='a {} at sea'", f"pictures={tmp_path}", f"scale_sets={tuned}")
+    with pytest.raises(UserError, match=r"toy_duck.*subject"):
+        generate(Run(configure(*words, "subject=toy_duck")))
+    assert not list(tmp_path.iterdir())
+    assert "-mug-" in generate(Run(configure(*words)))[0].name
+
+
 def test_a_damaged_scale_set_is_refused_before_the_untuned_base_draws(compose: Compose, tmp_path: Path) -> None:
     run = Run(compose(tmp_path / "out", *QUICK, "protocol.prompt_stride=25"))
     calibrate(run)

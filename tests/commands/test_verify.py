@@ -1,6 +1,7 @@
 """quantbooth-verify: damage is found by name, and made again bit for bit without making anything else."""
 
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -159,3 +160,32 @@ def test_what_a_killed_repair_set_aside_is_put_back_or_goes(
     assert not parts.exists()
     assert " 0 damaged, 0 made again" in capsys.readouterr().out
     assert not [path for path in store.rglob(".*") if path.name != ".DS_Store"]
+
+
+@pytest.mark.parametrize("typed", [(), ("--foo",), ("here", "extra"), ("-m", "here")])
+def test_a_mistake_is_one_line(typed: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
+    assert command(monkeypatch, *typed) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("quantbooth: ") and said.count("\n") == 1
+
+
+def test_what_no_command_would_find_is_told(store: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
+    scores = min(store.glob("scores/*"))
+    moved, link = scores.with_name("mine"), scores.with_name("gone-0123456789ab")
+    scores.rename(moved)
+    link.symlink_to("nowhere")
+    assert command(monkeypatch, store) == 1
+    said = capsys.readouterr().err
+    assert f"{moved} must end in -{scores.name[-12:]}" in said and str(link) in said
+    shutil.rmtree(store / "scores")
+    (store / "scores").touch()
+    assert command(monkeypatch, store) == 2
+    assert str(store / "scores") in capsys.readouterr().err
+
+
+def test_the_advice_can_be_typed(store: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
+    odd = store.rename(store.with_name("my store's"))
+    flip(min(odd.glob("scores/*/rows.parquet")))
+    assert command(monkeypatch, odd) == 1
+    advice = capsys.readouterr().err.split("quantbooth-verify ")[1].removesuffix(" makes it again\n")
+    assert command(monkeypatch, *shlex.split(advice)) == 0

@@ -44,6 +44,8 @@ def test_the_fingerprint_tells_every_part_apart() -> None:
         ("a dog", "must be a list of sentences"),
         ([3], "must be a list of sentences"),
         (["a dog", "a cat", "a dog"], "each of degradation.prompts must be given once, got 'a dog' again"),
+        (["a dog", "a cat", "A  Dog "], "each of degradation.prompts must be given once, got 'A  Dog ' and 'a dog'"),
+        (["a caf\u00e9", "a cafe\u0301"], "each of degradation.prompts must be given once"),
     ],
 )
 def test_what_are_no_sentences_is_refused(texts: list[str], message: str) -> None:

@@ -3,6 +3,7 @@
 import io
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -168,3 +169,9 @@ def test_a_sentence_that_comes_again_is_shown_with_its_noise_seed(found: list[De
 def _size(png: bytes) -> tuple[int, int]:
     with Image.open(io.BytesIO(png)) as image:
         return image.size
+
+
+def test_float_alone_without_true_pictures_has_a_document(found: list[DegradationResult], tmp_path: Path) -> None:
+    write_document([replace(found[0], truth=None)], tmp_path / "degradation.md", tmp_path, 2, [])
+    row = next(line for line in (tmp_path / "degradation.md").read_text().splitlines() if line.startswith("| float |"))
+    assert [cell.strip() for cell in row.strip("|").split("|")][4:6] == ["–", "–"]

@@ -62,3 +62,14 @@ def test_measurements_against_different_float_ones_are_refused(make_degradation:
         DegradationStudy((fp, one))
     with pytest.raises(UserError, match="needs the float measurement, got only 1 quantized"):
         DegradationStudy((replace(one),))
+
+
+def test_settings_that_no_option_tells_apart_have_the_digits_of_their_runs(make_degradation: MakeDegradation) -> None:
+    one, other = (make_degradation("w4", added) for added in (0.1, 0.2))
+    one, other = replace(one, run="a-w4-0123456789ab"), replace(other, run="a-w4-ba9876543210")
+    assert labels(make_degradation("fp"), one, other) == ["w4, 0123456789ab", "w4, ba9876543210"]
+
+
+def test_settings_of_a_quantization_tell_apart(make_degradation: MakeDegradation) -> None:
+    found = [make_degradation("w4", options={"quant.symmetric": value}) for value in (True, False)]
+    assert labels(make_degradation("fp"), *found) == ["w4, quant.symmetric=True", "w4, quant.symmetric=False"]

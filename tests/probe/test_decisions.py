@@ -1,5 +1,7 @@
 """When pictures are decided: falling curves, crossings where they must be, intervals that hold the truth."""
 
+import warnings
+
 import numpy as np
 import pytest
 
@@ -47,3 +49,11 @@ def test_borders_enclose_where_pairs_are_decided() -> None:
         assert border.low <= border.t <= border.high
         assert border.high - border.low < 120
     assert borders(answers, SWITCHES, seed=0) == (lower, upper)
+
+
+def test_a_base_that_follows_no_prompt_decides_nothing_and_warns_of_nothing() -> None:
+    never = np.zeros((3, 3), bool)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for answers in ({"a": (never, never)}, {"a": (never, ~never)}, {"a": (never, never), "b": (~never, never)}):
+            assert np.isnan([(border.t, border.low, border.high) for border in borders(answers, np.arange(3), 0)]).all()

@@ -5,11 +5,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import hydra
 import pytest
+from hydra.errors import HydraException
 
 from quantbooth.commands.pipeline import check
 from quantbooth.run.run import Run
+from quantbooth.runtime.config import conf_dir
 from quantbooth.runtime.errors import UserError
+from quantbooth.runtime.explain import explain
 from quantbooth.runtime.options import mistakes
 from quantbooth.runtime.renamed import RENAMED
 
@@ -77,3 +81,18 @@ def test_new_names_of_options_are_there(plan: MakePlan) -> None:
             for part in key.split("."):
                 assert part in node, new
                 node = node[part]
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "said"),
+    [
+        ("quantbooth", "base.zones={a: [0,5]}", "unknown option 'base.zones.a'"),
+        ("data", "subject=dog", "unknown option 'subject'; --cfg"),
+    ],
+)
+def test_the_unknown_one_is_named_and_not_offered_again(name: str, given: str, said: str) -> None:
+    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"), pytest.raises(HydraException) as caught:
+        hydra.compose(name, [given])
+    line = explain(caught.value, name)
+    assert line.startswith(said)
+    assert f"did you mean '{said.split(chr(39))[1]}'" not in line

@@ -1,15 +1,17 @@
 """Atomic writes of folders."""
 
 import errno
+import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from quantbooth.runtime.errors import UserError
-from quantbooth.store.files import atomic_folder, owning_folder, write_whole
+from quantbooth.store.files import atomic_folder, owning_folder, require_place, write_whole
 
 
 def test_a_folder_appears_when_all_is_in_it(tmp_path: Path) -> None:
@@ -84,3 +86,26 @@ def test_a_folder_that_another_process_makes_is_waited_for(tmp_path: Path) -> No
     with owning_folder(tmp_path / "here"):
         assert (tmp_path / "here" / "a").read_text() == "theirs"
     assert other.wait(60) == 0
+
+
+@pytest.mark.parametrize("kind", ["pipe", "folder", "link to a device"])
+def test_only_a_file_is_written_over(tmp_path: Path, kind: str) -> None:
+    place = tmp_path / "page.md"
+    make: dict[str, Callable[[Path], object]]
+    make = {"pipe": os.mkfifo, "folder": os.mkdir, "link to a device": lambda place: place.symlink_to(os.devnull)}
+    make[kind](place)
+    before = place.lstat().st_ino
+    for write in (write_whole, require_place):
+        with pytest.raises(UserError, match=str(place)):
+            write(place, "x.document")
+    assert place.lstat().st_ino == before
+    assert list(tmp_path.iterdir()) == [place]
+
+
+def test_a_place_below_a_file_is_told_before_work(tmp_path: Path) -> None:
+    (tmp_path / "notes").touch()
+    with pytest.raises(UserError, match=f"^x.folder must lie in a folder, found {tmp_path}/notes"):
+        require_place(tmp_path / "notes" / "new" / "page.md", "x.folder")
+    require_place(tmp_path / "new" / "page.md", "x.folder")
+    require_place(tmp_path / "notes", "x.folder")
+    assert [path.name for path in tmp_path.iterdir()] == ["notes"]

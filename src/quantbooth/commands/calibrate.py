@@ -31,7 +31,7 @@ from quantbooth.runtime.profiling import profile
 from quantbooth.store.progress import Progress
 from quantbooth.store.store import Artifact
 
-__all__ = ["calibrate", "job"]
+__all__ = ["calibrate", "job", "layers"]
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,7 @@ def calibrate(run: Run) -> Path:
     artifact = run.quantized_base
     if artifact is None:
         raise UserError("quant=fp does not quantize, so there is nothing to calibrate; choose quant=w8, w4, w3 or w2")
+    layers(run, run.outline)  # patterns that leave none are refused before any work
     return artifact.get_or_make(partial(quantize, run, artifact))
 
 

@@ -6,6 +6,7 @@ quantbooth-data check folder=DIR              a folder of them from any source
 
 from pathlib import Path
 
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from quantbooth.data.dreambooth import NAMES, Source, check_photos, fetch, present, read_listing, verify
@@ -19,7 +20,8 @@ def job(cfg: DictConfig) -> None:
     """Do the action and print what was found.
 
     Raises:
-        UserError: for another action; when a file cannot be downloaded or read, or differs from the published one.
+        UserError: for another action, or a source where nothing is downloaded; when a file cannot be downloaded or
+            read, or differs from the published one.
     """
     settings = plain(cfg)
     action, folder = settings["action"], Path(settings["folder"]).expanduser()
@@ -29,6 +31,9 @@ def job(cfg: DictConfig) -> None:
             f"action must be dreambooth or check{said}: quantbooth-data dreambooth downloads photos, "
             "quantbooth-data check reads them"
         )
+    typed = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
+    if action == "check" and (asked := [word for word in typed if word.lstrip("+").startswith("source.")]):
+        raise UserError(f"{asked[0]} has no effect on quantbooth-data check, which reads {folder}; leave it out")
     if action == "dreambooth":
         fetched = fetch(Source(**settings["source"]), folder)
         print(f"downloaded {fetched} files, all as published")  # noqa: T201  # what the command is run for

@@ -17,7 +17,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from quantbooth.calibration.quantized_base import WEIGHTS
-from quantbooth.commands.calibrate import calibrate
+from quantbooth.commands.calibrate import calibrate, layers
 from quantbooth.degradation.document import write_document
 from quantbooth.degradation.files import (
     PICTURES,
@@ -31,6 +31,8 @@ from quantbooth.degradation.files import (
 )
 from quantbooth.run.degradation import Degradation
 from quantbooth.run.models import base_with
+from quantbooth.run.options import require_places, require_untouched
+from quantbooth.run.prompts import require_read
 from quantbooth.run.run import Run
 from quantbooth.runtime.config import plain
 from quantbooth.runtime.profiling import profile
@@ -41,6 +43,9 @@ __all__ = ["degradation", "conclude", "job"]
 def degradation(run: Run) -> list[Path]:
     """Measure one setting and the float base; return the folders of both."""
     plan = Degradation(run)
+    require_read(run, [question.text for question in plan.measurement.questions.each])
+    if run.quantized_base is not None:
+        layers(run, run.outline)  # patterns that leave none are refused before any work
     reference = plan.reference.get_or_make(partial(measure_float, plan))
     measured = plan.artifact.get_or_make(lambda: measure_quantized(plan, calibrate(run)))
     return list(dict.fromkeys((reference, measured)))
@@ -82,7 +87,16 @@ def measure_quantized(plan: Degradation, quantized: Path) -> None:
 
 
 def conclude(jobs: list[tuple[DictConfig, list[Path]]]) -> None:
-    """Write one document over all finished settings and those of degradation.compare_with."""
+    """Write a document over all finished settings and those of degradation.compare_with, or one for each place."""
+    places: dict[tuple[str, str], list[tuple[DictConfig, list[Path]]]] = {}
+    for cfg, paths in jobs:
+        places.setdefault((cfg.degradation.folder, cfg.degradation.document), []).append((cfg, paths))
+    for of_place in places.values():
+        _write(of_place)
+
+
+def _write(jobs: list[tuple[DictConfig, list[Path]]]) -> None:
+    """Write the document of the jobs of one place."""
     options = plain(jobs[-1][0])["degradation"]
     folders = [path for _, paths in jobs for path in paths] + [Path(path) for path in options["compare_with"]]
     found = [read_degradation(folder) for folder in dict.fromkeys(folder.resolve() for folder in folders)]
@@ -94,4 +108,7 @@ def conclude(jobs: list[tuple[DictConfig, list[Path]]]) -> None:
 
 def job(cfg: DictConfig) -> list[Path]:
     """Run the command on one configuration."""
-    return degradation(Run(cfg))
+    run = Run(cfg)
+    require_untouched(run.settings, "quantbooth-degradation")
+    require_places(run.settings, "degradation")
+    return degradation(run)

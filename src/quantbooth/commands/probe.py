@@ -13,16 +13,19 @@ from typing import Any
 import torch
 from omegaconf import DictConfig
 
-from quantbooth.data.questions import Contrast, Questions, contrasts_of
+from quantbooth.data.questions import Contrast, Questions, contrasts_of, require_all, require_distinct
 from quantbooth.diffusion.base import frozen
 from quantbooth.probe.document import write_document
 from quantbooth.probe.files import KIND, ProbeRecord, read_probe, write_probe
 from quantbooth.probe.probing import Probes
 from quantbooth.run.models import base_with
+from quantbooth.run.options import require_places, require_untouched
+from quantbooth.run.prompts import require_read
 from quantbooth.run.run import Run
 from quantbooth.runtime.config import build, plain
 from quantbooth.runtime.errors import UserError
 from quantbooth.runtime.profiling import profile
+from quantbooth.runtime.progress import say
 from quantbooth.schema import content, trainer_content
 from quantbooth.store.store import Artifact
 
@@ -38,15 +41,30 @@ class Probing:
         if run.calibration.bits is not None:
             raise UserError("quantbooth-probe needs a float base, quant=fp")
         run.check("sampler", "scorer")
+        self._require_timesteps(run.settings["base"]["timesteps"])
         count, seed = self.options["questions"], self.options["seed"]
         self.questions = build(run.cfg.base.held_out, Questions, count=count, seed=seed)
+
+    def _require_timesteps(self, timesteps: int) -> None:
+        """Refuse numbers of which no zones can come, before any work."""
+        every, grid, step = (self.options[key] for key in ("every", "grid", "round"))
+        if timesteps % every:
+            raise UserError(
+                f"probe.every must divide base.timesteps = {timesteps}, so that 0 and it are swaps, got {every}"
+            )
+        if grid > timesteps:
+            raise UserError(f"probe.grid must be at most base.timesteps = {timesteps}, got {grid}")
+        if 3 * step > timesteps:
+            raise UserError(f"probe.round must be at most a third of base.timesteps = {timesteps}, got {step}")
 
     @cached_property
     def contrasts(self) -> tuple[Contrast, ...]:
         """The user's prompt pairs, else those of the base."""
         count, seed = self.options["pairs"], self.options["seed"]
-        if self.options["prompts"] is not None:
-            return contrasts_of(self.options["prompts"], count, seed)
+        if (pairs := self.options["prompts"]) is not None:
+            require_all(pairs, "probe.prompts", count, "probe.pairs")
+            require_distinct([" -> ".join(pair) for pair in pairs], "probe.prompts")
+            return contrasts_of(pairs, count, seed)
         return build(self.run.cfg.base.contrasts, tuple, count=count, seed=seed)
 
     @property
@@ -68,6 +86,7 @@ class Probing:
         side = self.run.settings["base"]["resolution"]
         texts = dict.fromkeys(text for pair in self.contrasts for text in (pair.first, pair.second))
         values = [{name: value} for pair in self.contrasts for name, both in pair.attributes.items() for value in both]
+        require_read(self.run, [*texts, *(question.text for question in self.questions.each)])
         self.run.scorer.check(torch.zeros(1, 3, side, side), list(texts), None, values)
 
     def record(self) -> ProbeRecord:
@@ -115,8 +134,17 @@ def rows_of(probing: Probing) -> dict[str, list[dict[str, Any]]]:
 
 
 def conclude(jobs: list[tuple[DictConfig, Path]]) -> None:
-    """Write the document of the last probe."""
-    cfg, folder = jobs[-1]
+    """Write the document of each probe; of those with one place, that of the last."""
+    last = {(cfg.probe.folder, cfg.probe.document): (cfg, folder) for cfg, folder in jobs}
+    told = {folder for _, folder in last.values()}
+    for cfg, folder in last.values():
+        _write(cfg, folder)
+    for folder in dict.fromkeys(folder for _, folder in jobs if folder not in told):
+        say(f"no document of {folder}, whose place is another probe's; give each its own by probe.folder")
+
+
+def _write(cfg: DictConfig, folder: Path) -> None:
+    """Write the document of a probe."""
     options, found = plain(cfg)["probe"], read_probe(folder)
     files, page = (Path(options[place]).expanduser() for place in ("folder", "document"))
     typed = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
@@ -127,4 +155,7 @@ def conclude(jobs: list[tuple[DictConfig, Path]]) -> None:
 
 def job(cfg: DictConfig) -> Path:
     """Run the command on one configuration."""
-    return probe(Run(cfg))
+    run = Run(cfg)
+    require_untouched(run.settings, "quantbooth-probe")
+    require_places(run.settings, "probe")
+    return probe(run)

@@ -34,7 +34,7 @@ from quantbooth.sampling.image_set import Request, write_image, write_requests
 from quantbooth.sampling.module import ImageJob, SamplingModule, image_jobs
 from quantbooth.schema import trainer_content
 from quantbooth.store.files import storage_of, write_whole
-from quantbooth.store.store import joined_label, make_all
+from quantbooth.store.store import joined_label, make_all, slugify
 
 __all__ = ["generate", "generate_own", "job", "sample"]
 
@@ -104,6 +104,8 @@ def generate_own(run: Run) -> list[Path]:
     tuned = run.settings["scale_sets"]
     if tuned is not None and run.settings["subjects"] is not None:
         raise UserError("scale_sets belong to one subject; leave out subjects or scale_sets")
+    if tuned is not None and "{}" in str(run.settings["prompt"]):
+        _require_subject(run.only.name, Path(tuned))
     if tuned is None:
         run.strength.of(run.strategy, run.tuner)
     subjects: Sequence[SubjectRun | None] = [None] if tuned is not None else run.subjects
@@ -123,6 +125,15 @@ def generate_own(run: Run) -> list[Path]:
                 stack.enter_context(storage_of(place))
             _generate(run, base, route, missing, joined_label([place.name for place in places]))
     return [path for requests, place in zip(asked, places, strict=True) for path in _shown(requests, place)]
+
+
+def _require_subject(name: str, tuned: Path) -> None:
+    """Refuse to put the words of one subject into a prompt for what was tuned on another."""
+    if not tuned.resolve().name.startswith(f"{slugify(name)}-"):
+        raise UserError(
+            f"{{}} in prompt stands for {name}, the subject of the options, and {tuned.name} is of another; set "
+            "subject to that one, or write its words"
+        )
 
 
 def _own_base(run: Run, folders: Sequence[Path]) -> tuple[Base, SubjectsRoute | None]:

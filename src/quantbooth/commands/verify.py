@@ -5,12 +5,14 @@ quantbooth-verify outputs/store --repair      make damaged artifacts again, by t
 """
 
 import argparse
+import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+from typing import NoReturn
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -30,6 +32,7 @@ from quantbooth.runtime.explain import explain, is_mistake
 from quantbooth.runtime.help import fitted
 from quantbooth.runtime.progress import progress
 from quantbooth.store.documents import read_options
+from quantbooth.store.files import SHORT
 from quantbooth.store.manifest import KINDS, open_artifact
 from quantbooth.store.ownership import owning
 from quantbooth.store.store import CONFIG, Artifact, Store
@@ -44,11 +47,14 @@ def artifacts(store: Path) -> list[Path]:
     """Return the folders of all finished artifacts.
 
     Raises:
-        UserError: when the folder is no store.
+        UserError: when the folder is no store, or something else is where artifacts of a kind belong.
     """
     if not store.is_dir():
         raise UserError(f"no store at {store}; name the folder that paths.store is")
-    found = [path for kind in KINDS for path in sorted((store / kind).glob("[!.]*")) if path.is_dir()]
+    if strange := [store / kind for kind in KINDS if os.path.lexists(store / kind) and not (store / kind).is_dir()]:
+        raise UserError(f"{strange[0]} must be a folder of artifacts; remove it")
+    places = [path for kind in KINDS for path in sorted((store / kind).glob("[!.]*"))]
+    found = [path for path in places if path.is_dir() or path.is_symlink()]
     if not found:
         raise UserError(f"{store} holds no artifact; name the folder that paths.store is")
     return found
@@ -62,10 +68,11 @@ def faults(folders: list[Path]) -> dict[Path, str]:
 
 def _fault(folder: Path) -> str | None:
     try:
-        open_artifact(folder, folder.parent.name)
+        digits = open_artifact(folder, folder.parent.name).fingerprint[:SHORT]
     except (UserError, OSError) as error:
         return explain(error)
-    return None
+    found = folder.name.endswith(f"-{digits}")
+    return None if found else f"{folder} must end in -{digits} to be found; give it its name again"
 
 
 def repair(store: Path, folder: Path) -> None:
@@ -146,13 +153,20 @@ def _makers(run: Run, folder: Path) -> Iterator[tuple[Artifact, Callable[[], obj
             yield from ((one.tuned, partial(tune, run)) for one in run.subjects)
 
 
+class Parser(argparse.ArgumentParser):
+    """A parser whose mistakes are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; write {self.prog} STORE, or {self.prog} STORE --repair")
+
+
 def main() -> None:
     """Verify a store: exit code 0 when all is sound (or repaired), 1 when something is damaged, 2 for a mistake."""
     sys.exit(ended(_main))
 
 
 def _main() -> int:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         "quantbooth-verify", description=fitted(__doc__ or ""), formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("store", type=Path, metavar="STORE")

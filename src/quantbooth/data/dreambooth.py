@@ -8,6 +8,7 @@ Source: Ruiz et al. 2023; github.com/google/dreambooth, CC-BY 4.0, photos in par
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,8 +24,8 @@ from quantbooth.data.photos import photo_subject, read_photo
 from quantbooth.data.subjects import Subject
 from quantbooth.runtime.errors import UserError
 from quantbooth.runtime.progress import progress
-from quantbooth.store.documents import read_as
-from quantbooth.store.files import write_whole
+from quantbooth.store.documents import parsed_json, read_as
+from quantbooth.store.files import require_plain, write_whole
 
 __all__ = [
     "LISTING",
@@ -81,7 +82,7 @@ def fetch(source: Source, folder: Path) -> int:
 def read_listing(folder: Path) -> dict[str, str]:
     """Read the listing that `fetch` stored; empty for a folder from another source."""
     file = folder / LISTING
-    listing = read_as(dict[str, str], file) if file.is_file() else {}
+    listing = read_as(dict[str, str], file) if os.path.lexists(file) else {}
     if strange := [name for name in listing if not WANTED.fullmatch(f"dataset/{name}")]:
         raise UserError(f"{file} must list files such as dog/00.jpg, found {strange[0]!r}")
     return listing
@@ -91,17 +92,20 @@ def verify(folder: Path, listing: Mapping[str, str]) -> None:
     """Compare every listed file with the published digest.
 
     Raises:
-        UserError: for a file that is missing or differs.
+        UserError: for a file that is missing or differs, and for a photo of a subject that the list does not have.
     """
     for name, digest in listing.items():
         if not _is_there(folder / name, digest):
             raise UserError(f"{folder / name} is missing; run quantbooth-data dreambooth again")
+    photos = [(name, file) for name in (present(folder) if listing else ()) for file in photo_files(folder / name)]
+    if added := [file for name, file in photos if f"{name}/{file.name}" not in listing]:
+        raise UserError(f"{added[0]} is not in the published list {folder / LISTING}; move it away")
 
 
 def _listed(source: Source) -> dict[str, str]:
     content = _get(source.listing)
     try:
-        given = json.loads(content)
+        given = parsed_json(content.decode(), source.listing)
         found = {match[1]: item["sha"] for item in given["tree"] if (match := WANTED.fullmatch(item["path"]))}
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{source.listing} must be a list of files as GitHub gives it, got {content[:40]!r}") from error
@@ -111,8 +115,9 @@ def _listed(source: Source) -> dict[str, str]:
 
 
 def _is_there(file: Path, digest: str) -> bool:
-    if not file.exists():
+    if not os.path.lexists(file):
         return False
+    require_plain(file, "the file")
     if _git_digest(file.read_bytes()) != digest:
         raise UserError(f"{file} is not the published file; move it away, or give another folder=DIR")
     return True

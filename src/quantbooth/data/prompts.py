@@ -5,12 +5,13 @@ Source: Ruiz et al. 2023; github.com/google/dreambooth, CC-BY 4.0.
 
 import hashlib
 import re
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from quantbooth.data.subjects import Prompt
 
-__all__ = ["PromptJob", "prompts_for", "expand_prompts"]
+__all__ = ["PromptJob", "as_read", "expand_prompts", "prompts_for"]
 
 SHARED_SCENES = (
     "a {} in the jungle",
@@ -59,6 +60,11 @@ def prompts_for(live: bool) -> tuple[Prompt, ...]:
         *(Prompt(text, kind) for text in middle),
         *(Prompt(text, "property") for text in PROPERTIES),
     )
+
+
+def as_read(text: str) -> str:
+    """Return a prompt as CLIP's tokenizer reads it: composed letters, lower case, single spaces."""
+    return " ".join(unicodedata.normalize("NFC", text).lower().split())
 
 
 LETTERS = 48

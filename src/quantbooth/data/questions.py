@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from jaxtyping import Float
 from torch import Tensor
 
+from quantbooth.data.prompts import as_read
 from quantbooth.runtime.errors import UserError
 
 __all__ = [
@@ -19,6 +20,8 @@ __all__ = [
     "general_contrasts",
     "general_questions",
     "questions_of",
+    "require_all",
+    "require_distinct",
 ]
 
 GENERAL = (
@@ -105,10 +108,34 @@ def questions_of(
     """
     if isinstance(texts, str) or not texts or not all(isinstance(text, str) and text.strip() for text in texts):
         raise UserError(f"{option} must be a list of sentences such as [a dog,a red car], got {texts!r}")
-    if twice := [text for text in texts if list(texts).count(text) > 1]:
-        raise UserError(f"each of {option} must be given once, got {twice[0]!r} again")
+    require_distinct(texts, option)
     each = tuple(Question(texts[place % len(texts)], seed + place // len(texts)) for place in range(count))
     return Questions(f"{min(count, len(texts))} {name}", each)
+
+
+def require_distinct(texts: Sequence[str], option: str) -> None:
+    """Refuse prompts that a text encoder reads alike.
+
+    Raises:
+        UserError: naming the option and the second one.
+    """
+    seen: dict[str, str] = {}
+    for text in texts:
+        if (first := seen.get(as_read(text))) is not None:
+            like = "again" if first == text else f"and {first!r}, which is read alike"
+            raise UserError(f"each of {option} must be given once, got {text!r} {like}")
+        seen[as_read(text)] = text
+
+
+def require_all(given: Sequence[object], option: str, count: int, counted: str) -> None:
+    """Refuse given prompts that a number leaves out.
+
+    Raises:
+        UserError: naming both options.
+    """
+    if count < len(given):
+        left = len(given) - count
+        raise UserError(f"{counted}={count} leaves {left} of {len(given)} {option} out; raise it, or give fewer")
 
 
 def general_questions(count: int, seed: int) -> Questions:
@@ -134,7 +161,7 @@ class Contrast:
 
     def __post_init__(self) -> None:
         alike = [name for name, (before, after) in self.attributes.items() if before == after]
-        if self.first == self.second or alike:
+        if as_read(self.first) == as_read(self.second) or alike:
             raise UserError(f"the sentences of a pair must differ, got {self.first!r} and {self.second!r}")
 
 

@@ -6,6 +6,7 @@ from functools import cached_property
 
 from quantbooth.degradation.files import DegradationResult
 from quantbooth.runtime.errors import UserError
+from quantbooth.store.files import SHORT
 
 __all__ = ["DegradationStudy", "left_float"]
 
@@ -56,10 +57,16 @@ class DegradationStudy:
 
     def family(self, result: DegradationResult) -> str:
         """Return the options that a setting shares with those at other bit-widths, if they differ in the study."""
-        parts = [result.record.calibration, *self._options(result), left_float(result, short=True)]
-        table = [[d.record.calibration, *self._options(d), left_float(d, short=True)] for d in self.settings]
-        differ = [_differs([row[k] for row in table]) for k in range(len(parts))]
-        return ", ".join(part for part, wanted in zip(parts, differ, strict=True) if wanted and part)
+        parts = self._parts(result)
+        alike = [
+            other for other in self.settings if (other.record.quant, self._parts(other)) == (result.record.quant, parts)
+        ]
+        differ = [_differs(column) for column in zip(*map(self._parts, self.settings), strict=True)]
+        told = [part for part, wanted in zip(parts, differ, strict=True) if wanted and part]
+        return ", ".join([*told, *([result.run[-SHORT:]] if len(alike) > 1 else [])])
+
+    def _parts(self, result: DegradationResult) -> list[str]:
+        return [result.record.calibration, *self._options(result), left_float(result, short=True)]
 
     @property
     def families(self) -> tuple[str, ...]:

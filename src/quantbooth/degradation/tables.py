@@ -1,5 +1,6 @@
 """The numbers of a degradation study: a row per setting, means with 95 % intervals, and ratios of calibrations."""
 
+import math
 from itertools import combinations
 
 import numpy as np
@@ -49,8 +50,8 @@ def _setting(study: DegradationStudy, result: DegradationResult) -> Row:
         **{key: getattr(record, key) for key in ("quant", "bits", "calibration")},
         "left_float": left_float(result),
         **{key: getattr(record, key) for key in ("layers", "file_bytes")},
-        "calibration_seconds": record.seconds,
-        "calibration_peak_memory_bytes": record.peak_memory_bytes,
+        "calibration_seconds": math.nan if record.seconds is None else record.seconds,
+        "calibration_peak_memory_bytes": math.nan if record.peak_memory_bytes is None else record.peak_memory_bytes,
         "run": result.run,
     }
     for zone in record.zones:

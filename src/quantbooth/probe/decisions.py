@@ -49,8 +49,9 @@ def borders(answers: Answers, switches: Int[np.ndarray, " switches"], seed: int)
     """
     pairs, rng = len(next(iter(answers.values()))[0]), np.random.default_rng(seed)
     drawn = [_crossings(answers, switches, rng.integers(pairs, size=pairs)) for _ in range(RESAMPLES)]
-    low, high = np.nanpercentile(np.array(drawn), [2.5, 97.5], axis=0)
     found = _crossings(answers, switches, np.arange(pairs))
+    known = [one for one in drawn if not np.isnan(one).any()] or [found]
+    low, high = np.percentile(known, [2.5, 97.5], axis=0)
     lower, upper = (Border(float(t), float(a), float(b)) for t, a, b in zip(found, low, high, strict=True))
     return lower, upper
 
@@ -58,7 +59,10 @@ def borders(answers: Answers, switches: Int[np.ndarray, " switches"], seed: int)
 def _crossings(
     answers: Answers, switches: Int[np.ndarray, " switches"], rows: Int[np.ndarray, " n"]
 ) -> Sequence[float]:
-    curves = np.array([decided(first[rows], second[rows]) for first, second in answers.values()])
-    mean = np.nanmean(curves, axis=0)
+    curves = [decided(first[rows], second[rows]) for first, second in answers.values()]
+    known = [curve for curve in curves if not np.isnan(curve).any()]
+    if not known:
+        return [np.nan] * len(FALLEN)
+    mean = np.mean(known, axis=0)
     fallen = (mean[0] - mean) / (mean[0] - mean[-1]) if mean[0] > mean[-1] else np.full(len(mean), np.nan)
     return [float(np.interp(share, fallen, switches)) for share in FALLEN]

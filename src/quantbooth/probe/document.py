@@ -127,7 +127,8 @@ def suggested(lower: Border, upper: Border, step: int, timesteps: int) -> dict[s
         UserError: when two borders are equal, because the probe is too coarse or the base decides nothing.
     """
     if not lower.t < upper.t:  # also for nan
-        raise UserError(f"nothing was decided between t = {lower.t:.0f} and {upper.t:.0f}; probe more pairs")
+        where = "at any t" if np.isnan(lower.t) else f"between t = {lower.t:.0f} and {upper.t:.0f}"
+        raise UserError(f"nothing was decided {where}: pictures do not follow the prompt swap; raise probe.pairs")
     low, high = (round(border.t / step) * step for border in (lower, upper))
     if not 0 < low < high < timesteps:
         raise UserError(f"borders must leave three zones, got {low} and {high}; raise probe.pairs or lower probe.round")

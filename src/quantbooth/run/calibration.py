@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 from quantbooth.calibration.adaround import AdaRoundConfig
 from quantbooth.calibration.lsq import LSQConfig
 from quantbooth.calibration.sources import PromptBatch, Source, batches, kept_steps, source_of
-from quantbooth.data.questions import Questions, questions_of
+from quantbooth.data.questions import Questions, questions_of, require_all
 from quantbooth.diffusion.families.registry import family_in
 from quantbooth.quant.activations import ActivationBits
 from quantbooth.quant.observers import ScaleSearch
@@ -188,6 +188,7 @@ class Calibration:
         count, seed, prompts = options["count"], options["seed"], options["prompts"]
         if prompts is not None:
             given = _lines(Path(prompts).expanduser()) if isinstance(prompts, str) else prompts
+            require_all(given, "calibration.set.prompts", count, "calibration.set.count")
             return questions_of(given, count, seed, option="calibration.set.prompts")
         return build(self.cfg.base.held_out, Questions, count=count, seed=seed)
 

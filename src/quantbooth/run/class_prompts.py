@@ -5,6 +5,8 @@ from typing import Any
 
 from omegaconf import DictConfig
 
+from quantbooth.data.prompts import as_read
+from quantbooth.data.questions import require_distinct
 from quantbooth.data.subjects import Subject
 from quantbooth.runtime.config import build
 from quantbooth.runtime.errors import UserError
@@ -22,23 +24,27 @@ def class_prompts_of(cfg: DictConfig, subject: Subject) -> tuple[str, ...]:
     given, pictures = cfg.prior.class_prompts, cfg.prior.num_class_images
     if given is None:
         return (subject.class_text,)
-    own = {prompt.template.lower() for prompt in subject.prompts}
+    own = {_read(prompt.template, subject) for prompt in subject.prompts}
     if isinstance(given, DictConfig):
-        made = [template for template in build(given, tuple) if template.lower() not in own]
+        made = [template for template in build(given, tuple) if _read(template, subject) not in own]
         texts = tuple(dict.fromkeys(template.replace("{}", subject.class_word) for template in made))
         return texts[:pictures] if pictures else texts
     for template in given:
         if template.count("{}") != 1:
             raise UserError(f"each of prior.class_prompts must hold {{}} once, where the class goes, got {template!r}")
-        if template.lower() in own:
+        if _read(template, subject) in own:
             raise UserError(f"prior.class_prompts must not hold prompts of the evaluation, got {template!r}")
     if 0 < pictures < len(given):
         raise UserError(
             f"prior.num_class_images={pictures} leaves some of {len(given)} prior.class_prompts without one"
         )
-    if len(set(given)) < len(given):
-        raise UserError(f"each of prior.class_prompts must be given once, got {list(given)}")
-    return tuple(template.replace("{}", subject.class_word) for template in given)
+    texts = tuple(template.replace("{}", subject.class_word) for template in given)
+    require_distinct(texts, "prior.class_prompts")
+    return texts
+
+
+def _read(template: str, subject: Subject) -> str:
+    return as_read(template.replace("{}", subject.class_word))
 
 
 def prompted(settings: Mapping[str, Any], class_prompts: Sequence[str]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from quantbooth.data.questions import Questions, questions_of
+from quantbooth.data.questions import Questions, questions_of, require_all
 from quantbooth.degradation.files import KIND, Record
 from quantbooth.degradation.measurement import Measurement
 from quantbooth.diffusion.base import Base
@@ -28,8 +28,6 @@ class Degradation:
     def __init__(self, run: Run) -> None:
         self.run = run
         self.options: dict[str, Any] = dict(run.settings["degradation"])
-        for folder in self.options["compare_with"]:
-            open_artifact(Path(folder), KIND)
         run.check("quantized_base", "sampler", "scorer")
         self.measurement = Measurement(
             questions=_questions(run),
@@ -42,6 +40,18 @@ class Degradation:
             batch=self.options["batch"],
             trainer=run.trainer,
         )
+        self._require_same_reference()
+
+    def _require_same_reference(self) -> None:
+        """Refuse measurements to compare with that were compared with another float one, before any work."""
+        own, _ = self.run.store.place(KIND, self.reference.identity, self.reference.label)
+        for folder in self.options["compare_with"]:
+            manifest = open_artifact(Path(folder), KIND)
+            if manifest.parents.get("reference", manifest.fingerprint) != own:
+                raise UserError(
+                    f"degradation.compare_with: {folder} was compared with another float measurement, of another base, "
+                    "scorer, sampler or choice of questions; measure it again with these options"
+                )
 
     @cached_property
     def reference(self) -> Artifact:
@@ -97,7 +107,8 @@ class Degradation:
             "quant": quant["name"],
             "bits": quant["bits"],
             "calibration": str(self.run.settings["calibration"]["name"]),
-            "options": _options(self.run.calibration.effective_options),
+            "options": _options(self.run.calibration.effective_options)
+            | {f"quant.{key}": quant[key] for key in ("symmetric", "split_skips", "act_bits", "softmax_bits")},
             "source": quantized.name,
             **self._costs(),
         }
@@ -127,6 +138,8 @@ def _questions(run: Run) -> Questions:
     settings = run.settings["degradation"]
     count, seed = max(settings["predictions"], settings["pictures"]), settings["seed"]
     if settings["prompts"] is not None:
+        for option in ("predictions", "pictures"):
+            require_all(settings["prompts"], "degradation.prompts", settings[option], f"degradation.{option}")
         return questions_of(settings["prompts"], count, seed, option="degradation.prompts")
     return build(run.cfg.base.held_out, Questions, count=count, seed=seed)
 

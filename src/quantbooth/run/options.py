@@ -14,6 +14,7 @@ from quantbooth.diffusion.sources import config_folder
 from quantbooth.kinds import shown
 from quantbooth.runtime.config import build
 from quantbooth.runtime.errors import UserError
+from quantbooth.store.files import require_place
 from quantbooth.store.store import slugify
 from quantbooth.timesteps.strategies import BASELINE, Strategy
 from quantbooth.tuning.optimizers import optimizer_factory
@@ -21,13 +22,23 @@ from quantbooth.tuning.recipe import Recipe
 from quantbooth.tuning.tuner import Tuner
 from quantbooth.tuning.tuners import IdentifierTuner
 
-__all__ = ["base_folder_of", "method_name", "recipe_of", "sampler_of", "tuner_of"]
+__all__ = [
+    "base_folder_of",
+    "method_name",
+    "recipe_of",
+    "require_places",
+    "require_untouched",
+    "sampler_of",
+    "tuner_of",
+]
 
 WRITTEN = (
     *("paths.store", "paths.outputs", "paths.logs", "pictures", "export.folder", "report.folder"),
     *("probe.folder", "probe.document", "degradation.folder", "degradation.document"),
 )
 """Options of places that commands write to."""
+OF_PICTURES = ("prompt", "scale_sets", "strength", "unconditional_strength", "negative_prompt", "lora")
+"""Options of generated pictures, which a measurement of the base as it is does not use."""
 RATES = {"shifts": "shift_learning_rate", "identifier": "identifier_learning_rate"}
 """Tuner options with the learning rate of one kind of parameter; the other kinds use the optimizer's."""
 
@@ -74,6 +85,11 @@ def _check_prior(prior: Mapping[str, Any]) -> None:
         raise UserError(
             f"prior.num_class_images must be 1 or more with prior.class_batch_size={batch}, got 0; "
             "choose prior=none to do without, or prior.target=base to use the photos"
+        )
+    if prior["seed"] and not prior["num_class_images"]:
+        raise UserError(
+            f"prior.seed={prior['seed']} is of class pictures, got prior.num_class_images=0; leave out the seed, or "
+            "choose prior=generated or prompted"
         )
     given = {"target": distills, **{key: prior[key] for key in ("class_prompts", "loss_weight", "num_class_images")}}
     for option in (option for option, value in given.items() if value and not batch):
@@ -146,6 +162,30 @@ def sampler_of(cfg: DictConfig, base_folder: Path) -> Sampler:
         raise UserError(f"sampler.steps must be at most base.timesteps = {most}, got {sampler.steps}")
     check_sampler(base_folder, sampler.scheduler, sampler.steps)
     return sampler
+
+
+def require_untouched(settings: Mapping[str, Any], command: str) -> None:
+    """Refuse options of generated pictures, for a command that measures the base as it is.
+
+    Raises:
+        UserError: for the first one that is given.
+    """
+    for option in OF_PICTURES:
+        if (value := settings[option]) not in (None, "", [], 1):
+            raise UserError(
+                f"{option}={shown(value)} has no effect on {command}, which draws by the base alone; leave it out"
+            )
+
+
+def require_places(settings: Mapping[str, Any], group: str) -> None:
+    """Refuse a folder or document of a group where no file can be written, before the work that they tell of.
+
+    Raises:
+        UserError: for the first one.
+    """
+    folder, page = (Path(settings[group][key]).expanduser() for key in ("folder", "document"))
+    require_place(folder / "document", f"{group}.folder")
+    require_place(page, f"{group}.document")
 
 
 def method_name(tuner: Tuner, strategy: Strategy, bits: int | None, settings: Mapping[str, Any]) -> str:

@@ -79,6 +79,8 @@ class Command:
     def words(self, typed: list[str]) -> list[str]:
         """Return the words of the command line as Hydra reads them."""
         if self.first_word and typed and re.fullmatch(r"\w+", typed[0]):
+            if again := [word for word in typed[1:] if word.lstrip("+").startswith(f"{self.first_word}=")]:
+                raise UserError(f"{typed[0]!r} is the {self.first_word}, and {again[0]!r} too; leave one out")
             typed = [f"{self.first_word}={typed[0]}", *typed[1:]]
         return quoted(typed, self.config_name)
 

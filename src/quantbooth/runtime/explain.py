@@ -67,7 +67,7 @@ def explain(error: BaseException, config_name: str | None = None, cfg: DictConfi
         case _ if _is_of_wandb(error):
             return f"W&B: {flat(str(error))}; set WANDB_MODE=offline, or choose logger=csv"
         case _:
-            return _by_text(str(error), config_name)
+            return _by_text(str(error), config_name, getattr(error.__cause__, "full_key", None))
 
 
 def _is_of_wandb(error: BaseException) -> bool:
@@ -81,13 +81,17 @@ def flat(text: str) -> str:
     return " ".join(line for line in lines if line and not line.startswith(NOISE))
 
 
-def _by_text(text: str, config_name: str | None) -> str:
-    """Explain an error by its text, because Hydra has one exception class for many errors."""
-    if unknown := re.match(r"Could not override '([^']+)'", text):
-        if now := RENAMED.get(unknown[1]):
-            return f"option '{unknown[1]}' has another name: {now}"
-        hint = _offered_by(unknown[1]) or _meant(unknown[1], _known_keys(unknown[1], config_name))
-        return f"unknown option '{unknown[1]}'{hint}; --cfg job shows all options"
+def _by_text(text: str, config_name: str | None, key: str | None = None) -> str:
+    """Explain an error by its text, because Hydra has one exception class for many errors.
+
+    `key` is the unknown one where a group of them was given.
+    """
+    if overridden := re.match(r"Could not override '([^']+)'", text):
+        unknown = key if key and key.startswith(f"{overridden[1]}.") else overridden[1]
+        if now := RENAMED.get(unknown):
+            return f"option '{unknown}' has another name: {now}"
+        hint = _offered_by(unknown) or _meant(unknown, _known_keys(unknown, config_name))
+        return f"unknown option '{unknown}'{hint}; --cfg job shows all options"
     if several := re.match(r"Ambiguous value for argument '([^']+)'", text):
         key, _, value = several[1].partition("=")
         lists = "" if (conf_dir() / key).is_dir() else f", or write {key}=[{value}] for one list"
@@ -112,8 +116,8 @@ def _offered_by(option: str) -> str:
 
 def _meant(word: str, known: Iterable[str]) -> str:
     """Return a hint with the known key nearest to `word`: in its group, else with its last part, else anywhere."""
-    last_parts: dict[str, str] = {key.rpartition(".")[2]: key for key in sorted(known, reverse=True)}
-    keys = sorted(known)
+    keys = sorted(key for key in known if key != word)
+    last_parts: dict[str, str] = {key.rpartition(".")[2]: key for key in reversed(keys)}
     last = word.rpartition(".")[2]
     same = [key for key in keys if key.rpartition(".")[2] == last]
     siblings = [key for key in keys if key.rpartition(".")[0] == word.rpartition(".")[0]] if "." in word else []

@@ -30,6 +30,7 @@ __all__ = [
     "atomic_folder",
     "require_free",
     "require_name",
+    "require_place",
     "require_plain",
     "write_whole",
 ]
@@ -107,8 +108,27 @@ def require_free(destination: Path, option: str) -> None:
         raise UserError(f"{destination} is there already; remove it, or choose another {option}")
 
 
+def require_place(file: Path, option: str) -> None:
+    """Check that a file can be written to a place, before the work that it is written of.
+
+    Raises:
+        UserError: when a folder, a device or a pipe is there, or what is around it is no folder.
+    """
+    if file.exists() and not file.is_file():
+        found = "a folder" if file.is_dir() else "a device or a pipe"
+        raise UserError(f"{option} must name a file, found {found} at {file}; choose another place")
+    around = next(folder for folder in file.absolute().parents if os.path.lexists(folder))
+    if not around.is_dir():
+        raise UserError(f"{option} must lie in a folder, found {around}, which is none, around {file}")
+
+
 def write_whole(file: Path, content: str | bytes) -> None:
-    """Write a file that a reader sees complete or not at all; a process that writes the same one waits."""
+    """Write a file that a reader sees complete or not at all; a process that writes the same one waits.
+
+    Raises:
+        UserError: when something else than a file is there, such as a device, which would be replaced.
+    """
+    require_place(file, "what is written")
     draft = file.with_name(f".{file.name}{PARTIAL}")
     with owning_folder(file):
         try:

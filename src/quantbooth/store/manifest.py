@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from quantbooth.runtime.errors import UserError
@@ -109,7 +110,9 @@ def open_artifact(path: Path, kind: str) -> Manifest:
 
 
 def _damaged(path: Path, what: str) -> UserError:
-    return UserError(f"{path} is damaged: {what}; quantbooth-verify --repair {path.parents[1]} makes it again")
+    return UserError(
+        f"{path} is damaged: {what}; quantbooth-verify --repair {quote(str(path.parents[1]))} makes it again"
+    )
 
 
 def _seal(values: Mapping[str, Any]) -> str:
