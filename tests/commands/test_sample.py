@@ -1,5 +1,6 @@
 """quantbooth-sample prompt=...: a person's sentences drawn by what was tuned, each picture once."""
 
+import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -81,11 +82,13 @@ def test_options_that_a_folder_of_scale_sets_decides_are_named(
 
 
 def test_the_words_of_another_subject_are_not_put_into_a_prompt(configure: Configure, tmp_path: Path) -> None:
-    tuned = Run(configure()).only.tuned.require()
-    words = ("prompt='a {} at sea'", f"pictures={tmp_path}", f"scale_sets={tuned}")
+    run = Run(configure())
+    store, pictures = run.only.tuned.require().parents[1], tmp_path / "pictures"
+    tuned = shutil.copytree(run.only.tuned.require(), store / "scale_sets" / "another-name")
+    words = ("prompt='a {} at sea'", f"pictures={pictures}", f"scale_sets={tuned}")
     with pytest.raises(UserError, match=r"toy_duck.*subject"):
         generate(Run(configure(*words, "subject=toy_duck")))
-    assert not list(tmp_path.iterdir())
+    assert not pictures.exists()
     assert "-mug-" in generate(Run(configure(*words)))[0].name
 
 

@@ -32,14 +32,8 @@ from quantbooth.tuning import module as tuning
 
 Configure = Callable[..., DictConfig]
 QUICK = (
-    *(
-        "base=folder",
-        "base.resolution=32",
-        "calibration=minmax",
-        "sampler.steps=2",
-        "prior.num_class_images=2",
-        "prior.class_batch_size=1",
-    ),
+    *("base=folder", "base.resolution=32", "calibration=minmax", "sampler.steps=2"),
+    *("prior.num_class_images=2", "prior.class_batch_size=1"),
     *("tuner.steps=2", "preview.validation_steps=0", "protocol.prompt_stride=13", "protocol.eval_steps=[1]"),
 )
 NO_PRIOR = ("prior.class_batch_size=0", "prior.num_class_images=0", "prior.loss_weight=0")

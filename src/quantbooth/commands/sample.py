@@ -35,6 +35,7 @@ from quantbooth.sampling.module import ImageJob, SamplingModule, image_jobs
 from quantbooth.schema import trainer_content
 from quantbooth.store.files import storage_of, write_whole
 from quantbooth.store.store import joined_label, make_all, slugify
+from quantbooth.tuning.files import open_tuned
 
 __all__ = ["generate", "generate_own", "job", "sample"]
 
@@ -129,10 +130,11 @@ def generate_own(run: Run) -> list[Path]:
 
 def _require_subject(name: str, tuned: Path) -> None:
     """Refuse to put the words of one subject into a prompt for what was tuned on another."""
-    if not tuned.resolve().name.startswith(f"{slugify(name)}-"):
+    made = open_tuned(tuned).name
+    if not made.startswith(f"{slugify(name)}-"):
         raise UserError(
-            f"{{}} in prompt stands for {name}, the subject of the options, and {tuned.name} is of another; set "
-            "subject to that one, or write its words"
+            f"{{}} in prompt stands for {name}, the subject of the options, and {made} is of another; set subject to "
+            "that one, or write its words"
         )
 
 
