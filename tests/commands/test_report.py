@@ -210,5 +210,5 @@ def test_every_method_has_a_look_that_enters_no_identity(configure: Configure) -
 
 def test_intervals_of_a_sweep_name_their_rows(configure: Configure) -> None:
     swept = configure("strategy=s1", "strategy.interval=[0,200]", "tag=${strategy.interval}")
-    assert Run(swept).method == "s1-0-200"
+    assert Run(swept).method == "s1-scales_in_out-0-200"
     assert json.loads(json.dumps(Run(swept).strategy.describe()))["trained"] == [["selected", 0, 200]]

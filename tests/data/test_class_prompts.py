@@ -67,7 +67,7 @@ def test_more_than_there_are_is_refused(make: Any, most: int) -> None:
         (["prior=distilled", "prior.seed=5"], "prior.seed=5"),
         (["prior=none", "prior.num_class_images=4"], "prior.num_class_images=4 needs class rows"),
         (["prior.class_batch_size=0"], "choose prior=none alone"),
-        (["prior.num_class_images=0"], "prior.num_class_images"),
+        (["prior=generated", "prior.num_class_images=0"], "prior.num_class_images"),
     ],
 )
 def test_contradictions_are_refused(compose: Compose, tmp_path: Path, options: list[str], named: str) -> None:
@@ -92,10 +92,10 @@ def test_prompts_and_target_enter_the_names_of_what_they_decide(compose: Compose
         one = Run(compose(tmp_path, "base=folder", "base.resolution=32", "subject=toy_mug", *options)).subjects[0]
         return one.prior.path.name, one.tuned.path.name
 
-    plain, prompted, distilled = made(), made("prior=prompted"), made("prior=distilled")
-    listed = made("prior.class_prompts=['a big {}']")
+    plain, prompted, distilled = made("prior=generated"), made("prior=prompted"), made("prior=distilled")
+    listed = made("prior=generated", "prior.class_prompts=['a big {}']")
     both = made("prior=distilled", "prior.class_prompts=['a big {}']")
     assert len({plain[0], prompted[0], listed[0]}) == 3
     assert len({one[1] for one in (plain, prompted, distilled, listed, both)}) == 5
-    assert made("prior.target=noise", "tuner.pull=0.0", "tuner.dco_beta=null") == plain
+    assert made("prior=generated", "prior.target=noise", "tuner.pull=0.0", "tuner.dco_beta=null") == plain
     assert len({made(f"tuner.{option}")[1] for option in ("pull=0.1", "pull=0.2", "dco_beta=9.0")} - {plain[1]}) == 3

@@ -280,18 +280,15 @@ def test_a_damaged_file_and_patterns_of_alpha_are_refused(base: Base, fresh: Bas
 
 
 @pytest.mark.parametrize("alpha", [1.5, 1.501, 3.0])
-def test_an_alpha_of_a_layer_and_of_the_configuration_are_the_same(
-    base: Base, fresh: Base, tmp_path: Path, alpha: float
-) -> None:
-    folder = as_peft(factors(base), tmp_path)
-    file = folder / "adapter_model.safetensors"
+def test_two_alphas_of_a_layer_must_agree(base: Base, fresh: Base, tmp_path: Path, alpha: float) -> None:
+    file = as_peft(factors(base), tmp_path) / "adapter_model.safetensors"
     layer = next(name for name in load_file(file) if name.endswith("lora_A.weight")).removesuffix(".lora_A.weight")
     save_file(load_file(file) | {f"{layer}.alpha": torch.tensor(alpha)}, file)
     if alpha < 3:
-        add_loras_(fresh, [lora_file(str(folder))])
+        add_loras_(fresh, [lora_file(str(file))])
     else:
         with pytest.raises(UserError, match=r"its alpha is 3, its configuration says lora_alpha = 1\.5"):
-            add_loras_(fresh, [lora_file(str(folder))])
+            add_loras_(fresh, [lora_file(str(file))])
 
 
 def test_rank_stabilized_files_are_scaled_by_the_root_of_the_rank(base: Base, fresh: Base, tmp_path: Path) -> None:

@@ -58,6 +58,6 @@ def test_a_strength_that_lacks_a_subject_is_left_out(make: Make) -> None:
 
 def test_the_plot_names_strengths_and_stands_only_where_there_are_several(make: Make, four: Study) -> None:
     text = tradeoff(study(make), *XY, strength_curves) or ""
-    assert {"×0.4", "×1", "s1"} <= set(re.findall(r"<text[^>]*>([^<]*)</text>", text))
+    assert {"×0.4", "×1", "s1 ×1.5"} <= set(re.findall(r"<text[^>]*>([^<]*)</text>", text))
     assert "at ×" in text
     assert tradeoff(four, *XY, strength_curves) is None

@@ -53,9 +53,9 @@ def differing(one: dict[str, str], other: dict[str, str]) -> set[str]:
         ("seed=1", "tuned after scores"),
         ("strategy=s1", "tuned after scores"),
         ("tuner.steps=100", "tuned after scores"),
-        ("tuner.learning_rate=0.02", "tuned after scores"),
+        ("tuner.learning_rate=0.03", "tuned after scores"),
         ("tuner.train_batch_size=4", "tuned after scores"),
-        ("tuner=scales_in_out", "tuned after scores"),
+        ("tuner=scales", "tuned after scores"),
         ("tuner=qlora", "tuned after scores"),
         ("tuner.biases=true", "tuned after scores"),
         ("tuner.norms=true", "tuned after scores"),
@@ -190,7 +190,7 @@ def test_pictures_and_scores_of_the_untuned_base_are_shared(plan: MakePlan, over
 def test_float_and_quantized_start_from_different_pictures(plan: MakePlan) -> None:
     quantized, full = plan(), plan("method=float")
     assert full.quantized_base is None
-    assert (quantized.method, full.method) == ("baseline", "float")
+    assert (quantized.method, full.method) == ("baseline-scales_in_out", "float")
     assert names(quantized)["before"] != names(full)["before"]
     assert (quantized.only.tuned.kind, full.only.tuned.kind) == ("scale_sets", "tuned_weights")
 

@@ -26,7 +26,7 @@ MakePlan = Callable[..., Run]
     [
         (["tuner.steps=30", "protocol.eval_steps=[31]"], r"eval_steps must be in \[1, tuner.steps = 30\], got \[31\]"),
         (
-            ["prior.num_class_images=0"],
+            ["prior=generated", "prior.num_class_images=0"],
             "^prior.num_class_images must be .* with prior.class_batch_size=2, got 0",
         ),
         (["strategy=s1", "strategy.interval=[900,1200]"], r"^strategy.interval must be .*, got \[900, 1200\]"),

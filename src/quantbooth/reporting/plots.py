@@ -86,7 +86,8 @@ def _edge(axes: Axes, lines: Sequence[Curve]) -> None:
 def _draw(axes: Axes, line: Curve, style: Style, dashes: str) -> list[Text]:
     """Draw a method's curve with arrowheads; return its labels: the name at its end, steps before."""
     colour, points = style.colour.light, list(zip(line.x, line.y, strict=True))
-    name = axes.text(*points[-1], line.label, color=colour, weight="bold", zorder=7)
+    strength = "" if line.marks[-1][:1].isdigit() else f" {line.marks[-1]}"
+    name = axes.text(*points[-1], f"{line.label}{strength}".rstrip(), color=colour, weight="bold", zorder=7)
     if line.method.untuned:
         axes.plot(*points[-1], "o", ms=9, mfc=GROUND.light, mec=colour, mew=1.8, zorder=5)
         return [name]
