@@ -34,6 +34,7 @@ RUNS = {
     "lora": ("method=lora", "tuner.identifier=true", "tuner.ema_decay=0.9"),
     "qlora of experts": ("tuner=qlora", "strategy=s2"),
     "float": ("method=float", "tuner.ema_decay=0.9"),
+    "graded": ("strategy=graded", "tuner.ema_decay=0.9"),
     "two subjects": ("subjects=[toy_mug,toy_duck]", "strategy=s2"),
     "sgd": ("optimizer.name=sgd", "+optimizer.momentum=0.9"),
 }

@@ -40,6 +40,8 @@ MakePlan = Callable[..., Run]
             "^trainer.gradient_clip_algorithm=value needs trainer.gradient_clip_val > 0, got null$",
         ),
         (["method=float", "strategy=s2"], "one set of weights for all timesteps; strategy s2 needs more$"),
+        (["method=float", "strategy=graded"], "one set of weights for all timesteps; strategy graded needs more$"),
+        (["strategy=graded", "strategy.least=1.0"], r"^strategy.least must be in \[0, 1\), got 1.0"),
     ],
 )
 def test_what_cannot_be_done_is_refused_before_anything_is_made(

@@ -40,6 +40,8 @@ KINDS = {
     "trained apart": ("strategy=s2", "strategy.apart=true", "tuner.ema_decay=0.9"),
     "everything in a set": ("tuner=scales_in_out", "tuner.biases=true", "tuner.norms=true", "prior=none"),
     "adapters": ("tuner=qlora", "strategy=s2"),
+    "graded": ("strategy=graded", "resources.gradient_checkpointing=true"),
+    "graded adapters": ("tuner=qlora", "strategy=graded"),
 }
 
 

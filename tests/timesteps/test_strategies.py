@@ -1,9 +1,12 @@
 """Strategies against slow twins, and refusals."""
 
+from fractions import Fraction
+
 import pytest
 import torch
 
-from quantbooth.timesteps.strategies import Strategy, baseline, from_description, s1, s2, tas
+from quantbooth.runtime.errors import UserError
+from quantbooth.timesteps.strategies import Strategy, baseline, from_description, graded, s1, s2, tas
 
 ZONES = {"clean_up": [0, 200], "content": [200, 700], "coarse": [700, 1000]}
 T = torch.arange(1000)
@@ -47,7 +50,49 @@ def test_tas_leaves_no_timestep_uncovered() -> None:
 
 @pytest.mark.parametrize(
     "strategy",
-    [baseline(1000), s1([200, 700], "base", 1000), s1([1, 9], "tuned", 1000), s2(ZONES, True, 1000), tas(3, 1000)],
+    [
+        baseline(1000),
+        s1([200, 700], "base", 1000),
+        s1([1, 9], "tuned", 1000),
+        s2(ZONES, True, 1000),
+        tas(3, 1000),
+        graded(0.25, 1000),
+    ],
 )
 def test_a_description_makes_the_same_strategy_again(strategy: Strategy) -> None:
     assert from_description(strategy.describe()) == strategy
+
+
+@pytest.mark.parametrize("least", [0.0, 0.5, 0.9])
+def test_graded_falls_along_a_line_from_1_to_least(least: float) -> None:
+    shares = graded(least, 1000).route(T)
+    assert shares.shape == (1000, 1)
+    line = [float(Fraction(least) + (1 - Fraction(least)) * Fraction(1000 - t, 1000)) for t in range(1000)]
+    torch.testing.assert_close(shares[:, 0].double(), torch.tensor(line).double(), rtol=0, atol=1e-6)
+    between = graded(least, 1000).route(torch.tensor([0.5]))
+    torch.testing.assert_close(between, shares[:2].mean(dim=0, keepdim=True))
+    assert float(shares[0]) == 1
+
+
+def test_graded_is_trained_by_the_same_shares() -> None:
+    strategy = graded(0.5, 1000)
+    (zones,) = strategy.runs
+    assert torch.equal(strategy.chosen(zones, T), strategy.route(T))
+
+
+def test_only_a_constant_strength_has_stretches() -> None:
+    assert baseline(1000).stretches == ((0, 1000, 1),)
+    with pytest.raises(UserError, match="graded has another strength at every timestep"):
+        _ = graded(0.5, 1000).stretches
+
+
+@pytest.mark.parametrize("least", [-0.1, 1.0, float("nan")])
+def test_a_least_strength_out_of_its_range_is_refused(least: float) -> None:
+    with pytest.raises(UserError, match=rf"strategy.least .*, got {least}"):
+        graded(least, 1000)
+
+
+def test_descriptions_hold_only_what_a_strategy_has() -> None:
+    usual = {"name", "timesteps", "trained", "served", "apart"}
+    assert baseline(1000).describe().keys() == s2(ZONES, True, 1000).describe().keys() == usual
+    assert graded(0.5, 1000).describe().keys() == usual | {"least"}

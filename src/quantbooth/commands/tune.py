@@ -149,7 +149,7 @@ def learn(
     names = [curve_name(run, zones, draft.destination.name) for draft in part.whole.drafts]
     seed_everything(run.recipe.seed, verbose=False)
     base, selection = untuned_base(run), SetSelection()
-    route = SubjectsRoute(zones.index, len(zones), len(subjects))
+    route = SubjectsRoute(partial(run.strategy.chosen, zones), len(zones), len(subjects))
     examples = [encode(one, base) for one in subjects]
     untuned = frozen_copy(base) if run.recipe.needs_teacher and not run.tuner.has_base else None
     learning = run.tuner.prepare_(base, len(zones), selection, len(subjects))

@@ -45,7 +45,7 @@ def sampled_timesteps(base: Base, sampler: Sampler) -> Shaped[Tensor, " steps"]:
 
 def unused(strategy: Strategy, timesteps: Shaped[Tensor, " steps"]) -> Iterator[str]:
     """Yield a line for each expert at which a sampler has no timestep."""
-    used = set(strategy.route(timesteps).tolist())
+    used = set(strategy.sampling_zones.index(timesteps).tolist())
     for number, zone in enumerate(strategy.sampling_zones.zones, start=1):
         if number not in used:
             yield (

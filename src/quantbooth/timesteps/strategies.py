@@ -1,20 +1,24 @@
 """Strategies: which timesteps each scale set is trained on, and which set each timestep uses in sampling.
 
 All are one class with different zones: the baseline has one zone of all timesteps, S1 the content zone, S2 one expert
-per zone of the base, TAS equal zones (arXiv 2401.04339).
+per zone of the base, TAS equal zones (arXiv 2401.04339). A graded set is weaker the more noise there is (arXiv
+2507.05964):
+
+    strength(t) = least + (1 - least) (T - t) / T
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Int, Shaped
+import torch.nn.functional as F
+from jaxtyping import Shaped
 from torch import Tensor
 
 from quantbooth.runtime.errors import UserError
 from quantbooth.timesteps.zones import Zone, Zones, equal_zones, zones_from_borders
 
-__all__ = ["BASELINE", "Strategy", "baseline", "from_description", "s1", "s2", "tas"]
+__all__ = ["BASELINE", "Strategy", "baseline", "from_description", "graded", "s1", "s2", "tas"]
 
 BASELINE = "baseline"
 
@@ -29,18 +33,22 @@ class Strategy:
         sampling_zones: set k is used on zone k in sampling; timesteps outside all zones use the base (gain 1).
         separate_runs: train each expert in a separate run with the full number of steps, as in the paper's S2;
             otherwise all experts are trained in one run on timesteps drawn from all zones.
+        least: the strength of a set towards t = T, in training and in sampling; None is full strength everywhere.
     """
 
     name: str
     training_zones: Zones
     sampling_zones: Zones
     separate_runs: bool = False
+    least: float | None = None
 
     def __post_init__(self) -> None:
         if len(self.training_zones) != len(self.sampling_zones) or not len(self.training_zones):
             raise UserError(
                 f"a strategy needs one serving zone for each of its {len(self.training_zones)} trained zones"
             )
+        if self.least is not None and not 0 <= self.least < 1:
+            raise UserError(f"strategy.least must be in [0, 1), got {self.least}; strategy=baseline is full strength")
 
     @property
     def sets(self) -> int:
@@ -54,13 +62,30 @@ class Strategy:
             return (self.training_zones,)
         return tuple(Zones((zone,), self.training_zones.timesteps) for zone in self.training_zones.zones)
 
-    def route(self, t: Shaped[Tensor, " b"]) -> Int[Tensor, " b"]:
-        """Return the set of each timestep in sampling; 0 is the base."""
-        return self.sampling_zones.index(t)
+    def route(self, t: Shaped[Tensor, " b"]) -> Shaped[Tensor, "b *_sets"]:
+        """Return what `chosen` does in sampling."""
+        return self.chosen(self.sampling_zones, t)
+
+    def chosen(self, zones: Zones, t: Shaped[Tensor, " b"]) -> Shaped[Tensor, "b *_sets"]:
+        """Return the set of each timestep by zones (0 is the base), or its shares of all sets where they are not 1."""
+        index = zones.index(t)
+        if self.least is None:
+            return index
+        strength = self.least + (1 - self.least) * (1 - t.float() / zones.timesteps)
+        return strength[:, None] * F.one_hot(index, len(zones) + 1)[:, 1:]
 
     @property
     def stretches(self) -> tuple[tuple[int, int, int], ...]:
-        """(first timestep, timestep after the last, their set) over all timesteps, in ascending order."""
+        """(first timestep, timestep after the last, their set) over all timesteps, in ascending order.
+
+        Raises:
+            UserError: when a set has another strength at every timestep.
+        """
+        if self.least is not None:
+            raise UserError(
+                f"strategy {self.name} has another strength at every timestep, which float weights cannot hold; "
+                "load what was tuned with quantbooth.load_pipeline"
+            )
         sets = self.route(torch.arange(self.sampling_zones.timesteps)).tolist()
         ends = [t for t in range(1, len(sets) + 1) if t == len(sets) or sets[t] != sets[t - 1]]
         return tuple((first, end, sets[first]) for first, end in zip([0, *ends], ends, strict=False))
@@ -77,6 +102,7 @@ class Strategy:
             "trained": plain(self.training_zones),
             "served": plain(self.sampling_zones),
             "apart": self.separate_runs,
+            **({} if self.least is None else {"least": self.least}),
         }
 
 
@@ -94,6 +120,7 @@ def from_description(description: Mapping[str, object]) -> Strategy:
         zones(description["trained"]),
         zones(description["served"]),
         bool(description["apart"]),
+        None if (least := description.get("least")) is None else float(str(least)),
     )
 
 
@@ -101,6 +128,12 @@ def baseline(timesteps: int) -> Strategy:
     """Return the strategy with one set for all timesteps."""
     everything = equal_zones(1, timesteps)
     return Strategy(BASELINE, everything, everything)
+
+
+def graded(least: float, timesteps: int) -> Strategy:
+    """Return the strategy with one set for all timesteps, whose strength falls with noise from 1 towards `least`."""
+    everything = equal_zones(1, timesteps)
+    return Strategy("graded", everything, everything, least=float(least))
 
 
 def s1(interval: Sequence[int], outside: str, timesteps: int) -> Strategy:
