@@ -41,6 +41,17 @@ MakePlan = Callable[..., Run]
         ),
         (["method=float", "strategy=s2"], "one set of weights for all timesteps; strategy s2 needs more$"),
         (["method=float", "strategy=graded"], "one set of weights for all timesteps; strategy graded needs more$"),
+        (
+            ["strategy=s2_from_s1", "tuner.steps=30", "strategy.shared_steps=31"],
+            r"^strategy.shared_steps must be at most tuner.steps = 30, got 31$",
+        ),
+        (["strategy=s2_from_s1", "strategy.shared_steps=-1"], "^strategy.shared_steps must be .*, got -1$"),
+        (["strategy=s2_from_s1", "strategy.steps=7"], "^strategy.steps must be tuner.steps = 200, got 7$"),
+        (
+            ["strategy=s2_from_s1", "trainer.gradient_clip_val=1.0"],
+            "^trainer.gradient_clip_val .* strategy.shared_steps=100; choose trainer.gradient_clip_algorithm=value",
+        ),
+        (["method=float", "strategy=s2_from_s1"], "strategy s2-from-s1 needs more$"),
         (["strategy=graded", "strategy.least=1.0"], r"^strategy.least must be in \[0, 1\), got 1.0"),
     ],
 )

@@ -42,6 +42,8 @@ KINDS = {
     "adapters": ("tuner=qlora", "strategy=s2"),
     "graded": ("strategy=graded", "resources.gradient_checkpointing=true"),
     "graded adapters": ("tuner=qlora", "strategy=graded"),
+    "branching": ("strategy=s2_from_s1", "tuner.pull=0.1"),
+    "branching adapters": ("tuner=qlora", "strategy=s2_from_s1"),
 }
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from quantbooth.runtime.errors import UserError
-from quantbooth.timesteps.strategies import Strategy, baseline, from_description, graded, s1, s2, tas
+from quantbooth.timesteps.strategies import Strategy, baseline, from_description, graded, s1, s2, s2_from_s1, tas
 
 ZONES = {"clean_up": [0, 200], "content": [200, 700], "coarse": [700, 1000]}
 T = torch.arange(1000)
@@ -57,6 +57,7 @@ def test_tas_leaves_no_timestep_uncovered() -> None:
         s2(ZONES, True, 1000),
         tas(3, 1000),
         graded(0.25, 1000),
+        s2_from_s1(ZONES, 7, 9, 1000),
     ],
 )
 def test_a_description_makes_the_same_strategy_again(strategy: Strategy) -> None:
@@ -95,4 +96,19 @@ def test_a_least_strength_out_of_its_range_is_refused(least: float) -> None:
 def test_descriptions_hold_only_what_a_strategy_has() -> None:
     usual = {"name", "timesteps", "trained", "served", "apart"}
     assert baseline(1000).describe().keys() == s2(ZONES, True, 1000).describe().keys() == usual
+    assert s2_from_s1(ZONES, 0, 9, 1000).describe().keys() == usual
+    assert s2_from_s1(ZONES, 7, 9, 1000).describe().keys() == usual | {"shared_steps"}
     assert graded(0.5, 1000).describe().keys() == usual | {"least"}
+
+
+@pytest.mark.parametrize(("asked", "shared"), [(None, 4), (0, 0), (9, 9)])
+def test_shared_steps_are_half_of_all_unless_told(asked: int | None, shared: int) -> None:
+    strategy = s2_from_s1(ZONES, asked, steps=9, timesteps=1000)
+    assert strategy.shared_steps == shared and len(strategy.runs) == 1
+    assert torch.equal(strategy.route(T), s2(ZONES, False, 1000).route(T))
+
+
+@pytest.mark.parametrize("asked", [10, -1])
+def test_shared_steps_out_of_the_run_are_refused(asked: int) -> None:
+    with pytest.raises(UserError, match=rf"strategy.shared_steps must be .*, got {asked}"):
+        s2_from_s1(ZONES, asked, steps=9, timesteps=1000)

@@ -47,6 +47,8 @@ def learned_in(strategy: Strategy) -> str:
     text = f"learned in {learned}{'' if learned == ALL else ' of'} {strategy.training_zones.timesteps:,} timesteps"
     if strategy.least is not None:
         text += f", at a strength that falls with noise from 1 to {strategy.least:g}"
+    if strategy.shared_steps:
+        text += f", by one set in the first {strategy.shared_steps:,} steps"
     if strategy.separate_runs:
         text += ", each interval in a separate run"
     if strategy.sampling_zones != strategy.training_zones:

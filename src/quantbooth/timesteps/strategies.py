@@ -5,6 +5,8 @@ per zone of the base, TAS equal zones (arXiv 2401.04339). A graded set is weaker
 2507.05964):
 
     strength(t) = least + (1 - least) (T - t) / T
+
+Experts of shared first steps are one set until they branch.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,7 +20,7 @@ from torch import Tensor
 from quantbooth.runtime.errors import UserError
 from quantbooth.timesteps.zones import Zone, Zones, equal_zones, zones_from_borders
 
-__all__ = ["BASELINE", "Strategy", "baseline", "from_description", "graded", "s1", "s2", "tas"]
+__all__ = ["BASELINE", "Strategy", "baseline", "from_description", "graded", "s1", "s2", "s2_from_s1", "tas"]
 
 BASELINE = "baseline"
 
@@ -34,6 +36,7 @@ class Strategy:
         separate_runs: train each expert in a separate run with the full number of steps, as in the paper's S2;
             otherwise all experts are trained in one run on timesteps drawn from all zones.
         least: the strength of a set towards t = T, in training and in sampling; None is full strength everywhere.
+        shared_steps: the first optimizer steps, in which all experts of a run are trained as one set.
     """
 
     name: str
@@ -41,6 +44,7 @@ class Strategy:
     sampling_zones: Zones
     separate_runs: bool = False
     least: float | None = None
+    shared_steps: int = 0
 
     def __post_init__(self) -> None:
         if len(self.training_zones) != len(self.sampling_zones) or not len(self.training_zones):
@@ -49,6 +53,8 @@ class Strategy:
             )
         if self.least is not None and not 0 <= self.least < 1:
             raise UserError(f"strategy.least must be in [0, 1), got {self.least}; strategy=baseline is full strength")
+        if self.shared_steps < 0:
+            raise UserError(f"strategy.shared_steps must be 0 or more, got {self.shared_steps}")
 
     @property
     def sets(self) -> int:
@@ -103,6 +109,7 @@ class Strategy:
             "served": plain(self.sampling_zones),
             "apart": self.separate_runs,
             **({} if self.least is None else {"least": self.least}),
+            **({"shared_steps": self.shared_steps} if self.shared_steps else {}),
         }
 
 
@@ -121,6 +128,7 @@ def from_description(description: Mapping[str, object]) -> Strategy:
         zones(description["served"]),
         bool(description["apart"]),
         None if (least := description.get("least")) is None else float(str(least)),
+        int(str(description.get("shared_steps", 0))),
     )
 
 
@@ -159,6 +167,22 @@ def s2(zones: Mapping[str, Sequence[int]], apart: bool, timesteps: int) -> Strat
     """Return the strategy with one expert per zone (arXiv 2401.04339, S2); separate runs give it another name."""
     trained = zones_from_borders(zones, timesteps)
     return Strategy("s2-apart" if apart else "s2", trained, trained, apart)
+
+
+def s2_from_s1(zones: Mapping[str, Sequence[int]], shared_steps: int | None, steps: int, timesteps: int) -> Strategy:
+    """Return S2 in one run whose experts are one set in the first steps, and branch from it.
+
+    Args:
+        zones: of the experts.
+        shared_steps: optimizer steps with one set; None is half of them.
+        steps: optimizer steps of the run.
+        timesteps: T of the base.
+    """
+    shared_steps = steps // 2 if shared_steps is None else shared_steps
+    if shared_steps > steps:
+        raise UserError(f"strategy.shared_steps must be at most tuner.steps = {steps}, got {shared_steps}")
+    trained = zones_from_borders(zones, timesteps)
+    return Strategy("s2-from-s1", trained, trained, shared_steps=shared_steps)
 
 
 def tas(count: int, timesteps: int) -> Strategy:
