@@ -51,6 +51,8 @@ MakePlan = Callable[..., Run]
             ["strategy=s2_from_s1", "trainer.gradient_clip_val=1.0"],
             "^trainer.gradient_clip_val .* strategy.shared_steps=100; choose trainer.gradient_clip_algorithm=value",
         ),
+        (["method=float", "strategy=s1s2"], "strategy s1s2 needs more$"),
+        (["strategy=s1s2", "strategy.wide=[0,1001]"], r"^strategy.wide must be .*, got \[0, 1001\]$"),
         (["method=float", "strategy=s2_from_s1"], "strategy s2-from-s1 needs more$"),
         (["strategy=graded", "strategy.least=1.0"], r"^strategy.least must be in \[0, 1\), got 1.0"),
     ],

@@ -43,6 +43,7 @@ KINDS = {
     "graded": ("strategy=graded", "resources.gradient_checkpointing=true"),
     "graded adapters": ("tuner=qlora", "strategy=graded"),
     "branching": ("strategy=s2_from_s1", "tuner.pull=0.1"),
+    "two sets added": ("strategy=s1s2", "strategy.wide=[100,900]"),
     "branching adapters": ("tuner=qlora", "strategy=s2_from_s1"),
 }
 

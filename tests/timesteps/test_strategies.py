@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from quantbooth.runtime.errors import UserError
-from quantbooth.timesteps.strategies import Strategy, baseline, from_description, graded, s1, s2, s2_from_s1, tas
+from quantbooth.timesteps.strategies import Strategy, baseline, from_description, graded, s1, s1s2, s2, s2_from_s1, tas
 
 ZONES = {"clean_up": [0, 200], "content": [200, 700], "coarse": [700, 1000]}
 T = torch.arange(1000)
@@ -58,6 +58,7 @@ def test_tas_leaves_no_timestep_uncovered() -> None:
         tas(3, 1000),
         graded(0.25, 1000),
         s2_from_s1(ZONES, 7, 9, 1000),
+        s1s2(ZONES, [100, 750], 1000),
     ],
 )
 def test_a_description_makes_the_same_strategy_again(strategy: Strategy) -> None:
@@ -98,6 +99,7 @@ def test_descriptions_hold_only_what_a_strategy_has() -> None:
     assert baseline(1000).describe().keys() == s2(ZONES, True, 1000).describe().keys() == usual
     assert s2_from_s1(ZONES, 0, 9, 1000).describe().keys() == usual
     assert s2_from_s1(ZONES, 7, 9, 1000).describe().keys() == usual | {"shared_steps"}
+    assert s1s2(ZONES, None, 1000).describe().keys() == usual | {"wide"}
     assert graded(0.5, 1000).describe().keys() == usual | {"least"}
 
 
@@ -112,3 +114,25 @@ def test_shared_steps_are_half_of_all_unless_told(asked: int | None, shared: int
 def test_shared_steps_out_of_the_run_are_refused(asked: int) -> None:
     with pytest.raises(UserError, match=rf"strategy.shared_steps must be .*, got {asked}"):
         s2_from_s1(ZONES, asked, steps=9, timesteps=1000)
+
+
+def test_s1s2_adds_a_wide_set_to_the_expert_of_each_zone() -> None:
+    strategy = s1s2(ZONES, [100, 750], 1000)
+    assert strategy.sets == 4 and strategy.names == ("wide", "clean_up", "content", "coarse")
+    columns = [(T >= 100) & (T < 750), T < 200, (T >= 200) & (T < 700), T >= 700]
+    assert torch.equal(strategy.route(T), torch.stack(columns, dim=1).float())
+    assert (s1s2(ZONES, None, 1000).route(T)[:, 0] == 1).all()
+    with pytest.raises(UserError, match="s1s2 adds two sets up"):
+        _ = strategy.stretches
+
+
+@pytest.mark.parametrize("wide", [[-1, 10], [5, 5], [0, 1001], [100, 300]])
+def test_a_wide_set_outside_the_zones_is_refused(wide: list[int]) -> None:
+    zones = {"low": [0, 200], "high": [400, 1000]}
+    with pytest.raises(UserError, match=r"strategy.wide must be .*, got \["):
+        s1s2(zones, wide, 1000)
+
+
+def test_a_zone_with_the_name_of_the_wide_set_is_refused() -> None:
+    with pytest.raises(UserError, match="named wide"):
+        s1s2({"wide": [0, 1000]}, None, 1000)

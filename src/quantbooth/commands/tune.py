@@ -151,11 +151,12 @@ def learn(
     names = [curve_name(run, zones, draft.destination.name) for draft in part.whole.drafts]
     seed_everything(run.recipe.seed, verbose=False)
     base, selection = untuned_base(run), SetSelection()
-    route = SubjectsRoute(partial(run.strategy.chosen, zones), len(zones), len(subjects))
+    sets = len(zones) + (run.strategy.wide is not None)
+    route = SubjectsRoute(partial(run.strategy.chosen, zones), sets, len(subjects))
     examples = [encode(one, base) for one in subjects]
     untuned = frozen_copy(base) if run.recipe.needs_teacher and not run.tuner.has_base else None
-    sets, copies = (1, len(zones)) if run.strategy.shared_steps else (len(zones), 1)  # shared sets start equal
-    learning = run.tuner.prepare_(base, sets, selection, copies * len(subjects))
+    different = 1 if run.strategy.shared_steps else sets  # shared sets start equal
+    learning = run.tuner.prepare_(base, different, selection, sets // different * len(subjects))
     distance = run.tuner.distance(base) if run.recipe.pull else None
     sentences = [TrainablePrompt(base, subjects[0].subject.tuning_text)] if "identifier" in learning else None
     if sentences is None and resources["cache_latents"]:
@@ -167,7 +168,7 @@ def learn(
     if run.recipe.needs_teacher:
         teacher = Teacher(base, route) if untuned is None else Teacher(untuned.denoiser_alone, None)
     parts = (base, learning, examples, zones, run.recipe, optimizer, sentences, route, teacher, distance)
-    module = TuningModule(*parts, shared_steps=run.strategy.shared_steps)
+    module = TuningModule(*parts, shared_steps=run.strategy.shared_steps, wide=run.strategy.wide)
     snapshots = Snapshots(run.tuner, base, run.steps[1:], partial(keep, run, part), module.kept)
     checkpoints = Checkpoints(part, module, resources["checkpoint_every"], found)
     grids = previews(run, base, module, subjects, names)

@@ -47,6 +47,8 @@ def learned_in(strategy: Strategy) -> str:
     text = f"learned in {learned}{'' if learned == ALL else ' of'} {strategy.training_zones.timesteps:,} timesteps"
     if strategy.least is not None:
         text += f", at a strength that falls with noise from 1 to {strategy.least:g}"
+    if strategy.wide is not None:
+        text += f", added to a set of [{strategy.wide.start}, {strategy.wide.stop})"
     if strategy.shared_steps:
         text += f", by one set in the first {strategy.shared_steps:,} steps"
     if strategy.separate_runs:

@@ -68,8 +68,10 @@ def few_samples(strategy: Strategy, samples: int, steps: int) -> Iterator[str]:
         for zone, width in zip(zones.zones, widths, strict=True):
             expected = shared + (samples - shared) * width / sum(widths)
             if expected < max(1, even / 2):
-                advice = "raise tuner.steps" if expected < 1 else "strategy.apart=true gives each a run of its own"
-                if shared and expected >= 1:
-                    advice = "raise strategy.shared_steps"
+                advice = "strategy.apart=true gives each a run of its own"
+                if expected < 1:
+                    advice = "raise tuner.steps"
+                elif shared or strategy.wide is not None:  # strategies without the option
+                    advice = "raise strategy.shared_steps" if shared else "widen the zone"
                 about = f"the expert of {zone} will see about {expected:.3g} of {samples} samples"
                 yield f"warning: {about}, an even share is {even:.4g}; {advice}"

@@ -17,7 +17,7 @@ from quantbooth.diffusion.objective import consistency_loss, denoising_error, me
 from quantbooth.diffusion.router import SubjectsRoute
 from quantbooth.runtime.draws import generator_for, step_loader
 from quantbooth.runtime.errors import UserError
-from quantbooth.timesteps.zones import Zones
+from quantbooth.timesteps.zones import Zone, Zones
 from quantbooth.tuning.averaging import Average
 from quantbooth.tuning.encoding import CachedPrompt
 from quantbooth.tuning.recipe import Examples, OptimizerFactory, Recipe
@@ -65,6 +65,7 @@ class TuningModule(LightningModule):
         teacher: the untuned base, where the recipe needs it.
         distance: of the parameters from the untuned base, where the recipe pulls them there.
         shared_steps: the first steps, in which all experts of a subject are one set; they must start equal.
+        wide: the timesteps of a set before those of the zones, if there is one.
 
     Raises:
         UserError: when the loss is not a finite number.
@@ -83,6 +84,7 @@ class TuningModule(LightningModule):
         teacher: Teacher | None = None,
         distance: Distance | None = None,
         shared_steps: int = 0,
+        wide: Zone | None = None,
     ) -> None:
         super().__init__()
         self.base, self.denoiser = base, base.denoiser
@@ -95,9 +97,9 @@ class TuningModule(LightningModule):
         self.sentences = nn.ModuleList(sentences or [CachedPrompt(one.subject_text) for one in examples])
         self.route = route
         self.teacher, self.distance = teacher, distance
-        self.shared_steps = shared_steps
+        self.shared_steps, self.wide = shared_steps, wide
         self.average: Average | None = None
-        self.seen = torch.zeros(len(examples), len(zones), dtype=torch.int64)
+        self.seen = torch.zeros(len(examples), len(zones) + (wide is not None), dtype=torch.int64)
         """How many samples each expert was trained on, by subject; all experts on each of a shared step."""
 
     def configure_optimizers(self) -> Any:
@@ -199,8 +201,11 @@ class TuningModule(LightningModule):
 
     def _count(self, t: Int[Tensor, " b"]) -> None:
         """Count the samples of a batch, the rows of one subject after those of another."""
-        for seen, own in zip(self.seen, self.zones.index(t).split(self.recipe.batch), strict=True):
-            seen += len(own) if self.shares else torch.bincount(own - 1, minlength=len(seen))
+        for seen, own in zip(self.seen, t.split(self.recipe.batch), strict=True):
+            if self.wide is not None:
+                seen[0] += ((own >= self.wide.start) & (own < self.wide.stop)).sum()
+            counts = torch.bincount(self.zones.index(own) - 1, minlength=len(self.zones))
+            seen[-len(self.zones) :] += len(own) if self.shares else counts
 
     def _show(self, losses: Tensor) -> None:
         """Log the mean loss, and the loss of each subject if there are several; refuse a loss that is not finite."""
