@@ -108,6 +108,7 @@ def test_groups_build_what_they_are_for(tmp_path: Path) -> None:
     for group, kind in (("strategy", Strategy), ("sampler", Sampler), ("protocol", Protocol), ("locator", Locator)):
         for cfg in options(group, "clipseg", "owlv2"):
             OmegaConf.update(cfg, "base", composed().base, merge=False)
+            OmegaConf.update(cfg, "tuner.steps", 10, force_add=True)
             assert isinstance(build(cfg[group], kind), kind)
     for cfg in options("tuner"):
         assert isinstance(build(cfg.tuner.learner, Tuner), Tuner)

@@ -138,7 +138,8 @@ FIELDS: dict[str, dict[str, Field]] = {
     },
     "strategy": {
         **checked(timesteps=whole(1), apart=FLAG, zones=MAPPING, interval=INTERVAL, count=whole(1)),
-        **checked(outside=one_of("base", "tuned")),
+        **checked(outside=one_of("base", "tuned"), least=number(below=1)),
+        **checked(shared_steps=optional(whole(0)), steps=whole(1), wide=optional(INTERVAL)),
     },
     "strategy.zones": checked(folder=MAPPING, **{ANY: either(INTERVAL, number(positive=True))}),
     "subject": {

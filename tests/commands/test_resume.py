@@ -34,6 +34,10 @@ RUNS = {
     "lora": ("method=lora", "tuner.identifier=true", "tuner.ema_decay=0.9"),
     "qlora of experts": ("tuner=qlora", "strategy=s2"),
     "float": ("method=float", "tuner.ema_decay=0.9"),
+    "graded": ("strategy=graded", "tuner.ema_decay=0.9"),
+    "two sets added": ("tuner=qlora", "strategy=s1s2"),
+    "branching": ("strategy=s2_from_s1", *RICH),
+    "branching adapters": ("tuner=qlora", "strategy=s2_from_s1", "strategy.shared_steps=5"),
     "two subjects": ("subjects=[toy_mug,toy_duck]", "strategy=s2"),
     "sgd": ("optimizer.name=sgd", "+optimizer.momentum=0.9"),
 }
@@ -117,7 +121,9 @@ def test_a_run_that_was_killed_ends_with_the_bytes_of_one_that_was_not(
     done, killed.steps, killed.at = killed.steps, [], None
     assert tuned_files(tune(stopped)) == expected
     assert seen(stopped) == seen(through)
-    samples = stopped.recipe.samples_seen * len(stopped.strategy.runs)
+    shared = stopped.strategy.shared_steps * stopped.recipe.batch  # each is one of every expert
+    samples = stopped.recipe.samples_seen * len(stopped.strategy.runs) + shared * (stopped.strategy.sets - 1)
+    samples *= 1 if stopped.strategy.wide is None else 2  # one of its zone's expert, and one of the wide set
     assert [sum(one) for one in seen(stopped)] == [samples] * len(stopped.subjects)
     assert done[:-1] + killed.steps == ordered  # the step in which it was killed, and none before
     assert len(expected) == 3 * len(stopped.subjects)

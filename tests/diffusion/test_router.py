@@ -36,9 +36,9 @@ def test_guidance_has_the_rows_twice_one_after_the_other() -> None:
     route_(Base("x", StableDiffusion(), denoiser, None, (), {}), route, selection)
     route.choose(torch.tensor([1, 0, 2]))
     denoiser(torch.zeros(6, 1), 300)
-    assert selection.index.tolist() == [3, 1, 5, 3, 1, 5]
+    assert selection.choice.tolist() == [3, 1, 5, 3, 1, 5]
     denoiser(torch.zeros(3, 1), torch.tensor([100, 800, 300]))
-    assert selection.index.tolist() == [0, 2, 5]
+    assert selection.choice.tolist() == [0, 2, 5]
 
 
 def test_rows_that_nobody_chose_a_subject_for_are_refused() -> None:
@@ -62,3 +62,21 @@ def test_rows_of_a_single_subject_need_no_choice() -> None:
         SubjectsRoute(TWO.index, 2)(torch.tensor([100, 500, 800])).tolist()
         == TWO.index(torch.tensor([100, 500, 800])).tolist()
     )
+
+
+def test_shares_are_in_the_columns_of_the_subject_and_nothing_is_in_the_others() -> None:
+    strengths = torch.tensor([[0.25, 0.5]])
+
+    def shares(t: torch.Tensor) -> torch.Tensor:
+        return strengths * (1 + t[:, None])
+
+    t = torch.tensor([0, 1])
+    assert SubjectsRoute(shares, 2)(t).tolist() == [[0.25, 0.5], [0.5, 1.0]]
+    route = SubjectsRoute(shares, 2, subjects=3)
+    route.choose(torch.tensor([2, 0]))
+    assert route(t).tolist() == [[0, 0, 0, 0, 0.25, 0.5], [0.5, 1.0, 0, 0, 0, 0]]
+    guided = SubjectsRoute(shares, 2, subjects=2, unconditional=True)
+    guided.choose(torch.tensor([1]))
+    assert guided(t).tolist() == [[0] * 6 + [0.25, 0.5], [0, 0, 0.5, 1.0] + [0] * 4]
+    with route.untuned():
+        assert route(torch.zeros(5)).tolist() == [0] * 5

@@ -48,7 +48,7 @@ def test_every_scheduler_is_routed_as_a_brute_force_table_says(base: Base, sched
 
     class Recorder(torch.nn.Module):
         def forward(self, sample: torch.Tensor, timestep: object, **_: object) -> None:
-            seen.append((float(torch.as_tensor(timestep)), selection.index.tolist()))
+            seen.append((float(torch.as_tensor(timestep)), selection.choice.tolist()))
 
     seen: list[tuple[float, list[int]]] = []
     recorder = Recorder()
@@ -73,13 +73,13 @@ def test_the_router_takes_the_timestep_by_position_by_keyword_and_per_sample(bas
     handle = route_(base.with_denoiser(net), zones.index, selection)
     x = torch.zeros(2, 1)
     net(x, 499)
-    assert selection.index.tolist() == [1, 1]
+    assert selection.choice.tolist() == [1, 1]
     net(sample=x, timestep=torch.tensor(500))
-    assert selection.index.tolist() == [2, 2]
+    assert selection.choice.tolist() == [2, 2]
     net(x, torch.tensor([0, 999]))
-    assert selection.index.tolist() == [1, 2]
+    assert selection.choice.tolist() == [1, 2]
     net(x, timestep=499.5)
-    assert selection.index.tolist() == [1, 1]
+    assert selection.choice.tolist() == [1, 1]
     handle.remove()
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from quantbooth.reporting.panels import _along, differ, learned_in, strategies, zone_plot
 from quantbooth.reporting.results import Result
 from quantbooth.reporting.study import Method, Study
-from quantbooth.timesteps.strategies import baseline, s1, s2
+from quantbooth.timesteps.strategies import baseline, graded, s1, s2, s2_from_s1
 
 Make = Callable[..., Result]
 ZONES = {"clean_up": [0, 200], "content": [200, 750], "coarse": [750, 1000]}
@@ -29,6 +29,10 @@ def _ablation(make: Make) -> list[Result]:
 
 def test_words_say_what_is_learned_and_what_serves_the_rest() -> None:
     assert learned_in(baseline(1000)) == "learned in all 1,000 timesteps"
+    assert learned_in(graded(0.5, 1000)).endswith(
+        "all 1,000 timesteps, at a strength that falls with noise from 1 to 0.5"
+    )
+    assert learned_in(s2_from_s1(ZONES, 50, 100, 1000)).endswith("timesteps, by one set in the first 50 steps")
     assert learned_in(s1([200, 750], "base", 1000)) == "learned in [200, 750) of 1,000 timesteps; elsewhere the base"
     assert learned_in(s1([200, 750], "tuned", 1000)).endswith("[200, 750) of 1,000 timesteps; used in all")
     assert learned_in(s2(ZONES, True, 1000)) == (

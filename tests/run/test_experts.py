@@ -14,7 +14,7 @@ from quantbooth.diffusion.pretrained import load_base
 from quantbooth.diffusion.sampler import Sampler
 from quantbooth.run.experts import few_samples, sampled_timesteps, unused
 from quantbooth.runtime.errors import UserError
-from quantbooth.timesteps.strategies import Strategy, baseline, s1, s2, tas
+from quantbooth.timesteps.strategies import Strategy, baseline, s1, s2, s2_from_s1, tas
 
 SD = {"clean_up": [0, 354], "content": [354, 934], "coarse": [934, 1000]}
 TOY = {"clean_up": [0, 200], "content": [200, 750], "coarse": [750, 1000]}
@@ -109,8 +109,17 @@ def test_an_expert_that_no_step_of_the_sampler_uses_is_named(
 def test_an_expert_that_will_see_few_samples_is_named_with_their_number(
     strategy: Strategy, samples: int, told: list[tuple[str, str]]
 ) -> None:
-    lines = list(few_samples(strategy, samples))
+    lines = list(few_samples(strategy, samples, 100))
     assert len(lines) == len(told)
     for (zone, number), line in zip(told, lines, strict=True):
         assert zone in line and number in line
         assert ("tuner.steps" in line) == (samples < strategy.sets)
+
+
+def test_samples_of_shared_steps_are_those_of_every_expert() -> None:
+    assert list(few_samples(s2_from_s1(SD, 50, 100, 1000), 3200, 100)) == []
+    (line,) = few_samples(s2_from_s1(SD, 10, 100, 1000), 3200, 100)
+    assert "coarse [934, 1000)" in line and "510 of 3200" in line and "even share is 1280" in line
+    assert "strategy.shared_steps" in line
+    (line,) = few_samples(s2_from_s1(SD, 100, 100, 1000), 3200, 100)
+    assert "strategy.shared_steps=100 is all of tuner.steps" in line

@@ -44,6 +44,21 @@ MakePlan = Callable[..., Run]
             "^trainer.gradient_clip_algorithm=value needs trainer.gradient_clip_val > 0, got null$",
         ),
         (["method=float", "strategy=s2"], "one set of weights for all timesteps; strategy s2 needs more$"),
+        (["method=float", "strategy=graded"], "one set of weights for all timesteps; strategy graded needs more$"),
+        (
+            ["strategy=s2_from_s1", "tuner.steps=30", "strategy.shared_steps=31"],
+            r"^strategy.shared_steps must be at most tuner.steps = 30, got 31$",
+        ),
+        (["strategy=s2_from_s1", "strategy.shared_steps=-1"], "^strategy.shared_steps must be .*, got -1$"),
+        (["strategy=s2_from_s1", "strategy.steps=7"], "^strategy.steps must be tuner.steps = 200, got 7$"),
+        (
+            ["strategy=s2_from_s1", "trainer.gradient_clip_val=1.0"],
+            "^trainer.gradient_clip_val .* strategy.shared_steps=100; choose trainer.gradient_clip_algorithm=value",
+        ),
+        (["method=float", "strategy=s1s2"], "strategy s1s2 needs more$"),
+        (["strategy=s1s2", "strategy.wide=[0,1001]"], r"^strategy.wide must be .*, got \[0, 1001\]$"),
+        (["method=float", "strategy=s2_from_s1"], "strategy s2-from-s1 needs more$"),
+        (["strategy=graded", "strategy.least=1.0"], r"^strategy.least must be in \[0, 1\), got 1.0"),
     ],
 )
 def test_what_cannot_be_done_is_refused_before_anything_is_made(

@@ -18,7 +18,7 @@ from quantbooth.run.run import Run
 from quantbooth.run.strength import Strength
 from quantbooth.runtime.errors import UserError
 from quantbooth.sampling.image_set import read_images
-from quantbooth.timesteps.strategies import baseline, s2
+from quantbooth.timesteps.strategies import baseline, s1s2, s2
 
 Compose = Callable[..., DictConfig]
 Configure = Callable[..., DictConfig]
@@ -126,6 +126,7 @@ def test_a_zone_that_is_not_there_is_refused_by_name() -> None:
     with pytest.raises(UserError, match="'contents'.* clean_up, content, coarse"):
         Strength({"contents": 0.5}).shares(s2(ZONES, False, 1000))
     assert Strength({"content": 0.5}).shares(s2(ZONES, False, 1000)).tolist() == [1.0, 0.5, 1.0]
+    assert Strength({"wide": 0.5}).shares(s1s2(ZONES, None, 1000)).tolist() == [0.5, 1.0, 1.0, 1.0]
     assert Strength(0.25).shares(baseline(1000)).tolist() == [0.25]
 
 

@@ -40,6 +40,11 @@ KINDS = {
     "trained apart": ("strategy=s2", "strategy.apart=true", "tuner.ema_decay=0.9"),
     "everything in a set": ("tuner=scales_in_out", "tuner.biases=true", "tuner.norms=true", "prior=none"),
     "adapters": ("tuner=qlora", "strategy=s2"),
+    "graded": ("strategy=graded", "resources.gradient_checkpointing=true"),
+    "graded adapters": ("tuner=qlora", "strategy=graded"),
+    "branching": ("strategy=s2_from_s1", "tuner.pull=0.1"),
+    "two sets added": ("strategy=s1s2", "strategy.wide=[100,900]"),
+    "branching adapters": ("tuner=qlora", "strategy=s2_from_s1"),
 }
 
 

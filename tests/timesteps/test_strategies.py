@@ -1,9 +1,12 @@
 """Strategies against slow twins, and refusals."""
 
+from fractions import Fraction
+
 import pytest
 import torch
 
-from quantbooth.timesteps.strategies import Strategy, baseline, from_description, s1, s2, tas
+from quantbooth.runtime.errors import UserError
+from quantbooth.timesteps.strategies import Strategy, baseline, from_description, graded, s1, s1s2, s2, s2_from_s1, tas
 
 ZONES = {"clean_up": [0, 200], "content": [200, 700], "coarse": [700, 1000]}
 T = torch.arange(1000)
@@ -47,7 +50,89 @@ def test_tas_leaves_no_timestep_uncovered() -> None:
 
 @pytest.mark.parametrize(
     "strategy",
-    [baseline(1000), s1([200, 700], "base", 1000), s1([1, 9], "tuned", 1000), s2(ZONES, True, 1000), tas(3, 1000)],
+    [
+        baseline(1000),
+        s1([200, 700], "base", 1000),
+        s1([1, 9], "tuned", 1000),
+        s2(ZONES, True, 1000),
+        tas(3, 1000),
+        graded(0.25, 1000),
+        s2_from_s1(ZONES, 7, 9, 1000),
+        s1s2(ZONES, [100, 750], 1000),
+    ],
 )
 def test_a_description_makes_the_same_strategy_again(strategy: Strategy) -> None:
     assert from_description(strategy.describe()) == strategy
+
+
+@pytest.mark.parametrize("least", [0.0, 0.5, 0.9])
+def test_graded_falls_along_a_line_from_1_to_least(least: float) -> None:
+    shares = graded(least, 1000).route(T)
+    assert shares.shape == (1000, 1)
+    line = [float(Fraction(least) + (1 - Fraction(least)) * Fraction(1000 - t, 1000)) for t in range(1000)]
+    torch.testing.assert_close(shares[:, 0].double(), torch.tensor(line).double(), rtol=0, atol=1e-6)
+    between = graded(least, 1000).route(torch.tensor([0.5]))
+    torch.testing.assert_close(between, shares[:2].mean(dim=0, keepdim=True))
+    assert float(shares[0]) == 1
+
+
+def test_graded_is_trained_by_the_same_shares() -> None:
+    strategy = graded(0.5, 1000)
+    (zones,) = strategy.runs
+    assert torch.equal(strategy.chosen(zones, T), strategy.route(T))
+
+
+def test_only_a_constant_strength_has_stretches() -> None:
+    assert baseline(1000).stretches == ((0, 1000, 1),)
+    with pytest.raises(UserError, match="graded has another strength at every timestep"):
+        _ = graded(0.5, 1000).stretches
+
+
+@pytest.mark.parametrize("least", [-0.1, 1.0, float("nan")])
+def test_a_least_strength_out_of_its_range_is_refused(least: float) -> None:
+    with pytest.raises(UserError, match=rf"strategy.least .*, got {least}"):
+        graded(least, 1000)
+
+
+def test_descriptions_hold_only_what_a_strategy_has() -> None:
+    usual = {"name", "timesteps", "trained", "served", "apart"}
+    assert baseline(1000).describe().keys() == s2(ZONES, True, 1000).describe().keys() == usual
+    assert s2_from_s1(ZONES, 0, 9, 1000).describe().keys() == usual
+    assert s2_from_s1(ZONES, 7, 9, 1000).describe().keys() == usual | {"shared_steps"}
+    assert s1s2(ZONES, None, 1000).describe().keys() == usual | {"wide"}
+    assert graded(0.5, 1000).describe().keys() == usual | {"least"}
+
+
+@pytest.mark.parametrize(("asked", "shared"), [(None, 4), (0, 0), (9, 9)])
+def test_shared_steps_are_half_of_all_unless_told(asked: int | None, shared: int) -> None:
+    strategy = s2_from_s1(ZONES, asked, steps=9, timesteps=1000)
+    assert strategy.shared_steps == shared and len(strategy.runs) == 1
+    assert torch.equal(strategy.route(T), s2(ZONES, False, 1000).route(T))
+
+
+@pytest.mark.parametrize("asked", [10, -1])
+def test_shared_steps_out_of_the_run_are_refused(asked: int) -> None:
+    with pytest.raises(UserError, match=rf"strategy.shared_steps must be .*, got {asked}"):
+        s2_from_s1(ZONES, asked, steps=9, timesteps=1000)
+
+
+def test_s1s2_adds_a_wide_set_to_the_expert_of_each_zone() -> None:
+    strategy = s1s2(ZONES, [100, 750], 1000)
+    assert strategy.sets == 4 and strategy.names == ("wide", "clean_up", "content", "coarse")
+    columns = [(T >= 100) & (T < 750), T < 200, (T >= 200) & (T < 700), T >= 700]
+    assert torch.equal(strategy.route(T), torch.stack(columns, dim=1).float())
+    assert (s1s2(ZONES, None, 1000).route(T)[:, 0] == 1).all()
+    with pytest.raises(UserError, match="s1s2 adds two sets up"):
+        _ = strategy.stretches
+
+
+@pytest.mark.parametrize("wide", [[-1, 10], [5, 5], [0, 1001], [100, 300]])
+def test_a_wide_set_outside_the_zones_is_refused(wide: list[int]) -> None:
+    zones = {"low": [0, 200], "high": [400, 1000]}
+    with pytest.raises(UserError, match=r"strategy.wide must be .*, got \["):
+        s1s2(zones, wide, 1000)
+
+
+def test_a_zone_with_the_name_of_the_wide_set_is_refused() -> None:
+    with pytest.raises(UserError, match="named wide"):
+        s1s2({"wide": [0, 1000]}, None, 1000)

@@ -58,7 +58,9 @@ def tune(run: Run) -> list[Path]:
 
 def tune_experts(run: Run, optimizer: OptimizerFactory, missing: Sequence[int]) -> None:
     """Run one training for all experts, or one per expert with separate runs, with all missing subjects in each."""
-    for line in (*unused(run.strategy, run.timesteps), *few_samples(run.strategy, run.recipe.samples_seen)):
+    for line in unused(run.strategy, run.timesteps):
+        say(line)
+    for line in few_samples(run.strategy, run.recipe.samples_seen, run.recipe.steps):
         say(line)
     subjects = [run.subjects[number] for number in missing]
     if run.recipe.makes_class_pictures:
@@ -86,14 +88,14 @@ def tune_experts(run: Run, optimizer: OptimizerFactory, missing: Sequence[int]) 
 def costs_of(run: Run, folder: Path, cost: Cost, subjects: int, seen: Sequence[int]) -> dict[str, Any]:
     """Return the costs of one subject: its share of the seconds of a run, the memory of the run, and what was seen.
 
-    `seen` has the number of samples of each expert, counted as they were drawn.
+    `seen` has the number of samples that each expert was trained on, counted as they were drawn.
     """
     steps = run.recipe.steps
     return {
         "seconds": round(cost.seconds / subjects, 3),
         "peak_memory_bytes": cost.peak_memory_bytes,
         "trainable": sum(tensor.numel() for tensor in read_snapshot(folder, steps).values()),
-        "samples_seen": sum(seen),
+        "samples_seen": run.recipe.samples_seen * len(run.strategy.runs),
         "samples_per_expert": list(seen),
         "file_bytes": snapshot_path(folder, steps).stat().st_size,
         **({"subjects_together": subjects} if subjects > 1 else {}),
@@ -149,10 +151,12 @@ def learn(
     names = [curve_name(run, zones, draft.destination.name) for draft in part.whole.drafts]
     seed_everything(run.recipe.seed, verbose=False)
     base, selection = untuned_base(run), SetSelection()
-    route = SubjectsRoute(zones.index, len(zones), len(subjects))
+    sets = len(zones) + (run.strategy.wide is not None)
+    route = SubjectsRoute(partial(run.strategy.chosen, zones), sets, len(subjects))
     examples = [encode(one, base) for one in subjects]
     untuned = frozen_copy(base) if run.recipe.needs_teacher and not run.tuner.has_base else None
-    learning = run.tuner.prepare_(base, len(zones), selection, len(subjects))
+    different = 1 if run.strategy.shared_steps else sets  # shared sets start equal
+    learning = run.tuner.prepare_(base, different, selection, sets // different * len(subjects))
     distance = run.tuner.distance(base) if run.recipe.pull else None
     sentences = [TrainablePrompt(base, subjects[0].subject.tuning_text)] if "identifier" in learning else None
     if sentences is None and resources["cache_latents"]:
@@ -163,10 +167,22 @@ def learn(
     teacher = None
     if run.recipe.needs_teacher:
         teacher = Teacher(base, route) if untuned is None else Teacher(untuned.denoiser_alone, None)
-    module = TuningModule(base, learning, examples, zones, run.recipe, optimizer, sentences, route, teacher, distance)
+    parts = (base, learning, examples, zones, run.recipe, optimizer, sentences, route, teacher, distance)
+    module = TuningModule(*parts, shared_steps=run.strategy.shared_steps, wide=run.strategy.wide)
     snapshots = Snapshots(run.tuner, base, run.steps[1:], partial(keep, run, part), module.kept)
     checkpoints = Checkpoints(part, module, resources["checkpoint_every"], found)
-    grids = [
+    grids = previews(run, base, module, subjects, names)
+    if found is not None:
+        say(f"{joined_label(names)} goes on from step {found.step}")
+    fit(run, module, names, [checkpoints, snapshots, *grids], 0 if found is None else found.step)
+    return module
+
+
+def previews(
+    run: Run, base: Base, module: TuningModule, subjects: Sequence[SubjectRun], names: Sequence[str]
+) -> list[SampleGrids]:
+    """Return what generates the preview grids of each subject."""
+    return [
         SampleGrids(
             partial(whole_base, run, base),
             run.sampler,
@@ -175,15 +191,11 @@ def learn(
             Path(run.settings["paths"]["logs"]) / "samples" / name,
             module.kept,
             "samples" if len(subjects) == 1 else f"samples/{one.name}",
-            route,
+            module.route,
             place,
         )
         for place, (one, name) in enumerate(zip(subjects, names, strict=True))
     ]
-    if found is not None:
-        say(f"{joined_label(names)} goes on from step {found.step}")
-    fit(run, module, names, [checkpoints, snapshots, *grids], 0 if found is None else found.step)
-    return module
 
 
 def keep(run: Run, part: Part, step: int, state: State) -> None:

@@ -15,13 +15,14 @@ from quantbooth.quant.selection import SetSelection
 __all__ = ["Route", "SubjectsRoute", "route_"]
 
 Route = Callable[[Tensor], Tensor]
-"""Training timesteps, one per sample -> index of each sample's set (0 is the base, gain 1)."""
+"""Training timesteps, one per sample -> index of each sample's set (0 is the base, gain 1) or shares of all sets."""
 
 
 class SubjectsRoute:
     """A route for the stacked sets of several subjects: those of subject s are s K + 1 to s K + K.
 
         index = s K + route(t), and 0 where route(t) is 0
+        shares = route(t) in the columns s K to s K + K - 1, and 0 in the others
 
     Args:
         route: timesteps to the sets of one subject.
@@ -33,6 +34,7 @@ class SubjectsRoute:
     def __init__(self, route: Route, sets: int, subjects: int = 1, unconditional: bool = False) -> None:
         self.route, self.sets = route, sets
         self._further = subjects if unconditional else 0
+        self._blocks = subjects + self._further
         self._subjects = None if subjects > 1 or unconditional else torch.zeros(1, dtype=torch.int64)
         self._untuned = False
 
@@ -54,7 +56,7 @@ class SubjectsRoute:
         self._subjects = torch.cat([subjects + self._further, subjects]) if self._further else subjects.clone()
 
     def __call__(self, t: Tensor) -> Tensor:
-        """Return the set of every row.
+        """Return the set of every row, or its shares of all sets.
 
         Raises:
             RuntimeError: when nothing was chosen, or the batch size is not a multiple of the number of chosen rows.
@@ -66,6 +68,10 @@ class SubjectsRoute:
             raise RuntimeError(f"a subject must be chosen for each of {len(t)} rows, got {chosen}")
         subjects = self._subjects.to(t.device).repeat(len(t) // len(self._subjects))
         own = self.route(t)
+        if own.is_floating_point():
+            shares = own.new_zeros(len(t), self._blocks, self.sets)
+            shares[torch.arange(len(t), device=t.device), subjects] = own
+            return shares.flatten(1)
         return torch.where(own > 0, own + subjects * self.sets, own)
 
 

@@ -2,6 +2,7 @@
 
     h = A x                                all sets at once: A [K r, in], of a convolution [K r, in, kh, kw]
     h_i = 0 except in the r rows of k(i)   the base (k = 0) has none, so there y = layer(x)
+                                           with shares of all sets: the r rows of set k times share_k
     y = layer(x) + s B h                   B [out, K r]
 
 With one set this is LoRA (Hu et al. 2021, arXiv 2106.09685, eq. 3), s = alpha / r. Masking h costs K low-rank products
@@ -15,7 +16,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from quantbooth.quant.layers import QuantizedConv2d, QuantizedLinear
@@ -73,14 +74,19 @@ def term(
     down: Float[Tensor, "sets r ..."],
     up: Float[Tensor, "sets out r"],
     form: Form,
-    serves: Bool[Tensor, "b sets"] | None,
+    serves: Shaped[Tensor, "b sets"] | None,
 ) -> Float[Tensor, "b ..."]:
-    """Return B_k A_k x in x's dtype (autocast's under autocast); where `serves` is None, the sum over all sets."""
+    """Return B_k A_k x in x's dtype (autocast's under autocast); where `serves` is None, the sum over all sets.
+
+    `serves` says which set serves a sample, or has the share of every set.
+    """
     h = form.down.apply(x, down.flatten(0, 1).to(x.dtype))
     if serves is not None:
         places = [len(x), *[1] * (h.ndim - 1)]
         places[form.down.channel] = -1
-        h = h.masked_fill(~serves.repeat_interleave(down.shape[1], dim=1).view(places), 0)
+        rows = serves.repeat_interleave(down.shape[1], dim=1).view(places)
+        h = h.masked_fill(rows == 0, 0)  # a product with 0 would keep an overflow of another sample's set
+        h = (h * rows).to(h.dtype) if rows.is_floating_point() else h
     wide = up.transpose(0, 1).flatten(1).to(x.dtype)
     return form.up.apply(h, wide if form.up.channel == -1 else wide[..., None, None])
 
@@ -140,8 +146,9 @@ def _with_term(
     x, down, up = inputs[0], getattr(layer, f"{kind}_A"), getattr(layer, f"{kind}_B") * scale
     serves = None
     if selection is not None:
-        index = selection.checked(len(x), len(down)).to(x.device)
-        serves = index[:, None] == 1 + torch.arange(len(down), device=x.device)
+        serves = selection.checked(len(x), len(down)).to(x.device)
+        if serves.ndim == 1:
+            serves = serves[:, None] == 1 + torch.arange(len(down), device=x.device)
     added = term(x, down, up, form, serves).to(y.dtype)
     return y + (added if selection is None else selection.guarded(added))
 

@@ -1,6 +1,10 @@
 """The scale set of each sample: one `SetSelection` per model, and the parameters from which it picks a row per sample.
 
-All layers of a model share one `SetSelection`. It has one integer per sample: 0 is the base (gain 1), k >= 1 is set k.
+All layers of a model share one `SetSelection`. It has one integer per sample: 0 is the base (gain 1), k >= 1 is set k;
+or K shares per sample, the parts of each set's step from the base that are added up:
+
+    row of a sample = start + sum_k share_k (values_k - start)
+
 Choose before the forward, and do not change it before the backward has finished: activation checkpointing reads it
 again there, and the backward raises when the choice is another.
 
@@ -23,15 +27,19 @@ from torch import Tensor, nn
 __all__ = ["INITIAL_VALUES", "SetSelection", "selected_rows", "registered_sets", "register_sets_", "unregister_sets_"]
 
 
+Choice = Int64[Tensor, " b"] | Float[Tensor, "b sets"]
+"""The set of every sample, or the share of every set in every sample."""
+
+
 class SetSelection:
-    """The set index of every sample, chosen once per step by the caller.
+    """The set index of every sample, or its shares of all sets, chosen once per step by the caller.
 
     A deep copy of a model shares the SetSelection of the original, so one choice applies to both; a copied SetSelection
     would silently keep a stale choice.
     """
 
     def __init__(self) -> None:
-        self._index: Tensor | None = None
+        self._choice: Tensor | None = None
         self._forward: Tensor | None = None
         self._again: Tensor | None = None
         self._largest = 0
@@ -39,47 +47,56 @@ class SetSelection:
     def __deepcopy__(self, memo: dict[int, Any]) -> "SetSelection":
         return self
 
-    def choose(self, index: Int64[Tensor, " b"]) -> None:
-        """Use set index[i] for sample i from now on; the tensor is copied.
+    def choose(self, choice: Choice) -> None:
+        """Use set choice[i] for sample i from now on, or share choice[i, k - 1] of set k; the tensor is copied.
 
         Raises:
-            ValueError: when index is not a non-empty int64 vector of numbers >= 0.
+            ValueError: when it is neither a non-empty int64 vector of numbers >= 0 nor a non-empty float matrix of
+                finite numbers.
         """
-        if index.dtype != torch.int64 or index.ndim != 1 or index.numel() == 0:
-            raise ValueError(f"index must be a non-empty int64 vector, got {index.dtype} of shape {tuple(index.shape)}")
-        if int(index.min()) < 0:
-            raise ValueError(f"index must be >= 0 (0 = base), got {int(index.min())}")
-        self._index, self._largest, self._again = index.clone(), int(index.max()), None
+        got = f"got {choice.dtype} of shape {tuple(choice.shape)}"
+        if choice.is_floating_point():
+            if choice.ndim != 2 or choice.numel() == 0 or not bool(choice.isfinite().all()):
+                raise ValueError(f"shares must be a non-empty matrix of finite numbers, {got}")
+        elif choice.dtype != torch.int64 or choice.ndim != 1 or choice.numel() == 0:
+            raise ValueError(f"index must be a non-empty int64 vector, {got}")
+        elif int(choice.min()) < 0:
+            raise ValueError(f"index must be >= 0 (0 = base), got {int(choice.min())}")
+        self._choice, self._again = choice.detach().clone(), None
+        self._largest = 0 if choice.is_floating_point() else int(choice.max())
 
     def clear(self) -> None:
         """Clear the choice, so that the next forward raises instead of using it."""
-        self._index = None
+        self._choice = None
 
     @property
-    def index(self) -> Int64[Tensor, " b"]:
-        """The set index of every sample.
+    def choice(self) -> Choice:
+        """The set index of every sample, or its shares of all sets.
 
         Raises:
             RuntimeError: when nothing was chosen.
         """
-        if self._index is None:
+        if self._choice is None:
             raise RuntimeError(
                 "a set must be chosen for every sample before the forward: call SetSelection.choose(index)"
             )
-        return self._index
+        return self._choice
 
-    def checked(self, batch: int, sets: int) -> Int64[Tensor, " b"]:
-        """Return the index after checking it against a layer's `batch` samples and `sets` sets.
+    def checked(self, batch: int, sets: int) -> Choice:
+        """Return the choice after checking it against a layer's `batch` samples and `sets` sets.
 
         Raises:
-            RuntimeError: when nothing was chosen, for another batch size, or a set that the layer does not have.
+            RuntimeError: when nothing was chosen, for another batch size, a set that the layer does not have, or shares
+                of another number of sets.
         """
-        index = self.index
-        if len(index) != batch:
-            raise RuntimeError(f"the selection must cover the batch: chosen for {len(index)} samples, got {batch}")
+        choice = self.choice
+        if len(choice) != batch:
+            raise RuntimeError(f"the selection must cover the batch: chosen for {len(choice)} samples, got {batch}")
         if self._largest > sets:
             raise RuntimeError(f"the selection must name sets in [0, {sets}], got {self._largest}")
-        return index
+        if choice.ndim == 2 and choice.shape[1] != sets:
+            raise RuntimeError(f"the selection must have shares of {sets} sets, got {choice.shape[1]}")
+        return choice
 
     def guarded(self, made: Shaped[Tensor, "..."]) -> Shaped[Tensor, "..."]:
         """Return what a forward made by this choice; its backward raises where it was recomputed by another one.
@@ -87,20 +104,22 @@ class SetSelection:
         Raises:
             RuntimeError: when it is itself a recomputation, by another choice than the last forward's.
         """
-        index = self.index
+        choice = self.choice
         if torch._C._current_graph_task_id() == -1:
-            self._forward = index
+            self._forward = choice
         else:  # in a backward: activation checkpointing computes again
-            self._again = index
+            self._again = choice
             self._require_again(self._forward)
         if made.requires_grad:
-            made.register_hook(lambda _: self._require_again(index))
+            made.register_hook(lambda _: self._require_again(choice))
         return made
 
-    def _require_again(self, index: Tensor | None) -> None:
+    def _require_again(self, choice: Tensor | None) -> None:
         """Raise when activations were computed again by another choice than this one."""
         again = self._again
-        if index is not None and again is not None and again is not index and not torch.equal(again, index):
+        if choice is None or again is None or again is choice:
+            return
+        if again.shape != choice.shape or not torch.equal(again, choice):
             raise RuntimeError("sets must not be chosen anew before the backward with activation checkpointing")
 
 
@@ -140,7 +159,9 @@ def registered_sets(module: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def selected_rows(module: nn.Module, name: str, batch: int) -> Float[Tensor, "b n"] | None:
-    """Return a row per sample: that of its set, or the initial value for the base; None without this parameter.
+    """Return a row per sample: that of its set, or the initial value plus the shares of all steps from it.
+
+    None without this parameter. Shares multiply elementwise, as a matrix product would be rounded under autocast.
 
     Raises:
         RuntimeError: when the selection is unset, or does not fit the batch or the sets.
@@ -151,5 +172,7 @@ def selected_rows(module: nn.Module, name: str, batch: int) -> Float[Tensor, "b 
     if module.selection is None:
         raise RuntimeError("a layer with gains must have a selection: put both in with scale_sets.attach_")
     selection: SetSelection = module.selection  # type: ignore[assignment]
-    index = selection.checked(batch, len(values))
-    return selection.guarded(torch.cat([values.new_full((1, values.shape[1]), INITIAL_VALUES[name]), values])[index])
+    choice, start = selection.checked(batch, len(values)), INITIAL_VALUES[name]
+    if choice.is_floating_point():
+        return selection.guarded(start + (choice.to(values)[:, :, None] * (values - start)).sum(dim=1))
+    return selection.guarded(torch.cat([values.new_full((1, values.shape[1]), start), values])[choice])

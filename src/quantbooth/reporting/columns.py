@@ -137,7 +137,9 @@ COSTS = (
     CostColumn("file_bytes", "file", "Size of the subject's file.", BYTES),
     CostColumn("base_file_bytes", "base file", "Size of the base, shared by all subjects.", BYTES),
     CostColumn("samples_seen", "samples seen", "Images shown while tuning, repeats counted."),
-    CostColumn("samples_per_expert", "per expert", "How many of these each scale set saw, in the order of the zones."),
+    CostColumn(
+        "samples_per_expert", "per expert", "How many of these each scale set learned from, in the order of the zones."
+    ),
 )
 
 

@@ -45,6 +45,12 @@ def learned_in(strategy: Strategy) -> str:
     """Return the training intervals in words, and what is used elsewhere."""
     learned = _listed(strategy.training_zones)
     text = f"learned in {learned}{'' if learned == ALL else ' of'} {strategy.training_zones.timesteps:,} timesteps"
+    if strategy.least is not None:
+        text += f", at a strength that falls with noise from 1 to {strategy.least:g}"
+    if strategy.wide is not None:
+        text += f", added to a set of [{strategy.wide.start}, {strategy.wide.stop})"
+    if strategy.shared_steps:
+        text += f", by one set in the first {strategy.shared_steps:,} steps"
     if strategy.separate_runs:
         text += ", each interval in a separate run"
     if strategy.sampling_zones != strategy.training_zones:

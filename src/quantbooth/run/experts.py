@@ -45,7 +45,7 @@ def sampled_timesteps(base: Base, sampler: Sampler) -> Shaped[Tensor, " steps"]:
 
 def unused(strategy: Strategy, timesteps: Shaped[Tensor, " steps"]) -> Iterator[str]:
     """Yield a line for each expert at which a sampler has no timestep."""
-    used = set(strategy.route(timesteps).tolist())
+    used = set(strategy.sampling_zones.index(timesteps).tolist())
     for number, zone in enumerate(strategy.sampling_zones.zones, start=1):
         if number not in used:
             yield (
@@ -54,14 +54,24 @@ def unused(strategy: Strategy, timesteps: Shaped[Tensor, " steps"]) -> Iterator[
             )
 
 
-def few_samples(strategy: Strategy, samples: int) -> Iterator[str]:
-    """Yield a line for each expert that expects less than half of an even share of the samples of a run, or none."""
+def few_samples(strategy: Strategy, samples: int, steps: int) -> Iterator[str]:
+    """Yield a line for each expert that expects less than half of an even share of the samples of a run, or none.
+
+    Each sample of a shared step is one of every expert.
+    """
+    shared = samples * strategy.shared_steps / steps
+    if strategy.sets > 1 and strategy.shared_steps == steps:
+        yield f"warning: strategy.shared_steps={steps} is all of tuner.steps, so the experts stay equal; lower it"
     for zones in strategy.runs:
         widths = [zone.stop - zone.start for zone in zones.zones]
-        even = samples / len(widths)
+        even = shared + (samples - shared) / len(widths)
         for zone, width in zip(zones.zones, widths, strict=True):
-            expected = samples * width / sum(widths)
+            expected = shared + (samples - shared) * width / sum(widths)
             if expected < max(1, even / 2):
-                advice = "raise tuner.steps" if expected < 1 else "strategy.apart=true gives each a run of its own"
+                advice = "strategy.apart=true gives each a run of its own"
+                if expected < 1:
+                    advice = "raise tuner.steps"
+                elif shared or strategy.wide is not None:  # strategies without the option
+                    advice = "raise strategy.shared_steps" if shared else "widen the zone"
                 about = f"the expert of {zone} will see about {expected:.3g} of {samples} samples"
                 yield f"warning: {about}, an even share is {even:.4g}; {advice}"

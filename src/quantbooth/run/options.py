@@ -29,6 +29,7 @@ __all__ = [
     "require_places",
     "require_untouched",
     "sampler_of",
+    "strategy_of",
     "tuner_of",
 ]
 
@@ -119,6 +120,28 @@ def tuner_of(cfg: DictConfig, subjects: Sequence[Subject], recipe: Recipe) -> Tu
             "trainer.gradient_clip_algorithm=value, or -m subject=a,b for a run each"
         )
     return tuner
+
+
+def strategy_of(cfg: DictConfig, recipe: Recipe) -> Strategy:
+    """Return the strategy.
+
+    Raises:
+        UserError: when it is not of the base's timesteps and the tuner's steps, or norms of gradients are clipped in
+            shared steps.
+    """
+    strategy, timesteps = build(cfg.strategy, Strategy), cfg.base.timesteps
+    if strategy.training_zones.timesteps != timesteps:
+        raise UserError(
+            f"strategy.timesteps must be base.timesteps = {timesteps}, got {strategy.training_zones.timesteps}"
+        )
+    if (steps := cfg.strategy.get("steps", recipe.steps)) != recipe.steps:
+        raise UserError(f"strategy.steps must be tuner.steps = {recipe.steps}, got {steps}")
+    if strategy.shared_steps and recipe.clips_norms:
+        raise UserError(
+            f"trainer.gradient_clip_val would clip the norm over all copies of the set of strategy.shared_steps="
+            f"{strategy.shared_steps}; choose trainer.gradient_clip_algorithm=value, or strategy.shared_steps=0"
+        )
+    return strategy
 
 
 def base_folder_of(cfg: DictConfig) -> Path:

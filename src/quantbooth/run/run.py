@@ -22,7 +22,7 @@ from quantbooth.diffusion.sampler import Sampler
 from quantbooth.evaluation.scorer import Scorer
 from quantbooth.run.calibration import Calibration
 from quantbooth.run.experts import sampled_timesteps
-from quantbooth.run.options import base_folder_of, method_name, recipe_of, sampler_of, tuner_of
+from quantbooth.run.options import base_folder_of, method_name, recipe_of, sampler_of, strategy_of, tuner_of
 from quantbooth.run.strength import Strength, strength_of
 from quantbooth.run.subject_run import SubjectRun
 from quantbooth.run.subjects import each_subject
@@ -72,12 +72,7 @@ class Run:
 
     @cached_property
     def strategy(self) -> Strategy:
-        strategy, expected = build(self.cfg.strategy, Strategy), self.settings["base"]["timesteps"]
-        if strategy.training_zones.timesteps != expected:
-            raise UserError(
-                f"strategy.timesteps must be base.timesteps = {expected}, got {strategy.training_zones.timesteps}"
-            )
-        return strategy
+        return strategy_of(self.cfg, self.recipe)
 
     @cached_property
     def protocol(self) -> Protocol:

@@ -51,7 +51,7 @@ class Strength:
         Raises:
             UserError: for a zone that the strategy does not have.
         """
-        zones = [zone.name for zone in strategy.sampling_zones.zones]
+        zones = strategy.names
         if not isinstance(self.share, Mapping):
             return torch.full((len(zones),), float(self.share))
         for zone in self.share:

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from quantbooth.diffusion.base import Base
 from quantbooth.diffusion.conditioning import Conditioning
@@ -16,10 +17,11 @@ from quantbooth.diffusion.objective import consistency_loss, denoising_error, me
 from quantbooth.diffusion.router import SubjectsRoute
 from quantbooth.runtime.draws import generator_for, step_loader
 from quantbooth.runtime.errors import UserError
-from quantbooth.timesteps.zones import Zones
+from quantbooth.timesteps.zones import Zone, Zones
 from quantbooth.tuning.averaging import Average
 from quantbooth.tuning.encoding import CachedPrompt
 from quantbooth.tuning.recipe import Examples, OptimizerFactory, Recipe
+from quantbooth.tuning.sharing import share_gradients_
 from quantbooth.tuning.teacher import Distance, Teacher
 
 __all__ = ["Rows", "TuningModule"]
@@ -62,6 +64,8 @@ class TuningModule(LightningModule):
         route: assigns rows to subjects; None for a single subject.
         teacher: the untuned base, where the recipe needs it.
         distance: of the parameters from the untuned base, where the recipe pulls them there.
+        shared_steps: the first steps, in which all experts of a subject are one set; they must start equal.
+        wide: the timesteps of a set before those of the zones, if there is one.
 
     Raises:
         UserError: when the loss is not a finite number.
@@ -79,6 +83,8 @@ class TuningModule(LightningModule):
         route: SubjectsRoute | None = None,
         teacher: Teacher | None = None,
         distance: Distance | None = None,
+        shared_steps: int = 0,
+        wide: Zone | None = None,
     ) -> None:
         super().__init__()
         self.base, self.denoiser = base, base.denoiser
@@ -91,9 +97,10 @@ class TuningModule(LightningModule):
         self.sentences = nn.ModuleList(sentences or [CachedPrompt(one.subject_text) for one in examples])
         self.route = route
         self.teacher, self.distance = teacher, distance
+        self.shared_steps, self.wide = shared_steps, wide
         self.average: Average | None = None
-        self.seen = torch.zeros(len(examples), len(zones), dtype=torch.int64)
-        """How many samples each expert saw, by subject."""
+        self.seen = torch.zeros(len(examples), len(zones) + (wide is not None), dtype=torch.int64)
+        """How many samples each expert was trained on, by subject; all experts on each of a shared step."""
 
     def configure_optimizers(self) -> Any:
         optimizer = self.optimizer_factory(self.recipe.groups(self.learning))
@@ -107,6 +114,15 @@ class TuningModule(LightningModule):
     def numbers(self) -> list[nn.Parameter]:
         """All trainable parameters."""
         return [numbers for kind in self.learning.values() for numbers in kind]
+
+    @property
+    def shares(self) -> bool:
+        """Whether all experts of a subject are one set in this step."""
+        return self.global_step < self.shared_steps
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        if self.shares:
+            share_gradients_(self.denoiser.parameters(), len(self.zones))
 
     def kept(self) -> AbstractContextManager[None]:
         """Return a context in which the parameters are those to save: their EMA, if used."""
@@ -131,7 +147,10 @@ class TuningModule(LightningModule):
         shares = zip(errors.split(self.recipe.batch), is_prior.split(self.recipe.batch), strict=True)
         losses = torch.stack([with_prior_preservation(*share, self.recipe.prior_loss_weight) for share in shares])
         self._show(losses)
-        return losses.sum() if self.distance is None else losses.sum() + self.recipe.pull * self.distance()
+        if self.distance is None:
+            return losses.sum()
+        copies = len(self.zones) if self.shares else 1  # a shared set is pulled once
+        return losses.sum() + self.recipe.pull / copies * self.distance()
 
     def errors(
         self,
@@ -182,8 +201,11 @@ class TuningModule(LightningModule):
 
     def _count(self, t: Int[Tensor, " b"]) -> None:
         """Count the samples of a batch, the rows of one subject after those of another."""
-        for seen, own in zip(self.seen, self.zones.index(t).split(self.recipe.batch), strict=True):
-            seen += torch.bincount(own - 1, minlength=len(seen))
+        for seen, own in zip(self.seen, t.split(self.recipe.batch), strict=True):
+            if self.wide is not None:
+                seen[0] += ((own >= self.wide.start) & (own < self.wide.stop)).sum()
+            counts = torch.bincount(self.zones.index(own) - 1, minlength=len(self.zones))
+            seen[-len(self.zones) :] += len(own) if self.shares else counts
 
     def _show(self, losses: Tensor) -> None:
         """Log the mean loss, and the loss of each subject if there are several; refuse a loss that is not finite."""

@@ -83,7 +83,7 @@ class FullTuner(Tuner):
         if bits is not None:
             raise UserError("tuner=full tunes float weights; choose quant=fp with it, or tuner=scales")
         served = sum(zone.stop - zone.start for zone in strategy.sampling_zones.zones)
-        if strategy.sets != 1 or served < strategy.sampling_zones.timesteps:
+        if strategy.sets != 1 or served < strategy.sampling_zones.timesteps or strategy.least is not None:
             raise UserError(f"tuner=full has one set of weights for all timesteps; strategy {strategy.name} needs more")
 
     def prepare_(self, base: Base, sets: int, selection: SetSelection, subjects: int = 1) -> Learning:

@@ -206,7 +206,7 @@ def test_scale_sets_are_routed_by_its_own_time(third: Base) -> None:
     scale_sets.attach_(third.denoiser, 2, selection)
     route_(third, ZONES.index, selection)
     third.predict(torch.zeros(4, 24, 8, 8), torch.tensor([0, 299, 300, 999]), third.encode_prompts(["a"]).expand(4))
-    assert selection.index.tolist() == [1, 1, 2, 2]
+    assert selection.choice.tolist() == [1, 1, 2, 2]
 
 
 def test_a_step_of_tuning_moves_the_set_of_its_timesteps(third: Base) -> None:
