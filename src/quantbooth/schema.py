@@ -135,7 +135,7 @@ FIELDS: dict[str, dict[str, Field]] = {
     },
     "strategy": {
         **checked(timesteps=whole(1), apart=FLAG, zones=MAPPING, interval=INTERVAL, count=whole(1)),
-        **checked(outside=one_of("base", "tuned")),
+        **checked(bins=whole(1), draws=whole(1, 1000), outside=one_of("base", "tuned")),
     },
     "strategy.zones": checked(folder=MAPPING, **{ANY: either(INTERVAL, number(positive=True))}),
     "subject": {

@@ -23,6 +23,7 @@ MAKERS = {
     "probe": "quantbooth-probe",
     "report": "quantbooth-report",
     "calibration_set": "quantbooth-calibrate",
+    "gradients": "quantbooth-tune",
 }
 KINDS = tuple(MAKERS)
 TITLES = {
@@ -36,6 +37,7 @@ TITLES = {
     "probe": "a probe",
     "report": "a report",
     "calibration_set": "a calibration set",
+    "gradients": "gradients by timestep",
 }
 """Kind -> its name in messages."""
 FORMAT = 5

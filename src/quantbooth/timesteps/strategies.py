@@ -1,22 +1,48 @@
 """Strategies: which timesteps each scale set is trained on, and which set each timestep uses in sampling.
 
 All are one class with different zones: the baseline has one zone of all timesteps, S1 the content zone, S2 one expert
-per zone of the base, TAS equal zones (arXiv 2401.04339).
+per zone of the base, TAS equal zones (arXiv 2401.04339). Borders of the adaptive strategy are decided per subject, by
+the gradients of its photos before tuning.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Int, Shaped
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from quantbooth.runtime.errors import UserError
+from quantbooth.timesteps.partition import partition
 from quantbooth.timesteps.zones import Zone, Zones, equal_zones, zones_from_borders
 
-__all__ = ["BASELINE", "Strategy", "baseline", "from_description", "s1", "s2", "tas"]
+__all__ = [
+    "BASELINE",
+    "Strategy",
+    "Undecided",
+    "adaptive",
+    "baseline",
+    "decided",
+    "from_description",
+    "s1",
+    "s2",
+    "tas",
+]
 
 BASELINE = "baseline"
+
+
+@dataclass(frozen=True)
+class Undecided:
+    """The measurement that decides the borders of a strategy.
+
+    Attributes:
+        bins: equal parts of the timesteps, from which zones are made.
+        draws: of photo, noise and timestep in each bin.
+    """
+
+    bins: int
+    draws: int
 
 
 @dataclass(frozen=True)
@@ -29,12 +55,14 @@ class Strategy:
         sampling_zones: set k is used on zone k in sampling; timesteps outside all zones use the base (gain 1).
         separate_runs: train each expert in a separate run with the full number of steps, as in the paper's S2;
             otherwise all experts are trained in one run on timesteps drawn from all zones.
+        undecided: what decides the borders; until then zones are equal. None where they are fixed.
     """
 
     name: str
     training_zones: Zones
     sampling_zones: Zones
     separate_runs: bool = False
+    undecided: Undecided | None = None
 
     def __post_init__(self) -> None:
         if len(self.training_zones) != len(self.sampling_zones) or not len(self.training_zones):
@@ -132,3 +160,26 @@ def tas(count: int, timesteps: int) -> Strategy:
     """Return the strategy with N experts on equal zones, trained in one run (TuneQDM's timestep-aware scaling)."""
     zones = equal_zones(count, timesteps)
     return Strategy("tas", zones, zones)
+
+
+def adaptive(count: int, bins: int, draws: int, apart: bool, timesteps: int) -> Strategy:
+    """Return the strategy with one expert per zone, whose borders the gradients of a subject decide."""
+    if not count <= bins <= timesteps:
+        raise UserError(
+            f"strategy.bins must be from strategy.count = {count} to base.timesteps = {timesteps}, got {bins}"
+        )
+    zones = equal_zones(count, timesteps)
+    return Strategy("adaptive-apart" if apart else "adaptive", zones, zones, apart, Undecided(bins, draws))
+
+
+def decided(strategy: Strategy, affinity: Float[Tensor, "n n"]) -> Strategy:
+    """Return the strategy with zones of bins that agree (see `partition`), by the affinities of n equal bins."""
+    timesteps, old = strategy.training_zones.timesteps, strategy.training_zones.zones
+    bins, borders = equal_zones(len(affinity), timesteps).zones, partition(affinity, strategy.sets)
+    zones = tuple(
+        replace(zone, start=bins[first].start, stop=bins[end - 1].stop)
+        for zone, first, end in zip(old, borders, borders[1:], strict=False)
+    )
+    return replace(
+        strategy, training_zones=Zones(zones, timesteps), sampling_zones=Zones(zones, timesteps), undecided=None
+    )
