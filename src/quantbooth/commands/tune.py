@@ -22,6 +22,7 @@ from quantbooth.quant.selection import SetSelection
 from quantbooth.run.experts import few_samples, unused
 from quantbooth.run.gradients import make_gradients
 from quantbooth.run.models import untuned_base, whole_base
+from quantbooth.run.overfitting import overfitting
 from quantbooth.run.prompts import require_read
 from quantbooth.run.run import Run
 from quantbooth.run.subject_run import SubjectRun
@@ -80,8 +81,10 @@ def tune_experts(run: Run, optimizer: OptimizerFactory, missing: Sequence[int]) 
             ]
             unfinished.collect(run.tuner, len(run.strategy.runs), run.steps[1:], save_precision(run))
         cost.seconds = unfinished.seconds
-        for draft, counts in zip(drafts, torch.tensor(seen).movedim(0, 1).flatten(1).tolist(), strict=True):
-            draft.measured.update(costs_of(run, draft.path, cost, len(subjects), counts))
+        fitted = overfitting(run, subjects, [draft.path for draft in drafts])
+        counted = torch.tensor(seen).movedim(0, 1).flatten(1).tolist()
+        for draft, counts, fit_of in zip(drafts, counted, fitted, strict=True):
+            draft.measured.update(costs_of(run, draft.path, cost, len(subjects), counts), **fit_of)
     unfinished.clear()
 
 
