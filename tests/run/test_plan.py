@@ -117,28 +117,6 @@ def test_what_a_setting_changes(plan: MakePlan, default: dict[str, str], overrid
     assert differing(default, names(plan(*override.split()))) == set(changed.split())
 
 
-@pytest.mark.parametrize(
-    ("override", "changed"),
-    [
-        ("strategy.count=2", "tuned"),
-        ("strategy.apart=true", "tuned"),
-        ("tuner.steps=100", "tuned"),
-        ("strategy.bins=10", "gradients tuned"),
-        ("strategy.draws=5", "gradients tuned"),
-        ("seed=1", "gradients tuned"),
-        ("subject=toy_duck", "gradients tuned"),
-        ("tuner=scales_in_out", "gradients tuned"),
-        ("calibration=minmax", "gradients tuned"),
-        ("resources.gradient_checkpointing=true", ""),
-    ],
-)
-def test_what_decides_borders_is_in_the_name_of_what_they_shape(plan: MakePlan, override: str, changed: str) -> None:
-    found = [plan("strategy=adaptive", *words).only for words in ([], [override])]
-    made = [{"gradients": one.gradients, "tuned": one.tuned} for one in found]
-    names = [{role: fingerprint(item.identity) for role, item in of.items() if item} for of in made]
-    assert {role for role, name in names[0].items() if name != names[1][role]} == set(changed.split())
-
-
 def test_no_identity_holds_an_address_of_code_or_a_place(plan: MakePlan, folder: Path) -> None:
     made = plan("calibration=qdiffusion", "quant=w4a8", "tuner=qlora", "strategy=s2", "protocol.prior_prompts=2")
     one = made.only
