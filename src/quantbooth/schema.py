@@ -138,8 +138,9 @@ FIELDS: dict[str, dict[str, Field]] = {
     },
     "strategy": {
         **checked(timesteps=whole(1), apart=FLAG, zones=MAPPING, interval=INTERVAL, count=whole(1)),
-        **checked(outside=one_of("base", "tuned"), least=number(below=1)),
+        **checked(least=number(below=1)),
         **checked(shared_steps=optional(whole(0)), steps=whole(1), wide=optional(INTERVAL)),
+        **checked(bins=whole(1), draws=whole(1, 1000), outside=one_of("base", "tuned")),
     },
     "strategy.zones": checked(folder=MAPPING, **{ANY: either(INTERVAL, number(positive=True))}),
     "subject": {

@@ -21,7 +21,16 @@ ABOUT = About(["quantbooth experiment=demo"], ["Few <steps> only."], made=[("ver
 
 
 BESIDE = {
-    *("table.md", "table.csv", "table.tex", "rows.csv", "differences.md", "areas.md", "snapshots.csv"),
+    *(
+        "table.md",
+        "table.csv",
+        "table.tex",
+        "rows.csv",
+        "differences.md",
+        "areas.md",
+        "overfitting.md",
+        "snapshots.csv",
+    ),
     *("tradeoff.svg", "tradeoff_oracle.svg"),
 }
 VOID = {"meta", "link", "img", "input", "br"}

@@ -43,6 +43,10 @@ MakePlan = Callable[..., Run]
             ["trainer.gradient_clip_algorithm=value"],
             "^trainer.gradient_clip_algorithm=value needs trainer.gradient_clip_val > 0, got null$",
         ),
+        (["strategy=adaptive", "quant=fp"], "^strategy=adaptive compares .* got quant=fp; choose quant=w8"),
+        (["strategy=adaptive", "method=lora", "quant.bits=null"], "^strategy=adaptive compares .* got quant=fp"),
+        (["strategy=adaptive", "subjects=[toy_mug,toy_duck]"], r"^strategy=adaptive .* subjects=\[toy_mug,toy_duck\]"),
+        (["strategy=adaptive", "strategy.count=21"], "^strategy.bins must be from strategy.count = 21 .* got 20"),
         (["method=float", "strategy=s2"], "one set of weights for all timesteps; strategy s2 needs more$"),
         (["method=float", "strategy=graded"], "one set of weights for all timesteps; strategy graded needs more$"),
         (

@@ -6,7 +6,20 @@ import pytest
 import torch
 
 from quantbooth.runtime.errors import UserError
-from quantbooth.timesteps.strategies import Strategy, baseline, from_description, graded, s1, s1s2, s2, s2_from_s1, tas
+from quantbooth.timesteps.strategies import (
+    Strategy,
+    Undecided,
+    adaptive,
+    baseline,
+    decided,
+    from_description,
+    graded,
+    s1,
+    s1s2,
+    s2,
+    s2_from_s1,
+    tas,
+)
 
 ZONES = {"clean_up": [0, 200], "content": [200, 700], "coarse": [700, 1000]}
 T = torch.arange(1000)
@@ -136,3 +149,26 @@ def test_a_wide_set_outside_the_zones_is_refused(wide: list[int]) -> None:
 def test_a_zone_with_the_name_of_the_wide_set_is_refused() -> None:
     with pytest.raises(UserError, match="named wide"):
         s1s2({"wide": [0, 1000]}, None, 1000)
+
+
+@pytest.mark.parametrize("apart", [False, True])
+def test_adaptive_zones_are_those_whose_bins_agree(apart: bool) -> None:
+    plan = adaptive(3, bins=7, draws=4, apart=apart, timesteps=1000)
+    assert plan.undecided == Undecided(7, 4)
+    groups = torch.eye(3).repeat_interleave(torch.tensor([1, 4, 2]), dim=0)
+    made = decided(plan, groups @ groups.T)
+    borders = [(zone.start, zone.stop) for zone in made.training_zones.zones]
+    assert borders == [(0, 143), (143, 715), (715, 1000)]
+    assert made.sampling_zones == made.training_zones
+    assert made.undecided is None
+    assert from_description(made.describe()) == made
+    kept = [
+        (one.name, one.sets, len(one.runs), [zone.name for zone in one.training_zones.zones]) for one in (plan, made)
+    ]
+    assert kept[0] == kept[1]
+
+
+@pytest.mark.parametrize(("count", "bins"), [(4, 3), (2, 1001)])
+def test_bins_are_at_least_as_many_as_zones_and_at_most_as_many_as_timesteps(count: int, bins: int) -> None:
+    with pytest.raises(UserError, match=f"^strategy.bins must be from .* = {count} to .* = 1000, got {bins}$"):
+        adaptive(count, bins, draws=4, apart=False, timesteps=1000)

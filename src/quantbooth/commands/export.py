@@ -47,13 +47,14 @@ def export(run: Run) -> Path:
         if run.settings[option] not in (None, "", []):
             raise UserError(f"{option} is for quantbooth-sample; leave it out of an export")
     one, options = run.only, Options(**run.settings["export"])
-    run.check("strategy", "recipe", "tuner")
+    run.check("plan", "recipe", "tuner")
     step = run.recipe.steps if options.step is None else options.step
-    stretches = run.strategy.stretches if step else ((0, run.strategy.sampling_zones.timesteps, 0),)
-    merging = Merging(stretches, run.strategy.sampling_zones)
+    strategy = run.strategy if step else run.plan
+    stretches = strategy.stretches if step else ((0, strategy.sampling_zones.timesteps, 0),)
+    merging = Merging(stretches, strategy.sampling_zones)
     if options.format != USUAL_FORMAT and len(merging.shares) > 1 and not options.merged:
         raise UserError(
-            f"strategy {run.strategy.name} has {len(merging.shares)} denoisers, one file holds one; choose "
+            f"strategy {strategy.name} has {len(merging.shares)} denoisers, one file holds one; choose "
             "export.merged=true, or export.format=diffusers"
         )
     if options.format != USUAL_FORMAT and step and run.settings["tuner"]["identifier"]:

@@ -40,8 +40,8 @@ def job(cfg: DictConfig) -> list[Path]:
 
 def check(chain: Run) -> None:
     """Raise the UserError of any step of the chain before any work."""
-    chain.check("strategy", "protocol", "sampler", "recipe", "steps", "tuner", "loras", "subjects", "quantized_base")
-    chain.strength.of(chain.strategy, chain.tuner)
+    chain.check("plan", "protocol", "sampler", "recipe", "steps", "tuner", "loras", "subjects", "quantized_base")
+    chain.strength.of(chain.plan, chain.tuner)
     require_read(chain)
     require_judged(chain)
     if not all(one.images(step).find() for one in chain.subjects for step in chain.steps):

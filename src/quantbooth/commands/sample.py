@@ -51,7 +51,7 @@ def sample(run: Run) -> list[Path]:
     if run.settings["scale_sets"] is not None:
         raise UserError("scale_sets generates pictures of prompt; set prompt too, or leave scale_sets out")
     run.check("sampler", "steps", "tuner", "loras")
-    run.strength.of(run.strategy, run.tuner)
+    run.strength.of(run.plan, run.tuner)
     require_read(run)
     tuned_first = sorted(run.steps, key=lambda step: step == 0)  # what is damaged there is refused before work
     made = {step: render(run, step) for step in tuned_first}
@@ -108,7 +108,7 @@ def generate_own(run: Run) -> list[Path]:
     if tuned is not None and "{}" in str(run.settings["prompt"]):
         _require_subject(run.only.name, Path(tuned))
     if tuned is None:
-        run.strength.of(run.strategy, run.tuner)
+        run.strength.of(run.plan, run.tuner)
     subjects: Sequence[SubjectRun | None] = [None] if tuned is not None else run.subjects
     folders = [Path(tuned) if one is None else one.tuned.require() for one in subjects]
     asked = [_own_requests(run, one, folder.name) for one, folder in zip(subjects, folders, strict=True)]

@@ -20,7 +20,9 @@ from quantbooth.diffusion.base import Base
 from quantbooth.diffusion.router import SubjectsRoute, route_
 from quantbooth.quant.selection import SetSelection
 from quantbooth.run.experts import few_samples, unused
+from quantbooth.run.gradients import make_gradients
 from quantbooth.run.models import untuned_base, whole_base
+from quantbooth.run.overfitting import overfitting
 from quantbooth.run.prompts import require_read
 from quantbooth.run.run import Run
 from quantbooth.run.subject_run import SubjectRun
@@ -48,7 +50,7 @@ __all__ = ["job", "tune"]
 
 def tune(run: Run) -> list[Path]:
     """Tune all subjects that are not tuned yet, in one run; return the tuned artifact of each subject."""
-    run.check("strategy", "sampler", "recipe", "steps", "tuner")
+    run.check("plan", "sampler", "recipe", "steps", "tuner")
     require_read(run)
     optimizer = optimizer_factory(run.settings["optimizer"])
     if not all(one.tuned.find() for one in run.subjects):
@@ -58,6 +60,7 @@ def tune(run: Run) -> list[Path]:
 
 def tune_experts(run: Run, optimizer: OptimizerFactory, missing: Sequence[int]) -> None:
     """Run one training for all experts, or one per expert with separate runs, with all missing subjects in each."""
+    decide_borders(run)
     for line in unused(run.strategy, run.timesteps):
         say(line)
     for line in few_samples(run.strategy, run.recipe.samples_seen, run.recipe.steps):
@@ -80,9 +83,19 @@ def tune_experts(run: Run, optimizer: OptimizerFactory, missing: Sequence[int]) 
             ]
             unfinished.collect(run.tuner, len(run.strategy.runs), run.steps[1:], save_precision(run))
         cost.seconds = unfinished.seconds
-        for draft, counts in zip(drafts, torch.tensor(seen).movedim(0, 1).flatten(1).tolist(), strict=True):
-            draft.measured.update(costs_of(run, draft.path, cost, len(subjects), counts))
+        fitted = overfitting(run, subjects, [draft.path for draft in drafts])
+        counted = torch.tensor(seen).movedim(0, 1).flatten(1).tolist()
+        for draft, counts, fit_of in zip(drafts, counted, fitted, strict=True):
+            draft.measured.update(costs_of(run, draft.path, cost, len(subjects), counts), **fit_of)
     unfinished.clear()
+
+
+def decide_borders(run: Run) -> None:
+    """Measure the gradients that decide the borders, where they do, and say what they decide."""
+    if run.plan.undecided is not None and (artifact := run.only.gradients) is not None:
+        make_gradients(run.only, artifact, run.plan.undecided)
+        zones = ", ".join(f"[{zone.start}, {zone.stop})" for zone in run.strategy.training_zones.zones)
+        say(f"zones of {run.only.name}: {zones}")
 
 
 def costs_of(run: Run, folder: Path, cost: Cost, subjects: int, seen: Sequence[int]) -> dict[str, Any]:

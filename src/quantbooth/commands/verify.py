@@ -24,6 +24,7 @@ from quantbooth.commands.probe import Probing, probe
 from quantbooth.commands.sample import render
 from quantbooth.commands.tune import generate_prior, tune
 from quantbooth.run.degradation import Degradation
+from quantbooth.run.gradients import make_gradients
 from quantbooth.run.run import Run
 from quantbooth.runtime.cli import quiet_libraries
 from quantbooth.runtime.ending import ended, said
@@ -149,6 +150,10 @@ def _makers(run: Run, folder: Path) -> Iterator[tuple[Artifact, Callable[[], obj
             yield plan.artifact, partial(degradation, run)
         case "probe":
             yield Probing(run).artifact, partial(probe, run)
+        case "gradients":
+            if (asked := run.plan.undecided) is not None:
+                own = [(one, each) for one in run.subjects if (each := one.gradients) is not None]
+                yield from ((each, partial(make_gradients, one, each, asked)) for one, each in own)
         case _:
             yield from ((one.tuned, partial(tune, run)) for one in run.subjects)
 

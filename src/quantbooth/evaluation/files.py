@@ -38,7 +38,7 @@ class Record:
         base: the base that generated the pictures.
         scorer: names of the encoder, locator and oracle.
         protocol: name of the protocol and number of seeds per prompt.
-        costs: of tuning (samples seen, trained parameters, seconds, bytes).
+        costs: of tuning (samples seen, trained parameters, seconds, bytes), and errors on the photos by timestep bin.
         images: folder of the image set, relative to the store.
         run: name of the tuning artifact.
     """
@@ -51,7 +51,7 @@ class Record:
     base: str
     scorer: str
     protocol: str
-    costs: Mapping[str, float | list[int]]
+    costs: Mapping[str, float | list[int] | list[float]]
     images: str
     run: str
 

@@ -10,7 +10,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from quantbooth.reporting import areas, differences, style, summary
+from quantbooth.reporting import areas, differences, overfitting, style, summary
 from quantbooth.reporting.embed import SHOWN, Embedded, Encoding, embedded, encoding_for
 from quantbooth.reporting.images import Grid, grid, grid_sheet, stacked
 from quantbooth.reporting.panels import frontier, zone_plot
@@ -97,6 +97,7 @@ def write_report(study: Study, folder: Path, about: About) -> list[Path]:
         "rows.csv": picture_rows(study).to_csv(index=False, lineterminator="\n"),
         "differences.md": differences.as_markdown(study),
         "areas.md": areas.as_markdown(study),
+        "overfitting.md": overfitting.as_markdown(study),
         "snapshots.csv": areas.snapshots_csv(study),
         **{plot.file: plot.svg for plot in (*trades, *wide)},
     }

@@ -52,7 +52,7 @@ class Result:
     serves which, where that is known. `settings` are the resolved options of its run, `loss` the training loss by step,
     and `texts` the prompts as a reader wants them, the class word in place of `{}`.
     `costs` may hold samples_seen, samples_per_expert (one number, or one per zone), trainable, peak_memory_bytes,
-    seconds, file_bytes and base_file_bytes.
+    seconds, file_bytes, base_file_bytes and overfitting (a number per timestep bin).
 
     Raises:
         UserError: a name that is not printable, no rows, a column missing, a score not finite or out of its range, or

@@ -1,6 +1,6 @@
 """What each expert will see and do: the share of training samples in its zone, and whether a sampler ever uses it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from jaxtyping import Shaped
@@ -11,7 +11,7 @@ from quantbooth.diffusion.sampler import Sampler
 from quantbooth.runtime.errors import UserError
 from quantbooth.timesteps.strategies import Strategy
 
-__all__ = ["few_samples", "sampled_timesteps", "unused"]
+__all__ = ["few_samples", "require_decidable", "sampled_timesteps", "unused"]
 
 
 def sampled_timesteps(base: Base, sampler: Sampler) -> Shaped[Tensor, " steps"]:
@@ -41,6 +41,20 @@ def sampled_timesteps(base: Base, sampler: Sampler) -> Shaped[Tensor, " steps"]:
     if not x.isfinite().all():
         raise UserError(f"{asked}: it ends in {float(x):g}; choose another number of steps")
     return found
+
+
+def require_decidable(bits: int | None, subjects: Sequence[str] | None) -> None:
+    """Refuse borders by gradients for float weights, and for several subjects, which share the zones of a run."""
+    if bits is None:
+        raise UserError(
+            "strategy=adaptive compares gradients of a quantized base, got quant=fp; choose quant=w8, w4, w3 or w2"
+        )
+    if subjects is not None and len(subjects) > 1:
+        listed = ",".join(subjects)
+        raise UserError(
+            f"strategy=adaptive has borders for each subject, subjects=[{listed}] share those of one run; choose "
+            f"-m subject={listed}, or strategy=s2"
+        )
 
 
 def unused(strategy: Strategy, timesteps: Shaped[Tensor, " steps"]) -> Iterator[str]:

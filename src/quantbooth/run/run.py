@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig
@@ -21,7 +22,7 @@ from quantbooth.diffusion.outline import outline
 from quantbooth.diffusion.sampler import Sampler
 from quantbooth.evaluation.scorer import Scorer
 from quantbooth.run.calibration import Calibration
-from quantbooth.run.experts import sampled_timesteps
+from quantbooth.run.experts import require_decidable, sampled_timesteps
 from quantbooth.run.options import base_folder_of, method_name, recipe_of, sampler_of, strategy_of, tuner_of
 from quantbooth.run.strength import Strength, strength_of
 from quantbooth.run.subject_run import SubjectRun
@@ -32,7 +33,8 @@ from quantbooth.runtime.lightning import Bar, Loop
 from quantbooth.schema import TRAINING_ONLY, trainer_content
 from quantbooth.store.files import folder_fingerprint
 from quantbooth.store.store import Artifact, Store
-from quantbooth.timesteps.strategies import Strategy
+from quantbooth.timesteps.strategies import Strategy, decided
+from quantbooth.tuning.gradients import read_gradients
 from quantbooth.tuning.recipe import Recipe
 from quantbooth.tuning.tuner import Tuner
 
@@ -71,8 +73,24 @@ class Run:
         return Calibration(self.cfg, lambda: self.base_folder, self.store)
 
     @cached_property
+    def plan(self) -> Strategy:
+        """The strategy as its options say: borders that gradients decide are not decided yet.
+
+        Raises:
+            UserError: for borders that gradients cannot decide here.
+        """
+        plan = strategy_of(self.cfg, self.recipe)
+        if plan.undecided is not None:
+            require_decidable(self.calibration.bits, self.settings["subjects"])
+        return plan
+
+    @cached_property
     def strategy(self) -> Strategy:
-        return strategy_of(self.cfg, self.recipe)
+        """The strategy with all borders; those of the only subject where gradients decide."""
+        gradients = None if self.plan.undecided is None else self.only.gradients
+        if gradients is None:
+            return self.plan
+        return decided(self.plan, torch.tensor(read_gradients(gradients.require()).affinity, dtype=torch.float64))
 
     @cached_property
     def protocol(self) -> Protocol:
@@ -116,7 +134,7 @@ class Run:
     def tuner(self) -> Tuner:
         """The tuner, checked against strategy, bits and number of subjects."""
         tuner = tuner_of(self.cfg, [one.subject for one in self.subjects], self.recipe)
-        tuner.check(self.strategy, self.calibration.bits)
+        tuner.check(self.plan, self.calibration.bits)
         return tuner
 
     @property
@@ -150,7 +168,7 @@ class Run:
     @property
     def method(self) -> str:
         """The name of the method (see `method_name`)."""
-        return method_name(self.tuner, self.strategy, self.calibration.bits, self.settings)
+        return method_name(self.tuner, self.plan, self.calibration.bits, self.settings)
 
     @property
     def served_method(self) -> str:

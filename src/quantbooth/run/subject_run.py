@@ -1,5 +1,6 @@
 """The artifacts of one subject of a run: their identities and locations."""
 
+from dataclasses import asdict
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -71,7 +72,25 @@ class SubjectRun:
         run = self.run
         identity = {**self._learned, "kept": run.steps[1:]}
         label = f"{slugify(self.name)}-{run.method}-{run.calibration.name}-seed{self.settings['seed']}"
-        return Artifact(run.store, run.tuner.kind, label, "quantbooth-tune", identity, run.parents)
+        decided_by = {} if self.gradients is None else {"gradients": self.gradients}
+        return Artifact(run.store, run.tuner.kind, label, "quantbooth-tune", identity, run.parents | decided_by)
+
+    @cached_property
+    def gradients(self) -> Artifact | None:
+        """The gradients that decide the borders of this subject's zones; None where the strategy has them."""
+        run = self.run
+        if run.plan.undecided is None:
+            return None
+        identity = {
+            **run.untuned,
+            "subject": self.subject.fingerprint,
+            "tuner": run.tuner.describe(),
+            "measured": asdict(run.plan.undecided),
+            "seed": self.settings["seed"],
+        }
+        label = f"{slugify(self.name)}-{slugify(self.settings['tuner']['name'])}-{run.calibration.name}"
+        label = f"{label}-seed{self.settings['seed']}"
+        return Artifact(run.store, "gradients", label, "quantbooth-tune", identity, run.parents)
 
     def images(self, step: int) -> Artifact:
         """Return the item of the pictures after a step; step 0 is the untuned base, for all strategies and seeds."""
@@ -124,7 +143,8 @@ class SubjectRun:
         return {
             **run.untuned,
             "subject": self.subject.fingerprint,
-            "strategy": run.strategy.describe(),
+            "strategy": run.plan.describe(),
+            **({} if self.gradients is None else {"gradients": self.gradients.identity}),
             "tuner": {"name": run.tuner.name, **content(settings, "tuner")},
             "prior_pictures": self.prior.identity if run.recipe.makes_class_pictures else None,
             **({} if run.recipe.makes_class_pictures else prompted(settings, self.class_prompts)),

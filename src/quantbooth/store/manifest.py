@@ -24,6 +24,7 @@ MAKERS = {
     "probe": "quantbooth-probe",
     "report": "quantbooth-report",
     "calibration_set": "quantbooth-calibrate",
+    "gradients": "quantbooth-tune",
 }
 KINDS = tuple(MAKERS)
 TITLES = {
@@ -37,6 +38,7 @@ TITLES = {
     "probe": "a probe",
     "report": "a report",
     "calibration_set": "a calibration set",
+    "gradients": "gradients by timestep",
 }
 """Kind -> its name in messages."""
 FORMAT = 5

@@ -7,22 +7,51 @@ per zone of the base, TAS equal zones (arXiv 2401.04339). A graded set is weaker
     strength(t) = least + (1 - least) (T - t) / T
 
 Experts of shared first steps are one set until they branch. A wide set acts together with the expert of each zone.
+Borders of the adaptive strategy are decided per subject, by the gradients of its photos before tuning.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Shaped
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from quantbooth.runtime.errors import UserError
+from quantbooth.timesteps.partition import partition
 from quantbooth.timesteps.zones import Zone, Zones, equal_zones, zones_from_borders
 
-__all__ = ["BASELINE", "Strategy", "baseline", "from_description", "graded", "s1", "s1s2", "s2", "s2_from_s1", "tas"]
+__all__ = [
+    "BASELINE",
+    "Strategy",
+    "Undecided",
+    "adaptive",
+    "baseline",
+    "decided",
+    "from_description",
+    "graded",
+    "s1",
+    "s1s2",
+    "s2",
+    "s2_from_s1",
+    "tas",
+]
 
 BASELINE = "baseline"
+
+
+@dataclass(frozen=True)
+class Undecided:
+    """The measurement that decides the borders of a strategy.
+
+    Attributes:
+        bins: equal parts of the timesteps, from which zones are made.
+        draws: of photo, noise and timestep in each bin.
+    """
+
+    bins: int
+    draws: int
 
 
 @dataclass(frozen=True)
@@ -39,6 +68,7 @@ class Strategy:
         shared_steps: the first optimizer steps, in which all experts of a run are trained as one set.
         wide: the timesteps of set 1, whose step from the base is added to that of the expert of the zone; set k + 1 is
             the expert of zone k. None is no such set.
+        undecided: what decides the borders; until then zones are equal. None where they are fixed.
     """
 
     name: str
@@ -48,6 +78,7 @@ class Strategy:
     least: float | None = None
     shared_steps: int = 0
     wide: Zone | None = None
+    undecided: Undecided | None = None
 
     def __post_init__(self) -> None:
         if len(self.training_zones) != len(self.sampling_zones) or not len(self.training_zones):
@@ -233,3 +264,26 @@ def tas(count: int, timesteps: int) -> Strategy:
     """Return the strategy with N experts on equal zones, trained in one run (TuneQDM's timestep-aware scaling)."""
     zones = equal_zones(count, timesteps)
     return Strategy("tas", zones, zones)
+
+
+def adaptive(count: int, bins: int, draws: int, apart: bool, timesteps: int) -> Strategy:
+    """Return the strategy with one expert per zone, whose borders the gradients of a subject decide."""
+    if not count <= bins <= timesteps:
+        raise UserError(
+            f"strategy.bins must be from strategy.count = {count} to base.timesteps = {timesteps}, got {bins}"
+        )
+    zones = equal_zones(count, timesteps)
+    return Strategy("adaptive-apart" if apart else "adaptive", zones, zones, apart, undecided=Undecided(bins, draws))
+
+
+def decided(strategy: Strategy, affinity: Float[Tensor, "n n"]) -> Strategy:
+    """Return the strategy with zones of bins that agree (see `partition`), by the affinities of n equal bins."""
+    timesteps, old = strategy.training_zones.timesteps, strategy.training_zones.zones
+    bins, borders = equal_zones(len(affinity), timesteps).zones, partition(affinity, strategy.sets)
+    zones = tuple(
+        replace(zone, start=bins[first].start, stop=bins[end - 1].stop)
+        for zone, first, end in zip(old, borders, borders[1:], strict=False)
+    )
+    return replace(
+        strategy, training_zones=Zones(zones, timesteps), sampling_zones=Zones(zones, timesteps), undecided=None
+    )
