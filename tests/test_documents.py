@@ -32,7 +32,7 @@ def test_a_table_is_shown_to_the_letter(document: Path) -> None:
 
 
 def test_the_readme_shows_a_table() -> None:
-    assert "experiments/first_answer/table.md" in [file for file, _ in SHOWN.findall((TOP / "README.md").read_text())]
+    assert "experiments/main_table/table.md" in [file for file, _ in SHOWN.findall((TOP / "README.md").read_text())]
 
 
 @pytest.mark.parametrize("name", ["CONTRIBUTING.md", "CHANGELOG.md", *map(str, DOCUMENTS), *map(str, PAGES)])

@@ -136,7 +136,7 @@ def test_the_curves_of_a_killed_tuning_are_one_run_with_each_step_once(
 def test_a_wandb_server_that_is_not_there_is_one_line_before_any_work(
     typed: Callable[..., tuple[int, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    words = [word for word in QUICK if not word.startswith("prior=")]
+    words = [*(word for word in QUICK if not word.startswith("prior=")), "prior=generated"]
     assert typed(programs.calibrate, *words)[0] == 0
     monkeypatch.setenv("WANDB_API_KEY", "0123456789" * 4)
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")

@@ -90,7 +90,7 @@ def test_tables_tell_the_weights_that_were_drawn_with(configure: Configure, styl
     plan = Run(configure(f"lora=[{style},{style}:0.5]"))
     folder = plan.store.root / "some"
     assert [record_of(plan.only, step, folder).quant for step in (0, 2)] == ["w4+style+style:0.5"] * 2
-    assert [record_of(plan.only, step, folder).method for step in (0, 2)] == ["base", "s2"]
+    assert [record_of(plan.only, step, folder).method for step in (0, 2)] == ["base", "s2-scales_in_out"]
     assert plan.only.images(2).label.endswith("-step2-with-style-with-style-0.5")
 
 

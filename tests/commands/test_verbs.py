@@ -33,11 +33,12 @@ from quantbooth.tuning import module as tuning
 Configure = Callable[..., DictConfig]
 QUICK = (
     *("base=folder", "base.resolution=32", "calibration=minmax", "sampler.steps=2"),
-    *("prior.num_class_images=2", "prior.class_batch_size=1"),
+    *("prior=generated", "prior.num_class_images=2", "prior.class_batch_size=1"),
     *("tuner.steps=2", "preview.validation_steps=0", "protocol.prompt_stride=13", "protocol.eval_steps=[1]"),
 )
 NO_PRIOR = ("prior.class_batch_size=0", "prior.num_class_images=0", "prior.loss_weight=0")
 METHODS = {"s2": ("strategy=s2",), "float": ("method=float", *NO_PRIOR, "protocol.eval_steps=[]")}
+NAMES = {"s2": "s2-scales_in_out", "float": "float"}
 STEPS = {"s2": (0, 1, 2), "float": (0, 2)}
 
 
@@ -120,7 +121,7 @@ def test_scores_have_a_row_per_picture_and_say_what_they_are_about(scores: dict[
         requests = read_requests(folder.parent.parent / record.images)
         assert rows["file"].tolist() == [request.file for request in requests] == ["000-0.png", "013-0.png"]
         assert rows[["clip_t", "clip_i", "local_clip_i"]].abs().max().max() <= 1.0001
-        assert (record.method, record.step) == (method if step else "base", step)
+        assert (record.method, record.step) == (NAMES[method] if step else "base", step)
         assert (record.subject, record.base, record.seed) == ("toy_mug", "folder", 0)
         assert record.quant == ("w4" if method == "s2" else "fp")
         if step:

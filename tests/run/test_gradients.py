@@ -20,7 +20,7 @@ MakePlan = Callable[..., Run]
         ("strategy.draws=5", "gradients tuned"),
         ("seed=1", "gradients tuned"),
         ("subject=toy_duck", "gradients tuned"),
-        ("tuner=scales_in_out", "gradients tuned"),
+        ("tuner=scales", "gradients tuned"),
         ("calibration=minmax", "gradients tuned"),
         ("resources.gradient_checkpointing=true", ""),
     ],

@@ -12,11 +12,11 @@ from quantbooth.diffusion.objective import denoising_error, spread_timesteps
 from quantbooth.runtime.draws import generator_for
 from quantbooth.runtime.lightning import Loop
 from quantbooth.timesteps.zones import equal_zones
-from quantbooth.tuning.overfitting import errors_by_bin, indicator
+from quantbooth.tuning.overfitting import DRAWS, errors_by_bin, indicator
 from quantbooth.tuning.recipe import Examples
 
 
-@pytest.mark.parametrize("batch", [3, 8])
+@pytest.mark.parametrize("batch", [3, 4])
 def test_errors_are_means_over_the_photos_in_turn(
     small_base: Base, quantized: Callable[[], Any], examples: Examples, loop: Loop, batch: int
 ) -> None:
@@ -26,9 +26,9 @@ def test_errors_are_means_over_the_photos_in_turn(
     assert found == errors_by_bin(base, photos, examples.subject_text, loop, batch, "measuring")
     assert len(found) == 10
     for zone, error in list(zip(equal_zones(10, 1000).zones, found, strict=True))[::4]:
-        t = spread_timesteps(zone, 8, generator_for(0, 0, "timesteps of overfitting"))
+        t = spread_timesteps(zone, DRAWS, generator_for(0, 0, "timesteps of overfitting"))
         errors = []
-        for j in range(8):
+        for j in range(DRAWS):
             noise = torch.randn(1, 24, 8, 8, generator=generator_for(0, j, "overfitting"))
             with torch.no_grad():
                 one = photos[j % 5][None]

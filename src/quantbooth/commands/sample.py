@@ -105,14 +105,14 @@ def generate_own(run: Run) -> list[Path]:
     tuned = run.settings["scale_sets"]
     if tuned is not None and run.settings["subjects"] is not None:
         raise UserError("scale_sets belong to one subject; leave out subjects or scale_sets")
-    if tuned is not None and "{}" in str(run.settings["prompt"]):
-        _require_subject(run.only.name, Path(tuned))
     if tuned is None:
         run.strength.of(run.plan, run.tuner)
     subjects: Sequence[SubjectRun | None] = [None] if tuned is not None else run.subjects
     folders = [Path(tuned) if one is None else one.tuned.require() for one in subjects]
     asked = [_own_requests(run, one, folder.name) for one, folder in zip(subjects, folders, strict=True)]
     require_read(run, [request.text for requests in asked for request in requests])
+    if tuned is not None and "{}" in str(run.settings["prompt"]):
+        _require_subject(run.only.name, Path(tuned))
     places = [Path(run.settings["pictures"]) / folder.name for folder in folders]
     missing = [
         [each for each in image_jobs(requests, place, number) if not each.path.exists()]

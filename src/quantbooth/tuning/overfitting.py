@@ -22,7 +22,7 @@ from quantbooth.timesteps.zones import Zone, equal_zones
 
 __all__ = ["BINS", "errors_by_bin", "indicator"]
 
-BINS, DRAWS = 10, 8
+BINS, DRAWS = 10, 4
 """Timestep bins, and draws of photo, noise and timestep in each."""
 PURPOSE = "overfitting"
 
