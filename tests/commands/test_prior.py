@@ -52,7 +52,7 @@ def test_class_pictures_take_turns_through_the_prompts(configure: Configure) -> 
         ("prior=distilled", "strategy=s2", "tuner=scales_in_out", "tuner.random_flip=true"),
         ("prior=distilled", "strategy=s2", "strategy.apart=true", "tuner.pull=0.1"),
         ("prior=distilled", "prior.class_prompts=['a big {}','a {} at home']", "tuner.identifier=true"),
-        ("prior.class_prompts=['a big {}']", "prior.num_class_images=3", "tuner.random_flip=true"),
+        ("prior=generated", "prior.class_prompts=['a big {}']", "prior.num_class_images=3", "tuner.random_flip=true"),
         ("prior=distilled", "prior.num_class_images=2", "tuner.dco_beta=100.0"),
         ("prior=none", "tuner.dco_beta=100.0"),
         ("prior=distilled", "tuner=full", "quant=fp", "tuner.pull=0.01", "tuner.dco_beta=100.0"),
@@ -65,7 +65,8 @@ def test_each_learns_something_else_and_checkpointing_changes_nothing(
     configure: Configure, options: tuple[str, ...]
 ) -> None:
     found = learned(Run(configure(*options)))
-    plain = learned(Run(configure(*[each for each in options if not each.startswith(("prior", "tuner."))])))
+    others = [each for each in options if not each.startswith(("prior", "tuner."))]
+    plain = learned(Run(configure(*others, "prior=generated")))
     assert any(not torch.equal(found[name], plain[name]) for name in plain)
     store = "paths.store=${paths.outputs}/again"
     twin = Run(configure(*options, store, "resources.gradient_checkpointing=true", "resources.cache_latents=false"))
