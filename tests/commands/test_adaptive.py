@@ -18,6 +18,8 @@ from quantbooth.runtime.errors import UserError
 from quantbooth.tuning.files import open_tuned, strategy_of
 from quantbooth.tuning.gradients import FILE
 
+pytestmark = pytest.mark.chain
+
 Configure = Callable[..., DictConfig]
 QUICK = (
     *("base=folder", "base.resolution=32", "calibration=minmax", "sampler.steps=2", "prior=none", "tuner.steps=1"),

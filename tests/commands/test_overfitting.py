@@ -13,6 +13,8 @@ from quantbooth.run.models import tuned_base, untuned_base
 from quantbooth.run.run import Run
 from quantbooth.tuning.overfitting import errors_by_bin
 
+pytestmark = pytest.mark.chain
+
 Configure = Callable[..., DictConfig]
 QUICK = (
     *("base=folder", "base.resolution=32", "calibration=minmax", "sampler.steps=2", "prior=none", "tuner.steps=2"),

@@ -16,6 +16,8 @@ from quantbooth.runtime.errors import UserError
 from quantbooth.tuning.checkpoints import Part
 from quantbooth.tuning.module import TuningModule
 
+pytestmark = pytest.mark.chain
+
 Configure = Callable[..., DictConfig]
 QUICK = (
     *("base=folder", "base.resolution=32", "calibration=minmax", "sampler.steps=2", "prior=none", "tuner.steps=6"),
