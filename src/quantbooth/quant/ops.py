@@ -40,7 +40,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from quantbooth.quant.packed_weight import Packed
-from quantbooth.quant.per_channel import affine, gain_gradient, in_layout, keeps_output, require_full, summed, times
+from quantbooth.quant.per_channel import affine, gradients, in_layout, keeps_output, require_full, summed
 
 __all__ = ["Conv2dProduct", "LinearProduct", "PIECE", "PackedProduct", "Product", "gained_product"]
 
@@ -199,7 +199,7 @@ class _GainedProduct(torch.autograd.Function):
     ) -> Tensor:
         need_x, need_in, need_out, _, *_ = ctx.needs_input_grad
         with torch.autocast(x.device.type, enabled=False):  # it would cast the gains to half precision
-            scaled = x if g_in is None else times(g_in, x, product.channel).to(x.dtype)
+            scaled = x if g_in is None else affine(x, g_in, None, product.channel)
             u = PackedProduct(packed, product, codes, scale, zero).apply(scaled)
             y = affine(u, g_out, b, product.channel)
         ctx.packed, ctx.product, ctx.keep_y = packed, product, keep_y
@@ -209,7 +209,7 @@ class _GainedProduct(torch.autograd.Function):
         need_dx = need_x or need_in
         ctx.save_for_backward(  # a tensor set on ctx instead gives wrong gradients under checkpointing
             x if need_in else None,
-            g_in if need_x else None,
+            g_in if need_dx else None,
             g_out if need_dx or need_out else None,
             b if keep_y else None,
             (y if keep_y else u) if need_out else None,
@@ -228,13 +228,14 @@ class _GainedProduct(torch.autograd.Function):
         with torch.autocast(dy.device.type, enabled=False):  # autograd does not restore the state of forward
             if need_b:  # b may be one row for all samples, whose gradient is summed over the batch too
                 db = summed(dy, None, channel, ctx.bias_rows)
-            if need_out:  # from y where u = (y - b) / g_out is safe: y is saved by the next operation anyway
-                dg_out = gain_gradient(dy, kept, ctx.keep_y, g_out, b, channel)
-            if codes is not None:  # skipped where neither x nor g_in is trained: W is not formed again
-                du = dy if g_out is None else times(g_out, dy, channel).to(ctx.dtype)
+            du: Any = dy
+            need_du = codes is not None  # False where neither x nor g_in is trained: W is not formed again
+            if g_out is not None:  # y is saved where u = (y - b) / g_out is safe: by the next operation anyway
+                du, dg_out = gradients(dy, kept, ctx.keep_y, g_out, b, channel, need_du, need_out)
+            if need_du:
                 dscaled = PackedProduct(ctx.packed, ctx.product, codes, scale, zero).transpose(du, ctx.x_shape)
-                if need_in:  # x without g_in: dL/dg_in = sum(dL/dx' x), so a gain near 0 divides nothing
-                    dg_in = summed(dscaled, x, channel)
-                if need_x:  # gains are float32, and dx must have the dtype of x
-                    dx = dscaled if g_in is None else times(g_in, dscaled, channel).to(ctx.dtype)
+                if g_in is None:
+                    dx = dscaled
+                else:  # x is saved without g_in: dL/dg_in = sum(dL/dx' x) divides by no gain near 0
+                    dx, dg_in = gradients(dscaled, x, False, g_in, None, channel, need_x, need_in)
         return dx, dg_in, dg_out, db, *[None] * 6

@@ -18,6 +18,7 @@ from jaxtyping import Float, Integer, UInt8
 from torch import Tensor
 
 from quantbooth.quant.format import pack, packed_width, unpack
+from quantbooth.quant.kernels import fused_for
 from quantbooth.quant.observers import ScaleSearch
 from quantbooth.runtime.errors import UserError
 
@@ -89,6 +90,9 @@ class Packed:
         Parts are concatenated as integers q - z (a byte or two each) and scaled in place as floats, so no second float
         tensor of the weight's size is allocated.
         """
+        if (fused := fused_for(codes, dtype)) is not None:
+            made: Tensor = fused.dequantize(codes, scale, zero, self.bits, self._inputs, self.shape[2:], dtype)
+            return made
         rows = len(codes)
         weight = self._lifted(codes, zero.view(-1, rows)).to(dtype)
         for part, s in zip(self._apart(weight, self._lengths), scale.view(-1, rows), strict=True):

@@ -21,20 +21,20 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from quantbooth.quant.kernels import fused_for
 from quantbooth.quant.selection import SetSelection, register_sets_, selected_rows
 
 __all__ = [
     "affine",
     "attach_",
     "detach_",
-    "gain_gradient",
     "gained",
+    "gradients",
     "in_layout",
     "keeps_output",
     "normalizations",
     "require_full",
     "summed",
-    "times",
 ]
 
 SAFE_GAIN = 0.1
@@ -72,8 +72,7 @@ class _Gained(torch.autograd.Function):
         gain, shift, kept = ctx.saved_tensors
         need_u, need_gain, need_shift = ctx.needs_input_grad[:3]
         dy = in_layout(dy, ctx.y_stride)
-        du = times(gain, dy, ctx.channel).to(ctx.dtype) if need_u else None
-        dgain = gain_gradient(dy, kept, ctx.keep_y, gain, shift, ctx.channel) if need_gain else None
+        du, dgain = gradients(dy, kept, ctx.keep_y, gain, shift, ctx.channel, need_u, need_gain)
         dshift = summed(dy, None, ctx.channel, ctx.shift_rows) if need_shift else None
         return du, dgain, dshift, None, None
 
@@ -95,11 +94,6 @@ def require_full(*numbers: Tensor | None) -> None:
             raise RuntimeError(f"gains must be float32 to be trained, got {tensor.dtype}: cast the activations instead")
 
 
-def times(gain: Float[Tensor, "b c"], u: Float[Tensor, "b ..."], channel: int) -> Float[Tensor, "b ..."]:
-    """Return g * u in the wider of the dtypes."""
-    return along(gain, channel, u.ndim) * u
-
-
 def affine(
     u: Float[Tensor, "b ..."], gain: Float[Tensor, "b c"] | None, shift: Float[Tensor, "#b c"] | None, channel: int
 ) -> Float[Tensor, "b ..."]:
@@ -107,19 +101,45 @@ def affine(
     b = None if shift is None else along(shift, channel, u.ndim)
     if gain is None:
         return u if b is None else u.add_(b)
+    if (fused := fused_for(u)) is not None:
+        y: Tensor = fused.affine(u, gain, shift, channel)
+        return y
     g = along(gain, channel, u.ndim)
     return (g * u if b is None else torch.addcmul(b, g, u)).to(u.dtype)
 
 
-def gain_gradient(
+def gradients(
     dy: Float[Tensor, "b ..."],
-    kept: Float[Tensor, "b ..."],
+    kept: Float[Tensor, "b ..."] | None,
     kept_is_y: bool,
     gain: Float[Tensor, "b c"],
     shift: Float[Tensor, "#b c"] | None,
     channel: int,
-) -> Float[Tensor, "b c"]:
-    """Return dL/dg = sum(dy * u) from the saved tensor: u, or y with u = (y - b) / g."""
+    need_du: bool,
+    need_dg: bool,
+) -> tuple[Float[Tensor, "b ..."] | None, Float[Tensor, "b c"] | None]:
+    """Return du = g * dy in dy's dtype and dg = sum(dy * u), each where it is needed.
+
+    Args:
+        dy: the gradient of y.
+        kept: what the forward saved for dg: u, or y with u = (y - b) / g; None where dg is not needed.
+        kept_is_y: whether it is y.
+        gain: g.
+        shift: b, where y was saved.
+        channel: the channel axis.
+        need_du: whether du is wanted.
+        need_dg: whether dg is wanted.
+    """
+    if kept is not None and need_dg and (fused := fused_for(dy)) is not None:
+        made: tuple[Tensor | None, Tensor] = fused.gradients(dy, kept, kept_is_y, gain, shift, channel, need_du)
+        return made
+    dg = _gain_gradient(dy, kept, kept_is_y, gain, shift, channel) if kept is not None and need_dg else None
+    return affine(dy, gain, None, channel) if need_du else None, dg
+
+
+def _gain_gradient(
+    dy: Tensor, kept: Tensor, kept_is_y: bool, gain: Tensor, shift: Tensor | None, channel: int
+) -> Tensor:
     if not kept_is_y:
         return summed(dy, kept, channel)
     gain_times_u = kept if shift is None else kept - along(shift, channel, kept.ndim)

@@ -23,6 +23,9 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int64, Shaped
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from quantbooth.quant.kernels import fused_for
 
 __all__ = ["INITIAL_VALUES", "SetSelection", "selected_rows", "registered_sets", "register_sets_", "unregister_sets_"]
 
@@ -175,4 +178,23 @@ def selected_rows(module: nn.Module, name: str, batch: int) -> Float[Tensor, "b 
     choice, start = selection.checked(batch, len(values)), INITIAL_VALUES[name]
     if choice.is_floating_point():
         return selection.guarded(start + (choice.to(values)[:, :, None] * (values - start)).sum(dim=1))
+    if fused_for(values) is not None:
+        return selection.guarded(_Selected.apply(values, choice, start))
     return selection.guarded(torch.cat([values.new_full((1, values.shape[1]), start), values])[choice])
+
+
+class _Selected(torch.autograd.Function):
+    """The row of each sample's set by one kernel; indexing on a GPU sorts the choice in every layer's backward."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, choice: Tensor, start: float) -> Tensor:
+        ctx.save_for_backward(choice)
+        ctx.sets = len(values)
+        rows: Tensor = fused_for(values).select(values, choice, start)
+        return rows
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, drows: Tensor) -> tuple[Tensor, None, None]:
+        (choice,) = ctx.saved_tensors
+        return fused_for(drows).select_gradient(drows, choice, ctx.sets), None, None

@@ -1,0 +1,154 @@
+"""Every Triton kernel equals the formula in PyTorch: here in Triton's interpreter, on a GPU in `make bench-gpu`."""
+
+import sys
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from quantbooth.quant import kernels
+from quantbooth.quant.format import BITS, Grid
+from quantbooth.quant.layers import QuantizedConv2d, QuantizedLinear
+from quantbooth.quant.observers import MinMaxObserver
+from quantbooth.quant.packed_weight import Packed
+from quantbooth.quant.per_channel import affine, gradients
+from quantbooth.quant.scale_sets import Parts, attach_, parameters
+
+pytest.importorskip("triton")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def interpreted() -> Iterator[None]:
+    """Triton reads this where a kernel is defined; the kernels use none of Triton's own, defined before."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TRITON_INTERPRET", "1")
+        patch.delitem(sys.modules, "quantbooth.quant.kernels.fused", raising=False)
+        yield
+        sys.modules.pop("quantbooth.quant.kernels.fused", None)
+
+
+@pytest.mark.parametrize("bits", BITS)
+@pytest.mark.parametrize(
+    ("shape", "split"),
+    [((6, 20), ()), ((3, 37), ()), ((5, 7, 3, 3), (4, 3)), ((1, 1), ()), ((4, 33, 1, 1), (16, 17))],
+    ids=["linear", "no whole bytes", "split convolution", "one number", "split point"],
+)
+def test_dequantizes_to_the_same_bits(bits: int, shape: tuple[int, ...], split: tuple[int, ...]) -> None:
+    packed = Packed(bits, shape, split)
+    scale, zero = packed.fit(torch.randn(shape), MinMaxObserver(Grid(bits)))
+    codes = packed.store(torch.randint(0, 2**bits, shape, dtype=torch.uint8))
+    for dtype in kernels.SUPPORTED:
+        given = (codes, scale, zero.to(torch.uint8), dtype)
+        with kernels.use(kernels.FUSED):
+            fused = packed.weight(*given)
+        with kernels.use(kernels.EAGER):
+            eager = packed.weight(*given)
+        if dtype == torch.bfloat16:  # the interpreter cuts where a GPU rounds
+            torch.testing.assert_close(fused, eager, rtol=2**-7, atol=0)
+        else:
+            assert torch.equal(fused, eager)
+
+
+LAYOUTS = {
+    "linear": ((3, 7, 5), -1),
+    "rows": ((3, 5), -1),
+    "image": ((2, 5, 6, 7), 1),
+    "channels last": ((2, 5, 6, 7), 1),
+    "with gaps": ((2, 5, 6, 7), 1),
+    "many positions": ((1, 2, 30, 40), 1),
+    "many channels": ((2, 3, 131), -1),
+}
+
+
+def activation(layout: str) -> tuple[Tensor, int]:
+    shape, channel = LAYOUTS[layout]
+    x = torch.randn(shape)
+    if layout == "channels last":
+        x = x.contiguous(memory_format=torch.channels_last)
+    if layout == "with gaps":
+        x = torch.randn(*shape[:-1], 2 * shape[-1])[..., ::2]
+    return x, channel
+
+
+@pytest.mark.parametrize(
+    ("layout", "shifts"), [*((layout, "each") for layout in LAYOUTS), ("image", None), ("linear", None), ("image", 1)]
+)
+def test_gains_and_their_gradients_are_the_same(layout: str, shifts: int | str | None) -> None:
+    u, channel = activation(layout)
+    dy, _ = activation(layout)
+    gain = 1 + 0.3 * torch.randn(len(u), u.shape[channel]).clamp(-2, 2)
+    shift = None if shifts is None else torch.randn(1 if shifts == 1 else len(u), u.shape[channel])
+    made = {}
+    for choice in (kernels.EAGER, kernels.FUSED):
+        with kernels.use(choice):
+            y = affine(u.clone(), gain, shift, channel)
+            kept = gradients(dy, u, False, gain, shift, channel, True, True)
+            made[choice] = [y, *kept, *gradients(dy, y, True, gain, shift, channel, True, True)]
+            assert gradients(dy, u, False, gain, shift, channel, False, True)[0] is None
+    for eager, fused in zip(*made.values(), strict=True):
+        torch.testing.assert_close(fused, eager, rtol=1e-5, atol=1e-5)
+    double = (
+        (dy.double() * u.double()).movedim(channel, 1).flatten(2).sum(2) if u.ndim > 2 else dy.double() * u.double()
+    )
+    torch.testing.assert_close(made[kernels.FUSED][2], double.float(), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("bits", "kind", "parts"),
+    [
+        (4, "linear", Parts(inputs=True, biases=True)),
+        (3, "convolution", Parts(inputs=True, biases=True)),
+        (2, "convolution", Parts()),
+        (8, "linear", Parts()),
+    ],
+)
+def test_a_layer_equals_its_float64_twin(bits: int, kind: str, parts: Parts) -> None:
+    made = nn.Linear(10, 6) if kind == "linear" else nn.Conv2d(4, 6, 3, 2, 1)
+    cls = QuantizedLinear if kind == "linear" else QuantizedConv2d
+    model = nn.Sequential(cls.from_float(made, MinMaxObserver(Grid(bits)))).requires_grad_(False)
+    selection = attach_(model, 2, parts=parts)
+    learned = [one for several in parameters(model).values() for one in several]
+    for one in learned:
+        one.data.add_(0.2 * torch.randn_like(one))
+    x, dy = torch.randn(4, *((3, 10) if kind == "linear" else (4, 5, 5))), None
+    selection.choose(torch.tensor([0, 2, 1, 2]))
+
+    def run(choice: str, dtype: torch.dtype) -> list[Tensor]:
+        nonlocal dy
+        given = x.clone().to(dtype).requires_grad_()
+        for one in learned:
+            one.grad = None
+        with kernels.use(choice):
+            y = model(given)
+            dy = torch.randn(y.shape) if dy is None else dy
+            y.backward(dy.to(dtype))
+        assert given.grad is not None
+        return [
+            one.double() for one in (y.detach(), given.grad, *(one.grad for one in learned if one.grad is not None))
+        ]
+
+    twin = run(kernels.EAGER, torch.float64)
+    for dtype, most in ((torch.float32, 1e-6), (torch.bfloat16, 1e-2)):
+        for found, exact in zip(run(kernels.FUSED, dtype), twin, strict=True):
+            assert float((found - exact).norm()) <= most * float(exact.norm())
+
+
+def test_selected_rows_have_the_gradient_of_indexing() -> None:
+    from quantbooth.quant.kernels import fused  # noqa: PLC0415  (in the interpreter)
+
+    values, choice = torch.randn(3, 1500, requires_grad=True), torch.tensor([2, 0, 3, 2, 2])
+    rows = torch.cat([torch.full((1, 1500), 1.0), values])[choice]
+    assert torch.equal(fused.select(values.detach(), choice, 1.0), rows)
+    drows = torch.randn_like(rows)
+    rows.backward(drows)
+    torch.testing.assert_close(fused.select_gradient(drows, choice, 3), values.grad)
+
+
+def test_a_cpu_and_float64_use_pytorch_and_a_wrong_word_is_refused() -> None:
+    assert kernels.fused_for(torch.ones(1)) is None
+    with kernels.use(kernels.FUSED):
+        assert kernels.fused_for(torch.ones(1, dtype=torch.float64)) is None
+        assert kernels.fused_for(torch.ones(1, dtype=torch.uint8), torch.float32) is not None
+    with pytest.raises(ValueError, match="quick"), kernels.use("quick"):
+        pass
