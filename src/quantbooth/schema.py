@@ -154,6 +154,8 @@ FIELDS: dict[str, dict[str, Field]] = {
     "resources": {
         "gradient_checkpointing": ignored(FLAG),
         "cache_latents": ignored(FLAG),
+        "cuda_graphs": ignored(FLAG),
+        "kernels": ignored(one_of("auto", "eager", "fused")),
         "checkpoint_every": ignored(whole(0)),
         "save_dtype": Field(DTYPE),
     },

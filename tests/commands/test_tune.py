@@ -71,9 +71,9 @@ def test_everything_at_once_is_kept_by_name_and_served(configure: Configure) -> 
 def test_checkpointing_is_for_memory_only(configure: Configure, monkeypatch: pytest.MonkeyPatch) -> None:
     switched, switch = [], UNet2DConditionModel.enable_gradient_checkpointing
 
-    def noted(denoiser: UNet2DConditionModel) -> None:
+    def noted(denoiser: UNet2DConditionModel, how: Callable[..., Any]) -> None:
         switched.append(denoiser)
-        switch(denoiser)
+        switch(denoiser, how)
 
     monkeypatch.setattr(UNet2DConditionModel, "enable_gradient_checkpointing", noted)
     one, other = (

@@ -7,16 +7,16 @@ of a step and of its parts, peak and kept memory), profile-*.txt (kernels of a s
 no row when the minutes are up; the rows most wanted come first. Weights are random: time and memory do not depend on
 them. Methods:
 
-    ours            quantbooth's layers, eager
-    ours_compiled   the same, `Packed.weight` compiled
-    ours_triton     the same, `kernels.dequantize` in its place
-    ours_fused      and the gain's forward and backward in one kernel each
-    ours_folded     one set for the whole batch: gains in the weight, y kept in half precision
+    ours            a scale set, gains of output channels
+    ours_eager      the same, with PyTorch's operations instead of Triton's kernels
+    ours_in_out     gains of input channels too
+    ours_zones      three scale sets mixed in the batch; ours_subjects: eight
     lora            LoRA rank 4 on attention, frozen weights in float32; lora_half: in half precision
     qlora           LoRA on bitsandbytes' nf4 linears, the rest in float32
     float           all weights (DreamBooth); peqa: scales as parameters of a fake-quantized weight
 
-`_cl` is channels_last, `_graph` replays forward, backward and optimizer as one CUDA graph.
+`graph` replays forward and backward as CUDA graphs (`quantbooth.tuning.graphs`), for every method alike; the optimizer
+is PyTorch's fused AdamW. Milliseconds are wall time of a step that waits for the card.
 """
 
 import argparse
@@ -25,32 +25,37 @@ import re
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from experiments.bench.gpu.steps import Setting, profile, row
+from experiments.bench.gpu.steps import Setting, profile, row, search
 from experiments.bench.gpu.twins import correctness, same_weights
 
-OURS = ("ours", "ours_triton", "ours_fused", "ours_folded")
+XL4: dict[str, Any] = {"size": "sdxl", "batch": 4, "checkpointing": True}
 ROWS = [
-    *[Setting("sd15", f"{method}_graph") for method in (*OURS, "lora_half", "float")],
-    *[Setting("sd15", method) for method in (*OURS, "lora_half", "lora", "qlora", "float", "peqa", "ours_compiled")],
-    *[Setting("sd15", f"{method}_graph", batch=4) for method in (*OURS, "lora_half")],
-    *[Setting("sd15", method, batch=4) for method in (*OURS, "lora_half", "qlora", "float")],
-    *[Setting("sdxl", f"{method}_graph") for method in ("ours_fused", "ours_folded", "lora_half")],
-    *[Setting("sdxl", method) for method in (*OURS, "lora_half", "qlora")],
-    *[
-        Setting(size, method, batch=batch, checkpointing=True)
-        for size, batch in (("sd15", 1), ("sd15", 4), ("sdxl", 1), ("sdxl", 4))
-        for method in ("ours", "ours_folded", "lora_half", "qlora")
-    ],
-    *[Setting("sd15", f"{method}_cl{end}") for method in ("ours_folded", "lora_half") for end in ("", "_graph")],
+    *[Setting("sd15", method) for method in ("ours", "ours_in_out", "lora_half")],
+    *[Setting("sd15", method, graph=False) for method in ("ours", "lora_half", "qlora", "peqa", "float")],
+    *[Setting(method="ours", **XL4), Setting(method="ours", graph=False, **XL4), Setting(method="ours_zones", **XL4)],
+    *[Setting("sdxl", "ours", checkpointing=True), Setting("sdxl", "ours")],
+    *[Setting(method="lora_half", **XL4), Setting(method="lora_half", graph=False, **XL4)],
+    *[Setting("sdxl", "lora_half", checkpointing=True), Setting("sdxl", "lora_half")],
+    *[Setting(method="qlora", graph=False, **XL4), Setting("sdxl", "qlora", graph=False, checkpointing=True)],
+    Setting(method="peqa", graph=False, **XL4),
+    *[Setting("sd15", method, batch=4) for method in ("ours", "ours_zones", "ours_in_out", "lora_half")],
+    *[Setting("sd15", method, batch=4, graph=False) for method in ("qlora", "peqa")],
+    *[Setting("sd15", "ours_subjects", batch=8), Setting("sd15", "ours", batch=8)],
+    *[Setting("sd15", method, checkpointing=True) for method in ("ours", "lora_half")],
+    Setting("sd15", "qlora", graph=False, checkpointing=True),
+    *[Setting("sd15", "ours_eager"), Setting("sd15", "lora"), Setting("sd15", "float"), Setting("sd15", "peqa")],
     *[Setting("sd15", "ours", precision) for precision in ("32", "fp16")],
-    Setting("sdxl", "float", checkpointing=True),
+    Setting(method="ours_in_out", **XL4),
+    Setting("sdxl", "float", graph=False, checkpointing=True),
 ]
-COLUMNS = ["size", "method", "precision", "batch", "checkpointing", "ms", "forward", "backward", "optimizer"]
-COLUMNS += ["peak_gb", "built_gb", "kept_gb", "error"]
+COLUMNS = ["size", "method", "precision", "batch", "checkpointing", "graph", "ms", "forward", "backward", "optimizer"]
+COLUMNS += ["peak_gb", "built_gb", "kept_gb", "reserved_gb", "error"]
 
 
 def main() -> None:
@@ -61,7 +66,6 @@ def main() -> None:
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
     end = time.monotonic() + 60 * given.minutes
-    torch._dynamo.config.recompile_limit = 256
     with (given.out / "steps.csv").open("w") as file, (given.out / "summary.txt").open("w") as told:
         rows = csv.DictWriter(file, COLUMNS)
         rows.writeheader()
@@ -91,12 +95,14 @@ def main() -> None:
             else:
                 kept = found.get("kept_gb", 0)
                 say(f"{setting.name}: {found['ms']:.1f} ms, peak {found['peak_gb']:.2f} GB, kept {kept:.2f}")
-        for method in () if given.only else ("ours", "ours_folded", "lora_half"):
+        extras = [partial(search, "sd15"), partial(search, "sdxl")]
+        extras += [partial(profile, Setting("sd15", method), given.out) for method in ("ours", "lora_half")]
+        for extra in () if given.only else extras:
             if time.monotonic() < end + 20:
                 try:
-                    say(profile(Setting("sd15", method), given.out))
-                except Exception as error:
-                    say(f"profile {method}: {type(error).__name__}: {str(error)[:200]}")
+                    say(extra())
+                except Exception as error:  # the others still count
+                    say(f"{extra}: {type(error).__name__}: {str(error)[:200]}")
 
 
 if __name__ == "__main__":

@@ -7,13 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from experiments.bench.gpu import kernels
-from experiments.bench.gpu.methods import variant
 from quantbooth.quant.format import Grid
+from quantbooth.quant.kernels.choice import EAGER, FUSED, use
 from quantbooth.quant.layers import QuantizedConv2d, QuantizedLinear
 from quantbooth.quant.observers import MinMaxObserver
 from quantbooth.quant.packed_weight import Packed
-from quantbooth.quant.scale_sets import attach_
+from quantbooth.quant.scale_sets import Parts, attach_
 
 __all__ = ["correctness", "same_weights"]
 
@@ -21,7 +20,7 @@ __all__ = ["correctness", "same_weights"]
 def correctness(out: Path) -> str:
     """Each layer in float64 on the CPU against the card: y, dx, dg, as relative Frobenius errors."""
     rows = []
-    for method in ("ours", "ours_triton", "ours_fused", "ours_folded"):
+    for method in (EAGER, FUSED):
         for bits in (2, 3, 4, 8):
             for kind in ("linear", "conv"):
                 rows += _errors(method, bits, kind)
@@ -37,33 +36,38 @@ def _errors(method: str, bits: int, kind: str) -> list[dict[str, Any]]:
         (QuantizedLinear, nn.Linear(320, 640)) if kind == "linear" else (QuantizedConv2d, nn.Conv2d(64, 96, 3, 2, 1))
     )
     layer: Any = nn.Sequential(cls.from_float(made, MinMaxObserver(Grid(bits)))).requires_grad_(False)
-    selection = attach_(layer, 2)
+    selection = attach_(layer, 2, parts=Parts(inputs=True, biases=True))
     with torch.no_grad():
-        layer[0].gain_out.add_(0.1 * torch.randn_like(layer[0].gain_out))
+        for one in layer[0].parameters():
+            one.add_(0.1 * torch.randn_like(one))
     x = torch.randn(3, *((77, 320) if kind == "linear" else (64, 17, 17)))
-    index = torch.tensor([1, 1, 1] if method == "ours_folded" else [0, 1, 2])
+    index = torch.tensor([0, 2, 1])
 
     def run(device: str, dtype: torch.dtype) -> list[Tensor]:
         layer.to(device)
-        layer[0].gain_out.grad = None
+        layer.zero_grad()
         selection.choose(index.to(device))
         given = x.detach().clone().to(device, dtype).requires_grad_()
         y = layer(given)
         dy = torch.randn(y.shape, generator=torch.Generator().manual_seed(1)).to(y)
         y.backward(dy)
-        found: tuple[Any, ...] = (y, given.grad, layer[0].gain_out.grad)
+        found: tuple[Any, ...] = (y, given.grad, layer[0].gain_out.grad, layer[0].gain_in.grad, layer[0].shift.grad)
         return [t.detach().double().cpu() for t in found]
 
     twin, rows = run("cpu", torch.float64), []
     for tf32 in (False, True):
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
         for dtype, most in ((torch.float32, 2e-3 if tf32 else 1e-5), (torch.bfloat16, 1e-2), (torch.float16, 2e-3)):
-            about = {"method": method, "bits": bits, "kind": kind, "dtype": str(dtype), "tf32": tf32}
+            about = {"kernels": method, "bits": bits, "kind": kind, "dtype": str(dtype), "tf32": tf32}
             try:
-                with variant(method):
+                with use(method):
                     found = run("cuda", dtype)
                 errors = [float((a - b).norm() / b.norm()) for a, b in zip(found, twin, strict=True)]
-                rows.append(about | dict(zip(("y", "dx", "dg"), errors, strict=True)) | {"ok": max(errors) < most})
+                rows.append(
+                    about
+                    | dict(zip(("y", "dx", "dg", "dg_in", "db"), errors, strict=True))
+                    | {"ok": max(errors) < most}
+                )
             except Exception as error:  # one row, the others still count
                 rows.append(about | {"ok": False, "error": f"{type(error).__name__}: {str(error)[:200]}"})
     return rows
@@ -86,5 +90,9 @@ def same_weights() -> str:
             c, s, z = codes.cuda(), scale.cuda(), zero.to(torch.uint8).cuda()
             for dtype in (torch.float32, torch.bfloat16, torch.float16):
                 count += 1
-                different += not torch.equal(packed.weight(c, s, z, dtype), kernels.dequantize(packed, c, s, z, dtype))
+                made = []
+                for kernels in (EAGER, FUSED):
+                    with use(kernels):
+                        made.append(packed.weight(c, s, z, dtype))
+                different += not torch.equal(*made)
     return f"weights: {different} of {count} differ from the library's in a bit"

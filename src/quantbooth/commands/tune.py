@@ -39,6 +39,7 @@ from quantbooth.tuning.callbacks import Checkpoints, SampleGrids, Snapshots
 from quantbooth.tuning.checkpoints import Checkpoint, Part, Unfinished
 from quantbooth.tuning.encoding import LazyLatents, TrainablePrompt, cache_latents
 from quantbooth.tuning.files import precision_of, read_snapshot, snapshot_path
+from quantbooth.tuning.graphs import ReplayGraphs
 from quantbooth.tuning.module import TuningModule
 from quantbooth.tuning.optimizers import optimizer_factory
 from quantbooth.tuning.recipe import Examples, OptimizerFactory
@@ -166,6 +167,7 @@ def learn(
     base, selection = untuned_base(run), SetSelection()
     sets = len(zones) + (run.strategy.wide is not None)
     route = SubjectsRoute(partial(run.strategy.chosen, zones), sets, len(subjects))
+    torch.nn.ModuleList([base.autoencoder, *base.text_encoders]).to(run.loop.device)  # where pictures are drawn too
     examples = [encode(one, base) for one in subjects]
     untuned = frozen_copy(base) if run.recipe.needs_teacher and not run.tuner.has_base else None
     different = 1 if run.strategy.shared_steps else sets  # shared sets start equal
@@ -185,9 +187,10 @@ def learn(
     snapshots = Snapshots(run.tuner, base, run.steps[1:], partial(keep, run, part), module.kept)
     checkpoints = Checkpoints(part, module, resources["checkpoint_every"], found)
     grids = previews(run, base, module, subjects, names)
+    graphs = [ReplayGraphs(base.denoiser, selection)] if resources["cuda_graphs"] else []  # before what draws
     if found is not None:
         say(f"{joined_label(names)} goes on from step {found.step}")
-    fit(run, module, names, [checkpoints, snapshots, *grids], 0 if found is None else found.step)
+    fit(run, module, names, [*graphs, checkpoints, snapshots, *grids], 0 if found is None else found.step)
     return module
 
 

@@ -55,8 +55,9 @@ class Base:
     @torch.no_grad()
     def encode_images(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b c hl wl"]:
         """Return latents, scaled to about unit variance, of images in [0, 1]; autocast is off, as for decoding."""
-        with full_precision(self.device):
-            latents = self.family.encode_images(self.autoencoder, images.to(self.device))
+        device = self.autoencoder.device
+        with full_precision(device):
+            latents = self.family.encode_images(self.autoencoder, images.to(device))
         return _finite(latents, f"the autoencoder of {self.name} encodes pictures to")
 
     @torch.no_grad()

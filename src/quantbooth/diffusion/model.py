@@ -19,6 +19,7 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from quantbooth.diffusion.conditioning import Conditioning
 from quantbooth.diffusion.prompt_length import require_whole
@@ -100,6 +101,11 @@ class Shape:
     timesteps: int
 
 
+def _recomputed(module: nn.Module, *inputs: Any) -> Any:
+    """Call a block whose activations are computed again; nothing in a denoiser draws numbers, so no state is kept."""
+    return checkpoint(module.__call__, *inputs, use_reentrant=False, preserve_rng_state=False)
+
+
 class Family(ABC):
     """One kind of diffusers text-to-image pipeline; it has no weights, so bases may share it.
 
@@ -163,7 +169,7 @@ class Family(ABC):
 
     def enable_gradient_checkpointing_(self, denoiser: Any) -> None:
         """Recompute the activations of blocks in the backward pass instead of saving them."""
-        denoiser.enable_gradient_checkpointing()
+        denoiser.enable_gradient_checkpointing(_recomputed)
 
     def new_denoiser(self, config: Mapping[str, Any]) -> Any:
         """Return a denoiser of this architecture with random weights, or without weights on the meta device."""

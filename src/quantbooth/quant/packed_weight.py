@@ -18,7 +18,7 @@ from jaxtyping import Float, Integer, UInt8
 from torch import Tensor
 
 from quantbooth.quant.format import pack, packed_width, unpack
-from quantbooth.quant.kernels import fused_for
+from quantbooth.quant.kernels.choice import fused_for
 from quantbooth.quant.observers import ScaleSearch
 from quantbooth.runtime.errors import UserError
 

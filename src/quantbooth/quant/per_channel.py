@@ -21,7 +21,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from quantbooth.quant.kernels import fused_for
+from quantbooth.quant.kernels.choice import fused_for
 from quantbooth.quant.selection import SetSelection, register_sets_, selected_rows
 
 __all__ = [
@@ -78,11 +78,15 @@ class _Gained(torch.autograd.Function):
 
 
 def keeps_output(gain: Float[Tensor, "b c"] | None, dtype: torch.dtype) -> bool:
-    """Return whether y, not u, is saved for dL/dg; False where g is frozen and neither is needed."""
+    """Return whether y, not u, is saved for dL/dg; False where g is frozen and neither is needed.
+
+    A CUDA graph cannot decide by values, so there u is saved.
+    """
     return (
         gain is not None
         and gain.requires_grad
         and dtype in FULL
+        and not (gain.is_cuda and torch.cuda.is_current_stream_capturing())
         and bool(gain.detach().abs().min() >= SAFE_GAIN)  # last, because it synchronizes a GPU
     )
 

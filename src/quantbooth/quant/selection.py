@@ -17,7 +17,8 @@ A module with scale sets has a `selection` and these parameters, None for those 
 Row k - 1 is set k. Set 0 is the base, with the initial values, and is not stored.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -25,7 +26,7 @@ from jaxtyping import Float, Int64, Shaped
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from quantbooth.quant.kernels import fused_for
+from quantbooth.quant.kernels.choice import fused_for
 
 __all__ = ["INITIAL_VALUES", "SetSelection", "selected_rows", "registered_sets", "register_sets_", "unregister_sets_"]
 
@@ -46,6 +47,7 @@ class SetSelection:
         self._forward: Tensor | None = None
         self._again: Tensor | None = None
         self._largest = 0
+        self._sets: int | None = None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "SetSelection":
         return self
@@ -61,12 +63,28 @@ class SetSelection:
         if choice.is_floating_point():
             if choice.ndim != 2 or choice.numel() == 0 or not bool(choice.isfinite().all()):
                 raise ValueError(f"shares must be a non-empty matrix of finite numbers, {got}")
+            largest = 0
         elif choice.dtype != torch.int64 or choice.ndim != 1 or choice.numel() == 0:
             raise ValueError(f"index must be a non-empty int64 vector, {got}")
-        elif int(choice.min()) < 0:
-            raise ValueError(f"index must be >= 0 (0 = base), got {int(choice.min())}")
-        self._choice, self._again = choice.detach().clone(), None
-        self._largest = 0 if choice.is_floating_point() else int(choice.max())
+        else:
+            smallest, largest = torch.stack(choice.aminmax()).tolist()  # at once: a GPU is waited for
+            if smallest < 0:
+                raise ValueError(f"index must be >= 0 (0 = base), got {smallest}")
+        self._choice, self._again, self._largest = choice.detach().clone(), None, largest
+
+    @contextmanager
+    def fixed(self, choice: Choice) -> Iterator[None]:
+        """Use this tensor itself inside the block, without looking at it: a CUDA graph reads what it holds later."""
+        before, self._choice = self._choice, choice
+        try:
+            yield
+        finally:
+            self._choice = before
+
+    @property
+    def sets(self) -> int | None:
+        """The number of sets of the layer that asked last; None where none has."""
+        return self._sets
 
     def clear(self) -> None:
         """Clear the choice, so that the next forward raises instead of using it."""
@@ -92,7 +110,7 @@ class SetSelection:
             RuntimeError: when nothing was chosen, for another batch size, a set that the layer does not have, or shares
                 of another number of sets.
         """
-        choice = self.choice
+        choice, self._sets = self.choice, sets
         if len(choice) != batch:
             raise RuntimeError(f"the selection must cover the batch: chosen for {len(choice)} samples, got {batch}")
         if self._largest > sets:

@@ -21,6 +21,7 @@ from quantbooth.diffusion.lora_files import LoraFile, add_loras_, lora_files
 from quantbooth.diffusion.outline import outline
 from quantbooth.diffusion.sampler import Sampler
 from quantbooth.evaluation.scorer import Scorer
+from quantbooth.quant.kernels import choice as kernels
 from quantbooth.run.calibration import Calibration
 from quantbooth.run.experts import require_decidable, sampled_timesteps
 from quantbooth.run.options import base_folder_of, method_name, recipe_of, sampler_of, strategy_of, tuner_of
@@ -47,6 +48,7 @@ class Run:
     def __init__(self, cfg: DictConfig) -> None:
         self.cfg, self.settings = cfg, plain(cfg)
         self.store = Store(Path(self.settings["paths"]["store"]).expanduser())
+        kernels.choose(self.settings["resources"]["kernels"])
 
     def check(self, *parts: str) -> None:
         """Evaluate these properties now, so that a wrong option ends the run before any work."""

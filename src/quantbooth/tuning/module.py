@@ -54,7 +54,7 @@ class TuningModule(LightningModule):
     that update every parameter independently, such as AdamW, then take the same steps.
 
     Args:
-        base: has the trainable parameters and the router attached; autoencoder and text encoders are not needed.
+        base: has the trainable parameters and the router attached; an autoencoder only where steps encode pictures.
         learning: the trainable parameters, by kind.
         examples: training data of each subject.
         zones: the training timesteps.
@@ -88,6 +88,7 @@ class TuningModule(LightningModule):
     ) -> None:
         super().__init__()
         self.base, self.denoiser = base, base.denoiser
+        self.autoencoder = base.autoencoder  # moves along, where each step encodes its pictures
         self.learning = learning
         self.examples = tuple(examples)
         self.zones = zones
