@@ -37,7 +37,7 @@ from quantbooth.store.files import storage_of, write_whole
 from quantbooth.store.store import joined_label, make_all, slugify
 from quantbooth.tuning.files import open_tuned
 
-__all__ = ["generate", "generate_own", "job", "sample"]
+__all__ = ["check_job", "generate", "generate_own", "job", "sample"]
 
 CELL = 192
 """Side of a picture on the sheet, in pixels."""
@@ -48,14 +48,29 @@ def sample(run: Run) -> list[Path]:
 
     A batch mixes rows of several subjects; folders are ordered by step, then by subject.
     """
-    if run.settings["scale_sets"] is not None:
-        raise UserError("scale_sets generates pictures of prompt; set prompt too, or leave scale_sets out")
-    run.check("sampler", "steps", "tuner", "loras")
-    run.strength.of(run.plan, run.tuner)
-    require_read(run)
+    _require(run)
     tuned_first = sorted(run.steps, key=lambda step: step == 0)  # what is damaged there is refused before work
     made = {step: render(run, step) for step in tuned_first}
     return [folder for step in run.steps for folder in made[step]]
+
+
+def _require(run: Run) -> None:
+    """Refuse what drawing cannot do, before any work.
+
+    Raises:
+        UserError: for several subjects with `scale_sets`, which belong to one, or without a prompt; for options that
+            do not fit together.
+    """
+    tuned, own = run.settings["scale_sets"], run.settings["prompt"] is not None
+    if tuned is not None and not own:
+        raise UserError("scale_sets generates pictures of prompt; set prompt too, or leave scale_sets out")
+    if tuned is not None and run.settings["subjects"] is not None:
+        raise UserError("scale_sets belong to one subject; leave out subjects or scale_sets")
+    run.check("sampler", "protocol", "loras", *([] if own else ["steps", "tuner"]))
+    if tuned is None:
+        run.strength.of(run.plan, run.tuner)
+    if not own:
+        require_read(run)
 
 
 def render(run: Run, step: int) -> list[Path]:
@@ -96,17 +111,9 @@ def generate(run: Run) -> list[Path]:
 
 
 def generate_own(run: Run) -> list[Path]:
-    """Generate the missing pictures of `prompt` with every seed of the protocol; return pictures and their sheets.
-
-    Raises:
-        UserError: for several subjects with `scale_sets`, which belong to one.
-    """
-    run.check("sampler", "protocol", "loras")
+    """Generate the missing pictures of `prompt` with every seed of the protocol; return pictures and their sheets."""
+    _require(run)
     tuned = run.settings["scale_sets"]
-    if tuned is not None and run.settings["subjects"] is not None:
-        raise UserError("scale_sets belong to one subject; leave out subjects or scale_sets")
-    if tuned is None:
-        run.strength.of(run.plan, run.tuner)
     subjects: Sequence[SubjectRun | None] = [None] if tuned is not None else run.subjects
     folders = [Path(tuned) if one is None else one.tuned.require() for one in subjects]
     asked = [_own_requests(run, one, folder.name) for one, folder in zip(subjects, folders, strict=True)]
@@ -189,6 +196,11 @@ def write_sheet(folder: Path, requests: Sequence[Request]) -> Path:
 def _references(folder: Path) -> Path:
     (folder / "references").mkdir(exist_ok=True)
     return folder / "references"
+
+
+def check_job(cfg: DictConfig) -> None:
+    """Refuse what the job cannot do, before the first job of a sweep."""
+    _require(Run(cfg))
 
 
 def job(cfg: DictConfig) -> list[Path]:

@@ -22,7 +22,6 @@ from typing import Any
 import hydra
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from quantbooth.runtime.config import conf_dir
@@ -32,7 +31,9 @@ from quantbooth.runtime.explain import explain, flat, is_mistake
 from quantbooth.runtime.given import require_data
 from quantbooth.runtime.help import help_text
 from quantbooth.runtime.options import require_kept, require_valid, require_valid_sweep
+from quantbooth.runtime.progress import progress
 from quantbooth.runtime.records import forget, name_records
+from quantbooth.runtime.sweeps import Together, config_of, in_sweep, known_jobs
 from quantbooth.runtime.words import quoted
 
 __all__ = ["Command", "quiet_libraries"]
@@ -56,8 +57,9 @@ class Failure:
 class Command:
     """A program: compose conf/<config_name>.yaml with the command line, call `job` of a module on each job, exit.
 
-    At the end `conclude` of the module, if any, gets the configuration and the result of every finished job of this
-    process. (Hydra's callbacks would turn an error there into a warning.)
+    Before the first job of a sweep, `check_job` of the module, if any, gets the configuration of every job, refuses
+    what it cannot do, and returns what all jobs must have alike. At the end `conclude`, if any, gets the configuration
+    and the result of every finished job of this process. (Hydra's callbacks would turn an error there into a warning.)
 
     Attributes:
         module: imported when the options of the first job are valid; its docstring is the help.
@@ -103,8 +105,12 @@ def _run(command: Command) -> int:
 def _guarded(command: Command, failures: list[Failure], finished: list[Job]) -> Callable[[DictConfig], object]:
     """Return the job, options checked first, with failures recorded instead of raised, so that other jobs run."""
     main_process = os.getpid()
+    checked: list[bool] = []
 
     def job(cfg: DictConfig) -> object:
+        if in_sweep() and os.getpid() == main_process and not checked:
+            _check_sweep(command)
+            checked.append(True)
         try:
             require_valid(cfg, command.config_name)
             module = importlib.import_module(command.module)
@@ -129,9 +135,48 @@ def _guarded(command: Command, failures: list[Failure], finished: list[Job]) -> 
     return job
 
 
+def _check_sweep(command: Command) -> None:
+    """Check all jobs of a sweep, as far as they are known; end the command before the first computes if one is refused.
+
+    A bug is left to the job that has it.
+    """
+    jobs = [(f"job {number} ({' '.join(words)})", words) for number, words in enumerate(known_jobs(), 1)]
+    together, found, refused = Together(), list[tuple[str, DictConfig]](), dict[str, list[str]]()
+
+    def tried(job: str, check: Callable[[], object]) -> None:
+        try:
+            check()
+        except Exception as error:
+            if is_mistake(error):
+                _debug(error)
+                refused.setdefault(explain(error), []).append(job)
+
+    def compose(job: str, words: list[str]) -> None:
+        found.append((job, config_of(words)))
+        require_valid(found[-1][1], command.config_name)
+
+    def compare(check: Callable[[DictConfig], dict[str, object] | None], cfg: DictConfig) -> None:
+        together.require(check(cfg) or {})
+
+    for job, words in jobs:
+        tried(job, partial(compose, job, words))
+    check = None if refused else getattr(importlib.import_module(command.module), "check_job", None)
+    quiet_libraries()
+    if check is not None:
+        for job, cfg in progress(found, "checking all jobs"):
+            tried(job, partial(compare, check, cfg))
+            gc.collect()
+    for line, (first, *others) in refused.items():
+        also = f" and {len(others)} more" if others else ""
+        said(f"{first}{also} refused before any job began: {line}")
+    if refused:
+        forget()
+        sys.exit(2)
+
+
 def _failure(error: Exception, cfg: DictConfig) -> Failure:
     """Return a failed job; one of a sweep is printed at once, and again at the end."""
-    if HydraConfig.get().mode != RunMode.MULTIRUN:
+    if not in_sweep():
         return Failure(_line(error, cfg), defect=None if is_mistake(error) else error)
     if not is_mistake(error):
         traceback.print_exception(error)
