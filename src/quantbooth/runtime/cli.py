@@ -5,6 +5,7 @@ import ast
 import contextlib
 import gc
 import importlib
+import io
 import logging
 import os
 import re
@@ -38,6 +39,7 @@ from quantbooth.runtime.words import quoted
 
 __all__ = ["Command", "quiet_libraries"]
 
+PACKAGE = re.compile(r"\w+(\.\w+|\[\d+\])*")
 Job = tuple[DictConfig, Any]
 
 
@@ -92,11 +94,12 @@ def _run(command: Command) -> int:
     finished: list[Job] = []
     name_records()
     with _hydra_raises(command.config_name):
-        _check_flags(command)
+        flags = _check_flags(command)
         sys.argv[1:] = command.words(sys.argv[1:])
         require_valid_sweep(sys.argv[1:], command.config_name)
         program = hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=command.config_name)
-        program(_guarded(command, failures, finished))()
+        with _package_found(flags):
+            program(_guarded(command, failures, finished))()
         if finished and (conclude := getattr(sys.modules.get(command.module), "conclude", None)):
             conclude(finished)
     return _conclude(failures)
@@ -217,7 +220,7 @@ def _docstring(module: str) -> str:
     return ast.get_docstring(ast.parse(source or "")) or ""
 
 
-def _check_flags(command: Command) -> None:
+def _check_flags(command: Command) -> argparse.Namespace:
     """Answer --help and --version; refuse unknown flags in one line, instead of Hydra's page of usage."""
     words = sys.argv[1:]
     if "--help" in words or "-h" in words:
@@ -238,8 +241,35 @@ def _check_flags(command: Command) -> None:
             raise UserError(f"unknown flag '{word}'; options are written without dashes: {option}")
     if unread:
         raise UserError(f"'{unread[0]}' comes after a flag; write flags such as -m first, then the key=value options")
+    if flags.package is not None and not flags.cfg:
+        raise UserError(f"--package={flags.package} has no effect without --cfg; write --cfg job -p {flags.package}")
+    if flags.package is not None and not PACKAGE.fullmatch(flags.package):
+        raise UserError(f"--package must be a group or an option such as tuner.steps, got {flags.package!r}")
     require_data(flags)
     require_kept(words, command.config_name)
+    return flags
+
+
+@contextlib.contextmanager
+def _package_found(flags: argparse.Namespace) -> Iterator[None]:
+    """Let --cfg of a package that is not there, or has no value, end as any mistake; Hydra prints, and exits with 1.
+
+    Raises:
+        UserError: naming the package.
+    """
+    if flags.package is None:
+        yield
+        return
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            yield
+    except SystemExit as stop:
+        if stop.code == 1:
+            raise UserError(
+                f"--package={flags.package} is no group and no option with a value; --cfg {flags.cfg} alone shows all"
+            ) from stop
+        raise
 
 
 @contextlib.contextmanager
