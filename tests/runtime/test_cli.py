@@ -145,9 +145,6 @@ def test_a_job_that_succeeds_says_nothing_more_and_exits_with_0(app: Path) -> No
         ("-m quant=w4,w8 seed=0,-1", "seed must be a whole number from 0 to 4294967295, got -1"),
         ("--seed=3", "unknown flag '--seed=3'; options are written without dashes: seed=3"),
         ("--cfg job -p nope", "--package=nope is no group and no option with a value; --cfg job alone shows all"),
-        ("--cfg job -p tag", "--package=tag is no group and no option with a value; --cfg job alone shows all"),
-        ("--cfg job -p tuner[0", "--package must be a group or an option such as tuner.steps, got 'tuner[0'"),
-        ("-p tuner seed=1", "--package=tuner has no effect without --cfg; write --cfg job -p tuner"),
         ("--cfg", "argument --cfg/-c: expected one argument; --hydra-help shows all flags"),
         (
             "seed=1 -m quant=w4",
@@ -163,12 +160,6 @@ def test_a_mistake_ends_in_one_line_and_exit_code_2(app: Path, words: str, line:
     done = run(app, *words.split())
     assert done.stderr == f"quantbooth: {line.format(app=app)}\n"
     assert done.returncode == 2
-
-
-def test_a_group_and_an_option_can_be_shown(app: Path) -> None:
-    shown = [run(app, "--cfg", "job", "-p", package) for package in ("tuner", "tuner.steps")]
-    assert [(done.returncode, done.stderr) for done in shown] == [(0, ""), (0, "")]
-    assert "learning_rate: 0.1" in shown[0].stdout and shown[1].stdout == "10\n"
 
 
 def test_a_torn_config_file_is_named(app: Path) -> None:

@@ -94,8 +94,8 @@ def _from_hub(name: str, revision: str, option: str, wanted: list[str]) -> Path:
         ) from error
     except (LocalEntryNotFoundError, OfflineModeIsEnabled, HfHubHTTPError, OSError) as error:
         raise UserError(
-            f"cannot fetch {name} from the hub: {silent or first_line(error)}; {option}.path=DIR takes a folder that is "
-            "there already"
+            f"cannot fetch {name} from the hub: {silent or first_line(error)}; {option}.path=DIR takes a folder that "
+            "is there already"
         ) from error
     return Path(found)
 

@@ -1,11 +1,9 @@
 """A command whose errors end in one line: `tune = Command("quantbooth.commands.tune", "quantbooth")`."""
 
-import argparse
 import ast
 import contextlib
 import gc
 import importlib
-import io
 import logging
 import os
 import re
@@ -16,12 +14,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from importlib.abc import SourceLoader
-from importlib.metadata import version
 from importlib.util import find_spec
 from typing import Any
 
 import hydra
-from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
@@ -29,9 +25,9 @@ from quantbooth.runtime.config import conf_dir
 from quantbooth.runtime.ending import ended, said
 from quantbooth.runtime.errors import UserError
 from quantbooth.runtime.explain import explain, flat, is_mistake
-from quantbooth.runtime.given import require_data
+from quantbooth.runtime.flags import checked_flags, package_found
 from quantbooth.runtime.help import help_text
-from quantbooth.runtime.options import require_kept, require_valid, require_valid_sweep
+from quantbooth.runtime.options import require_valid, require_valid_sweep
 from quantbooth.runtime.progress import progress
 from quantbooth.runtime.records import forget, name_records
 from quantbooth.runtime.sweeps import Together, config_of, in_sweep, known_jobs
@@ -39,7 +35,6 @@ from quantbooth.runtime.words import quoted
 
 __all__ = ["Command", "quiet_libraries"]
 
-PACKAGE = re.compile(r"\w+(\.\w+|\[\d+\])*")
 Job = tuple[DictConfig, Any]
 
 
@@ -94,11 +89,15 @@ def _run(command: Command) -> int:
     finished: list[Job] = []
     name_records()
     with _hydra_raises(command.config_name):
-        flags = _check_flags(command)
+        words = sys.argv[1:]
+        if "--help" in words or "-h" in words:
+            sys.stdout.write(command.help())
+            return 0
+        flags = checked_flags(words, command.config_name)
         sys.argv[1:] = command.words(sys.argv[1:])
         require_valid_sweep(sys.argv[1:], command.config_name)
         program = hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=command.config_name)
-        with _package_found(flags):
+        with package_found(flags):
             program(_guarded(command, failures, finished))()
         if finished and (conclude := getattr(sys.modules.get(command.module), "conclude", None)):
             conclude(finished)
@@ -218,58 +217,6 @@ def _docstring(module: str) -> str:
     spec = find_spec(module)
     source = spec.loader.get_source(module) if spec and isinstance(spec.loader, SourceLoader) else None
     return ast.get_docstring(ast.parse(source or "")) or ""
-
-
-def _check_flags(command: Command) -> argparse.Namespace:
-    """Answer --help and --version; refuse unknown flags in one line, instead of Hydra's page of usage."""
-    words = sys.argv[1:]
-    if "--help" in words or "-h" in words:
-        sys.stdout.write(command.help())
-        sys.exit(0)
-    if "--version" in words:
-        sys.stdout.write(f"quantbooth {version('quantbooth')}\n")
-        sys.exit(0)
-    parser = get_args_parser()
-    parser.exit_on_error = False
-    try:
-        flags, unread = parser.parse_known_args(words)
-    except argparse.ArgumentError as error:
-        raise UserError(f"{error}; --hydra-help shows all flags") from error
-    for word in unread:
-        if word.startswith("-"):
-            option = word.lstrip("-") if "=" in word else f"{word.lstrip('-')}=..."
-            raise UserError(f"unknown flag '{word}'; options are written without dashes: {option}")
-    if unread:
-        raise UserError(f"'{unread[0]}' comes after a flag; write flags such as -m first, then the key=value options")
-    if flags.package is not None and not flags.cfg:
-        raise UserError(f"--package={flags.package} has no effect without --cfg; write --cfg job -p {flags.package}")
-    if flags.package is not None and not PACKAGE.fullmatch(flags.package):
-        raise UserError(f"--package must be a group or an option such as tuner.steps, got {flags.package!r}")
-    require_data(flags)
-    require_kept(words, command.config_name)
-    return flags
-
-
-@contextlib.contextmanager
-def _package_found(flags: argparse.Namespace) -> Iterator[None]:
-    """Let --cfg of a package that is not there, or has no value, end as any mistake; Hydra prints, and exits with 1.
-
-    Raises:
-        UserError: naming the package.
-    """
-    if flags.package is None:
-        yield
-        return
-    said = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(said):
-            yield
-    except SystemExit as stop:
-        if stop.code == 1:
-            raise UserError(
-                f"--package={flags.package} is no group and no option with a value; --cfg {flags.cfg} alone shows all"
-            ) from stop
-        raise
 
 
 @contextlib.contextmanager
