@@ -136,11 +136,6 @@ def test_a_job_that_succeeds_says_nothing_more_and_exits_with_0(app: Path) -> No
             "tuner.steps=${tuner.nope} hydra.run.dir=${tuner.steps}",
             "Interpolation key 'tuner.nope' not found, from hydra.run.dir",
         ),
-        (
-            "~base.folder._target_",
-            "option 'base.folder._target_' cannot be removed, got '~base.folder._target_'; write "
-            "base.folder._target_=VALUE",
-        ),
         ("~tuner.steps", "option 'tuner.steps' cannot be removed, got '~tuner.steps'; write tuner.steps=VALUE"),
         ("-m quant=w4,w8 seed=0,-1", "seed must be a whole number from 0 to 4294967295, got -1"),
         ("--seed=3", "unknown flag '--seed=3'; options are written without dashes: seed=3"),

@@ -17,6 +17,7 @@ from quantbooth.runtime.flags import checked_flags, package_found
         ("--cfg job -p tuner..x", "'tuner..x'"),
         ("--info nonsense", "'nonsense'"),
         ("--cfg nonsense", "'nonsense'"),
+        ("~base.folder._target_", "~base.folder._target_"),
         ("base.zones={}", "base.zones={}"),
         ("++base.zones={}", "++base.zones={}"),
         ("scorer={}", "scorer={}"),
@@ -50,6 +51,10 @@ def test_a_package_that_is_not_there_is_named(flags: list[str], capsys: pytest.C
     assert capsys.readouterr().err == ""
 
 
-def test_other_exits_stay(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit, match="0"), package_found(checked_flags(["--cfg", "job", "-p", "seed"], "")):
+def test_other_exits_and_messages_stay(capsys: pytest.CaptureFixture[str]) -> None:
+    flags = checked_flags(["--cfg", "job", "-p", "seed"], "")
+    with pytest.raises(SystemExit, match="0"), package_found(flags):
         sys.exit(0)
+    with package_found(flags):
+        sys.stderr.write("a warning")
+    assert capsys.readouterr().err == "a warning"
