@@ -19,6 +19,9 @@ from quantbooth.sampling.image_set import read_requests
 
 __all__ = ["check_job", "evaluate", "job"]
 
+UNUSED = ("logger", "preview")
+"""Options of tuning that decide nothing of the pictures."""
+
 
 def evaluate(run: Run) -> list[Path]:
     """Score the pictures of every subject at every evaluated step; return the folders of scores."""

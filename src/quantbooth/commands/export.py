@@ -29,6 +29,11 @@ from quantbooth.tuning.files import precision_of
 __all__ = ["check_job", "export", "job"]
 
 USUAL_FORMAT = "diffusers"
+UNUSED = (
+    *("sampler", "scorer", "locator", "dino", "logger", "preview"),
+    *("protocol.seeds", "protocol.prompt_stride", "protocol.prior_prompts", "protocol.batch"),
+)
+"""Options of drawing and scoring, which a command with the options of a run may be given too."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +99,11 @@ def _required(run: Run) -> tuple[Options, int]:
         )
     if run.strength.name and not step:
         raise UserError("strength is of what was tuned, export.step=0 is the untuned base; leave out one of them")
+    if options.merged and denoisers == 1 and options.format != "lora":
+        raise UserError(
+            f"export.merged=true makes one denoiser of several, {run.plan.name if step else 'the untuned base'} has "
+            "one; leave it out"
+        )
     if options.format == "lora":
         _require_a_lora(run, step, options)
     return options, step

@@ -10,6 +10,7 @@ quantbooth-sample subjects=[toy_mug,toy_duck] 'prompt="a {} on the beach"'
 import hashlib
 import io
 import shutil
+import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -29,6 +30,7 @@ from quantbooth.run.subject_run import SubjectRun
 from quantbooth.runtime.errors import UserError
 from quantbooth.runtime.profiling import profile
 from quantbooth.runtime.progress import say
+from quantbooth.runtime.used import name_unused
 from quantbooth.sampling.generation import collect, generate_missing
 from quantbooth.sampling.image_set import Request, write_image, write_requests
 from quantbooth.sampling.module import ImageJob, SamplingModule, image_jobs
@@ -39,6 +41,11 @@ from quantbooth.tuning.files import open_tuned
 
 __all__ = ["check_job", "generate", "generate_own", "job", "sample"]
 
+DECIDED = (
+    *("quant", "calibration", "strategy", "tuner", "prior", "optimizer", "method", "seed", "tag", "preview"),
+    *("scorer", "locator", "dino", "protocol.eval_steps", "protocol.prompt_stride", "protocol.prior_prompts"),
+)
+"""Options of tuning and scoring, which nothing is left of where scale sets are given."""
 CELL = 192
 """Side of a picture on the sheet, in pixels."""
 
@@ -118,6 +125,9 @@ def generate_own(run: Run) -> list[Path]:
     folders = [Path(tuned) if one is None else one.tuned.require() for one in subjects]
     asked = [_own_requests(run, one, folder.name) for one, folder in zip(subjects, folders, strict=True)]
     require_read(run, [request.text for requests in asked for request in requests])
+    if tuned is not None:
+        unused = DECIDED if "{}" in str(run.settings["prompt"]) else (*DECIDED, "subject")
+        name_unused(sys.argv[1:], unused, f"with scale_sets={tuned}")
     if tuned is not None and "{}" in str(run.settings["prompt"]):
         _require_subject(run.only.name, Path(tuned))
     places = [Path(run.settings["pictures"]) / folder.name for folder in folders]

@@ -31,6 +31,7 @@ from quantbooth.runtime.options import require_valid, require_valid_sweep
 from quantbooth.runtime.progress import progress
 from quantbooth.runtime.records import forget, name_records
 from quantbooth.runtime.sweeps import Together, config_of, in_sweep, known_jobs
+from quantbooth.runtime.used import name_unused, require_own
 from quantbooth.runtime.words import quoted
 
 __all__ = ["Command", "quiet_libraries"]
@@ -95,6 +96,7 @@ def _run(command: Command) -> int:
             return 0
         flags = checked_flags(words, command.config_name)
         sys.argv[1:] = command.words(sys.argv[1:])
+        require_own(sys.argv[1:], command.module.rpartition(".")[2])
         require_valid_sweep(sys.argv[1:], command.config_name)
         program = hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=command.config_name)
         with package_found(flags):
@@ -117,6 +119,8 @@ def _guarded(command: Command, failures: list[Failure], finished: list[Job]) -> 
             require_valid(cfg, command.config_name)
             module = importlib.import_module(command.module)
             quiet_libraries()
+            if unused := getattr(module, "UNUSED", ()):
+                name_unused(sys.argv[1:], unused, f"by {command.module.rpartition('.')[2]}")
             result = module.job(cfg)
             finished.append((cfg, result))
             return result
