@@ -3,7 +3,7 @@
 import pytest
 
 from quantbooth import programs
-from quantbooth.commands import evaluate, export, report, sample
+from quantbooth.commands import evaluate, export, report, sample, tune
 from quantbooth.runtime.errors import UserError
 from quantbooth.runtime.used import name_unused, require_own
 from quantbooth.schema import FIELDS
@@ -48,7 +48,7 @@ def test_a_command_refuses_another_ones_option_before_its_code_is_imported(
     assert capsys.readouterr().err.startswith("quantbooth: report.folder=DIR has no effect on quantbooth-evaluate")
 
 
-@pytest.mark.parametrize("unused", [export.UNUSED, evaluate.UNUSED, report.OF_RUNS, sample.DECIDED])
+@pytest.mark.parametrize("unused", [export.UNUSED, evaluate.UNUSED, tune.UNUSED, report.OF_RUNS, sample.DECIDED])
 def test_what_is_not_used_are_options(unused: tuple[str, ...]) -> None:
     for option in unused:
         group, _, key = option.rpartition(".")

@@ -47,6 +47,9 @@ from quantbooth.tuning.tuner import State
 
 __all__ = ["check_job", "job", "tune"]
 
+UNUSED = ("strength", "unconditional_strength", "lora", "scorer", "locator", "dino")
+"""Options of drawing the protocol's pictures and of scoring them."""
+
 
 def tune(run: Run) -> list[Path]:
     """Tune all subjects that are not tuned yet, in one run; return the tuned artifact of each subject."""
