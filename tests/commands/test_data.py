@@ -134,7 +134,7 @@ def test_a_stopped_run_leaves_whole_files_and_goes_on(run: Run, tmp_path: Path, 
 
 def test_a_file_that_came_as_another_is_not_kept(run: Run, tmp_path: Path, published: Path) -> None:
     (published / "dataset" / "dog" / "01.jpg").write_bytes(jpeg(255)[:-9])
-    with pytest.raises(UserError, match=r"/dataset/dog/01\.jpg is not the published file; run the same command again$"):
+    with pytest.raises(UserError, match=r"/dataset/dog/01\.jpg has another digest than in http\S+/listing; "):
         run("dreambooth")
     assert not (tmp_path / "here" / "dog" / "01.jpg").exists()
 
@@ -144,10 +144,29 @@ def test_a_persons_own_file_is_never_written_over(run: Run, tmp_path: Path) -> N
     own.parent.mkdir(parents=True)
     own.write_bytes(jpeg(255))
     with pytest.raises(
-        UserError, match=rf"^{own} is not the published file; move it away, or give another folder=DIR$"
+        UserError, match=rf"^{own} has another digest than in the published list; move it away, or give another"
     ):
         run("dreambooth")
     assert own.read_bytes() == jpeg(255)
+
+
+def test_a_damaged_list_is_named_and_the_advice_mends_it(run: Run, tmp_path: Path) -> None:
+    run("dreambooth")
+    file = tmp_path / "here" / "listing.json"
+    whole = file.read_text()
+    for digest, named in (("0" * 40, str(file)), ("0", "dog/01.jpg")):
+        file.write_text(json.dumps(json.loads(whole) | {"dog/01.jpg": digest}))
+        with pytest.raises(UserError, match=rf"{named}.*run quantbooth-data dreambooth with this folder"):
+            run("check")
+        run("dreambooth")
+        assert file.read_text() == whole
+        run("check")
+
+
+def test_a_published_list_without_digests_is_refused(run: Run, published: Path) -> None:
+    (published / "listing").write_text('{"tree": [{"path": "dataset/dog/00.jpg", "sha": "0"}]}')
+    with pytest.raises(UserError, match=r"/listing must give git's digest of dog/00\.jpg, .*found '0'"):
+        run("dreambooth")
 
 
 def test_what_is_no_list_is_refused(run: Run, published: Path) -> None:
@@ -169,13 +188,13 @@ def test_looking_finds_what_was_lost_or_changed_after_fetching(run: Run, tmp_pat
     Quiet.asked.clear()
     photo = tmp_path / "here" / "clock" / "02.jpg"
     photo.write_bytes(jpeg(1))
-    with pytest.raises(UserError, match=rf"^{photo} is not the published file; move it away"):
+    with pytest.raises(
+        UserError, match=rf"^{photo} has another digest than in {tmp_path}/here/listing.json; run quantbooth-data "
+    ):
         run("check")
     (tmp_path / "here" / "references_and_licenses.txt").unlink()
     photo.write_bytes(jpeg(7 * NAMES.index("clock") + 2))
-    with pytest.raises(
-        UserError, match=r"references_and_licenses\.txt is missing; run quantbooth-data dreambooth again$"
-    ):
+    with pytest.raises(UserError, match=r"references_and_licenses\.txt is missing; run quantbooth-data dreambooth"):
         run("check")
     assert Quiet.asked == []
 

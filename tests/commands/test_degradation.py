@@ -12,7 +12,7 @@ import pytest
 from omegaconf import DictConfig
 
 from quantbooth import programs
-from quantbooth.commands.degradation import conclude, degradation, job
+from quantbooth.commands.degradation import check_job, conclude, degradation, job
 from quantbooth.degradation.files import read_degradation
 from quantbooth.degradation.measurement import Rows, compare_pictures
 from quantbooth.run.degradation import Degradation
@@ -190,12 +190,19 @@ def test_a_mistake_ends_in_one_line_and_2_before_any_work(
     assert times(tmp_path / "out") == {}
 
 
-@pytest.mark.slow
-def test_one_document_is_about_one_float_measurement(command: Command, tmp_path: Path) -> None:
+def test_one_document_is_about_one_float_measurement_which_is_known_before_work(
+    command: Command, tmp_path: Path
+) -> None:
     code, said = command("-m", "quant=fp", "degradation.seed=1,2")
     assert code == 2
-    assert "were compared with different float measurements" in said
-    assert len(list(tmp_path.glob("out/store/damage/*"))) == 2
+    assert [word in said for word in ("degradation.seed=1", "degradation.seed=2", "choice of questions")] == [0, 1, 1]
+    assert not list(tmp_path.glob("out/store/*"))
+
+
+def test_settings_of_one_document_need_one_float_measurement_alone(configure: Configure, tmp_path: Path) -> None:
+    told = [check_job(configure(word)) for word in ("quant=w4", "quant=fp", "degradation.seed=1")]
+    assert told[0] == told[1] != told[2] and told[0].keys() == told[2].keys()
+    assert check_job(configure(f"degradation.folder={tmp_path}")).keys() != told[0].keys()
 
 
 def test_identities_change_with_what_is_asked_only(configure: Configure) -> None:

@@ -236,3 +236,10 @@ def test_what_does_not_belong_together_is_not_loaded(configure: Configure, base_
         quantbooth.load_pipeline(base_folder, tmp_path / "nothing")
     with pytest.raises(AttributeError, match="has no attribute 'unload'"):
         _ = quantbooth.unload
+
+
+@pytest.mark.parametrize("words", [METHODS["float"], METHODS["lora"], (*METHODS["s2"], "export.step=0")])
+def test_merging_the_only_denoiser_is_refused(configure: Configure, tmp_path: Path, words: tuple[str, ...]) -> None:
+    with pytest.raises(UserError, match="^export.merged=true .* has one; leave it out$"):
+        export(Run(configure(*words, f"export.folder={tmp_path}/x", "export.merged=true")))
+    assert not (tmp_path / "x").exists()

@@ -1,5 +1,6 @@
 """Sources of a base: folders, the hub by commit; everything else is refused in one line."""
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,7 @@ def test_without_a_network_it_is_said_what_to_do(monkeypatch: pytest.MonkeyPatch
         raise LocalEntryNotFoundError("Cannot find it in the cache.\nMore lines.")
 
     monkeypatch.setattr(sources, "snapshot_download", offline)
+    monkeypatch.setattr(sources, "from_cache_if_silent", nullcontext)
     with pytest.raises(UserError) as caught:
         source_folder("owner/name", COMMIT)
     assert str(caught.value) == (

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 
 from quantbooth.commands.calibrate import calibrate
 from quantbooth.commands.evaluate import evaluate
-from quantbooth.commands.pipeline import check
+from quantbooth.commands.pipeline import check, check_job
 from quantbooth.commands.pipeline import job as pipeline
 from quantbooth.commands.sample import sample
 from quantbooth.commands.tune import tune
@@ -161,6 +161,19 @@ def test_the_chain_refuses_what_its_last_step_cannot_do(
     own = [f"subject.path={photos}"] if "subject=folder" in words else []
     with pytest.raises(UserError, match=told):
         pipeline(compose(tmp_path / "out", *QUICK, *words, *own))
+    assert not (tmp_path / "out" / "store").exists()
+
+
+def test_jobs_of_one_report_need_one_scorer_one_protocol_and_one_folder(compose: Compose, tmp_path: Path) -> None:
+    def told(*words: str) -> dict[str, object]:
+        return check_job(compose(tmp_path / "out", *QUICK, *words))
+
+    first = told()
+    assert told("seed=1", "quant=w8", "strategy=s2") == first
+    assert {**first, **told("subject=toy_duck")} == {**told("subject=toy_duck"), **first}
+    for word in ("protocol.seeds=[7]", "protocol.prompt_stride=2", "scorer.oracle=null", "report.folder=elsewhere"):
+        other = told(word)
+        assert other.keys() == first.keys() and other != first
     assert not (tmp_path / "out" / "store").exists()
 
 

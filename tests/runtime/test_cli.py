@@ -63,6 +63,7 @@ defaults:
   - override hydra/hydra_logging: disabled
   - _self_
 seed: 0
+tag: null
 tuner: {steps: 10, learning_rate: 0.1}
 subject:
   path: ???
@@ -135,14 +136,10 @@ def test_a_job_that_succeeds_says_nothing_more_and_exits_with_0(app: Path) -> No
             "tuner.steps=${tuner.nope} hydra.run.dir=${tuner.steps}",
             "Interpolation key 'tuner.nope' not found, from hydra.run.dir",
         ),
-        (
-            "~base.folder._target_",
-            "option 'base.folder._target_' cannot be removed, got '~base.folder._target_'; write "
-            "base.folder._target_=VALUE",
-        ),
         ("~tuner.steps", "option 'tuner.steps' cannot be removed, got '~tuner.steps'; write tuner.steps=VALUE"),
         ("-m quant=w4,w8 seed=0,-1", "seed must be a whole number from 0 to 4294967295, got -1"),
         ("--seed=3", "unknown flag '--seed=3'; options are written without dashes: seed=3"),
+        ("--cfg job -p nope", "--package=nope is no group and no option with a value; --cfg job alone shows all"),
         ("--cfg", "argument --cfg/-c: expected one argument; --hydra-help shows all flags"),
         (
             "seed=1 -m quant=w4",

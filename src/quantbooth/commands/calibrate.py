@@ -31,7 +31,7 @@ from quantbooth.runtime.profiling import profile
 from quantbooth.store.progress import Progress
 from quantbooth.store.store import Artifact
 
-__all__ = ["calibrate", "job", "layers"]
+__all__ = ["calibrate", "check_job", "job", "layers"]
 
 
 @dataclass(frozen=True)
@@ -47,12 +47,18 @@ class CalibrationResult:
 
 def calibrate(run: Run) -> Path:
     """Quantize the denoiser of the base; return the folder of the quantized base."""
+    artifact = _required(run)
+    return artifact.get_or_make(partial(quantize, run, artifact))
+
+
+def _required(run: Run) -> Artifact:
+    """Return the quantized base as an artifact, which can be made."""
     run.check("quantized_base")
     artifact = run.quantized_base
     if artifact is None:
         raise UserError("quant=fp does not quantize, so there is nothing to calibrate; choose quant=w8, w4, w3 or w2")
     layers(run, run.outline)  # patterns that leave none are refused before any work
-    return artifact.get_or_make(partial(quantize, run, artifact))
+    return artifact
 
 
 def quantize(run: Run, artifact: Artifact) -> None:
@@ -179,6 +185,11 @@ def with_activations(
         blocks=list(blocks.values()),
         attention=attention,
     )
+
+
+def check_job(cfg: DictConfig) -> None:
+    """Refuse what the job cannot do, before the first job of a sweep."""
+    _required(Run(cfg))
 
 
 def job(cfg: DictConfig) -> Path:

@@ -20,6 +20,7 @@ from quantbooth.calibration.quantized_base import WEIGHTS
 from quantbooth.commands.calibrate import calibrate, layers
 from quantbooth.degradation.document import write_document
 from quantbooth.degradation.files import (
+    KIND,
     PICTURES,
     TRUTH,
     Reference,
@@ -36,19 +37,26 @@ from quantbooth.run.prompts import require_read
 from quantbooth.run.run import Run
 from quantbooth.runtime.config import plain
 from quantbooth.runtime.profiling import profile
+from quantbooth.store.files import SHORT
 
-__all__ = ["degradation", "conclude", "job"]
+__all__ = ["check_job", "conclude", "degradation", "job"]
 
 
 def degradation(run: Run) -> list[Path]:
     """Measure one setting and the float base; return the folders of both."""
+    plan = _plan(run)
+    reference = plan.reference.get_or_make(partial(measure_float, plan))
+    measured = plan.artifact.get_or_make(lambda: measure_quantized(plan, calibrate(run)))
+    return list(dict.fromkeys((reference, measured)))
+
+
+def _plan(run: Run) -> Degradation:
+    """Return the measurement of one setting, which can be made."""
     plan = Degradation(run)
     require_read(run, [question.text for question in plan.measurement.questions.each])
     if run.quantized_base is not None:
         layers(run, run.outline)  # patterns that leave none are refused before any work
-    reference = plan.reference.get_or_make(partial(measure_float, plan))
-    measured = plan.artifact.get_or_make(lambda: measure_quantized(plan, calibrate(run)))
-    return list(dict.fromkeys((reference, measured)))
+    return plan
 
 
 def measure_float(plan: Degradation) -> None:
@@ -88,11 +96,16 @@ def measure_quantized(plan: Degradation, quantized: Path) -> None:
 
 def conclude(jobs: list[tuple[DictConfig, list[Path]]]) -> None:
     """Write a document over all finished settings and those of degradation.compare_with, or one for each place."""
-    places: dict[tuple[str, str], list[tuple[DictConfig, list[Path]]]] = {}
+    places: dict[str, list[tuple[DictConfig, list[Path]]]] = {}
     for cfg, paths in jobs:
-        places.setdefault((cfg.degradation.folder, cfg.degradation.document), []).append((cfg, paths))
+        places.setdefault(_place(cfg), []).append((cfg, paths))
     for of_place in places.values():
         _write(of_place)
+
+
+def _place(cfg: DictConfig) -> str:
+    """Return where a document and its files are written."""
+    return " with ".join(dict.fromkeys([cfg.degradation.document, cfg.degradation.folder]))
 
 
 def _write(jobs: list[tuple[DictConfig, list[Path]]]) -> None:
@@ -106,9 +119,22 @@ def _write(jobs: list[tuple[DictConfig, list[Path]]]) -> None:
     print(f"the document: {page}")  # noqa: T201  # what a person looks for next
 
 
-def job(cfg: DictConfig) -> list[Path]:
-    """Run the command on one configuration."""
+def _required(cfg: DictConfig) -> Run:
+    """Return a run whose options this command uses, and whose document can be written."""
     run = Run(cfg)
     require_untouched(run.settings, "quantbooth-degradation")
     require_places(run.settings, "degradation")
-    return degradation(run)
+    return run
+
+
+def check_job(cfg: DictConfig) -> dict[str, object]:
+    """Refuse what the job cannot do, before the first job of a sweep; return what one document needs alike."""
+    plan = _plan(_required(cfg))
+    plan.measurement.check_judges(plan.run.settings["base"]["resolution"])
+    reference, _ = plan.run.store.place(KIND, plan.reference.identity, plan.reference.label)
+    return {f"float base, scorer, sampler and choice of questions in {_place(cfg)}": reference[:SHORT]}
+
+
+def job(cfg: DictConfig) -> list[Path]:
+    """Run the command on one configuration."""
+    return degradation(_required(cfg))

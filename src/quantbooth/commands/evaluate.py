@@ -17,14 +17,22 @@ from quantbooth.run.subject_run import SubjectRun
 from quantbooth.runtime.draws import index_loader
 from quantbooth.sampling.image_set import read_requests
 
-__all__ = ["evaluate", "job"]
+__all__ = ["check_job", "evaluate", "job"]
+
+UNUSED = ("logger", "preview")
+"""Options of tuning that decide nothing of the pictures."""
 
 
 def evaluate(run: Run) -> list[Path]:
     """Score the pictures of every subject at every evaluated step; return the folders of scores."""
+    _require(run)
+    return [score(one, step) for one in run.subjects for step in run.steps]
+
+
+def _require(run: Run) -> None:
+    """Refuse what the scorer cannot judge, before any work."""
     run.check("scorer")
     require_judged(run)
-    return [score(one, step) for one in run.subjects for step in run.steps]
 
 
 def score(one: SubjectRun, step: int) -> Path:
@@ -65,6 +73,11 @@ def record_of(one: SubjectRun, step: int, images: Path) -> Record:
         images=str(images.relative_to(run.store.root)),
         run=tuned.name if tuned else (quantized.name if quantized else "float base"),
     )
+
+
+def check_job(cfg: DictConfig) -> None:
+    """Refuse what the job cannot do, before the first job of a sweep."""
+    _require(Run(cfg))
 
 
 def job(cfg: DictConfig) -> list[Path]:

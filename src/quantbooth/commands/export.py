@@ -23,11 +23,17 @@ from quantbooth.run.models import tuned_base
 from quantbooth.run.run import Run
 from quantbooth.runtime.errors import UserError
 from quantbooth.store.files import atomic_folder, require_free
+from quantbooth.timesteps.strategies import Strategy
 from quantbooth.tuning.files import precision_of
 
-__all__ = ["export", "job"]
+__all__ = ["check_job", "export", "job"]
 
 USUAL_FORMAT = "diffusers"
+UNUSED = (
+    *("sampler", "scorer", "locator", "dino", "logger", "preview"),
+    *("protocol.seeds", "protocol.prompt_stride", "protocol.prior_prompts", "protocol.batch"),
+)
+"""Options of drawing and scoring, which a command with the options of a run may be given too."""
 
 
 @dataclass(frozen=True)
@@ -43,28 +49,8 @@ class Options:
 
 def export(run: Run) -> Path:
     """Write one tuned (or untuned) base for other tools; return its folder in export.folder."""
-    for option in ("lora", "unconditional_strength", "negative_prompt", "prompt", "scale_sets"):
-        if run.settings[option] not in (None, "", []):
-            raise UserError(f"{option} is for quantbooth-sample; leave it out of an export")
-    one, options = run.only, Options(**run.settings["export"])
-    run.check("plan", "recipe", "tuner")
-    step = run.recipe.steps if options.step is None else options.step
-    strategy = run.strategy if step else run.plan
-    stretches = strategy.stretches if step else ((0, strategy.sampling_zones.timesteps, 0),)
-    merging = Merging(stretches, strategy.sampling_zones)
-    if options.format != USUAL_FORMAT and len(merging.shares) > 1 and not options.merged:
-        raise UserError(
-            f"strategy {strategy.name} has {len(merging.shares)} denoisers, one file holds one; choose "
-            "export.merged=true, or export.format=diffusers"
-        )
-    if options.format != USUAL_FORMAT and step and run.settings["tuner"]["identifier"]:
-        raise UserError(
-            f"export.format={options.format} cannot store a learned identifier; choose export.format=diffusers"
-        )
-    if run.strength.name and not step:
-        raise UserError("strength is of what was tuned, export.step=0 is the untuned base; leave out one of them")
-    if options.format == "lora":
-        _require_a_lora(run, step, options)
+    one, (options, step) = run.only, _required(run)
+    merging = _merging(run.strategy if step else run.plan, step)
     destination = Path(options.folder) / _name(run, step, options)
     require_free(destination, "export.folder")
     base, _ = tuned_base(run, step, [one])
@@ -87,6 +73,46 @@ def export(run: Run) -> Path:
         (folder / "README.md").write_text(model_card(**_facts(run, step, merging, options, main), errors=errors))
     print(f"exported: {destination}")  # noqa: T201  # what a person looks for next
     return destination
+
+
+def _required(run: Run) -> tuple[Options, int]:
+    """Return the options and the step of an export that can be written.
+
+    Raises:
+        UserError: for an option of generated pictures, and for a format that cannot store what is asked for.
+    """
+    for option in ("lora", "unconditional_strength", "negative_prompt", "prompt", "scale_sets"):
+        if run.settings[option] not in (None, "", []):
+            raise UserError(f"{option} is for quantbooth-sample; leave it out of an export")
+    options = Options(**run.only.settings["export"])
+    run.check("plan", "recipe", "tuner")
+    step = run.recipe.steps if options.step is None else options.step
+    denoisers = len(_merging(run.plan, step).shares)
+    if options.format != USUAL_FORMAT and denoisers > 1 and not options.merged:
+        raise UserError(
+            f"strategy {run.plan.name} has {denoisers} denoisers, one file holds one; choose "
+            "export.merged=true, or export.format=diffusers"
+        )
+    if options.format != USUAL_FORMAT and step and run.settings["tuner"]["identifier"]:
+        raise UserError(
+            f"export.format={options.format} cannot store a learned identifier; choose export.format=diffusers"
+        )
+    if run.strength.name and not step:
+        raise UserError("strength is of what was tuned, export.step=0 is the untuned base; leave out one of them")
+    if options.merged and denoisers == 1 and options.format != "lora":
+        raise UserError(
+            f"export.merged=true makes one denoiser of several, {run.plan.name if step else 'the untuned base'} has "
+            "one; leave it out"
+        )
+    if options.format == "lora":
+        _require_a_lora(run, step, options)
+    return options, step
+
+
+def _merging(strategy: Strategy, step: int) -> Merging:
+    """Return what a step of a strategy uses at which timestep; the untuned base has one set for all."""
+    stretches = strategy.stretches if step else ((0, strategy.sampling_zones.timesteps, 0),)
+    return Merging(stretches, strategy.sampling_zones)
 
 
 def _require_a_lora(run: Run, step: int, options: Options) -> None:
@@ -137,6 +163,11 @@ def _facts(run: Run, step: int, merging: Merging, options: Options, main: str) -
         "sets": len(merging.shares),
         "options": options,
     }
+
+
+def check_job(cfg: DictConfig) -> None:
+    """Refuse what the job cannot do, before the first job of a sweep."""
+    _required(Run(cfg))
 
 
 def job(cfg: DictConfig) -> Path:

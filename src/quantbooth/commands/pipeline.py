@@ -18,18 +18,14 @@ from quantbooth.run.judges import require_judged
 from quantbooth.run.prompts import require_read
 from quantbooth.run.run import Run
 from quantbooth.runtime.errors import UserError
+from quantbooth.store.files import SHORT, fingerprint
 
-__all__ = ["check", "conclude", "job"]
+__all__ = ["check", "check_job", "conclude", "job"]
 
 
 def job(cfg: DictConfig) -> list[Path]:
     """Calibrate, tune, sample, evaluate one setting; return the folders of scores."""
-    for option in ("prompt", "scale_sets"):
-        if cfg[option] is not None:
-            raise UserError(f"{option} is an option of quantbooth-sample, after tuning; leave it out here")
-    if cfg.report.scores:
-        raise UserError("report.scores is an option of quantbooth-report, for finished scores; leave it out here")
-    chain = Run(cfg)
+    chain = _asked(cfg)
     check(chain)
     if chain.calibration.bits is not None:
         calibrate(chain)
@@ -38,14 +34,39 @@ def job(cfg: DictConfig) -> list[Path]:
     return evaluate(chain)
 
 
+def check_job(cfg: DictConfig) -> dict[str, object]:
+    """Refuse what the job cannot do, before the first job of a sweep; return what one report needs alike."""
+    chain = _asked(cfg)
+    _require(chain)
+    alike = {"base": chain.base_name, "scorer": chain.scorer.name, "protocol": str(chain.protocol)}
+    for one in chain.subjects:
+        asked = [(request.prompt, request.seed) for request in one.requests()]
+        alike[f"choice of prompts and seeds for {one.name}"] = fingerprint({"asked": asked})[:SHORT]
+    return {**alike, "report.folder": cfg.report.folder, "list of report.notes": str(cfg.report.notes)}
+
+
+def _asked(cfg: DictConfig) -> Run:
+    """Return the run of options that the chain uses."""
+    for option in ("prompt", "scale_sets"):
+        if cfg[option] is not None:
+            raise UserError(f"{option} is an option of quantbooth-sample, after tuning; leave it out here")
+    if cfg.report.scores:
+        raise UserError("report.scores is an option of quantbooth-report, for finished scores; leave it out here")
+    return Run(cfg)
+
+
 def check(chain: Run) -> None:
     """Raise the UserError of any step of the chain before any work."""
+    _require(chain)
+    if not all(one.images(step).find() for one in chain.subjects for step in chain.steps):
+        vars(chain).pop("scorer", None)  # its memory is for tuning; it is read again to score
+
+
+def _require(chain: Run) -> None:
     chain.check("plan", "protocol", "sampler", "recipe", "steps", "tuner", "loras", "subjects", "quantized_base")
     chain.strength.of(chain.plan, chain.tuner)
     require_read(chain)
     require_judged(chain)
-    if not all(one.images(step).find() for one in chain.subjects for step in chain.steps):
-        vars(chain).pop("scorer", None)  # its memory is for tuning; it is read again to score
 
 
 def conclude(jobs: list[tuple[DictConfig, list[Path]]]) -> None:

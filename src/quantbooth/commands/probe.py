@@ -29,7 +29,7 @@ from quantbooth.runtime.progress import say
 from quantbooth.schema import content, trainer_content
 from quantbooth.store.store import Artifact
 
-__all__ = ["conclude", "job", "probe"]
+__all__ = ["check_job", "conclude", "job", "probe"]
 
 
 class Probing:
@@ -153,9 +153,19 @@ def _write(cfg: DictConfig, folder: Path) -> None:
     print(f"the document: {page}")  # noqa: T201
 
 
-def job(cfg: DictConfig) -> Path:
-    """Run the command on one configuration."""
+def _required(cfg: DictConfig) -> Run:
+    """Return a run whose options this command uses, and whose document can be written."""
     run = Run(cfg)
     require_untouched(run.settings, "quantbooth-probe")
     require_places(run.settings, "probe")
-    return probe(run)
+    return run
+
+
+def check_job(cfg: DictConfig) -> None:
+    """Refuse what the job cannot do, before the first job of a sweep."""
+    Probing(_required(cfg)).check_judges()
+
+
+def job(cfg: DictConfig) -> Path:
+    """Run the command on one configuration."""
+    return probe(_required(cfg))

@@ -29,6 +29,7 @@ from quantbooth.reporting.style import Style, ThemeColour
 from quantbooth.run.run import Run
 from quantbooth.runtime.config import build, conf_dir
 from quantbooth.runtime.loggers import log_report
+from quantbooth.runtime.used import name_unused
 from quantbooth.sampling.image_set import read_requests
 from quantbooth.store.documents import read_options
 from quantbooth.store.manifest import open_artifact
@@ -42,6 +43,12 @@ STYLE = "method_style"
 MOST_NAMED, LONGEST, DIGITS = 4, 80, 6
 NAMED_VERSIONS = ("quantbooth", "torch", "diffusers", "lightning")
 LOSS = "tune/loss"
+OF_RUNS = (
+    *("base", "quant", "calibration", "tuner", "strategy", "subject", "subjects", "prior", "optimizer", "sampler"),
+    *("locator", "dino", "scorer", "trainer", "protocol", "method", "seed", "tag", "resources", "preview", "strength"),
+    *("unconditional_strength", "negative_prompt", "lora", "paths.store", "paths.dreambooth"),
+)
+"""Options that choose the scores of a setting, which given folders need no more."""
 
 
 def job(cfg: DictConfig) -> Path:
@@ -53,6 +60,8 @@ def report(cfg: DictConfig, scores: Sequence[Path] = ()) -> Path:
     """Write a report of the scores in report.scores, or of this setting's; print the table."""
     given = [folder for path in cfg.report.scores for folder in _finished(Path(path))]
     folders = list(scores) or given or _own(cfg)
+    if given:
+        name_unused(sys.argv[1:], OF_RUNS, "where report.scores decides what is shown")
     study = Study(tuple(read_result(folder, Path(cfg.paths.logs)) for folder in folders), method_styles())
     missing = unscored([Path(path) for path in cfg.report.scores], study.results)
     about = About([_typed(), *_alone(folders, study.results)], list(cfg.report.notes), missing, made())

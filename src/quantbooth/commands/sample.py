@@ -10,6 +10,7 @@ quantbooth-sample subjects=[toy_mug,toy_duck] 'prompt="a {} on the beach"'
 import hashlib
 import io
 import shutil
+import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -29,6 +30,7 @@ from quantbooth.run.subject_run import SubjectRun
 from quantbooth.runtime.errors import UserError
 from quantbooth.runtime.profiling import profile
 from quantbooth.runtime.progress import say
+from quantbooth.runtime.used import name_unused
 from quantbooth.sampling.generation import collect, generate_missing
 from quantbooth.sampling.image_set import Request, write_image, write_requests
 from quantbooth.sampling.module import ImageJob, SamplingModule, image_jobs
@@ -37,8 +39,13 @@ from quantbooth.store.files import storage_of, write_whole
 from quantbooth.store.store import joined_label, make_all, slugify
 from quantbooth.tuning.files import open_tuned
 
-__all__ = ["generate", "generate_own", "job", "sample"]
+__all__ = ["check_job", "generate", "generate_own", "job", "sample"]
 
+DECIDED = (
+    *("quant", "calibration", "strategy", "tuner", "prior", "optimizer", "method", "seed", "tag", "preview"),
+    *("scorer", "locator", "dino", "protocol.eval_steps", "protocol.prompt_stride", "protocol.prior_prompts"),
+)
+"""Options of tuning and scoring, which nothing is left of where scale sets are given."""
 CELL = 192
 """Side of a picture on the sheet, in pixels."""
 
@@ -48,14 +55,29 @@ def sample(run: Run) -> list[Path]:
 
     A batch mixes rows of several subjects; folders are ordered by step, then by subject.
     """
-    if run.settings["scale_sets"] is not None:
-        raise UserError("scale_sets generates pictures of prompt; set prompt too, or leave scale_sets out")
-    run.check("sampler", "steps", "tuner", "loras")
-    run.strength.of(run.plan, run.tuner)
-    require_read(run)
+    _require(run)
     tuned_first = sorted(run.steps, key=lambda step: step == 0)  # what is damaged there is refused before work
     made = {step: render(run, step) for step in tuned_first}
     return [folder for step in run.steps for folder in made[step]]
+
+
+def _require(run: Run) -> None:
+    """Refuse what drawing cannot do, before any work.
+
+    Raises:
+        UserError: for several subjects with `scale_sets`, which belong to one, or without a prompt; for options that
+            do not fit together.
+    """
+    tuned, own = run.settings["scale_sets"], run.settings["prompt"] is not None
+    if tuned is not None and not own:
+        raise UserError("scale_sets generates pictures of prompt; set prompt too, or leave scale_sets out")
+    if tuned is not None and run.settings["subjects"] is not None:
+        raise UserError("scale_sets belong to one subject; leave out subjects or scale_sets")
+    run.check("sampler", "protocol", "loras", *([] if own else ["steps", "tuner"]))
+    if tuned is None:
+        run.strength.of(run.plan, run.tuner)
+    if not own:
+        require_read(run)
 
 
 def render(run: Run, step: int) -> list[Path]:
@@ -96,21 +118,16 @@ def generate(run: Run) -> list[Path]:
 
 
 def generate_own(run: Run) -> list[Path]:
-    """Generate the missing pictures of `prompt` with every seed of the protocol; return pictures and their sheets.
-
-    Raises:
-        UserError: for several subjects with `scale_sets`, which belong to one.
-    """
-    run.check("sampler", "protocol", "loras")
+    """Generate the missing pictures of `prompt` with every seed of the protocol; return pictures and their sheets."""
+    _require(run)
     tuned = run.settings["scale_sets"]
-    if tuned is not None and run.settings["subjects"] is not None:
-        raise UserError("scale_sets belong to one subject; leave out subjects or scale_sets")
-    if tuned is None:
-        run.strength.of(run.plan, run.tuner)
     subjects: Sequence[SubjectRun | None] = [None] if tuned is not None else run.subjects
     folders = [Path(tuned) if one is None else one.tuned.require() for one in subjects]
     asked = [_own_requests(run, one, folder.name) for one, folder in zip(subjects, folders, strict=True)]
     require_read(run, [request.text for requests in asked for request in requests])
+    if tuned is not None:
+        unused = DECIDED if "{}" in str(run.settings["prompt"]) else (*DECIDED, "subject")
+        name_unused(sys.argv[1:], unused, f"with scale_sets={tuned}")
     if tuned is not None and "{}" in str(run.settings["prompt"]):
         _require_subject(run.only.name, Path(tuned))
     places = [Path(run.settings["pictures"]) / folder.name for folder in folders]
@@ -189,6 +206,11 @@ def write_sheet(folder: Path, requests: Sequence[Request]) -> Path:
 def _references(folder: Path) -> Path:
     (folder / "references").mkdir(exist_ok=True)
     return folder / "references"
+
+
+def check_job(cfg: DictConfig) -> None:
+    """Refuse what the job cannot do, before the first job of a sweep."""
+    _require(Run(cfg))
 
 
 def job(cfg: DictConfig) -> list[Path]:

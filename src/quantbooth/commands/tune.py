@@ -46,17 +46,25 @@ from quantbooth.tuning.recipe import Examples, OptimizerFactory
 from quantbooth.tuning.teacher import Teacher, frozen_copy
 from quantbooth.tuning.tuner import State
 
-__all__ = ["job", "tune"]
+__all__ = ["check_job", "job", "tune"]
+
+UNUSED = ("strength", "unconditional_strength", "lora", "scorer", "locator", "dino")
+"""Options of drawing the protocol's pictures and of scoring them."""
 
 
 def tune(run: Run) -> list[Path]:
     """Tune all subjects that are not tuned yet, in one run; return the tuned artifact of each subject."""
-    run.check("plan", "sampler", "recipe", "steps", "tuner")
-    require_read(run)
+    _require(run)
     optimizer = optimizer_factory(run.settings["optimizer"])
     if not all(one.tuned.find() for one in run.subjects):
         run.logger("")  # one that cannot be reached ends the run before any work
     return make_all([one.tuned for one in run.subjects], partial(tune_experts, run, optimizer))
+
+
+def _require(run: Run) -> None:
+    """Refuse what tuning cannot do, before any work."""
+    run.check("plan", "sampler", "recipe", "steps", "tuner")
+    require_read(run)
 
 
 def tune_experts(run: Run, optimizer: OptimizerFactory, missing: Sequence[int]) -> None:
@@ -264,6 +272,11 @@ def encode(one: SubjectRun, base: Base) -> Examples:
 def preview_requests(subject: Subject) -> list[Request]:
     """Return eight prompts of all kinds, for previews during tuning."""
     return requests_for(subject, [0], max(1, len(subject.prompts) // 8))[:8]
+
+
+def check_job(cfg: DictConfig) -> None:
+    """Refuse what the job cannot do, before the first job of a sweep."""
+    _require(Run(cfg))
 
 
 def job(cfg: DictConfig) -> list[Path]:

@@ -42,6 +42,9 @@ __all__ = [
 LISTING = "listing.json"
 """The published list, stored next to the photos: each file's name and git's digest of it."""
 WANTED = re.compile(r"dataset/((?:\w+/)?\w+\.(?:jpe?g|png|txt))")
+DIGEST = re.compile(r"[0-9a-f]{40}")
+MAKE_AGAIN = "run quantbooth-data dreambooth with this folder"
+PUBLISHED = "the published list; move it away, or give another folder=DIR"
 SECONDS = 60
 
 
@@ -73,7 +76,10 @@ def fetch(source: Source, folder: Path) -> int:
     for name in progress(missing, "fetching photos"):
         content = _get(f"{source.files}/dataset/{name}")
         if _git_digest(content) != listing[name]:
-            raise UserError(f"{source.files}/dataset/{name} is not the published file; run the same command again")
+            raise UserError(
+                f"{source.files}/dataset/{name} has another digest than in {source.listing}; run the same command "
+                "again, and if it stays so, give source.listing and source.files of one version"
+            )
         write_whole(folder / name, content)
     write_whole(folder / LISTING, json.dumps(listing, indent=1, sort_keys=True).encode())
     return len(missing)
@@ -84,7 +90,8 @@ def read_listing(folder: Path) -> dict[str, str]:
     file = folder / LISTING
     listing = read_as(dict[str, str], file) if os.path.lexists(file) else {}
     if strange := [name for name in listing if not WANTED.fullmatch(f"dataset/{name}")]:
-        raise UserError(f"{file} must list files such as dog/00.jpg, found {strange[0]!r}")
+        raise UserError(f"{file} must list files such as dog/00.jpg, found {strange[0]!r}; {MAKE_AGAIN}")
+    _require_digests(listing, str(file), MAKE_AGAIN)
     return listing
 
 
@@ -95,8 +102,8 @@ def verify(folder: Path, listing: Mapping[str, str]) -> None:
         UserError: for a file that is missing or differs, and for a photo of a subject that the list does not have.
     """
     for name, digest in listing.items():
-        if not _is_there(folder / name, digest):
-            raise UserError(f"{folder / name} is missing; run quantbooth-data dreambooth again")
+        if not _is_there(folder / name, digest, f"{folder / LISTING}; {MAKE_AGAIN}, which compares both"):
+            raise UserError(f"{folder / name} is missing; {MAKE_AGAIN}")
     photos = [(name, file) for name in (present(folder) if listing else ()) for file in photo_files(folder / name)]
     if added := [file for name, file in photos if f"{name}/{file.name}" not in listing]:
         raise UserError(f"{added[0]} is not in the published list {folder / LISTING}; move it away")
@@ -111,15 +118,23 @@ def _listed(source: Source) -> dict[str, str]:
         raise UserError(f"{source.listing} must be a list of files as GitHub gives it, got {content[:40]!r}") from error
     if not found or given.get("truncated"):
         raise UserError(f"{source.listing} must list all photos below dataset/, it lists {len(found)} of them")
+    _require_digests(found, source.listing, "give the list of GitHub's API")
     return found
 
 
-def _is_there(file: Path, digest: str) -> bool:
+def _require_digests(listing: Mapping[str, str], place: str, advice: str) -> None:
+    """Refuse a list whose digests are none, by which every photo would be another one."""
+    for name, digest in listing.items():
+        if not (isinstance(digest, str) and DIGEST.fullmatch(digest)):
+            raise UserError(f"{place} must give git's digest of {name}, 40 digits, found {digest!r:.60}; {advice}")
+
+
+def _is_there(file: Path, digest: str, listed: str = PUBLISHED) -> bool:
     if not os.path.lexists(file):
         return False
     require_plain(file, "the file")
     if _git_digest(file.read_bytes()) != digest:
-        raise UserError(f"{file} is not the published file; move it away, or give another folder=DIR")
+        raise UserError(f"{file} has another digest than in {listed}")
     return True
 
 

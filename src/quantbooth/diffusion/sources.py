@@ -16,6 +16,7 @@ from huggingface_hub.errors import (
 )
 
 from quantbooth.diffusion.families.registry import folders_of_networks
+from quantbooth.diffusion.hub import from_cache_if_silent
 from quantbooth.diffusion.single_file import convert
 from quantbooth.diffusion.weights import first_line
 from quantbooth.runtime.errors import UserError
@@ -82,8 +83,10 @@ def _folder(path: str, revision: str | None, option: str, library: str, wanted: 
 
 def _from_hub(name: str, revision: str, option: str, wanted: list[str]) -> Path:
     """Return the snapshot in the hub's cache; only data files are downloaded, no code."""
+    silent = None
     try:
-        found = snapshot_download(name, revision=revision, allow_patterns=wanted, ignore_patterns=UNWANTED)
+        with from_cache_if_silent() as silent:
+            found = snapshot_download(name, revision=revision, allow_patterns=wanted, ignore_patterns=UNWANTED)
     except (RepositoryNotFoundError, RevisionNotFoundError, GatedRepoError, HFValidationError) as error:
         raise UserError(
             f"the hub has no {name} at revision {revision[:12]} for you: {first_line(error)}; check {option}.path and "
@@ -91,8 +94,8 @@ def _from_hub(name: str, revision: str, option: str, wanted: list[str]) -> Path:
         ) from error
     except (LocalEntryNotFoundError, OfflineModeIsEnabled, HfHubHTTPError, OSError) as error:
         raise UserError(
-            f"cannot fetch {name} from the hub: {first_line(error)}; {option}.path=DIR takes a folder that is there "
-            "already"
+            f"cannot fetch {name} from the hub: {silent or first_line(error)}; {option}.path=DIR takes a folder that "
+            "is there already"
         ) from error
     return Path(found)
 

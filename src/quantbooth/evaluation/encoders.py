@@ -5,8 +5,10 @@ trained without text.
 """
 
 import hashlib
+import re
 import warnings
 from abc import ABC, abstractmethod
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 from transformers import AutoImageProcessor, Dinov2Model, ViTModel
 
+from quantbooth.diffusion.hub import from_cache_if_silent
 from quantbooth.diffusion.prompt_length import require_room
 from quantbooth.diffusion.weights import require_finite
 from quantbooth.evaluation.folders import digest, model_type, read_network, read_processor
@@ -91,11 +94,12 @@ class OpenClipEncoder(Encoder):
             _require_safetensors(folder, pretrained)
         with warnings.catch_warnings():
             warnings.filterwarnings("error", message=".*QuickGELU mismatch.*")
-            try:
-                self.model, self.transform = open_clip.create_model_from_pretrained(model, pretrained or None)
-                self.tokenizer = open_clip.get_tokenizer(model)
-            except (RuntimeError, OSError, ValueError, UserWarning) as error:
-                raise UserError(_refusal(model, pretrained, error)) from error
+            with nullcontext() if folder else from_cache_if_silent() as silent:
+                try:
+                    self.model, self.transform = open_clip.create_model_from_pretrained(model, pretrained or None)
+                    self.tokenizer = open_clip.get_tokenizer(model)
+                except (RuntimeError, OSError, ValueError, UserWarning) as error:
+                    raise UserError(_refusal(model, pretrained, error, silent)) from error
         require_finite(self.model.state_dict(), f"scorer {model} with weights {pretrained}")
         self.requires_grad_(False).eval()
         source = f"{model} {_weights(pretrained)}" if folder is None else f"{FOLDER}sha256:{digest(folder)} "
@@ -133,12 +137,14 @@ class OpenClipEncoder(Encoder):
         require_room(sentence, tokens, ours.context_length - added, (inner or ours).decode, "the scorer")
 
 
-def _refusal(model: str, pretrained: str | None, error: BaseException) -> str:
+def _refusal(model: str, pretrained: str | None, error: BaseException, silent: str | None) -> str:
     """Return one line: the requested model, why it cannot be loaded, and what to do."""
     lines = [line.strip() for line in str(error).strip().splitlines()] or [type(error).__name__]
     first = " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]  # torch lists what does not fit below
     if "QuickGELU mismatch" in first:
         return f"scorer {model} has another activation than its weights {pretrained}; take {_twin(model)} instead"
+    if silent and re.search("download|Hub", first):
+        first = f"they are not in the cache of the hub, and {silent}"
     return f"scorer {model} with weights {pretrained} cannot be loaded ({first}); name a published tag or a local file"
 
 

@@ -1,6 +1,5 @@
 """A command whose errors end in one line: `tune = Command("quantbooth.commands.tune", "quantbooth")`."""
 
-import argparse
 import ast
 import contextlib
 import gc
@@ -15,24 +14,24 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from importlib.abc import SourceLoader
-from importlib.metadata import version
 from importlib.util import find_spec
 from typing import Any
 
 import hydra
-from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from quantbooth.runtime.config import conf_dir
 from quantbooth.runtime.ending import ended, said
 from quantbooth.runtime.errors import UserError
 from quantbooth.runtime.explain import explain, flat, is_mistake
-from quantbooth.runtime.given import require_data
+from quantbooth.runtime.flags import checked_flags, package_found
 from quantbooth.runtime.help import help_text
-from quantbooth.runtime.options import require_kept, require_valid, require_valid_sweep
+from quantbooth.runtime.options import require_valid, require_valid_sweep
+from quantbooth.runtime.progress import progress
 from quantbooth.runtime.records import forget, name_records
+from quantbooth.runtime.sweeps import Together, config_of, in_sweep, known_jobs
+from quantbooth.runtime.used import name_unused, require_own
 from quantbooth.runtime.words import quoted
 
 __all__ = ["Command", "quiet_libraries"]
@@ -56,8 +55,9 @@ class Failure:
 class Command:
     """A program: compose conf/<config_name>.yaml with the command line, call `job` of a module on each job, exit.
 
-    At the end `conclude` of the module, if any, gets the configuration and the result of every finished job of this
-    process. (Hydra's callbacks would turn an error there into a warning.)
+    Before the first job of a sweep, `check_job` of the module, if any, gets the configuration of every job, refuses
+    what it cannot do, and returns what all jobs must have alike. At the end `conclude`, if any, gets the configuration
+    and the result of every finished job of this process. (Hydra's callbacks would turn an error there into a warning.)
 
     Attributes:
         module: imported when the options of the first job are valid; its docstring is the help.
@@ -90,11 +90,17 @@ def _run(command: Command) -> int:
     finished: list[Job] = []
     name_records()
     with _hydra_raises(command.config_name):
-        _check_flags(command)
+        words = sys.argv[1:]
+        if "--help" in words or "-h" in words:
+            sys.stdout.write(command.help())
+            return 0
+        flags = checked_flags(words, command.config_name)
         sys.argv[1:] = command.words(sys.argv[1:])
+        require_own(sys.argv[1:], command.module.rpartition(".")[2])
         require_valid_sweep(sys.argv[1:], command.config_name)
         program = hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=command.config_name)
-        program(_guarded(command, failures, finished))()
+        with package_found(flags):
+            program(_guarded(command, failures, finished))()
         if finished and (conclude := getattr(sys.modules.get(command.module), "conclude", None)):
             conclude(finished)
     return _conclude(failures)
@@ -103,12 +109,18 @@ def _run(command: Command) -> int:
 def _guarded(command: Command, failures: list[Failure], finished: list[Job]) -> Callable[[DictConfig], object]:
     """Return the job, options checked first, with failures recorded instead of raised, so that other jobs run."""
     main_process = os.getpid()
+    checked: list[bool] = []
 
     def job(cfg: DictConfig) -> object:
+        if in_sweep() and os.getpid() == main_process and not checked:
+            _check_sweep(command)
+            checked.append(True)
         try:
             require_valid(cfg, command.config_name)
             module = importlib.import_module(command.module)
             quiet_libraries()
+            if unused := getattr(module, "UNUSED", ()):
+                name_unused(sys.argv[1:], unused, f"by {command.module.rpartition('.')[2]}")
             result = module.job(cfg)
             finished.append((cfg, result))
             return result
@@ -129,9 +141,48 @@ def _guarded(command: Command, failures: list[Failure], finished: list[Job]) -> 
     return job
 
 
+def _check_sweep(command: Command) -> None:
+    """Check all jobs of a sweep, as far as they are known; end the command before the first computes if one is refused.
+
+    A bug is left to the job that has it.
+    """
+    jobs = [(f"job {number} ({' '.join(words)})", words) for number, words in enumerate(known_jobs(), 1)]
+    together, found, refused = Together(), list[tuple[str, DictConfig]](), dict[str, list[str]]()
+
+    def tried(job: str, check: Callable[[], object]) -> None:
+        try:
+            check()
+        except Exception as error:
+            if is_mistake(error):
+                _debug(error)
+                refused.setdefault(explain(error), []).append(job)
+
+    def compose(job: str, words: list[str]) -> None:
+        found.append((job, config_of(words)))
+        require_valid(found[-1][1], command.config_name)
+
+    def compare(check: Callable[[DictConfig], dict[str, object] | None], cfg: DictConfig) -> None:
+        together.require(check(cfg) or {})
+
+    for job, words in jobs:
+        tried(job, partial(compose, job, words))
+    check = None if refused else getattr(importlib.import_module(command.module), "check_job", None)
+    quiet_libraries()
+    if check is not None:
+        for job, cfg in progress(found, "checking all jobs"):
+            tried(job, partial(compare, check, cfg))
+            gc.collect()
+    for line, (first, *others) in refused.items():
+        also = f" and {len(others)} more" if others else ""
+        said(f"{first}{also} refused before any job began: {line}")
+    if refused:
+        forget()
+        sys.exit(2)
+
+
 def _failure(error: Exception, cfg: DictConfig) -> Failure:
     """Return a failed job; one of a sweep is printed at once, and again at the end."""
-    if HydraConfig.get().mode != RunMode.MULTIRUN:
+    if not in_sweep():
         return Failure(_line(error, cfg), defect=None if is_mistake(error) else error)
     if not is_mistake(error):
         traceback.print_exception(error)
@@ -170,31 +221,6 @@ def _docstring(module: str) -> str:
     spec = find_spec(module)
     source = spec.loader.get_source(module) if spec and isinstance(spec.loader, SourceLoader) else None
     return ast.get_docstring(ast.parse(source or "")) or ""
-
-
-def _check_flags(command: Command) -> None:
-    """Answer --help and --version; refuse unknown flags in one line, instead of Hydra's page of usage."""
-    words = sys.argv[1:]
-    if "--help" in words or "-h" in words:
-        sys.stdout.write(command.help())
-        sys.exit(0)
-    if "--version" in words:
-        sys.stdout.write(f"quantbooth {version('quantbooth')}\n")
-        sys.exit(0)
-    parser = get_args_parser()
-    parser.exit_on_error = False
-    try:
-        flags, unread = parser.parse_known_args(words)
-    except argparse.ArgumentError as error:
-        raise UserError(f"{error}; --hydra-help shows all flags") from error
-    for word in unread:
-        if word.startswith("-"):
-            option = word.lstrip("-") if "=" in word else f"{word.lstrip('-')}=..."
-            raise UserError(f"unknown flag '{word}'; options are written without dashes: {option}")
-    if unread:
-        raise UserError(f"'{unread[0]}' comes after a flag; write flags such as -m first, then the key=value options")
-    require_data(flags)
-    require_kept(words, command.config_name)
 
 
 @contextlib.contextmanager

@@ -17,7 +17,7 @@ from quantbooth.runtime.errors import UserError, WrongOptions
 from quantbooth.runtime.renamed import RENAMED
 from quantbooth.schema import ANY, COMMANDS, FIELDS, OPEN
 
-__all__ = ["mistakes", "require_kept", "require_valid", "require_valid_sweep"]
+__all__ = ["mistakes", "require_filled", "require_kept", "require_valid", "require_valid_sweep"]
 
 OURS = "quantbooth"
 
@@ -52,6 +52,31 @@ def require_kept(words: Sequence[str], config_name: str = "") -> None:
             group, _, key = removal[1].rpartition(".")
             if key in fields.get(group, {}) or key.startswith("_"):  # _target_: what a node makes
                 raise UserError(f"option '{removal[1]}' cannot be removed, got '{word}'; write {removal[1]}=VALUE")
+
+
+def require_filled(words: Sequence[str]) -> None:
+    """Refuse words with an empty mapping (base.zones={}), which Hydra merges: all that was in it would stay.
+
+    Raises:
+        UserError: for the first one.
+    """
+    parser = OverridesParser.create()
+    for word in words:
+        with contextlib.suppress(HydraException):  # Hydra says what it cannot read
+            given = parser.parse_override(word)
+            option = given.get_key_element().lstrip("+")
+            texts = given.sweep_string_iterator() if given.is_sweep_override() else [given.get_value_element_as_str()]
+            values = [parser.parse_override(f"{option}={text}").value() for text in texts]
+            if not given.is_hydra_override() and any(map(_holds_nothing, values)):
+                raise UserError(
+                    f"{word} would change nothing, since mappings are merged; write {option}.KEY=VALUE to set what is "
+                    f"in it, ~{option}.KEY to take out what may be missing, or leave it out"
+                )
+
+
+def _holds_nothing(value: object) -> bool:
+    """Return whether a value is an empty mapping, or a mapping that holds one."""
+    return isinstance(value, dict) and (not value or any(map(_holds_nothing, value.values())))
 
 
 def require_valid_sweep(words: Sequence[str], config_name: str = "") -> None:

@@ -13,13 +13,12 @@ from pathlib import Path
 from typing import TypeVar
 
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException
-from hydra.types import RunMode
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task
 from rich.table import Column
 from rich.text import Text
+
+from quantbooth.runtime.sweeps import in_sweep, known_jobs
 
 __all__ = ["LoopBar", "label", "progress", "say", "say_found", "shortened"]
 
@@ -75,9 +74,9 @@ class LoopBar:
 
 def label(what: str) -> str:
     """Return the label of a bar: the work, within a sweep after "job k of n"."""
-    if not HydraConfig.initialized() or HydraConfig.get().mode != RunMode.MULTIRUN:
+    if not in_sweep():
         return what
-    jobs = _jobs()
+    jobs = len(known_jobs())
     return f"job {HydraConfig.get().job.num + 1}{f' of {jobs}' if jobs else ''}: {what}"
 
 
@@ -104,26 +103,6 @@ def say_found(artifact: Path | None) -> Path | None:
 @cache
 def _say_once(line: str) -> None:
     sys.stderr.write(f"{line}\n")
-
-
-def _jobs() -> int | None:
-    """Return the number of jobs of a sweep, which Hydra does not pass on; None unless the sweeper is the basic one.
-
-    Computed as in that sweeper: the product of the numbers of values over all options of the command line.
-    """
-    sweeper = HydraConfig.get().sweeper
-    if not str(sweeper.get("_target_")).endswith("BasicSweeper"):
-        return None
-    words = [f"{key}={value}" for key, value in (sweeper.get("params") or {}).items()]
-    words += [word for word in sys.argv[1:] if "=" in word and not word.startswith("-")]
-    try:
-        found = {each.get_key_element(): each for each in OverridesParser.create().parse_overrides(words)}
-        values = [list(each.sweep_string_iterator()) for each in found.values() if each.is_sweep_override()]
-    except HydraException:
-        return None
-    jobs = math.prod(len(each) for each in values)
-    # processes of a launcher have another command line, which may lack the sweep
-    return jobs if jobs > HydraConfig.get().job.num else None
 
 
 def _columns() -> list[ProgressColumn]:

@@ -1,0 +1,69 @@
+"""The jobs of a sweep, all known before the first one starts: Hydra's own sweeper makes the product of their values."""
+
+import sys
+from copy import deepcopy
+from dataclasses import dataclass, field
+from typing import Any
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra._internal.utils import get_args_parser
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig, open_dict
+
+from quantbooth.runtime.errors import UserError
+
+__all__ = ["Together", "config_of", "in_sweep", "known_jobs"]
+
+
+def in_sweep() -> bool:
+    """Return whether the running job is one of a sweep."""
+    return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
+
+
+def known_jobs() -> list[list[str]]:
+    """Return the overrides of each job of the running sweep; none where another sweeper chooses them as it goes."""
+    hydra_config = HydraConfig.get()
+    if not str(hydra_config.sweeper.get("_target_")).endswith("BasicSweeper"):
+        return []
+    words = [f"{key}={value}" for key, value in (hydra_config.sweeper.get("params") or {}).items()]
+    try:
+        typed = get_args_parser().parse_args(sys.argv[1:]).overrides
+        given = OverridesParser.create().parse_overrides([*words, *typed])
+        jobs = BasicSweeper.split_arguments([one for one in given if not one.is_hydra_override()], None)[0]
+    except (HydraException, SystemExit):
+        return []
+    # processes of a launcher have another command line, which may lack the sweep
+    return jobs if len(jobs) > hydra_config.job.num else []
+
+
+def config_of(overrides: list[str]) -> DictConfig:
+    """Return the configuration of a job of the running sweep, as its job gets it."""
+    cfg: Any = HydraConfig.instance().cfg
+    made = deepcopy(GlobalHydra.instance().config_loader().load_sweep_config(cfg, overrides))
+    with open_dict(made):
+        del made["hydra"]
+    return made
+
+
+@dataclass(frozen=True)
+class Together:
+    """What the jobs of a sweep must have alike, because one document is about all of them."""
+
+    first: dict[str, object] = field(default_factory=dict)
+
+    def require(self, alike: dict[str, object]) -> None:
+        """Refuse a job that differs from an earlier one.
+
+        Raises:
+            UserError: naming the first difference.
+        """
+        for what, value in alike.items():
+            if (other := self.first.setdefault(what, value)) != value:
+                raise UserError(
+                    f"one document needs one {what}, got {other} of an earlier job and {value}; sweep over each "
+                    "separately"
+                )
