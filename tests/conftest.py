@@ -1,11 +1,4 @@
-"""What every test shares: one thread, no network, no display, tiny bases, commands, tuning stages.
-
-What every test shares: one thread, no network, no display, a generator, the repository, a tiny base, commands.
-
-A random toy base, made once.
-
-A toy base with a very small random denoiser, and tuning stages on fresh quantized copies of it.
-"""
+"""What every test shares: one thread, no network, no display, tiny bases, commands, tuning stages."""
 
 import logging
 import os
@@ -38,17 +31,44 @@ from quantbooth.quant.surgery import quantize_
 from quantbooth.runtime.config import conf_dir
 from quantbooth.runtime.lightning import Loop
 from quantbooth.timesteps.zones import Zones, zones_from_borders
+from quantbooth.tuning import overfitting
 from quantbooth.tuning.module import TuningModule
+from quantbooth.tuning.overfitting import BINS
 from quantbooth.tuning.recipe import Examples, Recipe
 from quantbooth_toyworld.models import DENOISER, new_denoiser, untrained_base
+from shape_checker import begin
 from stderr import complaints
 
 os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1", WANDB_MODE="offline", MPLBACKEND="Agg")
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    begin()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_call() -> None:
+    begin()
+
+
 @pytest.fixture(autouse=True, scope="session")
 def one_thread() -> None:
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_bin() -> Iterator[None]:
+    """Measures overfitting in one timestep bin: in all, it is most of the work of a tuning of a few steps."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(overfitting, "BINS", 1)
+        yield
+
+
+@pytest.fixture
+def all_bins(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Measures overfitting in all timestep bins, as a user has them."""
+    monkeypatch.setattr(overfitting, "BINS", BINS)
 
 
 @pytest.fixture
