@@ -16,7 +16,7 @@ from beartype import BeartypeConf, beartype
 
 __all__ = ["LOOKS", "begin", "check"]
 
-LOOKS = 200
+LOOKS = 100
 """At arguments and returned values of a function, in the setup of a test and again in the test itself."""
 
 checked = beartype(conf=BeartypeConf(is_pep484_tower=True))

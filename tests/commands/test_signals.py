@@ -1,6 +1,7 @@
 """A tuning process that gets a signal saves its state, says so by its exit code, and goes on when run again."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ OPTIONS = (
     *("base=folder", "base.resolution=32", "calibration=minmax", "prior=none", "tuner.steps=150", "strategy=s2"),
     *("preview.validation_steps=0", "protocol.eval_steps=[]", "resources.checkpoint_every=1", "tuner.ema_decay=0.9"),
 )
+QUANTIZED = "outputs/store/quantized_base"
 SLURM = {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "1", "SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NODEID": "0"}
 
 
@@ -24,11 +26,13 @@ def hears_interrupts() -> None:
 
 
 class Work:
-    """Commands in a folder, on the same base."""
+    """Commands in a folder, on the same base, quantized already where it was in other work."""
 
-    def __init__(self, folder: Path, base: Path) -> None:
+    def __init__(self, folder: Path, base: Path, other: "Work | None" = None) -> None:
         self.folder, self.base = folder, base
         folder.mkdir()
+        if other is not None:
+            shutil.copytree(other.folder / QUANTIZED, folder / QUANTIZED)
 
     def start(self, command: str, **environment: str) -> subprocess.Popen[str]:
         words = [sys.executable, "-m", "quantbooth.programs", command, *OPTIONS, f"base.path={self.base}"]
@@ -83,8 +87,7 @@ def through(base_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Work
 def test_a_signal_is_no_success_and_the_same_command_goes_on(
     through: Work, base_folder: Path, tmp_path: Path, number: signal.Signals, code: int, environment: dict[str, str]
 ) -> None:
-    work = Work(tmp_path / "work", base_folder)
-    work.run("calibrate")
+    work = Work(tmp_path / "work", base_folder, through)
     process = work.start("tune", **environment)
     work.wait_for_a_checkpoint()
     process.send_signal(number)
@@ -101,9 +104,8 @@ def test_a_signal_is_no_success_and_the_same_command_goes_on(
 
 
 def test_a_foreign_checkpoint_in_a_slurm_job_is_not_taken(through: Work, base_folder: Path, tmp_path: Path) -> None:
-    work = Work(tmp_path / "work", base_folder)
+    work = Work(tmp_path / "work", base_folder, through)
     (work.folder / "hpc_ckpt_1.ckpt").write_bytes(b"state of another run")
-    work.run("calibrate")
     process = work.start("tune", **SLURM)
     said = process.communicate(timeout=120)[1]
     assert process.returncode == 0, said
