@@ -6,9 +6,12 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from quantbooth import programs
 
 pytestmark = pytest.mark.chain
 
@@ -85,8 +88,16 @@ def through(base_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Work
     ],
 )
 def test_a_signal_is_no_success_and_the_same_command_goes_on(
-    through: Work, base_folder: Path, tmp_path: Path, number: signal.Signals, code: int, environment: dict[str, str]
+    through: Work,
+    base_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    typed: Callable[..., tuple[int, str]],
+    number: signal.Signals,
+    code: int,
+    environment: dict[str, str],
 ) -> None:
+    """It goes on in this process; `test_ended` goes on in a new one."""
     work = Work(tmp_path / "work", base_folder, through)
     process = work.start("tune", **environment)
     work.wait_for_a_checkpoint()
@@ -96,7 +107,9 @@ def test_a_signal_is_no_success_and_the_same_command_goes_on(
     assert work.tuned == {}
     if code > 0:
         assert "the same command resumes" in said.splitlines()[-1]
-    assert " goes on from step " in work.run("tune")
+    monkeypatch.chdir(work.folder)
+    code, said = typed(programs.tune, *OPTIONS, "paths.outputs=outputs")
+    assert code == 0 and " goes on from step " in said
     assert work.tuned == through.tuned
     assert work.steps_logged() == through.steps_logged()
     assert not list(work.folder.glob("*ckpt*"))
