@@ -1,12 +1,6 @@
-"""What every test shares: one thread, no network, no display, tiny bases, commands, tuning stages.
+"""What every test shares: one thread, no network, no display, tiny bases, commands, tuning stages."""
 
-What every test shares: one thread, no network, no display, a generator, the repository, a tiny base, commands.
-
-A random toy base, made once.
-
-A toy base with a very small random denoiser, and tuning stages on fresh quantized copies of it.
-"""
-
+import gc
 import logging
 import os
 import sys
@@ -16,7 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import hydra
 import jaxtyping
 import pytest
 import torch
@@ -24,6 +17,7 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.plugins.precision import Precision
 from omegaconf import DictConfig
 
+from composing import composed
 from experiments.reliability.tiny import write_tiny_base
 from quantbooth.calibration.calibration_set import CalibrationSet, write_states, write_texts
 from quantbooth.diffusion.base import Base, frozen
@@ -35,20 +29,52 @@ from quantbooth.quant.observers import MinMaxObserver
 from quantbooth.quant.scale_sets import OUTPUTS, Parts
 from quantbooth.quant.selection import SetSelection
 from quantbooth.quant.surgery import quantize_
-from quantbooth.runtime.config import conf_dir
 from quantbooth.runtime.lightning import Loop
 from quantbooth.timesteps.zones import Zones, zones_from_borders
+from quantbooth.tuning import overfitting
 from quantbooth.tuning.module import TuningModule
+from quantbooth.tuning.overfitting import BINS
 from quantbooth.tuning.recipe import Examples, Recipe
 from quantbooth_toyworld.models import DENOISER, new_denoiser, untrained_base
+from shape_checker import begin
 from stderr import complaints
 
 os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1", WANDB_MODE="offline", MPLBACKEND="Agg")
 
 
+def pytest_collection_finish() -> None:
+    """Leaves a million objects of imported libraries out of garbage collections; every command collects at its end."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    begin()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_call() -> None:
+    begin()
+
+
 @pytest.fixture(autouse=True, scope="session")
 def one_thread() -> None:
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_bin() -> Iterator[None]:
+    """Measures overfitting in one timestep bin: in all, it is most of the work of a tuning of a few steps."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(overfitting, "BINS", 1)
+        yield
+
+
+@pytest.fixture
+def all_bins(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Measures overfitting in all timestep bins, as a user has them."""
+    monkeypatch.setattr(overfitting, "BINS", BINS)
 
 
 @pytest.fixture
@@ -86,8 +112,7 @@ def compose(base_folder: Path) -> Callable[..., DictConfig]:
     """Composes a configuration on the tiny base as the command line does: of the place of outputs, and options."""
 
     def make(outputs: Path, *options: str) -> DictConfig:
-        with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
-            return hydra.compose("quantbooth", [f"base.path={base_folder}", f"paths.outputs={outputs}", *options])
+        return composed(f"base.path={base_folder}", f"paths.outputs={outputs}", *options)
 
     return make
 

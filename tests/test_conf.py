@@ -1,12 +1,10 @@
 """The configuration: every option composes and builds what it promises, and borders of bases are legal zones."""
 
 import hashlib
-from functools import cache
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-import hydra
 import pytest
 import torch
 import yaml
@@ -17,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 from transformers import ViTConfig, ViTImageProcessor, ViTModel
 
+from composing import composed
 from quantbooth.data.dreambooth import NAMES
 from quantbooth.data.photos import photo_subject
 from quantbooth.data.prompts import prompts_for
@@ -50,12 +49,6 @@ ROWS = [
     for row in zip_longest(*OPTIONS.values())
 ]
 """Few compositions in which every option of every group occurs once."""
-
-
-@cache
-def composed(*overrides: str) -> DictConfig:
-    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        return hydra.compose("quantbooth", list(overrides))
 
 
 def with_option(group: str, option: str) -> DictConfig:
@@ -231,8 +224,7 @@ def test_keys_that_scripts_rely_on_are_there() -> None:
 
 
 def test_pretraining_composes() -> None:
-    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        settings = plain(hydra.compose("pretrain"))
+    settings = plain(composed(name="pretrain"))
     assert set(settings["parts"]) == {"judges", "base", "card"}
     assert all(isinstance(note, str) for note in settings["card"]["notes"])
 
@@ -245,8 +237,7 @@ def test_every_base_has_questions_to_be_measured_on(name: str) -> None:
 
 
 def test_damage_is_measured_with_every_option_of_the_other_commands() -> None:
-    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        cfg = hydra.compose("degradation", ["quant=fp"])
+    cfg = composed("quant=fp", name="degradation")
     assert {key: value for key, value in plain(cfg).items() if key != "degradation"} == plain(composed("quant=fp"))
     assert Degradation(Run(cfg)).artifact.identity == Degradation(Run(cfg)).reference.identity
 

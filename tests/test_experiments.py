@@ -1,23 +1,16 @@
 """Experiments of conf/: what one sets is what is run, also beside a method, and each of its jobs can be planned."""
 
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import hydra
 import pytest
 import yaml
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
+from composing import composed
 from quantbooth.run.run import Run
 from quantbooth.runtime.config import conf_dir
-
-
-@cache
-def composed(*overrides: str) -> DictConfig:
-    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        return hydra.compose("quantbooth", list(overrides))
-
 
 EXPERIMENTS = [file.stem for file in sorted((conf_dir() / "experiment").glob("*.yaml"))]
 

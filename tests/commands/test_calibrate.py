@@ -4,12 +4,12 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-import hydra
 import pytest
 import torch
 from omegaconf import DictConfig
 from safetensors.torch import load_file
 
+from composing import composed
 from quantbooth.calibration.adaround import AdaRoundCalibration
 from quantbooth.calibration.block_cache import BlockCache
 from quantbooth.calibration.blocks import Block
@@ -17,7 +17,6 @@ from quantbooth.calibration.calibration_set import CalibrationSet
 from quantbooth.commands.calibrate import calibrate
 from quantbooth.run.models import untuned_base
 from quantbooth.run.run import Run
-from quantbooth.runtime.config import conf_dir
 from quantbooth.runtime.errors import UserError
 from quantbooth.store.manifest import open_artifact
 from quantbooth.store.progress import Progress
@@ -35,9 +34,7 @@ QUICK = (
 @pytest.fixture
 def configure(base_folder: Path, tmp_path: Path) -> Configure:
     def make(*overrides: str, outputs: str = "out") -> DictConfig:
-        with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
-            given = [*QUICK, f"base.path={base_folder}", f"paths.outputs={tmp_path}/{outputs}", *overrides]
-            return hydra.compose("quantbooth", given)
+        return composed(*QUICK, f"base.path={base_folder}", f"paths.outputs={tmp_path}/{outputs}", *overrides)
 
     return make
 

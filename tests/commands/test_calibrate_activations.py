@@ -4,19 +4,18 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-import hydra
 import pytest
 import torch
 from omegaconf import DictConfig
 from safetensors.torch import load_file
 
+from composing import composed
 from quantbooth.calibration.lsq import LSQ_ERRORS
 from quantbooth.commands.calibrate import calibrate
 from quantbooth.commands.tune import tune
 from quantbooth.run.degradation import Degradation
 from quantbooth.run.models import tuned_base, untuned_base
 from quantbooth.run.run import Run
-from quantbooth.runtime.config import conf_dir
 from quantbooth.runtime.errors import UserError
 from quantbooth.store.manifest import open_artifact
 from quantbooth.store.progress import Progress
@@ -35,9 +34,9 @@ LEARNED = ("calibration=minmax", "calibration.activations.iterations=2")
 @pytest.fixture
 def configure(base_folder: Path, tmp_path: Path) -> Configure:
     def make(*overrides: str, outputs: str = "out", name: str = "quantbooth") -> DictConfig:
-        with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
-            given = [*QUICK, f"base.path={base_folder}", f"paths.outputs={tmp_path}/{outputs}", *overrides]
-            return hydra.compose(name, given)
+        return composed(
+            *QUICK, f"base.path={base_folder}", f"paths.outputs={tmp_path}/{outputs}", *overrides, name=name
+        )
 
     return make
 

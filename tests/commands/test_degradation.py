@@ -6,18 +6,17 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import hydra
 import pandas as pd
 import pytest
 from omegaconf import DictConfig
 
+from composing import composed
 from quantbooth import programs
 from quantbooth.commands.degradation import check_job, conclude, degradation, job
 from quantbooth.degradation.files import read_degradation
 from quantbooth.degradation.measurement import Rows, compare_pictures
 from quantbooth.run.degradation import Degradation
 from quantbooth.run.run import Run
-from quantbooth.runtime.config import conf_dir
 from quantbooth.runtime.errors import UserError
 from quantbooth.store.manifest import open_artifact
 from stderr import complaints
@@ -43,9 +42,7 @@ def configure(base_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Co
     outputs = tmp_path_factory.mktemp("outputs")
 
     def make(*overrides: str) -> DictConfig:
-        with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
-            given = [*QUICK, f"base.path={base_folder}", f"paths.outputs={outputs}", *overrides]
-            return hydra.compose("degradation", given)
+        return composed(*QUICK, f"base.path={base_folder}", f"paths.outputs={outputs}", *overrides, name="degradation")
 
     return make
 

@@ -151,6 +151,7 @@ def test_a_wandb_server_that_is_not_there_is_one_line_before_any_work(
     assert [path.name for path in (tmp_path / "out" / "store").iterdir()] == ["quantized_base"]
 
 
+@pytest.mark.chain
 def test_a_tuning_that_is_ended_has_saved_the_step_it_was_in(tunes: list[Tune]) -> None:
     stopped = tunes[0]
     process = stopped.start("resources.checkpoint_every=3600", "tuner.steps=100000", "trainer.log_every_n_steps=1")

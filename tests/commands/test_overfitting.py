@@ -13,7 +13,7 @@ from quantbooth.run.models import tuned_base, untuned_base
 from quantbooth.run.run import Run
 from quantbooth.tuning.overfitting import errors_by_bin
 
-pytestmark = pytest.mark.chain
+pytestmark = [pytest.mark.chain, pytest.mark.usefixtures("all_bins")]
 
 Configure = Callable[..., DictConfig]
 QUICK = (

@@ -66,7 +66,7 @@ def test_each_learns_something_else_and_checkpointing_changes_nothing(
 ) -> None:
     found = learned(Run(configure(*options)))
     others = [each for each in options if not each.startswith(("prior", "tuner."))]
-    plain = learned(Run(configure(*others, "prior=generated")))
+    plain = learned(Run(configure(*others, "prior=generated", "prior.num_class_images=2")))
     assert any(not torch.equal(found[name], plain[name]) for name in plain)
     store = "paths.store=${paths.outputs}/again"
     twin = Run(configure(*options, store, "resources.gradient_checkpointing=true", "resources.cache_latents=false"))

@@ -3,16 +3,15 @@
 from collections.abc import Callable
 from pathlib import Path
 
-import hydra
 import pytest
 from omegaconf import DictConfig
 
+from composing import composed
 from quantbooth.commands import pipeline
 from quantbooth.commands.report import read_result, report
 from quantbooth.evaluation.files import read_measured, read_rows
 from quantbooth.reporting.study import Study
 from quantbooth.run.run import Run
-from quantbooth.runtime.config import conf_dir
 from quantbooth.sampling.image_set import UNRELATED, read_requests
 from quantbooth.store.manifest import open_artifact
 
@@ -27,11 +26,6 @@ QUICK = (
         "protocol.seeds=[0,3]",
     ),
 )
-
-
-def composed(*overrides: str) -> DictConfig:
-    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        return hydra.compose("quantbooth", list(overrides))
 
 
 @pytest.fixture(scope="module")

@@ -3,18 +3,18 @@
 from collections.abc import Callable
 from pathlib import Path
 
-import hydra
 import numpy as np
 import pytest
 from omegaconf import DictConfig
 
+from composing import composed
 from quantbooth.commands.probe import conclude, job, probe
 from quantbooth.probe import probing
 from quantbooth.probe.decisions import Border
 from quantbooth.probe.document import answers, suggested, switches
 from quantbooth.probe.files import read_probe
 from quantbooth.run.run import Run
-from quantbooth.runtime.config import TRUST, conf_dir
+from quantbooth.runtime.config import TRUST
 from quantbooth.runtime.errors import UserError
 
 Configure = Callable[..., DictConfig]
@@ -36,8 +36,7 @@ def configure(base_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Co
             given += [f"base.path={base_folder}", "base.resolution=32"]
         else:
             given += ["+base.path=x", "base.folder._target_=pathlib.Path", f"+base.folder._args_=[{base_folder}]"]
-        with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
-            return hydra.compose("probe", given)
+        return composed(*given, name="probe")
 
     return make
 

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from pathlib import Path
 
-import hydra
 import numpy as np
 import pytest
 import torch
@@ -12,13 +11,13 @@ from omegaconf import DictConfig
 from PIL import Image
 
 import quantbooth
+from composing import composed
 from experiments.random_base import random_base, write_clip
 from quantbooth.commands.export import export
 from quantbooth.commands.pipeline import job
 from quantbooth.diffusion.pretrained import save_base
 from quantbooth.evaluation.files import read_rows
 from quantbooth.run.run import Run
-from quantbooth.runtime.config import conf_dir
 from quantbooth.sampling.image_set import read_requests
 
 pytestmark = pytest.mark.chain
@@ -57,10 +56,9 @@ def configure(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
     name = {"tiny": "sd15", "tiny-xl": "sdxl"}[request.param]
 
     def make(*overrides: str) -> DictConfig:
-        with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
-            given = [*QUICK, f"base={name}", f"base.path={place}/base", f"subject.path={place}/rex"]
-            given += [f"paths.outputs={place}/out", f"scorer.encoder.model='local-dir:{place}/clip'"]
-            return hydra.compose("quantbooth", [*given, *overrides])
+        given = [*QUICK, f"base={name}", f"base.path={place}/base", f"subject.path={place}/rex"]
+        given += [f"paths.outputs={place}/out", f"scorer.encoder.model='local-dir:{place}/clip'"]
+        return composed(*given, *overrides)
 
     return make
 

@@ -13,6 +13,7 @@ from omegaconf import DictConfig
 from PIL import Image
 
 from artifacts import seal
+from composing import composed
 from quantbooth.commands.report import method_styles, read_result, report, unscored
 from quantbooth.evaluation.files import Record, write_scores
 from quantbooth.run.run import Run
@@ -80,8 +81,7 @@ def store(tmp_path: Path) -> Path:
 @pytest.fixture
 def configure(tmp_path: Path) -> Configure:
     def make(*overrides: str) -> DictConfig:
-        with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
-            return hydra.compose("quantbooth", [f"paths.outputs={tmp_path}", *overrides])
+        return composed(f"paths.outputs={tmp_path}", *overrides)
 
     return make
 

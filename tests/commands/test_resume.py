@@ -73,7 +73,10 @@ def killed(monkeypatch: pytest.MonkeyPatch) -> Killed:
 
 @pytest.fixture(scope="module")
 def configure(compose: Callable[..., DictConfig], tmp_path_factory: pytest.TempPathFactory) -> Configure:
-    return partial(compose, tmp_path_factory.mktemp("resume") / "out", *QUICK)
+    """Makes a configuration on a tiny untrained base that is quantized already."""
+    make = partial(compose, tmp_path_factory.mktemp("resume") / "out", *QUICK)
+    calibrate(Run(make()))
+    return make
 
 
 @pytest.fixture
@@ -83,9 +86,8 @@ def stores(configure: Configure, tmp_path: Path) -> Callable[..., list[Run]]:
     def make(*words: str) -> list[Run]:
         places = [f"paths.store={tmp_path}/{name}" for name in ("through", "stopped")]
         cfgs = [configure(*words, place, f"paths.logs={place[12:]}-logs") for place in places]
-        if cfgs[0].quant.bits is not None:
-            calibrate(Run(cfgs[0]))
-            shutil.copytree(cfgs[0].paths.store, cfgs[1].paths.store)
+        for cfg in cfgs:
+            shutil.copytree(configure().paths.store, cfg.paths.store)
         return [Run(cfg) for cfg in cfgs]
 
     return make

@@ -1,13 +1,17 @@
 """A tuning process that gets a signal saves its state, says so by its exit code, and goes on when run again."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from quantbooth import programs
 
 pytestmark = pytest.mark.chain
 
@@ -15,6 +19,7 @@ OPTIONS = (
     *("base=folder", "base.resolution=32", "calibration=minmax", "prior=none", "tuner.steps=150", "strategy=s2"),
     *("preview.validation_steps=0", "protocol.eval_steps=[]", "resources.checkpoint_every=1", "tuner.ema_decay=0.9"),
 )
+QUANTIZED = "outputs/store/quantized_base"
 SLURM = {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "1", "SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NODEID": "0"}
 
 
@@ -24,11 +29,13 @@ def hears_interrupts() -> None:
 
 
 class Work:
-    """Commands in a folder, on the same base."""
+    """Commands in a folder, on the same base, quantized already where it was in other work."""
 
-    def __init__(self, folder: Path, base: Path) -> None:
+    def __init__(self, folder: Path, base: Path, other: "Work | None" = None) -> None:
         self.folder, self.base = folder, base
         folder.mkdir()
+        if other is not None:
+            shutil.copytree(other.folder / QUANTIZED, folder / QUANTIZED)
 
     def start(self, command: str, **environment: str) -> subprocess.Popen[str]:
         words = [sys.executable, "-m", "quantbooth.programs", command, *OPTIONS, f"base.path={self.base}"]
@@ -81,10 +88,17 @@ def through(base_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Work
     ],
 )
 def test_a_signal_is_no_success_and_the_same_command_goes_on(
-    through: Work, base_folder: Path, tmp_path: Path, number: signal.Signals, code: int, environment: dict[str, str]
+    through: Work,
+    base_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    typed: Callable[..., tuple[int, str]],
+    number: signal.Signals,
+    code: int,
+    environment: dict[str, str],
 ) -> None:
-    work = Work(tmp_path / "work", base_folder)
-    work.run("calibrate")
+    """It goes on in this process; `test_ended` goes on in a new one."""
+    work = Work(tmp_path / "work", base_folder, through)
     process = work.start("tune", **environment)
     work.wait_for_a_checkpoint()
     process.send_signal(number)
@@ -93,7 +107,9 @@ def test_a_signal_is_no_success_and_the_same_command_goes_on(
     assert work.tuned == {}
     if code > 0:
         assert "the same command resumes" in said.splitlines()[-1]
-    assert " goes on from step " in work.run("tune")
+    monkeypatch.chdir(work.folder)
+    code, said = typed(programs.tune, *OPTIONS, "paths.outputs=outputs")
+    assert code == 0 and " goes on from step " in said
     assert work.tuned == through.tuned
     assert work.steps_logged() == through.steps_logged()
     assert not list(work.folder.glob("*ckpt*"))
@@ -101,9 +117,8 @@ def test_a_signal_is_no_success_and_the_same_command_goes_on(
 
 
 def test_a_foreign_checkpoint_in_a_slurm_job_is_not_taken(through: Work, base_folder: Path, tmp_path: Path) -> None:
-    work = Work(tmp_path / "work", base_folder)
+    work = Work(tmp_path / "work", base_folder, through)
     (work.folder / "hpc_ckpt_1.ckpt").write_bytes(b"state of another run")
-    work.run("calibrate")
     process = work.start("tune", **SLURM)
     said = process.communicate(timeout=120)[1]
     assert process.returncode == 0, said

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import hydra
 import pytest
 import torch
 import yaml
@@ -14,6 +13,7 @@ from omegaconf import DictConfig
 from safetensors.torch import load_file
 
 from artifacts import seal
+from composing import composed
 from quantbooth.commands.calibrate import calibrate
 from quantbooth.commands.evaluate import evaluate
 from quantbooth.commands.sample import sample
@@ -23,7 +23,7 @@ from quantbooth.evaluation.files import read_record, read_rows
 from quantbooth.run.load import load
 from quantbooth.run.models import tuned_base, untuned_base
 from quantbooth.run.run import Run
-from quantbooth.runtime.config import conf_dir, plain
+from quantbooth.runtime.config import plain
 from quantbooth.runtime.errors import UserError
 from quantbooth.sampling import module as sampling
 from quantbooth.sampling.image_set import read_requests
@@ -48,9 +48,7 @@ def configure(base_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Co
     outputs = tmp_path_factory.mktemp("outputs")
 
     def make(*overrides: str) -> DictConfig:
-        with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
-            given = [*QUICK, f"base.path={base_folder}", f"paths.outputs={outputs}", *overrides]
-            return hydra.compose("quantbooth", given)
+        return composed(*QUICK, f"base.path={base_folder}", f"paths.outputs={outputs}", *overrides)
 
     return make
 

@@ -7,16 +7,15 @@ import subprocess
 import sys
 from pathlib import Path
 
-import hydra
 import pytest
 
+from composing import composed
 from quantbooth.commands import verify
 from quantbooth.commands.calibrate import calibrate
 from quantbooth.commands.evaluate import evaluate
 from quantbooth.commands.sample import sample
 from quantbooth.commands.tune import tune
 from quantbooth.run.run import Run
-from quantbooth.runtime.config import conf_dir
 from quantbooth.store.files import checksums
 from quantbooth.store.manifest import MANIFEST
 from quantbooth.store.store import CONFIG
@@ -39,8 +38,7 @@ pytestmark = pytest.mark.chain
 @pytest.fixture(scope="module")
 def finished(base_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     places = [f"base.path={base_folder}", f"paths.outputs={tmp_path_factory.mktemp('verify')}"]
-    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        cfg = hydra.compose("quantbooth", [*QUICK, "strategy=s2", "seed=21", *places])
+    cfg = composed(*QUICK, "strategy=s2", "seed=21", *places)
     for work in (calibrate, tune, sample, evaluate):
         work(Run(cfg))
     return Path(cfg.paths.store)

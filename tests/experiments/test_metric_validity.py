@@ -3,11 +3,11 @@
 from dataclasses import replace
 from pathlib import Path
 
-import hydra
 import numpy as np
 import pandas as pd
 import pytest
 
+from composing import composed
 from experiments import metric_validity
 from experiments.metric_validity import Scored, main, scored, tables, variants_of, wide
 from experiments.rank_correlation import Variant, correlations, differences_table, over_subjects, validity_table
@@ -15,7 +15,6 @@ from experiments.validity_plot import shortly
 from quantbooth.commands import pipeline
 from quantbooth.commands.report import read_result
 from quantbooth.evaluation.files import Record
-from quantbooth.runtime.config import conf_dir
 from quantbooth.runtime.errors import UserError
 
 LOCAL = Variant("local CLIP-I", "an encoder on regions", "oracle_subject", "local")
@@ -149,8 +148,7 @@ def test_a_store_is_read_and_its_pictures_scored_with_other_locators(
         "protocol.prompt_stride=5",
         "protocol.eval_steps=[1]",
     )
-    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        cfg = hydra.compose("quantbooth", [*words, *few, f"paths.outputs={tmp_path}/out", "protocol.prior_prompts=2"])
+    cfg = composed(*words, *few, f"paths.outputs={tmp_path}/out", "protocol.prior_prompts=2")
     scores = pipeline.job(cfg)
     arguments = [f"{tmp_path}/out/store", "--folder", f"{tmp_path}/made"]
     assert main([*arguments, "--locators", "whole", "toy-grey"]) == 0

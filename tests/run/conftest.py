@@ -2,15 +2,13 @@
 
 import shutil
 from collections.abc import Callable
-from copy import deepcopy
-from functools import cache
 from pathlib import Path
 
-import hydra
 import pytest
 import yaml
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
+from composing import composed
 from quantbooth.evaluation.locators import WholeImage
 from quantbooth.evaluation.scorer import Scorer
 from quantbooth.run.run import Run
@@ -19,13 +17,6 @@ from quantbooth_toyworld.judges import load_scorer
 from quantbooth_toyworld.shipped import base_folder, judges_folder
 
 MakePlan = Callable[..., Run]
-
-
-@cache
-def composed(groups: tuple[str, ...]) -> DictConfig:
-    """The configuration for some group choices; composing is slow."""
-    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        return hydra.compose("quantbooth", list(groups))
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +35,7 @@ def plan(folder: Path) -> MakePlan:
 
     def make(*overrides: str) -> Run:
         groups = tuple(word for word in overrides if (conf_dir() / word.partition("=")[0]).is_dir())
-        cfg = deepcopy(composed(("base=folder", *groups)))
+        cfg = composed("base=folder", *groups)
         given = [word for word in overrides if word not in groups]
         for word in [f"base.path={folder}/base", f"paths.outputs={folder}/out", "base.resolution=32", *given]:
             key, _, value = word.partition("=")

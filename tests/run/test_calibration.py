@@ -3,13 +3,12 @@
 from collections.abc import Callable
 from pathlib import Path
 
-import hydra
 import pytest
 from omegaconf import DictConfig
 
+from composing import composed
 from quantbooth.run.calibration import CalibrationSetSpec
 from quantbooth.run.run import Run
-from quantbooth.runtime.config import conf_dir
 from quantbooth.runtime.errors import UserError
 
 Configure = Callable[..., DictConfig]
@@ -20,8 +19,7 @@ def configure(base_folder: Path, tmp_path: Path) -> Configure:
     def make(*overrides: str, toy: bool = False) -> DictConfig:
         base = ["base=toy"] if toy else ["base=folder", f"base.path={base_folder}", "base.resolution=32"]
         given = [*base, f"paths.outputs={tmp_path}/out", "calibration=qdiffusion"]
-        with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
-            return hydra.compose("quantbooth", [*given, *overrides])
+        return composed(*given, *overrides)
 
     return make
 

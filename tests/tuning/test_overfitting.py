@@ -16,6 +16,7 @@ from quantbooth.tuning.overfitting import DRAWS, errors_by_bin, indicator
 from quantbooth.tuning.recipe import Examples
 
 
+@pytest.mark.usefixtures("all_bins")
 @pytest.mark.parametrize("batch", [3, 4])
 def test_errors_are_means_over_the_photos_in_turn(
     small_base: Base, quantized: Callable[[], Any], examples: Examples, loop: Loop, batch: int
