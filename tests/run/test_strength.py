@@ -18,7 +18,8 @@ from quantbooth.run.run import Run
 from quantbooth.run.strength import Strength
 from quantbooth.runtime.errors import UserError
 from quantbooth.sampling.image_set import read_images
-from quantbooth.timesteps.strategies import baseline, s1s2, s2
+from quantbooth.timesteps.strategies import baseline, graded, s1s2, s2
+from quantbooth.tuning.tuners import FullTuner, ScaleTuner
 
 Compose = Callable[..., DictConfig]
 Configure = Callable[..., DictConfig]
@@ -147,7 +148,38 @@ def test_the_chain_refuses_it_before_any_work(compose: Compose, tmp_path: Path) 
         (Strength(0.8), "-x0.8"),
         (Strength({"content": 0.8}, 0.0), "-content0.8-u0"),
         (Strength(1.0, 1.0), "-u1"),
+        (Strength({"content": 1.0, "elsewhere": 0.0}), "-content1-elsewhere0"),
+        (Strength({"354-934": 1, "elsewhere": 0}), "-354-934x1-elsewhere0"),
+        (Strength({"0-354": 0.5, "elsewhere": 1}), "-0-354x0.5"),
     ],
 )
 def test_names_and_identities_hold_what_is_not_usual(strength: Strength, name: str) -> None:
     assert strength.name == name and bool(strength.content) == bool(name)
+
+
+@pytest.mark.parametrize(
+    ("share", "named"),
+    [
+        ({"0-354": 1, "content": 0.5}, "0-354, content"),
+        ({"300-300": 1}, "300"),
+        ({"0-500": 1, "400-600": 0}, "400"),
+        ({"900-1001": 1}, "1001"),
+    ],
+)
+def test_intervals_that_say_nothing_clear_are_refused(share: dict[str, float], named: str) -> None:
+    with pytest.raises(UserError, match=named):
+        Strength(share).of(s2(ZONES, False, 1000), ScaleTuner())
+
+
+def test_intervals_need_sets_and_one_unconditional_row() -> None:
+    for strength, tuner in ((Strength({"0-354": 0}), FullTuner()), (Strength({"0-354": 0}, 0.5), ScaleTuner())):
+        with pytest.raises(UserError, match="interval"):
+            strength.of(baseline(1000), tuner)
+
+
+def test_intervals_multiply_what_a_strategy_uses() -> None:
+    t = torch.tensor([0, 299, 300, 850, 999])
+    route = Strength({"200-300": 0.5, "300-900": 2, "elsewhere": 0}).route(s2(ZONES, False, 1000))
+    assert route(t).tolist() == [[0, 0, 0], [0.5, 0, 0], [0, 2, 0], [0, 0, 2], [0, 0, 0]]
+    shares = Strength({"0-500": 0.5}).route(graded(0.5, 1000))(t)
+    assert torch.equal(shares, graded(0.5, 1000).route(t) * torch.tensor([0.5, 0.5, 0.5, 1, 1])[:, None])

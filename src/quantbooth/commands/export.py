@@ -99,6 +99,11 @@ def _required(run: Run) -> tuple[Options, int]:
         )
     if run.strength.name and not step:
         raise UserError("strength is of what was tuned, export.step=0 is the untuned base; leave out one of them")
+    if run.strength.by_interval:
+        raise UserError(
+            "strength by intervals of timesteps cannot be exported; name zones of the strategy, or generate pictures "
+            "with quantbooth-sample"
+        )
     if options.merged and denoisers == 1 and options.format != "lora":
         raise UserError(
             f"export.merged=true makes one denoiser of several, {run.plan.name if step else 'the untuned base'} has "

@@ -130,7 +130,9 @@ def _load_sets_(
         states = _scaled(base, tuner, states, shares, unconditional)
     state = states[0] if len(states) == 1 else tuner.join(states)
     tuner.load_(base, state, strategy.sets * len(states), selection)
-    route = SubjectsRoute(strategy.route, strategy.sets, len(folders), unconditional=len(states) > len(folders))
+    route = SubjectsRoute(
+        strength.route(strategy), strategy.sets, len(folders), unconditional=len(states) > len(folders)
+    )
     route_(base, route, selection)
     return route
 
