@@ -6,6 +6,7 @@ from typing import Any
 import hydra
 import pytest
 import yaml
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 from composing import composed
@@ -68,5 +69,6 @@ def test_every_job_of_an_experiment_can_be_planned(experiment: str) -> None:
         sweep = hydra.compose("quantbooth", [f"experiment={experiment}"], return_hydra_config=True).hydra.sweeper.params
     assert Run(composed(f"experiment={experiment}")).steps[-1] > 0
     for key, values in (sweep or {}).items():
-        for value in str(values).split(","):
+        swept = OverridesParser.create().parse_override(f"{key}={values}")
+        for value in swept.sweep_string_iterator() if swept.is_sweep_override() else [values]:
             assert Run(composed(f"experiment={experiment}", f"{key}={value}")).steps[-1] > 0

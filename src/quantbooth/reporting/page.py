@@ -12,6 +12,7 @@ from markupsafe import Markup, escape
 
 from quantbooth.reporting import areas, differences, overfitting, style, summary
 from quantbooth.reporting.embed import SHOWN, Embedded, Encoding, embedded, encoding_for
+from quantbooth.reporting.heat_map import heat_map
 from quantbooth.reporting.images import Grid, grid, grid_sheet, stacked
 from quantbooth.reporting.panels import frontier, zone_plot
 from quantbooth.reporting.plots import losses, tradeoff
@@ -180,6 +181,12 @@ def _plots(study: Study) -> tuple[list[Plot], list[Plot]]:
             zone_plot(study),
             "Change by tuning, over the timesteps that each method was trained on; dotted where a set is "
             f"also used. Markers are spread along their lines.{bars}",
+        ),
+        (
+            "heat_map.svg",
+            heat_map(study),
+            "One set: the interval of timesteps that it learned in, against the one that it is used in; elsewhere the "
+            "untuned base. Means over subjects.",
         ),
         ("frontier.svg", frontier(study), f"Scores by number of trained parameters.{bars}"),
         ("loss.svg", losses(study), "Training loss as logged, means over neighbouring steps; a line per run."),
