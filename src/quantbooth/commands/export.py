@@ -7,6 +7,7 @@ quantbooth-export subject=toy_mug method=qlora export.format=lora    # the adapt
 quantbooth-export subject=toy_mug export.step=0                      # the quantized base itself
 """
 
+import sys
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,6 +23,7 @@ from quantbooth.quant.merging import average, merged_state, require_mergeable
 from quantbooth.run.models import tuned_base
 from quantbooth.run.run import Run
 from quantbooth.runtime.errors import UserError
+from quantbooth.runtime.used import name_unused
 from quantbooth.store.files import atomic_folder, require_free
 from quantbooth.timesteps.strategies import Strategy
 from quantbooth.tuning.files import precision_of
@@ -29,6 +31,7 @@ from quantbooth.tuning.files import precision_of
 __all__ = ["check_job", "export", "job"]
 
 USUAL_FORMAT = "diffusers"
+OF_TUNING = ("method", "strategy", "tuner", "prior", "optimizer", "seed", "tag")
 UNUSED = (
     *("sampler", "scorer", "locator", "dino", "logger", "preview"),
     *("protocol.seeds", "protocol.prompt_stride", "protocol.prior_prompts", "protocol.batch"),
@@ -50,6 +53,8 @@ class Options:
 def export(run: Run) -> Path:
     """Write one tuned (or untuned) base for other tools; return its folder in export.folder."""
     one, (options, step) = run.only, _required(run)
+    if step == 0:
+        name_unused(sys.argv[1:], OF_TUNING, "with export.step=0, the untuned base")
     merging = _merging(run.strategy if step else run.plan, step)
     destination = Path(options.folder) / _name(run, step, options)
     require_free(destination, "export.folder")
