@@ -36,3 +36,14 @@ def wandb_steps(run: Path) -> list[int]:
         if "tune/loss" in items:
             steps.append(int(items["trainer/global_step"]))
     return steps
+
+
+def wandb_records(run: Path) -> list[wandb_internal_pb2.Record]:
+    """Return all records of an offline run."""
+    (file,) = run.glob("run-*.wandb")
+    found = []
+    for data in records(file.read_bytes()):
+        record = wandb_internal_pb2.Record()
+        record.ParseFromString(data)
+        found.append(record)
+    return found

@@ -66,7 +66,7 @@ def quantize(run: Run, artifact: Artifact) -> None:
     calibration = run.calibration
     set_spec, config, activations = calibration.set_spec, calibration.rounding, calibration.lsq
     if config is not None or activations is not None:
-        run.logger("")  # one that cannot be reached ends the run before any work
+        run.tracker("")  # one that cannot be reached ends the run before any work
     if set_spec is not None:
         require_read(run, [question.text for question in set_spec.questions.each])
         make_calibration_set(run, set_spec)
@@ -133,7 +133,7 @@ def as_learned(run: Run, config: AdaRoundConfig, items: CalibrationSet, progress
     """Learn the rounding block by block; an interrupted run resumes at its block."""
     base = base_with(run, None).denoiser_alone
     names, splits = layers(run, base)
-    logger, trainer = run.logger(progress.folder.name), partial(run.trainer, max_steps=config.iterations)
+    logger, trainer = run.tracker(progress.folder.name), partial(run.trainer, max_steps=config.iterations)
     base.denoiser.to(run.loop.device)
     rounding = AdaRoundCalibration(base, names, splits, run.calibration.search, config, items, trainer)
     blocks: list[dict[str, Any]] = []
@@ -159,7 +159,7 @@ def with_activations(
     activations = run.calibration.activations
     assert activations is not None
     bits, softmax = activations.inputs, activations.softmax
-    logger = run.logger(f"{progress.folder.parent.name}-activations")
+    logger = run.tracker(f"{progress.folder.parent.name}-activations")
     trainer = partial(run.trainer, max_steps=max(1, config.iterations))
     blocks = {block["block"]: block for block in made.blocks}
 

@@ -17,6 +17,7 @@ from quantbooth.commands.tune import tune
 from quantbooth.run.judges import require_judged
 from quantbooth.run.prompts import require_read
 from quantbooth.run.run import Run
+from quantbooth.run.tracking import track_scores
 from quantbooth.runtime.errors import UserError
 from quantbooth.store.files import SHORT, fingerprint
 
@@ -27,11 +28,14 @@ def job(cfg: DictConfig) -> list[Path]:
     """Calibrate, tune, sample, evaluate one setting; return the folders of scores."""
     chain = _asked(cfg)
     check(chain)
-    if chain.calibration.bits is not None:
-        calibrate(chain)
-    tune(chain)
-    sample(chain)
-    return evaluate(chain)
+    with chain.tracking():
+        if chain.calibration.bits is not None:
+            calibrate(chain)
+        tune(chain)
+        sample(chain)
+        folders = evaluate(chain)
+        track_scores(chain, folders)
+    return folders
 
 
 def check_job(cfg: DictConfig) -> dict[str, object]:

@@ -6,12 +6,8 @@ quantbooth-report report.scores=[outputs/store/scores]
 
 import hashlib
 import shlex
-import shutil
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from datetime import datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +25,9 @@ from quantbooth.reporting.style import Style, ThemeColour
 from quantbooth.run.run import Run
 from quantbooth.runtime.config import build, conf_dir
 from quantbooth.runtime.loggers import log_report
+from quantbooth.runtime.sweeps import sweep_name
 from quantbooth.runtime.used import name_unused
+from quantbooth.runtime.versions import made
 from quantbooth.sampling.image_set import read_requests
 from quantbooth.store.documents import read_options
 from quantbooth.store.manifest import open_artifact
@@ -41,7 +39,6 @@ __all__ = ["job", "method_styles", "read_result", "report", "unscored"]
 STYLE = "method_style"
 """The node of conf/method/NAME.yaml that says how the method is shown; it enters no identity."""
 MOST_NAMED, LONGEST, DIGITS = 4, 80, 6
-NAMED_VERSIONS = ("quantbooth", "torch", "diffusers", "lightning")
 LOSS = "tune/loss"
 OF_RUNS = (
     *("base", "quant", "calibration", "tuner", "strategy", "subject", "subjects", "prior", "optimizer", "sampler"),
@@ -67,12 +64,16 @@ def report(cfg: DictConfig, scores: Sequence[Path] = ()) -> Path:
     about = About([_typed(), *_alone(folders, study.results)], list(cfg.report.notes), missing, made())
     folder = Path(cfg.report.folder or Path(cfg.paths.outputs) / "reports" / _slug(study, folders))
     files = write_report(study, folder, about)
-    log_report(build(cfg.logger, Logger, run=f"report-{folder.name}"), files)
+    log_report(build(cfg.logger, Logger, run=f"report-{folder.name}", about=_of_sweep), files)
     score_table(study).show()
     if missing:
         print(f"tuned and not scored: {', '.join(missing)}")  # noqa: T201  # what the table cannot tell
     print(f"the page: {folder / 'index.html'}")  # noqa: T201  # what a person looks for next
     return folder
+
+
+def _of_sweep() -> dict[str, Any]:
+    return {"group": sweep_name(), "job_type": "report"}
 
 
 def method_styles() -> dict[str, Style]:
@@ -84,18 +85,6 @@ def method_styles() -> dict[str, Style]:
             colour = ThemeColour(style["colour"]["light"], style["colour"]["dark"])
             found[file.stem] = Style(colour, style["marker"], style["label"], style["order"])
     return found
-
-
-def made() -> list[tuple[str, str]]:
-    """Return when the report is made, by which versions, and from which commit where there is one."""
-    now = datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %z")
-    versions = ", ".join(f"{name} {version(name)}" for name in NAMED_VERSIONS)
-    top, git = Path(__file__).parents[3], shutil.which("git")
-    commit = ""
-    if git and (top / ".git").exists():
-        asked = [git, "-C", str(top), "describe", "--always", "--dirty", "--exclude=*"]
-        commit = subprocess.run(asked, capture_output=True, text=True, check=False).stdout.strip()
-    return [("made", now), ("versions", versions), *([("commit", commit)] if commit else [])]
 
 
 def read_result(folder: Path, logs: Path | None = None) -> Result:

@@ -26,13 +26,12 @@ from quantbooth.run.overfitting import overfitting
 from quantbooth.run.prompts import require_read
 from quantbooth.run.run import Run
 from quantbooth.run.subject_run import SubjectRun
-from quantbooth.runtime.loggers import close
+from quantbooth.run.tracking import about, tracker_name
 from quantbooth.runtime.profiling import Cost, profile
 from quantbooth.runtime.progress import say
 from quantbooth.sampling.generation import collect, generate_missing
 from quantbooth.sampling.image_set import Request, read_images, read_requests, requests_for, write_requests
 from quantbooth.sampling.module import SamplingModule, image_jobs
-from quantbooth.store.files import fingerprint
 from quantbooth.store.store import joined_label, make_all
 from quantbooth.timesteps.zones import Zones
 from quantbooth.tuning.callbacks import Checkpoints, SampleGrids, Snapshots
@@ -57,7 +56,7 @@ def tune(run: Run) -> list[Path]:
     _require(run)
     optimizer = optimizer_factory(run.settings["optimizer"])
     if not all(one.tuned.find() for one in run.subjects):
-        run.logger("")  # one that cannot be reached ends the run before any work
+        run.tracker("")  # one that cannot be reached ends the run before any work
     return make_all([one.tuned for one in run.subjects], partial(tune_experts, run, optimizer))
 
 
@@ -235,15 +234,14 @@ def curve_name(run: Run, zones: Zones, artifact: str) -> str:
 def fit(run: Run, module: TuningModule, names: Sequence[str], callbacks: list[Callback], step: int) -> None:
     """Train from a step to the last one and log the curves."""
     name = joined_label(names)
-    several = f"-{fingerprint({'names': [*names]})[:6]}" if len(names) > 1 else ""
-    logger = run.logger(f"{name}{several}", step)
+    logger = run.tracker(tracker_name(names), partial(about, run), step)
     trainer: Trainer = run.trainer(
         f"tuning {name}", tuning=True, logger=logger, max_steps=run.recipe.steps, callbacks=callbacks
     )
     try:
         trainer.fit(module)
     finally:
-        close(logger)
+        run.release(logger)
 
 
 def encode(one: SubjectRun, base: Base) -> Examples:

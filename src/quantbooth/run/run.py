@@ -4,7 +4,8 @@ Each value of an option is valid (`runtime.options`); what does not fit together
 `check` uses it before heavy work. Subjects are always a list, each with separate artifacts.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ from quantbooth.run.subjects import each_subject
 from quantbooth.runtime.config import build, plain
 from quantbooth.runtime.errors import UserError
 from quantbooth.runtime.lightning import Bar, Loop
+from quantbooth.runtime.loggers import close
 from quantbooth.schema import TRAINING_ONLY, trainer_content
 from quantbooth.store.files import folder_fingerprint
 from quantbooth.store.store import Artifact, Store
@@ -49,6 +51,7 @@ class Run:
         self.cfg, self.settings = cfg, plain(cfg)
         self.store = Store(Path(self.settings["paths"]["store"]).expanduser())
         kernels.choose(self.settings["resources"]["kernels"])
+        self._tracking, self._trackers = False, dict[str, Logger]()
 
     def check(self, *parts: str) -> None:
         """Evaluate these properties now, so that a wrong option ends the run before any work."""
@@ -207,6 +210,28 @@ class Run:
         """Return what plain loops run by, on the device and in the precision of the trainer."""
         return Loop.like(self.trainer(""))
 
-    def logger(self, run: str, step: int = 0) -> Logger:
-        """Return the tracker of a training run, which goes on from a step."""
-        return build(self.cfg.logger, Logger, run=run, step=step)
+    def tracker(self, name: str, about: Callable[[], Mapping[str, Any]] | None = None, step: int = 0) -> Logger:
+        """Return the tracker of a training run, which goes on from a step; inside `tracking` the one that is open."""
+        if name in self._trackers:
+            return self._trackers[name]
+        made = build(self.cfg.logger, Logger, run=name, step=step, about=about)
+        if self._tracking and name:
+            self._trackers[name] = made
+        return made
+
+    def release(self, tracker: Logger) -> None:
+        """Close a tracker, unless the chain goes on to log to it."""
+        if tracker not in self._trackers.values():
+            close(tracker)
+
+    @contextmanager
+    def tracking(self) -> Iterator[None]:
+        """Keep trackers open inside the block, so that curves and scores of a setting are one run."""
+        self._tracking = True
+        try:
+            yield
+        finally:
+            self._tracking = False
+            for tracker in self._trackers.values():
+                close(tracker)
+            self._trackers.clear()

@@ -1,8 +1,10 @@
 """The jobs of a sweep, all known before the first one starts: Hydra's own sweeper makes the product of their values."""
 
 import sys
+from contextvars import ContextVar
 from copy import deepcopy
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -16,7 +18,10 @@ from omegaconf import DictConfig, open_dict
 
 from quantbooth.runtime.errors import UserError
 
-__all__ = ["Together", "config_of", "in_sweep", "known_jobs"]
+__all__ = ["Together", "config_of", "in_sweep", "known_jobs", "sweep_name", "swept"]
+
+
+_last: ContextVar[str | None] = ContextVar("sweep", default=None)
 
 
 def in_sweep() -> bool:
@@ -38,6 +43,22 @@ def known_jobs() -> list[list[str]]:
         return []
     # processes of a launcher have another command line, which may lack the sweep
     return jobs if len(jobs) > hydra_config.job.num else []
+
+
+def swept() -> list[str]:
+    """Return the overrides of the running job that not all jobs of its sweep have; none outside a sweep."""
+    if not in_sweep() or not (jobs := known_jobs()):
+        return []
+    return [word for word in jobs[HydraConfig.get().job.num] if not all(word in job for job in jobs)]
+
+
+def sweep_name() -> str | None:
+    """Return the name of the sweep that runs or has just run, of its experiment and its beginning; None without one."""
+    if in_sweep():
+        began = "-".join(Path(HydraConfig.get().sweep.dir).parts[-2:])
+        experiment = HydraConfig.get().runtime.choices.get("experiment")
+        _last.set(began if experiment in (None, "null") else f"{experiment}-{began}")
+    return _last.get()
 
 
 def config_of(overrides: list[str]) -> DictConfig:

@@ -1,5 +1,6 @@
 """Weights & Biases: one run for all processes that continue a tuning, and a server that is asked before any work."""
 
+import hashlib
 import json
 import os
 import re
@@ -32,7 +33,8 @@ class OneRun(WandbLogger):
 
     Args:
         step: from which it goes on.
-        name: of the run; its id follows from it.
+        run: its id follows from it.
+        name: that is shown; by default `run`.
         given: further arguments of WandbLogger.
 
     W&B loses what it buffers when its process is killed, and after the last checkpoint steps are computed again. So the
@@ -40,8 +42,8 @@ class OneRun(WandbLogger):
     all of them in a new folder, and the folders of killed processes are removed unless they are uploaded.
     """
 
-    def __init__(self, step: int, name: str, **given: Any) -> None:
-        super().__init__(name=name, id=re.sub(r"[^\w.+=-]", "-", name)[-LONGEST:], **given)
+    def __init__(self, step: int, run: str, name: str | None = None, **given: Any) -> None:
+        super().__init__(name=name or run, id=re.sub(r"[^\w.+=-]", "-", run)[-LONGEST:], **given)
         self.first = step
         self._held: int | None = None
 
@@ -56,6 +58,20 @@ class OneRun(WandbLogger):
                 file.write(json.dumps([step, numbers]) + "\n")
         if step > self._held:
             super().log_metrics(metrics, step)
+
+    def has(self, scores: str) -> bool:
+        """Return whether the run was given these scores before; from now on it has them.
+
+        Offline, a run that another process has finished is left as it is: opening it anew would lose its pictures.
+        """
+        digest, file = hashlib.sha256(scores.encode()).hexdigest(), self.record.with_suffix(".scored")
+        finished = self._held is None and self._offline and self.record.is_file()
+        if finished or (file.is_file() and file.read_text() == digest):
+            return True
+        if self._held is None:
+            self._held = self._go_on()
+        file.write_text(digest)
+        return False
 
     @property
     def record(self) -> Path:
