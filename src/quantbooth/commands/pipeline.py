@@ -3,6 +3,7 @@
 quantbooth subject=toy_mug strategy=s2
 quantbooth -m subject=toy_mug,toy_duck strategy=baseline,s1,s2 seed=0,1
 quantbooth subjects=[toy_mug,toy_duck]
+quantbooth -m strategy=baseline,s1,s2 dry_run=true    # what would be computed, what is found, what jobs share
 """
 
 from pathlib import Path
@@ -18,6 +19,7 @@ from quantbooth.run.judges import require_judged
 from quantbooth.run.prompts import require_read
 from quantbooth.run.run import Run
 from quantbooth.run.tracking import track_scores
+from quantbooth.run.work import show_work
 from quantbooth.runtime.errors import UserError
 from quantbooth.store.files import SHORT, fingerprint
 
@@ -28,6 +30,8 @@ def job(cfg: DictConfig) -> list[Path]:
     """Calibrate, tune, sample, evaluate one setting; return the folders of scores."""
     chain = _asked(cfg)
     check(chain)
+    if cfg.dry_run:
+        return []
     with chain.tracking():
         if chain.calibration.bits is not None:
             calibrate(chain)
@@ -74,6 +78,9 @@ def _require(chain: Run) -> None:
 
 
 def conclude(jobs: list[tuple[DictConfig, list[Path]]]) -> None:
-    """Write one report over all finished settings; the untuned base, which settings share, counts once."""
+    """Write one report over all finished settings, in which the untuned base counts once; or say what is to compute."""
+    if jobs[0][0].dry_run:
+        show_work([Run(cfg) for cfg, _ in jobs])
+        return
     scores = dict.fromkeys(path for _, paths in jobs for path in paths)
     report(jobs[-1][0], list(scores))

@@ -12,6 +12,7 @@ OWNERS: Mapping[str, tuple[str, ...]] = {
     "prompt": ("sample",),
     "scale_sets": ("sample",),
     "pictures": ("sample",),
+    "dry_run": ("pipeline",),
     "export": ("export",),
     "report": ("report", "pipeline"),
 }
