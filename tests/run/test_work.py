@@ -42,6 +42,9 @@ def test_each_artifact_is_to_make_once_and_shared_then(compose: Compose, tmp_pat
         )
     ]
     assert not (out / "store").exists()
+    with runs[0].only.tuned.owning():
+        assert work(runs[:1])[0]["tuning"] == {"running": 1}
+    assert work(runs[:1])[0]["tuning"] == {"make": 1}
     calibrate(runs[0])
     assert work(runs[:2])[0]["quantized base"] == {"found": 1}
     shown = io.StringIO()

@@ -1,4 +1,4 @@
-"""What settings have to compute: which of their artifacts are finished, and which another setting makes before."""
+"""What settings have to compute: artifacts to make, and those that are finished, made now, or made by an earlier one."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -10,14 +10,14 @@ from rich.table import Table
 from quantbooth.run.run import Run
 from quantbooth.store.store import Artifact
 
-__all__ = ["FOUND", "MAKE", "SHARED", "show_work", "work"]
+__all__ = ["FOUND", "MAKE", "RUNNING", "SHARED", "show_work", "work"]
 
-MAKE, FOUND, SHARED = "make", "found", "shared"
+MAKE, RUNNING, FOUND, SHARED = "make", "running", "found", "shared"
 STAGES = ("quantized base", "class pictures", "tuning", "pictures", "scores")
 
 
 def work(runs: Iterable[Run]) -> list[dict[str, Counter[str]]]:
-    """Return for each setting and stage how many artifacts are to MAKE, FOUND, or SHARED with an earlier setting."""
+    """Return for each setting and stage how many artifacts are MAKE, RUNNING, FOUND, or SHARED with earlier ones."""
     planned: set[Path] = set()
     found = []
     for run in runs:
@@ -25,11 +25,16 @@ def work(runs: Iterable[Run]) -> list[dict[str, Counter[str]]]:
         for stage, artifacts in _artifacts(run).items():
             of_stage = counts.setdefault(stage, Counter())
             for artifact in artifacts:
-                new = artifact.path not in planned
-                of_stage[SHARED if not new else FOUND if artifact.find() else MAKE] += 1
+                of_stage[SHARED if artifact.path in planned else _state(artifact)] += 1
                 planned.add(artifact.path)
         found.append(counts)
     return found
+
+
+def _state(artifact: Artifact) -> str:
+    if artifact.find():
+        return FOUND
+    return RUNNING if artifact.running else MAKE
 
 
 def _artifacts(run: Run) -> dict[str, list[Artifact]]:
@@ -61,7 +66,7 @@ def show_work(runs: Sequence[Run], console: Console | None = None) -> None:
 
 
 def _cell(counts: Counter[str]) -> str:
-    found = [(counts[word], word) for word in (MAKE, FOUND, SHARED) if counts[word]]
+    found = [(counts[word], word) for word in (MAKE, RUNNING, FOUND, SHARED) if counts[word]]
     if [count for count, _ in found] == [1]:
         return found[0][1]
     return ", ".join(f"{count} {word}" for count, word in found) or "-"

@@ -238,6 +238,15 @@ class Artifact:
     def owning(self) -> AbstractContextManager[None]:
         return self.store.owning(self.kind, self.identity, self.label)
 
+    @property
+    def running(self) -> bool:
+        """Whether a process that lives is making it."""
+        lock = lock_of(self.path.parent, self.path.name[-SHORT:])
+        if not lock.exists():
+            return False
+        with owning_if_free(lock) as free:
+            return not free
+
     def writing(self, config: Mapping[str, Any]) -> AbstractContextManager[Draft]:
         parents = {role: artifact.manifest().fingerprint for role, artifact in self.parents.items()}
         return self.store.writing(self.kind, self.label, self.identity, parents, config)
