@@ -1,6 +1,7 @@
 """The toy world's personal subjects: five pictures to tune on, twenty held out, and prompts with known attributes."""
 
 import hashlib
+from functools import cache
 
 import numpy as np
 import torch
@@ -65,6 +66,7 @@ def _stream(subject: ToySubject, purpose: int) -> np.random.Generator:
     return np.random.default_rng([purpose, *subject.name.encode()])
 
 
+@cache
 def toy_subject(name: str, identifier: str) -> Subject:
     """Return one of the twelve personal subjects: five pictures to tune on, twenty references.
 

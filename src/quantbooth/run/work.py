@@ -1,4 +1,4 @@
-"""What settings have to compute: artifacts to make, and those that are finished, made now, or made by an earlier one."""
+"""What settings have to compute: artifacts to make, and those that are finished, made now or made by an earlier one."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence

@@ -3,13 +3,16 @@
 import os
 import re
 from collections.abc import Iterator
+from copy import deepcopy
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
 
 import hydra
 import hydra.utils
 import yaml
+from hydra.core.config_loader import ConfigLoader
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
@@ -55,9 +58,16 @@ def composed(group: str, choice: str) -> DictConfig:
     """
     wanted = [f"+{group}={choice}"]
     if GlobalHydra.instance().is_initialized():
-        return hydra.compose(overrides=wanted)
+        known = _composed.setdefault(GlobalHydra.instance().config_loader(), {})
+        if wanted[0] not in known:
+            known[wanted[0]] = hydra.compose(overrides=wanted)
+        return deepcopy(known[wanted[0]])
     with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
         return hydra.compose(overrides=wanted)
+
+
+_composed: WeakKeyDictionary[ConfigLoader, dict[str, DictConfig]] = WeakKeyDictionary()
+"""What was composed, by the search path: a sweep of several subjects asks for the same in every job."""
 
 
 def build(node: DictConfig | None, kind: type[Kind], **extras: Any) -> Kind:
