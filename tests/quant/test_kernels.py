@@ -2,9 +2,10 @@
 
 import sys
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from threading import Thread
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -161,7 +162,12 @@ def test_every_kernel_is_launched_on_the_device_of_its_tensors(monkeypatch: pyte
     from quantbooth.quant.kernels import fused  # noqa: PLC0415  (in the interpreter)
 
     entered: list[Tensor] = []
-    monkeypatch.setattr(torch.cuda, "device_of", lambda x: entered.append(x) or nullcontext())
+
+    def device_of(x: Tensor) -> AbstractContextManager[None]:
+        entered.append(x)
+        return nullcontext()
+
+    monkeypatch.setattr(torch.cuda, "device_of", device_of)
     x, gain, choice = torch.randn(2, 3), torch.ones(2, 3), torch.tensor([1, 0])
     codes, scale, zero = torch.zeros(2, 3, dtype=torch.uint8), torch.ones(2), torch.zeros(2, dtype=torch.uint8)
     fused.dequantize(codes, scale, zero, 8, (3,), (), torch.float32)
@@ -186,7 +192,7 @@ def test_a_forward_by_fused_kernels_has_its_backward_after_another_choice() -> N
     model = nn.Sequential(QuantizedLinear.from_float(nn.Linear(6, 5), MinMaxObserver(Grid(4)))).requires_grad_(False)
     selection = attach_(model, 1)
     selection.choose(torch.tensor([1, 0]))
-    gain: nn.Parameter = model[0].gain_out
+    gain: Any = model[0].gain_out
     x, found = torch.randn(2, 6), []
     for choice in (kernels.FUSED, kernels.EAGER):
         with kernels.use(choice):

@@ -1,6 +1,8 @@
 """The trainer: Lightning's, and its refusals in one line."""
 
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.demos.boring_classes import BoringModel
 
 from quantbooth.runtime.errors import UserError
-from quantbooth.runtime.lightning import Bar, trainer
+from quantbooth.runtime.lightning import Bar, _require_bfloat16, trainer
 
 
 def test_settings_reach_lightning() -> None:
@@ -40,6 +42,23 @@ def test_a_precision_that_lightning_replaces_is_refused() -> None:
     """On CPUs it computes 16-mixed in bf16-mixed, and only warns: artifacts would have a wrong name."""
     with pytest.raises(UserError, match="16-mixed is bf16-mixed"):
         trainer(accelerator="cpu", precision="16-mixed")
+
+
+def test_bfloat16_is_asked_of_the_chosen_card_not_of_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    current = [0]
+
+    @contextmanager
+    def device(chosen: torch.device) -> Iterator[None]:
+        current.append(chosen.index)
+        yield
+        current.pop()
+
+    monkeypatch.setattr(torch.cuda, "device", device)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: current[-1] == 0)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda chosen: f"card {chosen.index}")
+    _require_bfloat16(torch.device("cuda", 0))
+    with pytest.raises(UserError, match="card 1.*trainer.precision"):
+        _require_bfloat16(torch.device("cuda", 1))
 
 
 def test_a_bar_that_is_not_wanted_is_left_out() -> None:

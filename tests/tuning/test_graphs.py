@@ -4,11 +4,14 @@ Without a GPU, the capture is a stand-in with the same memory: it reads its argu
 capture, writes its output where it was then, and computes without looking at anything that a graph cannot see.
 """
 
+import weakref
 from collections.abc import Callable
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
+from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 
 from quantbooth.quant.format import Grid
@@ -16,7 +19,7 @@ from quantbooth.quant.observers import MinMaxObserver
 from quantbooth.quant.scale_sets import attach_
 from quantbooth.quant.selection import SetSelection
 from quantbooth.quant.surgery import quantize_
-from quantbooth.tuning.graphs import Graphs
+from quantbooth.tuning.graphs import Graphs, ReplayGraphs
 
 
 class Denoiser(nn.Module):
@@ -140,3 +143,45 @@ def test_parameters_that_moved_are_captured_again(parts: tuple[Denoiser, SetSele
         gain.data = gain.data.clone()
         call(denoiser, selection, [1], 0)
     assert len(capture) == 2
+
+
+def test_a_network_in_another_mode_is_captured_again(parts: tuple[Denoiser, SetSelection, Graphs, Recorded]) -> None:
+    denoiser, selection, graphs, capture = parts
+    with graphs.replayed():
+        call(denoiser, selection, [1], 0)
+        denoiser.eval()
+        call(denoiser, selection, [1], 0)
+    assert len(capture) == 2
+
+
+def on_a_card() -> tuple[Any, Any]:
+    """A trainer and a module that say that they are on a GPU."""
+    return Mock(spec=Trainer, accumulate_grad_batches=1), Mock(spec=LightningModule, device=torch.device("cuda"))
+
+
+def test_the_detection_of_anomalies_sees_each_operation() -> None:
+    """A graph has no values between its launches, and recording one ends where a value is looked at."""
+    denoiser = Denoiser()
+    replays = ReplayGraphs(denoiser, None)
+    with torch.autograd.set_detect_anomaly(True):
+        replays.on_train_batch_start(*on_a_card(), None, 0)
+        assert "forward" not in vars(denoiser)
+    replays.on_train_batch_start(*on_a_card(), None, 0)
+    assert "forward" in vars(denoiser)
+
+
+def test_the_graphs_of_a_training_are_freed_at_its_end(
+    parts: tuple[Denoiser, SetSelection, Graphs, Recorded],
+) -> None:
+    denoiser, selection, _, capture = parts
+    replays = ReplayGraphs(denoiser, selection)
+    replays.graphs = Graphs(denoiser, selection, capture=capture)
+    replays.on_train_batch_start(*on_a_card(), None, 0)
+    call(denoiser, selection, [1], 0).sum().backward()
+    replays.on_train_batch_end(*on_a_card())
+    held = capture.pop()
+    held.cycle = held  # as PyTorch's forward of a graph
+    graph = weakref.ref(held)
+    del held
+    replays.teardown(*on_a_card(), "fit")
+    assert graph() is None
