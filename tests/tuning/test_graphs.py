@@ -179,7 +179,7 @@ def test_the_graphs_of_a_training_are_freed_at_its_end(
 @pytest.mark.parametrize("pull", [0, 1])
 @pytest.mark.parametrize("each", [1, 2])
 def test_a_training_learns_the_same_bits(parts: Stage, each: int, pull: int, checkpointed: bool) -> None:
-    """With a teacher, clipping in place, EMA, accumulated gradients, a learned text; a pull adds to a graph's gradient."""
+    """With a teacher, clipping in place, EMA, accumulated gradients, a learned text; a pull adds to gradients."""
     learned = []
     for replays in (False, True):
         denoiser, selection, graphs = made(checkpointed, each > 1)
