@@ -1,8 +1,7 @@
 """The trainer: Lightning's, and its refusals in one line."""
 
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.demos.boring_classes import BoringModel
 
 from quantbooth.runtime.errors import UserError
-from quantbooth.runtime.lightning import Bar, _require_bfloat16, trainer
+from quantbooth.runtime.lightning import Bar, trainer
 
 
 def test_settings_reach_lightning() -> None:
@@ -44,21 +43,16 @@ def test_a_precision_that_lightning_replaces_is_refused() -> None:
         trainer(accelerator="cpu", precision="16-mixed")
 
 
-def test_bfloat16_is_asked_of_the_chosen_card_not_of_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_chosen_card_is_the_current_one_and_is_asked_for_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
     current = [0]
-
-    @contextmanager
-    def device(chosen: torch.device) -> Iterator[None]:
-        current.append(chosen.index)
-        yield
-        current.pop()
-
-    monkeypatch.setattr(torch.cuda, "device", device)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda chosen: current.append(chosen.index))
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: current[-1] == 0)
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda chosen: f"card {chosen.index}")
-    _require_bfloat16(torch.device("cuda", 0))
-    with pytest.raises(UserError, match="card 1.*trainer.precision"):
-        _require_bfloat16(torch.device("cuda", 1))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: f"card {current[-1]}")
+    quiet: dict[str, Any] = {"logger": False, "enable_checkpointing": False, "accelerator": "cpu"}
+    for number in (0, 1):
+        monkeypatch.setattr("quantbooth.runtime.lightning.root_device", lambda _, n=number: torch.device("cuda", n))
+        with nullcontext() if number == 0 else pytest.raises(UserError, match="card 1.*trainer.precision"):
+            trainer(precision="bf16-mixed", **quiet)
 
 
 def test_a_bar_that_is_not_wanted_is_left_out() -> None:

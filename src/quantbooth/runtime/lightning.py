@@ -163,19 +163,19 @@ def trainer(shared: bool = False, **settings: Any) -> Trainer:
         raise UserError(
             f"cannot create the trainer: {reason}; choose trainer=cpu, or change trainer.* options"
         ) from error
-    if made.precision.startswith("bf16") and root_device(made).type == "cuda":
-        _require_bfloat16(root_device(made))
+    if (device := root_device(made)).type == "cuda":
+        torch.cuda.set_device(device)  # of graphs, of peak memory, and of the question below; it is the first otherwise
+        if made.precision.startswith("bf16"):
+            _require_bfloat16()
     if made.precision != (asked := settings.get("precision", made.precision)):
         raise UserError(f"trainer.precision={asked} is {made.precision} on this device; choose that, or trainer=gpu")
     return made
 
 
-def _require_bfloat16(device: torch.device) -> None:
-    with torch.cuda.device(device):  # PyTorch looks at the current one
-        native = torch.cuda.is_bf16_supported(including_emulation=False)
-    if not native:
+def _require_bfloat16() -> None:
+    if not torch.cuda.is_bf16_supported(including_emulation=False):
         raise UserError(
-            f"{torch.cuda.get_device_name(device)} computes no bfloat16; choose trainer.precision=16-mixed, or 32-true"
+            f"{torch.cuda.get_device_name()} computes no bfloat16; choose trainer.precision=16-mixed, or 32-true"
         )
 
 
