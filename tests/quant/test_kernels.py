@@ -2,6 +2,10 @@
 
 import sys
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from threading import Thread
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -83,8 +87,7 @@ def test_gains_and_their_gradients_are_the_same(layout: str, shifts: int | str |
     for choice in (kernels.EAGER, kernels.FUSED):
         with kernels.use(choice):
             y = affine(u.clone(), gain, shift, channel)
-            kept = gradients(dy, u, False, gain, shift, channel, True, True)
-            made[choice] = [y, *kept, *gradients(dy, y, True, gain, shift, channel, True, True)]
+            made[choice] = [y, *gradients(dy, u, False, gain, shift, channel, True, True)]
             assert gradients(dy, u, False, gain, shift, channel, False, True)[0] is None
     for eager, fused in zip(*made.values(), strict=True):
         torch.testing.assert_close(fused, eager, rtol=1e-5, atol=1e-5)
@@ -152,3 +155,65 @@ def test_a_cpu_and_float64_use_pytorch_and_a_wrong_word_is_refused() -> None:
         assert kernels.fused_for(torch.ones(1, dtype=torch.uint8), torch.float32) is not None
     with pytest.raises(ValueError, match="quick"), kernels.use("quick"):
         pass
+
+
+def test_every_kernel_is_launched_on_the_device_of_its_tensors(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Triton takes the current device, which is the first one until Lightning trains on another."""
+    from quantbooth.quant.kernels import fused  # noqa: PLC0415  (in the interpreter)
+
+    entered: list[Tensor] = []
+
+    def device_of(x: Tensor) -> AbstractContextManager[None]:
+        entered.append(x)
+        return nullcontext()
+
+    monkeypatch.setattr(torch.cuda, "device_of", device_of)
+    x, gain, choice = torch.randn(2, 3), torch.ones(2, 3), torch.tensor([1, 0])
+    codes, scale, zero = torch.zeros(2, 3, dtype=torch.uint8), torch.ones(2), torch.zeros(2, dtype=torch.uint8)
+    fused.dequantize(codes, scale, zero, 8, (3,), (), torch.float32)
+    fused.affine(x, gain, None, -1)
+    fused.gradients(x, x, gain, -1, True)
+    fused.select(gain, choice, 1.0)
+    fused.select_gradient(x, choice, 2)
+    assert [id(one) for one in entered] == [id(one) for one in (codes, x, x, gain, x)]
+
+
+def test_a_choice_holds_in_the_thread_of_a_backward() -> None:
+    """Autograd computes that of a GPU in a thread of its own."""
+    found = []
+    with kernels.use(kernels.FUSED):
+        thread = Thread(target=lambda: found.append(kernels.fused_for(torch.ones(1))))
+        thread.start()
+        thread.join()
+    assert found[0] is not None
+
+
+def test_a_forward_by_fused_kernels_has_its_backward_after_another_choice() -> None:
+    model = nn.Sequential(QuantizedLinear.from_float(nn.Linear(6, 5), MinMaxObserver(Grid(4)))).requires_grad_(False)
+    selection = attach_(model, 1)
+    selection.choose(torch.tensor([1, 0]))
+    gain: Any = model[0].gain_out
+    x, found = torch.randn(2, 6), []
+    for choice in (kernels.FUSED, kernels.EAGER):
+        with kernels.use(choice):
+            y = model(x)
+        y.square().sum().backward()
+        found.append(gain.grad)
+        gain.grad = None
+    torch.testing.assert_close(*found)
+
+
+def test_pytorch_computes_where_triton_cannot_run(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def affine(*_: object) -> Tensor:
+        raise RuntimeError("Failed to find C compiler")
+
+    kernels._runs.cache_clear()
+    monkeypatch.setattr(kernels, "_fused", lambda: SimpleNamespace(affine=affine))
+    assert not kernels._runs(torch.device("cpu"))
+    assert "Failed to find C compiler" in caplog.text
+    monkeypatch.undo()
+    kernels._runs.cache_clear()
+    assert kernels._runs(torch.device("cpu"))
+    kernels._runs.cache_clear()

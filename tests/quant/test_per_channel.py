@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
-from quantbooth.quant.per_channel import gained
+from quantbooth.quant.per_channel import gained, keeps_output
 
 Run = Callable[..., list[Tensor]]
 Kept = Callable[..., tuple[list[Tensor], Tensor]]
@@ -74,6 +75,12 @@ def test_one_activation_is_kept(problem: dict[str, Any], kept: Kept, smallest: f
     saved, y = kept(ours(problem), u, gain, shift)
     assert sum(torch.equal(tensor, {"y": y, "u": u}[which]) for tensor in saved) == 1
     assert len(saved) == {"y": 3, "u": 2}[which]  # beside it the gain, and for y the shift
+
+
+def test_no_value_on_a_gpu_is_looked_at() -> None:
+    """It would be waited for; and a graph's warm-up would run other kernels than its recording."""
+    with FakeTensorMode():
+        assert not keeps_output(torch.ones(2, 3, device="cuda", requires_grad=True), torch.float32)
 
 
 def test_half_precision_is_summed_in_full_and_not_trained_in(problem: dict[str, Any], run: Run) -> None:

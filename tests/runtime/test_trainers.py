@@ -1,6 +1,7 @@
 """The trainer: Lightning's, and its refusals in one line."""
 
 import signal
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,18 @@ def test_a_precision_that_lightning_replaces_is_refused() -> None:
     """On CPUs it computes 16-mixed in bf16-mixed, and only warns: artifacts would have a wrong name."""
     with pytest.raises(UserError, match="16-mixed is bf16-mixed"):
         trainer(accelerator="cpu", precision="16-mixed")
+
+
+def test_the_chosen_card_is_the_current_one_and_is_asked_for_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
+    current = [0]
+    monkeypatch.setattr(torch.cuda, "set_device", lambda chosen: current.append(chosen.index))
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: current[-1] == 0)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: f"card {current[-1]}")
+    quiet: dict[str, Any] = {"logger": False, "enable_checkpointing": False, "accelerator": "cpu"}
+    for number in (0, 1):
+        monkeypatch.setattr("quantbooth.runtime.lightning.root_device", lambda _, n=number: torch.device("cuda", n))
+        with nullcontext() if number == 0 else pytest.raises(UserError, match="card 1.*trainer.precision"):
+            trainer(precision="bf16-mixed", **quiet)
 
 
 def test_a_bar_that_is_not_wanted_is_left_out() -> None:

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from lightning.pytorch.plugins import MixedPrecision
 from torch import Tensor
 
 from quantbooth.diffusion.conditioning import Conditioning
@@ -49,3 +50,22 @@ def test_options_that_an_optimizer_refuses_are_refused_before_there_is_a_paramet
 def test_every_optimizer_that_takes_a_vector_is_offered(name: str) -> None:
     made = optimizer_factory({"name": name, "lr": 0.1})([{"params": [torch.zeros(1, requires_grad=True)]}])
     assert made.defaults["lr"] == 0.1
+
+
+@pytest.mark.parametrize("name", ["adamw", "sgd"])
+def test_a_fused_optimizer_leaves_float16_to_lightning_which_clips_and_leaves_steps_out(name: str) -> None:
+    """A GPU's are fused."""
+    parameter = torch.zeros(1, requires_grad=True)
+    made = optimizer_factory({"name": name, "lr": 0.1, "fused": True})([{"params": [parameter]}])
+    precision = MixedPrecision("16-mixed", "cpu")
+    assert precision.scaler is not None
+    parameter.grad = torch.full((1,), 3.0)
+    precision.clip_gradients(made, 1.0)
+    assert float(parameter.grad) == pytest.approx(1.0)
+    steps = []
+    made.register_step_post_hook(lambda *_: steps.append(1))
+    for gradient in (torch.inf, 1.0):
+        parameter.grad = precision.scaler.scale(torch.full((1,), gradient))
+        precision.scaler.step(made)
+        precision.scaler.update()
+    assert steps == [1]

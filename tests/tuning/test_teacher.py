@@ -18,7 +18,7 @@ from quantbooth.quant.selection import SetSelection
 from quantbooth.timesteps.zones import equal_zones
 from quantbooth.tuning.module import TuningModule
 from quantbooth.tuning.recipe import Examples, Recipe
-from quantbooth.tuning.teacher import Teacher, frozen_copy
+from quantbooth.tuning.teacher import Teacher, distance_from_start, frozen_copy
 from quantbooth.tuning.tuner import Tuner
 from quantbooth.tuning.tuners import FullTuner, LoraTuner, ScaleTuner
 
@@ -89,6 +89,19 @@ def test_what_it_predicts_is_what_the_untuned_base_predicts(
         tuned = predict(module.base, module.schedule, x_0[:3], noise[:3], t[:3], conditioning[:3])
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
     assert not found.requires_grad and (tuned - expected).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("name", TUNERS)
+def test_it_and_the_start_of_a_distance_are_where_training_is(new: Callable[..., TuningModule], name: str) -> None:
+    """A GPU takes what is part of the module, after all was made on the CPU."""
+    module = new(name)
+    module.to("meta")
+    assert module.teacher is not None
+    assert {one.device.type for one in module.teacher.base.denoiser.parameters()} == {"meta"}
+    numbers = [torch.nn.Parameter(torch.ones(3))]
+    distance = distance_from_start(numbers)
+    numbers[0] = torch.nn.Parameter(numbers[0].to("meta"))
+    assert distance().device.type == "meta"
 
 
 @pytest.mark.parametrize("name", TUNERS)

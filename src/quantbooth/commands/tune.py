@@ -176,7 +176,7 @@ def learn(
     route = SubjectsRoute(partial(run.strategy.chosen, zones), sets, len(subjects))
     torch.nn.ModuleList([base.autoencoder, *base.text_encoders]).to(run.loop.device)  # where pictures are drawn too
     examples = [encode(one, base) for one in subjects]
-    untuned = frozen_copy(base) if run.recipe.needs_teacher and not run.tuner.has_base else None
+    untuned = frozen_copy(base.denoiser_alone) if run.recipe.needs_teacher and not run.tuner.has_base else None
     different = 1 if run.strategy.shared_steps else sets  # shared sets start equal
     learning = run.tuner.prepare_(base, different, selection, sets // different * len(subjects))
     distance = run.tuner.distance(base) if run.recipe.pull else None
@@ -188,7 +188,7 @@ def learn(
         base.enable_gradient_checkpointing_()
     teacher = None
     if run.recipe.needs_teacher:
-        teacher = Teacher(base, route) if untuned is None else Teacher(untuned.denoiser_alone, None)
+        teacher = Teacher(base, route) if untuned is None else Teacher(untuned, None)
     parts = (base, learning, examples, zones, run.recipe, optimizer, sentences, route, teacher, distance)
     module = TuningModule(*parts, shared_steps=run.strategy.shared_steps, wide=run.strategy.wide)
     snapshots = Snapshots(run.tuner, base, run.steps[1:], partial(keep, run, part), module.kept)

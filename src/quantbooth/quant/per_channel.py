@@ -5,8 +5,8 @@
     dL/du = g * dL/dy
 
 For dL/dg autograd saves one activation, y, and only where g is trainable: u = (y - b) / g. The division is safe in
-float32 while |g| >= 0.1 (y has an error of eps |y|, which is multiplied by 1 / |g|); below that, or in half precision,
-u itself is saved instead. The next operation often saves y anyway, never u.
+float32 while |g| >= 0.1 (y has an error of eps |y|, which is multiplied by 1 / |g|); below that, in half precision, or
+on a GPU, u itself is saved instead. The next operation often saves y anyway, never u.
 
 On a GroupNorm or LayerNorm, y = g * norm(x) + b is computed by a forward hook: the module keeps its class, which
 diffusers checks in places, and its own weight and bias stay frozen.
@@ -80,14 +80,14 @@ class _Gained(torch.autograd.Function):
 def keeps_output(gain: Float[Tensor, "b c"] | None, dtype: torch.dtype) -> bool:
     """Return whether y, not u, is saved for dL/dg; False where g is frozen and neither is needed.
 
-    A CUDA graph cannot decide by values, so there u is saved.
+    A GPU would be waited for, and a CUDA graph cannot decide by values.
     """
     return (
         gain is not None
         and gain.requires_grad
         and dtype in FULL
-        and not (gain.is_cuda and torch.cuda.is_current_stream_capturing())
-        and bool(gain.detach().abs().min() >= SAFE_GAIN)  # last, because it synchronizes a GPU
+        and not gain.is_cuda
+        and bool(gain.detach().abs().min() >= SAFE_GAIN)
     )
 
 
@@ -134,8 +134,8 @@ def gradients(
         need_du: whether du is wanted.
         need_dg: whether dg is wanted.
     """
-    if kept is not None and need_dg and (fused := fused_for(dy)) is not None:
-        made: tuple[Tensor | None, Tensor] = fused.gradients(dy, kept, kept_is_y, gain, shift, channel, need_du)
+    if kept is not None and need_dg and not kept_is_y and (fused := fused_for(dy)) is not None:
+        made: tuple[Tensor | None, Tensor] = fused.gradients(dy, kept, gain, channel, need_du)
         return made
     dg = _gain_gradient(dy, kept, kept_is_y, gain, shift, channel) if kept is not None and need_dg else None
     return affine(dy, gain, None, channel) if need_du else None, dg

@@ -197,7 +197,7 @@ def selected_rows(module: nn.Module, name: str, batch: int) -> Float[Tensor, "b 
     if choice.is_floating_point():
         return selection.guarded(start + (choice.to(values)[:, :, None] * (values - start)).sum(dim=1))
     if fused_for(values) is not None:
-        return selection.guarded(_Selected.apply(values, choice, start))
+        return selection.guarded(_Selected.apply(values, choice.to(values.device), start))
     return selection.guarded(torch.cat([values.new_full((1, values.shape[1]), start), values])[choice])
 
 
@@ -207,12 +207,12 @@ class _Selected(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, values: Tensor, choice: Tensor, start: float) -> Tensor:
         ctx.save_for_backward(choice)
-        ctx.sets = len(values)
-        rows: Tensor = fused_for(values).select(values, choice, start)
+        ctx.sets, ctx.kernels = len(values), fused_for(values)
+        rows: Tensor = ctx.kernels.select(values, choice, start)
         return rows
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, drows: Tensor) -> tuple[Tensor, None, None]:
         (choice,) = ctx.saved_tensors
-        return fused_for(drows).select_gradient(drows, choice, ctx.sets), None, None
+        return ctx.kernels.select_gradient(drows, choice, ctx.sets), None, None

@@ -163,8 +163,10 @@ def trainer(shared: bool = False, **settings: Any) -> Trainer:
         raise UserError(
             f"cannot create the trainer: {reason}; choose trainer=cpu, or change trainer.* options"
         ) from error
-    if made.precision.startswith("bf16") and root_device(made).type == "cuda":
-        _require_bfloat16()
+    if (device := root_device(made)).type == "cuda":
+        torch.cuda.set_device(device)  # of graphs, of peak memory, and of the question below; it is the first otherwise
+        if made.precision.startswith("bf16"):
+            _require_bfloat16()
     if made.precision != (asked := settings.get("precision", made.precision)):
         raise UserError(f"trainer.precision={asked} is {made.precision} on this device; choose that, or trainer=gpu")
     return made

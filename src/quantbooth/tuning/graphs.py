@@ -5,6 +5,7 @@ them once, with all their addresses, and replays them in one launch; the same ke
 is computed differently. There is one graph for every kind of call: shapes, dtypes, what has gradients, autocast.
 """
 
+import gc
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -102,7 +103,8 @@ class Graphs:
         choice = tensors[0].new_zeros(1) if self.selection is None else self.selection.choice
         given = (choice, *tensors)
         others = tuple(leaf for leaf in leaves if not isinstance(leaf, Tensor))
-        key = (_kind(given), others, str(spec), torch.is_grad_enabled(), *(one.data_ptr() for one in self.trained))
+        modes = (torch.is_grad_enabled(), self.denoiser.training)
+        key = (_kind(given), others, str(spec), modes, *(one.data_ptr() for one in self.trained))
         graph = self.found.get(key)
         if graph is None:
             graph = self.found[key] = self._captured(_Call(self.denoiser, leaves, spec), given)
@@ -149,14 +151,17 @@ def _uncached_autocast() -> AbstractContextManager[Any]:
 
 
 class ReplayGraphs(Callback):
-    """Replays graphs in training steps on a CUDA device, and only there: previews draw other shapes, once."""
+    """Replays graphs in training steps on a CUDA device, and only there: previews draw other shapes, once.
+
+    The detection of anomalies looks at the values of each operation, which a graph cannot.
+    """
 
     def __init__(self, denoiser: nn.Module, selection: SetSelection | None) -> None:
         self.denoiser, self.selection = denoiser, selection
         self.graphs: Graphs | None = None
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        if pl_module.device.type != "cuda":
+        if pl_module.device.type != "cuda" or torch.is_anomaly_enabled():
             return
         if self.graphs is None:
             self.graphs = Graphs(self.denoiser, self.selection, trainer.accumulate_grad_batches > 1)
@@ -166,7 +171,10 @@ class ReplayGraphs(Callback):
         self._stop()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Free the graphs now: each holds the activations of a step, and the next training has its own."""
         self._stop()
+        self.graphs = None
+        gc.collect()  # PyTorch keeps a graph in a cycle
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         self._stop()

@@ -98,6 +98,7 @@ class TuningModule(LightningModule):
         self.sentences = nn.ModuleList(sentences or [CachedPrompt(one.subject_text) for one in examples])
         self.route = route
         self.teacher, self.distance = teacher, distance
+        self.untuned = None if teacher is None else teacher.base.denoiser  # a copy moves along
         self.shared_steps, self.wide = shared_steps, wide
         self.average: Average | None = None
         self.seen = torch.zeros(len(examples), len(zones) + (wide is not None), dtype=torch.int64)

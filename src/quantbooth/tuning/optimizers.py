@@ -45,8 +45,14 @@ def optimizer_factory(options: Mapping[str, Any]) -> OptimizerFactory:
 
 
 def _made(kind: Any, options: Mapping[str, Any], groups: Sequence[Mapping[str, Any]]) -> Optimizer:
-    """Make the optimizer; hundreds of small parameters on a GPU take one kernel where it has a fused form."""
+    """Make the optimizer; hundreds of small parameters on a GPU take one kernel where it has a fused form.
+
+    That could divide by the scale of float16's loss itself. It would do so after gradients are clipped, and call what
+    follows a step (the EMA) in steps that are left out.
+    """
     on_card = all(one.is_cuda for group in groups for one in group["params"])
     fused = {"fused": True} if on_card and "fused" in signature(kind).parameters and "foreach" not in options else {}
-    made: Optimizer = kind(groups, **(fused | dict(options)))
-    return made
+    made: Any = kind(groups, **(fused | dict(options)))
+    made._step_supports_amp_scaling = False
+    optimizer: Optimizer = made
+    return optimizer

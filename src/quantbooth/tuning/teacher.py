@@ -58,6 +58,7 @@ def distance_from_start(parameters: Sequence[nn.Parameter]) -> Distance:
     start = [parameter.detach().clone() for parameter in parameters]
 
     def distance() -> Float[Tensor, ""]:
+        start[:] = [then.to(now.device) for now, then in zip(parameters, start, strict=True)]  # training moved them
         squares = [(now - then).square().sum() for now, then in zip(parameters, start, strict=True)]
         return torch.stack(squares).sum()
 

@@ -9,15 +9,16 @@
 module `fused` has each line above as one Triton kernel, which reads and writes every number once; on a GPU dequantizing
 then moves 2.5 instead of 12 to 20 bytes a weight. Both compute in float32 and round once.
 
-`use` chooses; AUTO is fused where tensors are on a CUDA device and Triton can be imported.
+`use` chooses, for all threads of the process; AUTO is fused where tensors are on a CUDA device and Triton runs there.
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
+from logging import getLogger
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -29,7 +30,7 @@ __all__ = ["AUTO", "CHOICES", "EAGER", "FUSED", "choose", "fused_for", "use"]
 
 AUTO, EAGER, FUSED = CHOICES = ("auto", "eager", "fused")
 SUPPORTED = (torch.float32, torch.bfloat16, torch.float16)
-_chosen: ContextVar[str] = ContextVar("kernels", default=AUTO)
+_chosen = SimpleNamespace(kernels=AUTO)  # no context variable: autograd computes a GPU's backward in its own thread
 
 
 def choose(choice: str) -> None:
@@ -43,18 +44,18 @@ def choose(choice: str) -> None:
         raise ValueError(f"kernels must be one of {', '.join(CHOICES)}, got {choice!r}")
     if choice == FUSED and not _has_triton():
         raise UserError("fused kernels need Triton; install the package triton, or choose resources.kernels=eager")
-    _chosen.set(choice)
+    _chosen.kernels = choice
 
 
 @contextmanager
 def use(choice: str) -> Iterator[None]:
     """Use these kernels inside the block; raises as `choose`."""
-    before = _chosen.get()
+    before = _chosen.kernels
     choose(choice)
     try:
         yield
     finally:
-        _chosen.set(before)
+        _chosen.kernels = before
 
 
 def fused_for(x: Tensor, dtype: torch.dtype | None = None) -> Any:
@@ -62,12 +63,30 @@ def fused_for(x: Tensor, dtype: torch.dtype | None = None) -> Any:
 
     Triton is imported here first: a CPU never needs it.
     """
-    choice = _chosen.get()
+    choice = _chosen.kernels
     if choice == EAGER or (dtype or x.dtype) not in SUPPORTED:
         return None
-    return import_module("quantbooth.quant.kernels.fused") if choice == FUSED or (x.is_cuda and _has_triton()) else None
+    return _fused() if choice == FUSED or (x.is_cuda and _runs(x.device)) else None
+
+
+def _fused() -> Any:
+    return import_module("quantbooth.quant.kernels.fused")
 
 
 @cache
 def _has_triton() -> bool:
     return find_spec("triton") is not None
+
+
+@cache
+def _runs(device: torch.device) -> bool:
+    """Return whether a kernel runs there: Triton needs a C compiler too, and a card that is new enough."""
+    if not _has_triton():
+        return False
+    try:
+        one = torch.ones(1, 1, device=device)
+        return bool(_fused().affine(one, one, None, -1) == 1)
+    except Exception as error:  # whatever it lacks, PyTorch computes the same
+        reason = " ".join(str(error).split()) or type(error).__name__
+        getLogger(__name__).warning("Triton's kernels do not run on %s, PyTorch's are used: %s", device, reason)
+        return False

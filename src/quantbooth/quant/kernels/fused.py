@@ -6,9 +6,11 @@ serves both layouts. Sums are of fixed parts in a fixed order, so they are the s
 
 # mypy: disable-error-code="no-untyped-def"
 # ruff: noqa: ANN001, ANN202
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import wraps
 from math import prod
-from typing import no_type_check
+from typing import Any, TypeVar, no_type_check
 
 import torch
 import triton
@@ -20,8 +22,21 @@ from quantbooth.quant.format import PARTS, packed_width
 
 __all__ = ["affine", "dequantize", "gradients", "select", "select_gradient"]
 
+Made = TypeVar("Made")
+
 PROGRAMS = 528
 """Programs wanted in a sum over positions: four for each multiprocessor of an H100."""
+
+
+def _there(launch: Callable[..., Made]) -> Callable[..., Made]:
+    """Launch on the device of the first tensor: Triton takes the current one."""
+
+    @wraps(launch)
+    def on_its_device(x: Tensor, *others: Any) -> Made:
+        with torch.cuda.device_of(x):
+            return launch(x, *others)
+
+    return on_its_device
 
 
 @triton.jit
@@ -46,6 +61,7 @@ def _dequantize(codes, scale, zero, out, n, row_bytes, row_length, BITS: tl.cons
         tl.store(target + i, ((q - z).to(tl.float32) * s).to(out.dtype.element_ty), mask=inside)
 
 
+@_there
 def dequantize(
     codes: UInt8[Tensor, "rows width"],
     scale: Float[Tensor, "*parts rows"],
@@ -92,24 +108,18 @@ def _plus(a, b):
 @triton.jit
 @no_type_check
 def _gradients(
-    dy, kept, gain, shift, shift_step, du, sums, c, p, sb, sc, sp, parts,
-    SHIFT: tl.constexpr, DU: tl.constexpr, BC: tl.constexpr, BP: tl.constexpr,
+    dy, u, gain, du, sums, c, p, sb, sc, sp, parts, DU: tl.constexpr, BC: tl.constexpr, BP: tl.constexpr
 ):  # fmt: skip
     b, i, part = tl.program_id(2), tl.program_id(0) * BC + tl.arange(0, BC), tl.program_id(1)
     held = i < c
     g = tl.load(gain + b * c + i, mask=held, other=0)[:, None]
     total = tl.full((BC,), 0.0, tl.float32)
-    if SHIFT:
-        less = tl.load(shift + b * shift_step + i, mask=held, other=0)[:, None]
     for start in range(part * BP, p, parts * BP):
         j = start + tl.arange(0, BP)
         at = b.to(tl.int64) * sb + i[:, None] * sc + j[None, :] * sp
         inside = held[:, None] & (j[None, :] < p)
         up = tl.load(dy + at, mask=inside, other=0).to(tl.float32)
-        value = tl.load(kept + at, mask=inside, other=0).to(tl.float32)
-        if SHIFT:
-            value -= less
-        total += tl.reduce(up * value, 1, _plus)
+        total += tl.reduce(up * tl.load(u + at, mask=inside, other=0).to(tl.float32), 1, _plus)
         if DU:
             tl.store(du + at, (g * up).to(du.dtype.element_ty), mask=inside)
     tl.store(sums + (part * tl.num_programs(2) + b) * c + i, total, mask=held)
@@ -147,6 +157,7 @@ def _like(x: Tensor, other: Tensor) -> Tensor:
     return x if x.stride() == other.stride() else torch.empty_like(other, dtype=x.dtype).copy_(x)
 
 
+@_there
 def affine(
     u: Float[Tensor, "b ..."], gain: Float[Tensor, "b c"], shift: Float[Tensor, "#b c"] | None, channel: int
 ) -> Float[Tensor, "b ..."]:
@@ -156,26 +167,20 @@ def affine(
     if y.numel() == 0:
         return y
     bc, bp = axes.tile
+    step = 0 if shift is None or len(shift) == 1 else shift.stride(0)  # one row may be that of all samples
     _affine[(triton.cdiv(axes.c, bc), triton.cdiv(axes.p, bp), axes.b)](
-        u, y, gain.contiguous(), shift, _step(shift), axes.c, axes.p, *axes.strides,
-        SHIFT=shift is not None, BC=bc, BP=bp,
+        u, y, gain.contiguous(), shift, step, axes.c, axes.p, *axes.strides, SHIFT=shift is not None, BC=bc, BP=bp
     )  # fmt: skip
     return y
 
 
+@_there
 def gradients(
-    dy: Float[Tensor, "b ..."],
-    kept: Float[Tensor, "b ..."],
-    kept_is_y: bool,
-    gain: Float[Tensor, "b c"],
-    shift: Float[Tensor, "#b c"] | None,
-    channel: int,
-    need_du: bool,
+    dy: Float[Tensor, "b ..."], u: Float[Tensor, "b ..."], gain: Float[Tensor, "b c"], channel: int, need_du: bool
 ) -> tuple[Float[Tensor, "b ..."] | None, Float[Tensor, "b c"]]:
-    """Return du = g dy, where asked for, and dg = sum(dy u) in float32; u is kept, or (y - b) / g."""
-    shift = shift if kept_is_y else None
+    """Return du = g dy, where asked for, and dg = sum(dy u) in float32."""
     dy = _dense(dy, channel)
-    axes, gain = _Axes.of(dy, channel), gain.contiguous()
+    axes = _Axes.of(dy, channel)
     bc, bp = axes.tile
     blocks = triton.cdiv(axes.c, bc)
     parts = min(triton.cdiv(axes.p, bp), max(1, PROGRAMS // max(1, blocks * axes.b)))
@@ -183,16 +188,10 @@ def gradients(
     sums = torch.zeros((max(1, parts), axes.b, axes.c), dtype=torch.float32, device=dy.device)
     if dy.numel():
         _gradients[(blocks, parts, axes.b)](
-            dy, _like(kept, dy), gain, shift, _step(shift), dy if du is None else du, sums, axes.c, axes.p,
-            *axes.strides, parts, SHIFT=shift is not None, DU=need_du, BC=bc, BP=bp,
+            dy, _like(u, dy), gain.contiguous(), dy if du is None else du, sums, axes.c, axes.p, *axes.strides, parts,
+            DU=need_du, BC=bc, BP=bp,
         )  # fmt: skip
-    dg = sums[0] if parts <= 1 else sums.sum(0)
-    return du, dg / gain if kept_is_y else dg
-
-
-def _step(shift: Tensor | None) -> int:
-    """Return the distance of two samples' shifts: 0 where all samples have one row, which must be contiguous."""
-    return 0 if shift is None or len(shift) == 1 else shift.stride(0)
+    return du, sums[0] if parts <= 1 else sums.sum(0)
 
 
 @triton.jit
@@ -218,6 +217,7 @@ def _select_gradient(drows, choice, dvalues, n, batch, BLOCK: tl.constexpr):
 WIDE = 1024
 
 
+@_there
 def select(values: Float[Tensor, "sets n"], choice: Int64[Tensor, " b"], start: float) -> Float[Tensor, "b n"]:
     """Return row choice[i] - 1 of each sample i, and `start` where choice[i] is 0."""
     n = values.shape[1]
@@ -226,6 +226,7 @@ def select(values: Float[Tensor, "sets n"], choice: Int64[Tensor, " b"], start: 
     return rows
 
 
+@_there
 def select_gradient(drows: Float[Tensor, "b n"], choice: Int64[Tensor, " b"], sets: int) -> Float[Tensor, "sets n"]:
     """Return the gradient of `select` in its values: of each set the sum over its samples, in their order."""
     batch, n = drows.shape
