@@ -11,6 +11,7 @@ tensor that was learned. Gradients on a card are sums in an order of the library
 import argparse
 import csv
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -22,7 +23,7 @@ from torch import Tensor
 
 STEPS = 30
 SHORT = (
-    *("subject=toy_mug", f"tuner.steps={STEPS}", "prior.num_class_images=8", "preview.validation_steps=0"),
+    *(f"tuner.steps={STEPS}", "prior.num_class_images=8", "preview.validation_steps=0"),
     *("resources.checkpoint_every=100000", "sampler.steps=5", "protocol.prompt_stride=13", "protocol.prior_prompts=0"),
 )
 KINDS = {
@@ -43,6 +44,9 @@ KINDS = {
     "identifier, not cached": ("tuner.identifier=true", "resources.cache_latents=false"),
     "two subjects": ("subjects=[toy_mug,toy_duck]",),
     "dco": ("prior=generated", "tuner.dco_beta=1000"),
+    "pull": ("tuner.pull=0.001",),
+    "float, base's prediction": ("method=float", "prior=prompted", "prior.target=base"),
+    "fp16, clipped": ("strategy=s2", "trainer.precision=16-mixed", "+trainer.gradient_clip_val=0.1"),
 }
 PLAIN = ("resources.cuda_graphs=false", "resources.kernels=eager")
 
@@ -84,7 +88,7 @@ def main() -> int:
     failed = 0
 
     def both(kind: str) -> list[tuple[str, float, list[dict[str, Tensor]]]]:
-        place = given.work.absolute() / kind.replace(" ", "-").replace(",", "")
+        place = given.work.absolute() / re.sub(r"\W+", "-", kind)
         words = (f"trainer={given.trainer}", "trainer.precision=32-true", *KINDS[kind])
         return [run(words, place / "default"), run((*words, *PLAIN), place / "plain")]
 
