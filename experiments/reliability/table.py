@@ -16,6 +16,8 @@ __all__ = ["ATTACKS", "Attack", "main", "rows"]
 
 HERE = Path(__file__).parent
 HEAD = ("attack", "asked", "cases", "bad", "what became of them", "of commit", "command")
+LONG = 10
+"""Minutes of a life from which its memory tells something."""
 FLAT = 30
 """MB by which a life may grow and is called flat."""
 Counts = Mapping[str, Any]
@@ -59,16 +61,24 @@ def _survived(counts: Counts) -> int:
 
 def _lives(counts: Counts) -> str:
     memory, handles = (counts[f"{name}_growth"][-1] for name in ("memory_mb", "handles"))
-    return (
+    said = (
         f"{counts['jobs']} jobs in {counts['hours']} hours; {counts['compared']} files of some jobs are the same as "
-        f"made alone; the last life, {counts['longest_life_minutes']} minutes, needs {memory:g} MB and {handles:g} "
-        "handles more in its last third than in its second"
+        f"made alone; the longest life, {counts['longest_life_minutes']} minutes, "
     )
+    if not _tells(counts):
+        return f"{said}is too short to tell of memory"
+    return f"{said}needs {memory:g} MB and {handles:g} handles more in its last third than in its second"
+
+
+def _tells(counts: Counts) -> bool:
+    """Return whether a life was long enough: shorter ones are mostly imports and first jobs (see `long_sweep`)."""
+    return bool(counts["longest_life_minutes"] >= LONG)
 
 
 def _lost(counts: Counts) -> int:
     lost = counts["missing"] + len(counts["redone"]) + len(counts["differ"])
-    return int(lost + bool(counts["code"] or counts["faults"]) + (counts["memory_mb_growth"][-1] > FLAT))
+    grew = _tells(counts) and counts["memory_mb_growth"][-1] > FLAT
+    return int(lost + bool(counts["code"] or counts["faults"]) + grew)
 
 
 ATTACKS = (
