@@ -14,6 +14,7 @@ from quantbooth.quant.observers import MinMaxObserver
 from quantbooth.quant.packed_weight import Packed
 from quantbooth.quant.per_channel import affine, gradients
 from quantbooth.quant.scale_sets import Parts, attach_, parameters
+from quantbooth.runtime.errors import UserError
 
 pytest.importorskip("triton")
 
@@ -152,3 +153,17 @@ def test_a_cpu_and_float64_use_pytorch_and_a_wrong_word_is_refused() -> None:
         assert kernels.fused_for(torch.ones(1, dtype=torch.uint8), torch.float32) is not None
     with pytest.raises(ValueError, match="quick"), kernels.use("quick"):
         pass
+
+
+def test_chosen_kernels_leave_tensors_of_a_cpu_to_pytorch_and_refuse_to_train_there(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cpu = torch.device("cpu")
+    with kernels.use(kernels.FUSED):
+        kernels.require(cpu)  # in the interpreter
+        monkeypatch.delenv("TRITON_INTERPRET")
+        assert kernels.fused_for(torch.ones(1)) is None
+        with pytest.raises(UserError, match=r"resources\.kernels=fused .* cpu"):
+            kernels.require(cpu)
+        kernels.require(torch.device("cuda"))
+    kernels.require(cpu)

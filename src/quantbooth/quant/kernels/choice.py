@@ -9,9 +9,11 @@
 module `fused` has each line above as one Triton kernel, which reads and writes every number once; on a GPU dequantizing
 then moves 2.5 instead of 12 to 20 bytes a weight. Both compute in float32 and round once.
 
-`use` chooses; AUTO is fused where tensors are on a CUDA device and Triton can be imported.
+`use` chooses; AUTO is fused where tensors are on a CUDA device and Triton can be imported. Tensors elsewhere are
+computed by PyTorch, also with FUSED, unless TRITON_INTERPRET=1 asks for Triton's interpreter.
 """
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -25,7 +27,7 @@ from torch import Tensor
 
 from quantbooth.runtime.errors import UserError
 
-__all__ = ["AUTO", "CHOICES", "EAGER", "FUSED", "choose", "fused_for", "use"]
+__all__ = ["AUTO", "CHOICES", "EAGER", "FUSED", "choose", "fused_for", "require", "use"]
 
 AUTO, EAGER, FUSED = CHOICES = ("auto", "eager", "fused")
 SUPPORTED = (torch.float32, torch.bfloat16, torch.float16)
@@ -46,6 +48,19 @@ def choose(choice: str) -> None:
     _chosen.set(choice)
 
 
+def require(device: torch.device) -> None:
+    """Refuse kernels that were chosen and that a device cannot run.
+
+    Raises:
+        UserError: for FUSED on a device other than CUDA.
+    """
+    if _chosen.get() == FUSED and not _runs_on(device, asked=True):
+        raise UserError(
+            f"resources.kernels=fused needs a CUDA device, the trainer computes on {device.type}; choose "
+            "resources.kernels=auto, or trainer=gpu"
+        )
+
+
 @contextmanager
 def use(choice: str) -> Iterator[None]:
     """Use these kernels inside the block; raises as `choose`."""
@@ -63,9 +78,13 @@ def fused_for(x: Tensor, dtype: torch.dtype | None = None) -> Any:
     Triton is imported here first: a CPU never needs it.
     """
     choice = _chosen.get()
-    if choice == EAGER or (dtype or x.dtype) not in SUPPORTED:
+    if choice == EAGER or (dtype or x.dtype) not in SUPPORTED or not _runs_on(x.device, choice == FUSED):
         return None
-    return import_module("quantbooth.quant.kernels.fused") if choice == FUSED or (x.is_cuda and _has_triton()) else None
+    return import_module("quantbooth.quant.kernels.fused") if choice == FUSED or _has_triton() else None
+
+
+def _runs_on(device: torch.device, asked: bool) -> bool:
+    return device.type == "cuda" or (asked and os.environ.get("TRITON_INTERPRET") == "1")
 
 
 @cache
