@@ -1,6 +1,7 @@
 """All jobs of a sweep are checked before the first one computes."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -84,6 +85,11 @@ def test_a_refused_job_ends_a_sweep_before_the_first_computes(
 def test_other_jobs_run_and_a_bug_of_a_check_is_left_to_its_job(app: Path) -> None:
     done = run(app, "-m", "seed=1", "tuner.steps=2,5")
     assert (done.returncode, done.stdout) == (0, "ran 1 2\nran 1 5\n")
+
+
+def test_both_passes_over_all_jobs_are_counted(app: Path) -> None:
+    told = run(app, "-m", "seed=0,1", "tuner.steps=2").stderr
+    assert all(re.search(rf"{work} all jobs: 2/2", told) for work in ("composing", "checking"))
 
 
 def test_one_job_is_not_checked_twice(app: Path) -> None:

@@ -164,7 +164,7 @@ def _check_sweep(command: Command) -> None:
     def compare(check: Callable[[DictConfig], dict[str, object] | None], cfg: DictConfig) -> None:
         together.require(check(cfg) or {})
 
-    for job, words in jobs:
+    for job, words in progress(jobs, "composing all jobs"):
         tried(job, partial(compose, job, words))
     check = None if refused else getattr(importlib.import_module(command.module), "check_job", None)
     quiet_libraries()
@@ -172,6 +172,7 @@ def _check_sweep(command: Command) -> None:
         for job, cfg in progress(found, "checking all jobs"):
             tried(job, partial(compare, check, cfg))
             gc.collect()
+            gc.freeze()  # libraries and what all jobs share: the next collection looks at what is new
     for line, (first, *others) in refused.items():
         also = f" and {len(others)} more" if others else ""
         said(f"{first}{also} refused before any job began: {line}")
