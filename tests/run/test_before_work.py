@@ -183,6 +183,7 @@ def test_jobs_of_one_report_need_one_scorer_one_protocol_and_one_folder(compose:
     for word in ("protocol.seeds=[7]", "protocol.prompt_stride=2", "scorer.oracle=null", "report.folder=elsewhere"):
         other = told(word)
         assert other.keys() == first.keys() and other != first
+    assert told("report.notes=['${seed}']", "seed=1") != told("report.notes=['${seed}']")
     assert not (tmp_path / "out" / "store").exists()
 
 
