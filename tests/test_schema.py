@@ -238,22 +238,6 @@ def test_a_copy_of_a_wrong_option_is_not_named_beside_it() -> None:
         require_valid(OmegaConf.merge(cfg, {"tuner": {"learning_rate": 1}, "optimizer": {"lr": "${tuner.name}"}}))  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(
-    ("given", "told"),
-    [
-        ({"strength": {100: 1.0}}, "^strength must have text as keys, got 100$"),
-        ({"strength": {True: 0.0}}, "^strength must have text as keys, got true$"),
-        ({"base": {"zones": {1: [0, 5]}}}, "^base.zones must have text as keys, got 1$"),
-        ({"strength": {"0.5-100": -1}}, r"^strength\.0\.5-100 must be a finite number >= 0 .* got -1$"),
-    ],
-)
-def test_keys_that_no_path_reaches_are_refused_by_name(given: dict[str, Any], told: str) -> None:
-    cfg = OmegaConf.create(given)
-    OmegaConf.set_struct(cfg, True)  # as Hydra composes
-    with pytest.raises(WrongOptions, match=told):
-        require_valid(cfg)
-
-
 def test_an_option_without_a_value_is_left_to_the_command_that_needs_it() -> None:
     require_valid(OmegaConf.create({"base": {"path": "???", "folder": {"path": "${base.path}"}}}))
 
