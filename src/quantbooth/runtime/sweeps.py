@@ -34,8 +34,9 @@ def known_jobs() -> list[list[str]]:
     words = [f"{key}={value}" for key, value in (hydra_config.sweeper.get("params") or {}).items()]
     try:
         typed = get_args_parser().parse_args(sys.argv[1:]).overrides
-        parser = OverridesParser.create(GlobalHydra.instance().config_loader())  # which finds what glob(*) names
-        given = parser.parse_overrides([*words, *typed])
+        hydra = GlobalHydra.instance()
+        loader = hydra.config_loader() if hydra.is_initialized() else None  # which finds what glob(*) names
+        given = OverridesParser.create(loader).parse_overrides([*words, *typed])
         jobs = BasicSweeper.split_arguments([one for one in given if not one.is_hydra_override()], None)[0]
     except (HydraException, SystemExit):
         return []
