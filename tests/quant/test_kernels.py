@@ -18,6 +18,7 @@ from quantbooth.quant.observers import MinMaxObserver
 from quantbooth.quant.packed_weight import Packed
 from quantbooth.quant.per_channel import affine, gradients
 from quantbooth.quant.scale_sets import Parts, attach_, parameters
+from quantbooth.runtime.errors import UserError
 
 pytest.importorskip("triton")
 
@@ -217,3 +218,17 @@ def test_pytorch_computes_where_triton_cannot_run(
     kernels._runs.cache_clear()
     assert kernels._runs(torch.device("cpu"))
     kernels._runs.cache_clear()
+
+
+def test_chosen_kernels_leave_tensors_of_a_cpu_to_pytorch_and_refuse_to_train_there(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cpu = torch.device("cpu")
+    with kernels.use(kernels.FUSED):
+        kernels.require(cpu)  # in the interpreter
+        monkeypatch.delenv("TRITON_INTERPRET")
+        assert kernels.fused_for(torch.ones(1)) is None
+        with pytest.raises(UserError, match=r"resources\.kernels=fused .* cpu"):
+            kernels.require(cpu)
+        kernels.require(torch.device("cuda"))
+    kernels.require(cpu)

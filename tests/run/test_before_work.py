@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 
 from quantbooth.commands.calibrate import calibrate
 from quantbooth.commands.evaluate import evaluate
+from quantbooth.commands.export import check_job as check_export
 from quantbooth.commands.pipeline import check, check_job
 from quantbooth.commands.pipeline import job as pipeline
 from quantbooth.commands.sample import sample
@@ -64,6 +65,7 @@ def photos(tmp_path: Path) -> Path:
         ),
         ("sampler.steps=1000", "sampler.scheduler=ddim .*sampler.steps=1000; choose fewer steps$"),
         pytest.param("trainer=gpu", "^cannot create the trainer: .*gpu", marks=NO_GPU),
+        ("resources.kernels=fused", "fused.* needs? .*; (choose|install)"),
     ],
 )
 def test_what_cannot_be_is_refused_by_every_command(
@@ -73,6 +75,13 @@ def test_what_cannot_be_is_refused_by_every_command(
     with pytest.raises(UserError, match=told):
         COMMANDS[command](cfg)
     assert not (tmp_path / "out" / "store").exists()
+
+
+def test_an_export_is_refused_for_a_zone_that_its_strategy_lacks(compose: Compose, tmp_path: Path) -> None:
+    for strategy in ("s2", "baseline"):
+        cfg = compose(tmp_path / "out", *QUICK, "base.resolution=32", f"strategy={strategy}", "strength={contents: 1}")
+        with pytest.raises(UserError, match=f"^strength .*'contents', {strategy} has"):
+            check_export(cfg)
 
 
 class Hub:
@@ -174,6 +183,7 @@ def test_jobs_of_one_report_need_one_scorer_one_protocol_and_one_folder(compose:
     for word in ("protocol.seeds=[7]", "protocol.prompt_stride=2", "scorer.oracle=null", "report.folder=elsewhere"):
         other = told(word)
         assert other.keys() == first.keys() and other != first
+    assert told("report.notes=['${seed}']", "seed=1") != told("report.notes=['${seed}']")
     assert not (tmp_path / "out" / "store").exists()
 
 

@@ -167,7 +167,7 @@ def test_names_and_identities_hold_what_is_not_usual(strength: Strength, name: s
     ],
 )
 def test_intervals_that_say_nothing_clear_are_refused(share: dict[str, float], named: str) -> None:
-    with pytest.raises(UserError, match=named):
+    with pytest.raises(UserError, match=f"^strength.*{named}"):
         Strength(share).of(s2(ZONES, False, 1000), ScaleTuner())
 
 

@@ -16,6 +16,7 @@ from quantbooth.runtime.flags import checked_flags, package_found
         ("--cfg job -p tuner[0", "'tuner[0'"),
         ("--cfg job -p tuner..x", "'tuner..x'"),
         ("--info nonsense", "'nonsense'"),
+        ("--hydra-help seed=1", "'seed=1'"),
         ("--cfg nonsense", "'nonsense'"),
         ("~base.folder._target_", "~base.folder._target_"),
         ("base.zones={}", "base.zones={}"),

@@ -1,6 +1,7 @@
 """All jobs of a sweep are checked before the first one computes."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -52,6 +53,7 @@ def app(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "conf" / "config.yaml").write_text(CONFIG)
     sweep = "# @package _global_\nhydra: {mode: MULTIRUN, sweeper: {params: {tuner.steps: '1,3'}}}"
     (folder / "conf" / "experiment" / "own.yaml").write_text(sweep)
+    (folder / "conf" / "experiment" / "other.yaml").write_text("# @package _global_\nseed: 1")
     return folder
 
 
@@ -68,6 +70,7 @@ def run(app: Path, *words: str) -> subprocess.CompletedProcess[str]:
         (["+experiment=own", "seed=1"], "job 2 (tuner.steps=3 +experiment=own seed=1)", "does not go with"),
         (["-m", "hydra.sweeper.max_batch_size=1", "seed=0,1", "tuner.steps=3"], "job 2 (seed=1", "does not go with"),
         (["-m", "tuner.steps=2,'${seed}'"], "job 2 (tuner.steps='${seed}')", "tuner.steps must be"),  # the schema
+        (["-m", "+experiment=glob(ot*)", "tuner.steps=3"], "job 1 (+experiment=other", "does not go with"),
         (["-m", "tag=a,b,b"], "job 2 (tag=b) and 1 more ", "one protocol, got a of an earlier job and b"),
     ],
 )
@@ -84,6 +87,17 @@ def test_a_refused_job_ends_a_sweep_before_the_first_computes(
 def test_other_jobs_run_and_a_bug_of_a_check_is_left_to_its_job(app: Path) -> None:
     done = run(app, "-m", "seed=1", "tuner.steps=2,5")
     assert (done.returncode, done.stdout) == (0, "ran 1 2\nran 1 5\n")
+
+
+@pytest.mark.parametrize("word", ["seed=range(0,0)", "+experiment=glob(nothing*)"])
+def test_a_sweep_without_a_job_is_refused_by_its_option(app: Path, word: str) -> None:
+    done = run(app, "-m", "tuner.steps=2,3", word)
+    assert done.returncode == 2 and f"quantbooth: {word} has no value" in done.stderr
+
+
+def test_both_passes_over_many_jobs_are_counted(app: Path) -> None:
+    told = run(app, "-m", "seed=range(0,9)", "tuner.steps=2").stderr
+    assert all(re.search(rf"{work} all jobs: 9/9", told) for work in ("composing", "checking"))
 
 
 def test_one_job_is_not_checked_twice(app: Path) -> None:

@@ -109,6 +109,8 @@ def _required(run: Run) -> tuple[Options, int]:
             "strength by intervals of timesteps cannot be exported; name zones of the strategy, or generate pictures "
             "with quantbooth-sample"
         )
+    if step:
+        run.strength.of(run.plan, run.tuner)
     if options.merged and denoisers == 1 and options.format != "lora":
         raise UserError(
             f"export.merged=true makes one denoiser of several, {run.plan.name if step else 'the untuned base'} has "

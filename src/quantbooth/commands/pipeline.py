@@ -50,7 +50,7 @@ def check_job(cfg: DictConfig) -> dict[str, object]:
     for one in chain.subjects:
         asked = [(request.prompt, request.seed) for request in one.requests()]
         alike[f"choice of prompts and seeds for {one.name}"] = fingerprint({"asked": asked})[:SHORT]
-    return {**alike, "report.folder": cfg.report.folder, "list of report.notes": str(cfg.report.notes)}
+    return {**alike, "report.folder": cfg.report.folder, "list of report.notes": str(list(cfg.report.notes))}
 
 
 def _asked(cfg: DictConfig) -> Run:

@@ -207,8 +207,14 @@ class Run:
 
     @cached_property
     def loop(self) -> Loop:
-        """Return what plain loops run by, on the device and in the precision of the trainer."""
-        return Loop.like(self.trainer(""))
+        """Return what plain loops run by, on the device and in the precision of the trainer.
+
+        Raises:
+            UserError: for chosen kernels that the device cannot run.
+        """
+        loop = Loop.like(self.trainer(""))
+        kernels.require(loop.device)
+        return loop
 
     def tracker(self, name: str, about: Callable[[], Mapping[str, Any]] | None = None, step: int = 0) -> Logger:
         """Return the tracker of a training run, which goes on from a step; inside `tracking` the one that is open."""

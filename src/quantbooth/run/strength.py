@@ -95,7 +95,10 @@ class Strength:
         if not self.by_interval:
             return strategy.route
         timesteps = strategy.sampling_zones.timesteps
-        zones = zones_from_borders({key: _borders(key) for key in self._named}, timesteps)
+        try:
+            zones = zones_from_borders({key: _borders(key) for key in self._named}, timesteps)
+        except UserError as error:
+            raise UserError(f"strength: {error}") from error
         by_zone = torch.tensor([self._elsewhere, *(float(self._named[zone.name]) for zone in zones.zones)])
 
         def route(t: Tensor) -> Tensor:

@@ -30,13 +30,15 @@ from quantbooth.runtime.help import help_text
 from quantbooth.runtime.options import require_valid, require_valid_sweep
 from quantbooth.runtime.progress import progress
 from quantbooth.runtime.records import forget, name_records
-from quantbooth.runtime.sweeps import Together, config_of, in_sweep, known_jobs
+from quantbooth.runtime.sweeps import Together, config_of, in_sweep, known_jobs, require_values
 from quantbooth.runtime.used import name_unused, require_own
 from quantbooth.runtime.words import quoted
 
 __all__ = ["Command", "quiet_libraries"]
 
 Job = tuple[DictConfig, Any]
+FEW = 8
+"""Jobs that are composed in a few seconds."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,8 @@ def _run(command: Command) -> int:
         program = hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=command.config_name)
         with package_found(flags):
             program(_guarded(command, failures, finished))()
+        if flags.multirun and not finished and not failures and flags.config_dir is None:
+            require_values(conf_dir())
         if finished and (conclude := getattr(sys.modules.get(command.module), "conclude", None)):
             conclude(finished)
     return _conclude(failures)
@@ -164,7 +168,7 @@ def _check_sweep(command: Command) -> None:
     def compare(check: Callable[[DictConfig], dict[str, object] | None], cfg: DictConfig) -> None:
         together.require(check(cfg) or {})
 
-    for job, words in jobs:
+    for job, words in progress(jobs, "composing all jobs") if len(jobs) > FEW else jobs:
         tried(job, partial(compose, job, words))
     check = None if refused else getattr(importlib.import_module(command.module), "check_job", None)
     quiet_libraries()
@@ -172,6 +176,7 @@ def _check_sweep(command: Command) -> None:
         for job, cfg in progress(found, "checking all jobs"):
             tried(job, partial(compare, check, cfg))
             gc.collect()
+            gc.freeze()  # libraries and what all jobs share: the next collection looks at what is new
     for line, (first, *others) in refused.items():
         also = f" and {len(others)} more" if others else ""
         said(f"{first}{also} refused before any job began: {line}")

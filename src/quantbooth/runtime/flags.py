@@ -40,6 +40,8 @@ def checked_flags(words: Sequence[str], config_name: str) -> argparse.Namespace:
             raise UserError(f"unknown flag '{word}'; options are written without dashes: {option}")
     if unread:
         raise UserError(f"'{unread[0]}' comes after a flag; write flags such as -m first, then the key=value options")
+    if flags.hydra_help and flags.overrides:
+        raise UserError(f"--hydra-help stands alone, got '{flags.overrides[0]}' too; leave out one of them")
     if flags.package is not None and not flags.cfg:
         raise UserError(f"--package={flags.package} has no effect without --cfg; write --cfg job -p {flags.package}")
     if flags.package is not None and not PACKAGE.fullmatch(flags.package):

@@ -101,19 +101,21 @@ def require_valid_sweep(words: Sequence[str], config_name: str = "") -> None:
         raise WrongOptions(lines)
 
 
-def mistakes(settings: Mapping[str, Any], tables: Mapping[str, Mapping[str, Field]] = FIELDS) -> dict[str, str]:
+def mistakes(settings: Mapping[Any, Any], tables: Mapping[str, Mapping[str, Field]] = FIELDS) -> dict[str, str]:
     """Return option -> what is wrong with it, in the order of the configuration."""
     return dict(_mistakes(settings, tables, "", ""))
 
 
 def _mistakes(
-    node: Mapping[str, Any], tables: Mapping[str, Mapping[str, Field]], group: str, prefix: str
+    node: Mapping[Any, Any], tables: Mapping[str, Mapping[str, Field]], group: str, prefix: str
 ) -> Iterator[tuple[str, str]]:
     fields = tables[group]
     for key, value in node.items():
         option = f"{prefix}{key}"
         field = fields.get(key) or fields.get(ANY)
-        if tables is FIELDS and (former := _former(option, value)):
+        if not isinstance(key, str):
+            yield option, f"{prefix.removesuffix('.')} must have text as keys, got {shown(key)}"
+        elif tables is FIELDS and (former := _former(option, value)):
             yield from ((old, f"option '{old}' has another name: {RENAMED[old]}") for old in former)
         elif key.startswith("_"):
             continue
@@ -139,7 +141,7 @@ def _former(option: str, value: object) -> list[str]:
     return [f"{option}.{key}" for key in value if f"{option}.{key}" in RENAMED] if isinstance(value, Mapping) else []
 
 
-def _is_ours(node: Mapping[str, Any]) -> bool:
+def _is_ours(node: Mapping[Any, Any]) -> bool:
     """Return whether the schema knows the arguments of a node's class."""
     return str(node.get("_target_", OURS)).startswith(OURS)
 
@@ -150,10 +152,10 @@ def _given(node: Any) -> Any:
         return [_given(node[place]) for place in range(len(node))]
     if not isinstance(node, DictConfig):
         return node
-    found = {}
+    found: dict[Any, Any] = {}
     for key in node:
         with contextlib.suppress(MissingMandatoryValue, InterpolationToMissingValueError):
-            found[str(key)] = _given(node[key])
+            found[key] = _given(node[key])
     return found
 
 
@@ -161,6 +163,8 @@ def _copied(cfg: DictConfig, option: str) -> bool:
     """Return whether an option, or a group around it, repeats another by an interpolation."""
     node: Any = cfg
     for key in option.split("."):
+        if key not in node:  # one with a dot in its name, or that is no text
+            return False
         if OmegaConf.is_interpolation(node, key):
             return True
         node = node[key]

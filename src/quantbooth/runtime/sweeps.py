@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from hydra import initialize_config_dir
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra._internal.utils import get_args_parser
 from hydra.core.global_hydra import GlobalHydra
@@ -18,7 +19,7 @@ from omegaconf import DictConfig, open_dict
 
 from quantbooth.runtime.errors import UserError
 
-__all__ = ["Together", "config_of", "in_sweep", "known_jobs", "sweep_name", "swept"]
+__all__ = ["Together", "config_of", "in_sweep", "known_jobs", "require_values", "sweep_name", "swept"]
 
 
 _last: ContextVar[str | None] = ContextVar("sweep", default=None)
@@ -37,12 +38,31 @@ def known_jobs() -> list[list[str]]:
     words = [f"{key}={value}" for key, value in (hydra_config.sweeper.get("params") or {}).items()]
     try:
         typed = get_args_parser().parse_args(sys.argv[1:]).overrides
-        given = OverridesParser.create().parse_overrides([*words, *typed])
+        hydra = GlobalHydra.instance()
+        loader = hydra.config_loader() if hydra.is_initialized() else None  # which finds what glob(*) names
+        given = OverridesParser.create(loader).parse_overrides([*words, *typed])
         jobs = BasicSweeper.split_arguments([one for one in given if not one.is_hydra_override()], None)[0]
     except (HydraException, SystemExit):
         return []
     # processes of a launcher have another command line, which may lack the sweep
     return jobs if len(jobs) > hydra_config.job.num else []
+
+
+def require_values(folder: Path) -> None:
+    """Refuse a sweep over no values after it ended: Hydra makes no job of it and says nothing.
+
+    Args:
+        folder: of the configs that glob(*) chooses from.
+
+    Raises:
+        UserError: for the first option, such as subject=glob(x*) where no subject begins so.
+    """
+    words = get_args_parser().parse_args(sys.argv[1:]).overrides
+    with initialize_config_dir(str(folder), version_base="1.3"):
+        given = OverridesParser.create(GlobalHydra.instance().config_loader()).parse_overrides(words)
+        for word, one in zip(words, given, strict=True):
+            if one.is_sweep_override() and not list(one.sweep_string_iterator()):
+                raise UserError(f"{word} has no value, so the sweep has no job; --help shows the choices of groups")
 
 
 def swept() -> list[str]:

@@ -10,8 +10,10 @@ module `fused` has each line above as one Triton kernel, which reads and writes 
 then moves 2.5 instead of 12 to 20 bytes a weight. Both compute in float32 and round once.
 
 `use` chooses, for all threads of the process; AUTO is fused where tensors are on a CUDA device and Triton runs there.
+Tensors elsewhere are computed by PyTorch, also with FUSED, unless TRITON_INTERPRET=1 asks for Triton's interpreter.
 """
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -26,7 +28,7 @@ from torch import Tensor
 
 from quantbooth.runtime.errors import UserError
 
-__all__ = ["AUTO", "CHOICES", "EAGER", "FUSED", "choose", "fused_for", "use"]
+__all__ = ["AUTO", "CHOICES", "EAGER", "FUSED", "choose", "fused_for", "require", "use"]
 
 AUTO, EAGER, FUSED = CHOICES = ("auto", "eager", "fused")
 SUPPORTED = (torch.float32, torch.bfloat16, torch.float16)
@@ -47,6 +49,19 @@ def choose(choice: str) -> None:
     _chosen.kernels = choice
 
 
+def require(device: torch.device) -> None:
+    """Refuse kernels that were chosen and that a device cannot run.
+
+    Raises:
+        UserError: for FUSED on a device other than CUDA.
+    """
+    if _chosen.kernels == FUSED and not _runs_on(device, asked=True):
+        raise UserError(
+            f"resources.kernels=fused needs a CUDA device, the trainer computes on {device.type}; choose "
+            "resources.kernels=auto, or trainer=gpu"
+        )
+
+
 @contextmanager
 def use(choice: str) -> Iterator[None]:
     """Use these kernels inside the block; raises as `choose`."""
@@ -64,13 +79,17 @@ def fused_for(x: Tensor, dtype: torch.dtype | None = None) -> Any:
     Triton is imported here first: a CPU never needs it.
     """
     choice = _chosen.kernels
-    if choice == EAGER or (dtype or x.dtype) not in SUPPORTED:
+    if choice == EAGER or (dtype or x.dtype) not in SUPPORTED or not _runs_on(x.device, choice == FUSED):
         return None
-    return _fused() if choice == FUSED or (x.is_cuda and _runs(x.device)) else None
+    return _fused() if choice == FUSED or _runs(x.device) else None
 
 
 def _fused() -> Any:
     return import_module("quantbooth.quant.kernels.fused")
+
+
+def _runs_on(device: torch.device, asked: bool) -> bool:
+    return device.type == "cuda" or (asked and os.environ.get("TRITON_INTERPRET") == "1")
 
 
 @cache
