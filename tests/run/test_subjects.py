@@ -240,4 +240,5 @@ def test_a_subject_that_there_is_not_is_refused_by_its_name(typed: Typed, tmp_pa
 
 def test_a_command_for_one_subject_says_so(typed: Typed) -> None:
     code, said = typed(programs.export, *QUICK, "subjects=[toy_mug,toy_duck]")
-    assert (code, said) == (2, "quantbooth: this command takes one subject, got 2; sweep over them with -m\n")
+    assert code == 2
+    assert said.splitlines()[-1] == "quantbooth: this command takes one subject, got 2; sweep over them with -m"
