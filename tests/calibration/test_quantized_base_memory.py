@@ -39,7 +39,8 @@ def write(base: Path, folder: Path, split: bool) -> None:
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for tensor in denoiser.state_dict().values():
-            tensor.random_(0, 256 if tensor.dtype == torch.uint8 else 2, generator=generator)
+            codes = tensor.dtype == torch.uint8  # scales must be above 0
+            tensor.random_(0 if codes else 1, 256 if codes else 3, generator=generator)
     write_quantized_denoiser(folder, denoiser, replaced)
 
 

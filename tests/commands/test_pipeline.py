@@ -130,7 +130,8 @@ def test_what_is_missing_names_the_command_that_makes_it(command: Command, tmp_p
 @pytest.mark.slow
 def test_scores_that_are_none_are_refused(command: Command, tmp_path: Path) -> None:
     code, said = command(programs.report, f"report.scores=[{tmp_path}/gone]")
-    assert said == f"quantbooth: {tmp_path}/gone must hold scores, found nothing; make it with quantbooth-evaluate\n"
+    line = f"quantbooth: {tmp_path}/gone must hold scores, found nothing; make it with quantbooth-evaluate"
+    assert said.splitlines()[-1] == line
     assert code == 2
 
 
@@ -151,13 +152,13 @@ def test_a_mistake_typed_at_a_real_command_line_is_one_line_and_2(tmp_path: Path
 
 @pytest.mark.slow
 def test_a_real_command_runs_the_chain_and_prints_the_table(base_folder: Path, tmp_path: Path) -> None:
-    given = [*QUICK, f"base.path={base_folder}", "strategy=s2"]
+    given = [*QUICK, f"base.path={base_folder}", "strategy=tas", "strategy.count=2", "sampler.steps=2"]
     first, again = (typed("quantbooth", *given, folder=tmp_path) for _ in range(2))
     for ended in (first, again):
         assert (ended.returncode, complaints(ended.stderr)) == (0, "")
         assert "CLIP-T" in ended.stdout
         assert "the page: outputs/reports/" in ended.stdout
-    assert "tuning toy_mug-s2" in first.stderr
+    assert "tuning toy_mug-tas" in first.stderr
     assert "tuning" not in again.stderr
     for kind in ("quantized base", "scale sets", "image set", "scores"):
         assert f"found: {kind} " in again.stderr
