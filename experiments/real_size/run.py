@@ -39,7 +39,7 @@ USUAL = (
         "strategy=s2",
         "locator=whole",
     ),
-    *("scorer=clip_b32", "scorer.encoder.pretrained=null"),
+    "scorer=clip_b32",
 )
 """Two steps of everything: what is asked is whether it runs, and what it takes."""
 GB, TICK = 1e9, 0.05

@@ -183,7 +183,7 @@ FIELDS: dict[str, dict[str, Field]] = {
     "scorer": checked(
         locator=MAPPING, dino=optional(MAPPING), encoder=MAPPING, oracle=optional(MAPPING), mask_background=FLAG
     ),
-    "scorer.encoder": checked(model=TEXT, pretrained=optional(TEXT), folder=MAPPING),
+    "scorer.encoder": checked(model=TEXT, pretrained=TEXT, folder=MAPPING),
     "scorer.encoder.folder": {},
     "scorer.oracle": checked(folder=MAPPING),
     "scorer.oracle.folder": {},
