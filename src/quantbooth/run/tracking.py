@@ -1,4 +1,4 @@
-"""What a tracker is told of a setting: who it is at the start, its scores and costs at the end.
+"""What a tracker logs of a setting: its options at the start, its scores and costs at the end.
 
 A setting has one run of a tracker, from tuning to scores. Names of values are the same in every tracker; they are
 `subject/...` where the pictures are compared with the subject, `prompt/...` where with the sentence, and begin with the
@@ -52,7 +52,7 @@ class Scored:
 
 
 def scored(run: Run, folder: Path) -> Scored:
-    """Return what trackers are told of a folder of scores."""
+    """Return what trackers log of a folder of scores."""
     record, rows = read_record(folder), read_rows(folder)
     start = f"{record.subject}/" if len(run.subjects) > 1 else ""
     names = {score: f"{start}{KEYS.get(score, score)}" for score in rows.columns if score not in ABOUT}

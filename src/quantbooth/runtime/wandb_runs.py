@@ -62,7 +62,7 @@ class OneRun(WandbLogger):
     def has(self, scores: str) -> bool:
         """Return whether the run was given these scores before; from now on it has them.
 
-        Offline, a run that another process has finished is left as it is: opening it anew would lose its pictures.
+        Offline, a run that another process has finished is left as it is: opening it again would lose its pictures.
         """
         digest, file = hashlib.sha256(scores.encode()).hexdigest(), self.record.with_suffix(".scored")
         finished = self._held is None and self._offline and self.record.is_file()
