@@ -9,7 +9,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from quantbooth.reporting.areas import curves
-from quantbooth.reporting.plots import _place, tradeoff
+from quantbooth.reporting.plots import MOST_LABELLED, _place, tradeoff
 from quantbooth.reporting.results import Result
 from quantbooth.reporting.study import Study
 from quantbooth.reporting.style import BASE_STYLE, PALETTE, Style, assign_styles, inlined
@@ -54,6 +54,19 @@ def test_the_plot_is_well_formed_and_names_every_method_on_the_line(four: Study)
     assert "CLIP-T: follows the prompt →" in words
     assert "prefers-color-scheme: dark" in text
     assert text == tradeoff(four)
+
+
+def test_of_many_methods_those_on_the_front_keep_their_names(make: Make) -> None:
+    results = [
+        make(f"m{k}", step=step, clip_t=0.2 + 0.004 * k, local_clip_i=0.8 - 0.004 * k - (k % 2) * 0.05)
+        for k in range(MOST_LABELLED + 3)
+        for step in (200, 400)
+    ]
+    text = tradeoff(Study(tuple(results))) or ""
+    words = set(re.findall(r"<text[^>]*>([^<]*)</text>", text))
+    assert {f"m{k}" for k in range(0, MOST_LABELLED + 3, 2)} <= words
+    assert not {f"m{k}" for k in range(1, MOST_LABELLED + 3, 2)} & words and "200" not in words
+    assert all(f"m{k}: " in text for k in range(MOST_LABELLED + 3))  # in words for screen readers
 
 
 def test_inside_a_page_no_address_remains_and_ids_do_not_clash(four: Study) -> None:

@@ -25,6 +25,8 @@ DASHES = ("-", "--", ":", "-.")
 ROUND = [1, 2, 2.5, 5, 10]
 ITERATIONS = 300
 """Iterations of label placement; a number instead of a time limit, so that figures are reproducible."""
+MOST_LABELLED = 14
+"""Methods of which each has its name in the plot; of more, those on the front and the untuned bases have."""
 SMOOTHED = 20
 """Points of a smoothed loss curve, each a mean."""
 
@@ -46,11 +48,10 @@ def tradeoff(study: Study, x: str = "clip_t", y: str = "local_clip_i", over: Ove
         _limits(axes, lines)
         _edge(axes, lines)
         texts = [
-            text
+            _draw(axes, line, style, DASHES[_rank(study, line, lines) % len(DASHES)])
             for line, style in zip(lines, styles, strict=True)
-            for text in _draw(axes, line, style, DASHES[_rank(study, line, lines) % len(DASHES)])
         ]
-        _place(axes, texts, lines)
+        _place(axes, _labelled(texts, lines), lines)
         name = f"plot-{over.__name__}-{x}-{y}".replace("_", "-")
         return svg(figure, name, f"{up.title} against {across.title}", _in_words(lines, across, up), styles)
 
@@ -104,6 +105,18 @@ def _draw(axes: Axes, line: Curve, style: Style, dashes: str) -> list[Text]:
     axes.plot([line.x[k] for k in inner], [line.y[k] for k in inner], "o", ms=4, mec=colour, mfc=colour, zorder=4)
     axes.plot(*points[-1], style.marker, ms=9, mfc=colour, mec=GROUND.light, mew=1.2, zorder=6)
     return [name, *(axes.text(*points[k], line.marks[k], color=colour, fontsize=7, zorder=7) for k in inner)]
+
+
+def _labelled(texts: Sequence[list[Text]], lines: Sequence[Curve]) -> list[Text]:
+    """Return the labels to place; of many methods, remove those that nobody could read."""
+    if len(lines) <= MOST_LABELLED:
+        return [text for of_line in texts for text in of_line]
+    ahead = set(front(tuple(lines)))
+    kept = [line.method.untuned or not ahead.isdisjoint(line.snapshots) for line in lines]
+    for named, (name, *steps) in zip(kept, texts, strict=True):
+        for text in steps if named else [name, *steps]:
+            text.remove()
+    return [of_line[0] for named, of_line in zip(kept, texts, strict=True) if named]
 
 
 def _place(axes: Axes, texts: list[Text], lines: Sequence[Curve]) -> None:

@@ -82,8 +82,10 @@ def read_options(file: Path) -> dict[str, Any]:
     """
     text = _text(file)
     try:
-        _require_plain_nodes(yaml.compose(text, yaml.SafeLoader))
-        values = yaml.safe_load(text)
+        loader = yaml.SafeLoader(text)
+        node = loader.get_single_node()
+        _require_plain_nodes(node)
+        values = None if node is None else loader.construct_document(node)
         _require_shallow(values)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise UserError(f"{file} must be the options of an artifact, found: {_line(error)}") from error
