@@ -41,7 +41,7 @@ def heat_map(study: Study) -> str | None:
                 (
                     (LEFT + place * width) / (width * len(scores)),
                     0.55 / height,
-                    0.94 / len(scores) - 0.1,
+                    CELL * len(learned) / (width * len(scores)),
                     1 - HEAD / height,
                 )
             )
