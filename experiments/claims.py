@@ -48,6 +48,7 @@ class Claim:
 
 NOT_PUBLIC, OWN = "figures not public", "a claim of this project"
 DEFAULT, DEFAULT_S2 = "baseline-scales_in_out", "s2-scales_in_out"
+S1, S1_EVERYWHERE = "s1-published outside=base", "s1-published outside=tuned"
 BETTER = {SUBJECT: MORE, PROMPT: AS_GOOD}
 CLAIMS = (
     Claim(
@@ -57,10 +58,14 @@ CLAIMS = (
         {SUBJECT: MORE, PROMPT: LESS},
         NOT_PUBLIC,
     ),
-    Claim("S1 improves on the baseline", "s1-published", "baseline-published", BETTER, NOT_PUBLIC),
+    Claim("S1 improves on the baseline, with the base outside", S1, "baseline-published", BETTER, NOT_PUBLIC),
+    Claim(
+        "S1 improves on the baseline, with its set everywhere", S1_EVERYWHERE, "baseline-published", BETTER, NOT_PUBLIC
+    ),
     Claim("S2 improves on the baseline", "s2-apart-published", "baseline-published", BETTER, NOT_PUBLIC),
     Claim("S2 in one run of equal samples does, too", "s2-published", "baseline-published", BETTER, NOT_PUBLIC),
-    Claim("S2 is better than S1", "s2-apart-published", "s1-published", BETTER, NOT_PUBLIC),
+    Claim("S2 is better than S1, with the base outside", "s2-apart-published", S1, BETTER, NOT_PUBLIC),
+    Claim("S2 is better than S1, with its set everywhere", "s2-apart-published", S1_EVERYWHERE, BETTER, NOT_PUBLIC),
     Claim(
         "4 bits with tuned scales are as good as float",
         "baseline-published",
@@ -78,6 +83,7 @@ CLAIMS = (
     Claim("the default settings improve on the baseline", DEFAULT, "baseline-published", BETTER, OWN),
     Claim("4 bits with the default settings improve on float as published", DEFAULT, "float-published", BETTER, OWN),
     Claim("S2 with the default settings does, too", DEFAULT_S2, "float-published", BETTER, OWN),
+    Claim("the default settings improve on QLoRA of rank 2 with the same prior", DEFAULT, "qlora", BETTER, OWN),
 )
 
 
