@@ -59,10 +59,13 @@ def test_the_table_has_every_claim_and_measures_those_whose_rows_are_there(make:
         results += [
             make("baseline-published", name, 100, oracle_subject=0.3 + shift, oracle_prompt=0.9),
             make("baseline-published", name, 400, oracle_subject=0.5 + shift, oracle_prompt=0.8 - shift),
-            make("s1-published", name, 400, oracle_subject=0.2 + shift, oracle_prompt=0.9),
         ]
+        for outside in ("base", "tuned"):
+            settings = {"strategy": {"outside": outside}}
+            scores = {"oracle_subject": 0.2 + shift, "oracle_prompt": 0.9}
+            results.append(make("s1-published", name, 400, settings=settings, run=f"{name}-{outside}", **scores))
     rows = {row.split(" | ")[0]: row for row in table(Study(tuple(results))).splitlines() if row.startswith("| ")}
     assert len(rows) == len(CLAIMS) + 2
     assert "| holds |" in rows[f"| {CLAIMS[0].text}"]
     assert "| does not |" in rows[f"| {CLAIMS[1].text}"] and "**−0.300" in rows[f"| {CLAIMS[1].text}"]
-    assert sum("not measured" in row for row in rows.values()) == len(CLAIMS) - 2
+    assert sum("not measured" in row for row in rows.values()) == len(CLAIMS) - 3
