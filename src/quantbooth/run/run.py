@@ -28,6 +28,7 @@ from quantbooth.quant.surgery import matching
 from quantbooth.run.calibration import Calibration
 from quantbooth.run.experts import require_decidable, sampled_timesteps
 from quantbooth.run.options import base_folder_of, method_name, recipe_of, sampler_of, strategy_of, tuner_of
+from quantbooth.run.stopping import stopping_of
 from quantbooth.run.strength import Strength, strength_of
 from quantbooth.run.subject_run import SubjectRun
 from quantbooth.run.subjects import each_subject
@@ -41,6 +42,7 @@ from quantbooth.store.store import Artifact, Store
 from quantbooth.timesteps.strategies import Strategy, decided
 from quantbooth.tuning.gradients import read_gradients
 from quantbooth.tuning.recipe import Recipe
+from quantbooth.tuning.stopping import Stopping
 from quantbooth.tuning.tuner import Tuner
 
 __all__ = ["Run"]
@@ -124,6 +126,11 @@ class Run:
     @cached_property
     def recipe(self) -> Recipe:
         return recipe_of(self.settings)
+
+    @cached_property
+    def stopping(self) -> Stopping | None:
+        """What stops tuning before its last step; None where nothing does."""
+        return stopping_of(self.settings)
 
     @cached_property
     def strength(self) -> Strength:
