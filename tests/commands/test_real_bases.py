@@ -1,4 +1,4 @@
-"""The whole chain on bases with the structure of Stable Diffusion 1.5, XL and 3.5: real files, random weights, photos."""
+"""The whole chain on bases with the structure of Stable Diffusion 1.5, XL and 3.5: real formats, random weights."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +18,7 @@ from quantbooth.commands.pipeline import job
 from quantbooth.diffusion.pretrained import save_base
 from quantbooth.evaluation.files import read_rows
 from quantbooth.run.run import Run
+from quantbooth.runtime.errors import UserError
 from quantbooth.sampling.image_set import read_requests
 
 pytestmark = pytest.mark.chain
@@ -88,6 +89,11 @@ def test_everything_runs_and_leaves_as_a_folder_that_draws_the_same(configure: C
 
 @pytest.mark.slow
 def test_rounding_is_learned_and_activations_are_quantized(configure: Configure) -> None:
-    words = ("calibration=qdiffusion", "calibration.set.count=2", "calibration.set.timesteps=2", "quant=w4a8")
+    words = ("calibration=qdiffusion", "calibration.set.count=2", "calibration.set.timesteps=2")
     fast = ("calibration.rounding.iterations=2", "calibration.rounding.batch=2", "tuner.steps=1")
-    assert len(job(configure(*words, *fast))) == 2
+    if configure().base.name == "sd35_medium":
+        with pytest.raises(UserError, match="^activations can be quantized where AttnProcessor .* got JointAttn"):
+            job(configure(*words, *fast, "quant=w4a8"))
+        assert len(job(configure(*words, *fast))) == 2
+    else:
+        assert len(job(configure(*words, *fast, "quant=w4a8"))) == 2

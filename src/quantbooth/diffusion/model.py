@@ -78,22 +78,17 @@ class TextEncoder:
     network: Any
     tokenizer: Any
 
-    def tokens(
-        self, prompts: Sequence[str], length: int | None = None
-    ) -> tuple[Int[Tensor, "b length"], Int[Tensor, "b length"]]:
-        """Return token ids, padded to a length, by default the tokenizer's full one, and 1 where they are no padding.
+    def ids(self, prompts: Sequence[str], length: int | None = None) -> Int[Tensor, "b length"]:
+        """Return token ids, padded to a length, by default the tokenizer's full one, on the network's device.
 
         Raises:
             UserError: for a prompt that is longer.
         """
-        require_whole([(self.tokenizer, length)], prompts)
+        require_whole([self.tokenizer], prompts, [length])
         length = length or self.tokenizer.model_max_length
         found = self.tokenizer(list(prompts), padding="max_length", max_length=length, return_tensors="pt")
-        return found.input_ids.to(self.network.device), found.attention_mask.to(self.network.device)
+        return found.input_ids.to(self.network.device)
 
-    def ids(self, prompts: Sequence[str], length: int | None = None) -> Int[Tensor, "b length"]:
-        """Return the token ids alone."""
-        return self.tokens(prompts, length)[0]
 
 
 @dataclass(frozen=True)
@@ -109,11 +104,6 @@ class Shape:
     latents: tuple[int, int, int]
     side: int
     timesteps: int
-
-
-def _shift(autoencoder: Any) -> float:
-    """Return the mean of an autoencoder's latents, 0 where its configuration has none."""
-    return float(autoencoder.config.get("shift_factor") or 0)
 
 
 def _recomputed(module: nn.Module, *inputs: Any) -> Any:
@@ -253,7 +243,7 @@ class Family(ABC):
         Raises:
             UserError: for the first that is longer than their length, with the words that would be lost.
         """
-        require_whole(zip(tokenizers, self.text_lengths or [None] * len(tokenizers), strict=True), prompts)
+        require_whole(tokenizers, prompts, self.text_lengths)
 
     def pixels_per_latent(self, autoencoder: Any) -> int:
         """Return the downsampling factor of the autoencoder, in pixels per latent."""
@@ -263,11 +253,12 @@ class Family(ABC):
         """Return latents of about unit variance of images in [0, 1] (the posterior's mode where there is one)."""
         posterior = autoencoder.encode(images * 2 - 1)
         latents = posterior.latent_dist.mode() if hasattr(posterior, "latent_dist") else posterior.latents
-        return (latents - _shift(autoencoder)) * autoencoder.config.scaling_factor
+        return (latents - (autoencoder.config.get("shift_factor") or 0)) * autoencoder.config.scaling_factor
 
     def decode_latents(self, autoencoder: Any, latents: Float[Tensor, "b c hl wl"]) -> Float[Tensor, "b 3 h w"]:
         """Decode latents to images in [0, 1]; the approximate inverse of `encode_images`."""
-        images = autoencoder.decode(latents / autoencoder.config.scaling_factor + _shift(autoencoder)).sample
+        shift = autoencoder.config.get("shift_factor") or 0
+        images = autoencoder.decode(latents / autoencoder.config.scaling_factor + shift).sample
         return (images / 2 + 0.5).clamp(0, 1)
 
     # ---- files

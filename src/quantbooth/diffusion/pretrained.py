@@ -167,7 +167,7 @@ def read_tokenizers(folder: Path) -> tuple[Any, ...]:
 def _tokenizer(kind: Any, folder: Path) -> Any:
     try:
         tokenizer = kind.from_pretrained(str(folder), local_files_only=True)
-        require_whole([(tokenizer, None)], ["a"])  # without files it has no words, and transformers says nothing
+        require_whole([tokenizer], ["a"])  # without files it has no words, and transformers says nothing
     except UserError:
         raise
     except Exception as error:  # its readers raise plain exceptions

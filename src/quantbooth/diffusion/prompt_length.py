@@ -8,19 +8,22 @@ from quantbooth.runtime.errors import UserError
 __all__ = ["require_room", "require_whole"]
 
 
-def require_whole(tokenizers: Iterable[tuple[Any, int | None]], prompts: Iterable[str]) -> None:
+def require_whole(
+    tokenizers: Sequence[Any], prompts: Iterable[str], lengths: Sequence[int | None] | None = None
+) -> None:
     """Check that every tokenizer of a base reads every prompt whole.
 
     Args:
-        tokenizers: each with the tokens that its text encoder reads; None is the tokenizer's own `model_max_length`.
+        tokenizers: of the base.
         prompts: any number of times.
+        lengths: the tokens that each text encoder reads; None is its tokenizer's `model_max_length`.
 
     Raises:
         UserError: for the first prompt that is longer, with the words that would be lost, or has letters that the
             vocabulary lacks.
     """
     texts = list(dict.fromkeys(prompts))
-    for tokenizer, length in tokenizers:
+    for tokenizer, length in zip(tokenizers, lengths or [None] * len(tokenizers), strict=True):
         room = (length or tokenizer.model_max_length) - tokenizer.num_special_tokens_to_add()
         for prompt in texts:
             tokens = tokenizer.encode(prompt, add_special_tokens=False, verbose=False)

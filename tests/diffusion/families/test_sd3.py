@@ -1,5 +1,7 @@
 """Stable Diffusion 3: conditioning, time and pictures equal those of diffusers' own transformer and pipeline."""
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +12,13 @@ from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler, SD3Tra
 from experiments.random_base import random_base
 from quantbooth.diffusion.base import Base
 from quantbooth.diffusion.conditioning import Conditioning
-from quantbooth.diffusion.pretrained import as_pipeline, load_base, save_base
+from quantbooth.diffusion.pretrained import as_pipeline, check_base, load_base, save_base
 from quantbooth.diffusion.router import route_
 from quantbooth.diffusion.sampler import Sampler, initial_noise
 from quantbooth.quant import scale_sets
 from quantbooth.quant.selection import SetSelection
 from quantbooth.quant.surgery import quantize_
+from quantbooth.runtime.errors import UserError
 from quantbooth.timesteps.zones import zones_from_borders
 
 TEXTS = ["a red mug", "a duck on the beach"]
@@ -120,3 +123,52 @@ def test_sets_are_routed_in_our_loop_and_in_a_plain_pipeline(folder: Path) -> No
     assert chosen == [2 if t >= 800 else 1 for t in timesteps] == [2, 1, 1]
     theirs(as_pipeline(base), noise)
     assert chosen[3:] == chosen[:3]
+
+
+MAIN, VAE, INDEX = "transformer/config.json", "vae/config.json", "model_index.json"
+SCHEDULER, WORDS = "scheduler/scheduler_config.json", "text_encoder_3/config.json"
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "says"),
+    [
+        (MAIN, {"in_channels": 4}, "in_channels must be 16 as latent_channels of vae/, found 4"),
+        (MAIN, {"joint_attention_dim": 64}, "joint_attention_dim must be 56 as d_model of text_encoder_3/, found 64"),
+        (MAIN, {"pooled_projection_dim": 16}, "pooled_projection_dim must be 32 as the projections of both CLIPs"),
+        (MAIN, {"sample_size": 18}, "sample_size must be even and at most 2 x pos_embed_max_size = 16 .* found 18"),
+        (MAIN, {"sample_size": 7}, "sample_size must be even .* found 7"),
+        (MAIN, {"patch_size": 4}, "with patch_size = 2, found 8 and 4"),
+        (MAIN, {"guidance_embeds": True}, 'says "guidance_embeds" = true, which SD3Transformer2DModel does not have'),
+        (VAE, {"out_channels": 4}, "out_channels must be 3 to be supported, found 4"),
+        (VAE, {"scaling_factor": 0}, "scaling_factor must be a number above 0, found 0"),
+        (WORDS, {"d_model": None}, "d_model must be a whole number above 0, found null"),
+        (SCHEDULER, {"_class_name": "DDIMScheduler"}, "_class_name must be .FlowMatchEulerDiscreteScheduler. to be"),
+        (SCHEDULER, {"num_train_timesteps": 500}, "num_train_timesteps must be 1000, found 500"),
+        (
+            INDEX,
+            {"text_encoder_3": [None, None]},
+            "text_encoder_3 must be one of T5EncoderModel, found .null",
+        ),
+        (INDEX, {"scheduler": ["diffusers", "DDIMScheduler"]}, "scheduler must be one of FlowMatchEuler"),
+    ],
+    ids=str,
+)
+def test_what_is_not_supported_is_refused_by_file_and_key(
+    folder: Path, tmp_path: Path, file: str, change: dict[str, Any], says: str
+) -> None:
+    copy = Path(shutil.copytree(folder, tmp_path / "base", ignore=shutil.ignore_patterns("*.safetensors")))
+    (copy / file).write_text(json.dumps({**json.loads((copy / file).read_text()), **change}))
+    with pytest.raises(UserError, match=f"{Path(file).name}.*{says}"):
+        check_base(copy, 64, T)
+
+
+def test_another_sampler_is_refused_with_the_one_it_has(sd3: Base) -> None:
+    with pytest.raises(UserError, match=r"^sampler\.scheduler must be flow_euler for this base, got 'ddim'; choose"):
+        Sampler("ddim", 3, 4.0).new_scheduler(sd3)
+
+
+def test_a_prompt_that_is_longer_than_an_encoder_reads_is_refused(sd3: Base) -> None:
+    with pytest.raises(UserError, match="^the prompt has 2.. tokens, the text encoder reads 255, so .* would be lost"):
+        sd3.family.require_whole([sd3.encoders[2].tokenizer] * 3, ["a " * 130])
+    with pytest.raises(UserError, match="reads 75, so"):
+        sd3.encode_prompts(["a " * 80])
