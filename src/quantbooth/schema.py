@@ -62,6 +62,7 @@ FIELDS: dict[str, dict[str, Field]] = {
         **checked(prompt=optional(either(TEXT, list_of(TEXT, 1))), scale_sets=optional(PATH)),
         **checked(subjects=optional(list_of(TEXT, 1, distinct=True)), dino=optional(MAPPING)),
         "dry_run": ignored(FLAG),
+        "fail_fast": ignored(FLAG),
         **{group: Field(MAPPING) for group in GROUPS},
     },
     "strength": checked(**{ANY: STRENGTH}),
