@@ -28,6 +28,7 @@ from quantbooth.runtime.explain import explain, flat, is_mistake
 from quantbooth.runtime.flags import checked_flags, package_found
 from quantbooth.runtime.help import help_text
 from quantbooth.runtime.options import require_valid, require_valid_sweep
+from quantbooth.runtime.places import say_store
 from quantbooth.runtime.progress import progress
 from quantbooth.runtime.records import forget, name_records
 from quantbooth.runtime.sweeps import Together, config_of, in_sweep, known_jobs, require_values
@@ -113,7 +114,7 @@ def _run(command: Command) -> int:
 def _guarded(command: Command, failures: list[Failure], finished: list[Job]) -> Callable[[DictConfig], object]:
     """Return the job, options checked first, with failures recorded instead of raised, so that other jobs run."""
     main_process = os.getpid()
-    checked: list[bool] = []
+    checked, told = list[bool](), list[bool]()
 
     def job(cfg: DictConfig) -> object:
         if in_sweep() and os.getpid() == main_process and not checked:
@@ -123,6 +124,9 @@ def _guarded(command: Command, failures: list[Failure], finished: list[Job]) -> 
             require_valid(cfg, command.config_name)
             module = importlib.import_module(command.module)
             quiet_libraries()
+            if os.getpid() == main_process and not told:
+                say_store(cfg)
+                told.append(True)
             if unused := getattr(module, "UNUSED", ()):
                 name_unused(sys.argv[1:], unused, f"by {command.module.rpartition('.')[2]}")
             result = module.job(cfg)
