@@ -57,6 +57,12 @@ def test_neutral_values_stay_out_and_others_do_not() -> None:
         assert content({"tuner": {"random_flip": flip}}, "tuner") == found
 
 
+def test_neutral_values_of_a_group_in_a_group_stay_out() -> None:
+    for size, found in ((None, {"inputs": True}), (16, {"inputs": True, "group_size": 16})):
+        settings = {"tuner": {"learner": {"_target_": "here.Tuner", "inputs": True, "group_size": size}}}
+        assert content(settings, "tuner") == {"learner": found}
+
+
 def test_the_trainer_decides_by_what_it_computes() -> None:
     for added, computed, learned in (
         ({}, {}, {}),

@@ -15,7 +15,6 @@ from quantbooth.kinds import (
     FLAG,
     INTERVAL,
     MAPPING,
-    MOST,
     PATH,
     SEED,
     TEXT,
@@ -31,6 +30,7 @@ from quantbooth.kinds import (
     whole,
 )
 from quantbooth.schema_trainer import TRAINER
+from quantbooth.schema_tuner import LEARNER, TUNER, WEIGHT
 
 __all__ = ["COMMANDS", "FIELDS", "OPEN", "TRAINING_ONLY", "content", "trainer_content"]
 
@@ -40,8 +40,6 @@ BITS = one_of(2, 3, 4, 8, None)
 ACTIVATION_BITS = optional(whole(2, 16))
 SHARE = number(below=1, positive=True)
 STRENGTH = number(below=1000)
-WEIGHT = number(below=MOST)
-"""Of a part of the loss; one beyond float32 would make it nan."""
 FIT = one_of("crop", "pad", "squash")
 DTYPE = one_of("float32", "float16")
 SOURCE = checked(path=TEXT, revision=optional(TEXT), config=optional(PATH), converted=PATH, option=TEXT)
@@ -111,32 +109,8 @@ FIELDS: dict[str, dict[str, Field]] = {
         "count": ignored(whole(1)),
         "seed": ignored(SEED),
     },
-    "tuner": {
-        "name": ignored(TEXT),
-        "learner": Field(MAPPING),
-        "rank": Field(whole(1)),
-        "alpha": Field(optional(number(positive=True))),
-        "include": Field(TEXTS),
-        "exclude": Field(TEXTS),
-        "biases": Field(FLAG),
-        "norms": Field(FLAG),
-        "identifier": Field(FLAG),
-        "steps": Field(whole(1)),
-        "train_batch_size": Field(whole(1)),
-        "learning_rate": Field(number()),
-        "shift_learning_rate": Field(number()),
-        "identifier_learning_rate": Field(number()),
-        "lr_scheduler": Field(one_of("cosine", "constant")),
-        "ema_decay": Field(optional(number(below=1)), neutral=None),
-        "loss_weight_max": Field(optional(number(1))),
-        "random_flip": Field(FLAG, neutral=False),
-        "pull": Field(WEIGHT, neutral=0.0),
-        "dco_beta": Field(optional(number(below=MOST, positive=True)), neutral=None),
-    },
-    "tuner.learner": {
-        **checked(inputs=FLAG, biases=FLAG, norms=FLAG, rank=whole(1), alpha=optional(number(positive=True))),
-        **checked(include=TEXTS, exclude=TEXTS, quantized=FLAG, seed=SEED),
-    },
+    "tuner": TUNER,
+    "tuner.learner": LEARNER,
     "strategy": {
         **checked(timesteps=whole(1), apart=FLAG, zones=MAPPING, interval=INTERVAL, count=whole(1)),
         **checked(least=number(below=1)),
@@ -276,10 +250,18 @@ def content(settings: Mapping[str, Any], group: str) -> dict[str, Any]:
     node: Any = settings
     for key in group.split("."):
         node = node[key]
-    fields = FIELDS[group]
-    found = {key: value for key, value in node.items() if key not in fields or fields[key].enters(value)}
-    values: dict[str, Any] = _without_addresses(found)
+    values: dict[str, Any] = _without_addresses(_deciding(node, group))
     return values
+
+
+def _deciding(node: Mapping[str, Any], group: str) -> dict[str, Any]:
+    """Return what enters an identity of a group and of the declared groups in it."""
+    fields = FIELDS.get(group, {})
+    return {
+        key: _deciding(value, f"{group}.{key}") if isinstance(value, Mapping) else value
+        for key, value in node.items()
+        if key not in fields or fields[key].enters(value)
+    }
 
 
 def trainer_content(settings: Mapping[str, Any], training: bool = False) -> dict[str, Any]:

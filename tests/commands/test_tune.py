@@ -34,6 +34,7 @@ QUICK = (
     *("base=folder", "base.resolution=32", "calibration=minmax", "sampler.steps=2", "prior=none"),
     *("tuner.steps=3", "preview.validation_steps=3", "protocol.prompt_stride=25"),
 )
+GROUPS = ("tuner=scales", "tuner.group_size=8", "strategy=s2", "protocol.eval_steps=[1]")
 EVERYTHING = (
     *("tuner=scales_in_out", "tuner.biases=true", "tuner.norms=true", "tuner.ema_decay=0.9", "tuner.identifier=true"),
     *("strategy=s2", "protocol.eval_steps=[1]"),
@@ -46,6 +47,24 @@ def configure(compose: Compose, tmp_path_factory: pytest.TempPathFactory) -> Con
     make = partial(compose, tmp_path_factory.mktemp("tune") / "out", *QUICK)
     calibrate(Run(make()))
     return make
+
+
+def test_gains_of_groups_are_learned_for_every_expert_and_served(configure: Configure) -> None:
+    cfg = configure(*GROUPS)
+    folder, plan = tune(Run(cfg))[0], Run(cfg)
+    state = load_file(folder / "step-000003.safetensors")
+    assert {name.rpartition(".")[2] for name in state} == {"gain_groups", "gain_out"}
+    assert {len(tensor) for tensor in state.values()} == {3}
+    changed = [name for name, tensor in state.items() if name.endswith("gain_groups") and not tensor.eq(1).all()]
+    assert changed
+    manifest = plan.only.tuned.manifest()
+    assert manifest.contents["tuner"]["group_size"] == 8
+    assert manifest.measured["trainable"] == sum(tensor.numel() for tensor in state.values())
+    assert plan.only.tuned.identity["tuner"]["group_size"] == 8
+    one = Run(configure(*GROUPS[:1], *GROUPS[2:])).only.tuned.identity["tuner"]
+    assert "group_size" not in one and "group_size" not in one["learner"]
+    base, _ = tuned_base(plan, 3, [plan.only])
+    assert all(torch.equal(tensor, state[name]) for name, tensor in plan.tuner.state(base).items())
 
 
 def test_everything_at_once_is_kept_by_name_and_served(configure: Configure) -> None:

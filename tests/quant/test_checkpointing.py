@@ -48,12 +48,15 @@ class Blocks(nn.Module):
 @pytest.mark.parametrize("reentrant", [False, True])
 @pytest.mark.parametrize("autocast", [False, True])
 @pytest.mark.parametrize("low", [0.5, 0.0])
-def test_checkpointing_changes_no_bit(reentrant: bool, dtype: torch.dtype, autocast: bool, low: float) -> None:
+@pytest.mark.parametrize("group_size", [None, 2])
+def test_checkpointing_changes_no_bit(
+    reentrant: bool, dtype: torch.dtype, autocast: bool, low: float, group_size: int | None
+) -> None:
     x = torch.randn(3, 4, 5, 5, generator=torch.Generator().manual_seed(3)).to(dtype)
 
     def outcome(mode: bool | None) -> list[Tensor]:
         model, selection, leaf = Blocks(mode), SetSelection(), x.clone().requires_grad_()
-        attach_(model, 2, selection, Parts(inputs=True, biases=True))
+        attach_(model, 2, selection, Parts(inputs=True, biases=True, group_size=group_size))
         for parameter in model.parameters():
             nn.init.uniform_(parameter, low, 1.5, generator=torch.Generator().manual_seed(4))
         selection.choose(torch.tensor([1, 0, 2]))

@@ -105,6 +105,8 @@ def test_gains_and_their_gradients_are_the_same(layout: str, shifts: int | str |
         (3, "convolution", Parts(inputs=True, biases=True)),
         (2, "convolution", Parts()),
         (8, "linear", Parts()),
+        (4, "linear", Parts(inputs=True, biases=True, group_size=2)),
+        (3, "convolution", Parts(biases=True, group_size=2)),
     ],
 )
 def test_a_layer_equals_its_float64_twin(bits: int, kind: str, parts: Parts) -> None:

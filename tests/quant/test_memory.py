@@ -2,6 +2,7 @@
 
 import weakref
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.checkpoint import checkpoint
 
 from quantbooth.quant.format import BITS, Grid
+from quantbooth.quant.group_gains import groups_of
 from quantbooth.quant.layers import QuantizedLayer
 from quantbooth.quant.observers import MinMaxObserver, MSEObserver, ScaleSearch
 from quantbooth.quant.scale_sets import OUTPUTS, Parts, attach_
@@ -29,7 +31,8 @@ LAYERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], tuple[int, ...
     "conv strided, dilated": (lambda: nn.Conv2d(16, 24, 3, stride=2, dilation=2), (2, 16, 7, 7), ()),
     "conv grouped": (lambda: nn.Conv2d(32, 48, 3, groups=2, bias=False), (2, 32, 5, 5), ()),
 }
-EVERY_PART = pytest.mark.parametrize("parts", [OUTPUTS, Parts(inputs=True), Parts(biases=True), Parts(True, True)])
+KINDS_OF_PARTS = OUTPUTS, Parts(inputs=True), Parts(biases=True), Parts(True, True)
+EVERY_PART = pytest.mark.parametrize("parts", [*KINDS_OF_PARTS, Parts(True, group_size=8)])
 
 
 @pytest.fixture(params=LAYERS)
@@ -48,7 +51,8 @@ def weight_size(layer: QuantizedLayer) -> int:
 
 def with_sets(layer: QuantizedLayer, parts: Parts) -> None:
     selection = SetSelection()
-    attach_(layer, 2, selection, parts)
+    grouped = groups_of(layer, parts.group_size) > 1
+    attach_(layer, 2, selection, parts if grouped else replace(parts, group_size=None))
     selection.choose(torch.tensor([2, 1]))
 
 
@@ -101,12 +105,12 @@ def test_a_step_forms_one_weight_at_a_time_and_leaves_none(
     layer, x = layer_and_input
     with_sets(layer, parts)
     x.requires_grad_()
-    weight = 4 * weight_size(layer)
+    weight, gains = 4 * weight_size(layer), 4 * layer.gain_groups.numel() if layer.gain_groups is not None else 0
     with FloatBytes() as floats:
         y = checkpoint(layer, x, use_reentrant=False) if checkpointed else layer(x)
         after_forward = dict(floats.alive)
         y.square().sum().backward()
-    assert weight <= floats.most <= weight + 6 * 4 * max(x.numel(), y.numel()) + 4 * 2**10
+    assert weight <= floats.most <= weight + 6 * 4 * max(x.numel(), y.numel()) + 6 * gains + 4 * 2**10
     assert max(after_forward.values()) < weight
     assert max(floats.alive.values()) < weight
     assert x.grad is not None

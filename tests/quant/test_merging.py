@@ -15,6 +15,7 @@ from quantbooth.quant.surgery import quantize_
 from quantbooth.runtime.errors import UserError
 
 PARTS = [Parts(), Parts(inputs=True), Parts(biases=True), Parts(norms=True), Parts(True, True, True)]
+BY_GROUP = [*PARTS, Parts(group_size=2), Parts(True, True, True, 2)]
 
 
 def network() -> nn.Module:
@@ -54,7 +55,7 @@ def loaded(state: dict[str, Tensor]) -> nn.Module:
     return model.double()
 
 
-@pytest.mark.parametrize("parts", PARTS, ids=str)
+@pytest.mark.parametrize("parts", BY_GROUP, ids=str)
 @pytest.mark.parametrize("index", [0, 1, 2])
 def test_a_folded_model_is_the_quantized_one_with_that_set(parts: Parts, index: int) -> None:
     model, selection, x = problem(parts)

@@ -77,5 +77,5 @@ def test_no_piece_is_larger_than_the_limit_or_one_channel(
 def test_a_grouped_convolution_is_one_piece(generator: torch.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
     made, _, x = _made("groups", 4, generator)
     monkeypatch.setattr(ops, "PIECE", 1)
-    (piece,) = made._pieces(x.dtype)
+    (piece,) = made.pieces(x.dtype)
     assert piece[0] == 0 and piece[1].shape == (6, 4, 3, 3)

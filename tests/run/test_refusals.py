@@ -37,6 +37,10 @@ MakePlan = Callable[..., Run]
             ["quant=fp", "tuner=qlora"],
             "^tuner=qlora adapts packed codes; choose quant=w8, w4, w3 or w2, or tuner=lora$",
         ),
+        (
+            ["tuner.group_size=4096"],
+            "^tuner.group_size must divide the inputs of a quantized layer into two groups or more, got 4096; choose",
+        ),
         (["tuner=lora"], "^tuner=lora adapts float weights; choose quant=fp with it, or tuner=qlora$"),
         (["tuner.identifier=true", "strategy=s2", "strategy.apart=true"], "trains its 3 experts apart and each would"),
         (

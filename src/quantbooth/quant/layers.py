@@ -15,6 +15,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from quantbooth.quant.format import quantize
+from quantbooth.quant.group_gains import grouped_product
 from quantbooth.quant.observers import ScaleSearch
 from quantbooth.quant.ops import Conv2dProduct, LinearProduct, Product, gained_product
 from quantbooth.quant.packed_weight import Packed
@@ -29,7 +30,8 @@ class QuantizedLayer(nn.Module, ABC):
     """Base class of both: y = g_out * product(g_in * x, (q - z) * s0) + b + shift, with the set of each sample.
 
     Where there is an `input_quantizer`, x is its output (see `activations`).
-    `selection` describes g_in, g_out and shift, and how a set is chosen. The leading axis of x is the batch. A new
+    With gains by group of inputs, y = sum_k g_k * product((g_in * x)_k, W_k) + b + shift (see `group_gains`).
+    `selection` describes the gains and shift, and how a set is chosen. The leading axis of x is the batch. A new
     layer has weight 0 until a state dict is loaded.
     """
 
@@ -39,6 +41,7 @@ class QuantizedLayer(nn.Module, ABC):
     bias: Float[Tensor, " out"] | None
     gain_in: nn.Parameter | None
     gain_out: nn.Parameter | None
+    gain_groups: nn.Parameter | None
     shift: nn.Parameter | None
     selection: SetSelection | None
     input_quantizer: nn.Module | None
@@ -109,12 +112,11 @@ class QuantizedLayer(nn.Module, ABC):
         """
         self.check(x)
         x, batch = x if self.input_quantizer is None else self.input_quantizer(x), x.shape[0]
-        g_in, g_out, b = (
-            selected_rows(self, "gain_in", batch),
-            selected_rows(self, "gain_out", batch),
-            self._bias(batch),
-        )
-        return gained_product(x, g_in, g_out, b, self.codes, self.scale, self.zero, self.form, self.product)
+        g_in, b = selected_rows(self, "gain_in", batch), self._bias(batch)
+        weight = (self.codes, self.scale, self.zero, self.form, self.product)
+        if (g := selected_rows(self, "gain_groups", batch)) is not None:
+            return grouped_product(x, g_in, g, b, *weight)
+        return gained_product(x, g_in, selected_rows(self, "gain_out", batch), b, *weight)
 
     @property
     def channel(self) -> int:

@@ -1,6 +1,7 @@
 """Merge one scale set or adapter into float weights, giving the state dict of an equivalent float model.
 
     W_k = g_out_k * (q - z) s0 * g_in_k        b_k = b + shift_k
+    W_k[o, i] = g_k[o, group of i] * (q - z) s0 * g_in_k    with gains by group of inputs
     w_k = g_out_k * w,  b_k = g_out_k * b + shift_k     of a normalization
     W_k = W + s B_k A_k                                 of a layer with an adapter (see `low_rank`)
 
@@ -99,6 +100,9 @@ def _layer(layer: QuantizedLayer, index: int) -> dict[str, Tensor | None]:
     across, shift = _row(layer, "gain_out", index), _row(layer, "shift", index)
     if across is not None:
         weight *= across.view(-1, *[1] * (weight.ndim - 1))
+    by_group = _row(layer, "gain_groups", index)
+    if by_group is not None:
+        weight *= _of_groups(by_group, weight)
     along = _row(layer, "gain_in", index)
     if along is not None:
         weight *= _along(along, weight)
@@ -112,6 +116,14 @@ def _along(gain: Float[Tensor, " inputs"], weight: Float[Tensor, "out n ..."]) -
     groups = len(gain) // width
     rows = gain.view(groups, 1, width).expand(groups, out // groups, width).reshape(out, width)
     return rows.view(out, width, *[1] * (weight.ndim - 2))
+
+
+def _of_groups(gains: Float[Tensor, " n_out"], weight: Float[Tensor, "out n ..."]) -> Float[Tensor, "out n ..."]:
+    """Return gains of groups of inputs shaped like the weight."""
+    out, inputs = weight.shape[:2]
+    rows = gains.view(-1, out).t()
+    spread = rows.repeat_interleave(inputs // rows.shape[1], dim=1)
+    return spread.view(out, inputs, *[1] * (weight.ndim - 2))
 
 
 def _norm(norm: nn.GroupNorm | nn.LayerNorm, index: int) -> dict[str, Tensor | None]:

@@ -134,18 +134,18 @@ class PackedProduct:
 
     def apply(self, x: Float[Tensor, "b ..."]) -> Float[Tensor, "b ..."]:
         """Return product(x, W)."""
-        parts = [self.product.apply(x, piece) for _, piece in self._pieces(x.dtype)]
+        parts = [self.product.apply(x, piece) for _, piece in self.pieces(x.dtype)]
         return parts[0] if len(parts) == 1 else torch.cat(parts, self.product.channel)
 
     def transpose(self, du: Float[Tensor, "b ..."], x_shape: Sequence[int]) -> Float[Tensor, "b ..."]:
         """Return product^T(du, W), of shape x_shape: the sum over pieces of W and their channels of du."""
         parts = (
             self.product.transpose(du.narrow(self.product.channel, start, len(piece)), piece, x_shape)
-            for start, piece in self._pieces(du.dtype)
+            for start, piece in self.pieces(du.dtype)
         )
         return reduce(Tensor.add_, parts)
 
-    def _pieces(self, dtype: torch.dtype) -> Iterator[tuple[int, Float[Tensor, "rows ..."]]]:
+    def pieces(self, dtype: torch.dtype) -> Iterator[tuple[int, Float[Tensor, "rows ..."]]]:
         """Yield dequantized rows of W, each piece with its first output channel."""
         apart = self.codes.device.type == "cpu" and self.product.by_channel
         for rows in self.packed.pieces(PIECE if apart else prod(self.packed.shape)):

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from quantbooth.quant.kernels.choice import fused_for
-from quantbooth.quant.selection import SetSelection, register_sets_, selected_rows
+from quantbooth.quant.selection import INITIAL_VALUES, SetSelection, register_sets_, selected_rows
 
 __all__ = [
     "affine",
@@ -206,7 +206,7 @@ def attach_(norm: Norm, count: int, selection: SetSelection) -> None:
 def detach_(norm: Norm) -> None:
     """Undo `attach_` completely."""
     getattr(norm, HANDLE).remove()
-    for name in (HANDLE, "gain_in", "gain_out", "shift", "selection"):
+    for name in (HANDLE, *INITIAL_VALUES, "selection"):
         delattr(norm, name)
 
 

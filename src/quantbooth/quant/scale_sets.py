@@ -13,6 +13,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from quantbooth.quant import per_channel
+from quantbooth.quant.group_gains import groups_of, require_groups
 from quantbooth.quant.layers import QuantizedLayer, quantized_layers
 from quantbooth.quant.selection import INITIAL_VALUES, SetSelection, register_sets_, registered_sets, unregister_sets_
 from quantbooth.runtime.errors import UserError
@@ -71,11 +72,14 @@ class Parts:
         inputs: a gain per input channel of every quantized layer (MCSU, arXiv 2401.04339 v2).
         biases: a shift on the bias of every quantized layer that has one.
         norms: a gain and a shift per channel of every GroupNorm and LayerNorm, on top of its own weight and bias.
+        group_size: input channels of a group, each of which has gains of output channels of its own; None is one group.
+            A layer whose inputs are no groups of this size has one.
     """
 
     inputs: bool = False
     biases: bool = False
     norms: bool = False
+    group_size: int | None = None
 
 
 OUTPUTS = Parts()
@@ -99,11 +103,14 @@ def attach_(
 
     Raises:
         ValueError: when count is below 1, or the model has no quantized layer, or no normalization for `parts.norms`.
+        UserError: when no layer has two groups of inputs of `parts.group_size`.
         RuntimeError: when sets are attached already.
     """
     if count < 1:
         raise ValueError(f"count of scale sets must be at least 1, got {count}")
     layers, selection = _layers(model), selection or SetSelection()
+    if parts.group_size is not None:
+        require_groups(layers.items(), parts.group_size)
     normalizations = dict(per_channel.normalizations(model)) if parts.norms else {}
     if parts.norms and not normalizations:
         raise ValueError(f"the model must have normalizations, got none in {type(model).__name__}")
@@ -213,7 +220,8 @@ def _layers(model: nn.Module) -> dict[str, QuantizedLayer]:
 
 def _sizes(layer: QuantizedLayer, parts: Parts) -> dict[str, int]:
     """Return the sizes of a set's parameters for a layer, by name."""
-    sizes = {"gain_out": layer.shape[0]}
+    groups = groups_of(layer, parts.group_size)
+    sizes = {"gain_out": layer.shape[0]} if groups == 1 else {"gain_groups": groups * layer.shape[0]}
     if parts.inputs:
         sizes["gain_in"] = layer.inputs
     if parts.biases and layer.bias is not None:
@@ -229,6 +237,6 @@ def _numbers(model: nn.Module) -> dict[str, nn.Parameter]:
 
 def _attached(model: nn.Module) -> dict[str, nn.Parameter]:
     numbers = _numbers(model)
-    if not all(f"{name}.gain_out" in numbers for name in _layers(model)):
+    if not all(any(f"{name}.{key}" in numbers for key in ("gain_out", "gain_groups")) for name in _layers(model)):
         raise RuntimeError("scale sets must be attached to every quantized layer: call attach_ first")
     return numbers

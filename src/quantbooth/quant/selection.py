@@ -10,9 +10,10 @@ again there, and the backward raises when the choice is another.
 
 A module with scale sets has a `selection` and these parameters, None for those it does not use:
 
-    gain_in   [K, in]    relative, starts at 1: multiplies a layer's input channels
-    gain_out  [K, out]   relative, starts at 1: multiplies output channels
-    shift     [K, out]   additive, starts at 0: adds to output channels
+    gain_in      [K, in]     relative, starts at 1: multiplies a layer's input channels
+    gain_out     [K, out]    relative, starts at 1: multiplies output channels
+    gain_groups  [K, n out]  in place of gain_out: one per output channel and group of inputs (see `group_gains`)
+    shift        [K, out]    additive, starts at 0: adds to output channels
 
 Row k - 1 is set k. Set 0 is the base, with the initial values, and is not stored.
 """
@@ -144,7 +145,7 @@ class SetSelection:
             raise RuntimeError("sets must not be chosen anew before the backward with activation checkpointing")
 
 
-INITIAL_VALUES = {"gain_in": 1.0, "gain_out": 1.0, "shift": 0.0}
+INITIAL_VALUES = {"gain_in": 1.0, "gain_out": 1.0, "gain_groups": 1.0, "shift": 0.0}
 
 
 def register_sets_(

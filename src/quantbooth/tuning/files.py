@@ -26,7 +26,7 @@ __all__ = [
     "write_snapshot",
 ]
 
-GAINS = ("gain_in", "gain_out")
+GAINS = ("gain_in", "gain_out", "gain_groups")
 FAR = 100
 """The largest gain that is read: 1 is the base, and no scale of a weight is a hundred times too small."""
 

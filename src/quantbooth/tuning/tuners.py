@@ -17,9 +17,12 @@ from torch import Tensor
 
 from quantbooth.diffusion.base import Base
 from quantbooth.quant import adapters, scale_sets
+from quantbooth.quant.group_gains import require_groups
+from quantbooth.quant.layers import quantized_layers
 from quantbooth.quant.scale_sets import Parts, require_fit
 from quantbooth.quant.selection import SetSelection
 from quantbooth.runtime.errors import UserError
+from quantbooth.runtime.progress import say
 from quantbooth.timesteps.strategies import Strategy
 from quantbooth.tuning.identifier import added_tokens, attach_rows_, learned_rows
 from quantbooth.tuning.teacher import Distance, distance_from_start
@@ -37,12 +40,15 @@ class ScaleTuner(Tuner):
     kind = "scale_sets"
     by_sample = True
 
-    def __init__(self, inputs: bool = False, biases: bool = False, norms: bool = False) -> None:
-        self.parts = Parts(inputs, biases, norms)
+    def __init__(
+        self, inputs: bool = False, biases: bool = False, norms: bool = False, group_size: int | None = None
+    ) -> None:
+        self.parts = Parts(inputs, biases, norms, group_size)
 
     def describe(self) -> dict[str, Any]:
         parts = self.parts
-        return {"name": self.name, "inputs": parts.inputs, "biases": parts.biases, "norms": parts.norms}
+        groups = {} if parts.group_size is None else {"group_size": parts.group_size}
+        return {"name": self.name, "inputs": parts.inputs, "biases": parts.biases, "norms": parts.norms, **groups}
 
     def check(self, strategy: Strategy, bits: int | None) -> None:
         if bits is None:
@@ -50,6 +56,9 @@ class ScaleTuner(Tuner):
 
     def prepare_(self, base: Base, sets: int, selection: SetSelection, subjects: int = 1) -> Learning:
         scale_sets.attach_(base.denoiser, sets * subjects, selection, self.parts)
+        size = self.parts.group_size
+        if size is not None and (whole := require_groups(quantized_layers(base.denoiser), size)):
+            say(f"one group of inputs, which tuner.group_size={size} does not divide: {', '.join(whole)}")
         return scale_sets.parameters(base.denoiser)
 
     def distance(self, base: Base) -> Distance:

@@ -1,0 +1,52 @@
+"""The options of tuners: the values allowed for each, and which decide what is learned."""
+
+from quantbooth.kinds import (
+    FLAG,
+    MAPPING,
+    MOST,
+    SEED,
+    TEXT,
+    TEXTS,
+    Field,
+    checked,
+    ignored,
+    number,
+    one_of,
+    optional,
+    whole,
+)
+
+__all__ = ["LEARNER", "TUNER", "WEIGHT"]
+
+WEIGHT = number(below=MOST)
+"""Of a part of the loss; one beyond float32 would make it nan."""
+GROUP_SIZE = Field(optional(whole(1)), neutral=None)
+
+TUNER: dict[str, Field] = {
+    "name": ignored(TEXT),
+    "learner": Field(MAPPING),
+    "rank": Field(whole(1)),
+    "alpha": Field(optional(number(positive=True))),
+    "include": Field(TEXTS),
+    "exclude": Field(TEXTS),
+    "biases": Field(FLAG),
+    "norms": Field(FLAG),
+    "group_size": GROUP_SIZE,
+    "identifier": Field(FLAG),
+    "steps": Field(whole(1)),
+    "train_batch_size": Field(whole(1)),
+    "learning_rate": Field(number()),
+    "shift_learning_rate": Field(number()),
+    "identifier_learning_rate": Field(number()),
+    "lr_scheduler": Field(one_of("cosine", "constant")),
+    "ema_decay": Field(optional(number(below=1)), neutral=None),
+    "loss_weight_max": Field(optional(number(1))),
+    "random_flip": Field(FLAG, neutral=False),
+    "pull": Field(WEIGHT, neutral=0.0),
+    "dco_beta": Field(optional(number(below=MOST, positive=True)), neutral=None),
+}
+LEARNER: dict[str, Field] = {
+    **checked(inputs=FLAG, biases=FLAG, norms=FLAG, rank=whole(1), alpha=optional(number(positive=True))),
+    **checked(include=TEXTS, exclude=TEXTS, quantized=FLAG, seed=SEED),
+    "group_size": GROUP_SIZE,
+}
