@@ -162,7 +162,8 @@ FIELDS: dict[str, dict[str, Field]] = {
     "scorer.encoder.folder": {},
     "scorer.oracle": checked(folder=MAPPING),
     "scorer.oracle.folder": {},
-    "logger": checked(folder=PATH, project=TEXT),
+    "logger": checked(**{ANY: MAPPING}),
+    f"logger.{ANY}": checked(folder=PATH, project=TEXT),
     "paths": checked(outputs=PATH, store=PATH, logs=PATH, dreambooth=PATH),
     "report": checked(scores=TEXTS, folder=optional(PATH), notes=TEXTS),
     "export": {
