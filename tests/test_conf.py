@@ -32,6 +32,7 @@ from quantbooth.run.degradation import Degradation
 from quantbooth.run.run import Run
 from quantbooth.runtime.config import build, choices, conf_dir, plain
 from quantbooth.runtime.errors import UserError
+from quantbooth.runtime.loggers import trackers_of
 from quantbooth.timesteps.samplers import TimestepSampler
 from quantbooth.timesteps.strategies import Strategy
 from quantbooth.timesteps.zones import zones_from_borders
@@ -116,9 +117,10 @@ def test_groups_build_what_they_are_for(tmp_path: Path) -> None:
         assert made.param_groups[0]["lr"] == composed().tuner.learning_rate
     for cfg in options("trainer", "gpu"):
         assert isinstance(build(cfg.trainer, Trainer, max_steps=3, logger=False), Trainer)
-    for cfg in options("logger"):
+    for cfg in options("logger", "mlflow"):
         OmegaConf.update(cfg, "paths.outputs", str(tmp_path))
-        assert isinstance(build(cfg.logger, Logger, run="a-run"), Logger)
+        (tracker,) = trackers_of(cfg, "a-run")
+        assert isinstance(tracker, Logger)
 
 
 @pytest.mark.parametrize("bits", [2, 3, 4, 8])

@@ -73,6 +73,7 @@ FIELDS: dict[str, dict[str, Field]] = {
         **checked(prompt=optional(either(TEXT, list_of(TEXT, 1))), scale_sets=optional(PATH)),
         **checked(subjects=optional(list_of(TEXT, 1, distinct=True)), dino=optional(MAPPING)),
         "dry_run": ignored(FLAG),
+        "fail_fast": ignored(FLAG),
         **{group: Field(MAPPING) for group in GROUPS},
     },
     "strength": checked(**{ANY: STRENGTH}),
@@ -179,7 +180,8 @@ FIELDS: dict[str, dict[str, Field]] = {
     "scorer.encoder.folder": {},
     "scorer.oracle": checked(folder=MAPPING),
     "scorer.oracle.folder": {},
-    "logger": checked(folder=PATH, project=TEXT),
+    "logger": checked(**{ANY: MAPPING}),
+    f"logger.{ANY}": checked(folder=PATH, project=TEXT),
     "paths": checked(outputs=PATH, store=PATH, logs=PATH, dreambooth=PATH),
     "report": checked(scores=TEXTS, folder=optional(PATH), notes=TEXTS),
     "export": {

@@ -60,7 +60,7 @@ def test_what_is_not_used_is_named(capsys: pytest.CaptureFixture[str]) -> None:
         "-m",
         "sampler.steps=9",
         "sampler=ddim",
-        "~logger.project",
+        "~logger.wandb.project",
         "protocol.seeds=[1]",
         "protocol.eval_steps=[1]",
     ]

@@ -47,18 +47,23 @@ def test_logit_normal_is_the_mass_between_borders() -> None:
     assert float((counts.cumsum(0) - found.cumsum(0)).abs().max()) < 1.63 / math.sqrt(200_000)  # Kolmogorov, 1 %
 
 
-@pytest.mark.parametrize("std", [None, 1.5])
-def test_log_snr_is_the_mass_of_each_cell(std: float | None) -> None:
-    sampler = log_snr(base_folder(), 0.5, std, "reject")
+def test_a_mean_of_uniform_log_snr_is_refused() -> None:
+    with pytest.raises(UserError, match=r"^timesteps.mean=0.5 needs timesteps.std"):
+        log_snr(base_folder(), 0.5, None, "reject")
+
+
+@pytest.mark.parametrize(("mean", "std"), [(0.0, None), (0.5, 1.5)])
+def test_log_snr_is_the_mass_of_each_cell(mean: float, std: float | None) -> None:
+    sampler = log_snr(base_folder(), mean, std, "reject")
     snr = Schedule(read_scheduler_config(base_folder())).snr().double()
     level = [math.log(float(value)) for value in snr]
     borders = [(a + b) / 2 for a, b in pairwise(level)]
     borders = [2 * level[0] - borders[0], *borders, 2 * level[-1] - borders[-1]]
-    at = borders if std is None else [NormalDist(0.5, std).cdf(border) for border in borders]
+    at = borders if std is None else [NormalDist(mean, std).cdf(border) for border in borders]
     mass = [a - b for a, b in pairwise(at)]
     exact = torch.tensor(mass, dtype=torch.float64) / sum(mass)
     torch.testing.assert_close(sampler.density(ALL), exact, rtol=1e-7, atol=1e-13)
-    assert sampler.describe() == {"name": "log_snr", "mean": 0.5, "std": std, "within": "reject"}
+    assert sampler.describe() == {"name": "log_snr", "mean": mean, "std": std, "within": "reject"}
 
 
 @pytest.mark.parametrize("zones", [ALL, APART], ids=["all", "apart"])

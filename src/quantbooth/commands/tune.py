@@ -56,7 +56,7 @@ def tune(run: Run) -> list[Path]:
     _require(run)
     optimizer = optimizer_factory(run.settings["optimizer"])
     if not all(one.tuned.find() for one in run.subjects):
-        run.tracker("")  # one that cannot be reached ends the run before any work
+        run.trackers("")  # one that cannot be reached ends the run before any work
     return make_all([one.tuned for one in run.subjects], partial(tune_experts, run, optimizer))
 
 
@@ -234,14 +234,14 @@ def curve_name(run: Run, zones: Zones, artifact: str) -> str:
 def fit(run: Run, module: TuningModule, names: Sequence[str], callbacks: list[Callback], step: int) -> None:
     """Train from a step to the last one and log the curves."""
     name = joined_label(names)
-    logger = run.tracker(tracker_name(names), partial(about, run), step)
+    trackers = run.trackers(tracker_name(names), partial(about, run), step)
     trainer: Trainer = run.trainer(
-        f"tuning {name}", tuning=True, logger=logger, max_steps=run.recipe.steps, callbacks=callbacks
+        f"tuning {name}", tuning=True, logger=trackers, max_steps=run.recipe.steps, callbacks=callbacks
     )
     try:
         trainer.fit(module)
     finally:
-        run.release(logger)
+        run.release(trackers)
 
 
 def encode(one: SubjectRun, base: Base) -> Examples:

@@ -52,7 +52,9 @@ def log_snr(folder: Path, mean: float, std: float | None, within: str, name: str
     """Return the density on the schedule of a diffusers folder, of which only the scheduler's configuration is read.
 
     Raises:
-        UserError: when the folder has no scheduler.
+        UserError: when the folder has no scheduler, or a mean is given without std.
     """
+    if std is None and mean != 0:
+        raise UserError(f"timesteps.mean={mean} needs timesteps.std, such as 2.4; without it log SNR is uniform")
     snr = Schedule(read_scheduler_config(folder)).snr().double()
     return LogSNR(tuple(snr.log().tolist()), mean, std, within, name)

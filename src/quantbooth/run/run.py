@@ -42,7 +42,7 @@ from quantbooth.run.subjects import each_subject
 from quantbooth.runtime.config import build, plain
 from quantbooth.runtime.errors import UserError
 from quantbooth.runtime.lightning import Bar, Loop
-from quantbooth.runtime.loggers import close
+from quantbooth.runtime.loggers import close, trackers_of
 from quantbooth.schema import TRAINING_ONLY, trainer_content
 from quantbooth.store.files import folder_fingerprint
 from quantbooth.store.store import Artifact, Store
@@ -62,7 +62,7 @@ class Run:
         self.cfg, self.settings = cfg, plain(cfg)
         self.store = Store(Path(self.settings["paths"]["store"]).expanduser())
         kernels.choose(self.settings["resources"]["kernels"])
-        self._tracking, self._trackers = False, dict[str, Logger]()
+        self._tracking, self._trackers = False, dict[str, list[Logger]]()
 
     def check(self, *parts: str) -> None:
         """Evaluate these properties now, so that a wrong option ends the run before any work."""
@@ -236,19 +236,19 @@ class Run:
         kernels.require(loop.device)
         return loop
 
-    def tracker(self, name: str, about: Callable[[], Mapping[str, Any]] | None = None, step: int = 0) -> Logger:
-        """Return the tracker of a training run, which goes on from a step; inside `tracking` the one that is open."""
+    def trackers(self, name: str, about: Callable[[], Mapping[str, Any]] | None = None, step: int = 0) -> list[Logger]:
+        """Return the trackers of a training run, which goes on from a step; inside `tracking` those that are open."""
         if name in self._trackers:
             return self._trackers[name]
-        made = build(self.cfg.logger, Logger, run=name, step=step, about=about)
+        made = trackers_of(self.cfg, name, about, step)
         if self._tracking and name:
             self._trackers[name] = made
         return made
 
-    def release(self, tracker: Logger) -> None:
-        """Close a tracker, unless the chain goes on to log to it."""
-        if tracker not in self._trackers.values():
-            close(tracker)
+    def release(self, trackers: list[Logger]) -> None:
+        """Close trackers, unless the chain goes on to log to them."""
+        if not any(trackers is each for each in self._trackers.values()):
+            close(trackers)
 
     @contextmanager
     def tracking(self) -> Iterator[None]:
@@ -258,6 +258,5 @@ class Run:
             yield
         finally:
             self._tracking = False
-            for tracker in self._trackers.values():
-                close(tracker)
+            close([tracker for each in self._trackers.values() for tracker in each])
             self._trackers.clear()

@@ -14,7 +14,7 @@ from omegaconf.errors import InterpolationToMissingValueError, MissingMandatoryV
 
 from quantbooth.kinds import MAPPING, Field, shown
 from quantbooth.runtime.errors import UserError, WrongOptions
-from quantbooth.runtime.renamed import RENAMED
+from quantbooth.runtime.renamed import RENAMED, in_present_form
 from quantbooth.schema import ANY, COMMANDS, FIELDS, OPEN
 
 __all__ = ["given_values", "mistakes", "require_filled", "require_kept", "require_valid", "require_valid_sweep"]
@@ -34,7 +34,7 @@ def require_valid(cfg: DictConfig, config_name: str = "") -> None:
     Raises:
         WrongOptions: with a line for each.
     """
-    found = mistakes(given_values(cfg), COMMANDS.get(config_name, FIELDS))
+    found = mistakes(in_present_form(given_values(cfg)), COMMANDS.get(config_name, FIELDS))
     own = [line for option, line in found.items() if not _copied(cfg, option)]
     if found:
         raise WrongOptions(own or list(found.values()))
