@@ -71,7 +71,18 @@ def check(chain: Run) -> None:
 
 
 def _require(chain: Run) -> None:
-    chain.check("plan", "protocol", "sampler", "recipe", "steps", "tuner", "loras", "subjects", "quantized_base")
+    chain.check(
+        "plan",
+        "timestep_sampler",
+        "protocol",
+        "sampler",
+        "recipe",
+        "steps",
+        "tuner",
+        "loras",
+        "subjects",
+        "quantized_base",
+    )
     chain.strength.of(chain.plan, chain.tuner)
     require_read(chain)
     require_judged(chain)

@@ -62,7 +62,7 @@ def tune(run: Run) -> list[Path]:
 
 def _require(run: Run) -> None:
     """Refuse what tuning cannot do, before any work."""
-    run.check("plan", "sampler", "recipe", "steps", "tuner")
+    run.check("plan", "timestep_sampler", "sampler", "recipe", "steps", "tuner")
     require_read(run)
 
 
@@ -71,7 +71,7 @@ def tune_experts(run: Run, optimizer: OptimizerFactory, missing: Sequence[int]) 
     decide_borders(run)
     for line in unused(run.strategy, run.timesteps):
         say(line)
-    for line in few_samples(run.strategy, run.recipe.samples_seen, run.recipe.steps):
+    for line in few_samples(run.strategy, run.recipe.samples_seen, run.recipe.steps, run.timestep_sampler):
         say(line)
     subjects = [run.subjects[number] for number in missing]
     if run.recipe.makes_class_pictures:
@@ -190,7 +190,7 @@ def learn(
     if run.recipe.needs_teacher:
         teacher = Teacher(base, route) if untuned is None else Teacher(untuned, None)
     parts = (base, learning, examples, zones, run.recipe, optimizer, sentences, route, teacher, distance)
-    module = TuningModule(*parts, shared_steps=run.strategy.shared_steps, wide=run.strategy.wide)
+    module = TuningModule(*parts, run.strategy.shared_steps, run.strategy.wide, run.timestep_sampler)
     snapshots = Snapshots(run.tuner, base, run.steps[1:], partial(keep, run, part), module.kept)
     checkpoints = Checkpoints(part, module, resources["checkpoint_every"], found)
     grids = previews(run, base, module, subjects, names)

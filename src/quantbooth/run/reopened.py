@@ -127,6 +127,8 @@ def _take(made: DictConfig, cfg: DictConfig, known: Mapping[str, Any], word: str
         asked = OmegaConf.select(cfg, "method_style.label")
         if (label := (known.get("method_style") or {}).get("label", asked)) != asked:
             raise _contradiction(word, of, f"method={label}")
+    elif group not in known and group not in FREE:
+        raise _contradiction(word, of, f"no option {group}, which came later")
     elif option in DECIDED or (group not in FREE and option not in MOVED and "." in option):
         _require_same(made, cfg, option, word, of)
     elif group in FREE or option in MOVED:
