@@ -90,7 +90,6 @@ class TextEncoder:
         return found.input_ids.to(self.network.device)
 
 
-
 @dataclass(frozen=True)
 class Shape:
     """What the configuration files of a base say of its pictures and its time.
