@@ -1,6 +1,7 @@
 """quantbooth-evaluate: score generated pictures, one row each.
 
 quantbooth-evaluate subject=toy_mug strategy=s2 scorer=toy
+quantbooth-evaluate scale_sets=NAME                   # finished work, by a name of quantbooth-list
 """
 
 from functools import partial
@@ -12,6 +13,7 @@ from quantbooth.diffusion.pretrained import float_bytes
 from quantbooth.evaluation.files import Record, write_scores
 from quantbooth.evaluation.module import EvaluationModule
 from quantbooth.run.judges import require_judged
+from quantbooth.run.reopened import run_of
 from quantbooth.run.run import Run
 from quantbooth.run.stopping import WHY
 from quantbooth.run.subject_run import SubjectRun
@@ -78,9 +80,9 @@ def record_of(one: SubjectRun, step: int, images: Path) -> Record:
 
 def check_job(cfg: DictConfig) -> None:
     """Refuse what the job cannot do, before the first job of a sweep."""
-    _require(Run(cfg))
+    _require(run_of(cfg))
 
 
 def job(cfg: DictConfig) -> list[Path]:
     """Run the command on one configuration."""
-    return evaluate(Run(cfg))
+    return evaluate(run_of(cfg))

@@ -73,7 +73,17 @@ def check(chain: Run) -> None:
 
 def _require(chain: Run) -> None:
     chain.check(
-        "plan", "protocol", "sampler", "recipe", "steps", "tuner", "stopping", "loras", "subjects", "quantized_base"
+        "plan",
+        "timestep_sampler",
+        "protocol",
+        "sampler",
+        "recipe",
+        "steps",
+        "tuner",
+        "stopping",
+        "loras",
+        "subjects",
+        "quantized_base",
     )
     chain.strength.of(chain.plan, chain.tuner)
     require_read(chain)

@@ -58,13 +58,13 @@ def tune(run: Run) -> list[Path]:
     _require(run)
     optimizer = optimizer_factory(run.settings["optimizer"])
     if not all(one.tuned.find() for one in run.subjects):
-        run.tracker("")  # one that cannot be reached ends the run before any work
+        run.trackers("")  # one that cannot be reached ends the run before any work
     return make_all([one.tuned for one in run.subjects], partial(tune_experts, run, optimizer))
 
 
 def _require(run: Run) -> None:
     """Refuse what tuning cannot do, before any work."""
-    run.check("plan", "sampler", "recipe", "steps", "tuner", "stopping")
+    run.check("plan", "timestep_sampler", "sampler", "recipe", "steps", "tuner", "stopping")
     require_read(run)
     require_guard(run)
 
@@ -74,7 +74,7 @@ def tune_experts(run: Run, optimizer: OptimizerFactory, missing: Sequence[int]) 
     decide_borders(run)
     for line in unused(run.strategy, run.timesteps):
         say(line)
-    for line in few_samples(run.strategy, run.recipe.samples_seen, run.recipe.steps):
+    for line in few_samples(run.strategy, run.recipe.samples_seen, run.recipe.steps, run.timestep_sampler):
         say(line)
     subjects = [run.subjects[number] for number in missing]
     if run.recipe.makes_class_pictures:
@@ -195,7 +195,7 @@ def learn(
     if run.recipe.needs_teacher:
         teacher = Teacher(base, route) if untuned is None else Teacher(untuned, None)
     parts = (base, learning, examples, zones, run.recipe, optimizer, sentences, route, teacher, distance)
-    module = TuningModule(*parts, shared_steps=run.strategy.shared_steps, wide=run.strategy.wide)
+    module = TuningModule(*parts, run.strategy.shared_steps, run.strategy.wide, run.timestep_sampler)
     snapshots = Snapshots(run.tuner, base, run.steps[1:], partial(keep, run, part), module.kept)
     stops = stops_of(subjects[0], partial(whole_base, run, base), module, snapshots, found)
     checkpoints = Checkpoints(part, module, resources["checkpoint_every"], found, {one.name: one for one in stops})
@@ -241,14 +241,14 @@ def curve_name(run: Run, zones: Zones, artifact: str) -> str:
 def fit(run: Run, module: TuningModule, names: Sequence[str], callbacks: list[Callback], step: int) -> None:
     """Train from a step to the last one and log the curves."""
     name = joined_label(names)
-    logger = run.tracker(tracker_name(names), partial(about, run), step)
+    trackers = run.trackers(tracker_name(names), partial(about, run), step)
     trainer: Trainer = run.trainer(
-        f"tuning {name}", tuning=True, logger=logger, max_steps=run.recipe.steps, callbacks=callbacks
+        f"tuning {name}", tuning=True, logger=trackers, max_steps=run.recipe.steps, callbacks=callbacks
     )
     try:
         trainer.fit(module)
     finally:
-        run.release(logger)
+        run.release(trackers)
 
 
 def encode(one: SubjectRun, base: Base) -> Examples:

@@ -32,6 +32,7 @@ from quantbooth.run.options import (
     require_group_size,
     sampler_of,
     strategy_of,
+    timestep_sampler_of,
     tuner_of,
 )
 from quantbooth.run.stopping import stopping_of
@@ -41,10 +42,11 @@ from quantbooth.run.subjects import each_subject
 from quantbooth.runtime.config import build, plain
 from quantbooth.runtime.errors import UserError
 from quantbooth.runtime.lightning import Bar, Loop
-from quantbooth.runtime.loggers import close
+from quantbooth.runtime.loggers import close, trackers_of
 from quantbooth.schema import TRAINING_ONLY, trainer_content
 from quantbooth.store.files import folder_fingerprint
 from quantbooth.store.store import Artifact, Store
+from quantbooth.timesteps.samplers import TimestepSampler
 from quantbooth.timesteps.strategies import Strategy, decided
 from quantbooth.tuning.gradients import read_gradients
 from quantbooth.tuning.recipe import Recipe
@@ -61,7 +63,7 @@ class Run:
         self.cfg, self.settings = cfg, plain(cfg)
         self.store = Store(Path(self.settings["paths"]["store"]).expanduser())
         kernels.choose(self.settings["resources"]["kernels"])
-        self._tracking, self._trackers = False, dict[str, Logger]()
+        self._tracking, self._trackers = False, dict[str, list[Logger]]()
 
     def check(self, *parts: str) -> None:
         """Evaluate these properties now, so that a wrong option ends the run before any work."""
@@ -106,6 +108,11 @@ class Run:
         if gradients is None:
             return self.plan
         return decided(self.plan, torch.tensor(read_gradients(gradients.require()).affinity, dtype=torch.float64))
+
+    @cached_property
+    def timestep_sampler(self) -> TimestepSampler:
+        """The density of training timesteps."""
+        return timestep_sampler_of(self.cfg, self.plan)
 
     @cached_property
     def protocol(self) -> Protocol:
@@ -233,19 +240,19 @@ class Run:
         kernels.require(loop.device)
         return loop
 
-    def tracker(self, name: str, about: Callable[[], Mapping[str, Any]] | None = None, step: int = 0) -> Logger:
-        """Return the tracker of a training run, which goes on from a step; inside `tracking` the one that is open."""
+    def trackers(self, name: str, about: Callable[[], Mapping[str, Any]] | None = None, step: int = 0) -> list[Logger]:
+        """Return the trackers of a training run, which goes on from a step; inside `tracking` those that are open."""
         if name in self._trackers:
             return self._trackers[name]
-        made = build(self.cfg.logger, Logger, run=name, step=step, about=about)
+        made = trackers_of(self.cfg, name, about, step)
         if self._tracking and name:
             self._trackers[name] = made
         return made
 
-    def release(self, tracker: Logger) -> None:
-        """Close a tracker, unless the chain goes on to log to it."""
-        if tracker not in self._trackers.values():
-            close(tracker)
+    def release(self, trackers: list[Logger]) -> None:
+        """Close trackers, unless the chain goes on to log to them."""
+        if not any(trackers is each for each in self._trackers.values()):
+            close(trackers)
 
     @contextmanager
     def tracking(self) -> Iterator[None]:
@@ -255,6 +262,5 @@ class Run:
             yield
         finally:
             self._tracking = False
-            for tracker in self._trackers.values():
-                close(tracker)
+            close([tracker for each in self._trackers.values() for tracker in each])
             self._trackers.clear()

@@ -145,6 +145,7 @@ class SubjectRun:
             **run.untuned,
             "subject": self.subject.fingerprint,
             "strategy": run.plan.describe(),
+            **({"timesteps": drawn} if (drawn := run.timestep_sampler.describe()) else {}),
             **({} if self.gradients is None else {"gradients": self.gradients.identity}),
             "tuner": {"name": run.tuner.name, **content(settings, "tuner")},
             "prior_pictures": self.prior.identity if run.recipe.makes_class_pictures else None,

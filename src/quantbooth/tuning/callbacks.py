@@ -155,7 +155,7 @@ class SampleGrids(Callback):
             enlarged = np.kron(row, np.ones((4, 4, 1), dtype=np.uint8)) if row.shape[0] <= 64 else row
             self.folder.mkdir(parents=True, exist_ok=True)
             Image.fromarray(enlarged).save(self.folder / f"step-{trainer.global_step:06d}.png")
-            log_grid(trainer.logger, enlarged, trainer.global_step, self.title)
+            log_grid(trainer.loggers, enlarged, trainer.global_step, self.title)
 
 
 def _ends_a_step(trainer: Trainer, batch_idx: int) -> bool:
