@@ -30,7 +30,7 @@ from quantbooth.kinds import (
     whole,
 )
 from quantbooth.schema_trainer import TRAINER
-from quantbooth.schema_tuner import LEARNER, TUNER, WEIGHT
+from quantbooth.schema_tuner import LEARNER, STOPPING, TUNER, WEIGHT
 
 __all__ = ["COMMANDS", "FIELDS", "OPEN", "TRAINING_ONLY", "content", "trainer_content"]
 
@@ -125,6 +125,7 @@ FIELDS: dict[str, dict[str, Field]] = {
     },
     "tuner": TUNER,
     "tuner.learner": LEARNER,
+    "tuner.stopping": STOPPING,
     "strategy": {
         **checked(timesteps=whole(1), apart=FLAG, zones=MAPPING, interval=INTERVAL, count=whole(1)),
         **checked(least=number(below=1)),

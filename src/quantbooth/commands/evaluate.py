@@ -15,6 +15,7 @@ from quantbooth.evaluation.module import EvaluationModule
 from quantbooth.run.judges import require_judged
 from quantbooth.run.reopened import run_of
 from quantbooth.run.run import Run
+from quantbooth.run.stopping import WHY
 from quantbooth.run.subject_run import SubjectRun
 from quantbooth.runtime.draws import index_loader
 from quantbooth.sampling.image_set import read_requests
@@ -60,7 +61,7 @@ def record_of(one: SubjectRun, step: int, images: Path) -> Record:
     run = one.run
     tuned = one.tuned.manifest() if step else None
     quantized = run.quantized_base.manifest() if run.quantized_base else None
-    costs = dict(tuned.measured) if tuned else {}
+    costs = {key: value for key, value in (tuned.measured if tuned else {}).items() if key != WHY}
     costs["base_file_bytes"] = quantized.measured["file_bytes"] if quantized else float_bytes(run.base_folder)
     return Record(
         method=run.served_method if step else "base",

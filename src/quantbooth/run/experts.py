@@ -35,7 +35,7 @@ def sampled_timesteps(base: Base, sampler: Sampler) -> Shaped[Tensor, " steps"]:
         raise
     except (ValueError, IndexError, RuntimeError, ZeroDivisionError, TypeError) as error:
         raise UserError(f"{asked}: {' '.join(str(error).split())}; choose another number of steps") from error
-    found = base.family.training_timestep(scheduler.timesteps)
+    found = scheduler.timesteps
     inside = found[(found >= 0) & (found < base.timesteps)].unique()
     if len(inside) != sampler.steps or len(inside) < len(found.unique()):
         raise UserError(

@@ -36,6 +36,7 @@ from quantbooth.run.options import (
     timestep_sampler_of,
     tuner_of,
 )
+from quantbooth.run.stopping import stopping_of
 from quantbooth.run.strength import Strength, strength_of
 from quantbooth.run.subject_run import SubjectRun
 from quantbooth.run.subjects import each_subject
@@ -50,6 +51,7 @@ from quantbooth.timesteps.samplers import TimestepSampler
 from quantbooth.timesteps.strategies import Strategy, decided
 from quantbooth.tuning.gradients import read_gradients
 from quantbooth.tuning.recipe import Recipe
+from quantbooth.tuning.stopping import Stopping
 from quantbooth.tuning.tuner import Tuner
 
 __all__ = ["Run"]
@@ -138,6 +140,11 @@ class Run:
     @cached_property
     def recipe(self) -> Recipe:
         return recipe_of(self.settings)
+
+    @cached_property
+    def stopping(self) -> Stopping | None:
+        """What stops tuning before its last step; None where nothing does."""
+        return stopping_of(self.settings)
 
     @cached_property
     def strength(self) -> Strength:
