@@ -127,7 +127,13 @@ FIELDS: dict[str, dict[str, Field]] = {
     "tuner.learner": LEARNER,
     "tuner.stopping": STOPPING,
     "strategy": {
-        **checked(timesteps=whole(1), apart=FLAG, zones=MAPPING, interval=INTERVAL, count=whole(1)),
+        **checked(
+            timesteps=whole(1),
+            apart=FLAG,
+            zones=MAPPING,
+            interval=either(INTERVAL, list_of(INTERVAL, 1)),
+            count=whole(1),
+        ),
         **checked(least=number(below=1)),
         **checked(shared_steps=optional(whole(0)), steps=whole(1), wide=optional(INTERVAL)),
         **checked(bins=whole(1), draws=whole(1, 1000), outside=one_of("base", "tuned")),
