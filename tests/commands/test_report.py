@@ -21,6 +21,7 @@ from quantbooth.runtime.config import conf_dir, plain
 from quantbooth.runtime.errors import UserError
 from quantbooth.sampling.image_set import Request, write_requests
 from quantbooth.store.manifest import FORMAT, Manifest
+from quantbooth.timesteps.samplers import listed
 from quantbooth.timesteps.strategies import Strategy, baseline, s1
 from quantbooth.tuning.files import write_snapshot
 from wandb_files import records
@@ -92,6 +93,25 @@ def test_scores_come_with_the_strategy_the_last_step_and_the_base_they_belong_to
     assert found.references == store / "image_set" / "mug-s1-step1" / "references"
     untuned = read_result(store / "scores" / "mug-base-step0")
     assert untuned.strategy is None and untuned.kept_until is None and untuned.weights == "a" * 64
+
+
+def test_scores_come_with_the_timesteps_of_training_and_of_the_pictures(store: Path, configure: Configure) -> None:
+    scores, images = (store / kind / "mug-s1-step1" for kind in ("scores", "image_set"))
+    assert (read_result(scores).density, read_result(scores).sampled) == (None, ())
+    weights = store.parent / "weights.json"
+    weights.write_text(json.dumps([1] * 500 + [2] * 500))
+    words = ("strategy=s1", "timesteps=file", f"timesteps.path={weights}")
+    (scores / "config.yaml").write_text(yaml.safe_dump(plain(configure(*words))))
+    drawn = {"name": "file", "weights": listed(str(weights), "reject").describe()["weights"], "within": "reject"}
+    seal(images, contents={"timesteps": [981.0, 481.0]})
+    seal(store / "scale_sets" / "mug-s1", contents={"strategy": STRATEGIES["s1"].describe(), "timesteps": drawn})
+    seal(scores)
+    found = read_result(scores)
+    assert (found.density, found.sampled) == (listed(str(weights), "reject"), (981.0, 481.0))
+    weights.write_text(json.dumps([2] * 500 + [1] * 500))
+    assert read_result(scores).density is None
+    weights.unlink()
+    assert read_result(scores).density is None
 
 
 def test_scores_whose_run_is_gone_are_reported_all_the_same(store: Path) -> None:

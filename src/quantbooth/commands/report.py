@@ -13,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 import yaml
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from quantbooth.evaluation.files import read_record, read_rows
 from quantbooth.reporting.page import About, write_report
@@ -21,16 +21,19 @@ from quantbooth.reporting.results import Result
 from quantbooth.reporting.score_table import score_table
 from quantbooth.reporting.study import Study
 from quantbooth.reporting.style import Style, ThemeColour
+from quantbooth.run.options import timestep_sampler_of
 from quantbooth.run.run import Run
 from quantbooth.runtime.config import conf_dir
+from quantbooth.runtime.errors import UserError
 from quantbooth.runtime.loggers import log_report, trackers_of
 from quantbooth.runtime.sweeps import sweep_name
 from quantbooth.runtime.used import name_unused
 from quantbooth.runtime.versions import made
 from quantbooth.sampling.image_set import read_requests
 from quantbooth.store.documents import read_options
-from quantbooth.store.manifest import open_artifact
+from quantbooth.store.manifest import Manifest, open_artifact
 from quantbooth.store.store import CONFIG, slugify
+from quantbooth.timesteps.samplers import TimestepSampler
 from quantbooth.tuning.files import TUNED, last_step, open_tuned, strategy_of
 
 __all__ = ["job", "method_styles", "read_result", "report", "unscored"]
@@ -96,7 +99,7 @@ def read_result(folder: Path, logs: Path | None = None) -> Result:
     open_artifact(folder, "scores")
     record, store = read_record(folder), folder.parent.parent
     images, tuned = store / record.images, _tuned(store, record.run) if record.step else None
-    settings = _settings(folder)
+    settings, drawn = _settings(folder), open_artifact(images, "image_set")
     return Result(
         method=record.method,
         subject=record.subject,
@@ -112,8 +115,10 @@ def read_result(folder: Path, logs: Path | None = None) -> Result:
         run=record.run,
         protocol=record.protocol,
         strategy=None if tuned is None else strategy_of(open_tuned(tuned)),
+        density=None if tuned is None else _density(settings, open_tuned(tuned)),
+        sampled=tuple(drawn.contents.get("timesteps", ())),
         kept_until=None if tuned is None else last_step(tuned),
-        weights=open_artifact(images, "image_set").parents.get("quantized_base", ""),
+        weights=drawn.parents.get("quantized_base", ""),
         settings=settings,
         loss=_loss(record.run, [*([logs] if logs else []), *_logs(settings)]) if record.step else (),
         texts={one.prompt: one.judged_text for one in read_requests(images)},
@@ -124,6 +129,15 @@ def _settings(folder: Path) -> Mapping[str, Any]:
     """Return the resolved options stored with scores; empty if there are none."""
     file = folder / CONFIG
     return read_options(file) if file.is_file() else {}
+
+
+def _density(settings: Mapping[str, Any], tuned: Manifest) -> TimestepSampler | None:
+    """Return what the timesteps of tuning were drawn by; None where it is unknown, or a file has changed since."""
+    try:
+        found = timestep_sampler_of(OmegaConf.create(dict(settings)), strategy_of(tuned)) if settings else None
+    except UserError:  # its file or its base is not there any more
+        return None
+    return found if found and tuned.contents.get("timesteps", found.describe()) == found.describe() else None
 
 
 def _logs(settings: Mapping[str, Any]) -> list[Path]:

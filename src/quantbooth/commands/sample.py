@@ -93,6 +93,7 @@ def _generate_sets(run: Run, subjects: Sequence[SubjectRun], step: int) -> None:
             for number, picture in enumerate(one.subject.photos):
                 write_image(_references(draft.path) / f"{number}.png", picture)
             seconds, drawn = round(cost.seconds / len(subjects), 3), sum(next(found) for _ in requests)
+            draft.contents["timesteps"] = run.timesteps.tolist()
             draft.measured.update(seconds=seconds, peak_memory_bytes=cost.peak_memory_bytes, found_drawn=drawn)
     for draft in drafts:
         shutil.rmtree(draft.unfinished, ignore_errors=True)

@@ -86,6 +86,7 @@ def tune_experts(run: Run, optimizer: OptimizerFactory, missing: Sequence[int]) 
             draft.contents.update(
                 base=run.base_fingerprint, tuner=run.tuner.describe(), strategy=run.strategy.describe()
             )
+            draft.contents["timesteps"] = run.timestep_sampler.describe()
         unfinished = Unfinished(drafts)
         with profile() as cost:
             learned = [

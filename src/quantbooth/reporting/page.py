@@ -12,6 +12,7 @@ from markupsafe import Markup, escape
 
 from quantbooth.reporting import areas, differences, overfitting, stopping, style, summary
 from quantbooth.reporting.embed import SHOWN, Embedded, Encoding, embedded, encoding_for
+from quantbooth.reporting.experts import experts_left_out, experts_plot
 from quantbooth.reporting.heat_map import heat_map, interval_map
 from quantbooth.reporting.images import Grid, grid, grid_sheet, stacked
 from quantbooth.reporting.panels import frontier, zone_plot
@@ -159,7 +160,7 @@ def _plots(study: Study) -> tuple[list[Plot], list[Plot]]:
     way = f" Dots on the way: {', '.join(map(str, steps[:-1]))} of {steps[-1]} optimizer steps." if steps[1:] else ""
     bars = " Thin bars: 95 % intervals over subjects." if len(study.subjects) > 1 else ""
     judged = next(((x, y) for _, x, y in reversed(areas.TRADES) if y in {score.key for score in study.scores}))
-    drawn = [
+    trades = [
         (
             "tradeoff.svg",
             tradeoff(study),
@@ -177,11 +178,25 @@ def _plots(study: Study) -> tuple[list[Plot], list[Plot]]:
             "What was tuned, used at several strengths (×) without tuning again: from the untuned base (×0) on; ×1 is "
             f"what was learned.{bars}",
         ),
+    ]
+    return _made(trades), _made(_of_training(study, bars))
+
+
+def _of_training(study: Study, bars: str) -> list[tuple[str, str | None, str]]:
+    """Return the plots of timesteps, trained numbers and losses."""
+    return [
         (
             "zones.svg",
             zone_plot(study),
             "Change by tuning, over the timesteps that each method was trained on; dotted where a set is "
             f"also used. Markers are spread along their lines.{bars}",
+        ),
+        (
+            "experts.svg",
+            experts_plot(study),
+            "Filled: the timesteps of training samples, with the share that each expert sees (heights within a row; "
+            "below a dashed line: as one set). A line above: a set that is added to the experts. Ticks: steps of the "
+            f"sampler, with the share that each serves; grey: the untuned base. {experts_left_out(study)}".rstrip(),
         ),
         (
             "heat_map.svg",
@@ -197,8 +212,10 @@ def _plots(study: Study) -> tuple[list[Plot], list[Plot]]:
         ("frontier.svg", frontier(study), f"Scores by number of trained parameters.{bars}"),
         ("loss.svg", losses(study), "Training loss as logged, means over neighbouring steps; a line per run."),
     ]
-    found = [Plot(file, svg, text) for file, svg, text in drawn if svg]
-    return [plot for plot in found if plot.file.startswith("trade")], [p for p in found if p.file[:5] != "trade"]
+
+
+def _made(drawn: Sequence[tuple[str, str | None, str]]) -> list[Plot]:
+    return [Plot(file, svg, text) for file, svg, text in drawn if svg]
 
 
 def _subject(study: Study, found: Grid, encoding: Encoding) -> SubjectView:

@@ -11,6 +11,7 @@ import pandas as pd
 
 from quantbooth.runtime.errors import UserError
 from quantbooth.sampling.image_set import UNRELATED
+from quantbooth.timesteps.samplers import TimestepSampler
 from quantbooth.timesteps.strategies import Strategy
 
 __all__ = ["REQUIRED", "Cost", "Result"]
@@ -49,7 +50,8 @@ class Result:
     `rows` has one row per image, its `file` inside `images`; an oracle score is NaN where the prompt asks it nothing,
     and images of unrelated prompts have no score but their own. `kept_until` is the last step that the tuning run kept,
     `weights` the fingerprint of the quantized base, and `strategy` says which timesteps were learned in and which set
-    serves which, where that is known. `settings` are the resolved options of its run, `loss` the training loss by step,
+    serves which, `density` what the former were drawn by, and `sampled` the timesteps of the sampler, where that is
+    known. `settings` are the resolved options of its run, `loss` the training loss by step,
     and `texts` the prompts as a reader wants them, the class word in place of `{}`.
     `costs` may hold samples_seen, samples_per_expert (one number, or one per zone), trainable, peak_memory_bytes,
     seconds, file_bytes, base_file_bytes and overfitting (a number per timestep bin).
@@ -73,6 +75,8 @@ class Result:
     run: str
     protocol: str = ""
     strategy: Strategy | None = None
+    density: TimestepSampler | None = None
+    sampled: tuple[float, ...] = ()
     kept_until: int | None = None
     weights: str = ""
     settings: Mapping[str, Any] = field(default_factory=dict)

@@ -10,6 +10,7 @@ from quantbooth.diffusion.base import Base
 from quantbooth.diffusion.sampler import Sampler
 from quantbooth.runtime.errors import UserError
 from quantbooth.timesteps.samplers import TimestepSampler, Uniform
+from quantbooth.timesteps.shares import seen
 from quantbooth.timesteps.strategies import Strategy
 
 __all__ = ["few_samples", "require_decidable", "sampled_timesteps", "unused"]
@@ -77,20 +78,18 @@ def few_samples(strategy: Strategy, samples: int, steps: int, sampler: TimestepS
 
     Each sample of a shared step is one of every expert.
     """
-    shared = samples * strategy.shared_steps / steps
-    if strategy.sets > 1 and strategy.shared_steps == steps:
+    shared = strategy.shared_steps / steps
+    if strategy.sets > 1 and shared == 1:
         yield f"warning: strategy.shared_steps={steps} is all of tuner.steps, so the experts stay equal; lower it"
-    for zones in strategy.runs:
-        density, index = sampler.density(zones), zones.index(torch.arange(zones.timesteps))
-        even = shared + (samples - shared) / len(zones)
-        for number, name in enumerate(zones.names, start=1):
-            zone = zones.named(name)
-            expected = shared + (samples - shared) * float(density[index == number].sum())
-            if expected < max(1, even / 2):
-                advice = "strategy.apart=true gives each a run of its own"
-                if expected < 1:
-                    advice = "raise tuner.steps"
-                elif shared or strategy.wide is not None:  # strategies without the option
-                    advice = "raise strategy.shared_steps" if shared else "widen the zone"
-                about = f"the expert of {zone} will see about {expected:.3g} of {samples} samples"
-                yield f"warning: {about}, an even share is {even:.4g}; {advice}"
+    even = samples * (shared + (1 - shared) / len(strategy.runs[0]))
+    of_experts = seen(strategy, sampler, shared)[0 if strategy.wide is None else 1 :].sum(dim=1)
+    for name, share in zip(strategy.training_zones.names, of_experts.tolist(), strict=True):
+        if (expected := samples * share) < max(1, even / 2):
+            advice = "strategy.apart=true gives each a run of its own"
+            if expected < 1:
+                advice = "raise tuner.steps"
+            elif shared or strategy.wide is not None:  # strategies without the option
+                advice = "raise strategy.shared_steps" if shared else "widen the zone"
+            zone = strategy.training_zones.named(name)
+            about = f"the expert of {zone} will see about {expected:.3g} of {samples} samples"
+            yield f"warning: {about}, an even share is {even:.4g}; {advice}"
