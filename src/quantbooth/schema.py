@@ -162,7 +162,7 @@ FIELDS: dict[str, dict[str, Field]] = {
     "scorer.oracle": checked(folder=MAPPING),
     "scorer.oracle.folder": {},
     "logger": checked(**{ANY: MAPPING}),
-    f"logger.{ANY}": checked(folder=PATH, project=TEXT),
+    f"logger.{ANY}": checked(folder=PATH, project=TEXT, artifacts=one_of("references", "files", "none")),
     "paths": checked(outputs=PATH, store=PATH, logs=PATH, dreambooth=PATH),
     "report": checked(scores=TEXTS, folder=optional(PATH), notes=TEXTS),
     "export": {

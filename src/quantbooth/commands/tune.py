@@ -36,6 +36,7 @@ from quantbooth.store.store import joined_label, make_all
 from quantbooth.timesteps.zones import Zones
 from quantbooth.tuning.callbacks import Checkpoints, SampleGrids, Snapshots
 from quantbooth.tuning.checkpoints import Checkpoint, Part, Unfinished
+from quantbooth.tuning.curves import Curves
 from quantbooth.tuning.encoding import LazyLatents, TrainablePrompt, cache_latents
 from quantbooth.tuning.files import precision_of, read_snapshot, snapshot_path
 from quantbooth.tuning.graphs import ReplayGraphs
@@ -197,7 +198,8 @@ def learn(
     graphs = [ReplayGraphs(base.denoiser, selection)] if resources["cuda_graphs"] else []  # before what draws
     if found is not None:
         say(f"{joined_label(names)} goes on from step {found.step}")
-    fit(run, module, names, [*graphs, checkpoints, snapshots, *grids], 0 if found is None else found.step)
+    callbacks = [*graphs, checkpoints, snapshots, Curves(module), *grids]
+    fit(run, module, names, callbacks, 0 if found is None else found.step)
     return module
 
 
