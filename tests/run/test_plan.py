@@ -52,6 +52,9 @@ def differing(one: dict[str, str], other: dict[str, str]) -> set[str]:
     [
         ("seed=1", "tuned after scores"),
         ("strategy=s1", "tuned after scores"),
+        ("timesteps=logit_normal", "tuned after scores"),
+        ("timesteps=log_snr", "tuned after scores"),
+        ("timesteps=uniform", ""),
         ("tuner.steps=100", "tuned after scores"),
         ("tuner.learning_rate=0.03", "tuned after scores"),
         ("tuner.train_batch_size=4", "tuned after scores"),

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from quantbooth.runtime import explain as explaining
-from quantbooth.runtime.cli import quiet_libraries
 from quantbooth.runtime.config import TRUST
 from quantbooth.runtime.errors import UserError
 from quantbooth.runtime.explain import explain, is_mistake
+from quantbooth.runtime.jobs import quiet_libraries
 
 APP = """
 import signal, sys, time
@@ -211,7 +211,7 @@ def test_every_failed_job_is_listed_at_the_end_also_in_small_batches(app: Path) 
         "quantbooth:   job 1 (subject.path=defect): ValueError: a defect",
         f"quantbooth:   job 3 (subject.path=gone): No such file or directory: {app}/gone.png",
     ]
-    assert done.returncode == 2
+    assert done.returncode == 1  # one of them is a bug
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1], ids=lambda number: number.name)

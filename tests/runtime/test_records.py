@@ -56,7 +56,7 @@ def test_two_jobs_have_records_of_their_own(typed: Typed, tmp_path: Path, monkey
     def note() -> None:
         found.append(Path(HydraConfig.get().runtime.output_dir))
 
-    monkeypatch.setattr("quantbooth.runtime.cli.forget", note)
+    monkeypatch.setattr("quantbooth.runtime.jobs.forget", note)
     for _ in range(4):
         typed(programs.tune, *BASE, "tuner.steps=-1")
     assert len(set(found)) == 4

@@ -26,11 +26,11 @@ from quantbooth.commands.tune import generate_prior, tune
 from quantbooth.run.degradation import Degradation
 from quantbooth.run.gradients import make_gradients
 from quantbooth.run.run import Run
-from quantbooth.runtime.cli import quiet_libraries
 from quantbooth.runtime.ending import ended, said
 from quantbooth.runtime.errors import UserError
 from quantbooth.runtime.explain import explain, is_mistake
 from quantbooth.runtime.help import fitted
+from quantbooth.runtime.jobs import quiet_libraries
 from quantbooth.runtime.progress import progress
 from quantbooth.store.documents import read_options
 from quantbooth.store.files import SHORT

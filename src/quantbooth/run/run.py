@@ -27,7 +27,16 @@ from quantbooth.quant.kernels import choice as kernels
 from quantbooth.quant.surgery import matching
 from quantbooth.run.calibration import Calibration
 from quantbooth.run.experts import require_decidable, sampled_timesteps
-from quantbooth.run.options import base_folder_of, method_name, recipe_of, sampler_of, strategy_of, tuner_of
+from quantbooth.run.options import (
+    base_folder_of,
+    method_name,
+    recipe_of,
+    sampler_of,
+    strategy_of,
+    timestep_sampler_of,
+    tuner_of,
+)
+from quantbooth.run.stopping import stopping_of
 from quantbooth.run.strength import Strength, strength_of
 from quantbooth.run.subject_run import SubjectRun
 from quantbooth.run.subjects import each_subject
@@ -38,9 +47,11 @@ from quantbooth.runtime.loggers import close, trackers_of
 from quantbooth.schema import TRAINING_ONLY, trainer_content
 from quantbooth.store.files import folder_fingerprint
 from quantbooth.store.store import Artifact, Store
+from quantbooth.timesteps.samplers import TimestepSampler
 from quantbooth.timesteps.strategies import Strategy, decided
 from quantbooth.tuning.gradients import read_gradients
 from quantbooth.tuning.recipe import Recipe
+from quantbooth.tuning.stopping import Stopping
 from quantbooth.tuning.tuner import Tuner
 
 __all__ = ["Run"]
@@ -100,6 +111,11 @@ class Run:
         return decided(self.plan, torch.tensor(read_gradients(gradients.require()).affinity, dtype=torch.float64))
 
     @cached_property
+    def timestep_sampler(self) -> TimestepSampler:
+        """The density of training timesteps."""
+        return timestep_sampler_of(self.cfg, self.plan)
+
+    @cached_property
     def protocol(self) -> Protocol:
         return build(self.cfg.protocol, Protocol)
 
@@ -124,6 +140,11 @@ class Run:
     @cached_property
     def recipe(self) -> Recipe:
         return recipe_of(self.settings)
+
+    @cached_property
+    def stopping(self) -> Stopping | None:
+        """What stops tuning before its last step; None where nothing does."""
+        return stopping_of(self.settings)
 
     @cached_property
     def strength(self) -> Strength:

@@ -2,15 +2,12 @@
 
 import ast
 import contextlib
-import gc
 import importlib
-import logging
 import os
 import re
 import sys
-import traceback
-import warnings
-from collections.abc import Callable, Iterator
+from argparse import Namespace
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from importlib.abc import SourceLoader
@@ -18,8 +15,7 @@ from importlib.util import find_spec
 from typing import Any
 
 import hydra
-from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from quantbooth.runtime.config import conf_dir
 from quantbooth.runtime.ending import ended, said
@@ -27,30 +23,16 @@ from quantbooth.runtime.errors import UserError
 from quantbooth.runtime.explain import explain, flat, is_mistake
 from quantbooth.runtime.flags import checked_flags, package_found
 from quantbooth.runtime.help import help_text
-from quantbooth.runtime.options import require_valid, require_valid_sweep
-from quantbooth.runtime.progress import progress
-from quantbooth.runtime.records import forget, name_records
-from quantbooth.runtime.sweeps import Together, config_of, in_sweep, known_jobs, require_values
-from quantbooth.runtime.used import name_unused, require_own
+from quantbooth.runtime.jobs import Job, line_of, quiet_libraries, show_traceback
+from quantbooth.runtime.launching import begin_sweep, show_failures
+from quantbooth.runtime.options import require_valid_sweep
+from quantbooth.runtime.outcomes import DONE, Sweep
+from quantbooth.runtime.records import name_records
+from quantbooth.runtime.sweeps import before_jobs, require_values
+from quantbooth.runtime.used import require_own
 from quantbooth.runtime.words import quoted
 
-__all__ = ["Command", "quiet_libraries"]
-
-Job = tuple[DictConfig, Any]
-FEW = 8
-"""Jobs that are composed in a few seconds."""
-
-
-@dataclass(frozen=True)
-class Failure:
-    """A failed job: the message, the job of a sweep, and for a single job the bug to re-raise.
-
-    A sweep stores no exceptions: their tracebacks would keep the job's models alive.
-    """
-
-    line: str
-    job: str | None = None
-    defect: Exception | None = None
+__all__ = ["Command"]
 
 
 @dataclass(frozen=True)
@@ -59,7 +41,7 @@ class Command:
 
     Before the first job of a sweep, `check_job` of the module, if any, gets the configuration of every job, refuses
     what it cannot do, and returns what all jobs must have alike. At the end `conclude`, if any, gets the configuration
-    and the result of every finished job of this process. (Hydra's callbacks would turn an error there into a warning.)
+    and the result of every finished job, of whichever process: a launcher may have run them anywhere.
 
     Attributes:
         module: imported when the options of the first job are valid; its docstring is the help.
@@ -88,8 +70,6 @@ class Command:
 
 
 def _run(command: Command) -> int:
-    failures: list[Failure] = []
-    finished: list[Job] = []
     name_records()
     with _hydra_raises(command.config_name):
         words = sys.argv[1:]
@@ -100,123 +80,53 @@ def _run(command: Command) -> int:
         sys.argv[1:] = command.words(sys.argv[1:])
         require_own(sys.argv[1:], command.module.rpartition(".")[2])
         require_valid_sweep(sys.argv[1:], command.config_name)
-        program = hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=command.config_name)
-        with package_found(flags):
-            program(_guarded(command, failures, finished))()
-        if flags.multirun and not finished and not failures and flags.config_dir is None:
-            require_values(conf_dir())
-        if finished and (conclude := getattr(sys.modules.get(command.module), "conclude", None)):
-            conclude(finished)
-    return _conclude(failures)
+        job = Job(command.module, command.config_name, sys.argv[1:])
+        launcher_error = _launch(command, job, flags)
+        if job.sweep is not None:
+            return _end_sweep(command, job.sweep, launcher_error, flags.config_dir)
+        if job.finished:
+            _conclude(command, job.finished)
+    for error, cfg in job.errors:
+        if not is_mistake(error):
+            raise error
+        said(line_of(error, cfg))
+    return 2 if job.errors else 0
 
 
-def _guarded(command: Command, failures: list[Failure], finished: list[Job]) -> Callable[[DictConfig], object]:
-    """Return the job, options checked first, with failures recorded instead of raised, so that other jobs run."""
-    main_process = os.getpid()
-    checked: list[bool] = []
-
-    def job(cfg: DictConfig) -> object:
-        if in_sweep() and os.getpid() == main_process and not checked:
-            _check_sweep(command)
-            checked.append(True)
+def _launch(command: Command, job: Job, flags: Namespace) -> Exception | None:
+    """Let Hydra run the job, or those of a sweep; return the error of a launcher that did not bring them to an end."""
+    program = hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=command.config_name)
+    with package_found(flags), before_jobs(lambda _: begin_sweep(job)):
         try:
-            require_valid(cfg, command.config_name)
-            module = importlib.import_module(command.module)
-            quiet_libraries()
-            if unused := getattr(module, "UNUSED", ()):
-                name_unused(sys.argv[1:], unused, f"by {command.module.rpartition('.')[2]}")
-            result = module.job(cfg)
-            finished.append((cfg, result))
-            return result
+            program(job)()
         except BrokenPipeError:
             raise
         except Exception as error:
-            if os.getpid() != main_process:  # a worker cannot append to the list; the launcher re-raises this
-                raise UserError(_line(error, cfg)) from error
-            _debug(error)
-            failures.append(_failure(error, cfg))
-            if is_mistake(error):
-                forget()
-            return None
-        finally:
-            gc.collect()
-
-    job.__module__ = command.module  # Hydra names the job and its log by it
-    return job
+            if job.sweep is None:
+                raise
+            return error
+    return None
 
 
-def _check_sweep(command: Command) -> None:
-    """Check all jobs of a sweep, as far as they are known; end the command before the first computes if one is refused.
-
-    A bug is left to the job that has it.
-    """
-    jobs = [(f"job {number} ({' '.join(words)})", words) for number, words in enumerate(known_jobs(), 1)]
-    together, found, refused = Together(), list[tuple[str, DictConfig]](), dict[str, list[str]]()
-
-    def tried(job: str, check: Callable[[], object]) -> None:
-        try:
-            check()
-        except Exception as error:
-            if is_mistake(error):
-                _debug(error)
-                refused.setdefault(explain(error), []).append(job)
-
-    def compose(job: str, words: list[str]) -> None:
-        found.append((job, config_of(words)))
-        require_valid(found[-1][1], command.config_name)
-
-    def compare(check: Callable[[DictConfig], dict[str, object] | None], cfg: DictConfig) -> None:
-        together.require(check(cfg) or {})
-
-    for job, words in progress(jobs, "composing all jobs") if len(jobs) > FEW else jobs:
-        tried(job, partial(compose, job, words))
-    check = None if refused else getattr(importlib.import_module(command.module), "check_job", None)
-    quiet_libraries()
-    if check is not None:
-        for job, cfg in progress(found, "checking all jobs"):
-            tried(job, partial(compare, check, cfg))
-            gc.collect()
-            gc.freeze()  # libraries and what all jobs share: the next collection looks at what is new
-    for line, (first, *others) in refused.items():
-        also = f" and {len(others)} more" if others else ""
-        said(f"{first}{also} refused before any job began: {line}")
-    if refused:
-        forget()
-        sys.exit(2)
+def _end_sweep(command: Command, sweep: Sweep, launcher_error: Exception | None, config_dir: str | None) -> int:
+    """Conclude the jobs that are done, of whatever process, name the others, and return the exit code."""
+    outcomes = sweep.outcomes()
+    if not outcomes and launcher_error is None and config_dir is None:
+        require_values(conf_dir())
+    if done := [one for one in outcomes if one.state == DONE]:
+        _conclude(command, [(OmegaConf.create(dict(one.config or {})), one.result) for one in done])
+    said_failures = show_failures(sweep, outcomes)
+    if launcher_error is not None:
+        show_traceback(launcher_error)
+        said(f"the launcher ended the sweep: {line_of(launcher_error)}")
+    return max(said_failures, 0 if launcher_error is None else 2 if is_mistake(launcher_error) else 1)
 
 
-def _failure(error: Exception, cfg: DictConfig) -> Failure:
-    """Return a failed job; one of a sweep is printed at once, and again at the end."""
-    if not in_sweep():
-        return Failure(_line(error, cfg), defect=None if is_mistake(error) else error)
-    if not is_mistake(error):
-        traceback.print_exception(error)
-    job = f"job {HydraConfig.get().job.num + 1} ({' '.join(HydraConfig.get().overrides.task)})"
-    said(f"{job} failed: {_line(error, cfg)}")
-    return Failure(_line(error, cfg), job)
-
-
-def _conclude(failures: list[Failure]) -> int:
-    for failure in failures:
-        if failure.defect is not None:
-            raise failure.defect
-    if any(failure.job for failure in failures):
-        said(f"failed jobs: {len(failures)} (the others finished)")
-    for failure in failures:
-        said(f"  {failure.job}: {failure.line}" if failure.job else failure.line)
-    return 2 if failures else 0
-
-
-def _line(error: Exception, cfg: DictConfig) -> str:
-    return explain(error, cfg=cfg) if is_mistake(error) else f"{type(error).__name__}: {flat(str(error))}"
-
-
-def quiet_libraries() -> None:
-    """Hide Lightning's warnings on frozen bases, short runs and in-memory loaders; QUANTBOOTH_DEBUG=1 shows them."""
-    if os.environ.get("QUANTBOOTH_DEBUG") != "1":
-        logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # which Lightning lowers when it is imported
-        warnings.filterwarnings("ignore", module=r"lightning(_utilities)?\..*")
-        warnings.filterwarnings("ignore", message=r".*LeafSpec.*")
+def _conclude(command: Command, jobs: list[tuple[DictConfig, Any]]) -> None:
+    module = importlib.import_module(command.module)  # jobs may have run in other processes
+    if conclude := getattr(module, "conclude", None):
+        quiet_libraries()
+        conclude(jobs)
 
 
 def _docstring(module: str) -> str:
@@ -250,8 +160,3 @@ def _hydra_raises(config_name: str) -> Iterator[None]:
             del os.environ["HYDRA_FULL_ERROR"]
         else:
             os.environ["HYDRA_FULL_ERROR"] = before
-
-
-def _debug(error: Exception) -> None:
-    if is_mistake(error) and os.environ.get("QUANTBOOTH_DEBUG") == "1":
-        traceback.print_exception(error)

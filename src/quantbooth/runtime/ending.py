@@ -1,8 +1,8 @@
 """How a command ends: one line on stderr and an exit code, whatever ends it.
 
-0 done; 2 user error, a limit of the machine, or failed jobs in a sweep; 130 Ctrl-C; 141 standard output was closed
-(`| head -1`), without a line; 143 SIGTERM or SIGUSR1; 1 bug, with traceback. QUANTBOOTH_DEBUG=1 shows the traceback of
-user errors too.
+0 done; 2 user error or a limit of the machine; 130 Ctrl-C; 141 standard output was closed (`| head -1`), no line;
+143 SIGTERM or SIGUSR1; 1 bug, with traceback. A sweep with failed jobs ends as its worst one. QUANTBOOTH_DEBUG=1 shows
+the traceback of user errors too.
 """
 
 import contextlib

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from hydra.core.hydra_config import HydraConfig
+from omegaconf import OmegaConf
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task
 from rich.table import Column
@@ -74,7 +75,7 @@ class LoopBar:
 
 def label(what: str) -> str:
     """Return the label of a bar: the work, within a sweep after "job k of n"."""
-    if not in_sweep():
+    if not in_sweep() or OmegaConf.is_missing(HydraConfig.get().job, "num"):  # before the first job
         return what
     jobs = len(known_jobs())
     return f"job {HydraConfig.get().job.num + 1}{f' of {jobs}' if jobs else ''}: {what}"

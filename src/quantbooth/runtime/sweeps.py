@@ -1,6 +1,8 @@
 """The jobs of a sweep, all known before the first one starts: Hydra's own sweeper makes the product of their values."""
 
 import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from contextvars import ContextVar
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -8,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra import initialize_config_dir
+from hydra._internal.callbacks import Callbacks
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra._internal.utils import get_args_parser
 from hydra.core.global_hydra import GlobalHydra
@@ -15,14 +18,55 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from quantbooth.runtime.errors import UserError
 
-__all__ = ["Together", "config_of", "in_sweep", "known_jobs", "require_values", "sweep_name", "swept"]
+__all__ = [
+    *("Together", "before_jobs", "config_of", "in_sweep", "known_jobs", "knowing", "require_values", "sweep_name"),
+    "swept",
+]
 
 
 _last: ContextVar[str | None] = ContextVar("sweep", default=None)
+_jobs: ContextVar[Sequence[Sequence[str]]] = ContextVar("jobs", default=())
+
+
+@contextmanager
+def before_jobs(look: Callable[[DictConfig], None]) -> Iterator[None]:
+    """Call a function with the configuration of a sweep before the first job, whichever launcher it has.
+
+    Hydra would turn an error of one of its callbacks into a warning.
+    """
+    start = Callbacks.on_multirun_start
+
+    def started(self: Callbacks, config: DictConfig, **given: Any) -> None:
+        folder = str(config.hydra.sweep.dir)  # from here on ${now:} and ${unique:} in it stay
+        seen, shown = HydraConfig.instance().cfg, deepcopy(config)
+        with read_write(shown.hydra.runtime), open_dict(shown.hydra.runtime):
+            shown.hydra.runtime.output_dir = str(Path(folder).absolute())
+        try:
+            HydraConfig.instance().set_config(shown)
+            look(config)
+        finally:
+            HydraConfig.instance().cfg = seen
+        start(self, config, **given)
+
+    Callbacks.on_multirun_start = started  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        Callbacks.on_multirun_start = start  # type: ignore[method-assign]
+
+
+@contextmanager
+def knowing(jobs: Sequence[Sequence[str]]) -> Iterator[None]:
+    """Let known_jobs() return these within the block: the process of a launcher has another command line."""
+    before = _jobs.set(jobs)
+    try:
+        yield
+    finally:
+        _jobs.reset(before)
 
 
 def in_sweep() -> bool:
@@ -32,6 +76,8 @@ def in_sweep() -> bool:
 
 def known_jobs() -> list[list[str]]:
     """Return the overrides of each job of the running sweep; none where another sweeper chooses them as it goes."""
+    if told := _jobs.get():
+        return [[*words] for words in told]
     hydra_config = HydraConfig.get()
     if not str(hydra_config.sweeper.get("_target_")).endswith("BasicSweeper"):
         return []
@@ -44,8 +90,9 @@ def known_jobs() -> list[list[str]]:
         jobs = BasicSweeper.split_arguments([one for one in given if not one.is_hydra_override()], None)[0]
     except (HydraException, SystemExit):
         return []
+    running = -1 if OmegaConf.is_missing(hydra_config.job, "num") else hydra_config.job.num  # none before the first
     # processes of a launcher have another command line, which may lack the sweep
-    return jobs if len(jobs) > hydra_config.job.num else []
+    return jobs if len(jobs) > running else []
 
 
 def require_values(folder: Path) -> None:

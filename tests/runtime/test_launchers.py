@@ -1,0 +1,192 @@
+"""A sweep whose jobs run in other processes ends as one in this process: report, failures, exit code."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+APP = """
+import os, signal, sys
+from pathlib import Path
+import quantbooth.runtime.cli, quantbooth.runtime.explain
+from quantbooth.runtime.cli import Command
+from quantbooth.runtime.errors import UserError
+from quantbooth.runtime.progress import label
+from quantbooth.runtime.sweeps import swept
+
+quantbooth.runtime.cli.conf_dir = quantbooth.runtime.explain.conf_dir = lambda: Path(__file__).parent / "conf"
+
+def check_job(cfg):
+    if cfg.seed == 9:
+        raise UserError("seed=9 is refused")
+
+def job(cfg):
+    if cfg.tag == "mistake":
+        raise UserError("no pictures")
+    if cfg.tag == "bug":
+        raise ValueError("a bug")
+    if cfg.tag == "killed":
+        os.kill(os.getpid(), signal.SIGKILL)
+    with open("ran.txt", "a") as file:
+        file.write(f"{os.getpid()} {label('x')} {swept()}\\n")
+    return [Path("made") / str(cfg.seed)]
+
+def conclude(jobs):
+    print("concluded", [(cfg.seed, cfg.pictures, *map(str, paths)) for cfg, paths in jobs], flush=True)
+"""
+RUN = """
+if __name__ == "__main__":
+    from app import Command
+    Command("app", "config")()
+"""
+CONFIG = """
+defaults:
+  - override hydra/job_logging: default
+  - override hydra/hydra_logging: disabled
+  - _self_
+seed: 0
+tag: null
+fail_fast: false
+pictures: "of-${seed}-${tag}"
+hydra:
+  sweep: {dir: 'sweeps/${now:%Y}', subdir: "${hydra.job.num}"}
+  job_logging: {root: {handlers: [file]}}
+"""
+LAUNCHER = """
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from hydra import version
+from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import run_job, setup_globals
+from hydra.plugins.launcher import Launcher
+from omegaconf import open_dict
+
+
+@dataclass
+class Config:
+    _target_: str = "hydra_plugins.pool.Pool"
+
+
+ConfigStore.instance().store(group="hydra/launcher", name="pool", node=Config, provider="pool")
+
+
+def run(number, words, context, config, job):
+    version.setbase("1.3")
+    setup_globals()
+    cfg = context.config_loader.load_sweep_config(config, list(words))
+    with open_dict(cfg):
+        cfg.hydra.job.id = cfg.hydra.job.num = number
+    HydraConfig.instance().set_config(cfg)
+    return run_job(
+        hydra_context=context, task_function=job, config=cfg,
+        job_dir_key="hydra.sweep.dir", job_subdir_key="hydra.sweep.subdir",
+    )
+
+
+class Pool(Launcher):
+    def setup(self, *, hydra_context, task_function, config):
+        self.given = hydra_context, config, task_function
+
+    def launch(self, job_overrides, initial_job_idx):
+        Path(self.given[1].hydra.sweep.dir).mkdir(parents=True, exist_ok=True)
+        with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
+            jobs = [
+                pool.submit(run, number, words, *self.given)
+                for number, words in enumerate(job_overrides, initial_job_idx)
+            ]
+            return [one.result() for one in jobs]
+"""
+POOL = "hydra/launcher=pool"
+
+
+@pytest.fixture
+def app(tmp_path: Path) -> Path:
+    (tmp_path / "app.py").write_text(APP)
+    (tmp_path / "run.py").write_text(RUN)
+    for folder in ("conf", "hydra_plugins/pool"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "conf" / "config.yaml").write_text(CONFIG)
+    (tmp_path / "hydra_plugins" / "pool" / "__init__.py").write_text(LAUNCHER)
+    return tmp_path
+
+
+def run(app: Path, *words: str) -> tuple[int, str, list[str]]:
+    """Return the exit code, the output, and what was complained of."""
+    given = {key: value for key, value in os.environ.items() if key not in ("HYDRA_FULL_ERROR", "QUANTBOOTH_DEBUG")}
+    typed = [sys.executable, "run.py", *words]
+    done = subprocess.run(typed, cwd=app, env=given, capture_output=True, text=True, timeout=120)
+    told = [line.removeprefix("quantbooth: ") for line in done.stderr.splitlines() if line.startswith("quantbooth: ")]
+    return done.returncode, done.stdout, told
+
+
+def records(app: Path) -> list[dict[str, object]]:
+    files = sorted(app.glob("sweeps/*/outcomes/[0-9].json"))
+    return [json.loads(file.read_text()) for file in files]
+
+
+def test_jobs_of_other_processes_are_concluded_as_those_of_this_one(app: Path) -> None:
+    in_processes = run(app, "-m", POOL, "seed=1,2,3")
+    ran = (app / "ran.txt").read_text().splitlines()
+    in_this = run(app, "-m", "seed=1,2,3")
+    output = "concluded [(1, 'of-1-None', 'made/1'), (2, 'of-2-None', 'made/2'), (3, 'of-3-None', 'made/3')]\n"
+    assert in_processes == in_this == (0, output, [])
+    assert sorted(line.partition(" ")[2] for line in ran) == [f"job {n} of 3: x ['seed={n}']" for n in (1, 2, 3)]
+    assert len({line.partition(" ")[0] for line in (app / "ran.txt").read_text().splitlines()[3:]}) == 1
+
+
+@pytest.mark.parametrize("launcher", [POOL, "hydra/launcher=basic"])
+def test_failed_jobs_are_listed_with_their_log_and_the_others_are_concluded(app: Path, launcher: str) -> None:
+    code, output, told = run(app, "-m", launcher, "tag=a,bug,mistake")
+    assert (code, output) == (1, "concluded [(0, 'of-0-a', 'made/0')]\n")
+    log = next(app.glob("sweeps/*/1/*.log"))
+    assert told[-3:] == [
+        "failed jobs: 2 (the others finished)",
+        f"  job 2 (tag=bug): ValueError: a bug; log: {log}",
+        "  job 3 (tag=mistake): no pictures",
+    ]
+    assert "Traceback" in log.read_text() and "ValueError: a bug" in log.read_text()
+    assert [(one["state"], one["mistake"]) for one in records(app)] == [
+        ("done", False),
+        ("failed", False),
+        ("failed", True),
+    ]
+
+
+def test_a_job_whose_process_is_killed_is_listed_and_those_that_are_done_are_concluded(app: Path) -> None:
+    code, output, told = run(app, "-m", POOL, "hydra.sweeper.max_batch_size=1", "tag=a,killed,b")
+    assert (code, output) == (1, "concluded [(0, 'of-0-a', 'made/0')]\n")
+    assert told[:3] == [
+        "failed jobs: 1, not begun: 1 (the others finished)",
+        "  job 2 (tag=killed): its process ended without a word (killed, or out of memory)",
+        "  job 3 (tag=b) was not begun",
+    ]
+    assert told[3].startswith("the launcher ended the sweep: BrokenProcessPool: ")
+
+
+def test_no_job_begins_after_a_failed_one_where_failing_is_to_be_fast(app: Path) -> None:
+    assert run(app, "-m", "fail_fast=true", "tag=mistake,a,b") == (
+        2,
+        "",
+        [
+            "job 1 (fail_fast=True tag=mistake) failed: no pictures",
+            "failed jobs: 1, not begun: 2",
+            "  job 1 (fail_fast=True tag=mistake): no pictures",
+            "  job 2 (fail_fast=True tag=a) was not begun",
+            "  job 3 (fail_fast=True tag=b) was not begun",
+        ],
+    )
+    code, output, _ = run(app, "-m", "tag=mistake,a")
+    assert (code, output) == (2, "concluded [(0, 'of-0-a', 'made/0')]\n")  # the folder's former failure is forgotten
+
+
+def test_all_jobs_are_checked_before_a_launcher_begins(app: Path) -> None:
+    code, output, told = run(app, "-m", POOL, "seed=1,9")
+    assert (code, output) == (2, "")
+    assert told == ["job 2 (seed=9) refused before any job began: seed=9 is refused"]
+    assert not (app / "sweeps").exists() and not (app / "ran.txt").exists()
