@@ -85,8 +85,7 @@ FIELDS: dict[str, dict[str, Field]] = {
     },
     "base.folder": SOURCE,
     "base.zones": checked(**{ANY: INTERVAL}),
-    "base.held_out": {},
-    "base.contrasts": {},
+    **{"base.held_out": {}, "base.contrasts": {}},
     "base.class_prompts": checked(count=whole(1)),
     "quant": {
         "name": ignored(TEXT),
@@ -172,8 +171,7 @@ FIELDS: dict[str, dict[str, Field]] = {
         **checked(timesteps=list_of(whole(0), 1)),
     },
     "locator.folder": SOURCE,
-    "dino": checked(folder=MAPPING),
-    "dino.folder": SOURCE,
+    **{"dino": checked(folder=MAPPING), "dino.folder": SOURCE},
     "scorer": checked(
         locator=MAPPING, dino=optional(MAPPING), encoder=MAPPING, oracle=optional(MAPPING), mask_background=FLAG
     ),
