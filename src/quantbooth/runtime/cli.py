@@ -23,6 +23,7 @@ from quantbooth.runtime.errors import UserError
 from quantbooth.runtime.explain import explain, flat, is_mistake
 from quantbooth.runtime.flags import checked_flags, package_found
 from quantbooth.runtime.help import help_text
+from quantbooth.runtime.hydra_versions import BASE, with_mode
 from quantbooth.runtime.jobs import Job, line_of, quiet_libraries, show_traceback
 from quantbooth.runtime.launching import begin_sweep, show_failures
 from quantbooth.runtime.options import require_valid_sweep
@@ -77,7 +78,7 @@ def _run(command: Command) -> int:
             sys.stdout.write(command.help())
             return 0
         flags = checked_flags(words, command.config_name)
-        sys.argv[1:] = command.words(sys.argv[1:])
+        sys.argv[1:] = with_mode(command.words(sys.argv[1:]), conf_dir() / "experiment")
         require_own(sys.argv[1:], command.module.rpartition(".")[2])
         require_valid_sweep(sys.argv[1:], command.config_name)
         job = Job(command.module, command.config_name, sys.argv[1:])
@@ -95,7 +96,7 @@ def _run(command: Command) -> int:
 
 def _launch(command: Command, job: Job, flags: Namespace) -> Exception | None:
     """Let Hydra run the job, or those of a sweep; return the error of a launcher that did not bring them to an end."""
-    program = hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=command.config_name)
+    program = hydra.main(config_path=str(conf_dir()), config_name=command.config_name, **BASE)
     with package_found(flags), before_jobs(lambda _: begin_sweep(job)):
         try:
             program(job)()
