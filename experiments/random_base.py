@@ -2,8 +2,8 @@
 
 They draw noise, but load, calibrate, tune, sample and export as real ones do: to try a whole path before a download,
 or where there is none. The numbers are those of the published configuration files; the counts of weights are asserted.
-The tokenizer is CLIP's own, whose merges open_clip carries. `tiny` and `tiny-xl` have the structure of sd15 and sdxl;
-`clip` is a small open_clip folder to score with.
+The tokenizer is CLIP's own, whose merges open_clip carries. `tiny`, `tiny-xl` and `tiny-sd3` have the structure
+of sd15, sdxl and sd35-medium; `clip` is a small open_clip folder to score with.
 """
 
 import json
@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from experiments.bench.sizes import SIZES
+from experiments.random_transformers import TRANSFORMERS, random_transformer_base
 from quantbooth.diffusion.base import Base, frozen
 from quantbooth.diffusion.families.sdxl import StableDiffusionXL
 from quantbooth.diffusion.families.stable_diffusion import StableDiffusion
@@ -96,6 +97,8 @@ def random_base(name: str, seed: int = 0, dtype: torch.dtype = torch.float32) ->
         RuntimeError: when diffusers makes another number of weights of the denoiser's numbers than the published one.
     """
     torch.manual_seed(seed)
+    if name in TRANSFORMERS:
+        return frozen(random_transformer_base(name, clip_tokenizer, dtype))
     parts = ARCHITECTURES[name]
     denoiser = UNet2DConditionModel.from_config(parts["denoiser"])
     weights = sum(parameter.numel() for parameter in denoiser.parameters())
@@ -138,7 +141,7 @@ def _text(numbers: Architecture, tokenizer: CLIPTokenizer) -> CLIPTextConfig:
 def main() -> int:
     """The program; the exit code."""
     parser = ArgumentParser("experiments.random_base", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--model", choices=[*ARCHITECTURES, "clip"], default="sd15")
+    parser.add_argument("--model", choices=[*ARCHITECTURES, *TRANSFORMERS, "clip"], default="sd15")
     parser.add_argument("--folder", type=Path, required=True, help="where the diffusers folder is made")
     parser.add_argument("--precision", choices=["float32", "float16"], default="float16", help="of its files")
     parser.add_argument("--seed", type=int, default=0)

@@ -40,6 +40,7 @@ from shape_checker import begin
 from stderr import complaints
 
 os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1", WANDB_MODE="offline", MPLBACKEND="Agg")
+os.environ.pop("QUANTBOOTH_STORE", None)
 
 
 def pytest_collection_finish() -> None:

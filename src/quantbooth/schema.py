@@ -30,7 +30,7 @@ from quantbooth.kinds import (
     whole,
 )
 from quantbooth.schema_trainer import TRAINER
-from quantbooth.schema_tuner import LEARNER, TUNER, WEIGHT
+from quantbooth.schema_tuner import LEARNER, STOPPING, TUNER, WEIGHT
 
 __all__ = ["COMMANDS", "FIELDS", "OPEN", "TRAINING_ONLY", "content", "trainer_content"]
 
@@ -40,11 +40,24 @@ BITS = one_of(2, 3, 4, 8, None)
 ACTIVATION_BITS = optional(whole(2, 16))
 SHARE = number(below=1, positive=True)
 STRENGTH = number(below=1000)
+REAL = number(-1000, below=1000)
 FIT = one_of("crop", "pad", "squash")
 DTYPE = one_of("float32", "float16")
 SOURCE = checked(path=TEXT, revision=optional(TEXT), config=optional(PATH), converted=PATH, option=TEXT)
 GROUPS = (
-    *("base", "quant", "calibration", "tuner", "strategy", "subject", "prior", "optimizer", "sampler", "locator"),
+    *(
+        "base",
+        "quant",
+        "calibration",
+        "tuner",
+        "strategy",
+        "timesteps",
+        "subject",
+        "prior",
+        "optimizer",
+        "sampler",
+        "locator",
+    ),
     *("scorer", "trainer", "logger", "paths", "protocol", "resources", "preview", "report", "export", "probe"),
     *("degradation", "method_style"),
 )
@@ -112,12 +125,18 @@ FIELDS: dict[str, dict[str, Field]] = {
     },
     "tuner": TUNER,
     "tuner.learner": LEARNER,
+    "tuner.stopping": STOPPING,
     "strategy": {
         **checked(timesteps=whole(1), apart=FLAG, zones=MAPPING, interval=INTERVAL, count=whole(1)),
         **checked(least=number(below=1)),
         **checked(shared_steps=optional(whole(0)), steps=whole(1), wide=optional(INTERVAL)),
         **checked(bins=whole(1), draws=whole(1, 1000), outside=one_of("base", "tuned")),
     },
+    "timesteps": {  # decide by what their objects compute (`describe`)
+        **checked(name=TEXT, loc=REAL, scale=number(positive=True), mean=REAL, std=optional(number(positive=True))),
+        **checked(path=PATH, within=one_of("reject", "rescale"), folder=MAPPING),
+    },
+    "timesteps.folder": SOURCE,
     "strategy.zones": checked(folder=MAPPING, **{ANY: either(INTERVAL, number(positive=True))}),
     "subject": {
         **checked(name=optional(TEXT), path=PATH, class_word=TEXT, live=FLAG, fit=FIT, pictures=MAPPING),
@@ -162,7 +181,8 @@ FIELDS: dict[str, dict[str, Field]] = {
     "scorer.encoder.folder": {},
     "scorer.oracle": checked(folder=MAPPING),
     "scorer.oracle.folder": {},
-    "logger": checked(folder=PATH, project=TEXT),
+    "logger": checked(**{ANY: MAPPING}),
+    f"logger.{ANY}": checked(folder=PATH, project=TEXT),
     "paths": checked(outputs=PATH, store=PATH, logs=PATH, dreambooth=PATH),
     "report": checked(scores=TEXTS, folder=optional(PATH), notes=TEXTS),
     "export": {

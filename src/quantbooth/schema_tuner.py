@@ -16,10 +16,12 @@ from quantbooth.kinds import (
     whole,
 )
 
-__all__ = ["LEARNER", "TUNER", "WEIGHT"]
+__all__ = ["LEARNER", "OFF", "STOPPING", "TUNER", "WEIGHT"]
 
 WEIGHT = number(below=MOST)
 """Of a part of the loss; one beyond float32 would make it nan."""
+OFF = {"every": None, "window": 5, "variance": 0.05, "prompt_drop": None, "prompts": 16, "sampler_steps": 10}
+"""The values of `tuner.stopping` without stopping."""
 GROUP_SIZE = Field(optional(whole(1)), neutral=None)
 
 TUNER: dict[str, Field] = {
@@ -44,6 +46,11 @@ TUNER: dict[str, Field] = {
     "random_flip": Field(FLAG, neutral=False),
     "pull": Field(WEIGHT, neutral=0.0),
     "dco_beta": Field(optional(number(below=MOST, positive=True)), neutral=None),
+    "stopping": Field(MAPPING, neutral=OFF),
+}
+STOPPING: dict[str, Field] = {
+    **checked(every=optional(whole(1)), window=whole(2), variance=number(below=1)),
+    **checked(prompt_drop=optional(number(below=2)), prompts=whole(1), sampler_steps=whole(1)),
 }
 LEARNER: dict[str, Field] = {
     **checked(inputs=FLAG, biases=FLAG, norms=FLAG, rank=whole(1), alpha=optional(number(positive=True))),

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from quantbooth.calibration.block_cache import capture_inputs, mapped_rows
+from quantbooth.calibration.block_cache import Rows, capture_inputs, mapped_rows
 from quantbooth.calibration.block_replay import CachedForward, liveness_of, peak_cache_bytes
 from quantbooth.calibration.blocks import blocks_of
 from quantbooth.diffusion.base import Base
@@ -171,6 +171,72 @@ def test_calls_give_the_same_bit_for_bit_and_every_block_is_computed_once(
     everything = sum(y.numel() * y.element_size() for y in outputs(denoiser, names)) * ITEMS
     assert 0 < most < 0.5 * everything
     assert 2 * most < peak_cache_bytes(liveness) * ITEMS < everything
+
+
+class Pair(nn.Module):
+    """Returns two tensors of a picture and a prompt, and a third thing that is always None."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = nn.Linear(3, 3), nn.Linear(3, 3)
+
+    def forward(self, x: Tensor, text: Tensor, places: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, None]:
+        assert all(place.shape == (5,) for place in places)
+        return self.one(x) + self.two(text), self.two(text) * places[0][0], None
+
+
+class Pairs(nn.Module):
+    """Three blocks of two outputs, the second of which the last does not read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(Pair() for _ in range(3))
+        self.last = nn.Linear(3, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        text, places = x * 2, (torch.full((5,), 0.5), torch.ones(5))
+        for block in self.blocks:
+            x, text, _ = block(x, text=text, places=places)
+        return self.last(x)
+
+
+PAIRS = ["blocks.0", "blocks.1", "blocks.2", "last"]
+
+
+def test_blocks_of_two_outputs_are_kept_whole(tmp_path: Path) -> None:
+    net = Pairs()
+    liveness = liveness_of(net, PAIRS, lambda: call_net(net, [0]))
+    assert [use.last_reader for use in liveness] == [1, 2, 3, 3]
+    assert [use.output_bytes for use in liveness] == [24, 24, 24, 12]
+    assert [use.input_bytes for use in liveness] == [64, 64, 64, 12]
+    replay = CachedForward(net, PAIRS, liveness, tmp_path, ITEMS)
+    with torch.no_grad():
+        plain = call_net(net, range(ITEMS))
+        for end in range(len(PAIRS)):
+            for indices in BATCHES:
+                with replay.running(indices, end):
+                    assert torch.equal(call_net(net, indices), plain[indices])
+            replay.finish(end)
+            assert replay.nbytes == (2 * 12 * ITEMS if end else 0)
+    replay.finish(len(PAIRS))
+    assert not list(tmp_path.iterdir())
+
+
+def test_rows_are_kept_of_items_and_what_all_have_alike_once(tmp_path: Path) -> None:
+    rows = Rows(tmp_path, "call", ITEMS)
+    tree: dict[str, Any] = {"x": torch.randn(4, 3), "places": (torch.arange(9), None), "scale": 2}
+    rows.record(BATCHES[0], tree)
+    rows.record(BATCHES[1], {**tree, "x": torch.ones(2, 3)})
+    found = rows.batch([5, 0], torch.device("cpu"))
+    assert found["places"][0] is tree["places"][0] and found["places"][1] is None and found["scale"] == 2
+    assert torch.equal(found["x"], torch.stack([torch.ones(3), tree["x"][0]]))
+    assert rows.nbytes == ITEMS * 3 * 4 == sum(path.stat().st_size for path in tmp_path.iterdir())
+    with pytest.raises(ValueError, match="must be the same in all calls"):
+        rows.record(BATCHES[1], {**tree, "x": torch.ones(2, 3), "places": (torch.zeros(9), None)})
+    with pytest.raises(ValueError, match="all calls of a block must be alike"):
+        rows.record(BATCHES[1], {"x": torch.ones(2, 3)})
+    rows.remove()
+    assert not list(tmp_path.iterdir())
 
 
 def test_it_may_begin_anywhere(tmp_path: Path) -> None:

@@ -159,7 +159,7 @@ def test_what_a_lora_file_has_no_place_for_is_told(
 
 def test_files_of_others_are_for_drawing_only(configure: Configure, tmp_path: Path) -> None:
     (tmp_path / "style.safetensors").touch()
-    for option in (f"lora=[{tmp_path}/style.safetensors]", "scale_sets=elsewhere", "prompt=a mug"):
+    for option in (f"lora=[{tmp_path}/style.safetensors]", "prompt=a mug"):
         with pytest.raises(UserError, match=f"^{option.partition('=')[0]} .*leave it out of an export$"):
             export(Run(configure(f"export.folder={tmp_path}/x", option)))
     with pytest.raises(UserError, match="^strength .*export.step=0"):

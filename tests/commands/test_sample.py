@@ -1,6 +1,5 @@
 """quantbooth-sample prompt=...: a person's sentences drawn by what was tuned, each picture once."""
 
-import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -12,7 +11,9 @@ from PIL import Image
 from quantbooth.commands import pipeline
 from quantbooth.commands.calibrate import calibrate
 from quantbooth.commands.sample import generate
+from quantbooth.commands.sample import job as draw
 from quantbooth.commands.tune import tune
+from quantbooth.run.reopened import reopened
 from quantbooth.run.run import Run
 from quantbooth.runtime.errors import UserError
 
@@ -55,10 +56,10 @@ def test_a_folder_of_scale_sets_stands_for_the_setting_and_batches_change_nothin
 ) -> None:
     tuned = Run(configure()).only.tuned.require()
     words = ("prompt=a dog", "protocol.seeds=[0,1,2]")
-    others = (f"scale_sets={tuned}", "strategy=baseline", "subject=toy_duck", "protocol.batch=auto")
+    others = (f"scale_sets={tuned}", "protocol.batch=auto", f"pictures={tmp_path}/b")
     one, other = (
         generate(Run(configure(*words, f"pictures={tmp_path}/a"))),
-        generate(Run(configure(*words, *others, f"pictures={tmp_path}/b"))),
+        generate(reopened(configure(*words, *others, "strategy=baseline", "subject=toy_duck"), (*words, *others))[0]),
     )
     assert [path.name for path in one] == [path.name for path in other]
     for mine, yours in zip(one, other, strict=True):
@@ -68,28 +69,11 @@ def test_a_folder_of_scale_sets_stands_for_the_setting_and_batches_change_nothin
 
 def test_pictures_of_another_precision_have_other_names(configure: Configure, tmp_path: Path) -> None:
     words = ("prompt=a dog", f"pictures={tmp_path}/p", f"scale_sets={Run(configure()).only.tuned.require()}")
-    half, whole = (generate(Run(configure(*words, *more)))[0] for more in (["trainer.precision=bf16-mixed"], []))
+    half, whole = (
+        generate(reopened(configure(*words, *more), [*words, *more])[0])[0]
+        for more in (["trainer.precision=bf16-mixed"], [])
+    )
     assert half != whole
-
-
-def test_options_that_a_folder_of_scale_sets_decides_are_named(
-    configure: Configure, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    tuned = Run(configure()).only.tuned.require()
-    generate(Run(configure("prompt=a dog", f"pictures={tmp_path}", f"scale_sets={tuned}", "strategy=baseline")))
-    said = capsys.readouterr().err
-    assert all(name in said for name in (tuned.name, "strategy", "quant", "tuner"))
-
-
-def test_the_words_of_another_subject_are_not_put_into_a_prompt(configure: Configure, tmp_path: Path) -> None:
-    run = Run(configure())
-    store, pictures = run.only.tuned.require().parents[1], tmp_path / "pictures"
-    tuned = shutil.copytree(run.only.tuned.require(), store / "scale_sets" / "another-name")
-    words = ("prompt='a {} at sea'", f"pictures={pictures}", f"scale_sets={tuned}")
-    with pytest.raises(UserError, match=r"toy_duck.*subject"):
-        generate(Run(configure(*words, "subject=toy_duck")))
-    assert not pictures.exists()
-    assert "-mug-" in generate(Run(configure(*words)))[0].name
 
 
 def test_a_damaged_scale_set_is_refused_before_the_untuned_base_draws(compose: Compose, tmp_path: Path) -> None:
@@ -105,13 +89,17 @@ def test_a_damaged_scale_set_is_refused_before_the_untuned_base_draws(compose: C
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (("scale_sets=nowhere",), r"^nowhere must hold scale sets, found nothing; make it with quantbooth-tune$"),
+        (
+            ("scale_sets=nowhere",),
+            r"^scale_sets=nowhere names nothing in .*; quantbooth-list paths\.store=\S+ shows all$",
+        ),
+        (("scale_sets=./nowhere",), r"^nowhere must hold scale sets, found nothing; make it with quantbooth-tune$"),
         (("seed=9",), r"lacks scale sets of these settings; make it with quantbooth-tune and the same options$"),
     ],
 )
 def test_what_cannot_be_drawn_is_told(configure: Configure, tmp_path: Path, words: tuple[str, ...], told: str) -> None:
     with pytest.raises(UserError, match=told):
-        generate(Run(configure("prompt=a dog", f"pictures={tmp_path}/x", *words)))
+        draw(configure("prompt=a dog", f"pictures={tmp_path}/x", *words))
     assert not (tmp_path / "x").exists()
 
 

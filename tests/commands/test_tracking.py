@@ -1,10 +1,8 @@
 """A setting is one run of W&B: all options, curves of tuning, scores by step, pictures; the sweep is its group."""
 
 import json
-import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -12,8 +10,8 @@ from wandb.proto.wandb_internal_pb2 import Record
 
 from quantbooth import programs
 from quantbooth.run.tracking import KEYS
-from quantbooth.runtime.loggers import csv_logger, log_scores, tensorboard_logger
-from wandb_files import wandb_records
+from quantbooth.runtime.loggers import close, csv_logger, log_scores, tensorboard_logger
+from wandb_files import history, wandb_runs
 
 Command = Callable[..., tuple[int, str]]
 QUICK = (
@@ -31,24 +29,7 @@ def command(typed: Command, monkeypatch: pytest.MonkeyPatch) -> Command:
 
 
 def runs(out: Path) -> dict[str, list[Record]]:
-    """Return the records of each offline run by its id, once W&B's own process has written them."""
-    found = {}
-    for run in sorted((out / "logs" / "wandb").glob("offline-run-*")):
-        until, read = time.monotonic() + 60, wandb_records(run)
-        while not any(record.HasField("exit") for record in read) and time.monotonic() < until:
-            time.sleep(0.1)
-            read = wandb_records(run)
-        found[run.name.split("-", 3)[3]] = read
-    return found
-
-
-def history(read: list[Record]) -> list[dict[str, Any]]:
-    """Return the logged rows of a run."""
-    return [
-        {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in record.history.item}
-        for record in read
-        if record.HasField("history")
-    ]
+    return wandb_runs(out / "logs")
 
 
 @pytest.mark.chain
@@ -93,14 +74,15 @@ def test_work_that_was_finished_without_a_tracker_is_told_once(command: Command,
     assert len(names) == 2 and sum(name.endswith("-x0.5") for name in names) == 1
 
 
-def test_names_of_scores_are_the_same_in_other_trackers(tmp_path: Path) -> None:
+def test_scores_have_the_same_names_in_other_trackers_and_are_logged_once(tmp_path: Path) -> None:
     scores = [(0, {"subject/clip_i": 0.5}), (4, {"subject/clip_i": 0.75, "cost/seconds": 3.0})]
-    logger = tensorboard_logger(str(tmp_path), "rex", 5)
-    log_scores(logger, scores, [])
-    logger.finalize("success")
+    for _ in range(2):
+        trackers = [tensorboard_logger(str(tmp_path), "rex", 5), csv_logger(str(tmp_path), "rex", 5)]
+        log_scores(trackers, scores, [])
+        close(trackers)
     events = EventAccumulator(str(tmp_path / "tensorboard" / "rex"))
     events.Reload()
     assert [(event.step, event.value) for event in events.Scalars("subject/clip_i")] == [(0, 0.5), (4, 0.75)]
-    log_scores(csv_logger(str(tmp_path), "rex", 5), scores, [])
-    assert not (tmp_path / "csv").exists()
+    rows = (tmp_path / "csv" / "rex" / "metrics.csv").read_text().splitlines()
+    assert rows == ["cost/seconds,step,subject/clip_i", ",0,0.5", "3.0,4,0.75"]
     assert len(set(KEYS.values())) == len(KEYS)

@@ -92,7 +92,9 @@ def test_an_empty_unet_has_the_architecture_and_no_weights(base: Base, folder: P
 def test_a_folder_that_is_no_base_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"model_index.json is missing; check base.path"):
         load_base(tmp_path, "x")
-    (tmp_path / "model_index.json").write_text('{"vae": ["diffusers", "AsymmetricAutoencoderKL"]}')
+    (tmp_path / "model_index.json").write_text(
+        '{"_class_name": "StableDiffusionPipeline", "vae": ["diffusers", "AsymmetricAutoencoderKL"]}'
+    )
     with pytest.raises(UserError, match="AutoencoderKL, AutoencoderTiny, found 'AsymmetricAutoencoderKL'"):
         load_base(tmp_path, "x")
 

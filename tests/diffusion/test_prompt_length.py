@@ -59,7 +59,7 @@ LONG = "a {} on the beach" + " and a duck on the beach" * 5
 @pytest.mark.parametrize(
     ("program", "words"),
     [
-        (programs.sample, [f"prompt={LONG}", "scale_sets=anything"]),
+        (programs.sample, [f"prompt={LONG}"]),
         (programs.pipeline, [f"subject.templates=['{LONG}']", "subject=folder", "subject.class_word=mug"]),
         (programs.tune, ["subject=folder", f"subject.class_word={LONG.replace('{}', 'mug')}"]),
         (programs.calibrate, ["calibration=qdiffusion", f"calibration.set.prompts=['{LONG.replace('{}', 'mug')}']"]),

@@ -84,7 +84,7 @@ def test_the_router_takes_the_timestep_by_position_by_keyword_and_per_sample(bas
 
 
 def test_a_scheduler_of_no_family_is_refused() -> None:
-    with pytest.raises(UserError, match="must be one of ddim, dpm, euler, pndm, got 'heun'"):
+    with pytest.raises(UserError, match="must be one of ddim, dpm, euler, pndm, flow_euler, got 'heun'"):
         Sampler("heun", 25, 4.0)
 
 

@@ -5,8 +5,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 
-from quantbooth.diffusion.schedule import Schedule, borders_by_snr
+from quantbooth.diffusion.borders import borders_by_snr
+from quantbooth.diffusion.schedule import Schedule
+from quantbooth.runtime.config import conf_dir
 from quantbooth.runtime.errors import UserError
 from quantbooth_toyworld.models import SCHEDULE
 
@@ -47,14 +50,28 @@ def test_weight_is_bounded() -> None:
     torch.testing.assert_close(weight, torch.tensor([1 / float(slow_alpha_bar()[0]), 8.0]))
 
 
+def index_of(folder: Path, pipeline: str = "StableDiffusionPipeline") -> None:
+    (folder / "model_index.json").write_text(json.dumps({"_class_name": pipeline}))
+    (folder / "scheduler").mkdir()
+
+
+def test_borders_of_a_flow_are_those_of_sigma(tmp_path: Path) -> None:
+    index_of(tmp_path, "StableDiffusion3Pipeline")
+    config = {"_class_name": "FlowMatchEulerDiscreteScheduler", "num_train_timesteps": 1000, "shift": 3.0}
+    (tmp_path / "scheduler" / "scheduler_config.json").write_text(json.dumps(config))
+    expected = {"clean_up": [0, 500], "content": [500, 909], "coarse": [909, 1000]}
+    assert borders_by_snr(tmp_path, clean_up=1.0, coarse=0.01) == expected
+    assert OmegaConf.to_container(OmegaConf.load(conf_dir() / "base" / "_flow.yaml").zones) == expected
+
+
 def test_borders_by_signal_to_noise_are_those_of_the_paper(tmp_path: Path) -> None:
-    (tmp_path / "scheduler").mkdir()
+    index_of(tmp_path)
     (tmp_path / "scheduler" / "scheduler_config.json").write_text(json.dumps(SCHEDULE))
     expected = {"clean_up": [0, 354], "content": [354, 934], "coarse": [934, 1000]}
     assert borders_by_snr(tmp_path, clean_up=1.0, coarse=0.01) == expected
     with pytest.raises(UserError, match="must leave three zones, got borders 934 and 354"):
         borders_by_snr(tmp_path, clean_up=0.01, coarse=1.0)
-    with pytest.raises(UserError, match=r"scheduler/ is missing"):
+    with pytest.raises(UserError, match=r"model_index.json is missing"):
         borders_by_snr(tmp_path / "elsewhere", clean_up=1.0, coarse=0.01)
 
 
@@ -70,7 +87,7 @@ def test_the_origin_of_the_true_target_is_the_picture(prediction: str, t: int) -
 
 
 def test_each_of_three_zones_by_signal_to_noise_has_a_timestep(tmp_path: Path) -> None:
-    (tmp_path / "scheduler").mkdir()
+    index_of(tmp_path)
     (tmp_path / "scheduler" / "scheduler_config.json").write_text(json.dumps(SCHEDULE))
     snr = Schedule(SCHEDULE).snr()
     assert borders_by_snr(tmp_path, float(snr[0]), float(snr[998]))["clean_up"] == [0, 1]

@@ -29,6 +29,7 @@ BESIDE = {
         "differences.md",
         "areas.md",
         "overfitting.md",
+        "stopping.md",
         "snapshots.csv",
     ),
     *("tradeoff.svg", "tradeoff_oracle.svg"),

@@ -41,6 +41,27 @@ MakePlan = Callable[..., Run]
             ["tuner.group_size=4096"],
             "^tuner.group_size must divide the inputs of a quantized layer into two groups or more, got 4096; choose",
         ),
+        (
+            ["tuner.stopping.every=20", "tuner.stopping.variance=0"],
+            "^tuner.stopping.every=20 needs tuner.stopping.variance, such as 0.05, or tuner.stopping.prompt_drop",
+        ),
+        (["tuner.stopping.window=3"], "^tuner.stopping.window=3 needs tuner.stopping.every, such as 20; leave it out"),
+        (
+            ["tuner.stopping.every=20", "tuner.stopping.prompts=8"],
+            "^tuner.stopping.prompts=8 needs tuner.stopping.prompt_drop, such as 0.02; leave it out",
+        ),
+        (
+            ["tuner.stopping.every=40"],
+            r"^tuner.stopping.every=40 with tuner.stopping.window=5 looks too late .* tuner.steps=200; choose",
+        ),
+        (
+            ["tuner.stopping.every=20", "subjects=[toy_mug,toy_duck]"],
+            "^tuner.stopping.every=20 ends the run of one subject, got several in subjects; sweep with -m subject=a,b",
+        ),
+        (
+            ["tuner.stopping.every=20", "tuner.stopping.prompt_drop=0.02", "tuner.stopping.prompts=500"],
+            "^tuner.stopping.prompts=500 needs as many prompts of base.held_out, found 20; take fewer",
+        ),
         (["tuner=lora"], "^tuner=lora adapts float weights; choose quant=fp with it, or tuner=qlora$"),
         (["tuner.identifier=true", "strategy=s2", "strategy.apart=true"], "trains its 3 experts apart and each would"),
         (
@@ -99,7 +120,7 @@ def test_new_names_of_options_are_there(plan: MakePlan) -> None:
     settings = plan().settings
     for new in RENAMED.values():
         key = new.partition(",")[0].partition("=")[0]
-        if not key.startswith("degradation."):  # a group of another command
+        if not key.startswith(("degradation.", "logger.")):  # a group of another command, and of one choice
             node: Any = settings
             for part in key.split("."):
                 assert part in node, new

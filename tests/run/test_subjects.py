@@ -16,6 +16,7 @@ from quantbooth.commands.sample import generate, sample
 from quantbooth.commands.tune import tune
 from quantbooth.run.load import load
 from quantbooth.run.models import tuned_base
+from quantbooth.run.reopened import run_of
 from quantbooth.run.run import Run
 from quantbooth.runtime.errors import UserError
 from quantbooth.sampling.image_set import read_requests
@@ -176,7 +177,7 @@ def test_a_persons_sentence_is_drawn_of_every_subject(configure: Configure, caps
     assert len(drawn) == 6
     assert {path.parent.name.split("-")[0] for path in drawn} == set(SUBJECTS)
     with pytest.raises(UserError, match="scale_sets .* one subject; leave .*subjects or scale_sets"):
-        generate(of_all(configure, "together", "strategy=s2", 'prompt="a {}"', "scale_sets=some"))
+        run_of(of_all(configure, "together", "strategy=s2", 'prompt="a {}"', "scale_sets=some").cfg)
 
 
 @pytest.mark.parametrize("options", [("quant=fp", "tuner=full"), ("tuner.identifier=true",)])

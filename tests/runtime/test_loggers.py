@@ -15,16 +15,16 @@ PICTURE = np.zeros((8, 16, 3), dtype=np.uint8)
 def test_curves_are_rows_of_a_file_named_by_the_run(tmp_path: Path) -> None:
     logger = csv_logger(str(tmp_path), "rex-s2-0123")
     logger.log_metrics({"tune/loss": 0.5}, step=3)
-    log_grid(logger, PICTURE, 3)
-    close(logger)
+    log_grid([logger], PICTURE, 3)
+    close([logger])
     assert (tmp_path / "csv" / "rex-s2-0123" / "metrics.csv").read_text().splitlines() == ["step,tune/loss", "3,0.5"]
 
 
 def test_tensorboard_gets_curves_and_grids(tmp_path: Path) -> None:
     logger = tensorboard_logger(str(tmp_path), "rex-s2-0123")
     logger.log_metrics({"tune/loss": 0.5}, step=3)
-    log_grid(logger, PICTURE, 3)
-    close(logger)
+    log_grid([logger], PICTURE, 3)
+    close([logger])
     events = EventAccumulator(str(tmp_path / "tensorboard" / "rex-s2-0123"))
     events.Reload()
     assert [(event.step, event.value) for event in events.Scalars("tune/loss")] == [(3, 0.5)]
@@ -60,5 +60,5 @@ def test_a_key_in_netrc_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_no_logger_needs_no_closing() -> None:
-    close(None)
-    log_grid(None, PICTURE, 0)
+    close([])
+    log_grid([], PICTURE, 0)

@@ -25,7 +25,7 @@ def test_wandb_offline_takes_the_files_and_nothing_else(
         monkeypatch.setenv(name, str(tmp_path / name.lower()))
     monkeypatch.setenv("WANDB_MODE", "offline")
     logger = wandb_logger(str(tmp_path / "logs"), "report", "quantbooth")
-    assert log_report(logger, files)
+    log_report([logger], files)
     (run,) = (tmp_path / "logs" / "wandb").glob("offline-run-*")
     (record,) = run.glob("run-*.wandb")
     data, until = record.read_bytes(), time.monotonic() + 60
@@ -38,6 +38,6 @@ def test_wandb_offline_takes_the_files_and_nothing_else(
 
 
 def test_trackers_without_files_are_left_alone(tmp_path: Path, files: list[Path]) -> None:
-    assert not log_report(csv_logger(str(tmp_path / "logs"), "report"), files)
-    assert not log_report(tensorboard_logger(str(tmp_path / "logs"), "report"), files)
+    logs = str(tmp_path / "logs")
+    log_report([csv_logger(logs, "report"), tensorboard_logger(logs, "report")], files)
     assert not (tmp_path / "logs").exists()

@@ -38,7 +38,7 @@ def test_rows_before_the_step_stay_as_they_were(tmp_path: Path) -> None:
     again = csv_logger(str(tmp_path), NAME, 4)
     assert file.read_text().splitlines() == before[:5]
     log(again, range(4, 8))
-    close(again)
+    close([again])
     after = file.read_text().splitlines()
     assert after[:7] == before
     assert [row["step"] for row in csv.DictReader(after)] == [str(step) for step in range(8)]
@@ -48,7 +48,7 @@ def test_a_run_that_begins_anew_has_no_rows_of_an_earlier_one(tmp_path: Path) ->
     for count in (6, 3):
         logger = csv_logger(str(tmp_path), NAME, 0)
         log(logger, range(count))
-        close(logger)
+        close([logger])
     assert len((tmp_path / "csv" / NAME / "metrics.csv").read_text().splitlines()) == 1 + 3
 
 
@@ -59,7 +59,7 @@ def test_a_torn_file_of_rows_ends_no_run(tmp_path: Path, torn: str) -> None:
     file.write_text(torn)
     logger = csv_logger(str(tmp_path), NAME, 2)
     log(logger, range(2, 4))
-    close(logger)
+    close([logger])
     assert [row["step"] for row in csv.DictReader(file.open())][-2:] == ["2", "3"]
 
 
@@ -70,7 +70,7 @@ def test_tensorboard_shows_each_step_once(tmp_path: Path, step: int) -> None:
     first.save()
     again = tensorboard_logger(str(tmp_path), NAME, step)
     log(again, range(step, 8))
-    close(again)
+    close([again])
     events = EventAccumulator(str(tmp_path / "tensorboard" / NAME), size_guidance={"scalars": 0})
     events.Reload()
     assert [event.step for event in events.Scalars("tune/loss")] == list(range(8))
@@ -88,8 +88,8 @@ def test_wandb_goes_on_in_the_same_run_with_each_step_once(offline: Path) -> Non
     for start, end in ((0, 6), (4, 8)):
         logger = wandb_logger(str(offline), NAME, "quantbooth", start)
         log(logger, range(start, end))
-        log_grid(logger, PICTURE, 6)
-        close(logger)
+        log_grid([logger], PICTURE, 6)
+        close([logger])
         time.sleep(1.1)  # the folder of a run is named by the second
     (run,) = (offline / "wandb").glob("offline-run-*")
     assert run.name.partition("-rex")[2] == "-s2=a-w4-seed0-0123456789ab"
@@ -105,7 +105,7 @@ def test_what_was_uploaded_stays(offline: Path) -> None:
     (folder / "run-rex.wandb.synced").touch()
     logger = wandb_logger(str(offline), NAME, "quantbooth", 0)
     log(logger, range(2))
-    close(logger)
+    close([logger])
     assert folder.is_dir() and other.is_dir()
 
 
@@ -214,6 +214,6 @@ def test_errors_of_wandb_are_mistakes() -> None:
 
 def test_closing_begins_no_run_that_never_began(offline: Path) -> None:
     logger = wandb_logger(str(offline), NAME, "quantbooth", 0)
-    close(logger)
+    close([logger])
     assert logger._experiment is None
     assert not (offline / "wandb").exists()

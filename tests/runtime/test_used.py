@@ -3,7 +3,7 @@
 import pytest
 
 from quantbooth import programs
-from quantbooth.commands import evaluate, export, report, sample, tune
+from quantbooth.commands import evaluate, export, report, tune
 from quantbooth.runtime.errors import UserError
 from quantbooth.runtime.used import name_unused, require_own
 from quantbooth.schema import FIELDS
@@ -13,7 +13,7 @@ from quantbooth.schema import FIELDS
     ("command", "word"),
     [
         *((command, "prompt=hello") for command in ("tune", "evaluate", "report", "calibrate", "export", "pipeline")),
-        *((command, "scale_sets=DIR") for command in ("tune", "evaluate", "report", "degradation")),
+        *((command, "scale_sets=DIR") for command in ("tune", "pipeline", "report", "degradation")),
         *((command, "pictures=DIR") for command in ("tune", "export", "probe")),
         *((command, "export.format=lora") for command in ("evaluate", "report", "sample", "pipeline")),
         *((command, "++report.folder=DIR") for command in ("export", "evaluate", "tune")),
@@ -48,7 +48,7 @@ def test_a_command_refuses_another_ones_option_before_its_code_is_imported(
     assert capsys.readouterr().err.startswith("quantbooth: report.folder=DIR has no effect on quantbooth-evaluate")
 
 
-@pytest.mark.parametrize("unused", [export.UNUSED, evaluate.UNUSED, tune.UNUSED, report.OF_RUNS, sample.DECIDED])
+@pytest.mark.parametrize("unused", [export.UNUSED, evaluate.UNUSED, tune.UNUSED, report.OF_RUNS])
 def test_what_is_not_used_are_options(unused: tuple[str, ...]) -> None:
     for option in unused:
         group, _, key = option.rpartition(".")
@@ -60,7 +60,7 @@ def test_what_is_not_used_is_named(capsys: pytest.CaptureFixture[str]) -> None:
         "-m",
         "sampler.steps=9",
         "sampler=ddim",
-        "~logger.project",
+        "~logger.wandb.project",
         "protocol.seeds=[1]",
         "protocol.eval_steps=[1]",
     ]

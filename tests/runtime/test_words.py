@@ -61,3 +61,10 @@ def test_other_words_are_left_alone(word: str) -> None:
 def test_a_comma_divides_the_values_of_a_sweep(other: str) -> None:
     assert quoted([other, "prompt=a mug, a duck"], "quantbooth")[1] == "prompt=a mug, a duck"
     assert quoted([other, "prompt=a {}"], "quantbooth")[1] == 'prompt="a {}"'
+
+
+@pytest.mark.parametrize("name", ["8597", "85e3", "0123", "12ab", "toy_mug-s2-w4-seed0-859710105c30"])
+def test_digits_of_finished_work_are_a_name(name: str) -> None:
+    assert value(f"scale_sets={name}") == name
+    swept = OverridesParser.create().parse_override(quoted([f"scale_sets={name},12e4"], "quantbooth")[0])
+    assert [text.strip('"') for text in swept.sweep_string_iterator()] == [name, "12e4"]

@@ -12,6 +12,7 @@ from quantbooth.quant import scale_sets
 from quantbooth.quant.layers import quantized_layers
 from quantbooth.quant.scale_sets import Parts
 from quantbooth.runtime.errors import UserError
+from quantbooth.timesteps.samplers import Listed, Uniform
 from quantbooth.timesteps.strategies import s1
 from quantbooth.timesteps.zones import Zone, Zones, equal_zones
 from quantbooth.tuning.module import TuningModule
@@ -191,3 +192,12 @@ def test_the_loss_of_several_subjects_is_the_sum_of_theirs(
     for stage in (one, both):
         monkeypatch.setattr(stage, "log", lambda *_, **__: None)  # there is no trainer
     torch.testing.assert_close(both.training_step(0), 2 * one.training_step(0))
+
+
+def test_steps_draw_by_the_density_in_the_zones_of_the_run(new_stage: MakeStage) -> None:
+    stage = new_stage()
+    before = [stage.rows(0, number).t for number in range(4)]
+    stage.timesteps = Uniform()
+    assert all(torch.equal(stage.rows(0, number).t, t) for number, t in enumerate(before))
+    stage.timesteps = Listed(tuple(float(t == 321) for t in range(1000)), "reject")
+    assert {int(t) for number in range(4) for t in stage.rows(0, number).t} == {321}

@@ -18,8 +18,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 
-from quantbooth.calibration.block_cache import BlockCache, capture_inputs, capture_output, mapped_rows
+from quantbooth.calibration.block_cache import BlockCache, Rows, capture_inputs, capture_output, tensors_in
 from quantbooth.calibration.blocks import blocks_of
 from quantbooth.calibration.calibration_set import CalibrationSet
 from quantbooth.diffusion.base import Base
@@ -61,8 +62,8 @@ class CachedForward:
     ) -> None:
         self.denoiser, self.names, self.liveness, self.folder, self.items = denoiser, names, liveness, folder, items
         self._done = 0
-        self._cached: dict[int, Tensor] = {}
-        self._empty: dict[int, Tensor] = {}
+        self._cached: dict[int, Rows] = {}
+        self._empty: dict[int, Any] = {}
 
     @contextmanager
     def running(self, indices: Sequence[int], end: int) -> Iterator[None]:
@@ -74,34 +75,30 @@ class CachedForward:
         """Mark the blocks before `end` as computed for every item."""
         self._done = end
         for number in [number for number in self._cached if self.liveness[number].last_reader < end]:
-            del self._cached[number]
-            self._path(number).unlink()
+            self._cached.pop(number).remove()
 
     @property
     def nbytes(self) -> int:
         """Bytes of all files."""
         return sum(rows.nbytes for rows in self._cached.values())
 
-    def _forward(self, indices: Sequence[int], number: int, forward: Forward, *args: Any, **kwargs: Any) -> Tensor:
+    def _forward(self, indices: Sequence[int], number: int, forward: Forward, *args: Any, **kwargs: Any) -> Any:
         if number < self._done:
             return self._from_cache(number, indices)
-        output: Tensor = forward(*args, **kwargs).contiguous()  # as it is read from a file
+        output = tree_map_only(Tensor, Tensor.contiguous, forward(*args, **kwargs))  # as it is read from a file
         if number not in self._empty:
-            self._empty[number] = output.new_zeros(()).expand(output.shape[1:])
+            self._empty[number] = tree_map_only(Tensor, lambda y: y.new_zeros(()).expand(y.shape[1:]), output)
             if self.liveness[number].last_reader > number:
-                self._cached[number] = mapped_rows(self._path(number), self.items, output)
+                self._cached[number] = Rows(self.folder, f"output-{number:05d}", self.items)
         if number in self._cached:
-            self._cached[number][list(indices)] = output.to("cpu")
+            self._cached[number].record(indices, output)
         return output
 
-    def _from_cache(self, number: int, indices: Sequence[int]) -> Tensor:
+    def _from_cache(self, number: int, indices: Sequence[int]) -> Any:
         blank = self._empty[number]
         if number not in self._cached:
-            return blank.new_zeros(len(indices), *blank.shape)
-        return self._cached[number][list(indices)].to(blank.device)
-
-    def _path(self, number: int) -> Path:
-        return self.folder / f"output-{number:05d}.bin"
+            return tree_map_only(Tensor, lambda y: y.new_zeros(len(indices), *y.shape), blank)
+        return self._cached[number].batch(indices, tensors_in(blank)[0].device)
 
 
 def liveness_of(denoiser: nn.Module, names: Sequence[str], call: Callable[[], Any]) -> list[Liveness]:
@@ -115,22 +112,23 @@ def liveness_of(denoiser: nn.Module, names: Sequence[str], call: Callable[[], An
     Raises:
         ValueError: for a block that is called more than once.
     """
-    liveness, leaves = list[Liveness](), dict[int, Tensor]()
+    liveness, leaves = list[Liveness](), dict[int, list[Tensor]]()
 
-    def cut(number: int, forward: Forward, *args: Any, **kwargs: Any) -> Tensor:
+    def cut(number: int, forward: Forward, *args: Any, **kwargs: Any) -> Any:
         if number in leaves:
             raise ValueError(
                 f"a block must be called once in a call of the denoiser, but {names[number]!r} is called again"
             )
-        inputs = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
+        inputs = tensors_in((args, kwargs))
         read = _ancestors(inputs)
-        for writer, leaf in leaves.items():
-            if id(leaf) in read:
+        for writer, written in leaves.items():
+            if any(id(leaf) in read for leaf in written):
                 liveness[writer].last_reader = number
         with torch.no_grad():
-            leaves[number] = forward(*args, **kwargs).detach()
-        liveness.append(Liveness(number, sum(tensor.nbytes for tensor in inputs), leaves[number].nbytes))
-        return leaves[number].requires_grad_().clone()  # a clone may be modified in place
+            output = tree_map_only(Tensor, Tensor.detach, forward(*args, **kwargs))
+        leaves[number] = [leaf.requires_grad_() for leaf in tensors_in(output)]
+        liveness.append(Liveness(number, *(sum(one.nbytes for one in some) for some in (inputs, leaves[number]))))
+        return tree_map_only(Tensor, Tensor.clone, output)  # a clone may be modified in place
 
     with torch.enable_grad(), _forwards(denoiser, names, cut):
         call()

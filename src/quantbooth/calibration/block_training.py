@@ -2,9 +2,10 @@
 
     L = mean(sum_channels d(block(x, theta) - y)) + R(theta)
 
-x is the input of the block when all blocks before it are quantized, y the output of the float block. A
-`Parameterization` defines theta, d and R: rounding of weights (`adaround`) or activation scales (`lsq`). Block by block
-as in BRECQ (arXiv 2102.05426).
+x is the input of the block when all blocks before it are quantized, y the output of the float block; of a block with
+several outputs, such as one for the picture and one for the prompt, the first term is their sum. A `Parameterization`
+defines theta, d and R: rounding of weights (`adaround`) or activation scales (`lsq`). Block by block as in BRECQ (arXiv
+2102.05426).
 """
 
 from abc import ABC, abstractmethod
@@ -17,7 +18,7 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from quantbooth.calibration.block_cache import BlockCache
+from quantbooth.calibration.block_cache import BlockCache, tensors_in
 from quantbooth.runtime.draws import generator_for, step_loader
 from quantbooth.runtime.lightning import root_device
 
@@ -96,9 +97,10 @@ class BlockTraining(LightningModule):
     def error(self, tensors: Tensors, indices: Sequence[int]) -> Float[Tensor, ""]:
         """Return the first term of L over some items, with these tensors in the block."""
         call, target = self.cache.batch(indices, self.device)
-        output = functional_call(self.block, dict(tensors), call.args, dict(call.kwargs))
-        channel = 1 if output.ndim == 4 else -1
-        return self.learned.distance(output - target).sum(channel).mean()
+        output = functional_call(self.block, dict(tensors), call.args, call.kwargs)
+        pairs = zip(tensors_in(output), tensors_in(target), strict=True)
+        errors = [self.learned.distance(y - wanted).sum(1 if y.ndim == 4 else -1).mean() for y, wanted in pairs]
+        return torch.stack(errors).sum()
 
     @torch.no_grad()
     def error_of(self, tensors: Tensors) -> float:

@@ -26,7 +26,7 @@ from quantbooth.run.models import base_with
 from quantbooth.run.prompts import require_read
 from quantbooth.run.run import Run
 from quantbooth.runtime.errors import UserError
-from quantbooth.runtime.loggers import close
+from quantbooth.runtime.loggers import close, log_values
 from quantbooth.runtime.profiling import profile
 from quantbooth.store.progress import Progress
 from quantbooth.store.store import Artifact
@@ -66,7 +66,7 @@ def quantize(run: Run, artifact: Artifact) -> None:
     calibration = run.calibration
     set_spec, config, activations = calibration.set_spec, calibration.rounding, calibration.lsq
     if config is not None or activations is not None:
-        run.tracker("")  # one that cannot be reached ends the run before any work
+        run.trackers("")  # one that cannot be reached ends the run before any work
     if set_spec is not None:
         require_read(run, [question.text for question in set_spec.questions.each])
         make_calibration_set(run, set_spec)
@@ -133,19 +133,19 @@ def as_learned(run: Run, config: AdaRoundConfig, items: CalibrationSet, progress
     """Learn the rounding block by block; an interrupted run resumes at its block."""
     base = base_with(run, None).denoiser_alone
     names, splits = layers(run, base)
-    logger, trainer = run.tracker(progress.folder.name), partial(run.trainer, max_steps=config.iterations)
+    trackers, trainer = run.trackers(progress.folder.name), partial(run.trainer, max_steps=config.iterations)
     base.denoiser.to(run.loop.device)
     rounding = AdaRoundCalibration(base, names, splits, run.calibration.search, config, items, trainer)
     blocks: list[dict[str, Any]] = []
 
     def note(number: int, outcome: BlockResult) -> None:
         blocks.append({"block": outcome.block.name, "layers": len(outcome.block.layers), **outcome.errors})
-        logger.log_metrics({f"block/{name}": error for name, error in outcome.errors.items()}, step=number)
+        log_values(trackers, {f"block/{name}": error for name, error in outcome.errors.items()}, step=number)
 
     try:
         rounding.run(progress, note)
     finally:
-        close(logger)
+        close(trackers)
     kept = [min(block["nearest"], block["learned"]) / (block["nearest"] or 1) for block in blocks]
     return CalibrationResult(
         rounding.quantized, rounding.replaced, {"mean_block_error_kept": sum(kept) / len(kept)}, blocks
@@ -159,21 +159,21 @@ def with_activations(
     activations = run.calibration.activations
     assert activations is not None
     bits, softmax = activations.inputs, activations.softmax
-    logger = run.tracker(f"{progress.folder.parent.name}-activations")
+    trackers = run.trackers(f"{progress.folder.parent.name}-activations")
     trainer = partial(run.trainer, max_steps=max(1, config.iterations))
     blocks = {block["block"]: block for block in made.blocks}
 
     def note(number: int, block: Block, errors: Mapping[str, float]) -> None:
         about = blocks.get(block.name, {"block": block.name, "layers": len(block.layers)})
         blocks[block.name] = {**about, **errors}
-        logger.log_metrics({f"block/{name}": error for name, error in errors.items()}, step=number)
+        log_values(trackers, {f"block/{name}": error for name, error in errors.items()}, step=number)
 
     made.base.denoiser.to(run.loop.device)
     try:
         work = LSQCalibration(made.base, activations, config, items, run.loop, trainer)
         attention = work.run(progress, lambda: base_with(run, None).denoiser_alone, note)
     finally:
-        close(logger)
+        close(trackers)
     about_activations = {
         "activations": f"simulated integers of {bits} bits, softmax {f'{softmax} bits' if softmax else 'float'}"
     }

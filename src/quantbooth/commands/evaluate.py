@@ -1,6 +1,7 @@
 """quantbooth-evaluate: score generated pictures, one row each.
 
 quantbooth-evaluate subject=toy_mug strategy=s2 scorer=toy
+quantbooth-evaluate scale_sets=NAME                   # finished work, by a name of quantbooth-list
 """
 
 from functools import partial
@@ -12,7 +13,9 @@ from quantbooth.diffusion.pretrained import float_bytes
 from quantbooth.evaluation.files import Record, write_scores
 from quantbooth.evaluation.module import EvaluationModule
 from quantbooth.run.judges import require_judged
+from quantbooth.run.reopened import run_of
 from quantbooth.run.run import Run
+from quantbooth.run.stopping import WHY
 from quantbooth.run.subject_run import SubjectRun
 from quantbooth.runtime.draws import index_loader
 from quantbooth.sampling.image_set import read_requests
@@ -58,7 +61,7 @@ def record_of(one: SubjectRun, step: int, images: Path) -> Record:
     run = one.run
     tuned = one.tuned.manifest() if step else None
     quantized = run.quantized_base.manifest() if run.quantized_base else None
-    costs = dict(tuned.measured) if tuned else {}
+    costs = {key: value for key, value in (tuned.measured if tuned else {}).items() if key != WHY}
     costs["base_file_bytes"] = quantized.measured["file_bytes"] if quantized else float_bytes(run.base_folder)
     return Record(
         method=run.served_method if step else "base",
@@ -77,9 +80,9 @@ def record_of(one: SubjectRun, step: int, images: Path) -> Record:
 
 def check_job(cfg: DictConfig) -> None:
     """Refuse what the job cannot do, before the first job of a sweep."""
-    _require(Run(cfg))
+    _require(run_of(cfg))
 
 
 def job(cfg: DictConfig) -> list[Path]:
     """Run the command on one configuration."""
-    return evaluate(Run(cfg))
+    return evaluate(run_of(cfg))

@@ -5,6 +5,7 @@ quantbooth-export subject=toy_mug strategy=s2 export.merged=true     # one denoi
 quantbooth-export subject=toy_mug export.format=safetensors          # the denoiser alone, one file
 quantbooth-export subject=toy_mug method=qlora export.format=lora    # the adapters alone, as diffusers loads them
 quantbooth-export subject=toy_mug export.step=0                      # the quantized base itself
+quantbooth-export scale_sets=NAME                                    # finished work, by a name of quantbooth-list
 """
 
 import sys
@@ -21,6 +22,7 @@ from quantbooth.export.merging import Merging, prediction_errors
 from quantbooth.quant import adapters
 from quantbooth.quant.merging import average, merged_state, require_mergeable
 from quantbooth.run.models import tuned_base
+from quantbooth.run.reopened import run_of
 from quantbooth.run.run import Run
 from quantbooth.runtime.errors import UserError
 from quantbooth.runtime.used import name_unused
@@ -86,7 +88,7 @@ def _required(run: Run) -> tuple[Options, int]:
     Raises:
         UserError: for an option of generated pictures, and for a format that cannot store what is asked for.
     """
-    for option in ("lora", "unconditional_strength", "negative_prompt", "prompt", "scale_sets"):
+    for option in ("lora", "unconditional_strength", "negative_prompt", "prompt"):
         if run.settings[option] not in (None, "", []):
             raise UserError(f"{option} is for quantbooth-sample; leave it out of an export")
     options = Options(**run.only.settings["export"])
@@ -179,9 +181,9 @@ def _facts(run: Run, step: int, merging: Merging, options: Options, main: str) -
 
 def check_job(cfg: DictConfig) -> None:
     """Refuse what the job cannot do, before the first job of a sweep."""
-    _required(Run(cfg))
+    _required(run_of(cfg))
 
 
 def job(cfg: DictConfig) -> Path:
     """Run the command on one configuration."""
-    return export(Run(cfg))
+    return export(run_of(cfg))

@@ -18,6 +18,7 @@ from quantbooth.commands.tune import tune
 from quantbooth.run.judges import require_judged
 from quantbooth.run.prompts import require_read
 from quantbooth.run.run import Run
+from quantbooth.run.stopping import require_guard
 from quantbooth.run.tracking import track_scores
 from quantbooth.run.work import show_work
 from quantbooth.runtime.errors import UserError
@@ -71,9 +72,22 @@ def check(chain: Run) -> None:
 
 
 def _require(chain: Run) -> None:
-    chain.check("plan", "protocol", "sampler", "recipe", "steps", "tuner", "loras", "subjects", "quantized_base")
+    chain.check(
+        "plan",
+        "timestep_sampler",
+        "protocol",
+        "sampler",
+        "recipe",
+        "steps",
+        "tuner",
+        "stopping",
+        "loras",
+        "subjects",
+        "quantized_base",
+    )
     chain.strength.of(chain.plan, chain.tuner)
     require_read(chain)
+    require_guard(chain)
     require_judged(chain)
 
 

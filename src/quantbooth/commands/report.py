@@ -13,7 +13,6 @@ from typing import Any
 
 import pandas as pd
 import yaml
-from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig
 
 from quantbooth.evaluation.files import read_record, read_rows
@@ -23,8 +22,8 @@ from quantbooth.reporting.score_table import score_table
 from quantbooth.reporting.study import Study
 from quantbooth.reporting.style import Style, ThemeColour
 from quantbooth.run.run import Run
-from quantbooth.runtime.config import build, conf_dir
-from quantbooth.runtime.loggers import log_report
+from quantbooth.runtime.config import conf_dir
+from quantbooth.runtime.loggers import log_report, trackers_of
 from quantbooth.runtime.sweeps import sweep_name
 from quantbooth.runtime.used import name_unused
 from quantbooth.runtime.versions import made
@@ -64,7 +63,7 @@ def report(cfg: DictConfig, scores: Sequence[Path] = ()) -> Path:
     about = About([_typed(), *_alone(folders, study.results)], list(cfg.report.notes), missing, made())
     folder = Path(cfg.report.folder or Path(cfg.paths.outputs) / "reports" / _slug(study, folders))
     files = write_report(study, folder, about)
-    log_report(build(cfg.logger, Logger, run=f"report-{folder.name}", about=_of_sweep), files)
+    log_report(trackers_of(cfg, f"report-{folder.name}", _of_sweep), files)
     score_table(study).show()
     if missing:
         print(f"tuned and not scored: {', '.join(missing)}")  # noqa: T201  # what the table cannot tell

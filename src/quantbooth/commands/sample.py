@@ -3,14 +3,13 @@
 quantbooth-sample subject=toy_mug strategy=s2
 quantbooth-sample subject=toy_mug strategy=s2 'prompt="a {} on the beach"' protocol.seeds=[0,1,2]
 quantbooth-sample subject=toy_mug strategy=s2 lora=[style.safetensors:0.8]
-quantbooth-sample prompt="a sks mug on the beach" scale_sets=outputs/store/scale_sets/NAME protocol.batch=auto
+quantbooth-sample scale_sets=NAME 'prompt="a {} on the beach"'    # of finished work, by a name of quantbooth-list
 quantbooth-sample subjects=[toy_mug,toy_duck] 'prompt="a {} on the beach"'
 """
 
 import hashlib
 import io
 import shutil
-import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -25,27 +24,19 @@ from quantbooth.reporting.images import contact_sheet
 from quantbooth.run.load import load
 from quantbooth.run.models import tuned_base
 from quantbooth.run.prompts import require_read
+from quantbooth.run.reopened import run_of
 from quantbooth.run.run import Run
 from quantbooth.run.subject_run import SubjectRun
-from quantbooth.runtime.errors import UserError
 from quantbooth.runtime.profiling import profile
-from quantbooth.runtime.progress import say
-from quantbooth.runtime.used import name_unused
 from quantbooth.sampling.generation import collect, generate_missing
 from quantbooth.sampling.image_set import Request, write_image, write_requests
 from quantbooth.sampling.module import ImageJob, SamplingModule, image_jobs
 from quantbooth.schema import trainer_content
 from quantbooth.store.files import storage_of, write_whole
-from quantbooth.store.store import joined_label, make_all, slugify
-from quantbooth.tuning.files import open_tuned
+from quantbooth.store.store import joined_label, make_all
 
 __all__ = ["check_job", "generate", "generate_own", "job", "sample"]
 
-DECIDED = (
-    *("quant", "calibration", "strategy", "tuner", "prior", "optimizer", "method", "seed", "tag", "preview"),
-    *("scorer", "locator", "dino", "protocol.eval_steps", "protocol.prompt_stride", "protocol.prior_prompts"),
-)
-"""Options of tuning and scoring, which nothing is left of where scale sets are given."""
 CELL = 192
 """Side of a picture on the sheet, in pixels."""
 
@@ -65,14 +56,9 @@ def _require(run: Run) -> None:
     """Refuse what drawing cannot do, before any work.
 
     Raises:
-        UserError: for several subjects with `scale_sets`, which belong to one, or without a prompt; for options that
-            do not fit together.
+        UserError: for options that do not fit together.
     """
     tuned, own = run.settings["scale_sets"], run.settings["prompt"] is not None
-    if tuned is not None and not own:
-        raise UserError("scale_sets generates pictures of prompt; set prompt too, or leave scale_sets out")
-    if tuned is not None and run.settings["subjects"] is not None:
-        raise UserError("scale_sets belong to one subject; leave out subjects or scale_sets")
     run.check("sampler", "protocol", "loras", *([] if own else ["steps", "tuner"]))
     if tuned is None:
         run.strength.of(run.plan, run.tuner)
@@ -122,14 +108,9 @@ def generate_own(run: Run) -> list[Path]:
     _require(run)
     tuned = run.settings["scale_sets"]
     subjects: Sequence[SubjectRun | None] = [None] if tuned is not None else run.subjects
+    require_read(run, [request.text for one in subjects for request in _own_requests(run, one, "")])
     folders = [Path(tuned) if one is None else one.tuned.require() for one in subjects]
     asked = [_own_requests(run, one, folder.name) for one, folder in zip(subjects, folders, strict=True)]
-    require_read(run, [request.text for requests in asked for request in requests])
-    if tuned is not None:
-        unused = DECIDED if "{}" in str(run.settings["prompt"]) else (*DECIDED, "subject")
-        name_unused(sys.argv[1:], unused, f"with scale_sets={tuned}")
-    if tuned is not None and "{}" in str(run.settings["prompt"]):
-        _require_subject(run.only.name, Path(tuned))
     places = [Path(run.settings["pictures"]) / folder.name for folder in folders]
     missing = [
         [each for each in image_jobs(requests, place, number) if not each.path.exists()]
@@ -145,19 +126,8 @@ def generate_own(run: Run) -> list[Path]:
     return [path for requests, place in zip(asked, places, strict=True) for path in _shown(requests, place)]
 
 
-def _require_subject(name: str, tuned: Path) -> None:
-    """Refuse to put the words of one subject into a prompt for what was tuned on another."""
-    made = open_tuned(tuned).name
-    if not made.startswith(f"{slugify(name)}-"):
-        raise UserError(
-            f"{{}} in prompt stands for {name}, the subject of the options, and {made} is of another; set subject to "
-            "that one, or write its words"
-        )
-
-
 def _own_base(run: Run, folders: Sequence[Path]) -> tuple[Base, SubjectsRoute | None]:
     if run.settings["scale_sets"] is not None:
-        say(f"{folders[0].name} decides the method and the weights; options of quant, strategy and tuner are not used")
         return load(run.base_folder, run.base_name, folders, strength=run.strength)
     return tuned_base(run, run.recipe.steps)
 
@@ -210,9 +180,9 @@ def _references(folder: Path) -> Path:
 
 def check_job(cfg: DictConfig) -> None:
     """Refuse what the job cannot do, before the first job of a sweep."""
-    _require(Run(cfg))
+    _require(run_of(cfg))
 
 
 def job(cfg: DictConfig) -> list[Path]:
     """Run the command on one configuration."""
-    return generate(Run(cfg))
+    return generate(run_of(cfg))

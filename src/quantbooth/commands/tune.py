@@ -25,6 +25,7 @@ from quantbooth.run.models import untuned_base, whole_base
 from quantbooth.run.overfitting import overfitting
 from quantbooth.run.prompts import require_read
 from quantbooth.run.run import Run
+from quantbooth.run.stopping import measured_of, require_guard, stops_of
 from quantbooth.run.subject_run import SubjectRun
 from quantbooth.run.tracking import about, tracker_name
 from quantbooth.runtime.profiling import Cost, profile
@@ -42,6 +43,7 @@ from quantbooth.tuning.graphs import ReplayGraphs
 from quantbooth.tuning.module import TuningModule
 from quantbooth.tuning.optimizers import optimizer_factory
 from quantbooth.tuning.recipe import Examples, OptimizerFactory
+from quantbooth.tuning.stopping import Stops
 from quantbooth.tuning.teacher import Teacher, frozen_copy
 from quantbooth.tuning.tuner import State
 
@@ -56,14 +58,15 @@ def tune(run: Run) -> list[Path]:
     _require(run)
     optimizer = optimizer_factory(run.settings["optimizer"])
     if not all(one.tuned.find() for one in run.subjects):
-        run.tracker("")  # one that cannot be reached ends the run before any work
+        run.trackers("")  # one that cannot be reached ends the run before any work
     return make_all([one.tuned for one in run.subjects], partial(tune_experts, run, optimizer))
 
 
 def _require(run: Run) -> None:
     """Refuse what tuning cannot do, before any work."""
-    run.check("plan", "sampler", "recipe", "steps", "tuner")
+    run.check("plan", "timestep_sampler", "sampler", "recipe", "steps", "tuner", "stopping")
     require_read(run)
+    require_guard(run)
 
 
 def tune_experts(run: Run, optimizer: OptimizerFactory, missing: Sequence[int]) -> None:
@@ -71,7 +74,7 @@ def tune_experts(run: Run, optimizer: OptimizerFactory, missing: Sequence[int]) 
     decide_borders(run)
     for line in unused(run.strategy, run.timesteps):
         say(line)
-    for line in few_samples(run.strategy, run.recipe.samples_seen, run.recipe.steps):
+    for line in few_samples(run.strategy, run.recipe.samples_seen, run.recipe.steps, run.timestep_sampler):
         say(line)
     subjects = [run.subjects[number] for number in missing]
     if run.recipe.makes_class_pictures:
@@ -85,16 +88,18 @@ def tune_experts(run: Run, optimizer: OptimizerFactory, missing: Sequence[int]) 
             )
         unfinished = Unfinished(drafts)
         with profile() as cost:
-            seen = [
+            learned = [
                 learn_once(run, subjects, zones, optimizer, unfinished.part(number))
                 for number, zones in enumerate(run.strategy.runs)
             ]
             unfinished.collect(run.tuner, len(run.strategy.runs), run.steps[1:], save_precision(run))
         cost.seconds = unfinished.seconds
         fitted = overfitting(run, subjects, [draft.path for draft in drafts])
-        counted = torch.tensor(seen).movedim(0, 1).flatten(1).tolist()
+        ended = [end for one in learned for end in one.get("stopped", ())]
+        counted = torch.tensor([one["seen"] for one in learned]).movedim(0, 1).flatten(1).tolist()
         for draft, counts, fit_of in zip(drafts, counted, fitted, strict=True):
             draft.measured.update(costs_of(run, draft.path, cost, len(subjects), counts), **fit_of)
+            draft.measured.update(measured_of(run.recipe, ended))
     unfinished.clear()
 
 
@@ -148,15 +153,15 @@ def save_precision(run: Run) -> torch.dtype:
 
 def learn_once(
     run: Run, subjects: Sequence[SubjectRun], zones: Zones, optimizer: OptimizerFactory, part: Part
-) -> list[list[int]]:
-    """Run one training to its end, from its last checkpoint if there is one; return what each subject's experts saw."""
+) -> dict[str, Any]:
+    """Run one training to its end, from its last checkpoint if there is one; return what was seen, and why it ended."""
     found = part.latest()
-    if found is None or found.step < run.recipe.steps:
-        seen = learn(run, subjects, zones, optimizer, part, found).seen.tolist()
-        part.write(run.recipe.steps, {}, {"seen": seen})
-        return seen
-    seen = found.numbers["seen"]
-    return seen
+    if found is not None and found.step >= run.recipe.steps:
+        return found.numbers
+    module, stops = learn(run, subjects, zones, optimizer, part, found)
+    numbers = {"seen": module.seen.tolist(), "stopped": [one.ended for one in stops]}
+    part.write(run.recipe.steps, {}, numbers)
+    return numbers
 
 
 def learn(
@@ -166,8 +171,8 @@ def learn(
     optimizer: OptimizerFactory,
     part: Part,
     found: Checkpoint | None,
-) -> TuningModule:
-    """Run one training and write its snapshots, one per subject; return its module."""
+) -> tuple[TuningModule, list[Stops]]:
+    """Run one training and write its snapshots, one per subject; return its module, and what may have stopped it."""
     resources = run.settings["resources"]
     names = [curve_name(run, zones, draft.destination.name) for draft in part.whole.drafts]
     seed_everything(run.recipe.seed, verbose=False)
@@ -190,15 +195,17 @@ def learn(
     if run.recipe.needs_teacher:
         teacher = Teacher(base, route) if untuned is None else Teacher(untuned, None)
     parts = (base, learning, examples, zones, run.recipe, optimizer, sentences, route, teacher, distance)
-    module = TuningModule(*parts, shared_steps=run.strategy.shared_steps, wide=run.strategy.wide)
+    module = TuningModule(*parts, run.strategy.shared_steps, run.strategy.wide, run.timestep_sampler)
     snapshots = Snapshots(run.tuner, base, run.steps[1:], partial(keep, run, part), module.kept)
-    checkpoints = Checkpoints(part, module, resources["checkpoint_every"], found)
+    stops = stops_of(subjects[0], partial(whole_base, run, base), module, snapshots, found)
+    checkpoints = Checkpoints(part, module, resources["checkpoint_every"], found, {one.name: one for one in stops})
     grids = previews(run, base, module, subjects, names)
     graphs = [ReplayGraphs(base.denoiser, selection)] if resources["cuda_graphs"] else []  # before what draws
     if found is not None:
         say(f"{joined_label(names)} goes on from step {found.step}")
-    fit(run, module, names, [*graphs, checkpoints, snapshots, *grids], 0 if found is None else found.step)
-    return module
+    callbacks = [*graphs, checkpoints, snapshots, *stops, *grids]
+    fit(run, module, names, callbacks, 0 if found is None else found.step)
+    return module, stops
 
 
 def previews(
@@ -234,14 +241,14 @@ def curve_name(run: Run, zones: Zones, artifact: str) -> str:
 def fit(run: Run, module: TuningModule, names: Sequence[str], callbacks: list[Callback], step: int) -> None:
     """Train from a step to the last one and log the curves."""
     name = joined_label(names)
-    logger = run.tracker(tracker_name(names), partial(about, run), step)
+    trackers = run.trackers(tracker_name(names), partial(about, run), step)
     trainer: Trainer = run.trainer(
-        f"tuning {name}", tuning=True, logger=logger, max_steps=run.recipe.steps, callbacks=callbacks
+        f"tuning {name}", tuning=True, logger=trackers, max_steps=run.recipe.steps, callbacks=callbacks
     )
     try:
         trainer.fit(module)
     finally:
-        run.release(logger)
+        run.release(trackers)
 
 
 def encode(one: SubjectRun, base: Base) -> Examples:

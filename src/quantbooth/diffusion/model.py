@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
+from diffusers import AutoencoderKL, AutoencoderTiny
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -26,7 +27,10 @@ from quantbooth.diffusion.prompt_length import require_whole
 from quantbooth.diffusion.scheduler_config import new_scheduler
 from quantbooth.runtime.errors import UserError
 
-__all__ = ["Family", "NoiseSchedule", "Shape", "TextEncoder"]
+__all__ = ["AUTOENCODERS", "Family", "NoiseSchedule", "Shape", "TextEncoder"]
+
+AUTOENCODERS: Mapping[str, Any] = {"AutoencoderKL": AutoencoderKL, "AutoencoderTiny": AutoencoderTiny}
+"""Diffusers' classes of autoencoders that most families have, by their names."""
 
 
 @runtime_checkable
@@ -74,14 +78,14 @@ class TextEncoder:
     network: Any
     tokenizer: Any
 
-    def ids(self, prompts: Sequence[str]) -> Int[Tensor, "b length"]:
-        """Return token ids, padded to the tokenizer's full length, on the network's device.
+    def ids(self, prompts: Sequence[str], length: int | None = None) -> Int[Tensor, "b length"]:
+        """Return token ids, padded to a length, by default the tokenizer's full one, on the network's device.
 
         Raises:
             UserError: for a prompt that is longer.
         """
-        require_whole([self.tokenizer], prompts)
-        length = self.tokenizer.model_max_length
+        require_whole([self.tokenizer], prompts, [length])
+        length = length or self.tokenizer.model_max_length
         found = self.tokenizer(list(prompts), padding="max_length", max_length=length, return_tensors="pt")
         return found.input_ids.to(self.network.device)
 
@@ -114,8 +118,10 @@ class Family(ABC):
         denoiser_class: diffusers' class of the denoiser.
         text_classes: transformers' classes of each text encoder and its tokenizer, in the order of `text_encoder`,
             `text_encoder_2`, ...
+        text_lengths: tokens that each text encoder reads; None is `model_max_length`, as all are by default.
         pipeline_class: diffusers' class of the pipeline.
-        schedulers: diffusers' schedulers by our names; each must pass network time to the denoiser.
+        autoencoders: diffusers' classes of the autoencoder by their names.
+        schedulers: schedulers by our names, called as diffusers', whose timesteps are training timesteps.
         float_layers: patterns of the denoiser's layers that stay float by default.
         lora_prefixes: prefixes of the denoiser's layers in kohya's LoRA files.
         first_weight: a tensor name that every single-file checkpoint of the family has; None without such files.
@@ -125,7 +131,9 @@ class Family(ABC):
     component: ClassVar[str]
     denoiser_class: ClassVar[Any]
     text_classes: ClassVar[tuple[tuple[Any, Any], ...]]
+    text_lengths: ClassVar[tuple[int | None, ...] | None] = None
     pipeline_class: ClassVar[Any]
+    autoencoders: ClassVar[Mapping[str, Any]] = AUTOENCODERS
     schedulers: ClassVar[Mapping[str, Any]]
     float_layers: ClassVar[tuple[str, ...]] = ()
     lora_prefixes: ClassVar[tuple[str, ...]] = ()
@@ -228,6 +236,14 @@ class Family(ABC):
             side: of the pictures, in pixels.
         """
 
+    def require_whole(self, tokenizers: Sequence[Any], prompts: Iterable[str]) -> None:
+        """Check that the text encoders read every prompt whole.
+
+        Raises:
+            UserError: for the first that is longer than their length, with the words that would be lost.
+        """
+        require_whole(tokenizers, prompts, self.text_lengths)
+
     def pixels_per_latent(self, autoencoder: Any) -> int:
         """Return the downsampling factor of the autoencoder, in pixels per latent."""
         return 2 ** (len(autoencoder.config.block_out_channels) - 1)
@@ -236,11 +252,12 @@ class Family(ABC):
         """Return latents of about unit variance of images in [0, 1] (the posterior's mode where there is one)."""
         posterior = autoencoder.encode(images * 2 - 1)
         latents = posterior.latent_dist.mode() if hasattr(posterior, "latent_dist") else posterior.latents
-        return latents * autoencoder.config.scaling_factor
+        return (latents - (autoencoder.config.get("shift_factor") or 0)) * autoencoder.config.scaling_factor
 
     def decode_latents(self, autoencoder: Any, latents: Float[Tensor, "b c hl wl"]) -> Float[Tensor, "b 3 h w"]:
         """Decode latents to images in [0, 1]; the approximate inverse of `encode_images`."""
-        images = autoencoder.decode(latents / autoencoder.config.scaling_factor).sample
+        shift = autoencoder.config.get("shift_factor") or 0
+        images = autoencoder.decode(latents / autoencoder.config.scaling_factor + shift).sample
         return (images / 2 + 0.5).clamp(0, 1)
 
     # ---- files

@@ -16,7 +16,6 @@ from transformers.utils import logging as transformers_logging
 from quantbooth.diffusion.base import Base, frozen
 from quantbooth.diffusion.diffusers_folder import part_of, read_json, text_encoder_names, tokenizer_names
 from quantbooth.diffusion.families.registry import family_in
-from quantbooth.diffusion.families.unet_config import AUTOENCODERS
 from quantbooth.diffusion.model import Family, TextEncoder
 from quantbooth.diffusion.prompt_length import require_whole
 from quantbooth.diffusion.scheduler_config import read_scheduler_config
@@ -123,9 +122,10 @@ def autoencoder_class(folder: Path) -> Any:
         UserError: when it is not supported.
     """
     kind = read_json(folder / "model_index.json").get("vae", [None, None])[1]
-    if kind not in AUTOENCODERS:
-        raise UserError(f"{folder}: the autoencoder must be one of {', '.join(AUTOENCODERS)}, found {kind!r}")
-    return AUTOENCODERS[kind]
+    offered = family_in(folder).autoencoders
+    if kind not in offered:
+        raise UserError(f"{folder}: the autoencoder must be one of {', '.join(offered)}, found {kind!r}")
+    return offered[kind]
 
 
 def _assemble(folder: Path, name: str, family: Family, autoencoder: Any, denoiser: nn.Module | None) -> Base:

@@ -8,16 +8,23 @@ from quantbooth.runtime.errors import UserError
 __all__ = ["require_room", "require_whole"]
 
 
-def require_whole(tokenizers: Iterable[Any], prompts: Iterable[str]) -> None:
+def require_whole(
+    tokenizers: Sequence[Any], prompts: Iterable[str], lengths: Sequence[int | None] | None = None
+) -> None:
     """Check that every tokenizer of a base reads every prompt whole.
+
+    Args:
+        tokenizers: of the base.
+        prompts: any number of times.
+        lengths: the tokens that each text encoder reads; None is its tokenizer's `model_max_length`.
 
     Raises:
         UserError: for the first prompt that is longer, with the words that would be lost, or has letters that the
             vocabulary lacks.
     """
     texts = list(dict.fromkeys(prompts))
-    for tokenizer in tokenizers:
-        room = tokenizer.model_max_length - tokenizer.num_special_tokens_to_add()
+    for tokenizer, length in zip(tokenizers, lengths or [None] * len(tokenizers), strict=True):
+        room = (length or tokenizer.model_max_length) - tokenizer.num_special_tokens_to_add()
         for prompt in texts:
             tokens = tokenizer.encode(prompt, add_special_tokens=False, verbose=False)
             if tokenizer.unk_token_id in tokens:

@@ -1,7 +1,6 @@
 """The DDPM noise schedule of a base: signal-to-noise ratio by timestep, noised latents x_t and prediction targets."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -9,10 +8,9 @@ from diffusers import DDPMScheduler
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from quantbooth.diffusion.scheduler_config import read_scheduler_config, require_ddpm
-from quantbooth.runtime.errors import UserError
+from quantbooth.diffusion.scheduler_config import require_ddpm
 
-__all__ = ["Schedule", "borders_by_snr"]
+__all__ = ["Schedule"]
 
 
 class Schedule:
@@ -71,21 +69,3 @@ class Schedule:
         """Return the first t whose signal-to-noise ratio is below the given one (SD: 354 for 1, 934 for 0.01)."""
         below = torch.nonzero(self.snr() < snr)
         return int(below[0]) if len(below) else self.timesteps
-
-
-def borders_by_snr(folder: Path, clean_up: float, coarse: float) -> dict[str, list[int]]:
-    """Return the clean-up, content and coarse zones by the schedule's signal-to-noise ratio (P2, Choi et al. 2022).
-
-    Args:
-        folder: a diffusers folder; only its scheduler's configuration is read.
-        clean_up: the ratio above which t is in the clean-up zone (1 gives t < 354 for Stable Diffusion).
-        coarse: the ratio below which t is in the coarse zone (0.01 gives t >= 934 for Stable Diffusion).
-
-    Raises:
-        UserError: when the folder has no scheduler, or a zone would be empty.
-    """
-    schedule = Schedule(read_scheduler_config(folder))
-    low, high, end = schedule.first_timestep_below(clean_up), schedule.first_timestep_below(coarse), schedule.timesteps
-    if not 0 < low < high < end:
-        raise UserError(f"signal-to-noise {clean_up} and {coarse} must leave three zones, got borders {low} and {high}")
-    return {"clean_up": [0, low], "content": [low, high], "coarse": [high, end]}

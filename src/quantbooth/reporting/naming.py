@@ -20,7 +20,7 @@ __all__ = ["BASE", "Method", "methods_of", "distinguishing_options"]
 BASE = "base"
 SHORT = 8
 OF_WEIGHTS = ("quant", "calibration")
-GROUPS = (*OF_WEIGHTS, "tuner", "strategy", "prior", "optimizer", "resources", "sampler", "trainer")
+GROUPS = (*OF_WEIGHTS, "tuner", "strategy", "timesteps", "prior", "optimizer", "resources", "sampler", "trainer")
 """Groups whose options may name a row; others are about resources or evaluation."""
 SILENT = {
     f"{group}.{key}"

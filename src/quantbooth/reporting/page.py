@@ -10,7 +10,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from quantbooth.reporting import areas, differences, overfitting, style, summary
+from quantbooth.reporting import areas, differences, overfitting, stopping, style, summary
 from quantbooth.reporting.embed import SHOWN, Embedded, Encoding, embedded, encoding_for
 from quantbooth.reporting.heat_map import heat_map
 from quantbooth.reporting.images import Grid, grid, grid_sheet, stacked
@@ -99,6 +99,7 @@ def write_report(study: Study, folder: Path, about: About) -> list[Path]:
         "differences.md": differences.as_markdown(study),
         "areas.md": areas.as_markdown(study),
         "overfitting.md": overfitting.as_markdown(study),
+        "stopping.md": stopping.as_markdown(study),
         "snapshots.csv": areas.snapshots_csv(study),
         **{plot.file: plot.svg for plot in (*trades, *wide)},
     }

@@ -9,9 +9,12 @@ from torch import Tensor
 from quantbooth.diffusion.base import Base
 from quantbooth.diffusion.sampler import Sampler
 from quantbooth.runtime.errors import UserError
+from quantbooth.timesteps.samplers import TimestepSampler, Uniform
 from quantbooth.timesteps.strategies import Strategy
 
 __all__ = ["few_samples", "require_decidable", "sampled_timesteps", "unused"]
+
+UNIFORM = Uniform()
 
 
 def sampled_timesteps(base: Base, sampler: Sampler) -> Shaped[Tensor, " steps"]:
@@ -32,7 +35,7 @@ def sampled_timesteps(base: Base, sampler: Sampler) -> Shaped[Tensor, " steps"]:
         raise
     except (ValueError, IndexError, RuntimeError, ZeroDivisionError, TypeError) as error:
         raise UserError(f"{asked}: {' '.join(str(error).split())}; choose another number of steps") from error
-    found = base.family.training_timestep(scheduler.timesteps)
+    found = scheduler.timesteps
     inside = found[(found >= 0) & (found < base.timesteps)].unique()
     if len(inside) != sampler.steps or len(inside) < len(found.unique()):
         raise UserError(
@@ -68,7 +71,7 @@ def unused(strategy: Strategy, timesteps: Shaped[Tensor, " steps"]) -> Iterator[
             )
 
 
-def few_samples(strategy: Strategy, samples: int, steps: int) -> Iterator[str]:
+def few_samples(strategy: Strategy, samples: int, steps: int, sampler: TimestepSampler = UNIFORM) -> Iterator[str]:
     """Yield a line for each expert that expects less than half of an even share of the samples of a run, or none.
 
     Each sample of a shared step is one of every expert.
@@ -77,10 +80,10 @@ def few_samples(strategy: Strategy, samples: int, steps: int) -> Iterator[str]:
     if strategy.sets > 1 and strategy.shared_steps == steps:
         yield f"warning: strategy.shared_steps={steps} is all of tuner.steps, so the experts stay equal; lower it"
     for zones in strategy.runs:
-        widths = [zone.stop - zone.start for zone in zones.zones]
-        even = shared + (samples - shared) / len(widths)
-        for zone, width in zip(zones.zones, widths, strict=True):
-            expected = shared + (samples - shared) * width / sum(widths)
+        density, index = sampler.density(zones), zones.index(torch.arange(zones.timesteps))
+        even = shared + (samples - shared) / len(zones)
+        for number, zone in enumerate(zones.zones, start=1):
+            expected = shared + (samples - shared) * float(density[index == number].sum())
             if expected < max(1, even / 2):
                 advice = "strategy.apart=true gives each a run of its own"
                 if expected < 1:

@@ -16,6 +16,7 @@ from quantbooth.runtime.config import build
 from quantbooth.runtime.errors import UserError
 from quantbooth.store.files import require_place
 from quantbooth.store.store import slugify
+from quantbooth.timesteps.samplers import TimestepSampler, Uniform
 from quantbooth.timesteps.strategies import BASELINE, Strategy
 from quantbooth.tuning.optimizers import optimizer_factory
 from quantbooth.tuning.recipe import Recipe
@@ -30,6 +31,7 @@ __all__ = [
     "require_untouched",
     "sampler_of",
     "strategy_of",
+    "timestep_sampler_of",
     "tuner_of",
 ]
 
@@ -142,6 +144,18 @@ def strategy_of(cfg: DictConfig, recipe: Recipe) -> Strategy:
             f"{strategy.shared_steps}; choose trainer.gradient_clip_algorithm=value, or strategy.shared_steps=0"
         )
     return strategy
+
+
+def timestep_sampler_of(cfg: DictConfig, strategy: Strategy) -> TimestepSampler:
+    """Return what training timesteps are drawn by; options of earlier versions have none.
+
+    Raises:
+        UserError: when nothing would be drawn in a run of the strategy.
+    """
+    sampler = build(cfg.timesteps, TimestepSampler) if "timesteps" in cfg else Uniform()
+    for zones in strategy.runs:
+        sampler.density(zones)
+    return sampler
 
 
 def base_folder_of(cfg: DictConfig) -> Path:

@@ -2,9 +2,10 @@
 
 from collections.abc import Iterable
 
+from quantbooth.diffusion.families.registry import family_in
 from quantbooth.diffusion.pretrained import read_tokenizers
-from quantbooth.diffusion.prompt_length import require_whole
 from quantbooth.run.run import Run
+from quantbooth.run.stopping import guard_texts
 
 __all__ = ["require_read"]
 
@@ -15,6 +16,7 @@ def require_read(run: Run, prompts: Iterable[str] | None = None) -> None:
     Raises:
         UserError: for one that is longer, with the words that would be lost.
     """
-    own = (text for one in run.subjects for text in (*one.subject.texts, *one.class_prompts))
+    own = (text for one in run.subjects for text in (*one.subject.texts, *one.class_prompts, *guard_texts(one)))
     negative = filter(None, [run.settings["negative_prompt"]])
-    require_whole(read_tokenizers(run.base_folder), [*(own if prompts is None else prompts), *negative])
+    tokenizers = read_tokenizers(run.base_folder)
+    family_in(run.base_folder).require_whole(tokenizers, [*(own if prompts is None else prompts), *negative])

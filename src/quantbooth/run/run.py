@@ -27,20 +27,31 @@ from quantbooth.quant.kernels import choice as kernels
 from quantbooth.quant.surgery import matching
 from quantbooth.run.calibration import Calibration
 from quantbooth.run.experts import require_decidable, sampled_timesteps
-from quantbooth.run.options import base_folder_of, method_name, recipe_of, sampler_of, strategy_of, tuner_of
+from quantbooth.run.options import (
+    base_folder_of,
+    method_name,
+    recipe_of,
+    sampler_of,
+    strategy_of,
+    timestep_sampler_of,
+    tuner_of,
+)
+from quantbooth.run.stopping import stopping_of
 from quantbooth.run.strength import Strength, strength_of
 from quantbooth.run.subject_run import SubjectRun
 from quantbooth.run.subjects import each_subject
 from quantbooth.runtime.config import build, plain
 from quantbooth.runtime.errors import UserError
 from quantbooth.runtime.lightning import Bar, Loop
-from quantbooth.runtime.loggers import close
+from quantbooth.runtime.loggers import close, trackers_of
 from quantbooth.schema import TRAINING_ONLY, trainer_content
 from quantbooth.store.files import folder_fingerprint
 from quantbooth.store.store import Artifact, Store
+from quantbooth.timesteps.samplers import TimestepSampler
 from quantbooth.timesteps.strategies import Strategy, decided
 from quantbooth.tuning.gradients import read_gradients
 from quantbooth.tuning.recipe import Recipe
+from quantbooth.tuning.stopping import Stopping
 from quantbooth.tuning.tuner import Tuner
 
 __all__ = ["Run"]
@@ -53,7 +64,7 @@ class Run:
         self.cfg, self.settings = cfg, plain(cfg)
         self.store = Store(Path(self.settings["paths"]["store"]).expanduser())
         kernels.choose(self.settings["resources"]["kernels"])
-        self._tracking, self._trackers = False, dict[str, Logger]()
+        self._tracking, self._trackers = False, dict[str, list[Logger]]()
 
     def check(self, *parts: str) -> None:
         """Evaluate these properties now, so that a wrong option ends the run before any work."""
@@ -100,6 +111,11 @@ class Run:
         return decided(self.plan, torch.tensor(read_gradients(gradients.require()).affinity, dtype=torch.float64))
 
     @cached_property
+    def timestep_sampler(self) -> TimestepSampler:
+        """The density of training timesteps."""
+        return timestep_sampler_of(self.cfg, self.plan)
+
+    @cached_property
     def protocol(self) -> Protocol:
         return build(self.cfg.protocol, Protocol)
 
@@ -124,6 +140,11 @@ class Run:
     @cached_property
     def recipe(self) -> Recipe:
         return recipe_of(self.settings)
+
+    @cached_property
+    def stopping(self) -> Stopping | None:
+        """What stops tuning before its last step; None where nothing does."""
+        return stopping_of(self.settings)
 
     @cached_property
     def strength(self) -> Strength:
@@ -222,19 +243,19 @@ class Run:
         kernels.require(loop.device)
         return loop
 
-    def tracker(self, name: str, about: Callable[[], Mapping[str, Any]] | None = None, step: int = 0) -> Logger:
-        """Return the tracker of a training run, which goes on from a step; inside `tracking` the one that is open."""
+    def trackers(self, name: str, about: Callable[[], Mapping[str, Any]] | None = None, step: int = 0) -> list[Logger]:
+        """Return the trackers of a training run, which goes on from a step; inside `tracking` those that are open."""
         if name in self._trackers:
             return self._trackers[name]
-        made = build(self.cfg.logger, Logger, run=name, step=step, about=about)
+        made = trackers_of(self.cfg, name, about, step)
         if self._tracking and name:
             self._trackers[name] = made
         return made
 
-    def release(self, tracker: Logger) -> None:
-        """Close a tracker, unless the chain goes on to log to it."""
-        if tracker not in self._trackers.values():
-            close(tracker)
+    def release(self, trackers: list[Logger]) -> None:
+        """Close trackers, unless the chain goes on to log to them."""
+        if not any(trackers is each for each in self._trackers.values()):
+            close(trackers)
 
     @contextmanager
     def tracking(self) -> Iterator[None]:
@@ -244,6 +265,5 @@ class Run:
             yield
         finally:
             self._tracking = False
-            for tracker in self._trackers.values():
-                close(tracker)
+            close([tracker for each in self._trackers.values() for tracker in each])
             self._trackers.clear()

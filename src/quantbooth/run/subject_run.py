@@ -9,6 +9,7 @@ from omegaconf import DictConfig
 from quantbooth.data.questions import Questions
 from quantbooth.data.subjects import Subject
 from quantbooth.run.class_prompts import class_prompts_of, prompted
+from quantbooth.run.stopping import guard_identity
 from quantbooth.runtime.config import build, plain
 from quantbooth.runtime.errors import UserError
 from quantbooth.sampling.image_set import Request, requests_for, unrelated_requests
@@ -144,11 +145,13 @@ class SubjectRun:
             **run.untuned,
             "subject": self.subject.fingerprint,
             "strategy": run.plan.describe(),
+            **({"timesteps": drawn} if (drawn := run.timestep_sampler.describe()) else {}),
             **({} if self.gradients is None else {"gradients": self.gradients.identity}),
             "tuner": {"name": run.tuner.name, **content(settings, "tuner")},
             "prior_pictures": self.prior.identity if run.recipe.makes_class_pictures else None,
             **({} if run.recipe.makes_class_pictures else prompted(settings, self.class_prompts)),
             **{group: content(settings, group) for group in ("optimizer", "prior", "resources")},
+            **guard_identity(self),
             "seed": settings["seed"],
             **trainer_content(settings, training=True),
         }

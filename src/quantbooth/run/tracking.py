@@ -83,9 +83,9 @@ def track_scores(run: Run, folders: Sequence[Path]) -> None:
     """Log the scores of a setting to the tracker of its tuning; one that has them already gets nothing."""
     name = tracker_name([one.tuned.path.name for one in run.subjects])
     added = "".join([run.strength.name, *(f"-with-{slugify(lora.name)}" for lora in run.loras)])
-    logger = run.tracker(f"{name}{added}", partial(about, run), run.recipe.steps + 1)
+    trackers = run.trackers(f"{name}{added}", partial(about, run), run.recipe.steps + 1)
     found = [scored(run, folder) for folder in folders]
-    log_scores(logger, [(one.step, one.values) for one in found], [row for one in found for row in one.pictures])
+    log_scores(trackers, [(one.step, one.values) for one in found], [row for one in found for row in one.pictures])
 
 
 def tracker_name(names: Sequence[str]) -> str:

@@ -22,6 +22,7 @@ from quantbooth.runtime.ending import said
 from quantbooth.runtime.explain import explain, flat, is_mistake
 from quantbooth.runtime.options import require_valid
 from quantbooth.runtime.outcomes import DONE, FAILED, NOT_BEGUN, Outcome, Sweep, settings
+from quantbooth.runtime.places import say_store
 from quantbooth.runtime.records import forget, name_records
 from quantbooth.runtime.sweeps import knowing
 from quantbooth.runtime.used import name_unused
@@ -114,6 +115,8 @@ class Job:
         require_valid(cfg, self.config_name)
         module = importlib.import_module(self.module)
         quiet_libraries()
+        if self.sweep is None or HydraConfig.get().job.num == 0:
+            say_store(cfg)
         if unused := getattr(module, "UNUSED", ()):
             name_unused(self.words, unused, f"by {self.module.rpartition('.')[2]}")
         return module.job(cfg)

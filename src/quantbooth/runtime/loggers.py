@@ -1,23 +1,47 @@
-"""Trackers for curves, sample grids and the report of a run, each closed at the end of its job."""
+"""Trackers for curves, sample grids and the report of a run, each closed at the end of its job.
+
+`logger=[csv,wandb]` makes several, which get the same values under the same names.
+"""
 
 import csv
+import hashlib
 import netrc
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.loggers import CSVLogger, Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
+from omegaconf import DictConfig
 
+from quantbooth.runtime.config import build
+from quantbooth.runtime.errors import UserError
+from quantbooth.runtime.mlflow_runs import MLflowRun
 from quantbooth.runtime.wandb_runs import OneRun, require_server
 
-__all__ = ["close", "csv_logger", "log_grid", "log_report", "log_scores", "tensorboard_logger", "wandb_logger"]
+__all__ = [
+    *("close", "csv_logger", "log_grid", "log_report", "log_scores", "log_values", "tensorboard_logger"),
+    *("trackers_of", "wandb_logger"),
+]
 
 About = Callable[[], Mapping[str, Any]]
 """Says who a setting is, for trackers that show it; a function, because Hydra would build what a mapping holds."""
+SCORED = "scores.sha256"
 OF_ENVIRONMENT = {"name": "WANDB_NAME", "group": "WANDB_RUN_GROUP", "job_type": "WANDB_JOB_TYPE", "tags": "WANDB_TAGS"}
+
+
+def trackers_of(cfg: DictConfig, run: str, about: About | None = None, step: int = 0) -> list[Logger]:
+    """Return the trackers that a configuration names, for a run that goes on from a step.
+
+    Raises:
+        UserError: when one cannot be made.
+    """
+    if not cfg.get("logger"):
+        raise UserError("logger must name a tracker, got none; choose logger=csv, or several, logger=[csv,wandb]")
+    nodes = [cfg.logger] if "_target_" in cfg.logger else cfg.logger.values()  # an earlier version stored the only one
+    return [build(node, Logger, run=run, step=step, about=about) for node in nodes]
 
 
 def csv_logger(folder: str, run: str, step: int = 0, about: About | None = None) -> CSVLogger:
@@ -58,50 +82,92 @@ def wandb_logger(folder: str, run: str, project: str, step: int = 0, about: Abou
     return OneRun(step, run, project=project, save_dir=folder, offline=offline, **told)
 
 
+def log_values(trackers: Iterable[Logger], values: Mapping[str, float], step: int) -> None:
+    """Log values by name to every tracker."""
+    for tracker in trackers:
+        tracker.log_metrics(dict(values), step)
+
+
 def log_scores(
-    logger: Logger,
+    trackers: Iterable[Logger],
     scores: Sequence[tuple[int, Mapping[str, float]]],
     pictures: Sequence[tuple[Path, Mapping[str, Any]]],
 ) -> None:
-    """Log scores by step, and pictures of the last step with theirs, to a tracker of settings.
+    """Log scores by step, and pictures of the last step with theirs; a tracker that has them gets nothing.
 
     Args:
-        logger: CSV keeps curves of tuning alone: scores are tables in the store.
+        trackers: W&B alone shows the table of pictures.
         scores: step, and values by name.
         pictures: file, and values by name.
     """
-    if isinstance(logger, CSVLogger) or (isinstance(logger, OneRun) and logger.has(repr(scores))):
-        return
     by_step: dict[int, dict[str, float]] = {}
     for step, values in scores:
         by_step.setdefault(step, {}).update(values)
-    for step, joined in sorted(by_step.items()):
-        (WandbLogger if isinstance(logger, WandbLogger) else type(logger)).log_metrics(logger, joined, step)
-    if isinstance(logger, WandbLogger) and pictures:
-        import wandb  # noqa: PLC0415  # optional: the extra [wandb]
-
-        columns = ["picture", *dict.fromkeys(name for _, row in pictures for name in row)]
-        rows = [[wandb.Image(str(file)), *(row.get(name) for name in columns[1:])] for file, row in pictures]
-        logger.log_table("pictures", columns, rows)
-
-
-def log_grid(logger: Logger | None, picture: np.ndarray, step: int, title: str = "samples") -> None:
-    """Log a grid of samples, if the tracker supports pictures."""
-    if isinstance(logger, WandbLogger):
-        logger.log_image(title, [picture], step=step)
-    elif isinstance(logger, TensorBoardLogger):
-        logger.experiment.add_image(title, picture, step, dataformats="HWC")
+    for tracker in trackers:
+        if not _has_scores(tracker, by_step, repr(scores)):
+            for step, joined in sorted(by_step.items()):
+                _plain_class(tracker).log_metrics(tracker, joined, step)
+            if isinstance(tracker, WandbLogger) and pictures:
+                _log_pictures(tracker, pictures)
+            if isinstance(tracker, TensorBoardLogger):
+                Path(tracker.log_dir, SCORED).write_text(_events(tracker, repr(scores)))
 
 
-def close(logger: Logger | None) -> None:
+def _has_scores(tracker: Logger, by_step: Mapping[int, Mapping[str, float]], scores: str) -> bool:
+    if isinstance(tracker, OneRun):
+        return tracker.has(scores)
+    if isinstance(tracker, MLflowRun):
+        return tracker.has(by_step)
+    if isinstance(tracker, TensorBoardLogger):
+        note = Path(tracker.log_dir, SCORED)
+        return note.is_file() and note.read_text() == _events(tracker, scores)
+    if not isinstance(tracker, CSVLogger):
+        return False
+    tracker.save()
+    rows = _rows(Path(tracker.log_dir, tracker.experiment.NAME_METRICS_FILE), sys.maxsize)
+    known = {(int(row["step"]), key, value) for row in rows for key, value in row.items()}
+    return all((step, key, str(value)) in known for step, values in by_step.items() for key, value in values.items())
+
+
+def _events(tracker: TensorBoardLogger, scores: str) -> str:
+    """Return a digest of scores and of the files of events: a tuning that is done again writes another one."""
+    files = sorted(file.name for file in Path(tracker.log_dir).glob("events.*"))
+    return hashlib.sha256(f"{files} {scores}".encode()).hexdigest()
+
+
+def _plain_class(tracker: Logger) -> Any:
+    """Return the class whose log_metrics logs any step: a run that goes on logs later steps alone."""
+    return next((kind for kind in (WandbLogger, MLFlowLogger) if isinstance(tracker, kind)), type(tracker))
+
+
+def _log_pictures(tracker: WandbLogger, pictures: Sequence[tuple[Path, Mapping[str, Any]]]) -> None:
+    import wandb  # noqa: PLC0415  # optional: the extra [wandb]
+
+    columns = ["picture", *dict.fromkeys(name for _, row in pictures for name in row)]
+    rows = [[wandb.Image(str(file)), *(row.get(name) for name in columns[1:])] for file, row in pictures]
+    tracker.log_table("pictures", columns, rows)
+
+
+def log_grid(trackers: Iterable[Logger], picture: np.ndarray, step: int, title: str = "samples") -> None:
+    """Log a grid of samples to the trackers that support pictures."""
+    for tracker in trackers:
+        if isinstance(tracker, WandbLogger):
+            tracker.log_image(title, [picture], step=step)
+        elif isinstance(tracker, TensorBoardLogger):
+            tracker.experiment.add_image(title, picture, step, dataformats="HWC")
+        elif isinstance(tracker, MLflowRun):
+            tracker.log_picture(title, picture, step)
+
+
+def close(trackers: Iterable[Logger]) -> None:
     """End the run, so that the next job of a sweep in this process starts a new one; one that never began has none."""
-    if logger is not None:
-        logger.finalize("success")
-    if isinstance(logger, WandbLogger):
-        import wandb  # noqa: PLC0415  # optional: the extra [wandb]
+    for tracker in trackers:
+        tracker.finalize("success" if sys.exc_info()[0] is None else "failed")
+        if isinstance(tracker, WandbLogger):
+            import wandb  # noqa: PLC0415  # optional: the extra [wandb]
 
-        if wandb.run is not None:
-            wandb.finish(exit_code=int(sys.exc_info()[0] is not None))
+            if wandb.run is not None:
+                wandb.finish(exit_code=int(sys.exc_info()[0] is not None))
 
 
 def _rows(file: Path, end: int) -> list[dict[str, str]]:
@@ -122,21 +188,21 @@ def _has_wandb_key() -> bool:
         return False
 
 
-def log_report(logger: Logger, files: Sequence[Path]) -> bool:
-    """Upload the report's files to Weights & Biases, online or offline; other trackers do not store files.
+def log_report(trackers: Iterable[Logger], files: Sequence[Path]) -> None:
+    """Give the report's files to the trackers that store files, W&B and MLflow, and end their runs."""
+    for tracker in trackers:
+        if not isinstance(tracker, WandbLogger | MLflowRun):
+            continue
+        try:
+            if isinstance(tracker, MLflowRun):
+                tracker.log_files("report", files)
+            else:
+                import wandb  # noqa: PLC0415  # optional: the extra [wandb]
 
-    Returns:
-        Whether the tracker stored them.
-    """
-    if not isinstance(logger, WandbLogger):
-        return False
-    import wandb  # noqa: PLC0415  # optional: the extra [wandb]
-
-    artifact = wandb.Artifact("report", type="report", description="the page, tables and plots of a report")
-    for file in files:
-        artifact.add_file(str(file))
-    try:
-        logger.experiment.log_artifact(artifact)
-    finally:
-        close(logger)
-    return True
+                about = "the page, tables and plots of a report"
+                artifact = wandb.Artifact("report", type="report", description=about)
+                for file in files:
+                    artifact.add_file(str(file))
+                tracker.experiment.log_artifact(artifact)
+        finally:
+            close([tracker])

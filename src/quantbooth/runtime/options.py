@@ -14,10 +14,10 @@ from omegaconf.errors import InterpolationToMissingValueError, MissingMandatoryV
 
 from quantbooth.kinds import MAPPING, Field, shown
 from quantbooth.runtime.errors import UserError, WrongOptions
-from quantbooth.runtime.renamed import RENAMED
+from quantbooth.runtime.renamed import RENAMED, in_present_form
 from quantbooth.schema import ANY, COMMANDS, FIELDS, OPEN
 
-__all__ = ["mistakes", "require_filled", "require_kept", "require_valid", "require_valid_sweep"]
+__all__ = ["given_values", "mistakes", "require_filled", "require_kept", "require_valid", "require_valid_sweep"]
 
 OURS = "quantbooth"
 
@@ -34,7 +34,7 @@ def require_valid(cfg: DictConfig, config_name: str = "") -> None:
     Raises:
         WrongOptions: with a line for each.
     """
-    found = mistakes(_given(cfg), COMMANDS.get(config_name, FIELDS))
+    found = mistakes(in_present_form(given_values(cfg)), COMMANDS.get(config_name, FIELDS))
     own = [line for option, line in found.items() if not _copied(cfg, option)]
     if found:
         raise WrongOptions(own or list(found.values()))
@@ -146,16 +146,16 @@ def _is_ours(node: Mapping[Any, Any]) -> bool:
     return str(node.get("_target_", OURS)).startswith(OURS)
 
 
-def _given(node: Any) -> Any:
+def given_values(node: Any) -> Any:
     """Return a config as plain values with interpolations resolved, without the options that have no value yet."""
     if isinstance(node, ListConfig):
-        return [_given(node[place]) for place in range(len(node))]
+        return [given_values(node[place]) for place in range(len(node))]
     if not isinstance(node, DictConfig):
         return node
     found: dict[Any, Any] = {}
     for key in node:
         with contextlib.suppress(MissingMandatoryValue, InterpolationToMissingValueError):
-            found[key] = _given(node[key])
+            found[key] = given_values(node[key])
     return found
 
 

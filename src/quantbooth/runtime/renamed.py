@@ -1,8 +1,11 @@
 """Former names of options, which are answered with the present ones."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from quantbooth.schema import FIELDS
 
-__all__ = ["RENAMED"]
+__all__ = ["RENAMED", "in_present_form"]
 
 RENAMED: dict[str, str] = {
     "tuner.subject_batch": "tuner.train_batch_size",
@@ -29,8 +32,18 @@ RENAMED: dict[str, str] = {
     "quant.split": "quant.split_skips",
     "damage.beside": "degradation.compare_with",
     **{f"damage.{key}": f"degradation.{key}" for key in FIELDS["degradation"]},
+    "logger.folder": "logger.csv.folder, of each tracker",
+    "logger.project": "logger.wandb.project, or logger.mlflow.project",
     "calibration.search.norm": "calibration.search.lp_norm",
     "calibration.activations.norm": "calibration.activations.lp_norm",
     "optimizer._target_": "optimizer.name=adamw, or another of torch.optim",
 }
 """Former name -> current name of renamed options."""
+
+
+def in_present_form(settings: Mapping[Any, Any]) -> Mapping[Any, Any]:
+    """Return settings in which the only tracker, which earlier versions stored without a name, has the name `only`."""
+    tracker = settings.get("logger")
+    if not isinstance(tracker, Mapping) or "_target_" not in tracker:
+        return settings
+    return {**settings, "logger": {"only": tracker}}

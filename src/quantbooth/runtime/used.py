@@ -6,11 +6,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from quantbooth.runtime.errors import UserError
 from quantbooth.runtime.progress import say
 
-__all__ = ["name_unused", "require_own"]
+__all__ = ["name_unused", "options_in", "require_own"]
 
 OWNERS: Mapping[str, tuple[str, ...]] = {
     "prompt": ("sample",),
-    "scale_sets": ("sample",),
+    "scale_sets": ("sample", "evaluate", "export"),
     "pictures": ("sample",),
     "dry_run": ("pipeline",),
     "export": ("export",),
@@ -25,7 +25,7 @@ def require_own(words: Sequence[str], command: str) -> None:
     Raises:
         UserError: for the first one.
     """
-    for word, option in _options(words):
+    for word, option in options_in(words):
         owners = OWNERS.get(option.partition(".")[0], (command,))
         if command not in owners:
             raise UserError(
@@ -37,12 +37,14 @@ def require_own(words: Sequence[str], command: str) -> None:
 def name_unused(words: Sequence[str], unused: Iterable[str], why: str) -> None:
     """Say which options were given and are not used: commands that follow each other are typed with the same ones."""
     groups = tuple(unused)
-    found = [word for word, option in _options(words) if any(f"{option}.".startswith(f"{group}.") for group in groups)]
+    found = [
+        word for word, option in options_in(words) if any(f"{option}.".startswith(f"{group}.") for group in groups)
+    ]
     if found:
         say(f"not used {why}: {', '.join(found)}")
 
 
-def _options(words: Sequence[str]) -> list[tuple[str, str]]:
+def options_in(words: Sequence[str]) -> list[tuple[str, str]]:
     """Return each word that sets an option, and the option."""
     found = [(word, re.match(r"[+~]*([\w./]+)(@[\w.]+)?=", word)) for word in words]
     return [(word, match[1]) for word, match in found if match]

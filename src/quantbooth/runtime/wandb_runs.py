@@ -53,6 +53,7 @@ class OneRun(WandbLogger):
             return
         if self._held is None:
             self._held = self._go_on()
+            self.record.with_suffix(".scored").unlink(missing_ok=True)  # of an earlier tuning
         if numbers := {key: value for key, value in metrics.items() if isinstance(value, int | float)}:
             with self.record.open("a", encoding="utf-8") as file:
                 file.write(json.dumps([step, numbers]) + "\n")

@@ -18,6 +18,9 @@ __all__ = ["quoted"]
 
 WORD = re.compile(r"(\+{0,2}([\w.]+))=(.+)", re.DOTALL)
 SAMPLE = "a (text)"
+QUOTED = r'"\1"'
+DIGITS = re.compile(r"(?<![^,])(\d[0-9a-f]*)(?=,|$)")
+"""A name by digits, which Hydra would read as a number: 8597, 85e3."""
 SWEEPS = ("-m", "--multirun", "experiment=", "hydra.mode=")
 """Words after which a comma divides the values of a sweep."""
 
@@ -35,6 +38,8 @@ def _quoted(word: str, fields: Mapping[str, Mapping[str, Field]], sweeps: bool) 
     start, option, value = match.groups()
     group, _, key = option.rpartition(".")
     field = fields.get(group, {}).get(key)
+    if option == "scale_sets":
+        return f"{start}={DIGITS.sub(QUOTED, value)}"
     if field is None or not field.kind.holds(SAMPLE) or value.startswith(("[", "'", '"')):
         return word
     try:

@@ -11,7 +11,7 @@ from quantbooth.runtime.errors import UserError
 from quantbooth.store.documents import checked, read_json
 from quantbooth.store.files import SHORT, checksums, fingerprint
 
-__all__ = ["FORMAT", "KINDS", "MANIFEST", "SEAL", "TITLES", "Manifest", "open_artifact"]
+__all__ = ["FORMAT", "KINDS", "MANIFEST", "SEAL", "TITLES", "Manifest", "open_artifact", "read_manifest"]
 
 MAKERS = {
     "quantized_base": "quantbooth-calibrate",
@@ -109,6 +109,15 @@ def open_artifact(path: Path, kind: str) -> Manifest:
     else:
         found = TITLES[manifest.kind]
     raise UserError(f"{path} must hold {TITLES[kind]}, found {found}; make it with {MAKERS[kind]}")
+
+
+def read_manifest(path: Path) -> Manifest:
+    """Return the manifest of an artifact of any kind, without reading its other files.
+
+    Raises:
+        UserError: when it is damaged.
+    """
+    return _parse(path / MANIFEST)
 
 
 def _damaged(path: Path, what: str) -> UserError:

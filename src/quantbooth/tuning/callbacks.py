@@ -2,10 +2,11 @@
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -51,6 +52,14 @@ class Snapshots(Callback):
                 self.keep(trainer.global_step, self.tuner.state(self.base))
 
 
+@runtime_checkable
+class HasNumbers(Protocol):
+    """What else a run that goes on needs."""
+
+    @property
+    def numbers(self) -> Mapping[str, Any]: ...
+
+
 class Checkpoints(Callback):
     """Writes the state of a run every `every` seconds, and when the process gets a signal to end.
 
@@ -58,8 +67,15 @@ class Checkpoints(Callback):
     of the next one, where no gradients are accumulated.
     """
 
-    def __init__(self, part: Part, module: TuningModule, every: float, found: Checkpoint | None = None) -> None:
-        self.part, self.module, self.every, self.found = part, module, every, found
+    def __init__(
+        self,
+        part: Part,
+        module: TuningModule,
+        every: float,
+        found: Checkpoint | None = None,
+        more: Mapping[str, HasNumbers] = MappingProxyType({}),
+    ) -> None:
+        self.part, self.module, self.every, self.found, self.more = part, module, every, found, more
         self._deferred = Deferred()
         self._due = math.inf
 
@@ -79,7 +95,10 @@ class Checkpoints(Callback):
         began = time.monotonic()
         for logger in trainer.loggers:
             logger.save()
-        self.part.write(trainer.global_step, *read_state(trainer, self.module))
+        tensors, numbers = read_state(trainer, self.module)
+        self.part.write(
+            trainer.global_step, tensors, numbers | {name: dict(one.numbers) for name, one in self.more.items()}
+        )
         self._deferred.raise_noted()
         now = time.monotonic()
         self._due = now + (max(self.every, SHARE * (now - began)) if self.every else 0)
@@ -136,7 +155,7 @@ class SampleGrids(Callback):
             enlarged = np.kron(row, np.ones((4, 4, 1), dtype=np.uint8)) if row.shape[0] <= 64 else row
             self.folder.mkdir(parents=True, exist_ok=True)
             Image.fromarray(enlarged).save(self.folder / f"step-{trainer.global_step:06d}.png")
-            log_grid(trainer.logger, enlarged, trainer.global_step, self.title)
+            log_grid(trainer.loggers, enlarged, trainer.global_step, self.title)
 
 
 def _ends_a_step(trainer: Trainer, batch_idx: int) -> bool:

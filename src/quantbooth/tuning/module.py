@@ -17,6 +17,7 @@ from quantbooth.diffusion.objective import consistency_loss, denoising_error, me
 from quantbooth.diffusion.router import SubjectsRoute
 from quantbooth.runtime.draws import generator_for, step_loader
 from quantbooth.runtime.errors import UserError
+from quantbooth.timesteps.samplers import TimestepSampler, Uniform
 from quantbooth.timesteps.zones import Zone, Zones
 from quantbooth.tuning.averaging import Average
 from quantbooth.tuning.encoding import CachedPrompt
@@ -25,6 +26,8 @@ from quantbooth.tuning.sharing import share_gradients_
 from quantbooth.tuning.teacher import Distance, Teacher
 
 __all__ = ["Rows", "TuningModule"]
+
+UNIFORM = Uniform()
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,7 @@ class TuningModule(LightningModule):
         distance: of the parameters from the untuned base, where the recipe pulls them there.
         shared_steps: the first steps, in which all experts of a subject are one set; they must start equal.
         wide: the timesteps of a set before those of the zones, if there is one.
+        timesteps: draws timesteps in the zones.
 
     Raises:
         UserError: when the loss is not a finite number.
@@ -85,6 +89,7 @@ class TuningModule(LightningModule):
         distance: Distance | None = None,
         shared_steps: int = 0,
         wide: Zone | None = None,
+        timesteps: TimestepSampler = UNIFORM,
     ) -> None:
         super().__init__()
         self.base, self.denoiser = base, base.denoiser
@@ -99,7 +104,7 @@ class TuningModule(LightningModule):
         self.route = route
         self.teacher, self.distance = teacher, distance
         self.untuned = None if teacher is None else teacher.base.denoiser  # a copy moves along
-        self.shared_steps, self.wide = shared_steps, wide
+        self.shared_steps, self.wide, self.timesteps = shared_steps, wide, timesteps
         self.average: Average | None = None
         self.seen = torch.zeros(len(examples), len(zones) + (wide is not None), dtype=torch.int64)
         """How many samples each expert was trained on, by subject; all experts on each of a shared step."""
@@ -186,7 +191,7 @@ class TuningModule(LightningModule):
         draw = generator_for(self.recipe.seed, number, "tune")
         x_0, conditioning, is_prior = self.batch(draw, subject)
         noise = torch.randn(x_0.shape, generator=draw).to(x_0)
-        return Rows(x_0, conditioning, noise, self.zones.draw(len(x_0), draw), is_prior)
+        return Rows(x_0, conditioning, noise, self.timesteps.draw(self.zones, len(x_0), draw), is_prior)
 
     def batch(self, draw: torch.Generator, subject: int = 0) -> tuple[Tensor, Conditioning, Tensor]:
         """Return latents, conditioning and class-picture flags of one subject for one step."""

@@ -101,7 +101,11 @@ class Recipe:
 
     @property
     def samples_seen(self) -> int:
-        return self.batches * self.batch
+        return self.samples_of(self.steps)
+
+    def samples_of(self, steps: int) -> int:
+        """Return the samples of this many steps."""
+        return steps * self.accumulate_grad_batches * self.batch
 
     @property
     def batches(self) -> int:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from quantbooth.diffusion.diffusers_folder import read_json, text_encoder_names
+from quantbooth.diffusion.families.sd3 import StableDiffusion3
 from quantbooth.diffusion.families.sdxl import StableDiffusionXL
 from quantbooth.diffusion.families.stable_diffusion import StableDiffusion
 from quantbooth.diffusion.model import Family
@@ -15,6 +16,7 @@ __all__ = ["FAMILIES", "all_schedulers", "family_in", "folders_of_networks"]
 FAMILIES: dict[str, type[Family]] = {
     "StableDiffusionPipeline": StableDiffusion,
     "StableDiffusionXLPipeline": StableDiffusionXL,
+    "StableDiffusion3Pipeline": StableDiffusion3,
 }
 
 

@@ -20,7 +20,8 @@ from diffusers.models.attention import BasicTransformerBlock
 from diffusers.models.resnet import ResnetBlock2D
 from torch import Tensor, nn
 
-from quantbooth.diffusion.families.unet_config import latent_shape, require_supported
+from quantbooth.diffusion.families.folder_config import latent_shape
+from quantbooth.diffusion.families.unet_config import require_supported
 from quantbooth.diffusion.lora_names import original_name
 from quantbooth.diffusion.model import Family, Shape
 from quantbooth.diffusion.schedule import Schedule
@@ -82,11 +83,11 @@ class UnetFamily(Family):
     denoiser_values: ClassVar[Mapping[str, tuple[Any, ...]]]
 
     def latent_shape(self, denoiser: Any) -> tuple[int, int, int]:
-        return latent_shape(denoiser.config)
+        return latent_shape(denoiser.config, self.component)
 
     def examine(self, folder: Path) -> Shape:
         unet, factor = require_supported(folder, self.pipeline_class, self.text_classes, self.denoiser_values)
-        latents = latent_shape(unet)
+        latents = latent_shape(unet, self.component)
         timesteps = self.schedule(read_scheduler_config(folder)).timesteps
         return Shape(latents, latents[-1] * factor, timesteps)
 

@@ -1,0 +1,137 @@
+"""Flow-matching bases of true architecture with random weights, for `experiments.random_base`.
+
+The numbers are those of the published configuration files; the counts of weights are asserted. No package brings
+the tokenizer of T5: a small one of letters stands in for it, which reads prompts, but not in the same tokens.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModelWithProjection,
+    CLIPTokenizer,
+    T5Config,
+    T5EncoderModel,
+    T5Tokenizer,
+)
+
+from quantbooth.diffusion.base import Base
+from quantbooth.diffusion.families.sd3 import StableDiffusion3
+from quantbooth.diffusion.model import TextEncoder
+
+__all__ = ["TRANSFORMERS", "Transformer", "random_transformer_base"]
+
+Numbers = dict[str, Any]
+LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.,:;'\"-!?()"
+SHIFT_3: Numbers = {"_class_name": "FlowMatchEulerDiscreteScheduler", "num_train_timesteps": 1000, "shift": 3.0}
+
+
+@dataclass(frozen=True)
+class Transformer:
+    """One architecture.
+
+    Attributes:
+        build: makes the base of these numbers, given the tokenizer of CLIP.
+        denoiser: configuration of the transformer.
+        weights: how many float weights it has.
+        texts: configurations of the text encoders.
+        vae: configuration of the autoencoder.
+        scheduler: configuration of the scheduler.
+    """
+
+    build: Callable[["Transformer", str, Callable[..., CLIPTokenizer], torch.dtype], Base]
+    denoiser: Numbers
+    weights: int
+    texts: tuple[Numbers, ...]
+    vae: Numbers
+    scheduler: Numbers
+
+
+def t5_tokenizer(length: int = 512) -> T5Tokenizer:
+    """A tokenizer of T5's class whose pieces are letters."""
+    pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("\u2581", -2.0), *((letter, -3.0) for letter in LETTERS)]
+    return T5Tokenizer(vocab=pieces, extra_ids=0, model_max_length=length)
+
+
+def random_transformer_base(name: str, clip_tokenizer: Callable[..., CLIPTokenizer], dtype: torch.dtype) -> Base:
+    """All parts of an architecture with weights drawn from torch's generator, in `dtype`.
+
+    Raises:
+        RuntimeError: when diffusers makes another number of weights than the published one.
+    """
+    numbers = TRANSFORMERS[name]
+    base = numbers.build(numbers, name, clip_tokenizer, dtype)
+    weights = sum(parameter.numel() for parameter in base.denoiser.parameters())
+    if weights != numbers.weights:
+        raise RuntimeError(f"the denoiser of {name} must have {numbers.weights} weights, diffusers makes {weights}")
+    return base
+
+
+def _sd3(numbers: Transformer, name: str, clip_tokenizer: Callable[..., CLIPTokenizer], dtype: torch.dtype) -> Base:
+    *clips, t5 = numbers.texts
+    encoders = []
+    for number, (config, padding) in enumerate(zip(clips, ({}, {"pad_token": "!"}), strict=True)):
+        tokenizer = clip_tokenizer(**padding)
+        special = {key: getattr(tokenizer, key) for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
+        act = {"hidden_act": ("quick_gelu", "gelu")[number]}
+        network = CLIPTextModelWithProjection(CLIPTextConfig(**config, **special, **act)).to(dtype)
+        encoders.append(TextEncoder(network, tokenizer))
+    encoders.append(TextEncoder(T5EncoderModel(T5Config(**t5)).to(dtype), t5_tokenizer()))
+    return Base(
+        name=name,
+        family=StableDiffusion3(),
+        denoiser=SD3Transformer2DModel.from_config(numbers.denoiser).to(dtype),
+        autoencoder=AutoencoderKL.from_config(numbers.vae).to(dtype),
+        encoders=tuple(encoders),
+        scheduler_config=dict(FlowMatchEulerDiscreteScheduler.from_config(numbers.scheduler).config),
+    )
+
+
+TEXT: Numbers = {"vocab_size": 49_408, "max_position_embeddings": 77}
+CLIP_L: Numbers = {
+    **{"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12, **TEXT},
+    "projection_dim": 768,
+}
+CLIP_G: Numbers = {
+    **{"hidden_size": 1280, "intermediate_size": 5120, "num_hidden_layers": 32, "num_attention_heads": 20, **TEXT},
+    "projection_dim": 1280,
+}
+T5_XXL: Numbers = {
+    **{"vocab_size": 32_128, "d_model": 4096, "d_kv": 64, "d_ff": 10_240, "num_layers": 24, "num_heads": 64},
+    **{"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False},
+}
+SMALL_CLIP: Numbers = {
+    **{"hidden_size": 24, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, **TEXT},
+    "projection_dim": 16,
+}
+SMALL_T5: Numbers = {**T5_XXL, "vocab_size": 128, "d_model": 56, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_heads": 4}
+VAE: Numbers = {
+    "block_out_channels": [128, 256, 512, 512],
+    "down_block_types": ["DownEncoderBlock2D"] * 4,
+    "up_block_types": ["UpDecoderBlock2D"] * 4,
+    "layers_per_block": 2,
+    "latent_channels": 16,
+    "scaling_factor": 1.5305,
+    "shift_factor": 0.0609,
+    "use_quant_conv": False,
+    "use_post_quant_conv": False,
+}
+SMALL_VAE: Numbers = {**VAE, "block_out_channels": [8, 8, 8, 8], "layers_per_block": 1, "norm_num_groups": 4}
+SD35_MEDIUM: Numbers = {
+    **{"sample_size": 128, "num_layers": 24, "attention_head_dim": 64, "num_attention_heads": 24},
+    **{"joint_attention_dim": 4096, "caption_projection_dim": 1536, "pooled_projection_dim": 2048},
+    **{"pos_embed_max_size": 384, "dual_attention_layers": list(range(13)), "qk_norm": "rms_norm"},
+}
+TINY_SD3: Numbers = {
+    **{"sample_size": 8, "num_layers": 2, "attention_head_dim": 8, "num_attention_heads": 4},
+    **{"joint_attention_dim": 56, "caption_projection_dim": 32, "pooled_projection_dim": 32},
+    **{"pos_embed_max_size": 8, "dual_attention_layers": [0], "qk_norm": "rms_norm"},
+}
+TRANSFORMERS: dict[str, Transformer] = {
+    "sd35-medium": Transformer(_sd3, SD35_MEDIUM, 2_243_171_520, (CLIP_L, CLIP_G, T5_XXL), VAE, SHIFT_3),
+    "tiny-sd3": Transformer(_sd3, TINY_SD3, 89_008, (SMALL_CLIP, SMALL_CLIP, SMALL_T5), SMALL_VAE, SHIFT_3),
+}
