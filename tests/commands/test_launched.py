@@ -39,6 +39,8 @@ def sweep(base: Path, folder: Path, outputs: str, *words: str) -> Path:
     )
     assert done.returncode == 0, done.stderr
     assert "the page: " in done.stdout
+    if not {"hydra/launcher=submitit_local", "hydra/launcher=ray"} & set(words):  # whose jobs write elsewhere
+        assert done.stderr.count(": quantizing w4: ") == 1  # shared by the jobs, in whatever process
     (report,) = (folder / outputs / "reports").iterdir()
     return report
 

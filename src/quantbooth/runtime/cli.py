@@ -29,6 +29,7 @@ from quantbooth.runtime.launching import begin_sweep, show_failures
 from quantbooth.runtime.options import require_valid_sweep
 from quantbooth.runtime.outcomes import DONE, Sweep
 from quantbooth.runtime.records import name_records
+from quantbooth.runtime.retrying import retried
 from quantbooth.runtime.sweeps import before_jobs, require_values
 from quantbooth.runtime.used import require_own
 from quantbooth.runtime.words import quoted
@@ -77,11 +78,12 @@ def _run(command: Command) -> int:
         if "--help" in words or "-h" in words:
             sys.stdout.write(command.help())
             return 0
-        flags = checked_flags(words, command.config_name)
+        sys.argv[1:], again = retried(words, command.module)
+        flags = checked_flags(sys.argv[1:], command.config_name)
         sys.argv[1:] = with_mode(command.words(sys.argv[1:]), conf_dir() / "experiment")
         require_own(sys.argv[1:], command.module.rpartition(".")[2])
         require_valid_sweep(sys.argv[1:], command.config_name)
-        job = Job(command.module, command.config_name, sys.argv[1:])
+        job = Job(command.module, command.config_name, sys.argv[1:], again=again)
         launcher_error = _launch(command, job, flags)
         if job.sweep is not None:
             return _end_sweep(command, job.sweep, launcher_error, flags.config_dir)
