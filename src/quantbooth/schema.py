@@ -186,7 +186,12 @@ FIELDS: dict[str, dict[str, Field]] = {
     "paths": checked(outputs=PATH, store=PATH, logs=PATH, dreambooth=PATH),
     "report": checked(scores=TEXTS, folder=optional(PATH), notes=TEXTS),
     "export": {
-        **checked(format=one_of("diffusers", "safetensors", "lora"), folder=PATH, step=optional(whole(0)), merged=FLAG),
+        **checked(
+            format=one_of("diffusers", "safetensors", "lora", "quantized"),
+            folder=PATH,
+            step=optional(whole(0)),
+            merged=FLAG,
+        ),
         **checked(precision=DTYPE),
     },
     "method_style": checked(label=TEXT, colour=MAPPING, marker=TEXT, order=number()),

@@ -16,10 +16,13 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import quantbooth
+from quantbooth.calibration.quantized_base import read_quantized_denoiser
 from quantbooth.commands.calibrate import calibrate
 from quantbooth.commands.export import export
 from quantbooth.commands.sample import sample
 from quantbooth.commands.tune import tune
+from quantbooth.diffusion.pretrained import as_pipeline
+from quantbooth.quant.layers import quantized_layers
 from quantbooth.run.models import untuned_base
 from quantbooth.run.run import Run
 from quantbooth.runtime.errors import UserError
@@ -39,6 +42,7 @@ METHODS = {
     "float": ("method=float",),
     "lora": ("method=lora", "tuner.alpha=6"),
     "s2-qlora": ("tuner=qlora", "strategy=s2"),
+    "qa-lora": ("method=qa_lora", "tuner.group_size=4"),
 }
 STRANGER = """
 import sys, torch
@@ -118,6 +122,27 @@ def test_a_loaded_pipeline_draws_our_pictures(configure: Configure, base_folder:
     assert np.abs(draw(untuned, request, noise) - ours).max() > 1
 
 
+def test_the_same_integers_with_other_zero_points_draw_our_pictures(
+    configure: Configure, base_folder: Path, tmp_path: Path
+) -> None:
+    cfg = configure(*METHODS["qa-lora"], f"export.folder={tmp_path}", "export.format=quantized")
+    run, folder = Run(cfg), export(Run(cfg))
+    assert run.quantized_base is not None
+    quantized = run.quantized_base.require()
+    before, after = (read_quantized_denoiser(place, base_folder) for place in (quantized, folder))
+    base = untuned_base(run)
+    changed = {name for name, layer in quantized_layers(after) if layer.zero.is_floating_point()}
+    assert changed and all(name.rpartition(".")[2] in ("to_q", "to_k", "to_v", "0") for name in changed)
+    for (name, old), (other, new) in zip(quantized_layers(before), quantized_layers(after), strict=True):
+        assert name == other
+        assert torch.equal(old.form.integers(old.codes), new.form.integers(new.codes))
+        assert (name in changed) == (not torch.equal(old.dequantized(), new.dequantized()))
+    ours, request, noise = drawn(cfg)
+    pipeline = as_pipeline(base.with_denoiser(after))
+    assert np.abs(draw(pipeline, request, noise) - ours).max() <= 1
+    assert "read_quantized_denoiser" in (folder / "README.md").read_text()
+
+
 def test_adapters_alone_draw_our_pictures_on_the_float_base(
     configure: Configure, base_folder: Path, tmp_path: Path
 ) -> None:
@@ -146,6 +171,10 @@ def test_adapters_alone_draw_our_pictures_on_the_float_base(
             (*METHODS["s2-qlora"], "export.merged=true"),
             "export.format=lora cannot store .*export.merged=true .*; choose export.fo",
         ),
+        (
+            METHODS["qa-lora"],
+            "^export.format=lora cannot store adapters of groups of inputs; choose export.format=quan",
+        ),
         ((*METHODS["lora"], "tuner.identifier=true"), "export.format=lora .* a learned identifier"),
     ],
 )
@@ -154,6 +183,30 @@ def test_what_a_lora_file_has_no_place_for_is_told(
 ) -> None:
     with pytest.raises(UserError, match=told):
         export(Run(configure(*words, f"export.folder={tmp_path}/x", "export.format=lora")))
+    assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (METHODS["s1"], "^strategy s1 has 2 denoisers, one file holds one"),
+        (("tuner=scales",), "^export.format=quantized needs tuned adapters of groups of inputs; choose tuner=qa_lora$"),
+        (("method=qlora",), "^export.format=quantized needs tuned adapters of groups of inputs; choose tuner=qa_lora$"),
+        (
+            (*METHODS["qa-lora"], "export.precision=float16"),
+            "^export.format=quantized cannot .* export.precision=float16",
+        ),
+        (
+            (*METHODS["qa-lora"], "quant=w4a8"),
+            "^export.format=quantized merges adapters, .* quant.act_bits quantizes them",
+        ),
+    ],
+)
+def test_what_zero_points_have_no_place_for_is_told(
+    configure: Configure, tmp_path: Path, words: tuple[str, ...], told: str
+) -> None:
+    with pytest.raises(UserError, match=told):
+        export(Run(configure(*words, f"export.folder={tmp_path}/x", "export.format=quantized")))
     assert not (tmp_path / "x").exists()
 
 

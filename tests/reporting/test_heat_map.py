@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from quantbooth.reporting.heat_map import heat_map, intervals_of
+from quantbooth.reporting.heat_map import heat_map, interval_map, intervals_of
 from quantbooth.reporting.results import Result
 from quantbooth.reporting.study import Study
 from quantbooth.timesteps.strategies import Strategy, baseline, graded, s1, s2
@@ -64,3 +64,28 @@ def test_each_cell_is_the_mean_over_subjects(make: Make) -> None:
 def test_less_than_two_intervals_of_a_kind_make_no_map(make: Make) -> None:
     assert heat_map(study(make, {"s1": FIRST})) is None
     assert heat_map(Study((make("base", "mug", step=0),))) is None
+
+
+@pytest.mark.parametrize("outside", ["base", "tuned"])
+def test_intervals_that_are_used_in_one_way_are_shown_against_scores(make: Make, outside: str) -> None:
+    results = []
+    for subject, more in (("mug", 0.0), ("duck", 0.02)):
+        for number in range(4):
+            strategy = s1([250 * number, 250 * number + 250], outside, 1000)
+            score = 0.5 + 0.1 * number + more
+            results.append(make(f"s1-{number}", subject, local_clip_i=score, strategy=strategy, settings={}))
+    one = Study(tuple(results))
+    assert heat_map(one) is None
+    text = interval_map(one)
+    assert text is not None
+    ElementTree.fromstring(text)
+    words = re.findall(r"<text[^>]*>([^<]*)</text>", text)
+    assert [word for word in words if re.fullmatch(r"\d+-\d+", word)] == ["0-250", "250-500", "500-750", "750-1000"]
+    assert {".510", ".610", ".710", ".810"} <= set(words) and "local CLIP-I" in words
+    assert interval_map(Study(tuple(result for result in results if result.method < "s1-2"))) is None
+
+
+def test_a_grid_of_both_intervals_has_no_second_map(make: Make) -> None:
+    assert (
+        interval_map(study(make, {"s1": FIRST, "late": s1([500, 1000], "tuned", 1000), "all": baseline(1000)})) is None
+    )

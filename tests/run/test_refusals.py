@@ -62,6 +62,11 @@ MakePlan = Callable[..., Run]
             ["tuner.stopping.every=20", "tuner.stopping.prompt_drop=0.02", "tuner.stopping.prompts=500"],
             "^tuner.stopping.prompts=500 needs as many prompts of base.held_out, found 20; take fewer",
         ),
+        (
+            ["tuner=qa_lora", "tuner.group_size=7"],
+            r"^layer '.*to_q': tuner.group_size must divide its \d+ inputs, got 7; choose a smaller one, or leave",
+        ),
+        (["quant=fp", "tuner=qa_lora"], "^tuner=qlora adapts packed codes"),
         (["tuner=lora"], "^tuner=lora adapts float weights; choose quant=fp with it, or tuner=qlora$"),
         (["tuner.identifier=true", "strategy=s2", "strategy.apart=true"], "trains its 3 experts apart and each would"),
         (

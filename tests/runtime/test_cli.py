@@ -274,7 +274,7 @@ def test_defects_are_no_mistakes() -> None:
     [
         ("base.path", "base=folder"),
         ("subject.path", "subject=folder"),
-        ("tuner.rank", "tuner=lora or tuner=qlora"),
+        ("tuner.rank", "tuner=lora or tuner=qa_lora or tuner=qlora"),
         ("strategy.interval", "strategy=s1"),
     ],
 )

@@ -28,6 +28,7 @@ TUNERS: dict[str, Tuner] = {
     "full": FullTuner(),
     "lora": LoraTuner(rank=2, alpha=3.0),
     "qlora": LoraTuner(rank=2, alpha=3.0, quantized=True),
+    "qa_lora": LoraTuner(rank=2, quantized=True, group_size=4),
     "scales, identifier": IdentifierTuner(ScaleTuner(), *SENTENCES),
     "full, identifier": IdentifierTuner(FullTuner(), *SENTENCES),
     "lora, identifier": IdentifierTuner(LoraTuner(), *SENTENCES),

@@ -20,7 +20,7 @@ from quantbooth.quant.surgery import Replaced, empty_like_, to_json
 from quantbooth.runtime.errors import UserError
 from quantbooth.store.documents import read_as, read_tensors
 
-__all__ = ["WEIGHTS", "read_quantized_denoiser", "write_blocks", "write_quantized_denoiser"]
+__all__ = ["WEIGHTS", "read_quantized_denoiser", "read_records", "write_blocks", "write_quantized_denoiser"]
 
 WEIGHTS = "denoiser.safetensors"
 LAYERS = "layers.json"
@@ -38,6 +38,12 @@ def write_quantized_denoiser(
         (folder / ATTENTION).write_text(json.dumps(as_records(attention), indent=1))
 
 
+def read_records(folder: Path) -> list[Replaced]:
+    """Return the list of quantized layers."""
+    found: list[Replaced] = read_as(list[Replaced], folder / LAYERS)
+    return found
+
+
 def write_blocks(folder: Path, blocks: Sequence[Mapping[str, Any]]) -> None:
     """Write the errors of each learned block; without any, write nothing."""
     if blocks:
@@ -53,7 +59,7 @@ def read_quantized_denoiser(folder: Path, base_folder: Path) -> nn.Module:
     if not (folder / WEIGHTS).is_file():
         raise UserError(f"{folder} must hold {WEIGHTS}, found none; remove that folder and calibrate again")
     denoiser = empty_denoiser(base_folder)
-    empty_like_(denoiser, read_as(list[Replaced], folder / LAYERS))
+    empty_like_(denoiser, read_records(folder))
     if (folder / ATTENTION).is_file():
         empty_attention_(denoiser, from_records(read_as(list[AttentionRecord], folder / ATTENTION)))
     state = read_tensors(folder / WEIGHTS)

@@ -4,6 +4,7 @@ quantbooth-export subject=toy_mug strategy=s2                        # a folder 
 quantbooth-export subject=toy_mug strategy=s2 export.merged=true     # one denoiser for all zones, its error measured
 quantbooth-export subject=toy_mug export.format=safetensors          # the denoiser alone, one file
 quantbooth-export subject=toy_mug method=qlora export.format=lora    # the adapters alone, as diffusers loads them
+quantbooth-export subject=toy_mug method=qa_lora export.format=quantized  # the same integers with other zero points
 quantbooth-export subject=toy_mug export.step=0                      # the quantized base itself
 quantbooth-export scale_sets=NAME                                    # finished work, by a name of quantbooth-list
 """
@@ -18,6 +19,7 @@ from omegaconf import DictConfig
 
 from quantbooth.diffusion.base import Base
 from quantbooth.export.files import Denoisers, float_denoiser, model_card, write_lora, write_pipeline, write_weights
+from quantbooth.export.integers import write_integers
 from quantbooth.export.merging import Merging, prediction_errors
 from quantbooth.quant import adapters
 from quantbooth.quant.merging import average, merged_state, require_mergeable
@@ -33,6 +35,7 @@ from quantbooth.tuning.files import precision_of
 __all__ = ["check_job", "export", "job"]
 
 USUAL_FORMAT = "diffusers"
+USUAL_PRECISION = "float32"
 OF_TUNING = ("method", "strategy", "tuner", "prior", "optimizer", "seed", "tag")
 UNUSED = (
     *("sampler", "scorer", "locator", "dino", "logger", "preview"),
@@ -62,7 +65,7 @@ def export(run: Run) -> Path:
     require_free(destination, "export.folder")
     base, _ = tuned_base(run, step, [one])
     main = base.component
-    if options.format != "lora":
+    if options.format not in ("lora", "quantized"):
         require_mergeable(base.denoiser)
     denoisers: Denoisers = {
         name: partial(merged_state, base.denoiser, index) for name, index in merging.folders(main).items()
@@ -75,6 +78,8 @@ def export(run: Run) -> Path:
             write_pipeline(base, denoisers, merging.rows(main), folder, precision_of(options.precision))
         elif options.format == "lora":
             write_lora(adapters.read(base.denoiser), main, folder, precision_of(options.precision))
+        elif options.format == "quantized":
+            write_integers(base.denoiser, next(iter(merging.shares)), _quantized_folder(run), folder)
         else:
             write_weights(denoisers[main](), main, folder, precision_of(options.precision))
         (folder / "README.md").write_text(model_card(**_facts(run, step, merging, options, main), errors=errors))
@@ -113,13 +118,15 @@ def _required(run: Run) -> tuple[Options, int]:
         )
     if step:
         run.strength.of(run.plan, run.tuner)
-    if options.merged and denoisers == 1 and options.format != "lora":
+    if options.merged and denoisers == 1 and options.format not in ("lora", "quantized"):
         raise UserError(
             f"export.merged=true makes one denoiser of several, {run.plan.name if step else 'the untuned base'} has "
             "one; leave it out"
         )
     if options.format == "lora":
         _require_a_lora(run, step, options)
+    if options.format == "quantized":
+        _require_integers(run, step, options)
     return options, step
 
 
@@ -133,8 +140,33 @@ def _require_a_lora(run: Run, step: int, options: Options) -> None:
     """Refuse what a LoRA file cannot store."""
     if run.tuner.kind != "adapters" or step == 0:
         raise UserError("export.format=lora needs tuned adapters; choose tuner=lora or tuner=qlora")
+    if run.settings["tuner"].get("group_size") is not None:
+        raise UserError(
+            "export.format=lora cannot store adapters of groups of inputs; choose export.format=quantized or diffusers"
+        )
     if options.merged:
         raise UserError("export.format=lora cannot store what export.merged=true makes; choose export.format=diffusers")
+
+
+def _require_integers(run: Run, step: int, options: Options) -> None:
+    """Refuse what packed codes with other zero points cannot store."""
+    if run.tuner.kind != "adapters" or run.settings["tuner"].get("group_size") is None or step == 0:
+        raise UserError("export.format=quantized needs tuned adapters of groups of inputs; choose tuner=qa_lora")
+    if run.calibration.activations is not None:
+        raise UserError(
+            "export.format=quantized merges adapters, which read float activations, and quant.act_bits quantizes them; "
+            "choose a quant of weights alone"
+        )
+    if options.merged or options.precision != USUAL_PRECISION:
+        given = "export.merged=true" if options.merged else f"export.precision={options.precision}"
+        raise UserError(f"export.format=quantized cannot store what {given} makes; leave it out")
+
+
+def _quantized_folder(run: Run) -> Path:
+    """Return the folder of the quantized base."""
+    if run.quantized_base is None:
+        raise ValueError("adapters of groups of inputs have a quantized base")
+    return run.quantized_base.require()
 
 
 def _name(run: Run, step: int, options: Options) -> str:

@@ -8,15 +8,16 @@ has the scale alpha / r folded into B, so names and shapes describe it completel
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from math import prod
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from quantbooth.quant.layers import QuantizedLayer
-from quantbooth.quant.low_rank import FOREIGN, KINDS, LEARNED, adapt_, form_of, release_
+from quantbooth.quant.low_rank import FOREIGN, KINDS, LEARNED, Form, adapt_, form_of, release_
 from quantbooth.quant.selection import SetSelection
-from quantbooth.quant.surgery import matching
+from quantbooth.quant.surgery import matching, of_layer
 from quantbooth.runtime.errors import UserError
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "pairs",
     "parameters",
     "read",
+    "require_forms",
     "require_shapes",
     "scaled",
     "serve_",
@@ -71,6 +73,7 @@ def attach_(
     selection: SetSelection,
     generator: torch.Generator,
     times: int = 1,
+    group_size: int | None = None,
 ) -> None:
     """Attach `count` adapters to each layer, repeated `times` times, with B = 0 (float32, trainable).
 
@@ -86,20 +89,27 @@ def attach_(
         selection: shared by the whole model.
         generator: initializes A, on the CPU.
         times: repetitions of the same K adapters, one per subject.
+        group_size: inputs of a group whose sum A reads (QA-LoRA); None reads each input.
 
     Raises:
         UserError: naming the layer whose form is not supported; nothing is attached then.
         RuntimeError: when a layer has adapters already.
     """
     found = layers(model)
-    for name, (down, up) in {name: _shapes(found[name], name, rank) for name in names}.items():
-        bound = (down[1:].numel()) ** -0.5
+    for name, form in {name: _form(found[name], name, group_size) for name in names}.items():
+        down, up = form.shapes(rank)
+        bound = prod(form.inputs) ** -0.5
         drawn = torch.empty(count, *down).uniform_(-bound, bound, generator=generator).to(_device(found[name]))
         drawn = torch.cat([drawn] * times)
-        adapt_(found[name], LEARNED, drawn, drawn.new_zeros(len(drawn), *up), scale, selection)
+        adapt_(found[name], LEARNED, drawn, drawn.new_zeros(len(drawn), *up), scale, selection, group_size)
 
 
-def serve_(model: nn.Module, sets: Mapping[str, Float[Tensor, "sets ..."]], selection: SetSelection) -> None:
+def serve_(
+    model: nn.Module,
+    sets: Mapping[str, Float[Tensor, "sets ..."]],
+    selection: SetSelection,
+    group_size: int | None = None,
+) -> None:
     """Attach adapters that `read` returned to a model without adapters; the inverse of `read`.
 
     Raises:
@@ -109,10 +119,10 @@ def serve_(model: nn.Module, sets: Mapping[str, Float[Tensor, "sets ..."]], sele
     for name, (down, up) in (held := pairs(sets)).items():
         if name not in found:
             raise UserError(f"the adapters do not fit the model: it has no layer {name!r}")
-        require_shapes(found[name], name, (down[0], up[0]), "the adapters")
+        require_shapes(found[name], name, (down[0], up[0]), "the adapters", group_size)
     for name, (down, up) in held.items():
         device = _device(found[name])
-        adapt_(found[name], LEARNED, down.float().to(device), up.float().to(device), 1.0, selection)
+        adapt_(found[name], LEARNED, down.float().to(device), up.float().to(device), 1.0, selection, group_size)
 
 
 def add_(model: nn.Module, factors: Mapping[str, Sequence[Factors]]) -> None:
@@ -166,7 +176,8 @@ def distance(model: nn.Module) -> Float[Tensor, ""]:
     for _, layer in adapted(model):
         scale: float = getattr(layer, f"{LEARNED}_scale")
         a, b = getattr(layer, f"{LEARNED}_A").flatten(2), getattr(layer, f"{LEARNED}_B")
-        squares.append(scale**2 * ((b.mT @ b) * (a @ a.mT)).sum())
+        form: Form = getattr(layer, f"{LEARNED}_form")
+        squares.append(scale**2 * form.repeats * ((b.mT @ b) * (a @ a.mT)).sum())
     return torch.stack(squares).sum()
 
 
@@ -193,11 +204,11 @@ def scaled(sets: Mapping[str, Float[Tensor, "sets ..."]], shares: Float[Tensor, 
     }
 
 
-def likeness(model: nn.Module, names: Sequence[str], count: int, rank: int) -> Sets:
+def likeness(model: nn.Module, names: Sequence[str], count: int, rank: int, group_size: int | None = None) -> Sets:
     """Return meta tensors with the names and shapes that `read` gives after `attach_`."""
     found, made = layers(model), {}
     for name in names:
-        for part, shape in zip("AB", _shapes(found[name], name, rank), strict=True):
+        for part, shape in zip("AB", _form(found[name], name, group_size).shapes(rank), strict=True):
             made[f"{name}.{LEARNED}_{part}"] = torch.empty(count, *shape, device="meta")
     return made
 
@@ -218,21 +229,31 @@ def pairs(sets: Mapping[str, Tensor]) -> dict[str, Stacked]:
     return {name: (sets[f"{name}.{LEARNED}_A"], sets[f"{name}.{LEARNED}_B"]) for name in names}
 
 
-def _shapes(layer: nn.Module, name: str, rank: int) -> tuple[torch.Size, torch.Size]:
-    try:
-        down, up = form_of(layer).shapes(rank)
-    except UserError as error:
-        raise UserError(f"layer {name!r}: {error}") from error
-    return torch.Size(down), torch.Size(up)
+def require_forms(model: nn.Module, names: Sequence[str], group_size: int | None) -> None:
+    """Check that layers can be adapted.
+
+    Raises:
+        UserError: naming the first that cannot.
+    """
+    found = layers(model)
+    for name in names:
+        _form(found[name], name, group_size)
 
 
-def require_shapes(layer: nn.Module, name: str, pair: tuple[Tensor, Tensor], what: str) -> None:
+def _form(layer: nn.Module, name: str, group_size: int | None = None) -> Form:
+    with of_layer(name):
+        return form_of(layer, group_size)
+
+
+def require_shapes(
+    layer: nn.Module, name: str, pair: tuple[Tensor, Tensor], what: str, group_size: int | None = None
+) -> None:
     """Check that A and B of one set have the shapes of the layer, at any rank.
 
     Raises:
         UserError: with the expected and the found shapes.
     """
-    expected, got = _shapes(layer, name, len(pair[0])), (pair[0].shape, pair[1].shape)
+    expected, got = _form(layer, name, group_size).shapes(len(pair[0])), (pair[0].shape, pair[1].shape)
     if got != expected:
         must, found = (" and ".join(str(tuple(shape)) for shape in shapes) for shapes in (expected, got))
         raise UserError(f"{what} must have A and B of {must} for {name!r}, got {found}")

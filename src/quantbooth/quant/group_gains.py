@@ -19,7 +19,7 @@ from functools import reduce
 from typing import Any
 
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Real, UInt8
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
@@ -66,7 +66,7 @@ def grouped_product(
     bias: Float[Tensor, "#b out"] | None,
     codes: UInt8[Tensor, "out width"],
     scale: Float[Tensor, "*parts out"],
-    zero: UInt8[Tensor, "*parts out"],
+    zero: Real[Tensor, "*parts out"],
     packed: Packed,
     product: Product,
 ) -> Float[Tensor, "b ..."]:

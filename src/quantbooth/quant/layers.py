@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import TypeVar
 
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Real, UInt8
 from torch import Tensor, nn
 
 from quantbooth.quant.format import quantize
@@ -37,7 +37,7 @@ class QuantizedLayer(nn.Module, ABC):
 
     codes: UInt8[Tensor, "out width"]
     scale: Float[Tensor, "*parts out"]
-    zero: UInt8[Tensor, "*parts out"]
+    zero: Real[Tensor, "*parts out"]
     bias: Float[Tensor, " out"] | None
     gain_in: nn.Parameter | None
     gain_out: nn.Parameter | None

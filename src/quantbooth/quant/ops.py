@@ -35,7 +35,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Real, UInt8
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
@@ -130,7 +130,7 @@ class PackedProduct:
     product: Product
     codes: UInt8[Tensor, "out width"]
     scale: Float[Tensor, "*parts out"]
-    zero: UInt8[Tensor, "*parts out"]
+    zero: Real[Tensor, "*parts out"]
 
     def apply(self, x: Float[Tensor, "b ..."]) -> Float[Tensor, "b ..."]:
         """Return product(x, W)."""
@@ -159,7 +159,7 @@ def gained_product(
     bias: Float[Tensor, "#b out"] | None,
     codes: UInt8[Tensor, "out width"],
     scale: Float[Tensor, "*parts out"],
-    zero: UInt8[Tensor, "*parts out"],
+    zero: Real[Tensor, "*parts out"],
     packed: Packed,
     product: Product,
 ) -> Float[Tensor, "b ..."]:

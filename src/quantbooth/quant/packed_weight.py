@@ -4,6 +4,8 @@ s0 and z are [out]. A layer that reads a concatenation of feature maps may have 
 the number of inputs of each part, s0 and z are [parts, out], and the codes of a row are packed part by part, one after
 another. So each part is stored like a separate weight, and a weight without a split has a single part.
 
+A zero point is a code, or a number between codes where an adapter was merged into it (`zero_points`).
+
 Source: the shortcut-splitting quantization of Q-Diffusion (arXiv 2302.04304): the two halves of a skip concatenation
 have different ranges, and a shared grid wastes its codes on the wider one.
 """
@@ -14,7 +16,7 @@ from functools import cached_property
 from math import prod
 
 import torch
-from jaxtyping import Float, Integer, UInt8
+from jaxtyping import Float, Integer, Real, UInt8
 from torch import Tensor
 
 from quantbooth.quant.format import pack, packed_width, unpack
@@ -82,7 +84,7 @@ class Packed:
         self,
         codes: UInt8[Tensor, "rows width"],
         scale: Float[Tensor, "*parts rows"],
-        zero: UInt8[Tensor, "*parts rows"],
+        zero: Real[Tensor, "*parts rows"],
         dtype: torch.dtype,
     ) -> Float[Tensor, "rows in *rest"]:
         """Dequantize W, or the given rows of it, in `dtype`; q - z is exact in every float type.
@@ -90,6 +92,8 @@ class Packed:
         Parts are concatenated as integers q - z (a byte or two each) and scaled in place as floats, so no second float
         tensor of the weight's size is allocated.
         """
+        if zero.is_floating_point():
+            return self._between_codes(codes, scale, zero, dtype)
         if (fused := fused_for(codes, dtype)) is not None:
             made: Tensor = fused.dequantize(codes, scale, zero, self.bits, self._inputs, self.shape[2:], dtype)
             return made
@@ -98,6 +102,24 @@ class Packed:
         for part, s in zip(self._apart(weight, self._lengths), scale.view(-1, rows), strict=True):
             part.mul_(s[:, None])
         return weight.view(rows, *self.shape[1:])
+
+    def integers(self, codes: UInt8[Tensor, "rows width"]) -> UInt8[Tensor, "rows in *rest"]:
+        """Return the codes q; the inverse of `store`."""
+        held = zip(self._apart(codes, self._widths), self._lengths, strict=True)
+        parts = [unpack(own, self.bits, n) for own, n in held]
+        return torch.cat(parts, dim=1).view(len(codes), *self.shape[1:])
+
+    def _between_codes(
+        self, codes: UInt8[Tensor, "rows width"], scale: Tensor, zero: Tensor, dtype: torch.dtype
+    ) -> Float[Tensor, "rows in *rest"]:
+        """Dequantize with zero points between codes, in float32 or wider; no fused kernel has these."""
+        rows, wide = len(codes), torch.promote_types(dtype, torch.float32)
+        weight = self.integers(codes).flatten(1).to(wide)
+        for part, s, z in zip(
+            self._apart(weight, self._lengths), scale.view(-1, rows), zero.view(-1, rows), strict=True
+        ):
+            part.sub_(z[:, None]).mul_(s[:, None])
+        return weight.view(rows, *self.shape[1:]).to(dtype)
 
     def pieces(self, limit: int) -> Iterator[slice]:
         """Yield slices of output channels, each with at most `limit` weights or one channel."""

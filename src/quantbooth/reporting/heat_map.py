@@ -14,7 +14,7 @@ from quantbooth.reporting.study import Method, Study
 from quantbooth.reporting.style import INK, PALETTE, drawing, svg
 from quantbooth.timesteps.strategies import Strategy
 
-__all__ = ["heat_map", "intervals_of"]
+__all__ = ["heat_map", "interval_map", "intervals_of"]
 
 PANELS = ("oracle_subject", "oracle_prompt", "local_clip_i", "clip_t")
 FEWEST = 4
@@ -28,7 +28,7 @@ def heat_map(study: Study) -> str | None:
     """Return the map of each score; None unless methods with one set differ in both intervals."""
     cells = _cells(study)
     learned, used = (sorted({cell[axis] for cell in cells}, key=_order) for axis in (0, 1))
-    if len(cells) < FEWEST or len(learned) < 2 or len(used) < 2:
+    if len(cells) < FEWEST or len(learned) < 2 or len(used) < 2 or len(cells) == len(learned):
         return None
     scores = [score for key in PANELS for score in study.scores if score.key == key]
     width, height = LEFT + CELL * len(learned), HEAD + CELL * len(used)
@@ -47,6 +47,36 @@ def heat_map(study: Study) -> str | None:
             )
             _draw(axes, study, score, cells, (learned, used))
         return svg(figure, "plot-heat", "Learned in against used in", _in_words(study, scores, cells), [])
+
+
+def interval_map(study: Study) -> str | None:
+    """Return the map of intervals against scores, of sets that are used where they learned, or all everywhere.
+
+    None for fewer than three such intervals, or where `heat_map` has them.
+    """
+    cells = _cells(study)
+    alone = {learned: method for (learned, used), method in cells.items() if used == learned}
+    everywhere = {learned: method for (learned, used), method in cells.items() if used == (0, _timesteps(study))}
+    found = max(alone, everywhere, key=len)
+    scores = [score for key in PANELS for score in study.scores if score.key == key]
+    if len(found) < 3 or heat_map(study) is not None:
+        return None
+    learned = sorted(found, key=_order)
+    width, height = 1.5 + CELL * len(learned), HEAD + CELL * len(scores)
+    with drawing():
+        figure = Figure(figsize=(width, height), dpi=72)
+        axes = figure.add_axes((1.4 / width, 0.55 / height, CELL * len(learned) / width, 1 - HEAD / height))
+        for row, score in enumerate(scores):
+            values = [_mean(study, found[one], score) for one in learned]
+            _cells_of_row(axes, values, len(scores) - 1 - row)
+        _label(axes, learned, [score.title for score in reversed(scores)])
+        axes.set_xlabel("learned in", color=INK.light)
+        told = _in_words(study, scores, {pair: method for pair, method in cells.items() if method in found.values()})
+        return svg(figure, "plot-intervals", "Interval against scores", told, [])
+
+
+def _timesteps(study: Study) -> int:
+    return max((one.training_zones.timesteps for one in strategies(study).values()), default=0)
 
 
 def intervals_of(strategy: Strategy, strength: object) -> tuple[Interval, Interval] | None:
@@ -97,17 +127,30 @@ def _draw(
     values = {pair: _mean(study, method, score) for pair, method in cells.items()}
     low, high = min(values.values()), max(values.values())
     for (x, y), value in ((pair, values[pair]) for pair in cells):
-        place = (learned.index(x), used.index(y))
-        share = (value - low) / (high - low) if high > low else 0.0
-        axes.add_patch(Rectangle(place, 1, 1, color=PALETTE[0].colour.light, alpha=0.05 + 0.5 * share, linewidth=0))
-        axes.text(place[0] + 0.5, place[1] + 0.5, f"{value:.3f}".lstrip("0"), ha="center", va="center", color=INK.light)
-    axes.set_xlim(0, len(learned))
-    axes.set_ylim(0, len(used))
+        _cell(axes, (learned.index(x), used.index(y)), value, (low, high))
     axes.set_title(score.title, fontsize=9, color=INK.light)
     axes.set_xlabel("learned in", color=INK.light)
     axes.set_ylabel("used in", color=INK.light)
-    axes.set_xticks(np.arange(len(learned)) + 0.5, [_words(one) for one in learned], rotation=30, color=INK.light)
-    axes.set_yticks(np.arange(len(used)) + 0.5, [_words(one) for one in used], color=INK.light)
+    _label(axes, learned, [_words(one) for one in used])
+
+
+def _cells_of_row(axes: Axes, values: list[float], row: int) -> None:
+    for place, value in enumerate(values):
+        _cell(axes, (place, row), value, (min(values), max(values)))
+
+
+def _cell(axes: Axes, place: tuple[int, int], value: float, limits: tuple[float, float]) -> None:
+    low, high = limits
+    share = (value - low) / (high - low) if high > low else 0.0
+    axes.add_patch(Rectangle(place, 1, 1, color=PALETTE[0].colour.light, alpha=0.05 + 0.5 * share, linewidth=0))
+    axes.text(place[0] + 0.5, place[1] + 0.5, f"{value:.3f}".lstrip("0"), ha="center", va="center", color=INK.light)
+
+
+def _label(axes: Axes, columns: list[Interval], rows: list[str]) -> None:
+    axes.set_xlim(0, len(columns))
+    axes.set_ylim(0, len(rows))
+    axes.set_xticks(np.arange(len(columns)) + 0.5, [_words(one) for one in columns], rotation=30, color=INK.light)
+    axes.set_yticks(np.arange(len(rows)) + 0.5, rows, color=INK.light)
     axes.tick_params(length=0, labelsize=7)
     for side in axes.spines.values():
         side.set_visible(False)

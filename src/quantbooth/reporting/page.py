@@ -12,7 +12,7 @@ from markupsafe import Markup, escape
 
 from quantbooth.reporting import areas, differences, overfitting, stopping, style, summary
 from quantbooth.reporting.embed import SHOWN, Embedded, Encoding, embedded, encoding_for
-from quantbooth.reporting.heat_map import heat_map
+from quantbooth.reporting.heat_map import heat_map, interval_map
 from quantbooth.reporting.images import Grid, grid, grid_sheet, stacked
 from quantbooth.reporting.panels import frontier, zone_plot
 from quantbooth.reporting.plots import losses, tradeoff
@@ -188,6 +188,11 @@ def _plots(study: Study) -> tuple[list[Plot], list[Plot]]:
             heat_map(study),
             "One set: the interval of timesteps that it learned in, against the one that it is used in; elsewhere the "
             "untuned base. Means over subjects.",
+        ),
+        (
+            "interval_map.svg",
+            interval_map(study),
+            "One set per interval of timesteps that it learned in. Means over subjects; colours are within a row.",
         ),
         ("frontier.svg", frontier(study), f"Scores by number of trained parameters.{bars}"),
         ("loss.svg", losses(study), "Training loss as logged, means over neighbouring steps; a line per run."),

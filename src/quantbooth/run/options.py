@@ -6,12 +6,16 @@ from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
+from torch import nn
 
 from quantbooth.data.subjects import Subject
 from quantbooth.diffusion.pretrained import check_base, check_sampler
 from quantbooth.diffusion.sampler import Sampler
 from quantbooth.diffusion.sources import config_folder
 from quantbooth.kinds import shown
+from quantbooth.quant import adapters
+from quantbooth.quant.group_gains import require_groups
+from quantbooth.quant.surgery import matching
 from quantbooth.runtime.config import build
 from quantbooth.runtime.errors import UserError
 from quantbooth.store.files import require_place
@@ -27,6 +31,7 @@ __all__ = [
     "base_folder_of",
     "method_name",
     "recipe_of",
+    "require_group_size",
     "require_places",
     "require_untouched",
     "sampler_of",
@@ -122,6 +127,34 @@ def tuner_of(cfg: DictConfig, subjects: Sequence[Subject], recipe: Recipe) -> Tu
             "trainer.gradient_clip_algorithm=value, or -m subject=a,b for a run each"
         )
     return tuner
+
+
+def require_group_size(
+    network: nn.Module,
+    kind: str,
+    settings: Mapping[str, Any],
+    quantized: tuple[Sequence[str], Sequence[str], bool],
+    group_size: int,
+) -> None:
+    """Check a group size against the layers of the base's denoiser, before its weights are read.
+
+    Args:
+        network: the denoiser without weights.
+        kind: of the tuner's artifacts.
+        settings: the options.
+        quantized: patterns of the quantized layers, and of those left out of them.
+        group_size: inputs of a group.
+
+    Raises:
+        UserError: when it divides no layer that gains are of, or not every layer that is adapted.
+    """
+    if kind == "adapters":
+        tuner = settings["tuner"]
+        adapters.require_forms(network, adapters.targets(network, tuner["include"], tuner["exclude"]), group_size)
+    else:
+        include, exclude, _ = quantized
+        names = matching(network, include, exclude)
+        require_groups([(name, network.get_submodule(name)) for name in names], group_size)
 
 
 def strategy_of(cfg: DictConfig, recipe: Recipe) -> Strategy:

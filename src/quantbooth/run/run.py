@@ -22,15 +22,14 @@ from quantbooth.diffusion.lora_files import LoraFile, add_loras_, lora_files
 from quantbooth.diffusion.outline import outline
 from quantbooth.diffusion.sampler import Sampler
 from quantbooth.evaluation.scorer import Scorer
-from quantbooth.quant.group_gains import require_groups
 from quantbooth.quant.kernels import choice as kernels
-from quantbooth.quant.surgery import matching
 from quantbooth.run.calibration import Calibration
 from quantbooth.run.experts import require_decidable, sampled_timesteps
 from quantbooth.run.options import (
     base_folder_of,
     method_name,
     recipe_of,
+    require_group_size,
     sampler_of,
     strategy_of,
     timestep_sampler_of,
@@ -164,9 +163,7 @@ class Run:
         tuner = tuner_of(self.cfg, [one.subject for one in self.subjects], self.recipe)
         tuner.check(self.plan, self.calibration.bits)
         if (size := self.settings["tuner"].get("group_size")) is not None:
-            include, exclude, _ = self.calibration.layers
-            network = self.outline.denoiser
-            require_groups(((name, network.get_submodule(name)) for name in matching(network, include, exclude)), size)
+            require_group_size(self.outline.denoiser, tuner.kind, self.settings, self.calibration.layers, size)
         return tuner
 
     @property

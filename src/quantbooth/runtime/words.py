@@ -12,6 +12,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
 from quantbooth.kinds import Field
+from quantbooth.runtime.grids import with_grids
 from quantbooth.schema import COMMANDS, FIELDS
 
 __all__ = ["quoted"]
@@ -26,9 +27,9 @@ SWEEPS = ("-m", "--multirun", "experiment=", "hydra.mode=")
 
 
 def quoted(words: Sequence[str], config_name: str) -> list[str]:
-    """Return the words of a command line, texts that Hydra cannot read in quotes."""
+    """Return the words of a command line, texts that Hydra cannot read in quotes, and grids as their intervals."""
     fields, sweeps = COMMANDS.get(config_name, FIELDS), any(word.startswith(SWEEPS) for word in words)
-    return [_quoted(word, fields, sweeps) for word in words]
+    return [_quoted(word, fields, sweeps) for word in with_grids(words, sweeps)]
 
 
 def _quoted(word: str, fields: Mapping[str, Mapping[str, Field]], sweeps: bool) -> str:

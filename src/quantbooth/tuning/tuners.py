@@ -1,7 +1,8 @@
 """Tuners: which parameters of a base are trained on a subject, and how they are read and loaded.
 
     scales   gains on the scales of a quantized denoiser (PEQA)
-    lora     LoRA on the float denoiser, or on the packed codes of a quantized one (QLoRA), an adapter for each expert
+    lora     LoRA on the float denoiser, or on the packed codes of a quantized one (QLoRA), an adapter for each expert;
+             of groups of inputs, it merges into zero points (QA-LoRA)
     full     all weights of the float denoiser (DreamBooth)
 
 each with or without a trainable identifier.
@@ -199,6 +200,8 @@ class LoraTuner(Tuner):
         exclude: patterns of layers to leave out of these.
         quantized: whether the layers must be quantized (QLoRA).
         seed: of A's initialization.
+        group_size: inputs of a group whose sum A reads, so that what is learned merges into zero points (QA-LoRA, Xu et
+            al. 2023, arXiv 2309.14717); None reads each input.
     """
 
     name = "lora"
@@ -213,13 +216,14 @@ class LoraTuner(Tuner):
         exclude: Sequence[str] = (),
         quantized: bool = False,
         seed: int = 0,
+        group_size: int | None = None,
     ) -> None:
         self.rank = rank
         self.alpha = alpha
         self.scale = 1.0 if alpha is None else alpha / rank
         self.include, self.exclude = list(include), list(exclude)
         self.quantized = quantized
-        self.seed = seed
+        self.seed, self.group_size = seed, group_size
 
     def describe(self) -> dict[str, Any]:
         return {
@@ -229,9 +233,12 @@ class LoraTuner(Tuner):
             "include": self.include,
             "exclude": self.exclude,
             "quantized": self.quantized,
+            **({} if self.group_size is None else {"group_size": self.group_size}),
         }
 
     def check(self, strategy: Strategy, bits: int | None) -> None:
+        if self.group_size is not None and not self.quantized:
+            raise UserError(f"tuner.group_size={self.group_size} needs packed codes; choose tuner=qa_lora and quant=w4")
         if self.quantized and bits is None:
             raise UserError("tuner=qlora adapts packed codes; choose quant=w8, w4, w3 or w2, or tuner=lora")
         if not self.quantized and bits is not None:
@@ -239,7 +246,8 @@ class LoraTuner(Tuner):
 
     def prepare_(self, base: Base, sets: int, selection: SetSelection, subjects: int = 1) -> Learning:
         draw = torch.Generator().manual_seed(self.seed)
-        adapters.attach_(base.denoiser, self._names(base), sets, self.rank, self.scale, selection, draw, subjects)
+        places = (base.denoiser, self._names(base), sets, self.rank, self.scale, selection, draw, subjects)
+        adapters.attach_(*places, self.group_size)
         return {"adapters": adapters.parameters(base.denoiser)}
 
     def distance(self, base: Base) -> Distance:
@@ -249,9 +257,9 @@ class LoraTuner(Tuner):
         return adapters.read(base.denoiser)
 
     def load_(self, base: Base, state: State, sets: int, selection: SetSelection) -> None:
-        expected = adapters.likeness(base.denoiser, self._names(base), sets, self.rank)
+        expected = adapters.likeness(base.denoiser, self._names(base), sets, self.rank, self.group_size)
         require_fit(expected, state, "the denoiser", "what was tuned")
-        adapters.serve_(base.denoiser, state, selection)
+        adapters.serve_(base.denoiser, state, selection, self.group_size)
 
     def scaled(self, base: Base, state: State, shares: Float[Tensor, " sets"]) -> State:
         return adapters.scaled(state, shares)
