@@ -30,7 +30,7 @@ from quantbooth.kinds import (
     whole,
 )
 from quantbooth.schema_trainer import TRAINER
-from quantbooth.schema_tuner import LEARNER, STOPPING, TUNER, WEIGHT
+from quantbooth.schema_tuner import TUNER_GROUPS, WEIGHT
 
 __all__ = ["COMMANDS", "FIELDS", "OPEN", "TRAINING_ONLY", "content", "trainer_content"]
 
@@ -45,19 +45,8 @@ FIT = one_of("crop", "pad", "squash")
 DTYPE = one_of("float32", "float16")
 SOURCE = checked(path=TEXT, revision=optional(TEXT), config=optional(PATH), converted=PATH, option=TEXT)
 GROUPS = (
-    *(
-        "base",
-        "quant",
-        "calibration",
-        "tuner",
-        "strategy",
-        "timesteps",
-        "subject",
-        "prior",
-        "optimizer",
-        "sampler",
-        "locator",
-    ),
+    *("base", "quant", "calibration", "tuner", "strategy", "timesteps", "subject", "prior", "optimizer", "sampler"),
+    "locator",
     *("scorer", "trainer", "logger", "paths", "protocol", "resources", "preview", "report", "export", "probe"),
     *("degradation", "method_style"),
 )
@@ -122,12 +111,10 @@ FIELDS: dict[str, dict[str, Field]] = {
         "count": ignored(whole(1)),
         "seed": ignored(SEED),
     },
-    "tuner": TUNER,
-    "tuner.learner": LEARNER,
-    "tuner.stopping": STOPPING,
+    **TUNER_GROUPS,
     "strategy": {
-        **checked(timesteps=whole(1), apart=FLAG, zones=MAPPING, interval=INTERVAL, count=whole(1)),
-        **checked(least=number(below=1)),
+        **checked(timesteps=whole(1), apart=FLAG, zones=MAPPING, count=whole(1), least=number(below=1)),
+        **checked(interval=either(INTERVAL, list_of(INTERVAL, 1))),
         **checked(shared_steps=optional(whole(0)), steps=whole(1), wide=optional(INTERVAL)),
         **checked(bins=whole(1), draws=whole(1, 1000), outside=one_of("base", "tuned")),
     },

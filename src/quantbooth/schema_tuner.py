@@ -16,7 +16,7 @@ from quantbooth.kinds import (
     whole,
 )
 
-__all__ = ["LEARNER", "OFF", "STOPPING", "TUNER", "WEIGHT"]
+__all__ = ["OFF", "TUNER_GROUPS", "WEIGHT"]
 
 WEIGHT = number(below=MOST)
 """Of a part of the loss; one beyond float32 would make it nan."""
@@ -57,3 +57,5 @@ LEARNER: dict[str, Field] = {
     **checked(include=TEXTS, exclude=TEXTS, quantized=FLAG, seed=SEED),
     "group_size": GROUP_SIZE,
 }
+TUNER_GROUPS = {"tuner": TUNER, "tuner.learner": LEARNER, "tuner.stopping": STOPPING}
+"""The fields of each group of a tuner's options."""

@@ -42,6 +42,34 @@ def test_s1_may_serve_everything_but_still_trains_on_its_interval_only() -> None
     assert drawn.max() < 700
 
 
+def test_one_set_may_have_several_intervals() -> None:
+    strategy = s1([[0, 200], [600, 800]], "base", 1000)
+    t = torch.tensor([0, 199, 200, 599, 600, 799, 800])
+    assert strategy.route(t).tolist() == [1, 1, 0, 0, 1, 1, 0]
+    assert (strategy.sets, strategy.names, len(strategy.runs)) == (1, ("selected",), 1)
+    assert from_description(strategy.describe()) == strategy
+    assert strategy.stretches == ((0, 200, 1), (200, 600, 0), (600, 800, 1), (800, 1000, 0))
+    drawn = strategy.training_zones.draw(2000, torch.Generator().manual_seed(0))
+    assert torch.equal(strategy.training_zones.index(drawn), torch.ones(2000, dtype=torch.long))
+    assert 850 < int((drawn >= 600).sum()) < 1150
+    assert s1([[100, 300]], "base", 1000) == s1([100, 300], "base", 1000)
+    assert s1([[0, 200], [600, 800]], "tuned", 1000).route(t).tolist() == [1] * 7
+
+
+@pytest.mark.parametrize(
+    ("intervals", "told"),
+    [
+        ([[0, 200], [100, 300]], r"do not overlap, got \[0, 200\] before \[100, 300\]$"),
+        ([[600, 800], [0, 200]], r"ascending order that do not overlap, got \[600, 800\] before \[0, 200\]$"),
+        ([[0, 200], [900, 1001]], r"<= 1000, got \[900, 1001\]$"),
+        ([[200, 200]], r"<= 1000, got \[200, 200\]$"),
+    ],
+)
+def test_wrong_intervals_of_one_set_are_refused(intervals: list[list[int]], told: str) -> None:
+    with pytest.raises(UserError, match=rf"^strategy.interval must .*{told}"):
+        s1(intervals, "base", 1000)
+
+
 def test_s2_has_one_expert_per_zone() -> None:
     strategy = s2(ZONES, apart=False, timesteps=1000)
     assert strategy.sets == 3

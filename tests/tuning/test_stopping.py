@@ -12,6 +12,7 @@ from torch import Tensor
 from quantbooth.diffusion.base import Base
 from quantbooth.quant import scale_sets
 from quantbooth.runtime.draws import generator_for
+from quantbooth.timesteps.zones import Zones
 from quantbooth.tuning.callbacks import Snapshots
 from quantbooth.tuning.module import TuningModule
 from quantbooth.tuning.stopping import AT_THE_END, BY_LOSS, BY_PROMPTS, ROWS, Stopping, Stops, variance_share
@@ -165,3 +166,14 @@ def test_tensors_are_those_of_the_seed(new_stage: MakeStage, small_base: Base) -
     one, same, other = frozen(), frozen(), frozen(seed=99)
     assert all(torch.equal(a, b) for a, b in zip(one, same, strict=True))
     assert not torch.equal(one[1], other[1])
+
+
+def test_timesteps_are_drawn_by_the_density_of_training(new_stage: MakeStage, small_base: Base) -> None:
+    class Last:
+        def draw(self, zones: Zones, count: int, generator: torch.Generator) -> Tensor:
+            return torch.full((count,), zones.zones[-1].stop - 1)
+
+    stage = new_stage()
+    stage.timesteps = Last()  # type: ignore[assignment]
+    t = watched(stage, small_base, [], NEVER)[1]._frozen()[2]
+    assert t.tolist() == [stage.zones.zones[-1].stop - 1] * ROWS

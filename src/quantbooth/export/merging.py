@@ -53,7 +53,7 @@ class Merging:
         return [(first, end, names[index]) for first, end, index in self.stretches]
 
     def _zone(self, index: int) -> str:
-        return re.sub(r"\W+", "-", self.served.zones[index - 1].name) if index else "base"
+        return re.sub(r"\W+", "-", self.served.names[index - 1]) if index else "base"
 
 
 def prediction_errors(

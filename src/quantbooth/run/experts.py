@@ -63,8 +63,9 @@ def require_decidable(bits: int | None, subjects: Sequence[str] | None) -> None:
 def unused(strategy: Strategy, timesteps: Shaped[Tensor, " steps"]) -> Iterator[str]:
     """Yield a line for each expert at which a sampler has no timestep."""
     used = set(strategy.sampling_zones.index(timesteps).tolist())
-    for number, zone in enumerate(strategy.sampling_zones.zones, start=1):
+    for number, name in enumerate(strategy.sampling_zones.names, start=1):
         if number not in used:
+            zone = strategy.sampling_zones.named(name)
             yield (
                 f"warning: none of the {len(timesteps.unique())} timesteps of the sampler is in {zone}, so what the "
                 "expert of this zone learns is never used; raise sampler.steps, or widen the zone"
@@ -82,7 +83,8 @@ def few_samples(strategy: Strategy, samples: int, steps: int, sampler: TimestepS
     for zones in strategy.runs:
         density, index = sampler.density(zones), zones.index(torch.arange(zones.timesteps))
         even = shared + (samples - shared) / len(zones)
-        for number, zone in enumerate(zones.zones, start=1):
+        for number, name in enumerate(zones.names, start=1):
+            zone = zones.named(name)
             expected = shared + (samples - shared) * float(density[index == number].sum())
             if expected < max(1, even / 2):
                 advice = "strategy.apart=true gives each a run of its own"

@@ -74,9 +74,8 @@ class Weighted(TimestepSampler):
             place = torch.arange(zones.timesteps) * len(covered) // zones.timesteps
             found = torch.zeros_like(weights).index_add_(0, covered[place], weights)
         if not found.sum() > 0:
-            where = ", ".join(map(str, zones.zones))
             raise UserError(
-                f"timesteps has no weight in {where}, so nothing would be drawn; set timesteps.within=rescale"
+                f"timesteps has no weight in {zones}, so nothing would be drawn; set timesteps.within=rescale"
             )
         return found / found.sum()
 

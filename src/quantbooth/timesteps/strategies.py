@@ -12,6 +12,8 @@ Borders of the adaptive strategy are decided per subject, by the gradients of it
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -102,15 +104,14 @@ class Strategy:
     @property
     def names(self) -> tuple[str, ...]:
         """The name of each set: that of its zone in sampling."""
-        own = [*([] if self.wide is None else [self.wide]), *self.sampling_zones.zones]
-        return tuple(zone.name for zone in own)
+        return (*([] if self.wide is None else [self.wide.name]), *self.sampling_zones.names)
 
     @property
     def runs(self) -> tuple[Zones, ...]:
         """The zones of each training run: one run for all experts, or one each."""
         if not self.separate_runs:
             return (self.training_zones,)
-        return tuple(Zones((zone,), self.training_zones.timesteps) for zone in self.training_zones.zones)
+        return tuple(self.training_zones.named(name) for name in self.training_zones.names)
 
     def route(self, t: Shaped[Tensor, " b"]) -> Shaped[Tensor, "b *_sets"]:
         """Return what `chosen` does in sampling."""
@@ -204,21 +205,29 @@ def graded(least: float, timesteps: int) -> Strategy:
     return Strategy("graded", everything, everything, least=float(least))
 
 
-def s1(interval: Sequence[int], outside: str, timesteps: int) -> Strategy:
+def s1(interval: Sequence[int] | Sequence[Sequence[int]], outside: str, timesteps: int) -> Strategy:
     """Return the strategy with one set that is trained on the selected interval only (arXiv 2401.04339, S1).
 
     Args:
-        interval: [start, stop) of the timesteps to train on.
+        interval: [start, stop) of the timesteps to train on, or several, whose union is the set's.
         outside: used for the other timesteps in sampling: ``base`` (gain 1) or ``tuned`` (the trained set); the paper
             does not say which it used.
         timesteps: T of the base.
     """
-    start, stop = interval
-    if not 0 <= start < stop <= timesteps:
-        raise UserError(
-            f"strategy.interval must be [start, stop] with 0 <= start < stop <= {timesteps}, got [{start}, {stop}]"
-        )
-    trained = zones_from_borders({"selected": interval}, timesteps)
+    several: Any = interval if isinstance(interval[0], Sequence) else [interval]
+    intervals = [(int(start), int(stop)) for start, stop in several]
+    for start, stop in intervals:
+        if not 0 <= start < stop <= timesteps:
+            raise UserError(
+                f"strategy.interval must be [start, stop] with 0 <= start < stop <= {timesteps}, got [{start}, {stop}]"
+            )
+    for (start, stop), (after, end) in pairwise(intervals):
+        if after < stop:
+            raise UserError(
+                f"strategy.interval must have intervals in ascending order that do not overlap, got [{start}, {stop}] "
+                f"before [{after}, {end}]"
+            )
+    trained = Zones(tuple(Zone("selected", start, stop) for start, stop in intervals), timesteps)
     served = trained if outside == "base" else equal_zones(1, timesteps)
     return Strategy("s1", trained, served)
 

@@ -28,6 +28,8 @@ class Zone:
 class Zones:
     """Zones that do not overlap, in ascending order, within [0, timesteps); gaps are allowed.
 
+    Zones of one name are one zone of several intervals.
+
     Raises:
         UserError: for an empty zone, one outside [0, timesteps), or two that overlap.
     """
@@ -46,7 +48,19 @@ class Zones:
                 raise UserError(f"zones must be in ascending order and must not overlap, got {left} and {right}")
 
     def __len__(self) -> int:
-        return len(self.zones)
+        return len(self.names)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The different names, in the order of their first intervals."""
+        return tuple(dict.fromkeys(zone.name for zone in self.zones))
+
+    def named(self, name: str) -> "Zones":
+        """Return the zone of this name alone, with all of its intervals."""
+        return Zones(tuple(zone for zone in self.zones if zone.name == name), self.timesteps)
+
+    def __str__(self) -> str:
+        return ", ".join(map(str, self.zones))
 
     def index(self, t: Shaped[Tensor, " b"]) -> Int[Tensor, " b"]:
         """Return k for the k-th zone (from 1), 0 where no zone contains t, which may be fractional.
@@ -57,8 +71,8 @@ class Zones:
         if bool(((t < 0) | (t >= self.timesteps)).any()):
             raise ValueError(f"timesteps must be in [0, {self.timesteps}), got {t.tolist()}")
         index = torch.zeros(t.shape, dtype=torch.long, device=t.device)
-        for k, zone in enumerate(self.zones, start=1):
-            index[(t >= zone.start) & (t < zone.stop)] = k
+        for zone in self.zones:
+            index[(t >= zone.start) & (t < zone.stop)] = self.names.index(zone.name) + 1
         return index
 
     def draw(self, count: int, generator: torch.Generator) -> Int[Tensor, " count"]:

@@ -144,7 +144,7 @@ class Stops(Callback):
             draw = generator_for(module.recipe.seed, 0, PURPOSE)
             x_0 = photos[torch.arange(ROWS) % len(photos)].to(module.device)
             noise = torch.randn(x_0.shape, generator=draw).to(x_0)
-            self._batch = x_0, noise, module.zones.draw(ROWS, draw).to(module.device)
+            self._batch = x_0, noise, module.timesteps.draw(module.zones, ROWS, draw).to(module.device)
         return self._batch
 
     def _reason(self) -> tuple[int, str] | None:
