@@ -64,6 +64,15 @@ def history(read: list[Record]) -> list[dict[str, Any]]:
     ]
 
 
+def summary(read: list[Record]) -> dict[str, Any]:
+    """Return the summary of a run: what was logged last, and what was set."""
+    found: dict[str, Any] = {}
+    for record in read:
+        rows = record.history.item if record.HasField("history") else record.summary.update
+        found |= {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in rows}
+    return found
+
+
 def wandb_steps(run: Path) -> list[int]:
     """Return the steps at which an offline run that has ended has a loss."""
     return [int(row["trainer/global_step"]) for row in history(finished(run)) if "tune/loss" in row]

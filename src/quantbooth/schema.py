@@ -61,8 +61,7 @@ FIELDS: dict[str, dict[str, Field]] = {
         ),
         **checked(prompt=optional(either(TEXT, list_of(TEXT, 1))), scale_sets=optional(PATH)),
         **checked(subjects=optional(list_of(TEXT, 1, distinct=True)), dino=optional(MAPPING)),
-        "dry_run": ignored(FLAG),
-        "fail_fast": ignored(FLAG),
+        **dict.fromkeys(("dry_run", "fail_fast"), ignored(FLAG)),
         **{group: Field(MAPPING) for group in GROUPS},
     },
     "strength": checked(**{ANY: STRENGTH}),
@@ -74,8 +73,7 @@ FIELDS: dict[str, dict[str, Field]] = {
     },
     "base.folder": SOURCE,
     "base.zones": checked(**{ANY: INTERVAL}),
-    "base.held_out": {},
-    "base.contrasts": {},
+    **{"base.held_out": {}, "base.contrasts": {}},
     "base.class_prompts": checked(count=whole(1)),
     "quant": {
         "name": ignored(TEXT),
@@ -159,8 +157,7 @@ FIELDS: dict[str, dict[str, Field]] = {
         **checked(timesteps=list_of(whole(0), 1)),
     },
     "locator.folder": SOURCE,
-    "dino": checked(folder=MAPPING),
-    "dino.folder": SOURCE,
+    **{"dino": checked(folder=MAPPING), "dino.folder": SOURCE},
     "scorer": checked(
         locator=MAPPING, dino=optional(MAPPING), encoder=MAPPING, oracle=optional(MAPPING), mask_background=FLAG
     ),
@@ -169,7 +166,7 @@ FIELDS: dict[str, dict[str, Field]] = {
     "scorer.oracle": checked(folder=MAPPING),
     "scorer.oracle.folder": {},
     "logger": checked(**{ANY: MAPPING}),
-    f"logger.{ANY}": checked(folder=PATH, project=TEXT),
+    f"logger.{ANY}": checked(folder=PATH, project=TEXT, artifacts=one_of("references", "files", "none")),
     "paths": checked(outputs=PATH, store=PATH, logs=PATH, dreambooth=PATH),
     "report": checked(scores=TEXTS, folder=optional(PATH), notes=TEXTS),
     "export": {

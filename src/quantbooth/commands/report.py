@@ -23,6 +23,7 @@ from quantbooth.reporting.study import Study
 from quantbooth.reporting.style import Style, ThemeColour
 from quantbooth.run.options import timestep_sampler_of
 from quantbooth.run.run import Run
+from quantbooth.run.tracking import item
 from quantbooth.runtime.config import conf_dir
 from quantbooth.runtime.errors import UserError
 from quantbooth.runtime.loggers import log_report, trackers_of
@@ -66,7 +67,8 @@ def report(cfg: DictConfig, scores: Sequence[Path] = ()) -> Path:
     about = About([_typed(), *_alone(folders, study.results)], list(cfg.report.notes), missing, made())
     folder = Path(cfg.report.folder or Path(cfg.paths.outputs) / "reports" / _slug(study, folders))
     files = write_report(study, folder, about)
-    log_report(trackers_of(cfg, f"report-{folder.name}", _of_sweep), files)
+    trackers = trackers_of(cfg, f"report-{folder.name}", _of_sweep)
+    log_report(trackers, files, [item(one, "scores", used=True) for one in folders])
     score_table(study).show()
     if missing:
         print(f"tuned and not scored: {', '.join(missing)}")  # noqa: T201  # what the table cannot tell

@@ -37,6 +37,7 @@ from quantbooth.store.store import joined_label, make_all
 from quantbooth.timesteps.zones import Zones
 from quantbooth.tuning.callbacks import Checkpoints, SampleGrids, Snapshots
 from quantbooth.tuning.checkpoints import Checkpoint, Part, Unfinished
+from quantbooth.tuning.curves import Curves
 from quantbooth.tuning.encoding import LazyLatents, TrainablePrompt, cache_latents
 from quantbooth.tuning.files import precision_of, read_snapshot, snapshot_path
 from quantbooth.tuning.graphs import ReplayGraphs
@@ -204,7 +205,7 @@ def learn(
     graphs = [ReplayGraphs(base.denoiser, selection)] if resources["cuda_graphs"] else []  # before what draws
     if found is not None:
         say(f"{joined_label(names)} goes on from step {found.step}")
-    callbacks = [*graphs, checkpoints, snapshots, *stops, *grids]
+    callbacks = [*graphs, checkpoints, snapshots, Curves(module), *stops, *grids]
     fit(run, module, names, callbacks, 0 if found is None else found.step)
     return module, stops
 

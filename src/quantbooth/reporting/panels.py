@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from quantbooth.reporting.columns import Score, signed
 from quantbooth.reporting.inference import Difference, difference, interval
@@ -78,11 +79,13 @@ def _panels(
         figure = Figure(figsize=INCHES, dpi=72)
         for axes, score in zip(figure.subplots(1, len(scores), squeeze=False)[0], scores, strict=True):
             draw(axes, score)
+            axes.tick_params(labelsize=8)
+            axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
         handles, labels = figure.axes[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="center right", frameon=False, fontsize=8, labelcolor=INK.light)
         longest = max((len(label) for label in labels), default=0)
         right = 0.93 - 0.0075 * longest
-        figure.subplots_adjust(left=0.05, right=right, bottom=0.16, top=0.89, wspace=0.26)
+        figure.subplots_adjust(left=0.055, right=right, bottom=0.16, top=0.89, wspace=0.3)
         return svg(figure, *name, description, [study.style(method) for method in methods])
 
 

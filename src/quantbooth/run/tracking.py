@@ -16,10 +16,12 @@ from quantbooth.run.run import Run
 from quantbooth.runtime.loggers import log_scores
 from quantbooth.runtime.sweeps import in_sweep, sweep_name, swept
 from quantbooth.runtime.versions import made
+from quantbooth.runtime.wandb_artifacts import Item
 from quantbooth.store.files import fingerprint
-from quantbooth.store.store import joined_label, slugify
+from quantbooth.store.manifest import MANIFEST, open_artifact
+from quantbooth.store.store import CONFIG, joined_label, slugify
 
-__all__ = ["KEYS", "Scored", "about", "scored", "track_scores", "tracker_name"]
+__all__ = ["KEYS", "Scored", "about", "item", "items", "scored", "track_scores", "tracker_name"]
 
 KEYS = {
     "oracle_subject": "subject/oracle",
@@ -85,7 +87,26 @@ def track_scores(run: Run, folders: Sequence[Path]) -> None:
     added = "".join([run.strength.name, *(f"-with-{slugify(lora.name)}" for lora in run.loras)])
     trackers = run.trackers(f"{name}{added}", partial(about, run), run.recipe.steps + 1)
     found = [scored(run, folder) for folder in folders]
-    log_scores(trackers, [(one.step, one.values) for one in found], [row for one in found for row in one.pictures])
+    pictures = [row for one in found for row in one.pictures]
+    log_scores(trackers, [(one.step, one.values) for one in found], pictures, items(run))
+
+
+def items(run: Run) -> list[Item]:
+    """Return the artifacts of a setting: what was used, then scale sets, images and scores in the order of making."""
+    used = [*run.parents.values()]
+    used += [one.prior for one in run.subjects if run.recipe.makes_class_pictures]
+    made = [artifact for one in run.subjects for artifact in (one.tuned, *map(one.images, run.steps))]
+    made += [one.scores(step) for one in run.subjects for step in run.steps]
+    found = [item(each.require(), each.kind, used=True) for each in used]
+    return [*found, *(item(each.require(), each.kind) for each in made)]
+
+
+def item(folder: Path, kind: str, used: bool = False) -> Item:
+    """Return a finished artifact as trackers log it."""
+    manifest = open_artifact(folder, kind)
+    about = {key: getattr(manifest, key) for key in ("fingerprint", "parents", "package_version")}
+    small = [file for name in (MANIFEST, CONFIG) if (file := folder / name).is_file()]
+    return Item(manifest.name, kind, folder, about, small, used)
 
 
 def tracker_name(names: Sequence[str]) -> str:

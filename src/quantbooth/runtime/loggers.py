@@ -19,7 +19,8 @@ from omegaconf import DictConfig
 from quantbooth.runtime.config import build
 from quantbooth.runtime.errors import UserError
 from quantbooth.runtime.mlflow_runs import MLflowRun
-from quantbooth.runtime.wandb_runs import OneRun, require_server
+from quantbooth.runtime.wandb_artifacts import MODES, Item, log_items, log_page
+from quantbooth.runtime.wandb_runs import RUN_ID, OneRun, require_server
 
 __all__ = [
     *("close", "csv_logger", "log_grid", "log_report", "log_scores", "log_values", "tensorboard_logger"),
@@ -61,11 +62,14 @@ def tensorboard_logger(folder: str, run: str, step: int = 0, about: About | None
     return TensorBoardLogger(save_dir=folder, name="tensorboard", version=run, purge_step=step)
 
 
-def wandb_logger(folder: str, run: str, project: str, step: int = 0, about: About | None = None) -> WandbLogger:
+def wandb_logger(
+    folder: str, run: str, project: str, step: int = 0, about: About | None = None, artifacts: str = MODES[0]
+) -> WandbLogger:
     """Start a Weights & Biases run named after its artifact; offline without a key (``wandb sync`` uploads it).
 
     A name is one W&B run, in which a run that goes on from `step` continues. `about` gives arguments of `wandb.init`:
-    the name that is shown, group, job_type, tags, config; what is set in the environment wins.
+    the name that is shown, group, job_type, tags, config; what is set in the environment wins. `artifacts` is one of
+    `runtime.wandb_artifacts.MODES`.
 
     Raises:
         UserError: when the server does not answer.
@@ -79,7 +83,7 @@ def wandb_logger(folder: str, run: str, project: str, step: int = 0, about: Abou
         return WandbLogger(project=project, name=run, save_dir=folder, offline=offline)
     known = {} if about is None else about()
     told = {key: value for key, value in known.items() if value and OF_ENVIRONMENT.get(key, key) not in os.environ}
-    return OneRun(step, run, project=project, save_dir=folder, offline=offline, **told)
+    return OneRun(step, run, artifacts, project=project, save_dir=folder, offline=offline, **told)
 
 
 def log_values(trackers: Iterable[Logger], values: Mapping[str, float], step: int) -> None:
@@ -92,13 +96,15 @@ def log_scores(
     trackers: Iterable[Logger],
     scores: Sequence[tuple[int, Mapping[str, float]]],
     pictures: Sequence[tuple[Path, Mapping[str, Any]]],
+    items: Sequence[Item] = (),
 ) -> None:
     """Log scores by step, and pictures of the last step with theirs; a tracker that has them gets nothing.
 
     Args:
-        trackers: W&B alone shows the table of pictures.
+        trackers: W&B alone shows the table of pictures, and artifacts.
         scores: step, and values by name.
         pictures: file, and values by name.
+        items: artifacts that were used and made.
     """
     by_step: dict[int, dict[str, float]] = {}
     for step, values in scores:
@@ -109,6 +115,8 @@ def log_scores(
                 _plain_class(tracker).log_metrics(tracker, joined, step)
             if isinstance(tracker, WandbLogger) and pictures:
                 _log_pictures(tracker, pictures)
+            if isinstance(tracker, OneRun):
+                log_items(tracker, items, tracker.artifacts)
             if isinstance(tracker, TensorBoardLogger):
                 Path(tracker.log_dir, SCORED).write_text(_events(tracker, repr(scores)))
 
@@ -188,21 +196,30 @@ def _has_wandb_key() -> bool:
         return False
 
 
-def log_report(trackers: Iterable[Logger], files: Sequence[Path]) -> None:
-    """Give the report's files to the trackers that store files, W&B and MLflow, and end their runs."""
+def log_report(trackers: Iterable[Logger], files: Sequence[Path], used: Sequence[Item] = ()) -> None:
+    """Give a report to the trackers that store files, W&B and MLflow, and end their runs; W&B gets none twice.
+
+    Args:
+        trackers: others are left alone.
+        files: page, tables and plots.
+        used: the scores in it.
+    """
     for tracker in trackers:
         if not isinstance(tracker, WandbLogger | MLflowRun):
             continue
+        if isinstance(tracker, WandbLogger) and RUN_ID in os.environ:
+            continue  # the only run is that of the setting
         try:
             if isinstance(tracker, MLflowRun):
                 tracker.log_files("report", files)
-            else:
-                import wandb  # noqa: PLC0415  # optional: the extra [wandb]
-
-                about = "the page, tables and plots of a report"
-                artifact = wandb.Artifact("report", type="report", description=about)
-                for file in files:
-                    artifact.add_file(str(file))
-                tracker.experiment.log_artifact(artifact)
+            elif not (isinstance(tracker, OneRun) and tracker.has_report(_tables(files))):
+                mode = tracker.artifacts if isinstance(tracker, OneRun) else "none"
+                log_items(tracker, used, mode)
+                log_page(tracker, files, mode)
         finally:
             close([tracker])
+
+
+def _tables(files: Sequence[Path]) -> str:
+    """Return what tables of a report hold; its page has the words that were typed."""
+    return "".join(file.read_text(encoding="utf-8") for file in files if file.suffix == ".csv")

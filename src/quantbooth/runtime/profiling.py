@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-__all__ = ["Cost", "profile"]
+__all__ = ["Cost", "peak_memory", "profile"]
 
 STATUS = Path("/proc/self/status")
 RESET = Path("/proc/self/clear_refs")
@@ -36,7 +36,7 @@ def profile() -> Iterator[Cost]:
         yield cost
     finally:
         cost.seconds = time.perf_counter() - start
-        cost.peak_memory_bytes = _peak()
+        cost.peak_memory_bytes = peak_memory()
 
 
 def _reset_peak() -> None:
@@ -46,7 +46,8 @@ def _reset_peak() -> None:
         RESET.write_text("5")
 
 
-def _peak() -> int:
+def peak_memory() -> int:
+    """Return the peak since the block of `profile` began, in bytes."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
     if STATUS.exists():

@@ -18,7 +18,7 @@ from lightning.pytorch.loggers import WandbLogger
 
 from quantbooth.runtime.errors import UserError
 
-__all__ = ["OneRun", "require_server"]
+__all__ = ["RUN_ID", "OneRun", "require_server"]
 
 TIMEOUT = 20
 """Seconds that a W&B server may take to answer."""
@@ -26,6 +26,8 @@ SERVER_ERRORS = 500
 STEP = "trainer/global_step"
 """The axis of Lightning's curves in W&B."""
 LONGEST = 128
+RUN_ID = "WANDB_RUN_ID"
+"""Environment variable: the id of the only run of this process."""
 
 
 class OneRun(WandbLogger):
@@ -33,7 +35,8 @@ class OneRun(WandbLogger):
 
     Args:
         step: from which it goes on.
-        run: its id follows from it.
+        run: its id follows from it, unless WANDB_RUN_ID gives one, as an agent of `wandb sweep` does.
+        artifacts: how artifacts of the store are logged.
         name: that is shown; by default `run`.
         given: further arguments of WandbLogger.
 
@@ -42,9 +45,10 @@ class OneRun(WandbLogger):
     all of them in a new folder, and the folders of killed processes are removed unless they are uploaded.
     """
 
-    def __init__(self, step: int, run: str, name: str | None = None, **given: Any) -> None:
-        super().__init__(name=name or run, id=re.sub(r"[^\w.+=-]", "-", run)[-LONGEST:], **given)
-        self.first = step
+    def __init__(self, step: int, run: str, artifacts: str, name: str | None = None, **given: Any) -> None:
+        chosen = os.environ.get(RUN_ID) or re.sub(r"[^\w.+=-]", "-", run)[-LONGEST:]
+        super().__init__(name=name or run, id=chosen, **given)
+        self.first, self.artifacts = step, artifacts
         self._held: int | None = None
 
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
@@ -71,6 +75,15 @@ class OneRun(WandbLogger):
             return True
         if self._held is None:
             self._held = self._go_on()
+        file.write_text(digest)
+        return False
+
+    def has_report(self, tables: str) -> bool:
+        """Return whether the run was given a report with these tables before; from now on it has it."""
+        digest, file = hashlib.sha256(tables.encode()).hexdigest(), self.record.with_suffix(".reported")
+        if file.is_file() and file.read_text() == digest:
+            return True
+        self.record.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(digest)
         return False
 

@@ -49,6 +49,15 @@ class Rows:
     is_prior: Float[Tensor, " b"]
 
 
+@dataclass(frozen=True)
+class Errors:
+    """The errors of a batch: of each row, with its timestep (on the CPU), and the loss of each subject."""
+
+    errors: Float[Tensor, " b"]
+    t: Int[Tensor, " b"]
+    losses: Float[Tensor, " subjects"]
+
+
 class TuningModule(LightningModule):
     """One training run, in which every sample of a batch has its own timestep and scale set.
 
@@ -106,6 +115,8 @@ class TuningModule(LightningModule):
         self.untuned = None if teacher is None else teacher.base.denoiser  # a copy moves along
         self.shared_steps, self.wide, self.timesteps = shared_steps, wide, timesteps
         self.average: Average | None = None
+        self.last: Errors | None = None
+        """Of the last batch."""
         self.seen = torch.zeros(len(examples), len(zones) + (wide is not None), dtype=torch.int64)
         """How many samples each expert was trained on, by subject; all experts on each of a shared step."""
 
@@ -141,23 +152,33 @@ class TuningModule(LightningModule):
     def training_step(self, number: int) -> Tensor:
         each = self.recipe.accumulate_grad_batches
         number = self.global_step * each + number % each  # of the batch in the run, also in one that goes on
-        subjects = range(len(self.examples))
-        drawn = [self.rows(subject, number) for subject in subjects]
-        conditioning = Conditioning.cat([rows.conditioning for rows in drawn])
-        tensors = zip(*((rows.x_0, rows.noise, rows.t, rows.is_prior) for rows in drawn), strict=True)
-        x_0, noise, t, is_prior = (torch.cat(parts) for parts in tensors)
-        self._count(t)
-        t = t.to(x_0.device)
-        if self.route is not None:
-            self.route.choose(torch.arange(len(subjects)).repeat_interleave(self.recipe.batch))
-        errors = self.errors(x_0, noise, t, conditioning, is_prior.bool())
-        shares = zip(errors.split(self.recipe.batch), is_prior.split(self.recipe.batch), strict=True)
-        losses = torch.stack([with_prior_preservation(*share, self.recipe.prior_loss_weight) for share in shares])
+        rows = self.drawn(number)
+        self._count(rows.t)
+        losses = self.loss_of(rows)
         self._show(losses)
         if self.distance is None:
             return losses.sum()
         copies = len(self.zones) if self.shares else 1  # a shared set is pulled once
         return losses.sum() + self.recipe.pull / copies * self.distance()
+
+    def drawn(self, number: int) -> Rows:
+        """Return the rows of all subjects of the run's batch of this number, one subject after another."""
+        found = [self.rows(subject, number) for subject in range(len(self.examples))]
+        conditioning = Conditioning.cat([rows.conditioning for rows in found])
+        tensors = zip(*((rows.x_0, rows.noise, rows.t, rows.is_prior) for rows in found), strict=True)
+        x_0, noise, t, is_prior = (torch.cat(parts) for parts in tensors)
+        return Rows(x_0, conditioning, noise, t, is_prior)
+
+    def loss_of(self, rows: Rows) -> Float[Tensor, " subjects"]:
+        """Return the loss of each subject's rows."""
+        if self.route is not None:
+            self.route.choose(torch.arange(len(self.examples)).repeat_interleave(self.recipe.batch))
+        t = rows.t.to(rows.x_0.device)
+        errors = self.errors(rows.x_0, rows.noise, t, rows.conditioning, rows.is_prior.bool())
+        shares = zip(errors.split(self.recipe.batch), rows.is_prior.split(self.recipe.batch), strict=True)
+        losses = torch.stack([with_prior_preservation(*share, self.recipe.prior_loss_weight) for share in shares])
+        self.last = Errors(errors.detach(), rows.t, losses.detach())
+        return losses
 
     def errors(
         self,
@@ -215,13 +236,11 @@ class TuningModule(LightningModule):
             seen[-len(self.zones) :] += len(own) if self.shares else counts
 
     def _show(self, losses: Tensor) -> None:
-        """Log the mean loss, and the loss of each subject if there are several; refuse a loss that is not finite."""
+        """Show the mean loss; refuse a loss that is not finite. Trackers get it from `tuning.curves`."""
         for examples, loss in zip(self.examples, losses, strict=True):
             if not torch.isfinite(loss):
                 whose = f" of {examples.name}" if len(losses) > 1 else ""
                 raise UserError(
                     f"the loss{whose} became {loss.item()} in step {self.global_step + 1}; lower tuner.learning_rate"
                 )
-            if len(losses) > 1:
-                self.log(f"tune/loss/{examples.name}", loss)
-        self.log("tune/loss", losses.mean(), prog_bar=True)
+        self.log("tune/loss", losses.mean(), prog_bar=True, logger=False)
