@@ -105,7 +105,7 @@ def test_groups_build_what_they_are_for(tmp_path: Path) -> None:
             OmegaConf.update(cfg, "base", composed().base, merge=False)
             OmegaConf.update(cfg, "tuner.steps", 10, force_add=True)
             assert isinstance(build(cfg[group], kind), kind)
-    for cfg in options("timesteps", "file"):
+    for cfg in options("timesteps", "file", "shifted"):  # of a file, of a flow
         OmegaConf.update(cfg, "base", composed().base, merge=False)
         assert isinstance(build(cfg.timesteps, TimestepSampler), TimestepSampler)
     for cfg in options("tuner"):
