@@ -7,6 +7,7 @@ import hydra
 from omegaconf import DictConfig
 
 from quantbooth.runtime.config import conf_dir
+from quantbooth.runtime.hydra_versions import BASE
 
 __all__ = ["composed"]
 
@@ -18,5 +19,5 @@ def composed(*overrides: str, name: str = "quantbooth") -> DictConfig:
 
 @lru_cache(maxsize=256)
 def _composed(name: str, overrides: tuple[str, ...]) -> DictConfig:
-    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+    with hydra.initialize_config_dir(str(conf_dir()), **BASE):
         return hydra.compose(name, list(overrides))

@@ -4,9 +4,14 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from pool_launcher import POOL, write_pool_launcher
+from quantbooth.runtime.outcomes import Sweep, begin
 
 APP = """
 import os, signal, sys
@@ -24,6 +29,8 @@ def check_job(cfg):
         raise UserError("seed=9 is refused")
 
 def job(cfg):
+    if cfg.tag == "broken" and cfg.seed == 2 and Path("broken").exists():
+        raise UserError("broken")
     if cfg.tag == "mistake":
         raise UserError("no pictures")
     if cfg.tag == "bug":
@@ -55,64 +62,15 @@ hydra:
   sweep: {dir: 'sweeps/${now:%Y}', subdir: "${hydra.job.num}"}
   job_logging: {root: {handlers: [file]}}
 """
-LAUNCHER = """
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
-from multiprocessing import get_context
-from pathlib import Path
-from hydra import version
-from hydra.core.config_store import ConfigStore
-from hydra.core.hydra_config import HydraConfig
-from hydra.core.utils import run_job, setup_globals
-from hydra.plugins.launcher import Launcher
-from omegaconf import open_dict
-
-
-@dataclass
-class Config:
-    _target_: str = "hydra_plugins.pool.Pool"
-
-
-ConfigStore.instance().store(group="hydra/launcher", name="pool", node=Config, provider="pool")
-
-
-def run(number, words, context, config, job):
-    version.setbase("1.3")
-    setup_globals()
-    cfg = context.config_loader.load_sweep_config(config, list(words))
-    with open_dict(cfg):
-        cfg.hydra.job.id = cfg.hydra.job.num = number
-    HydraConfig.instance().set_config(cfg)
-    return run_job(
-        hydra_context=context, task_function=job, config=cfg,
-        job_dir_key="hydra.sweep.dir", job_subdir_key="hydra.sweep.subdir",
-    )
-
-
-class Pool(Launcher):
-    def setup(self, *, hydra_context, task_function, config):
-        self.given = hydra_context, config, task_function
-
-    def launch(self, job_overrides, initial_job_idx):
-        Path(self.given[1].hydra.sweep.dir).mkdir(parents=True, exist_ok=True)
-        with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
-            jobs = [
-                pool.submit(run, number, words, *self.given)
-                for number, words in enumerate(job_overrides, initial_job_idx)
-            ]
-            return [one.result() for one in jobs]
-"""
-POOL = "hydra/launcher=pool"
 
 
 @pytest.fixture
 def app(tmp_path: Path) -> Path:
     (tmp_path / "app.py").write_text(APP)
     (tmp_path / "run.py").write_text(RUN)
-    for folder in ("conf", "hydra_plugins/pool"):
-        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "conf").mkdir()
     (tmp_path / "conf" / "config.yaml").write_text(CONFIG)
-    (tmp_path / "hydra_plugins" / "pool" / "__init__.py").write_text(LAUNCHER)
+    write_pool_launcher(tmp_path)
     return tmp_path
 
 
@@ -145,10 +103,11 @@ def test_failed_jobs_are_listed_with_their_log_and_the_others_are_concluded(app:
     code, output, told = run(app, "-m", launcher, "tag=a,bug,mistake")
     assert (code, output) == (1, "concluded [(0, 'of-0-a', 'made/0')]\n")
     log = next(app.glob("sweeps/*/1/*.log"))
-    assert told[-3:] == [
+    assert told[-4:] == [
         "failed jobs: 2 (the others finished)",
         f"  job 2 (tag=bug): ValueError: a bug; log: {log}",
         "  job 3 (tag=mistake): no pictures",
+        f"to run these again: quantbooth-app --retry-failed {log.parents[1]}",
     ]
     assert "Traceback" in log.read_text() and "ValueError: a bug" in log.read_text()
     assert [(one["state"], one["mistake"]) for one in records(app)] == [
@@ -166,11 +125,12 @@ def test_a_job_whose_process_is_killed_is_listed_and_those_that_are_done_are_con
         "  job 2 (tag=killed): its process ended without a word (killed, or out of memory)",
         "  job 3 (tag=b) was not begun",
     ]
-    assert told[3].startswith("the launcher ended the sweep: BrokenProcessPool: ")
+    assert told[4].startswith("the launcher ended the sweep: BrokenProcessPool: ")
 
 
 def test_no_job_begins_after_a_failed_one_where_failing_is_to_be_fast(app: Path) -> None:
-    assert run(app, "-m", "fail_fast=true", "tag=mistake,a,b") == (
+    ended = run(app, "-m", "fail_fast=true", "tag=mistake,a,b")
+    assert ended == (
         2,
         "",
         [
@@ -179,10 +139,67 @@ def test_no_job_begins_after_a_failed_one_where_failing_is_to_be_fast(app: Path)
             "  job 1 (fail_fast=True tag=mistake): no pictures",
             "  job 2 (fail_fast=True tag=a) was not begun",
             "  job 3 (fail_fast=True tag=b) was not begun",
+            f"to run these again: quantbooth-app --retry-failed {next(app.glob('sweeps/*'))}",
         ],
     )
     code, output, _ = run(app, "-m", "tag=mistake,a")
     assert (code, output) == (2, "concluded [(0, 'of-0-a', 'made/0')]\n")  # the folder's former failure is forgotten
+
+
+@pytest.mark.parametrize("launcher", [POOL, "hydra/launcher=basic"])
+def test_jobs_that_failed_or_were_not_begun_run_again_and_no_others(app: Path, launcher: str) -> None:
+    (app / "broken").touch()
+    first = run(app, "-m", "fail_fast=true", "seed=1,2,3", "tag=broken")
+    assert first[0] == 2 and first[1] == "concluded [(1, 'of-1-broken', 'made/1')]\n"
+    kept = [json.loads(file.read_text()) for file in app.glob("sweeps/*/outcomes/0.json")]
+    (app / "broken").unlink()
+    (app / "ran.txt").unlink()
+    (folder,) = app.glob("sweeps/*")
+    code, output, told = run(app, "--retry-failed", str(folder), launcher)
+    made = [(seed, f"of-{seed}-broken", f"made/{seed}") for seed in (1, 2, 3)]
+    assert (code, output, told) == (0, f"concluded {made}\n", [])
+    again = [line.split(" ", 1)[1][:10] for line in (app / "ran.txt").read_text().splitlines()]
+    assert sorted(again) == ["job 2 of 3", "job 3 of 3"]
+    assert records(app)[:1] == kept
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["--retry-failed"], "--retry-failed comes first, with the folder of a sweep"),
+        (["-m", "--retry-failed", "FOLDER"], "--retry-failed comes first, with the folder of a sweep"),
+        (["--retry-failed=FOLDER", "seed=1"], "of Hydra alone more, got 'seed=1'; leave it out"),
+        (["--retry-failed", "conf"], "conf has no record of a sweep"),
+    ],
+)
+def test_a_sweep_that_cannot_be_run_again_is_named(app: Path, words: list[str], line: str) -> None:
+    begin(Sweep(app / "done", ["quantbooth-app", "-m", "seed=1,2"], [["seed=1"], ["seed=2"]], "app", str(app)))
+    code, _, told = run(app, *(word.replace("FOLDER", "done") for word in words))
+    assert (code, len(told)) == (2, 1) and line in told[0]
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        ({"module": "other"}, "done is a sweep of quantbooth-app; run --retry-failed with that command"),
+        ({"home": "/elsewhere"}, "done has paths that count from /elsewhere; go there first: cd /elsewhere"),
+        ({"jobs": []}, "the sweeper of done chose its jobs as it went; run its command again"),
+        ({"jobs": [["seed=1"], ["seed=7"]]}, "job 2 was seed=7 and is seed=2 now; run the command anew"),
+        ({"jobs": [["seed=1"]]}, "the sweep had 1 jobs and has 2 now; run its command anew"),
+    ],
+)
+def test_a_sweep_of_something_else_is_not_run_again(app: Path, change: dict[str, Any], line: str) -> None:
+    own = Sweep(app / "done", ["quantbooth-app", "-m", "seed=1,2"], [["seed=1"], ["seed=2"]], "app", str(app))
+    begin(replace(own, **change))
+    assert run(app, "--retry-failed=done") == (2, "", [line])
+
+
+def test_a_sweep_that_runs_is_not_run_again(app: Path) -> None:
+    own = Sweep(app / "done", ["quantbooth-app", "-m", "seed=1,2"], [["seed=1"], ["seed=2"]], "app", str(app))
+    begin(own)
+    with own.running(0, ["seed=1"]):
+        code, _, told = run(app, "--retry-failed=done")
+    assert (code, len(told)) == (2, 1) and told[0].startswith("job 1 (seed=1) of done still runs, as process ")
 
 
 def test_all_jobs_are_checked_before_a_launcher_begins(app: Path) -> None:

@@ -23,11 +23,13 @@ from quantbooth.runtime.errors import UserError
 from quantbooth.runtime.explain import explain, flat, is_mistake
 from quantbooth.runtime.flags import checked_flags, package_found
 from quantbooth.runtime.help import help_text
+from quantbooth.runtime.hydra_versions import BASE, with_mode
 from quantbooth.runtime.jobs import Job, line_of, quiet_libraries, show_traceback
 from quantbooth.runtime.launching import begin_sweep, show_failures
 from quantbooth.runtime.options import require_valid_sweep
 from quantbooth.runtime.outcomes import DONE, Sweep
 from quantbooth.runtime.records import name_records
+from quantbooth.runtime.retrying import retried
 from quantbooth.runtime.sweeps import before_jobs, require_values
 from quantbooth.runtime.used import require_own
 from quantbooth.runtime.words import quoted
@@ -76,11 +78,12 @@ def _run(command: Command) -> int:
         if "--help" in words or "-h" in words:
             sys.stdout.write(command.help())
             return 0
-        flags = checked_flags(words, command.config_name)
-        sys.argv[1:] = command.words(sys.argv[1:])
+        sys.argv[1:], again = retried(words, command.module)
+        flags = checked_flags(sys.argv[1:], command.config_name)
+        sys.argv[1:] = with_mode(command.words(sys.argv[1:]), conf_dir() / "experiment")
         require_own(sys.argv[1:], command.module.rpartition(".")[2])
         require_valid_sweep(sys.argv[1:], command.config_name)
-        job = Job(command.module, command.config_name, sys.argv[1:])
+        job = Job(command.module, command.config_name, sys.argv[1:], again=again)
         launcher_error = _launch(command, job, flags)
         if job.sweep is not None:
             return _end_sweep(command, job.sweep, launcher_error, flags.config_dir)
@@ -95,7 +98,7 @@ def _run(command: Command) -> int:
 
 def _launch(command: Command, job: Job, flags: Namespace) -> Exception | None:
     """Let Hydra run the job, or those of a sweep; return the error of a launcher that did not bring them to an end."""
-    program = hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=command.config_name)
+    program = hydra.main(config_path=str(conf_dir()), config_name=command.config_name, **BASE)
     with package_found(flags), before_jobs(lambda _: begin_sweep(job)):
         try:
             program(job)()

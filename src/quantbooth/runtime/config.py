@@ -18,6 +18,7 @@ from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
 
 from quantbooth.runtime.errors import UserError
+from quantbooth.runtime.hydra_versions import BASE, allowing, key_of
 
 __all__ = ["build", "choices", "composed", "conf_dir", "plain", "save"]
 
@@ -62,7 +63,7 @@ def composed(group: str, choice: str) -> DictConfig:
         if wanted[0] not in known:
             known[wanted[0]] = hydra.compose(overrides=wanted)
         return deepcopy(known[wanted[0]])
-    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+    with hydra.initialize_config_dir(str(conf_dir()), **BASE):
         return hydra.compose(overrides=wanted)
 
 
@@ -83,18 +84,23 @@ def build(node: DictConfig | None, kind: type[Kind], **extras: Any) -> Kind:
     where = _where(node)
     if not isinstance(node, DictConfig) or "_target_" not in node:
         raise UserError(f"{where} must name a {kind.__name__} by _target_, got {_keys(node)}")
-    for option, target in _targets(node, where):
+    targets = list(_targets(node, where))
+    for option, target in targets:
         if not _is_trusted(target):
             raise UserError(
                 f"{option}._target_ must be a class that the configs of quantbooth name, got {target}; to allow a "
                 f"package of yours, set the environment variable {TRUST}=PACKAGE"
             )
     try:
-        made = hydra.utils.instantiate(node, _convert_="all", **extras)  # "all" makes dicts of dataclass extras
+        given = allowing(target for _, target in targets) | extras
+        made = hydra.utils.instantiate(node, _convert_="all", **given)  # "all" makes dicts of dataclass extras
     except InstantiationException as error:
         if isinstance(error.__cause__, MISTAKES):
-            raise UserError(_refusal(error, error.__cause__, node)) from error
+            raise UserError(_refusal(str(error), error.__cause__, node)) from error
         raise
+    except MISTAKES as error:  # Hydra 1.4 leaves the constructor's own error, with a note of its key
+        key = key_of(error) or where
+        raise UserError(_refusal(f"target '{dict(targets).get(key)}' full_key: {key}", error, node)) from error
     if not isinstance(made, kind):
         raise UserError(f"{where} must be a {kind.__name__}, got a {type(made).__name__} from {node._target_}")
     return made
@@ -162,10 +168,10 @@ def _keys(node: Any) -> str:
     return f"only {', '.join(map(str, node))}" if isinstance(node, DictConfig) and len(node) else repr(node)
 
 
-def _refusal(error: InstantiationException, cause: BaseException, node: DictConfig) -> str:
+def _refusal(error: str, cause: BaseException, node: DictConfig) -> str:
     """Return one sentence about a constructor's error, with the nested target and the key from Hydra's message."""
-    target = re.search(r"target '([^']+)'", str(error))
-    nested = re.search(r"full_key: (\S+)", str(error))
+    target = re.search(r"target '([^']+)'", error)
+    nested = re.search(r"full_key: (\S+)", error)
     where = nested[1] if nested else _where(node)
     unknown = re.search(r"unexpected keyword argument '(\w+)'", str(cause))
     if unknown and where == _where(node) and unknown[1] in node:

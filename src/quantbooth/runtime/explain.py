@@ -15,6 +15,7 @@ from omegaconf.errors import InterpolationResolutionError, MissingMandatoryValue
 from quantbooth.runtime.config import MISTAKES, choices, conf_dir
 from quantbooth.runtime.errors import UserError, WrongOptions
 from quantbooth.runtime.help import with_inherited
+from quantbooth.runtime.hydra_versions import BASE
 from quantbooth.runtime.limits import limit
 from quantbooth.runtime.renamed import RENAMED
 
@@ -58,6 +59,7 @@ def explain(error: BaseException, config_name: str | None = None, cfg: DictConfi
             return f"'{group}' has no option '{name}'{_meant(name, offered)}; choose from {', '.join(offered)}"
         case OverrideParseException():
             reason = flat(error.message.replace(f"Error parsing override '{error.override}'", ""))
+            reason = re.sub(r"^Error when parsing index: .* out of \[.*?\]\. ", "", reason)  # Hydra 1.4
             return (
                 f"cannot read '{error.override}' ({reason}); options are written key=value, lists key=[a,b], other "
                 "characters in double quotes inside the shell's: 'key=[\"a (b)\",c]'"
@@ -138,7 +140,7 @@ def _known_keys(unknown: str, config_name: str | None) -> set[str]:
     for overrides in (others, []):
         with (
             contextlib.suppress(HydraException, OmegaConfBaseException, ValueError),
-            hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"),
+            hydra.initialize_config_dir(str(conf_dir()), **BASE),
         ):
             return keys | set(_dotted(OmegaConf.to_container(hydra.compose(config_name, overrides))))
     return keys

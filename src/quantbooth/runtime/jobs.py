@@ -41,6 +41,7 @@ class Job:
         config_name: the file in conf/.
         words: of the command line.
         sweep: the record of the sweep, once it has begun.
+        again: the sweep whose jobs that are done are kept.
         finished: configuration and result of a single job.
         defect: the error of a single job.
     """
@@ -51,6 +52,7 @@ class Job:
     sweep: Sweep | None = None
     finished: list[tuple[DictConfig, Any]] = field(default_factory=list)
     errors: list[tuple[Exception, DictConfig]] = field(default_factory=list)
+    again: Sweep | None = None
     home: tuple[str, int, str] = field(default_factory=lambda: (socket.gethostname(), os.getpid(), os.getcwd()))
 
     def __post_init__(self) -> None:

@@ -16,7 +16,9 @@ from quantbooth.runtime.jobs import Job, quiet_libraries, show_traceback
 from quantbooth.runtime.options import require_valid
 from quantbooth.runtime.outcomes import FAILED, NOT_BEGUN, Outcome, Sweep, begin
 from quantbooth.runtime.progress import progress
+from quantbooth.runtime.retrying import FLAG, require_same
 from quantbooth.runtime.sweeps import Together, config_of, known_jobs
+from quantbooth.runtime.used import program_name
 
 __all__ = ["begin_sweep", "show_failures"]
 
@@ -27,10 +29,13 @@ FEW = 8
 def begin_sweep(job: Job) -> None:
     """Check all jobs of a sweep, as far as they are known, and begin its record; end the command if one is refused."""
     jobs = known_jobs()
+    if job.again is not None:
+        require_same(job.again, jobs)
     _check(job, jobs)
     folder = Path(HydraConfig.get().sweep.dir).absolute()
-    job.sweep = Sweep(folder, [Path(sys.argv[0]).name, *job.words], jobs)
-    begin(job.sweep)
+    made = Sweep(folder, [program_name(job.module.rpartition(".")[2]), *job.words], jobs, job.module, job.home[2])
+    job.sweep = made if job.again is None else job.again
+    begin(job.sweep, again=job.again is not None)
 
 
 def _check(job: Job, jobs: Sequence[list[str]]) -> None:
@@ -82,4 +87,6 @@ def show_failures(sweep: Sweep, outcomes: Sequence[Outcome]) -> int:
         said(f"  {one.title}: {one.line}{f'; log: {one.log}' if one.log else ''}")
     for _, one in sorted(left_out.items()):
         said(f"  {one.title} was not begun")
+    if sweep.jobs:
+        said(f"to run these again: {sweep.command[0]} {FLAG} {sweep.folder}")
     return 2 if all(one.mistake for one in failed) else 1

@@ -22,7 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from quantbooth.runtime.errors import UserError
 
-__all__ = ["DONE", "FAILED", "NOT_BEGUN", "RUNNING", "Outcome", "Sweep", "begin", "read_sweep", "settings"]
+__all__ = ["DONE", "FAILED", "NOT_BEGUN", "RUNNING", "Outcome", "Sweep", "begin", "read_sweep", "records", "settings"]
 
 RUNNING, DONE, FAILED, NOT_BEGUN = "running", "done", "failed", "not begun"
 FOLDER, ABOUT, STOP = "outcomes", "sweep.json", "failed"
@@ -73,11 +73,20 @@ class Sweep:
         folder: of the sweep, absolute.
         command: the words of its command line, the program first.
         jobs: the overrides of each job; empty where the sweeper chooses them as it goes.
+        module: of the command.
+        home: the folder in which it was typed.
     """
 
     folder: Path
     command: list[str]
     jobs: list[list[str]]
+    module: str = ""
+    home: str = ""
+
+    @property
+    def words(self) -> list[str]:
+        """The words of the command line that are no flags."""
+        return [word for word in self.command[1:] if not word.startswith("-")]
 
     @property
     def records(self) -> Path:
@@ -142,7 +151,8 @@ def begin(sweep: Sweep, again: bool = False) -> None:
         return
     for file in sweep.records.glob("*.json"):
         file.unlink()
-    _write(sweep.records / ABOUT, {"command": sweep.command, "jobs": sweep.jobs})
+    about = {key: value for key, value in asdict(sweep).items() if key != "folder"}
+    _write(sweep.records / ABOUT, about)
 
 
 def read_sweep(folder: Path) -> Sweep:
@@ -154,11 +164,25 @@ def read_sweep(folder: Path) -> Sweep:
     file = folder / FOLDER / ABOUT
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
-        return Sweep(folder.absolute(), [*found["command"]], [[*words] for words in found["jobs"]])
+        jobs = [[*words] for words in found["jobs"]]
+        return Sweep(folder.absolute(), [*found["command"]], jobs, found["module"], found["home"])
     except OSError as error:
         raise UserError(f"{folder} has no record of a sweep ({FOLDER}/{ABOUT}); name the folder of one") from error
     except (ValueError, TypeError, LookupError) as error:
         raise UserError(f"{file} is damaged ({type(error).__name__}); run the sweep's command again") from error
+
+
+def records(folder: Path) -> list[Path]:
+    """Return the folders of recorded sweeps: this one, or those in it, the newest last.
+
+    Raises:
+        UserError: where there is none.
+    """
+    places = ("", "*/", "*/*/", "sweeps/*/*/", "logs/sweeps/*/*/", "*/logs/sweeps/*/*/")
+    files = {file for place in places for file in folder.glob(f"{place}{FOLDER}/{ABOUT}")}
+    if not files:
+        raise UserError(f"{folder} has no record of a sweep ({FOLDER}/{ABOUT}); name the folder of one")
+    return [file.parents[1] for file in sorted(files, key=lambda file: (file.stat().st_mtime_ns, file))]
 
 
 def settings(cfg: DictConfig) -> dict[str, Any]:

@@ -6,7 +6,8 @@ import uuid
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import OmegaConf
+
+from quantbooth.runtime.hydra_versions import register
 
 __all__ = ["forget", "name_records"]
 
@@ -15,7 +16,7 @@ SWEEP = "multirun.yaml"
 
 def name_records() -> None:
     """Define ${unique:} in configs: eight digits that no other process has, not even one that starts in this second."""
-    OmegaConf.register_new_resolver("unique", lambda: uuid.uuid4().hex[:8], replace=True, use_cache=True)
+    register("unique", lambda: uuid.uuid4().hex[:8])
 
 
 def forget() -> None:

@@ -21,6 +21,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from quantbooth.runtime.errors import UserError
+from quantbooth.runtime.hydra_versions import BASE
 
 __all__ = [
     *("Together", "before_jobs", "config_of", "in_sweep", "known_jobs", "knowing", "require_values", "sweep_name"),
@@ -105,7 +106,7 @@ def require_values(folder: Path) -> None:
         UserError: for the first option, such as subject=glob(x*) where no subject begins so.
     """
     words = get_args_parser().parse_args(sys.argv[1:]).overrides
-    with initialize_config_dir(str(folder), version_base="1.3"):
+    with initialize_config_dir(str(folder), **BASE):
         given = OverridesParser.create(GlobalHydra.instance().config_loader()).parse_overrides(words)
         for word, one in zip(words, given, strict=True):
             if one.is_sweep_override() and not list(one.sweep_string_iterator()):

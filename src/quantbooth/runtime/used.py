@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from quantbooth.runtime.errors import UserError
 from quantbooth.runtime.progress import say
 
-__all__ = ["name_unused", "options_in", "require_own"]
+__all__ = ["name_unused", "program_name", "options_in", "require_own"]
 
 OWNERS: Mapping[str, tuple[str, ...]] = {
     "prompt": ("sample",),
@@ -29,8 +29,8 @@ def require_own(words: Sequence[str], command: str) -> None:
         owners = OWNERS.get(option.partition(".")[0], (command,))
         if command not in owners:
             raise UserError(
-                f"{word} has no effect on {_name(command)}: {option.partition('.')[0]} is an option of "
-                f"{_name(owners[0])}; leave it out here"
+                f"{word} has no effect on {program_name(command)}: {option.partition('.')[0]} is an option of "
+                f"{program_name(owners[0])}; leave it out here"
             )
 
 
@@ -50,5 +50,6 @@ def options_in(words: Sequence[str]) -> list[tuple[str, str]]:
     return [(word, match[1]) for word, match in found if match]
 
 
-def _name(command: str) -> str:
+def program_name(command: str) -> str:
+    """Return the name on the path of a module of commands."""
     return "quantbooth" if command == "pipeline" else f"quantbooth-{command}"
