@@ -203,7 +203,7 @@ def test_borders_of_a_base_are_legal_zones_that_leave_no_timestep_out(name: str)
     assert (zones.index(torch.arange(base.timesteps)) > 0).all()
 
 
-FLOWS = ("sd35_large", "sd35_medium")
+FLOWS = ("klein_4b", "sd35_large", "sd35_medium")
 
 
 @pytest.mark.parametrize("name", [option for option in OPTIONS["base"] if option not in ("toy", *FLOWS)])

@@ -69,10 +69,10 @@ class FlowFamily(Family):
 
     def network_time(self, t: Tensor, rows: int) -> Tensor:
         """Return the network's time of t, one number a row; the inverse of `training_timestep`."""
-        return ((t.float() + 1) * (self.network_timesteps / T)).expand(rows)
+        return ((t.float() + 1) / (T / self.network_timesteps)).expand(rows)
 
     def training_timestep(self, network_time: Tensor) -> Tensor:
-        return timestep_of(network_time * (T / self.network_timesteps))
+        return timestep_of((network_time * (T / self.network_timesteps)).round(decimals=2))  # borders are whole
 
     def new_scheduler(
         self, name: str, scheduler_config: Mapping[str, Any], steps: int, latent_shape: tuple[int, int, int]
