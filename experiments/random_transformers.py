@@ -1,7 +1,7 @@
 """Flow-matching bases of true architecture with random weights, for `experiments.random_base`.
 
 The numbers are those of the published configuration files; the counts of weights are asserted. No package brings
-the tokenizer of T5: a small one of letters stands in for it, which reads prompts, but not in the same tokens.
+the tokenizers of T5 and Qwen: small ones of letters stand in for them, which read prompts, but not in the same tokens.
 """
 
 from collections.abc import Callable
@@ -9,17 +9,28 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel
+from diffusers import (
+    AutoencoderKL,
+    AutoencoderKLFlux2,
+    FlowMatchEulerDiscreteScheduler,
+    Flux2Transformer2DModel,
+    SD3Transformer2DModel,
+)
+from tokenizers.pre_tokenizers import ByteLevel
 from transformers import (
     CLIPTextConfig,
     CLIPTextModelWithProjection,
     CLIPTokenizer,
+    Qwen2Tokenizer,
+    Qwen3Config,
+    Qwen3ForCausalLM,
     T5Config,
     T5EncoderModel,
     T5Tokenizer,
 )
 
 from quantbooth.diffusion.base import Base
+from quantbooth.diffusion.families.flux2 import Flux2Klein
 from quantbooth.diffusion.families.sd3 import StableDiffusion3
 from quantbooth.diffusion.model import TextEncoder
 
@@ -91,6 +102,34 @@ def _sd3(numbers: Transformer, name: str, clip_tokenizer: Callable[..., CLIPToke
     )
 
 
+def qwen_tokenizer() -> Qwen2Tokenizer:
+    """A tokenizer of Qwen's class whose tokens are bytes, with a chat template of one turn and no thinking."""
+    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    vocabulary = {token: number for number, token in enumerate([*sorted(ByteLevel.alphabet()), *special])}
+    tokenizer = Qwen2Tokenizer(vocab=vocabulary, merges=[], model_max_length=131_072)
+    tokenizer.add_special_tokens({"additional_special_tokens": special[1:]})
+    tokenizer.chat_template = (
+        "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% if not enable_thinking %}-\n{% endif %}{% endif %}"
+    )
+    return tokenizer
+
+
+def _klein(numbers: Transformer, name: str, _clip: Callable[..., CLIPTokenizer], dtype: torch.dtype) -> Base:
+    (text,) = numbers.texts
+    autoencoder = AutoencoderKLFlux2.from_config(numbers.vae)
+    autoencoder.bn.running_mean.uniform_(-0.1, 0.1)
+    autoencoder.bn.running_var.uniform_(0.5, 2)
+    return Base(
+        name=name,
+        family=Flux2Klein(numbers.vae["sample_size"]),
+        denoiser=Flux2Transformer2DModel.from_config(numbers.denoiser).to(dtype),
+        autoencoder=autoencoder.to(dtype),
+        encoders=(TextEncoder(Qwen3ForCausalLM(Qwen3Config(**text)).to(dtype), qwen_tokenizer()),),
+        scheduler_config=dict(FlowMatchEulerDiscreteScheduler.from_config(numbers.scheduler).config),
+    )
+
+
 TEXT: Numbers = {"vocab_size": 49_408, "max_position_embeddings": 77}
 CLIP_L: Numbers = {
     **{"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12, **TEXT},
@@ -131,7 +170,32 @@ TINY_SD3: Numbers = {
     **{"joint_attention_dim": 56, "caption_projection_dim": 32, "pooled_projection_dim": 32},
     **{"pos_embed_max_size": 8, "dual_attention_layers": [0], "qk_norm": "rms_norm"},
 }
+QWEN3_4B: Numbers = {
+    **{"vocab_size": 151_936, "hidden_size": 2560, "intermediate_size": 9728, "num_hidden_layers": 36},
+    **{"num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 128, "tie_word_embeddings": True},
+}
+SMALL_QWEN: Numbers = {
+    **{"vocab_size": 259, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 28},
+    **{"num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 8, "tie_word_embeddings": True},
+}
+FLUX2_VAE: Numbers = {"block_out_channels": [128, 256, 512, 512], "latent_channels": 32, "sample_size": 1024}
+SMALL_FLUX2_VAE: Numbers = {
+    **{"block_out_channels": [8, 8, 8, 8], "latent_channels": 4, "sample_size": 64},
+    **{"layers_per_block": 1, "norm_num_groups": 4},
+}
+KLEIN_4B: Numbers = {
+    **{"in_channels": 128, "num_layers": 5, "num_single_layers": 20, "attention_head_dim": 128},
+    **{"num_attention_heads": 24, "joint_attention_dim": 7680, "guidance_embeds": False},
+}
+TINY_KLEIN: Numbers = {
+    **{"in_channels": 16, "num_layers": 1, "num_single_layers": 1, "attention_head_dim": 16},
+    **{"num_attention_heads": 2, "joint_attention_dim": 48, "guidance_embeds": False},
+    **{"axes_dims_rope": [4, 4, 4, 4]},
+}
+BY_TOKENS: Numbers = {**SHIFT_3, "use_dynamic_shifting": True}
 TRANSFORMERS: dict[str, Transformer] = {
     "sd35-medium": Transformer(_sd3, SD35_MEDIUM, 2_243_171_520, (CLIP_L, CLIP_G, T5_XXL), VAE, SHIFT_3),
+    "klein-4b": Transformer(_klein, KLEIN_4B, 3_875_544_576, (QWEN3_4B,), FLUX2_VAE, BY_TOKENS),
+    "tiny-klein": Transformer(_klein, TINY_KLEIN, 69_216, (SMALL_QWEN,), SMALL_FLUX2_VAE, BY_TOKENS),
     "tiny-sd3": Transformer(_sd3, TINY_SD3, 89_008, (SMALL_CLIP, SMALL_CLIP, SMALL_T5), SMALL_VAE, SHIFT_3),
 }

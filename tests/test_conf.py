@@ -105,7 +105,7 @@ def test_groups_build_what_they_are_for(tmp_path: Path) -> None:
             OmegaConf.update(cfg, "base", composed().base, merge=False)
             OmegaConf.update(cfg, "tuner.steps", 10, force_add=True)
             assert isinstance(build(cfg[group], kind), kind)
-    for cfg in options("timesteps", "file"):
+    for cfg in options("timesteps", "file", "shifted"):  # of a file, of a flow
         OmegaConf.update(cfg, "base", composed().base, merge=False)
         assert isinstance(build(cfg.timesteps, TimestepSampler), TimestepSampler)
     for cfg in options("tuner"):
@@ -203,7 +203,7 @@ def test_borders_of_a_base_are_legal_zones_that_leave_no_timestep_out(name: str)
     assert (zones.index(torch.arange(base.timesteps)) > 0).all()
 
 
-FLOWS = ("sd35_large", "sd35_medium")
+FLOWS = ("klein_4b", "sd35_large", "sd35_medium")
 
 
 @pytest.mark.parametrize("name", [option for option in OPTIONS["base"] if option not in ("toy", *FLOWS)])

@@ -119,7 +119,8 @@ FIELDS: dict[str, dict[str, Field]] = {
     },
     "timesteps": {  # decide by what their objects compute (`describe`)
         **checked(name=TEXT, loc=REAL, scale=number(positive=True), mean=REAL, std=optional(number(positive=True))),
-        **checked(path=PATH, within=one_of("reject", "rescale"), folder=MAPPING),
+        **checked(path=PATH, within=one_of("reject", "rescale"), folder=MAPPING, steps=whole(1)),
+        **checked(shift=optional(number(below=1000, positive=True))),
     },
     "timesteps.folder": SOURCE,
     "strategy.zones": checked(folder=MAPPING, **{ANY: either(INTERVAL, number(positive=True))}),

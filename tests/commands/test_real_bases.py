@@ -1,4 +1,4 @@
-"""The whole chain on bases with the structure of Stable Diffusion 1.5, XL and 3.5: real formats, random weights."""
+"""The whole chain on bases with the structure of Stable Diffusion 1.5, XL, 3.5 and FLUX.2 klein: real formats."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +15,7 @@ from composing import composed
 from experiments.random_base import random_base, write_clip
 from quantbooth.commands.export import export
 from quantbooth.commands.pipeline import job
+from quantbooth.diffusion.outline import outline
 from quantbooth.diffusion.pretrained import save_base
 from quantbooth.evaluation.files import read_rows
 from quantbooth.run.run import Run
@@ -44,7 +45,7 @@ QUICK = (
 )
 
 
-@pytest.fixture(scope="module", params=["tiny", "tiny-xl", "tiny-sd3"])
+@pytest.fixture(scope="module", params=["tiny", "tiny-xl", "tiny-sd3", "tiny-klein"])
 def configure(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Configure:
     """Makes a configuration of one of the bases and a folder with photos of odd sizes."""
     place = tmp_path_factory.mktemp(request.param)
@@ -58,6 +59,7 @@ def configure(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
         "tiny": ["base=sd15"],
         "tiny-xl": ["base=sdxl"],
         "tiny-sd3": ["base=sd35_medium", "sampler=flow_euler"],
+        "tiny-klein": ["base=klein_4b", "sampler=flow_euler", "timesteps=shifted"],
     }[request.param]
 
     def make(*overrides: str) -> DictConfig:
@@ -76,23 +78,25 @@ def test_everything_runs_and_leaves_as_a_folder_that_draws_the_same(configure: C
     assert np.isfinite(rows[["clip_t", "clip_i", "local_clip_i"]]).all(axis=None)
     folder = plan.only.images(2).require()
     request = read_requests(folder)[0]
+    base = outline(plan.base_folder, "base")
     pipeline = quantbooth.load_pipeline(plan.base_folder, plan.only.tuned.require())
-    noise = quantbooth.initial_noise([request.prompt], [request.seed], (pipeline.vae.config.latent_channels, 8, 8))
+    noise = quantbooth.initial_noise([request.prompt], [request.seed], base.latent_shape)
     pipeline.set_progress_bar_config(disable=True)
     options = {"num_inference_steps": 2, "guidance_scale": plan.sampler.guidance, "height": 64, "width": 64}
-    image = pipeline(request.text, latents=noise, **options).images[0]
+    image = pipeline(prompt=request.text, latents=noise, **options).images[0]
     drawn = np.asarray(Image.open(folder / request.file), dtype=int)
     assert np.abs(np.asarray(image, dtype=int) - drawn).max() <= 1
     plain = DiffusionPipeline.from_pretrained(str(export(Run(cfg))))
-    assert (plain.transformer if hasattr(plain, "transformer") else plain.unet).config.sample_size == 8
+    config = dict(getattr(plain, base.component).config)
+    assert config == dict(base.denoiser.config) | {"_name_or_path": config["_name_or_path"]}
 
 
 @pytest.mark.slow
 def test_rounding_is_learned_and_activations_are_quantized(configure: Configure) -> None:
     words = ("calibration=qdiffusion", "calibration.set.count=2", "calibration.set.timesteps=2")
     fast = ("calibration.rounding.iterations=2", "calibration.rounding.batch=2", "tuner.steps=1")
-    if configure().base.name == "sd35_medium":
-        with pytest.raises(UserError, match="^activations can be quantized where AttnProcessor .* got JointAttn"):
+    if configure().base.name in ("sd35_medium", "klein_4b"):
+        with pytest.raises(UserError, match="^activations can be quantized where AttnProcessor"):
             job(configure(*words, *fast, "quant=w4a8"))
         assert len(job(configure(*words, *fast))) == 2
     else:

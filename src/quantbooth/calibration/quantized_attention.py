@@ -13,6 +13,7 @@ from functools import partial
 from itertools import chain
 from typing import Any
 
+from diffusers.models.attention import AttentionModuleMixin
 from diffusers.models.attention_processor import Attention, AttnProcessor, AttnProcessor2_0
 from torch import Tensor, nn
 from typing_extensions import TypedDict  # pydantic reads that of typing from Python 3.12 on
@@ -30,6 +31,7 @@ __all__ = [
     "from_records",
     "install_",
     "quantized_attentions",
+    "require_attentions",
 ]
 
 SUPPORTED_PROCESSORS = (AttnProcessor, AttnProcessor2_0)
@@ -94,11 +96,30 @@ def install_(denoiser: nn.Module, name: str, processor: QuantizedAttention) -> N
     attn = dict(denoiser.named_modules()).get(name)
     if not isinstance(attn, Attention):
         raise UserError(f"{name!r} must be an attention module of the denoiser, got {type(attn).__name__}")
-    kind, normed = type(attn.processor), attn.norm_q is not None or attn.norm_k is not None
+    _require_plain(name, attn)
+    attn.set_processor(processor)
+
+
+def require_attentions(denoiser: nn.Module) -> None:
+    """Refuse a denoiser in which an attention module computes what cannot be quantized.
+
+    Raises:
+        UserError: naming the first such module.
+    """
+    for name, module in denoiser.named_modules():
+        if isinstance(module, Attention | AttentionModuleMixin):
+            _require_plain(name, module)
+
+
+def _require_plain(name: str, attn: Any) -> None:
+    kind = type(attn.processor)
+    normed = any(getattr(attn, key, None) is not None for key in ("norm_q", "norm_k"))
     if kind not in (*SUPPORTED_PROCESSORS, QuantizedAttention) or normed:
         found = f"{kind.__name__}{', with queries or keys normalized' if normed else ''}"
-        raise UserError(f"activations can be quantized where AttnProcessor computes attention, got {found} in {name!r}")
-    attn.set_processor(processor)
+        raise UserError(
+            f"activations can be quantized where AttnProcessor computes attention, got {found} in {name!r}; choose "
+            "quant=w4, w3, w2 or w8"
+        )
 
 
 def empty_attention_(denoiser: nn.Module, bits: Bits) -> None:

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from quantbooth.diffusion.schedule import Schedule
+from quantbooth.diffusion.families.registry import family_in
 from quantbooth.diffusion.scheduler_config import read_scheduler_config
 from quantbooth.runtime.errors import UserError
 from quantbooth.timesteps.samplers import Weighted
@@ -56,5 +56,8 @@ def log_snr(folder: Path, mean: float, std: float | None, within: str, name: str
     """
     if std is None and mean != 0:
         raise UserError(f"timesteps.mean={mean} needs timesteps.std, such as 2.4; without it log SNR is uniform")
-    snr = Schedule(read_scheduler_config(folder)).snr().double()
-    return LogSNR(tuple(snr.log().tolist()), mean, std, within, name)
+    snr = family_in(folder).schedule(read_scheduler_config(folder)).snr().double()
+    levels = snr.log()
+    if not levels[-1].isfinite():  # of noise alone: the level that would follow
+        levels[-1] = 2 * levels[-2] - levels[-3]
+    return LogSNR(tuple(levels.tolist()), mean, std, within, name)

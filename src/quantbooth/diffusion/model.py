@@ -271,8 +271,8 @@ class Family(ABC):
         """
 
     @classmethod
-    def from_index(cls, index: Mapping[str, Any]) -> "Family":
-        """Return the family configured by a folder's `model_index.json`."""
+    def from_folder(cls, folder: Path, index: Mapping[str, Any]) -> "Family":
+        """Return the family configured by a folder and its `model_index.json`."""
         return cls()
 
     @abstractmethod

@@ -26,8 +26,8 @@ __all__ = [
     "require_floats",
 ]
 
-SPARE = ("position_ids",)
-"""Buffers that older releases of transformers saved, and present ones compute."""
+SPARE = ("position_ids", "num_batches_tracked")
+"""Whole numbers beside weights: buffers that older releases of transformers saved, and counters of batch norms."""
 FLOATS = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2")
 """Types of weights in safetensors; whole numbers are codes, whose scales no network of diffusers reads."""
 OF_NONSENSE = (

@@ -10,9 +10,11 @@ from omegaconf import DictConfig
 
 from quantbooth.calibration.adaround import AdaRoundConfig
 from quantbooth.calibration.lsq import LSQConfig
+from quantbooth.calibration.quantized_attention import require_attentions
 from quantbooth.calibration.sources import PromptBatch, Source, batches, kept_steps, source_of
 from quantbooth.data.questions import Questions, questions_of, require_all
 from quantbooth.diffusion.families.registry import family_in
+from quantbooth.diffusion.pretrained import empty_denoiser
 from quantbooth.quant.activations import ActivationBits
 from quantbooth.quant.observers import ScaleSearch
 from quantbooth.run.options import sampler_of
@@ -88,7 +90,7 @@ class Calibration:
         """Bits of activations; None where they stay float.
 
         Raises:
-            UserError: for softmax bits alone, float weights, or a name without them.
+            UserError: for softmax bits alone, float weights, a name without them, or attention of another kind.
         """
         quant = self.settings["quant"]
         inputs, softmax = quant["act_bits"], quant["softmax_bits"]
@@ -105,6 +107,7 @@ class Calibration:
                 f"quant.name must end in a{inputs}, so that tables show quantized activations, got "
                 f"{quant['name']!r}: choose quant=w4a8 with quant.bits and quant.act_bits"
             )
+        require_attentions(empty_denoiser(self.folder()))
         return ActivationBits(inputs, softmax)
 
     @cached_property

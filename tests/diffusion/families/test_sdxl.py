@@ -150,4 +150,4 @@ def test_another_kind_of_pipeline_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("index", "zero"), [({}, True), ({"force_zeros_for_empty_prompt": False}, False)], ids=str)
 def test_the_folder_says_whether_the_empty_prompt_is_zeros(index: dict[str, bool], zero: bool) -> None:
-    assert StableDiffusionXL.from_index(index).empty_is_zero is zero
+    assert StableDiffusionXL.from_folder(Path(), index).empty_is_zero is zero

@@ -4,6 +4,7 @@ The network gets its time as `network_timesteps` times sigma, so t = T network t
 """
 
 import inspect
+import math
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -68,23 +69,32 @@ class FlowFamily(Family):
 
     def network_time(self, t: Tensor, rows: int) -> Tensor:
         """Return the network's time of t, one number a row; the inverse of `training_timestep`."""
-        return ((t.float() + 1) * (self.network_timesteps / T)).expand(rows)
+        return ((t.float() + 1) / (T / self.network_timesteps)).expand(rows)
 
     def training_timestep(self, network_time: Tensor) -> Tensor:
-        return timestep_of(network_time * (T / self.network_timesteps))
+        return timestep_of((network_time * (T / self.network_timesteps)).round(decimals=2))  # borders are whole
 
     def new_scheduler(
         self, name: str, scheduler_config: Mapping[str, Any], steps: int, latent_shape: tuple[int, int, int]
     ) -> FlowEuler:
         if name not in self.schedulers:
             raise UserError(f"sampler.scheduler must be {EULER} for this base, got {name!r}; choose sampler={EULER}")
-        return FlowEuler(scheduler_config, steps, self.shift(scheduler_config, steps, latent_shape))
+        return FlowEuler(scheduler_config, steps, self.scheduler_options(scheduler_config, steps, latent_shape))
 
-    def shift(
+    def scheduler_options(
         self, scheduler_config: Mapping[str, Any], steps: int, latent_shape: tuple[int, int, int]
-    ) -> Mapping[str, Any]:
-        """Return the options of the scheduler's `set_timesteps` by which the family's pipeline shifts timesteps."""
+    ) -> dict[str, Any]:
+        """Return the options that the family's pipeline gives to the scheduler's `set_timesteps`, such as `mu`."""
         return {}
+
+    def shift_factor(
+        self, scheduler_config: Mapping[str, Any], steps: int, latent_shape: tuple[int, int, int]
+    ) -> float:
+        """Return s of the sampler's sigma = s u / (1 + (s - 1) u): exp(mu), mu of a linear shift, or the base's own."""
+        if not scheduler_config.get("use_dynamic_shifting"):
+            return float(scheduler_config.get("shift", 1.0))
+        mu = float(self.scheduler_options(scheduler_config, steps, latent_shape)["mu"])
+        return mu if scheduler_config.get("time_shift_type") == "linear" else math.exp(mu)
 
     def timesteps(self, folder: Path) -> int:
         """Return T of a folder's scheduler.

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from quantbooth.diffusion.diffusers_folder import read_json, text_encoder_names
+from quantbooth.diffusion.families.flux2 import Flux2Klein
 from quantbooth.diffusion.families.sd3 import StableDiffusion3
 from quantbooth.diffusion.families.sdxl import StableDiffusionXL
 from quantbooth.diffusion.families.stable_diffusion import StableDiffusion
@@ -17,6 +18,7 @@ FAMILIES: dict[str, type[Family]] = {
     "StableDiffusionPipeline": StableDiffusion,
     "StableDiffusionXLPipeline": StableDiffusionXL,
     "StableDiffusion3Pipeline": StableDiffusion3,
+    "Flux2KleinPipeline": Flux2Klein,
 }
 
 
@@ -31,7 +33,7 @@ def family_in(folder: Path) -> Family:
     if not isinstance(found, str) or found not in FAMILIES:
         offered = ", ".join(FAMILIES)
         raise UserError(f"{folder}: the pipeline must be a text-to-image one of {offered}, found {found!r}")
-    return FAMILIES[found].from_index(index)
+    return FAMILIES[found].from_folder(folder, index)
 
 
 def all_schedulers() -> Mapping[str, Any]:

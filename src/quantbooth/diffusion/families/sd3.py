@@ -69,9 +69,9 @@ class StableDiffusion3(FlowFamily):
     def latent_shape(self, denoiser: Any) -> tuple[int, int, int]:
         return latent_shape(denoiser.config, self.component)
 
-    def shift(
+    def scheduler_options(
         self, scheduler_config: Mapping[str, Any], steps: int, latent_shape: tuple[int, int, int]
-    ) -> Mapping[str, Any]:
+    ) -> dict[str, Any]:
         """Return mu by the number of 2 x 2 patches where the base shifts by it; else its own shift is used."""
         if not scheduler_config.get("use_dynamic_shifting"):
             return {}

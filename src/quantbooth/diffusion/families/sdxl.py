@@ -9,6 +9,7 @@ Podell et al. 2023, arXiv 2307.01952, section 2.2 (size and crop).
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -54,7 +55,7 @@ class StableDiffusionXL(UnetFamily):
         return {"clip_sample": bool(own_default(scheduler_config, "clip_sample")), **scheduler_config}
 
     @classmethod
-    def from_index(cls, index: Mapping[str, Any]) -> "StableDiffusionXL":
+    def from_folder(cls, folder: Path, index: Mapping[str, Any]) -> "StableDiffusionXL":
         """Return the family with the folder's `force_zeros_for_empty_prompt`, by default true as in diffusers."""
         return cls(empty_is_zero=bool(index.get("force_zeros_for_empty_prompt", True)))
 

@@ -1,0 +1,130 @@
+"""Families with a flow schedule: pictures, time, sets and files are those of diffusers' own pipelines."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler
+
+from experiments.random_base import random_base
+from quantbooth.diffusion.base import Base
+from quantbooth.diffusion.pretrained import as_pipeline, load_base, save_base
+from quantbooth.diffusion.router import route_
+from quantbooth.diffusion.sampler import Sampler, initial_noise
+from quantbooth.quant import scale_sets
+from quantbooth.quant.selection import SetSelection
+from quantbooth.quant.surgery import quantize_
+from quantbooth.runtime.errors import UserError
+from quantbooth.timesteps.zones import zones_from_borders
+
+NAMES = ["tiny-sd3", "tiny-klein"]
+TEXTS = ["a red mug", "a duck on the beach"]
+T = 1000
+
+
+@pytest.fixture(scope="module", params=NAMES)
+def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp(request.param)
+    save_base(random_base(request.param), made, torch.float32)
+    return made
+
+
+@pytest.fixture(scope="module")
+def base(folder: Path) -> Base:
+    return load_base(folder, "base")
+
+
+def noise_of(base: Base) -> torch.Tensor:
+    return initial_noise(TEXTS, [0, 1], base.latent_shape)
+
+
+def ours(base: Base) -> torch.Tensor:
+    return Sampler("flow_euler", 3, 4.0).sample(base, TEXTS, noise_of(base))
+
+
+def theirs(pipeline: Any, noise: torch.Tensor, side: int) -> torch.Tensor:
+    pipeline.set_progress_bar_config(disable=True)
+    size = {"height": side, "width": side, "output_type": "pt"}
+    found = pipeline(prompt=TEXTS, latents=noise, num_inference_steps=3, guidance_scale=4.0, **size).images
+    assert isinstance(found, torch.Tensor)
+    return found
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_plain_diffusers_draws_our_pictures(folder: Path, base: Base, dynamic: bool) -> None:
+    changed = {"use_dynamic_shifting": dynamic}
+    pipeline = DiffusionPipeline.from_pretrained(str(folder))
+    pipeline.scheduler = FlowMatchEulerDiscreteScheduler.from_config({**pipeline.scheduler.config, **changed})
+    shifted = replace(base, scheduler_config={**base.scheduler_config, **changed})
+    torch.testing.assert_close(ours(shifted), theirs(pipeline, noise_of(base), base.side), rtol=0, atol=1e-5)
+    torch.testing.assert_close(
+        ours(shifted), theirs(as_pipeline(shifted), noise_of(base), base.side), rtol=0, atol=1e-5
+    )
+    assert ours(shifted).std() > 0.05
+    assert (base.side, base.timesteps) == (64, T)
+
+
+def test_a_base_comes_back_bit_for_bit(base: Base, tmp_path: Path) -> None:
+    save_base(base, tmp_path, torch.float32)
+    again = load_base(tmp_path, "again")
+    for left, right in zip(base.networks, again.networks, strict=True):
+        assert all(torch.equal(tensor, right.state_dict()[key]) for key, tensor in left.state_dict().items())
+    one, other = (each.encode_prompts(TEXTS).tensors for each in (base, again))
+    assert all(torch.equal(tensor, other[name]) for name, tensor in one.items())
+    assert (again.scheduler_config, again.family) == (base.scheduler_config, base.family)
+
+
+def test_network_time_comes_back_as_the_training_timestep(base: Base) -> None:
+    times: list[torch.Tensor] = []
+    hook = base.denoiser.register_forward_pre_hook(
+        lambda _m, _a, kwargs: times.append(kwargs["timestep"]), with_kwargs=True
+    )
+    t, words = torch.arange(T), base.encode_prompts(["a"])
+    with torch.no_grad():
+        for some in t.split(100):
+            base.predict(torch.zeros(100, *base.latent_shape), some, words.expand(100))
+    hook.remove()
+    unit = {"Flux2Klein": 1000}.get(type(base.family).__name__, 1)
+    torch.testing.assert_close(torch.cat(times), (t + 1) / unit, rtol=0, atol=1e-7)
+    assert torch.equal(base.family.training_timestep(torch.cat(times)), t.float())
+    half = base.family.training_timestep(torch.tensor(0.0004 if unit == 1000 else 0.4))
+    assert half == 0
+
+
+def test_sets_are_routed_in_our_loop_and_in_a_plain_pipeline(folder: Path) -> None:
+    base = load_base(folder, "base")
+    quantize_(base.denoiser, 4, exclude=base.float_layers)
+    selection = SetSelection()
+    scale_sets.attach_(base.denoiser, 2, selection)
+    timesteps = Sampler("flow_euler", 3, 4.0).new_scheduler(base).timesteps
+    border = int(timesteps[1]) + 1
+    route_(base, zones_from_borders({"low": [0, border], "high": [border, T]}, T).index, selection)
+    chosen: list[int] = []
+    base.denoiser.register_forward_hook(lambda *_: chosen.extend(set(selection.choice.tolist())))
+    ours(base)
+    assert chosen == [2, 1, 1]
+    theirs(as_pipeline(base), noise_of(base), base.side)
+    assert chosen[3:] == [number for number in chosen[:3] for _ in range((len(chosen) - 3) // 3)]
+
+
+def test_latents_are_scaled_back_before_they_are_decoded(base: Base) -> None:
+    with torch.no_grad():
+        latents = base.encode_images(torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0)))
+    assert latents.shape[1:] == base.latent_shape
+    config = base.autoencoder.config
+    if "scaling_factor" in config:
+        raw = latents / config.scaling_factor + config.shift_factor
+    else:
+        norm = base.autoencoder.bn
+        norm.eval()
+        raw = latents * (norm.running_var + config.batch_norm_eps).sqrt().view(1, -1, 1, 1)
+        raw = torch.nn.functional.pixel_shuffle(raw + norm.running_mean.view(1, -1, 1, 1), 2)
+    expected = (base.autoencoder.decode(raw).sample / 2 + 0.5).clamp(0, 1)
+    torch.testing.assert_close(base.decode_latents(latents), expected, rtol=0, atol=1e-6)
+
+
+def test_another_sampler_is_refused_with_the_one_it_has(base: Base) -> None:
+    with pytest.raises(UserError, match=r"^sampler\.scheduler must be flow_euler for this base, got 'ddim'; choose"):
+        Sampler("ddim", 3, 4.0).new_scheduler(base)
