@@ -20,6 +20,7 @@ from quantbooth.calibration.lsq import LSQCalibration, LSQConfig
 from quantbooth.calibration.quantized_attention import Bits
 from quantbooth.calibration.quantized_base import WEIGHTS, write_blocks, write_quantized_denoiser
 from quantbooth.diffusion.base import Base
+from quantbooth.diffusion.pretrained import denoiser_by_layers
 from quantbooth.quant.surgery import NO_SPLITS, Replaced, matching, with_inputs
 from quantbooth.run.calibration import CalibrationSetSpec
 from quantbooth.run.models import base_with
@@ -121,11 +122,12 @@ def generate_set(run: Run, set_spec: CalibrationSetSpec) -> None:
 
 
 def to_nearest(run: Run) -> CalibrationResult:
-    """Round every weight to the nearest code, layer by layer."""
-    base = base_with(run, None).denoiser_alone
+    """Round every weight to the nearest code, layer by layer; the float denoiser is never in memory whole."""
+    run.check()
+    base, read = denoiser_by_layers(run.base_folder, run.base_name)
     names, splits = layers(run, base)
     what = f"quantizing {run.calibration.name}"
-    replaced, errors = quantize_layers_(base.denoiser, names, run.calibration.search, splits, run.loop, what)
+    replaced, errors = quantize_layers_(base.denoiser, names, run.calibration.search, splits, run.loop, what, read)
     return CalibrationResult(base, replaced, {"mean_weight_error": sum(errors.values()) / len(errors)}, [])
 
 

@@ -119,6 +119,7 @@ class Family(ABC):
         text_classes: transformers' classes of each text encoder and its tokenizer, in the order of `text_encoder`,
             `text_encoder_2`, ...
         text_lengths: tokens that each text encoder reads; None is `model_max_length`, as all are by default.
+        large_texts: classes of text encoders that stay in the precision of their files, as the others do not.
         pipeline_class: diffusers' class of the pipeline.
         autoencoders: diffusers' classes of the autoencoder by their names.
         schedulers: schedulers by our names, called as diffusers', whose timesteps are training timesteps.
@@ -132,6 +133,7 @@ class Family(ABC):
     denoiser_class: ClassVar[Any]
     text_classes: ClassVar[tuple[tuple[Any, Any], ...]]
     text_lengths: ClassVar[tuple[int | None, ...] | None] = None
+    large_texts: ClassVar[tuple[Any, ...]] = ()
     pipeline_class: ClassVar[Any]
     autoencoders: ClassVar[Mapping[str, Any]] = AUTOENCODERS
     schedulers: ClassVar[Mapping[str, Any]]

@@ -1,8 +1,8 @@
 """Bases on disk: standard diffusers pipeline folders in safetensors, read and written without running their code."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from quantbooth.diffusion.families.registry import family_in
 from quantbooth.diffusion.model import Family, TextEncoder
 from quantbooth.diffusion.prompt_length import require_whole
 from quantbooth.diffusion.scheduler_config import read_scheduler_config
+from quantbooth.diffusion.streamed import streamed_network
 from quantbooth.diffusion.weights import cast_module, first_line, read_network, readable
 from quantbooth.runtime.errors import UserError
 
@@ -27,6 +28,7 @@ __all__ = [
     "autoencoder_class",
     "check_base",
     "check_sampler",
+    "denoiser_by_layers",
     "empty_denoiser",
     "float_bytes",
     "load_base",
@@ -115,6 +117,27 @@ def load_base(folder: Path, name: str, denoiser: nn.Module | None = None) -> Bas
         raise UserError(f"{folder} cannot be read as a base: {str(error).strip().splitlines()[0]}") from error
 
 
+def denoiser_by_layers(folder: Path, name: str) -> tuple[Base, Callable[[str], None]]:
+    """Return a base that has a denoiser alone, and what reads a layer's weights, or with "" all that are left.
+
+    Where the weights cannot be read by layers, they are in memory already.
+
+    Raises:
+        UserError: as `load_base`.
+    """
+    diffusers_logging.disable_progress_bar()
+    diffusers_logging.set_verbosity_error()
+    family = family_in(folder)
+    family.examine(folder)
+    part = part_of(folder, family.component)
+    with readable(part):
+        found = streamed_network(family.denoiser_class, part)
+    denoiser = read_network(family.denoiser_class, part) if found is None else found[0]
+    read = (lambda _: None) if found is None else partial(found[1].fill_, denoiser)
+    base = Base(name, family, denoiser.requires_grad_(False).eval(), None, (), read_scheduler_config(folder))
+    return base, read
+
+
 def autoencoder_class(folder: Path) -> Any:
     """Return diffusers' class of a base's autoencoder.
 
@@ -147,7 +170,7 @@ def _encoders(folder: Path, family: Family) -> tuple[TextEncoder, ...]:
     names = text_encoder_names(len(family.text_classes))
     networks = [network for network, _ in family.text_classes]
     return tuple(
-        _encoder(part_of(folder, name), network, tokenizer)
+        _encoder(part_of(folder, name), network, tokenizer, "auto" if network in family.large_texts else torch.float32)
         for name, network, tokenizer in zip(names, networks, read_tokenizers(folder), strict=True)
     )
 
@@ -175,8 +198,8 @@ def _tokenizer(kind: Any, folder: Path) -> Any:
     return tokenizer
 
 
-def _encoder(folder: Path, network: Any, tokenizer: Any) -> TextEncoder:
-    encoder = TextEncoder(read_network(network, folder, dtype=torch.float32), tokenizer)
+def _encoder(folder: Path, network: Any, tokenizer: Any, dtype: torch.dtype | str) -> TextEncoder:
+    encoder = TextEncoder(read_network(network, folder, dtype=dtype), tokenizer)
     if len(tokenizer) > (most := encoder.network.config.vocab_size):
         raise UserError(
             f"the tokenizer of {folder.parent} has {len(tokenizer)} tokens, more than vocab_size = {most} beside it"

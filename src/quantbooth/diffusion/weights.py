@@ -55,7 +55,7 @@ def readable(folder: Path) -> Iterator[None]:
 
 
 def read_network(kind: Any, folder: Path, spare: Iterable[str] = (), **options: Any) -> Any:
-    """Return a network of diffusers or transformers from its folder, in float32.
+    """Return a network of diffusers or transformers from its folder, in float32, or with dtype="auto" as it is stored.
 
     Args:
         kind: its class.
@@ -81,7 +81,7 @@ def read_network(kind: Any, folder: Path, spare: Iterable[str] = (), **options: 
         if names:
             raise UserError(f"{folder} {fault} {names[0]} ({len(names)} such); save the whole network, and it alone")
     require_finite(network.state_dict(), str(folder))
-    return network.float()
+    return network if options.get("dtype") == "auto" else network.float()
 
 
 def _require_float_files(folder: Path) -> None:

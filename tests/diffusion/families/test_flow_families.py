@@ -76,6 +76,19 @@ def test_a_base_comes_back_bit_for_bit(base: Base, tmp_path: Path) -> None:
     assert (again.scheduler_config, again.family) == (base.scheduler_config, base.family)
 
 
+def test_large_text_encoders_stay_in_the_precision_of_their_files(folder: Path, tmp_path: Path) -> None:
+    base = load_base(folder, "base")
+    save_base(base, tmp_path, torch.bfloat16)
+    half = load_base(tmp_path, "half")
+    assert [encoder.network.dtype == torch.bfloat16 for encoder in half.encoders] == [
+        type(encoder.network) in base.family.large_texts for encoder in half.encoders
+    ]
+    one, other = base.encode_prompts(TEXTS), half.encode_prompts(TEXTS)
+    for name, tensor in one.tensors.items():
+        assert other.tensors[name].dtype == torch.float32
+        torch.testing.assert_close(tensor, other.tensors[name], rtol=0.1, atol=0.1)
+
+
 def test_network_time_comes_back_as_the_training_timestep(base: Base) -> None:
     times: list[torch.Tensor] = []
     hook = base.denoiser.register_forward_pre_hook(

@@ -55,6 +55,7 @@ class Flux2Klein(FlowFamily):
 
     denoiser_class = Flux2Transformer2DModel
     text_classes: ClassVar[tuple[tuple[Any, Any], ...]] = ((Qwen3ForCausalLM, Qwen2Tokenizer),)
+    large_texts = (Qwen3ForCausalLM,)
     pipeline_class: ClassVar[Any] = Flux2KleinPipeline
     autoencoders: ClassVar[Mapping[str, Any]] = {"AutoencoderKLFlux2": AutoencoderKLFlux2}
     float_layers = ("x_embedder", "context_embedder", "time_guidance_embed.*", "norm_out.*", "proj_out")
@@ -121,7 +122,7 @@ class Flux2Klein(FlowFamily):
         found = encoder.tokenizer(texts, padding="max_length", max_length=WORDS, return_tensors="pt")
         found = found.to(encoder.network.device)
         output = encoder.network(**found, output_hidden_states=True, use_cache=False)
-        return Conditioning(torch.cat([output.hidden_states[layer] for layer in LAYERS], dim=-1))
+        return Conditioning(torch.cat([output.hidden_states[layer] for layer in LAYERS], dim=-1).float())
 
     def encode_images(self, autoencoder: Any, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b c hl wl"]:
         """Return (patches of the posterior's mode - mean) / deviation, by the averages of its batch norm."""

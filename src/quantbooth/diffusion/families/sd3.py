@@ -46,6 +46,7 @@ class StableDiffusion3(FlowFamily):
         (CLIPTextModelWithProjection, CLIPTokenizer),
         (T5EncoderModel, T5Tokenizer),
     )
+    large_texts = (T5EncoderModel,)
     text_lengths = (None, None, T5_TOKENS)
     pipeline_class: ClassVar[Any] = StableDiffusion3Pipeline
     float_layers = ("pos_embed.*", "context_embedder", "time_text_embed.*", "norm_out.*", "proj_out")
