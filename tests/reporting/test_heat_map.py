@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from quantbooth.reporting.heat_map import heat_map, interval_map, intervals_of
+from quantbooth.reporting.heat_map import heat_map, interval_map, intervals_of, maps_left_out
 from quantbooth.reporting.results import Result
 from quantbooth.reporting.study import Study
 from quantbooth.timesteps.strategies import Strategy, baseline, graded, s1, s2
@@ -83,6 +83,31 @@ def test_intervals_that_are_used_in_one_way_are_shown_against_scores(make: Make,
     assert [word for word in words if re.fullmatch(r"\d+-\d+", word)] == ["0-250", "250-500", "500-750", "750-1000"]
     assert {".510", ".610", ".710", ".810"} <= set(words) and "local CLIP-I" in words
     assert interval_map(Study(tuple(result for result in results if result.method < "s1-2"))) is None
+
+
+def test_what_has_no_cell_is_told_with_its_reason(make: Make) -> None:
+    cells = {f"s1-{number}": s1([250 * number, 250 * number + 250], "base", 1000) for number in range(4)}
+    others = {
+        "union": s1([[0, 200], [600, 800]], "base", 1000),
+        "experts": s2(ZONES, False, 1000),
+        "graded": graded(0.5, 1000),
+        "again": cells["s1-2"],
+    }
+    every = {**cells, **others, "half": cells["s1-1"]}
+    results = [
+        make(name, strategy=strategy, settings={"strength": 0.5 if name == "half" else 1.0})
+        for name, strategy in every.items()
+    ]
+    told = maps_left_out(Study(tuple(results)))
+    for name, why in (
+        ("union", "one set of several intervals"),
+        ("experts", "more sets than one"),
+        ("graded", "a strength that falls with noise"),
+        ("half", "used in several intervals, or at another strength"),
+    ):
+        assert f"Left out: {name} ({why})." in told
+    assert "Left out: s1-2 (the intervals of again)." in told and told.count("Left out") == 5
+    assert maps_left_out(Study(tuple(result for result in results if result.method in cells))) == ""
 
 
 def test_a_grid_of_both_intervals_has_no_second_map(make: Make) -> None:

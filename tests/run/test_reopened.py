@@ -105,7 +105,7 @@ def test_what_agrees_may_be_typed(named: Callable[..., Run], tuned: Path, words:
         ("base.resolution=64", "base.resolution=32"),
         ("protocol.eval_steps=[]", r"protocol.eval_steps=\[1\]"),
         ("resources.save_dtype=float16", "resources.save_dtype='float32'"),
-        ("trainer.precision=bf16-mixed", "trainer.precision=32-true"),
+        ("+trainer.accumulate_grad_batches=2", "trainer.accumulate_grad_batches=1"),
     ],
 )
 def test_what_contradicts_is_refused_by_name(named: Callable[..., Run], tuned: Path, word: str, told: str) -> None:
@@ -132,6 +132,29 @@ def test_drawing_and_scoring_are_free(named: Callable[..., Run], tuned: Path) ->
     assert settings["scorer"]["mask_background"] and settings["strength"] == 0.5
     assert named("sampler.guidance=2.0").settings["sampler"]["steps"] == 3
     assert named(*words).only.tuned.require() == tuned
+
+
+def test_a_trainer_of_another_precision_draws_what_was_tuned(named: Callable[..., Run], tuned: Path) -> None:
+    same, other = named("trainer=cpu"), named("trainer.precision=bf16-mixed")
+    assert other.only.tuned.require() == tuned
+    assert other.quantized_base and same.quantized_base and other.quantized_base.path == same.quantized_base.path
+    assert other.only.images(2).identity == same.only.images(2).identity | {
+        "drawn_with": {"trainer": {"precision": "bf16-mixed"}}
+    }
+    assert other.only.images(0).identity == same.only.images(0).identity | {"trainer": {"precision": "bf16-mixed"}}
+    assert other.only.images(2).label == "toy_fish-s2-mine-w4-seed5-step2-in-bf16"
+    assert (same.weights_name, other.weights_name) == ("w4", "w4-in-bf16")
+    assert other.only.scores(2).path != same.only.scores(2).path
+
+
+def test_another_sampler_and_precision_look_for_the_same_tuning(compose: Compose, place: Path) -> None:
+    words = [word for word in TUNED if word != "prior=none"] + ["prior=generated", "trainer.precision=bf16-mixed"]
+    origin = Run(compose(place, *words))
+    run = Run(compose(place, *words, "sampler=dpm", "trainer.precision=32-true"), origin)
+    assert run.only.tuned.path == origin.only.tuned.path
+    assert Run(run.cfg).only.tuned.path != origin.only.tuned.path
+    assert run.only.images(1).identity["drawn_with"] == {} and run.weights_name == "w4-bf16-in-fp32"
+    assert run.only.images(1).identity["tuned"] == origin.only.images(1).identity["tuned"]
 
 
 def test_moved_files_are_named_again(named: Callable[..., Run], base_folder: Path, tmp_path: Path, tuned: Path) -> None:

@@ -20,6 +20,7 @@ from quantbooth.runtime.config import composed
 from quantbooth.runtime.ending import ended, said
 from quantbooth.runtime.errors import UserError
 from quantbooth.runtime.help import fitted
+from quantbooth.runtime.places import require_named
 from quantbooth.store.documents import read_options
 from quantbooth.store.listing import finished, label_of, short_digits
 from quantbooth.store.manifest import KINDS, MANIFEST, read_manifest
@@ -153,7 +154,7 @@ def _asked(typed: Sequence[str]) -> tuple[Sequence[str], Path, list[str]]:
     """Return the kinds, the store and the words that are asked for.
 
     Raises:
-        UserError: for an option or a kind that there is not.
+        UserError: for an option or a kind that there is not, or an empty variable of the environment.
     """
     cfg, kinds, words = composed("paths", "default"), KINDS, list[str]()
     for word in typed:
@@ -170,6 +171,7 @@ def _asked(typed: Sequence[str]) -> tuple[Sequence[str], Path, list[str]]:
             OmegaConf.update(cfg, option, value)
         else:
             raise UserError(f"{word} is no option of quantbooth-list; write words, kind=KIND or paths.store=DIR")
+    require_named(cfg)
     return kinds, Path(os.path.expanduser(cfg.paths.store)), words
 
 

@@ -14,7 +14,7 @@ from quantbooth.reporting.study import Method, Study
 from quantbooth.reporting.style import INK, PALETTE, drawing, svg
 from quantbooth.timesteps.strategies import Strategy
 
-__all__ = ["heat_map", "interval_map", "intervals_of"]
+__all__ = ["heat_map", "interval_map", "intervals_of", "maps_left_out"]
 
 PANELS = ("oracle_subject", "oracle_prompt", "local_clip_i", "clip_t")
 FEWEST = 4
@@ -110,6 +110,29 @@ def _cells(study: Study) -> dict[tuple[Interval, Interval], Method]:
         if method in study.complete and len(pairs) == 1 and (pair := pairs.pop()) is not None:
             found.setdefault(pair, method)
     return found
+
+
+def maps_left_out(study: Study) -> str:
+    """Return a sentence on the methods that have no cell in a map, and why; nothing where all have one."""
+    cells, found = _cells(study), dict[str, list[str]]()
+    known = {method: strategy for method, strategy in strategies(study).items() if method in study.complete}
+    for method, strategy in known.items():
+        if method in cells.values():
+            continue
+        if strategy.sets > 1:
+            why = "more sets than one"
+        elif len(strategy.training_zones.zones) > 1:
+            why = "one set of several intervals"
+        elif strategy.least is not None:
+            why = "a strength that falls with noise"
+        else:
+            pairs = {intervals_of(strategy, _strength(one.settings)) for one in study.at(*study.last(method))}
+            twin = cells.get(pair) if len(pairs) == 1 and (pair := pairs.pop()) is not None else None
+            why = (
+                f"the intervals of {study.label(twin)}" if twin else "used in several intervals, or at another strength"
+            )
+        found.setdefault(why, []).append(study.label(method))
+    return " ".join(f"Left out: {', '.join(names)} ({why})." for why, names in found.items())
 
 
 def _strength(settings: Mapping[str, Any]) -> object:

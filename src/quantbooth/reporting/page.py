@@ -13,7 +13,7 @@ from markupsafe import Markup, escape
 from quantbooth.reporting import areas, differences, overfitting, stopping, style, summary
 from quantbooth.reporting.embed import SHOWN, Embedded, Encoding, embedded, encoding_for
 from quantbooth.reporting.experts import experts_left_out, experts_plot
-from quantbooth.reporting.heat_map import heat_map, interval_map
+from quantbooth.reporting.heat_map import heat_map, interval_map, maps_left_out
 from quantbooth.reporting.images import Grid, grid, grid_sheet, stacked
 from quantbooth.reporting.panels import frontier, zone_plot
 from quantbooth.reporting.plots import losses, tradeoff
@@ -202,12 +202,13 @@ def _of_training(study: Study, bars: str) -> list[tuple[str, str | None, str]]:
             "heat_map.svg",
             heat_map(study),
             "One set: the interval of timesteps that it learned in, against the one that it is used in; elsewhere the "
-            "untuned base. Means over subjects.",
+            f"untuned base. Means over subjects. {maps_left_out(study)}".rstrip(),
         ),
         (
             "interval_map.svg",
             interval_map(study),
-            "One set per interval of timesteps that it learned in. Means over subjects; colours are within a row.",
+            "One set per interval of timesteps that it learned in. Means over subjects; colours are within a row. "
+            f"{maps_left_out(study)}".rstrip(),
         ),
         ("frontier.svg", frontier(study), f"Scores by number of trained parameters.{bars}"),
         ("loss.svg", losses(study), "Training loss as logged, means over neighbouring steps; a line per run."),

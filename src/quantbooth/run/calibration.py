@@ -24,7 +24,7 @@ from quantbooth.schema import content, trainer_content
 from quantbooth.store.files import folder_fingerprint
 from quantbooth.store.store import Artifact, Store
 
-__all__ = ["Calibration", "CalibrationSetSpec"]
+__all__ = ["PRECISIONS", "Calibration", "CalibrationSetSpec"]
 
 PRECISIONS = {"32-true": "", "bf16-mixed": "bf16", "16-mixed": "fp16"}
 """Lightning's names, and the suffix in names of settings; half precision applies to matrix products only."""

@@ -98,10 +98,15 @@ def _require_same(manifests: Sequence[Manifest], quantized: Manifest | None) -> 
     for manifest in manifests:
         if quantized is not None:
             manifest.require_parent("quantized_base", quantized.fingerprint)
-        if manifest.contents != manifests[0].contents:
+        if _method(manifest) != _method(manifests[0]):
             raise UserError(
                 f"{manifest.name} and {manifests[0].name} were tuned by different methods; load them one by one"
             )
+
+
+def _method(manifest: Manifest) -> dict[str, Any]:
+    """Return what says how an artifact is used; what its timesteps were drawn by does not."""
+    return {key: value for key, value in manifest.contents.items() if key != "timesteps"}
 
 
 def _require_base(folder: Path, manifests: Sequence[Manifest]) -> None:

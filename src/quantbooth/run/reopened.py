@@ -13,12 +13,11 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from quantbooth.kinds import shown
 from quantbooth.run.run import Run
-from quantbooth.runtime.config import plain
 from quantbooth.runtime.errors import UserError
 from quantbooth.runtime.options import given_values, require_valid
 from quantbooth.runtime.progress import say
 from quantbooth.runtime.used import options_in
-from quantbooth.schema import trainer_content
+from quantbooth.schema import TRAINING_ONLY
 from quantbooth.store.documents import read_options
 from quantbooth.store.listing import find_named
 from quantbooth.store.manifest import MANIFEST, Manifest
@@ -95,7 +94,7 @@ def reopened(cfg: DictConfig, words: Sequence[str]) -> tuple[Run, Manifest]:
         _require_trainer(
             made, known, [word for word, option in typed if option.partition(".")[0] == "trainer"], manifest
         )
-    return Run(made), manifest
+    return Run(made, Run(_as_tuned(made, known))), manifest
 
 
 def _folder(cfg: DictConfig, words: Sequence[str]) -> Path:
@@ -189,14 +188,19 @@ def _leaves(node: Any, prefix: str) -> Iterator[tuple[str, object]]:
 
 
 def _require_trainer(made: DictConfig, known: Mapping[str, Any], words: Sequence[str], of: Manifest) -> None:
-    """Refuse trainer options that decide content and are not those of the tuning, whose artifacts a chain looks for."""
-    settings = plain(made)
-    asked, found = (
-        trainer_content(each, training=True).get("trainer", {}) for each in (settings, {**settings, **known})
-    )
-    for key in sorted(key for key in asked | found if asked.get(key) != found.get(key)):
-        was = known["trainer"].get(key)
-        raise _contradiction(" ".join(words), of, f"trainer.{key}={was if isinstance(was, str) else shown(was)}")
+    """Refuse options of training alone that are not those of the tuning: drawing has no use for them."""
+    for key, neutral in TRAINING_ONLY.items():
+        was = known["trainer"].get(key, neutral)
+        if made.trainer.get(key, neutral) != was:
+            raise _contradiction(" ".join(words), of, f"trainer.{key}={was if isinstance(was, str) else shown(was)}")
+
+
+def _as_tuned(made: DictConfig, known: Mapping[str, Any]) -> DictConfig:
+    """Return the options by which the artifact was made, its files where they are now."""
+    tuned = deepcopy(made)
+    for group in (group for group in FREE if group in known):
+        OmegaConf.update(tuned, group, known[group], merge=False)
+    return tuned
 
 
 def _contradiction(word: str, of: Manifest, was: str) -> UserError:

@@ -23,7 +23,7 @@ from quantbooth.diffusion.outline import outline
 from quantbooth.diffusion.sampler import Sampler
 from quantbooth.evaluation.scorer import Scorer
 from quantbooth.quant.kernels import choice as kernels
-from quantbooth.run.calibration import Calibration
+from quantbooth.run.calibration import PRECISIONS, Calibration
 from quantbooth.run.experts import require_decidable, sampled_timesteps
 from quantbooth.run.options import (
     base_folder_of,
@@ -57,10 +57,15 @@ __all__ = ["Run"]
 
 
 class Run:
-    """One configuration: its options as objects, and its artifacts."""
+    """One configuration: its options as objects, and its artifacts.
 
-    def __init__(self, cfg: DictConfig) -> None:
-        self.cfg, self.settings = cfg, plain(cfg)
+    Args:
+        cfg: the configuration.
+        origin: the run whose calibration and tuning this one only uses, by other options of drawing and scoring.
+    """
+
+    def __init__(self, cfg: DictConfig, origin: "Run | None" = None) -> None:
+        self.cfg, self.settings, self.origin = cfg, plain(cfg), origin
         self.store = Store(Path(self.settings["paths"]["store"]).expanduser())
         kernels.choose(self.settings["resources"]["kernels"])
         self._tracking, self._trackers = False, dict[str, list[Logger]]()
@@ -87,7 +92,7 @@ class Run:
     @cached_property
     def calibration(self) -> Calibration:
         """The calibration of the base; its bits are None for quant=fp."""
-        return Calibration(self.cfg, lambda: self.base_folder, self.store)
+        return self.origin.calibration if self.origin else Calibration(self.cfg, lambda: self.base_folder, self.store)
 
     @cached_property
     def plan(self) -> Strategy:
@@ -138,7 +143,7 @@ class Run:
 
     @cached_property
     def recipe(self) -> Recipe:
-        return recipe_of(self.settings)
+        return self.origin.recipe if self.origin else recipe_of(self.settings)
 
     @cached_property
     def stopping(self) -> Stopping | None:
@@ -191,8 +196,13 @@ class Run:
 
     @property
     def weights_name(self) -> str:
-        """The name of the weights for generation: quant's name, and the names of added LoRA files (w4+style)."""
-        return "+".join([self.calibration.name, *(lora.name for lora in self.loras)])
+        """The name of the weights for generation: quant's name, another precision, added LoRA files (w4+style)."""
+        return "+".join([f"{self.calibration.name}{self.drawn_in}", *(lora.name for lora in self.loras)])
+
+    @property
+    def drawn_in(self) -> str:
+        """The precision of pictures in names, where pictures of the tuning's own trainer would differ."""
+        return f"-in-{PRECISIONS[self.settings['trainer']['precision']] or 'fp32'}" if self.drawn_with else ""
 
     @property
     def method(self) -> str:
@@ -218,9 +228,15 @@ class Run:
 
     @property
     def untuned(self) -> dict[str, Any]:
-        """The identity of the untuned model."""
+        """The identity of the untuned model, as it draws."""
         quantized = None if self.quantized_base is None else self.quantized_base.identity
         return {"base": self.base_fingerprint, "quantized_base": quantized, **trainer_content(self.settings)}
+
+    @property
+    def drawn_with(self) -> dict[str, Any]:
+        """What a trainer decides in pictures, where that of the tuning decides otherwise; empty elsewhere."""
+        own = trainer_content(self.settings)
+        return {} if self.origin is None or own == trainer_content(self.origin.settings) else {"drawn_with": own}
 
     # Work.
 

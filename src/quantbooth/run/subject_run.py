@@ -71,6 +71,8 @@ class SubjectRun:
     def tuned(self) -> Artifact:
         """The parameters tuned on this subject."""
         run = self.run
+        if run.origin is not None:
+            return run.origin.only.tuned
         identity = {**self._learned, "kept": run.steps[1:]}
         label = f"{slugify(self.name)}-{run.method}-{run.calibration.name}-seed{self.settings['seed']}"
         decided_by = {} if self.gradients is None else {"gradients": self.gradients}
@@ -82,6 +84,8 @@ class SubjectRun:
         run = self.run
         if run.plan.undecided is None:
             return None
+        if run.origin is not None:
+            return run.origin.only.gradients
         identity = {
             **run.untuned,
             "subject": self.subject.fingerprint,
@@ -106,10 +110,10 @@ class SubjectRun:
         }
         added = "".join(f"-with-{slugify(lora.name)}" for lora in run.loras)
         if step == 0:
-            label = f"{slugify(self.name)}-base-{run.calibration.name}{added}"
+            label = f"{slugify(self.name)}-base-{run.calibration.name}{run.drawn_in}{added}"
             return Artifact(run.store, "image_set", label, "quantbooth-sample", run.untuned | shared, run.parents)
-        identity = {"tuned": self._learned, "step": step, **shared, **run.strength.content}
-        label = f"{self.tuned.label}-step{step}{run.strength.name}{added}"
+        identity = {"tuned": self._learned, "step": step, **shared, **run.strength.content, **run.drawn_with}
+        label = f"{self.tuned.label}-step{step}{run.strength.name}{run.drawn_in}{added}"
         parents = {**run.parents, "tuned": self.tuned}
         return Artifact(run.store, "image_set", label, "quantbooth-sample", identity, parents)
 
@@ -141,6 +145,8 @@ class SubjectRun:
     def _learned(self) -> dict[str, Any]:
         """The identity of the trained parameters, without previews and the choice of saved steps."""
         run, settings = self.run, self.settings
+        if run.origin is not None:
+            return run.origin.only._learned
         return {
             **run.untuned,
             "subject": self.subject.fingerprint,

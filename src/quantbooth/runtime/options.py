@@ -14,6 +14,7 @@ from omegaconf.errors import InterpolationToMissingValueError, MissingMandatoryV
 
 from quantbooth.kinds import MAPPING, Field, shown
 from quantbooth.runtime.errors import UserError, WrongOptions
+from quantbooth.runtime.places import require_named
 from quantbooth.runtime.renamed import RENAMED, in_present_form
 from quantbooth.schema import ANY, COMMANDS, FIELDS, OPEN
 
@@ -33,7 +34,9 @@ def require_valid(cfg: DictConfig, config_name: str = "") -> None:
 
     Raises:
         WrongOptions: with a line for each.
+        UserError: for an empty variable of the environment.
     """
+    require_named(cfg)
     found = mistakes(in_present_form(given_values(cfg)), COMMANDS.get(config_name, FIELDS))
     own = [line for option, line in found.items() if not _copied(cfg, option)]
     if found:
