@@ -99,14 +99,14 @@ KNOWN = (
         "latents are not scaled",
         "diffusion/model.py",
         "Family.encode_images",
-        "return latents * autoencoder.config.scaling_factor",
-        "return latents",
+        '(latents - (autoencoder.config.get("shift_factor") or 0)) * autoencoder.config.scaling_factor',
+        "latents",
     ),
     Known(
         "latents are decoded without their scale",
         "diffusion/model.py",
         "Family.decode_latents",
-        "autoencoder.decode(latents / autoencoder.config.scaling_factor)",
+        "autoencoder.decode(latents / autoencoder.config.scaling_factor + shift)",
         "autoencoder.decode(latents)",
     ),
     Known(

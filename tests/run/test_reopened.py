@@ -180,6 +180,7 @@ def test_the_list_names_what_is_there(
         return capsys.readouterr().out.splitlines()
 
     monkeypatch.setenv("QUANTBOOTH_STORE", str(place / "store"))
+    monkeypatch.setenv("COLUMNS", "120")  # a narrow terminal gets shortened cells
     head, row, last = lines("fish", "S2", "kind=scale_sets")
     assert head.split() == ["name", "kind", "subject", "method", "base", "quant", "steps", "seed", "date", "size"]
     assert row.split()[:8] == [digits_of(tuned)[:4], "scale_sets", "toy_fish", "s2-mine", "folder", "w4", "2", "5"]
