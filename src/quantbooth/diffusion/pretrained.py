@@ -222,7 +222,12 @@ def save_base(base: Base, folder: Path, dtype: torch.dtype, option: str = "expor
 
 
 def as_pipeline(base: Base) -> Any:
-    """Return the base as a diffusers pipeline, without a safety checker."""
+    """Return the base as a diffusers pipeline, without a safety checker.
+
+    Where text encoders keep a precision of their own, the denoiser gets their embeddings in that of its other input.
+    """
+    if any(encoder.dtype != base.autoencoder.dtype for encoder in base.text_encoders):
+        base.denoiser.register_forward_pre_hook(_embeddings_like_latents, with_kwargs=True)
     count = len(base.encoders)
     parts: Mapping[str, Any] = {
         "vae": base.autoencoder,
@@ -231,3 +236,10 @@ def as_pipeline(base: Base) -> Any:
         **dict(zip(tokenizer_names(count), (encoder.tokenizer for encoder in base.encoders), strict=True)),
     }
     return base.family.pipeline(parts, base.scheduler_config)
+
+
+def _embeddings_like_latents(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """Return the arguments of a denoiser's call, which pipelines name, with embeddings in the latents' precision."""
+    dtype = kwargs["hidden_states"].dtype
+    embeddings = {"encoder_hidden_states", "pooled_projections"} & kwargs.keys()
+    return args, kwargs | {name: kwargs[name].to(dtype) for name in embeddings}
