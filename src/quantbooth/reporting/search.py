@@ -137,7 +137,7 @@ def pareto_plot(study: Study, objectives: Sequence[str]) -> str | None:
         ahead = [one for one in known if one.place is not None]
         if len(objectives) == 2:
             x, y = zip(*(one.values for one in reversed(ahead)), strict=True)
-            axes.step(x, y, where="post", color=MUTED.light, linewidth=0.8, ls=(0, (1, 2.5)), zorder=2)
+            axes.step(x, y, where="pre", color=MUTED.light, linewidth=0.8, ls=(0, (1, 2.5)), zorder=2)
         words = "; ".join(
             f"{one.place}: {across.unit.text(one.values[0])} and {up.unit.text(one.values[1])}" for one in ahead
         )
