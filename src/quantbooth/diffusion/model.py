@@ -25,6 +25,7 @@ from torch.utils.checkpoint import checkpoint
 from quantbooth.diffusion.conditioning import Conditioning
 from quantbooth.diffusion.prompt_length import require_whole
 from quantbooth.diffusion.scheduler_config import new_scheduler
+from quantbooth.runtime.devices import sent
 from quantbooth.runtime.errors import UserError
 
 __all__ = ["AUTOENCODERS", "Family", "NoiseSchedule", "Shape", "TextEncoder"]
@@ -87,7 +88,7 @@ class TextEncoder:
         require_whole([self.tokenizer], prompts, [length])
         length = length or self.tokenizer.model_max_length
         found = self.tokenizer(list(prompts), padding="max_length", max_length=length, return_tensors="pt")
-        return found.input_ids.to(self.network.device)
+        return sent(found.input_ids, self.network.device)
 
 
 @dataclass(frozen=True)
