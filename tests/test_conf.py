@@ -232,10 +232,12 @@ def test_keys_that_scripts_rely_on_are_there() -> None:
     assert composed("strategy=s1").strategy.interval == [200, 750]
 
 
-def test_pretraining_composes() -> None:
-    settings = plain(composed(name="pretrain"))
-    assert set(settings["parts"]) == {"judges", "base", "card"}
-    assert all(isinstance(note, str) for note in settings["card"]["notes"])
+@pytest.mark.parametrize(("model", "parts"), [("unet", {"judges", "base", "card"}), ("flow", {"base", "card"})])
+def test_pretraining_composes(model: str, parts: set[str]) -> None:
+    settings = plain(composed(f"model={model}", name="pretrain"))
+    assert set(settings["parts"]) == parts
+    assert settings["assets"].endswith("pretrain/assets" if model == "unet" else "pretrain/assets/flow")
+    assert all(isinstance(note, str) for note in settings["model"]["card"]["notes"])
 
 
 @pytest.mark.parametrize("name", OPTIONS["base"])

@@ -203,10 +203,8 @@ FIELDS: dict[str, dict[str, Field]] = {
 }
 """The fields of each config group."""
 
-ROUND = {
-    **checked(steps=whole(1), batch=whole(1), learning_rate=number(), warmup=whole(0), hold=number(below=1)),
-    **checked(focus=number()),
-}
+PRETRAINING = ("32-true", "bf16-mixed")
+RECIPE = checked(steps=whole(1), batch=whole(1), learning_rate=number(), warmup=whole(0), hold=number(below=1))
 COMMANDS: dict[str, dict[str, dict[str, Field]]] = {
     "data": {
         "": checked(action=optional(TEXT), folder=PATH, source=MAPPING, paths=MAPPING),
@@ -216,14 +214,22 @@ COMMANDS: dict[str, dict[str, dict[str, Field]]] = {
     "pretrain": {
         "": {
             **checked(parts=list_of(one_of("judges", "base", "card")), seed=SEED, scenes=whole(1), work=PATH),
-            **checked(assets=PATH, validation_steps=whole(0), decoder=MAPPING, base=MAPPING, judges=MAPPING),
-            **checked(card=MAPPING, paths=MAPPING),
+            **checked(assets=PATH, validation_steps=whole(0), start=optional(PATH), judges=MAPPING),
+            **checked(model=MAPPING, paths=MAPPING),
         },
-        "decoder": ROUND,
-        "base": checked(**{ANY: MAPPING}),
-        f"base.{ANY}": ROUND,
         "judges": checked(scorer=SEED, locator=SEED, oracle=SEED),
-        "card": checked(pictures=whole(1), seed=SEED, notes=TEXTS),
+        "model": {
+            **checked(kind=one_of("unet", "flow"), parts=list_of(one_of("judges", "base", "card")), assets=PATH),
+            **checked(sampler=MAPPING, decoder=MAPPING, rounds=MAPPING, card=MAPPING),
+        },
+        "model.sampler": FIELDS["sampler"],
+        "model.decoder": RECIPE,
+        "model.rounds": checked(**{ANY: MAPPING}),
+        f"model.rounds.{ANY}": {**RECIPE, **checked(precision=one_of(*PRETRAINING), weighting=MAPPING)},
+        f"model.rounds.{ANY}.weighting": checked(
+            focus=number(), decisive=INTERVAL, loss_weight_max=number(positive=True)
+        ),
+        "model.card": checked(pictures=whole(1), seed=SEED, notes=TEXTS),
         "paths": FIELDS["paths"],
     },
 }
