@@ -90,6 +90,8 @@ def written() -> Iterator[tuple[str, str, Any]]:
             yield from leaves(file.stem, node, "")
         elif place.parts[0] in ("method", "experiment"):
             yield from leaves("quantbooth", node, "")
+        elif place.parts[0] == "lr_scheduler":
+            yield from leaves("quantbooth", node, "tuner.")
         else:
             yield from leaves("quantbooth", node, f"{place.parts[0]}.")
 

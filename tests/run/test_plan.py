@@ -67,6 +67,8 @@ def differing(one: dict[str, str], other: dict[str, str]) -> set[str]:
         ("tuner.shift_learning_rate=0.1", "tuned after scores"),
         ("tuner.identifier_learning_rate=0.1", "tuned after scores"),
         ("tuner.lr_scheduler=constant", "tuned after scores"),
+        ("tuner.lr_warmup_steps=5", "tuned after scores"),
+        ("tuner.lr_warmup_steps=0", ""),
         ("resources.save_dtype=float16", "tuned after scores"),
         ("tuner.loss_weight_max=5.0", "tuned after scores"),
         ("optimizer.weight_decay=0.1", "tuned after scores"),

@@ -8,9 +8,11 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from quantbooth.diffusion.conditioning import Conditioning
 from quantbooth.timesteps.zones import Zone, Zones
 from quantbooth.tuning.callbacks import Snapshots
-from quantbooth.tuning.module import TuningModule
+from quantbooth.tuning.module import Rows, TuningModule
+from quantbooth.tuning.rates import Rates
 from quantbooth.tuning.tuners import ScaleTuner
 
 MakeStage = Callable[..., TuningModule]
@@ -102,6 +104,32 @@ def test_accumulated_batches_are_different_ones_and_each_sample_is_counted(new_s
         assert int(stage.seen.sum()) == stage.recipe.samples_seen
     assert three.recipe.samples_seen == 3 * one.recipe.samples_seen == 3 * 4 * 3
     assert not torch.equal(flat(one), flat(three))
+
+
+def test_accumulated_batches_are_one_batch_of_their_rows(new_stage: MakeStage) -> None:
+    """k batches of b rows are one of k b where the draws are the same; rates and steps count optimizer steps."""
+    recipe = {"steps": 3, "lr_scheduler": Rates("linear", warmup_steps=1), "prior_loss_weight": 1.0}
+    parts = new_stage(**recipe, train_batch_size=1, class_batch_size=1, accumulate_grad_batches=2)
+    whole = new_stage(**recipe, train_batch_size=2, class_batch_size=2)
+    drawn = parts.rows
+
+    def joined(subject: int, number: int) -> Rows:
+        one, other = (drawn(subject, 2 * number + place) for place in range(2))
+        order = torch.tensor([0, 2, 1, 3])  # photos, then class pictures
+        tensors = ("x_0", "noise", "t", "is_prior")
+        given = {name: torch.cat([getattr(one, name), getattr(other, name)])[order] for name in tensors}
+        return Rows(conditioning=Conditioning.cat([one.conditioning, other.conditioning])[order], **given)
+
+    whole.rows = joined  # type: ignore[method-assign]
+    start = flat(whole)
+    steps = [
+        trained(stage, accumulate_grad_batches=stage.recipe.accumulate_grad_batches).global_step
+        for stage in (parts, whole)
+    ]
+    assert steps == [3, 3]
+    moved = flat(whole) - start
+    assert moved.norm() > 0
+    torch.testing.assert_close(flat(parts) - start, moved, rtol=1e-3, atol=1e-3 * float(moved.abs().max()) + 2e-7)
 
 
 def test_a_snapshot_of_accumulated_steps_is_taken_once(new_stage: MakeStage) -> None:

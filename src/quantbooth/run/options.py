@@ -23,6 +23,7 @@ from quantbooth.store.store import slugify
 from quantbooth.timesteps.samplers import TimestepSampler, Uniform
 from quantbooth.timesteps.strategies import BASELINE, Strategy
 from quantbooth.tuning.optimizers import optimizer_factory
+from quantbooth.tuning.rates import Rates
 from quantbooth.tuning.recipe import Recipe
 from quantbooth.tuning.tuner import Tuner
 from quantbooth.tuning.tuners import IdentifierTuner
@@ -74,7 +75,7 @@ def recipe_of(settings: Mapping[str, Any]) -> Recipe:
         num_class_images=prior["num_class_images"],
         prior_loss_weight=prior["loss_weight"],
         loss_weight_max=tuner["loss_weight_max"],
-        lr_scheduler=tuner["lr_scheduler"],
+        lr_scheduler=_rates_of(tuner),
         seed=settings["seed"],
         ema_decay=tuner["ema_decay"],
         accumulate_grad_batches=settings["trainer"].get("accumulate_grad_batches", 1),
@@ -84,6 +85,22 @@ def recipe_of(settings: Mapping[str, Any]) -> Recipe:
         pull=float(tuner["pull"]),
         rates={kind: float(tuner[key]) for kind, key in RATES.items() if key in tuner},
     )
+
+
+def _rates_of(tuner: Mapping[str, Any]) -> Rates:
+    """Return the learning-rate schedule; options of earlier versions have its name alone.
+
+    Raises:
+        UserError: when it has no use for an option, or the whole run would be warm-up.
+    """
+    given = {key: tuner[f"lr_{key}"] for key in ("warmup_steps", "num_cycles", "power") if f"lr_{key}" in tuner}
+    rates = Rates(tuner["lr_scheduler"], **given)
+    if rates.warmup_steps >= tuner["steps"]:
+        raise UserError(
+            f"tuner.lr_warmup_steps={rates.warmup_steps} must be less than tuner.steps={tuner['steps']}; "
+            "take fewer, or leave it out"
+        )
+    return rates
 
 
 def _check_prior(prior: Mapping[str, Any]) -> None:

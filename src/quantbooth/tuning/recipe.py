@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 
 from quantbooth.diffusion.conditioning import Conditioning
 from quantbooth.tuning.encoding import Latents
+from quantbooth.tuning.rates import Rates
 
 __all__ = ["Examples", "OptimizerFactory", "Recipe"]
 
@@ -63,7 +64,7 @@ class Recipe:
         dco_beta: beta of DCO's loss on photos (see `consistency_loss`); None is the squared error.
         pull: weight of the squared distance of the parameters from the untuned base (arXiv 2505.19519).
         loss_weight_max: weight each error by min(1 / alpha_bar, loss_weight_max); None weights all equally.
-        lr_scheduler: cosine decays the learning rate along half a cosine to 0 over the run; constant keeps it.
+        lr_scheduler: the learning-rate schedule, by its name or with its options (see `tuning.rates`).
         seed: decides photos, noise and timesteps of every step.
         ema_decay: decay of the EMA of the trainable parameters, which is saved; None saves the last step's parameters.
         rates: learning rates by kind of parameter; the other kinds use the optimizer's.
@@ -76,7 +77,7 @@ class Recipe:
     class_batch_size: int
     prior_loss_weight: float
     loss_weight_max: float | None
-    lr_scheduler: str
+    lr_scheduler: str | Rates
     seed: int
     ema_decay: float | None = None
     rates: Mapping[str, float] = field(default_factory=dict)
@@ -113,9 +114,8 @@ class Recipe:
 
     def rate_at(self, step: int) -> float:
         """Return the factor of the learning rate at a step."""
-        if self.lr_scheduler == "constant":
-            return 1.0
-        return 0.5 * (1 + float(torch.cos(torch.tensor(torch.pi * step / self.steps))))
+        rates = self.lr_scheduler if isinstance(self.lr_scheduler, Rates) else Rates(self.lr_scheduler)
+        return rates.at(step, self.steps)
 
     def groups(self, learning: Mapping[str, list[nn.Parameter]]) -> list[dict[str, Any]]:
         """Return the parameter groups for an optimizer, one for each kind of parameter."""
