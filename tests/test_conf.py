@@ -237,7 +237,7 @@ def test_pretraining_composes(model: str, parts: set[str]) -> None:
     settings = plain(composed(f"model={model}", name="pretrain"))
     assert set(settings["parts"]) == parts
     assert settings["assets"].endswith("pretrain/assets" if model == "unet" else "pretrain/assets/flow")
-    assert all(isinstance(note, str) for note in settings["model"]["card"]["notes"])
+    assert all(isinstance(note, str) for note in settings["models"][model]["card"]["notes"])
 
 
 @pytest.mark.parametrize("name", OPTIONS["base"])

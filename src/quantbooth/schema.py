@@ -215,21 +215,22 @@ COMMANDS: dict[str, dict[str, dict[str, Field]]] = {
         "": {
             **checked(parts=list_of(one_of("judges", "base", "card")), seed=SEED, scenes=whole(1), work=PATH),
             **checked(assets=PATH, validation_steps=whole(0), start=optional(PATH), judges=MAPPING),
-            **checked(model=MAPPING, paths=MAPPING),
+            **checked(model=one_of("unet", "flow"), models=MAPPING, paths=MAPPING),
         },
         "judges": checked(scorer=SEED, locator=SEED, oracle=SEED),
-        "model": {
-            **checked(kind=one_of("unet", "flow"), parts=list_of(one_of("judges", "base", "card")), assets=PATH),
+        "models": checked(**{ANY: MAPPING}),
+        f"models.{ANY}": {
+            **checked(parts=list_of(one_of("judges", "base", "card")), assets=PATH),
             **checked(sampler=MAPPING, decoder=MAPPING, rounds=MAPPING, card=MAPPING),
         },
-        "model.sampler": FIELDS["sampler"],
-        "model.decoder": RECIPE,
-        "model.rounds": checked(**{ANY: MAPPING}),
-        f"model.rounds.{ANY}": {**RECIPE, **checked(precision=one_of(*PRETRAINING), weighting=MAPPING)},
-        f"model.rounds.{ANY}.weighting": checked(
+        f"models.{ANY}.sampler": FIELDS["sampler"],
+        f"models.{ANY}.decoder": RECIPE,
+        f"models.{ANY}.rounds": checked(**{ANY: MAPPING}),
+        f"models.{ANY}.rounds.{ANY}": {**RECIPE, **checked(precision=one_of(*PRETRAINING), weighting=MAPPING)},
+        f"models.{ANY}.rounds.{ANY}.weighting": checked(
             focus=number(), decisive=INTERVAL, loss_weight_max=number(positive=True)
         ),
-        "model.card": checked(pictures=whole(1), seed=SEED, notes=TEXTS),
+        f"models.{ANY}.card": checked(pictures=whole(1), seed=SEED, notes=TEXTS),
         "paths": FIELDS["paths"],
     },
 }

@@ -18,6 +18,7 @@ from quantbooth.diffusion.pretrained import load_base, save_base
 from quantbooth.diffusion.sampler import Sampler
 from quantbooth.runtime.cli import Command
 from quantbooth.runtime.config import plain
+from quantbooth.runtime.errors import UserError
 from quantbooth.sampling.image_set import Request
 from quantbooth.tuning.callbacks import SampleGrids
 from quantbooth_toyworld.captions import words
@@ -51,8 +52,10 @@ def job(cfg: DictConfig) -> Path:
     """Train the requested parts; return the folder of the shipped files."""
     settings = plain(cfg)
     torch.set_flush_denormal(True)
+    if settings["start"] is not None and settings["model"] != "flow":
+        raise UserError(f"start is of model=flow, got start={settings['start']} with model={settings['model']}")
     work, assets = Path(settings["work"]), Path(settings["assets"])
-    model = settings["model"]
+    model = settings["models"][settings["model"]]
     sampler = Sampler(**model["sampler"])
     if "judges" in settings["parts"]:
         train_judges(assets / "judges", settings["judges"])
@@ -78,10 +81,10 @@ def train_base(settings: dict[str, Any], pool: Pool, work: Path, sampler: Sample
 
     Each round starts from the averaged weights of the previous one, with another seed.
     """
-    kind = settings["model"]["kind"]
+    kind = settings["model"]
     base = BEGINNINGS[kind](settings, pool, work)
     latents = torch.cat([base.encode_images(part.float() / 255).half() for part in pool.images.split(1000)])
-    for place, (name, values) in enumerate(settings["model"]["rounds"].items()):
+    for place, (name, values) in enumerate(settings["models"][kind]["rounds"].items()):
         folder = work / FOLDERS[kind] / name
         weighting, precision = Weighting(**values.pop("weighting")), values.pop("precision")
         recipe = Recipe(seed=settings["seed"] + place, **values)
@@ -96,7 +99,7 @@ def begin_unet(settings: dict[str, Any], pool: Pool, work: Path) -> Base:
     base = untrained_base(words(), settings["seed"])
     kept = fit_encoder_(base.autoencoder, pool.images[:4000].float() / 255)
     (work / "variance_kept.txt").write_text(f"{kept:.4f}\n")
-    decoder = Recipe(seed=settings["seed"], **settings["model"]["decoder"])
+    decoder = Recipe(seed=settings["seed"], **settings["models"]["unet"]["decoder"])
     fit_resumably(DecoderTraining(base, pool, decoder), decoder.steps, work / "decoder", AVERAGE_FROM)
     return base
 

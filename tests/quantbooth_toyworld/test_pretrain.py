@@ -8,6 +8,7 @@ import torch
 
 from composing import composed
 from quantbooth.diffusion.pretrained import load_base
+from quantbooth.runtime.errors import UserError
 from quantbooth_toyworld import pretrain
 from quantbooth_toyworld.models import TRANSFORMER
 from quantbooth_toyworld.pretraining import render_pool
@@ -27,8 +28,8 @@ def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pretrain:
     monkeypatch.setattr(pretrain, "AVERAGE_FROM", 0)
 
     def run(*options: str) -> Path:
-        quick = [f"model.rounds.{name}.{key}" for name in ("first", "second") for key in ("steps=2", "batch=2")]
-        sampler = ["model.sampler.steps=2", "model.card.pictures=2", "validation_steps=2"]
+        quick = [f"models.flow.rounds.{name}.{key}" for name in ("first", "second") for key in ("steps=2", "batch=2")]
+        sampler = ["models.flow.sampler.steps=2", "models.flow.card.pictures=2", "validation_steps=2"]
         place = ["model=flow", "scenes=12", f"paths.outputs={tmp_path}"]
         return pretrain.job(composed(*place, *quick, *sampler, *options, name="pretrain"))
 
@@ -43,6 +44,12 @@ def test_a_flow_base_is_trained_written_and_measured(program: Pretrain, tmp_path
     assert "| toy flow base |" in (assets / "README.md").read_text()
     for name in ("first", "second"):
         assert (tmp_path / "pretrain" / "flow" / name / "samples" / "step-000002.png").is_file()
+
+
+def test_a_start_is_of_the_flow_base(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="^start is of model=flow, got start=x with model=unet"):
+        pretrain.job(composed("start=x", f"paths.outputs={tmp_path}", name="pretrain"))
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_finished_run_writes_the_same_again_and_a_start_is_another(program: Pretrain, tmp_path: Path) -> None:
