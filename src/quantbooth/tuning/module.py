@@ -172,7 +172,8 @@ class TuningModule(LightningModule):
     def loss_of(self, rows: Rows) -> Float[Tensor, " subjects"]:
         """Return the loss of each subject's rows."""
         if self.route is not None:
-            self.route.choose(torch.arange(len(self.examples)).repeat_interleave(self.recipe.batch))
+            subjects = torch.arange(len(self.examples))[:, None]
+            self.route.choose(subjects.expand(-1, self.recipe.batch).flatten())
         t = rows.t.to(rows.x_0.device)
         errors = self.errors(rows.x_0, rows.noise, t, rows.conditioning, rows.is_prior.bool())
         shares = zip(errors.split(self.recipe.batch), rows.is_prior.split(self.recipe.batch), strict=True)
