@@ -81,6 +81,7 @@ def _require(chain: Run) -> None:
         "steps",
         "tuner",
         "stopping",
+        "processes",
         "loras",
         "subjects",
         "quantized_base",
