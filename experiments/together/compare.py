@@ -136,7 +136,7 @@ def _fresh(options: Namespace, store: str) -> None:
 
 
 def _run(verb: str, options: Namespace, store: str, *words: str) -> None:
-    command = [sys.executable, "-m", f"quantbooth.{verb}", *words, *options.options]
+    command = [sys.executable, "-m", "quantbooth.programs", verb, *words, *options.options]
     with open(options.work / "log.txt", "a") as log:
         where = [f"paths.outputs={options.work / store}"]
         subprocess.run([*command, *where], check=True, stdout=log, stderr=log, env=dict(os.environ))

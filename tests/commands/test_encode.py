@@ -10,7 +10,8 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor
 
-from quantbooth.commands.tune import encode, generate_prior
+from quantbooth.commands.tune import generate_prior
+from quantbooth.run.examples import encode
 from quantbooth.run.models import untuned_base
 from quantbooth.run.run import Run
 from quantbooth.sampling.image_set import read_images

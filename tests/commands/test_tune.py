@@ -225,7 +225,7 @@ def test_latents_made_anew_in_every_step_change_no_bit(configure: Configure) -> 
 
 @pytest.mark.parametrize(
     ("words", "left"),
-    [(("seed=10",), 0), (("seed=11", "resources.cache_latents=false"), 1), (("seed=12", "tuner.identifier=true"), 1)],
+    [(("seed=10",), 0), (("seed=11", "resources.cache_latents=false"), 0), (("seed=12", "tuner.identifier=true"), 1)],
     ids=str,
 )
 def test_networks_that_are_not_needed_leave_memory(

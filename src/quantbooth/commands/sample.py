@@ -29,7 +29,7 @@ from quantbooth.run.run import Run
 from quantbooth.run.subject_run import SubjectRun
 from quantbooth.runtime.profiling import profile
 from quantbooth.sampling.generation import collect, generate_missing
-from quantbooth.sampling.image_set import Request, write_image, write_requests
+from quantbooth.sampling.image_set import Request, prompts_of, write_image, write_requests
 from quantbooth.sampling.module import ImageJob, SamplingModule, image_jobs
 from quantbooth.schema import trainer_content
 from quantbooth.store.files import storage_of, write_whole
@@ -85,7 +85,7 @@ def _generate_sets(run: Run, subjects: Sequence[SubjectRun], step: int) -> None:
             for place, (requests, draft) in enumerate(zip(asked, drafts, strict=True))
         ]
         with profile() as cost:
-            base, route = tuned_base(run, step, subjects)
+            base, route = tuned_base(run, step, subjects, _prompts(run, [each for one in asked for each in one]))
             found = iter(_generate(run, base, route, wanted, joined_label([artifact.label for artifact in artifacts])))
         for one, requests, draft in zip(subjects, asked, drafts, strict=True):
             collect(requests, draft.unfinished, draft.path)
@@ -118,7 +118,7 @@ def generate_own(run: Run) -> list[Path]:
         for number, (requests, place) in enumerate(zip(asked, places, strict=True))
     ]
     if any(missing):
-        base, route = _own_base(run, folders)
+        base, route = _own_base(run, folders, _prompts(run, [each for one in asked for each in one]))
         with ExitStack() as stack:
             for place in places:
                 place.mkdir(parents=True, exist_ok=True)
@@ -127,10 +127,16 @@ def generate_own(run: Run) -> list[Path]:
     return [path for requests, place in zip(asked, places, strict=True) for path in _shown(requests, place)]
 
 
-def _own_base(run: Run, folders: Sequence[Path]) -> tuple[Base, SubjectsRoute | None]:
-    if run.settings["scale_sets"] is not None:
-        return load(run.base_folder, run.base_name, folders, strength=run.strength)
-    return tuned_base(run, run.recipe.steps)
+def _own_base(run: Run, folders: Sequence[Path], prompts: Sequence[str] | None) -> tuple[Base, SubjectsRoute | None]:
+    if run.settings["scale_sets"] is None:
+        return tuned_base(run, run.recipe.steps, prompts=prompts)
+    place = (run.base_folder, run.base_name)
+    return load(*place, folders, strength=run.strength, prompts=prompts, device=run.loop.device)
+
+
+def _prompts(run: Run, requests: Sequence[Request]) -> list[str] | None:
+    """Return all prompts that pictures need, which are encoded first; None where LoRA files change text encoders."""
+    return None if run.loras else prompts_of(requests, run.settings["negative_prompt"] or "")
 
 
 def _own_requests(run: Run, one: SubjectRun | None, tuned: str) -> list[Request]:

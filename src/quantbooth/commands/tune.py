@@ -18,9 +18,10 @@ from omegaconf import DictConfig
 from quantbooth.diffusion.base import Base
 from quantbooth.diffusion.router import SubjectsRoute, route_
 from quantbooth.quant.selection import SetSelection
+from quantbooth.run.examples import encode_examples
 from quantbooth.run.experts import few_samples, unused
 from quantbooth.run.gradients import make_gradients
-from quantbooth.run.models import untuned_base, whole_base
+from quantbooth.run.models import untuned_base, whole_base, with_untuned_denoiser
 from quantbooth.run.overfitting import overfitting
 from quantbooth.run.previews import previews
 from quantbooth.run.processes import following
@@ -34,19 +35,19 @@ from quantbooth.runtime.processes import Share, together
 from quantbooth.runtime.profiling import Cost, profile
 from quantbooth.runtime.progress import say
 from quantbooth.sampling.generation import collect, generate_missing
-from quantbooth.sampling.image_set import Request, read_images, read_requests, write_requests
+from quantbooth.sampling.image_set import Request, prompts_of, write_requests
 from quantbooth.sampling.module import SamplingModule, image_jobs
 from quantbooth.store.store import joined_label, make_all
 from quantbooth.timesteps.zones import Zones
 from quantbooth.tuning.callbacks import Checkpoints, Follows, Snapshots
 from quantbooth.tuning.checkpoints import Checkpoint, Part, Unfinished
 from quantbooth.tuning.curves import Curves
-from quantbooth.tuning.encoding import LazyLatents, TrainablePrompt, cache_latents
+from quantbooth.tuning.encoding import TrainablePrompt
 from quantbooth.tuning.files import precision_of, read_snapshot, snapshot_path
 from quantbooth.tuning.graphs import ReplayGraphs
 from quantbooth.tuning.module import TuningModule
 from quantbooth.tuning.optimizers import optimizer_factory
-from quantbooth.tuning.recipe import Examples, OptimizerFactory
+from quantbooth.tuning.recipe import OptimizerFactory
 from quantbooth.tuning.stopping import Stops
 from quantbooth.tuning.teacher import Teacher, frozen_copy
 from quantbooth.tuning.tuner import State
@@ -145,7 +146,8 @@ def generate_prior(one: SubjectRun) -> None:
     ]
     trainer = run.trainer(f"generating {artifact.label}", shared=True)
     with artifact.writing(one.settings) as draft:
-        module = SamplingModule(untuned_base(run), run.sampler, image_jobs(requests, draft.unfinished))
+        base = untuned_base(run, prompts_of(requests))
+        module = SamplingModule(base, run.sampler, image_jobs(requests, draft.unfinished))
         found = generate_missing(module, trainer, run.protocol.batch)
         collect(requests, draft.unfinished, draft.path)
         draft.measured.update(found_drawn=sum(found))
@@ -214,18 +216,15 @@ def prepared(
     """Return the base with what learns, its training module, and what replays its steps as graphs."""
     resources, zones = run.settings["resources"], run.strategy.runs[number]
     seed_everything(run.recipe.seed, verbose=False)
-    base, selection = untuned_base(run), SetSelection()
+    base, examples = encode_examples(run, subjects)
+    base, selection = with_untuned_denoiser(run, base), SetSelection()
     sets = len(zones) + (run.strategy.wide is not None)
     route = SubjectsRoute(partial(run.strategy.chosen, zones), sets, len(subjects))
-    torch.nn.ModuleList([base.autoencoder, *base.text_encoders]).to(run.loop.device)  # where pictures are drawn too
-    examples = [encode(one, base) for one in subjects]
     untuned = frozen_copy(base.denoiser_alone) if run.recipe.needs_teacher and not run.tuner.has_base else None
     different = 1 if run.strategy.shared_steps else sets  # shared sets start equal
     learning = run.tuner.prepare_(base, different, selection, sets // different * len(subjects))
     distance = run.tuner.distance(base) if run.recipe.pull else None
     sentences = [TrainablePrompt(base, subjects[0].subject.tuning_text)] if "identifier" in learning else None
-    if sentences is None and resources["cache_latents"]:
-        base = base.denoiser_alone
     route_(base, route, selection)
     if resources["gradient_checkpointing"]:
         base.enable_gradient_checkpointing_()
@@ -265,29 +264,6 @@ def trained(run: Run, module: TuningModule, what: str, trackers: Any, callbacks:
     if module.share is not None:
         module.share.meet(root_device(trainer))
     trainer.fit(module)
-
-
-def encode(one: SubjectRun, base: Base) -> Examples:
-    """Return latents and prompts of a run; without resources.cache_latents each step encodes its pictures."""
-    run, subject = one.run, one.subject
-    photos, prior = subject.photos, subject.photos[:0]
-    prompts, rows = one.class_prompts if run.recipe.class_batch_size else [], None
-    if run.recipe.class_batch_size and not run.recipe.makes_class_pictures:
-        prior = photos
-    elif run.recipe.class_batch_size:
-        folder = one.prior.require()
-        requests = read_requests(folder)
-        prior = read_images([folder / request.file for request in requests])
-        rows = torch.tensor([prompts.index(request.text) for request in requests])
-    with torch.no_grad():
-        texts = base.encode_prompts([subject.tuning_text, subject.class_text])
-        several = base.encode_prompts(list(prompts)) if len(prompts) > 1 else None
-    if run.settings["tuner"]["random_flip"]:
-        photos, prior = (torch.cat([pictures, pictures.flip(-1)]) for pictures in (photos, prior))
-        rows = None if rows is None else torch.cat([rows, rows])
-    made = [LazyLatents(base.encode_images, pictures) for pictures in (photos, prior)]
-    kept = [cache_latents(latents) for latents in made] if run.settings["resources"]["cache_latents"] else made
-    return Examples(kept[0], texts[:1], kept[1], texts[1:], subject.name, several, rows)
 
 
 def check_job(cfg: DictConfig) -> None:

@@ -1,7 +1,7 @@
 """A base: the parts of one text-to-image model, with the operations that its family implements."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -28,6 +28,7 @@ class Base:
         autoencoder: a diffusers autoencoder (``AutoencoderKL`` or ``AutoencoderTiny``); None where none is needed.
         encoders: its text encoders, in the family's order; empty where no prompt is encoded any more.
         scheduler_config: the configuration of the diffusers scheduler that the base was trained with.
+        encoded: the conditioning of each prompt that was encoded before the text encoders were freed.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Base:
     autoencoder: Any
     encoders: tuple[TextEncoder, ...]
     scheduler_config: dict[str, Any]
+    encoded: Mapping[str, Conditioning] = field(default_factory=dict)
 
     # ---- operations of calibration, tuning, sampling and measurement
 
@@ -50,7 +52,10 @@ class Base:
 
     def encode_prompts(self, prompts: Sequence[str]) -> Conditioning:
         """Return the conditioning of prompts, a row each; with gradient where part of an encoder is trainable."""
-        return self.family.encode_prompts(self.encoders, prompts, self.side)
+        if self.encoders:
+            return self.family.encode_prompts(self.encoders, prompts, self.side)
+        rows = Conditioning.cat([self.encoded[prompt] for prompt in prompts])
+        return rows.to(self.autoencoder.device).to(self.autoencoder.dtype)
 
     @torch.no_grad()
     def encode_images(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b c hl wl"]:
@@ -151,6 +156,15 @@ class Base:
     def denoiser_alone(self) -> "Base":
         """The base without autoencoder and text encoders, so that their memory can be freed."""
         return replace(self, autoencoder=None, encoders=())
+
+    @torch.no_grad()
+    def without_text_encoders(self, prompts: Sequence[str]) -> "Base":
+        """Return a copy that encodes these prompts alone, so that the text encoders' memory can be freed.
+
+        Each is encoded once, by itself, so that its conditioning does not depend on the others.
+        """
+        encoded = {prompt: self.encode_prompts([prompt]) for prompt in dict.fromkeys(prompts)}
+        return replace(self, encoders=(), encoded=encoded)
 
     def with_denoiser(self, denoiser: nn.Module) -> "Base":
         """Return a copy with another denoiser."""

@@ -33,6 +33,7 @@ __all__ = [
     "float_bytes",
     "load_base",
     "new_autoencoder",
+    "read_denoiser",
     "read_tokenizers",
     "save_base",
 ]
@@ -91,7 +92,7 @@ def float_bytes(folder: Path) -> int:
     return 4 * sum(weight.numel() for weight in empty_denoiser(folder).state_dict().values())
 
 
-def load_base(folder: Path, name: str, denoiser: nn.Module | None = None) -> Base:
+def load_base(folder: Path, name: str, denoiser: nn.Module | None = None, texts: bool = True) -> Base:
     """Load a base from a diffusers folder, in float32, frozen, offline.
 
     Args:
@@ -99,6 +100,7 @@ def load_base(folder: Path, name: str, denoiser: nn.Module | None = None) -> Bas
             ``tokenizer/``, ``scheduler/``, and of families with two encoders ``text_encoder_2/`` and ``tokenizer_2/``.
         name: the base's label in tables and figures.
         denoiser: replaces the folder's float denoiser, which is then not read.
+        texts: whether text encoders are read.
 
     Raises:
         UserError: when a part is missing or damaged, or the model's family is not supported.
@@ -110,7 +112,7 @@ def load_base(folder: Path, name: str, denoiser: nn.Module | None = None) -> Bas
     kind, family = autoencoder_class(folder), family_in(folder)
     family.examine(folder)
     try:
-        return _assemble(folder, name, family, kind, denoiser)
+        return _assemble(folder, name, family, kind, denoiser, texts)
     except (SafetensorError, OSError, ValueError, RuntimeError) as error:
         if isinstance(error, UserError):
             raise
@@ -151,16 +153,26 @@ def autoencoder_class(folder: Path) -> Any:
     return offered[kind]
 
 
-def _assemble(folder: Path, name: str, family: Family, autoencoder: Any, denoiser: nn.Module | None) -> Base:
-    if denoiser is None:
-        denoiser = read_network(family.denoiser_class, part_of(folder, family.component))
+def read_denoiser(folder: Path) -> Any:
+    """Return the float denoiser of a base.
+
+    Raises:
+        UserError: when it is missing or damaged.
+    """
+    family = family_in(folder)
+    return read_network(family.denoiser_class, part_of(folder, family.component))
+
+
+def _assemble(
+    folder: Path, name: str, family: Family, autoencoder: Any, denoiser: nn.Module | None, texts: bool
+) -> Base:
     return frozen(
         Base(
             name=name,
             family=family,
-            denoiser=denoiser,
+            denoiser=read_denoiser(folder) if denoiser is None else denoiser,
             autoencoder=read_network(autoencoder, part_of(folder, "vae")),
-            encoders=_encoders(folder, family),
+            encoders=_encoders(folder, family) if texts else (),
             scheduler_config=read_scheduler_config(folder),
         )
     )

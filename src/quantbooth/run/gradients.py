@@ -33,7 +33,8 @@ def _make(one: SubjectRun, artifact: Artifact, asked: Undecided) -> None:
 
 def _measured(one: SubjectRun, asked: Undecided, what: str) -> Gradients:
     """Attach one set to the untuned base, at all timesteps, and measure."""
-    run, base, selection = one.run, untuned_base(one.run), SetSelection()
+    run, selection = one.run, SetSelection()
+    base = untuned_base(run, None if run.settings["tuner"]["identifier"] else [one.subject.tuning_text])
     with torch.no_grad():
         text = base.encode_prompts([one.subject.tuning_text])
     photos = cache_latents(LazyLatents(base.encode_images, one.subject.photos))

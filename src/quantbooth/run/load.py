@@ -11,11 +11,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from quantbooth.calibration.quantized_base import read_quantized_denoiser
 from quantbooth.diffusion.base import Base
-from quantbooth.diffusion.pretrained import as_pipeline, load_base
+from quantbooth.diffusion.pretrained import as_pipeline, empty_denoiser, load_base, read_denoiser
 from quantbooth.diffusion.router import SubjectsRoute, route_
 from quantbooth.diffusion.sampler import initial_noise
 from quantbooth.diffusion.sources import source_folder
@@ -66,6 +67,8 @@ def load(
     quantized: Path | None = None,
     step: int | None = None,
     strength: Strength = WHOLE,
+    prompts: Sequence[str] | None = None,
+    device: torch.device | str = "cpu",
 ) -> tuple[Base, SubjectsRoute | None]:
     """Return a base with tuned parameters loaded and the router attached.
 
@@ -77,6 +80,9 @@ def load(
             `tuned` was tuned on.
         step: of the run; by default the last that was saved.
         strength: how much of what was tuned is used.
+        prompts: all that will be encoded: the text encoders read them and are freed before the denoiser is read. With
+            None, or where part of an encoder was tuned, the base has its text encoders.
+        device: where prompts are encoded.
 
     Returns:
         The base, and the route, which assigns rows to subjects where there are several; None without `tuned`.
@@ -89,8 +95,42 @@ def load(
     of_quantized = None if quantized is None else open_artifact(quantized, "quantized_base")
     _require_same(manifests, of_quantized)
     _require_base(folder, [*filter(None, [of_quantized]), *manifests])
-    base = load_base(folder, name, None if quantized is None else read_quantized_denoiser(quantized, folder))
+    own_words = any("identifier" in (manifest.contents.get("tuner") or {}) for manifest in manifests)
+    if prompts is None or own_words:
+        base = load_base(folder, name, _denoiser(folder, quantized))
+    else:
+        base = with_denoiser_of(encoding_base(folder, name, prompts, device), folder, quantized)
     return base, _load_sets_(base, tuned, manifests[0], step, strength) if manifests else None
+
+
+def encoding_base(folder: Path, name: str, prompts: Sequence[str] | None, device: torch.device | str) -> Base:
+    """Return a base that encodes prompts and pictures on a device, and has no weights of its denoiser yet.
+
+    Args:
+        folder: the base's diffusers folder.
+        name: the base's label in tables and figures.
+        prompts: all that will be encoded, so that the text encoders are freed; None keeps them.
+        device: where the autoencoder is, and text encoders while they are there.
+
+    Raises:
+        UserError: when a part is missing or damaged.
+    """
+    base = load_base(folder, name, empty_denoiser(folder))
+    nn.ModuleList([base.autoencoder, *base.text_encoders]).to(device)
+    return base if prompts is None else base.without_text_encoders(prompts)
+
+
+def with_denoiser_of(base: Base, folder: Path, quantized: Path | None) -> Base:
+    """Return a base with the denoiser of its folder, or of a quantized base's, frozen.
+
+    Raises:
+        UserError: when it is missing or damaged.
+    """
+    return base.with_denoiser(_denoiser(folder, quantized).requires_grad_(False).eval())
+
+
+def _denoiser(folder: Path, quantized: Path | None) -> Any:
+    return read_denoiser(folder) if quantized is None else read_quantized_denoiser(quantized, folder)
 
 
 def _require_same(manifests: Sequence[Manifest], quantized: Manifest | None) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from quantbooth.diffusion.base import Base
 from quantbooth.diffusion.router import SubjectsRoute, route_
 from quantbooth.quant.selection import SetSelection
 from quantbooth.run.models import untuned_base
@@ -21,7 +22,7 @@ __all__ = ["overfitting"]
 
 def overfitting(run: Run, subjects: Sequence[SubjectRun], folders: Sequence[Path]) -> list[dict[str, list[float]]]:
     """Return what the manifest of each subject says about its last step: errors by timestep bin, and the indicator."""
-    base, selection, strategy = untuned_base(run), SetSelection(), run.strategy
+    base, selection, strategy = _base(run, subjects), SetSelection(), run.strategy
     states = [read_snapshot(folder, run.recipe.steps) for folder in folders]
     run.loop.place(base.networks)
     photos = [cache_latents(LazyLatents(base.encode_images, one.subject.photos)) for one in subjects]
@@ -44,6 +45,12 @@ def overfitting(run: Run, subjects: Sequence[SubjectRun], folders: Sequence[Path
         route.choose(torch.tensor([place]))
         found.append(_record(names[place], untuned, errors(place, "tuned")))
     return found
+
+
+def _base(run: Run, subjects: Sequence[SubjectRun]) -> Base:
+    """Return the untuned base, with text encoders only where a learned identifier changes them."""
+    prompts = [one.subject.tuning_text for one in subjects]
+    return untuned_base(run, None if run.settings["tuner"]["identifier"] else prompts)
 
 
 def _record(name: str, untuned: list[float], tuned: list[float]) -> dict[str, list[float]]:

@@ -4,12 +4,11 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from quantbooth.data.subjects import Subject
 from quantbooth.diffusion.base import Base
+from quantbooth.run.examples import preview_requests
 from quantbooth.run.models import whole_base
 from quantbooth.run.run import Run
 from quantbooth.run.subject_run import SubjectRun
-from quantbooth.sampling.image_set import Request, requests_for
 from quantbooth.tuning.callbacks import SampleGrids
 from quantbooth.tuning.module import TuningModule
 
@@ -34,8 +33,3 @@ def previews(
         )
         for place, (one, name) in enumerate(zip(subjects, names, strict=True))
     ]
-
-
-def preview_requests(subject: Subject) -> list[Request]:
-    """Return eight prompts of all kinds, for previews during tuning."""
-    return requests_for(subject, [0], max(1, len(subject.prompts) // 8))[:8]

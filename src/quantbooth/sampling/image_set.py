@@ -23,6 +23,7 @@ from quantbooth.store.files import require_name
 __all__ = [
     "UNRELATED",
     "Request",
+    "prompts_of",
     "read_images",
     "read_requests",
     "requests_for",
@@ -97,6 +98,11 @@ def unrelated_requests(questions: Questions, subject: Subject, count: int, seed:
         Request(f"unrelated-{number:03d}-{seed}.png", text, text, text, UNRELATED, seed)
         for number, text in enumerate(texts)
     ]
+
+
+def prompts_of(requests: Sequence[Request], negative_prompt: str = "") -> list[str]:
+    """Return all prompts that the pictures of some requests need, with that of the unconditional prediction."""
+    return [negative_prompt, *(request.text for request in requests)]
 
 
 def write_requests(folder: Path, requests: Sequence[Request]) -> None:
