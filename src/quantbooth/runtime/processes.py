@@ -145,17 +145,17 @@ class _Other:
         said.close()
 
     def error(self) -> Exception | None:
-        """Return why this process has ended before its time; None where it has not."""
+        """Return its error, or what ended it; None where it did not fail, or its error is known already."""
         self.process.join(timeout=1)
         if (found := self.said()) not in (None, READY):
             return found if isinstance(found, Exception) else RuntimeError(str(found))
         code = self.process.exitcode
-        if not code:
+        if code is None or code >= 0:
             return None
-        ended = signal.Signals(-code).name if code < 0 else f"exit code {code}"
         return UserError(
-            f"process {self.share.rank + 1} of trainer.devices={self.share.count} was ended from outside ({ended}), as "
-            "where memory runs out; the same command goes on from the last checkpoint, trainer.devices=1 needs less"
+            f"process {self.share.rank + 1} of trainer.devices={self.share.count} was ended from outside "
+            f"({signal.Signals(-code).name}), as where memory runs out; the same command goes on from the last "
+            "checkpoint, and trainer.devices=1 needs less memory"
         )
 
     def said(self) -> object:
@@ -198,7 +198,8 @@ def _serve(payload: bytes, said: Connection) -> None:
         share.before_meeting = lambda: said.send(READY)
         work(share, *given)
     except Exception as error:
-        error.add_note("".join(traceback.format_exception(error)))
+        if not isinstance(error, UserError):
+            error.add_note("".join(traceback.format_exception(error)))
         try:
             said.send(error)
         except Exception:  # one that cannot be pickled
