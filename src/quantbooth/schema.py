@@ -32,7 +32,7 @@ from quantbooth.kinds import (
 from quantbooth.schema_trainer import TRAINER
 from quantbooth.schema_tuner import TUNER_GROUPS, WEIGHT
 
-__all__ = ["COMMANDS", "FIELDS", "OPEN", "TRAINING_ONLY", "content", "trainer_content"]
+__all__ = ["COMMANDS", "FIELDS", "OBJECTIVES", "OPEN", "TRAINING_ONLY", "content", "trainer_content"]
 
 ANY = "*"
 """A key that stands for all others of its group."""
@@ -44,6 +44,11 @@ REAL = number(-1000, below=1000)
 FIT = one_of("crop", "pad", "squash")
 DTYPE = one_of("float32", "float16")
 SOURCE = checked(path=TEXT, revision=optional(TEXT), config=optional(PATH), converted=PATH, option=TEXT)
+OBJECTIVES = (
+    *("clip_t", "local_clip_i", "clip_i", "dino", "local_dino", "oracle_subject", "oracle_prompt", "diversity"),
+    *("prior_kept", "subject_found"),
+)
+"""The scores of a report, which a search may maximize."""
 GROUPS = (
     *("base", "quant", "calibration", "tuner", "strategy", "timesteps", "subject", "prior", "optimizer", "sampler"),
     "locator",
@@ -62,6 +67,7 @@ FIELDS: dict[str, dict[str, Field]] = {
         **checked(prompt=optional(either(TEXT, list_of(TEXT, 1))), scale_sets=optional(PATH)),
         **checked(subjects=optional(list_of(TEXT, 1, distinct=True)), dino=optional(MAPPING)),
         **dict.fromkeys(("dry_run", "fail_fast"), ignored(FLAG)),
+        "objectives": ignored(list_of(one_of(*OBJECTIVES), distinct=True)),
         **{group: Field(MAPPING) for group in GROUPS},
     },
     "strength": checked(**{ANY: STRENGTH}),

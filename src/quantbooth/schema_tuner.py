@@ -39,6 +39,7 @@ TUNER: dict[str, Field] = {
     "train_batch_size": Field(whole(1)),
     "learning_rate": Field(number()),
     "shift_learning_rate": Field(number()),
+    "adapter_learning_rate": Field(number()),
     "identifier_learning_rate": Field(number()),
     "lr_scheduler": Field(one_of("constant", "cosine", "cosine_with_restarts", "linear", "polynomial")),
     "lr_warmup_steps": Field(whole(0), neutral=0),

@@ -42,6 +42,7 @@ METHODS = {
     "float": ("method=float",),
     "lora": ("method=lora", "tuner.alpha=6"),
     "s2-qlora": ("tuner=qlora", "strategy=s2"),
+    "scales-lora": ("tuner=scales_lora", "strategy=s2"),
     "qa-lora": ("method=qa_lora", "tuner.group_size=4"),
 }
 STRANGER = """

@@ -13,6 +13,7 @@ from quantbooth.quant.per_channel import normalizations
 from quantbooth.quant.selection import SetSelection
 from quantbooth.runtime.errors import UserError
 from quantbooth.timesteps.strategies import Strategy, baseline, s1, s2, tas
+from quantbooth.tuning.stacked import StackedTuner
 from quantbooth.tuning.tuner import Tuner
 from quantbooth.tuning.tuners import FullTuner, IdentifierTuner, LoraTuner, ScaleTuner
 
@@ -29,6 +30,7 @@ TUNERS: dict[str, Tuner] = {
     "lora": LoraTuner(rank=2, alpha=3.0),
     "qlora": LoraTuner(rank=2, alpha=3.0, quantized=True),
     "qa_lora": LoraTuner(rank=2, quantized=True, group_size=4),
+    "scales_lora": StackedTuner(inputs=True, rank=2, alpha=3.0),
     "scales, identifier": IdentifierTuner(ScaleTuner(), *SENTENCES),
     "full, identifier": IdentifierTuner(FullTuner(), *SENTENCES),
     "lora, identifier": IdentifierTuner(LoraTuner(), *SENTENCES),
@@ -132,6 +134,15 @@ def test_gains_of_groups_are_counted_and_layers_of_one_group_are_said(
     assert one and max(groups.values()) > 1
 
 
+def test_stacked_learns_what_its_two_parts_learn_apart(fresh: MakeBase) -> None:
+    stacked, parts = TUNERS["scales_lora"], (ScaleTuner(inputs=True), TUNERS["qlora"])
+    found = stacked.prepare_(fresh(stacked), 2, SetSelection())
+    apart = [part.prepare_(fresh(part), 2, SetSelection()) for part in parts]
+    assert {kind: [p.shape for p in learned] for kind, learned in found.items()} == {
+        kind: [p.shape for p in learned] for one in apart for kind, learned in one.items()
+    }
+
+
 def test_full_learns_every_weight(fresh: MakeBase) -> None:
     base = fresh(FullTuner())
     learning = FullTuner().prepare_(base, 1, SetSelection())
@@ -224,9 +235,9 @@ def test_one_run_joins_to_itself_and_more_only_where_there_are_experts(fresh: Ma
     shaken(tuner, base, SetSelection())
     state = tuner.state(base)
     joined = tuner.join([state])
-    assert tuner.by_sample == (tuner.name in ("scales", "lora") and not isinstance(tuner, IdentifierTuner))
+    assert tuner.by_sample == (tuner.name in ("scales", "lora", "stacked") and not isinstance(tuner, IdentifierTuner))
     assert joined.keys() == state.keys()
     assert all(torch.equal(tensor, joined[name]) for name, tensor in state.items())
-    if not isinstance(tuner, ScaleTuner | LoraTuner):
+    if not tuner.by_sample:
         with pytest.raises(ValueError, match="of one run were expected, got 2 runs"):
             tuner.join([state, state])

@@ -3,6 +3,7 @@
 quantbooth subject=toy_mug strategy=s2
 quantbooth -m subject=toy_mug,toy_duck strategy=baseline,s1,s2 seed=0,1
 quantbooth subjects=[toy_mug,toy_duck]
+quantbooth -m search=optuna 'tuner.learning_rate=tag(log,interval(0.005,0.05))'    # Optuna chooses values by two scores
 quantbooth -m strategy=baseline,s1,s2 dry_run=true    # what would be computed, what is found, what jobs share
 """
 
@@ -16,6 +17,7 @@ from quantbooth.commands.report import report
 from quantbooth.commands.sample import sample
 from quantbooth.commands.tune import tune
 from quantbooth.run.judges import require_judged
+from quantbooth.run.objectives import objective_values, require_objectives
 from quantbooth.run.prompts import require_read
 from quantbooth.run.run import Run
 from quantbooth.run.stopping import require_guard
@@ -24,7 +26,7 @@ from quantbooth.run.work import show_work
 from quantbooth.runtime.errors import UserError
 from quantbooth.store.files import SHORT, fingerprint
 
-__all__ = ["check", "check_job", "conclude", "job"]
+__all__ = ["check", "check_job", "conclude", "job", "value"]
 
 
 def job(cfg: DictConfig) -> list[Path]:
@@ -41,6 +43,14 @@ def job(cfg: DictConfig) -> list[Path]:
         folders = evaluate(chain)
         track_scores(chain, folders)
     return folders
+
+
+def value(cfg: DictConfig, folders: list[Path]) -> float | tuple[float, ...] | list[Path]:
+    """Return what a search maximizes: the number of one objective, a tuple of several in their order, else folders."""
+    if not cfg.objectives or not folders:
+        return folders
+    values = objective_values(cfg.objectives, folders)
+    return values[0] if len(values) == 1 else values
 
 
 def check_job(cfg: DictConfig) -> dict[str, object]:
@@ -90,6 +100,7 @@ def _require(chain: Run) -> None:
     require_read(chain)
     require_guard(chain)
     require_judged(chain)
+    require_objectives(chain)
 
 
 def conclude(jobs: list[tuple[DictConfig, list[Path]]]) -> None:

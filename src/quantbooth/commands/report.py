@@ -19,6 +19,7 @@ from quantbooth.evaluation.files import read_record, read_rows
 from quantbooth.reporting.page import About, write_report
 from quantbooth.reporting.results import Result
 from quantbooth.reporting.score_table import score_table
+from quantbooth.reporting.search import trial_table
 from quantbooth.reporting.study import Study
 from quantbooth.reporting.style import Style, ThemeColour
 from quantbooth.run.options import timestep_sampler_of
@@ -64,12 +65,15 @@ def report(cfg: DictConfig, scores: Sequence[Path] = ()) -> Path:
         name_unused(sys.argv[1:], OF_RUNS, "where report.scores decides what is shown")
     study = Study(tuple(read_result(folder, Path(cfg.paths.logs)) for folder in folders), method_styles())
     missing = unscored([Path(path) for path in cfg.report.scores], study.results)
-    about = About([_typed(), *_alone(folders, study.results)], list(cfg.report.notes), missing, made())
+    commands, objectives = [_typed(), *_alone(folders, study.results)], tuple(cfg.objectives)
+    about = About(commands, list(cfg.report.notes), missing, made(), objectives)
     folder = Path(cfg.report.folder or Path(cfg.paths.outputs) / "reports" / _slug(study, folders))
     files = write_report(study, folder, about)
     trackers = trackers_of(cfg, f"report-{folder.name}", _of_sweep)
     log_report(trackers, files, [item(one, "scores", used=True) for one in folders])
     score_table(study).show()
+    if objectives and study.tuned:
+        trial_table(study, objectives).show()
     if missing:
         print(f"tuned and not scored: {', '.join(missing)}")  # noqa: T201  # what the table cannot tell
     print(f"the page: {folder / 'index.html'}")  # noqa: T201  # what a person looks for next

@@ -23,6 +23,7 @@ __all__ = [
     "curves",
     "explained",
     "front",
+    "nondominated",
     "snapshots_csv",
 ]
 
@@ -32,15 +33,24 @@ AREA = Score("area", "area", "dominates", "Area of the trade-off that a method's
 Point = tuple[float, float]
 
 
+def nondominated(points: Sequence[Sequence[float]]) -> list[bool]:
+    """Return whether no other point passes each: is nowhere lower and somewhere higher. A point with NaN is passed.
+
+    Equal points pass each other nowhere, so all or none of them are in the Pareto set.
+    """
+    values = np.array([*points], dtype=float).reshape(len(points), -1 if len(points) else 0)
+    one, other = values[None], values[:, None]
+    passed = ((other >= one).all(-1) & (other > one).any(-1)).any(0)
+    return [bool(found) for found in ~passed & ~np.isnan(values).any(-1)]
+
+
 def pareto_front(points: Sequence[Point]) -> list[int]:
     """Return the indices of the Pareto-optimal points, from left to right; of equal points the first."""
-    front: list[int] = []
-    highest = float("-inf")
-    for k in sorted(range(len(points)), key=lambda k: (-points[k][0], -points[k][1], k)):
-        if points[k][1] > highest:
-            front.append(k)
-            highest = points[k][1]
-    return front[::-1]
+    first = dict[Point, int]()
+    for k, ahead in enumerate(nondominated(points)):
+        if ahead:
+            first.setdefault(points[k], k)
+    return sorted(first.values(), key=lambda k: points[k][0])
 
 
 def dominated_area(points: Sequence[Point], reference: Point = (0.0, 0.0)) -> float:

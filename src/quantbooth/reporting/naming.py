@@ -15,7 +15,7 @@ from quantbooth.reporting.results import Result
 from quantbooth.runtime.errors import UserError
 from quantbooth.schema import FIELDS
 
-__all__ = ["BASE", "Method", "methods_of", "distinguishing_options"]
+__all__ = ["BASE", "Method", "distinguishing_options", "methods_of", "parameters_of"]
 
 BASE = "base"
 SHORT = 8
@@ -113,7 +113,7 @@ def _weights(results: Sequence[Result]) -> dict[tuple[str, str], str]:
 
 def _options(results: Sequence[Result]) -> list[tuple[str, ...]]:
     """Return what names each result beyond method and weights: nothing, unless two runs share subject and seed."""
-    settings = [{k: v for k, v in _flat(result.settings, GROUPS) if k not in SILENT} for result in results]
+    settings = [_deciding(result) for result in results]
     cells: dict[tuple[object, ...], list[Options]] = {}
     for result, own in zip(results, settings, strict=True):
         cells.setdefault((result.subject, result.seed, result.step), []).append(own)
@@ -124,6 +124,15 @@ def _options(results: Sequence[Result]) -> list[tuple[str, ...]]:
         key for of in cells.values() for key in {k for one in of for k in one} if len({one.get(key) for one in of}) > 1
     }
     return distinguishing_options([{key: value for key, value in own.items() if key in differing} for own in settings])
+
+
+def parameters_of(results: Sequence[Result]) -> list[tuple[str, ...]]:
+    """Return for each of several results, of any methods, the options in which they differ, as `name=value`."""
+    return distinguishing_options([_deciding(result) for result in results])
+
+
+def _deciding(result: Result) -> dict[str, str]:
+    return {key: value for key, value in _flat(result.settings, GROUPS) if key not in SILENT}
 
 
 def _flat(node: Mapping[str, Any], groups: Sequence[str]) -> Iterator[tuple[str, str]]:

@@ -18,6 +18,7 @@ from quantbooth.reporting.images import Grid, grid, grid_sheet, stacked
 from quantbooth.reporting.panels import frontier, zone_plot
 from quantbooth.reporting.plots import losses, tradeoff
 from quantbooth.reporting.score_table import caption, named_runs, picture_rows, runs, score_table
+from quantbooth.reporting.search import pareto_plot, trial_table
 from quantbooth.reporting.strengths import strength_curves
 from quantbooth.reporting.study import Study
 from quantbooth.reporting.tables import Row, Table
@@ -38,12 +39,14 @@ class About:
         notes: sentences on what the numbers do not show.
         unscored: names of tuned runs without scores.
         made: names and values: when, by which versions, from which commit.
+        objectives: scores by which trials are compared; empty: no search.
     """
 
     commands: Sequence[str] = ()
     notes: Sequence[str] = ()
     unscored: Sequence[str] = ()
     made: Sequence[tuple[str, str]] = ()
+    objectives: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -91,6 +94,7 @@ def write_report(study: Study, folder: Path, about: About) -> list[Path]:
     """
     table = score_table(study)
     trades, wide = _plots(study)
+    found, fronts = _search(study, about.objectives)
     grids = [grid(study, subject) for subject in study.subjects]
     texts = {
         "table.md": "\n\n".join([caption(study), table.to_markdown(), *table.notes, named_runs(table)]) + "\n",
@@ -102,9 +106,12 @@ def write_report(study: Study, folder: Path, about: About) -> list[Path]:
         "overfitting.md": overfitting.as_markdown(study),
         "stopping.md": stopping.as_markdown(study),
         "snapshots.csv": areas.snapshots_csv(study),
-        **{plot.file: plot.svg for plot in (*trades, *wide)},
+        **({"trials.md": "\n\n".join([found.to_markdown(), *found.notes]) + "\n"} if found else {}),
+        **({"trials.csv": found.to_csv()} if found else {}),
+        **{plot.file: plot.svg for plot in (*fronts, *trades, *wide)},
     }
     shown = {"plots": trades, "wide": wide, "files": [*texts, "grid.png"], "scores": table.only("scores")}
+    shown |= {"trials": found, "fronts": fronts}
     html = _html(study, table, grids, {**vars(about), **shown})
     few = [grid(study, subject, FEW) for subject in study.subjects]
     pictures = stacked([grid_sheet(found, title=found.subject if len(few) > 1 else "") for found in few])
@@ -115,6 +122,16 @@ def write_report(study: Study, folder: Path, about: About) -> list[Path]:
     pictures.save(buffer, format="PNG")
     write_whole(folder / "grid.png", buffer.getvalue())
     return [folder / name for name in ("index.html", *texts, "grid.png")]
+
+
+def _search(study: Study, objectives: Sequence[str]) -> tuple[Table | None, list[Plot]]:
+    """Return the table of trials and the plot of their front; nothing without objectives."""
+    found = trial_table(study, objectives) if objectives else None
+    if found is None or not found.rows:
+        return None, []
+    scores = " and ".join(column.title for column in found.columns if column.key in objectives[:2])
+    caption = f"Trials by {scores}. Numbers: the front, as in the table; grey: trials that another passes; ring: the "
+    return found, _made([("pareto.svg", pareto_plot(study, objectives), f"{caption}untuned base.")])
 
 
 def _html(study: Study, table: Table, grids: list[Grid], shown: dict[str, Any]) -> str:

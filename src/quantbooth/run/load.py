@@ -28,13 +28,14 @@ from quantbooth.store.documents import checked
 from quantbooth.store.files import folder_fingerprint
 from quantbooth.store.manifest import Manifest, open_artifact
 from quantbooth.tuning.files import last_step, open_tuned, read_snapshot, strategy_of
+from quantbooth.tuning.stacked import StackedTuner
 from quantbooth.tuning.tuner import State, Tuner
 from quantbooth.tuning.tuners import FullTuner, IdentifierTuner, LoraTuner, ScaleTuner
 
 __all__ = ["initial_noise", "load", "load_pipeline"]
 
 WHOLE = Strength()
-TUNERS: dict[str, type[Tuner]] = {kind.name: kind for kind in (ScaleTuner, FullTuner, LoraTuner)}
+TUNERS: dict[str, type[Tuner]] = {kind.name: kind for kind in (ScaleTuner, FullTuner, LoraTuner, StackedTuner)}
 
 
 def load_pipeline(

@@ -48,7 +48,11 @@ WRITTEN = (
 """Options of places that commands write to."""
 OF_PICTURES = ("prompt", "scale_sets", "strength", "unconditional_strength", "negative_prompt", "lora")
 """Options of generated pictures, which a measurement of the base as it is does not use."""
-RATES = {"shifts": "shift_learning_rate", "identifier": "identifier_learning_rate"}
+RATES = {
+    "shifts": "shift_learning_rate",
+    "adapters": "adapter_learning_rate",
+    "identifier": "identifier_learning_rate",
+}
 """Tuner options with the learning rate of one kind of parameter; the other kinds use the optimizer's."""
 
 

@@ -30,6 +30,7 @@ from quantbooth.runtime.options import require_valid_sweep
 from quantbooth.runtime.outcomes import DONE, Sweep
 from quantbooth.runtime.records import name_records
 from quantbooth.runtime.retrying import retried
+from quantbooth.runtime.searching import name_directions
 from quantbooth.runtime.sweeps import before_jobs, require_values
 from quantbooth.runtime.used import require_own
 from quantbooth.runtime.words import quoted
@@ -73,6 +74,7 @@ class Command:
 
 def _run(command: Command) -> int:
     name_records()
+    name_directions()
     with _hydra_raises(command.config_name):
         words = sys.argv[1:]
         if "--help" in words or "-h" in words:
@@ -80,7 +82,7 @@ def _run(command: Command) -> int:
             return 0
         sys.argv[1:], again = retried(words, command.module)
         flags = checked_flags(sys.argv[1:], command.config_name)
-        sys.argv[1:] = with_mode(command.words(sys.argv[1:]), conf_dir() / "experiment")
+        sys.argv[1:] = with_mode(command.words(sys.argv[1:]), conf_dir())
         require_own(sys.argv[1:], command.module.rpartition(".")[2])
         require_valid_sweep(sys.argv[1:], command.config_name)
         job = Job(command.module, command.config_name, sys.argv[1:], again=again)

@@ -23,8 +23,11 @@ __all__ = ["explain", "is_mistake"]
 
 NOISE = ("See http", "object_type", "reference_type", "full_key", "Config search path", "provider=")
 """Prefixes of message lines about Hydra and OmegaConf internals."""
-LAUNCHERS = {"joblib": "joblib", "submitit_local": "submitit", "submitit_slurm": "submitit", "ray": "ray"}
-"""Choices of hydra/launcher -> the extra that brings them."""
+EXTRAS = {
+    **{"hydra/launcher/joblib": "joblib", "hydra/launcher/ray": "ray", "hydra/sweeper/optuna": "optuna"},
+    **{"hydra/launcher/submitit_local": "submitit", "hydra/launcher/submitit_slurm": "submitit"},
+}
+"""Choices of plugins of Hydra -> the extra that brings them."""
 GOT = {"NoneType": "null", "int": "a number", "float": "a number", "bool": "true or false", "dict": "a mapping"}
 """Python's names of types in words of a command line."""
 
@@ -54,8 +57,8 @@ def explain(error: BaseException, config_name: str | None = None, cfg: DictConfi
         case MissingConfigException(missing_cfg_file=str(missing), options=[*options]):
             group, _, name = missing.rpartition("/")
             offered = [option for option in options if not option.startswith("_")]
-            if extra := LAUNCHERS.get(name) if group == "hydra/launcher" else None:
-                return f"hydra/launcher={name} is of an extra that is not installed: pip install 'quantbooth[{extra}]'"
+            if extra := EXTRAS.get(missing):
+                return f"{group}={name} is of an extra that is not installed: pip install 'quantbooth[{extra}]'"
             return f"'{group}' has no option '{name}'{_meant(name, offered)}; choose from {', '.join(offered)}"
         case OverrideParseException():
             reason = flat(error.message.replace(f"Error parsing override '{error.override}'", ""))

@@ -35,13 +35,18 @@ def key_of(error: BaseException) -> str | None:
     return next((note.partition(KEY)[2].strip() for note in notes if KEY in note), None)
 
 
-def with_mode(words: Sequence[str], experiments: Path) -> list[str]:
-    """Return the words of a command line with the mode of their experiment, which Hydra 1.4 wants to know before."""
-    asked = [match[1] for word in words if (match := re.fullmatch(r"\+{0,2}experiment=(\w+)", word))]
-    files = [file for name in asked if (file := experiments / f"{name}.yaml").is_file()]
+def with_mode(words: Sequence[str], folder: Path) -> list[str]:
+    """Return the words of a command line with the mode of their experiment or search, which Hydra 1.4 must know before.
+
+    Args:
+        words: of the command line.
+        folder: of the configs.
+    """
+    asked = [match for word in words if (match := re.fullmatch(r"\+{0,2}(experiment|search)=(\w+)", word))]
+    files = [file for match in asked if (file := folder / match[1] / f"{match[2]}.yaml").is_file()]
     modes = [(yaml.safe_load(file.read_text(encoding="utf-8")) or {}).get("hydra", {}).get("mode") for file in files]
     known = any(word in ("-m", "--multirun") or word.startswith("hydra.mode=") for word in words)
-    return [*words, *(f"hydra.mode={mode}" for mode in modes if NEW and mode and not known)]
+    return [*words, *dict.fromkeys(f"hydra.mode={mode}" for mode in modes if NEW and mode and not known)]
 
 
 def register(name: str, resolver: Callable[..., object]) -> None:

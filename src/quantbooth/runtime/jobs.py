@@ -98,8 +98,9 @@ class Job:
         with knowing(sweep.jobs), sweep.running(number, words) as outcome:
             try:
                 result = self._run(cfg)
+                value = self._value(cfg, result)
                 ended = replace(outcome, state=DONE, result=result, config=settings(cfg))
-                return result
+                return value
             except BrokenPipeError:
                 ended = replace(outcome, state=FAILED, line="standard output was closed", mistake=True)
                 raise
@@ -122,6 +123,11 @@ class Job:
         if unused := getattr(module, "UNUSED", ()):
             name_unused(self.words, unused, f"by {self.module.rpartition('.')[2]}")
         return module.job(cfg)
+
+    def _value(self, cfg: DictConfig, result: object) -> object:
+        """Return what the sweeper learns of a job: what the command makes of its result, if it does."""
+        value_of = getattr(importlib.import_module(self.module), "value", None)
+        return result if value_of is None else value_of(cfg, result)
 
     def _tell(self, error: Exception, ended: Outcome) -> None:
         """Print a failed job at once, a bug with its traceback, which its log gets too."""

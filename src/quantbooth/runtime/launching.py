@@ -17,6 +17,7 @@ from quantbooth.runtime.options import require_valid
 from quantbooth.runtime.outcomes import FAILED, NOT_BEGUN, Outcome, Sweep, begin
 from quantbooth.runtime.progress import progress
 from quantbooth.runtime.retrying import FLAG, require_same
+from quantbooth.runtime.searching import ends_of_search, require_search
 from quantbooth.runtime.sweeps import Together, config_of, known_jobs
 from quantbooth.runtime.used import program_name
 
@@ -31,16 +32,24 @@ def begin_sweep(job: Job) -> None:
     jobs = known_jobs()
     if job.again is not None:
         require_same(job.again, jobs)
-    _check(job, jobs)
+    titled = [(Outcome(number, words).title, words) for number, words in enumerate(jobs)]
+    if ends := [] if jobs else ends_of_search():
+        require_search(config_of(ends[0]))
+        titled = [(f"a trial ({' '.join(words)})", words) for words in ends]
+    _check(job, titled)
     folder = Path(HydraConfig.get().sweep.dir).absolute()
     made = Sweep(folder, [program_name(job.module.rpartition(".")[2]), *job.words], jobs, job.module, job.home[2])
     job.sweep = made if job.again is None else job.again
     begin(job.sweep, again=job.again is not None)
 
 
-def _check(job: Job, jobs: Sequence[list[str]]) -> None:
-    """Check jobs together; a bug is left to the job that has it, and what Hydra cannot compose is raised."""
-    titles = [(Outcome(number, words).title, words) for number, words in enumerate(jobs)]
+def _check(job: Job, titles: Sequence[tuple[str, list[str]]]) -> None:
+    """Check jobs together; a bug is left to the job that has it, and what Hydra cannot compose is raised.
+
+    Args:
+        job: of the command.
+        titles: the title and the overrides of each.
+    """
     together, refused = Together(), dict[str, list[str]]()
 
     def tried(title: str, check: Callable[[], object]) -> None:
@@ -55,10 +64,10 @@ def _check(job: Job, jobs: Sequence[list[str]]) -> None:
         together.require(check(cfg) or {})
 
     found = []
-    for title, words in progress(titles, "composing all jobs") if len(jobs) > FEW else titles:
+    for title, words in progress(titles, "composing all jobs") if len(titles) > FEW else titles:
         found.append((title, config_of(words)))
         tried(title, partial(require_valid, found[-1][1], job.config_name))
-    check = None if refused or not jobs else getattr(importlib.import_module(job.module), "check_job", None)
+    check = None if refused or not titles else getattr(importlib.import_module(job.module), "check_job", None)
     quiet_libraries()
     if check is not None:
         for title, cfg in progress(found, "checking all jobs"):
@@ -87,6 +96,6 @@ def show_failures(sweep: Sweep, outcomes: Sequence[Outcome]) -> int:
         said(f"  {one.title}: {one.line}{f'; log: {one.log}' if one.log else ''}")
     for _, one in sorted(left_out.items()):
         said(f"  {one.title} was not begun")
-    if sweep.jobs:
-        said(f"to run these again: {sweep.command[0]} {FLAG} {sweep.folder}")
+    again = f"{sweep.command[0]} {FLAG} {sweep.folder}" if sweep.jobs else "the same command, which finds what is done"
+    said(f"to run these again: {again}")
     return 2 if all(one.mistake for one in failed) else 1

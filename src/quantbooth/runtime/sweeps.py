@@ -16,6 +16,7 @@ from hydra._internal.utils import get_args_parser
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
@@ -24,8 +25,8 @@ from quantbooth.runtime.errors import UserError
 from quantbooth.runtime.hydra_versions import BASE
 
 __all__ = [
-    *("Together", "before_jobs", "config_of", "in_sweep", "known_jobs", "knowing", "require_values", "sweep_name"),
-    "swept",
+    *("Together", "before_jobs", "config_of", "in_sweep", "known_jobs", "knowing", "overrides_of_sweep"),
+    *("require_values", "swept", "sweep_name"),
 ]
 
 
@@ -82,18 +83,28 @@ def known_jobs() -> list[list[str]]:
     hydra_config = HydraConfig.get()
     if not str(hydra_config.sweeper.get("_target_")).endswith("BasicSweeper"):
         return []
-    words = [f"{key}={value}" for key, value in (hydra_config.sweeper.get("params") or {}).items()]
     try:
-        typed = get_args_parser().parse_args(sys.argv[1:]).overrides
-        hydra = GlobalHydra.instance()
-        loader = hydra.config_loader() if hydra.is_initialized() else None  # which finds what glob(*) names
-        given = OverridesParser.create(loader).parse_overrides([*words, *typed])
+        given = overrides_of_sweep()
         jobs = BasicSweeper.split_arguments([one for one in given if not one.is_hydra_override()], None)[0]
     except (HydraException, SystemExit):
         return []
     running = -1 if OmegaConf.is_missing(hydra_config.job, "num") else hydra_config.job.num  # none before the first
     # processes of a launcher have another command line, which may lack the sweep
     return jobs if len(jobs) > running else []
+
+
+def overrides_of_sweep() -> list[Override]:
+    """Return the options of the running sweep: those of its configuration, then those of the command line.
+
+    Raises:
+        HydraException: for one that Hydra cannot read.
+        SystemExit: for a command line that is not Hydra's.
+    """
+    words = [f"{key}={value}" for key, value in (HydraConfig.get().sweeper.get("params") or {}).items()]
+    typed = get_args_parser().parse_args(sys.argv[1:]).overrides
+    hydra = GlobalHydra.instance()
+    loader = hydra.config_loader() if hydra.is_initialized() else None  # which finds what glob(*) names
+    return OverridesParser.create(loader).parse_overrides([*words, *typed])
 
 
 def require_values(folder: Path) -> None:

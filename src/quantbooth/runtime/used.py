@@ -13,6 +13,8 @@ OWNERS: Mapping[str, tuple[str, ...]] = {
     "scale_sets": ("sample", "evaluate", "export"),
     "pictures": ("sample",),
     "dry_run": ("pipeline",),
+    "objectives": ("pipeline", "report"),
+    "search": ("pipeline",),
     "export": ("export",),
     "report": ("report", "pipeline"),
 }

@@ -22,7 +22,7 @@ SAMPLE = "a (text)"
 QUOTED = r'"\1"'
 DIGITS = re.compile(r"(?<![^,])(\d[0-9a-f]*)(?=,|$)")
 """A name by digits, which Hydra would read as a number: 8597, 85e3."""
-SWEEPS = ("-m", "--multirun", "experiment=", "hydra.mode=")
+SWEEPS = ("-m", "--multirun", "experiment=", "search=", "hydra.mode=")
 """Words after which a comma divides the values of a sweep."""
 
 
