@@ -41,7 +41,7 @@ from quantbooth.tuning.tuner import Tuner
 from quantbooth_toyworld.models import SCHEDULE
 
 FILES = sorted(conf_dir().rglob("*.yaml"))
-APART = ("method", "experiment", "lr_scheduler", "search")
+APART = ("method", "experiment", "preset", "lr_scheduler", "search")
 """Groups that choose options of other groups."""
 OPTIONS = {
     group.name: choices(group) for group in sorted(conf_dir().iterdir()) if group.is_dir() and group.name not in APART
