@@ -121,6 +121,7 @@ class Family(ABC):
             `text_encoder_2`, ...
         text_lengths: tokens that each text encoder reads; None is `model_max_length`, as all are by default.
         large_texts: classes of text encoders that stay in the precision of their files, as the others do not.
+        absent_parts: parts that are null in `model_index.json`; diffusers' `from_pretrained` wants them as None.
         pipeline_class: diffusers' class of the pipeline.
         autoencoders: diffusers' classes of the autoencoder by their names.
         schedulers: schedulers by our names, called as diffusers', whose timesteps are training timesteps.
@@ -135,6 +136,7 @@ class Family(ABC):
     text_classes: ClassVar[tuple[tuple[Any, Any], ...]]
     text_lengths: ClassVar[tuple[int | None, ...] | None] = None
     large_texts: ClassVar[tuple[Any, ...]] = ()
+    absent_parts: ClassVar[tuple[str, ...]] = ()
     pipeline_class: ClassVar[Any]
     autoencoders: ClassVar[Mapping[str, Any]] = AUTOENCODERS
     schedulers: ClassVar[Mapping[str, Any]]

@@ -24,6 +24,7 @@ from quantbooth.diffusion.sampler import Sampler
 from quantbooth.evaluation.scorer import Scorer
 from quantbooth.quant.kernels import choice as kernels
 from quantbooth.run.calibration import PRECISIONS, Calibration
+from quantbooth.run.callbacks import callbacks_of
 from quantbooth.run.experts import require_decidable, sampled_timesteps
 from quantbooth.run.options import (
     base_folder_of,
@@ -150,6 +151,16 @@ class Run:
         """What stops tuning before its last step; None where nothing does."""
         return stopping_of(self.settings)
 
+    @property
+    def processes(self) -> int:
+        """How many processes share a training.
+
+        Raises:
+            UserError: when they cannot divide a batch.
+        """
+        devices = self.settings["trainer"]["devices"]
+        return self.recipe.divided(devices) if isinstance(devices, int) else 1
+
     @cached_property
     def strength(self) -> Strength:
         return strength_of(self.settings)
@@ -239,6 +250,11 @@ class Run:
         return {} if self.origin is None or own == trainer_content(self.origin.settings) else {"drawn_with": own}
 
     # Work.
+
+    @property
+    def callbacks(self) -> list[Callback]:
+        """Lightning's callbacks that a tuning is given besides its own."""
+        return callbacks_of(self.cfg)
 
     def trainer(self, what: str, *, callbacks: Sequence[Callback] = (), tuning: bool = False, **more: Any) -> Trainer:
         """Return a trainer whose progress bar is labelled `what`; only `tuning` accumulates and clips gradients."""
