@@ -46,7 +46,7 @@ pretrain: $(INSTALLED)  ## train the toy base and its judges from random weights
 	$(BIN)/quantbooth-pretrain
 
 pretrain-flow: $(INSTALLED)  ## train the toy flow base (hours; PRETRAIN="start=FOLDER" goes on from its weights)
-	$(BIN)/quantbooth-pretrain model=flow $(PRETRAIN)
+	$(BIN)/quantbooth-pretrain model=toy_flow $(PRETRAIN)
 
 bench: $(PEERS)  ## measure memory and speed against other methods (hours; BENCH="--model sd15 --latents 32" for less)
 	$(BIN)/python -m experiments.bench.run $(BENCH)

@@ -26,10 +26,10 @@ from quantbooth.diffusion.base import Base, frozen
 from quantbooth.diffusion.families.sdxl import StableDiffusionXL
 from quantbooth.diffusion.families.stable_diffusion import StableDiffusion
 from quantbooth.diffusion.model import TextEncoder
-from quantbooth.diffusion.pretrained import save_base
+from quantbooth.diffusion.pretrained import as_pipeline, save_base
 from quantbooth_toyworld.models import SCHEDULE
 
-__all__ = ["ARCHITECTURES", "main", "random_base", "write_clip"]
+__all__ = ["ARCHITECTURES", "main", "random_base", "write_clip", "write_configs"]
 
 Architecture = dict[str, Any]
 TEXT = {"vocab_size": 49_408, "max_position_embeddings": 77}
@@ -139,6 +139,21 @@ def _text(numbers: Architecture, tokenizer: CLIPTokenizer) -> CLIPTextConfig:
     return CLIPTextConfig(**numbers, **special)
 
 
+def write_configs(name: str, folder: Path) -> None:
+    """Write the folder of an architecture without its weights: what a plan reads, of any size in no memory."""
+    with torch.device("meta"):
+        base = random_base(name)
+    for network in base.text_encoders:
+        if isinstance(network, base.family.large_texts):
+            network.config.dtype = torch.float16  # as their published files
+    pipeline = as_pipeline(base)
+    pipeline.save_config(str(folder))
+    for part, value in pipeline.components.items():
+        if value is not None:
+            save = getattr(value, "save_config", None) or getattr(value, "config", value).save_pretrained
+            save(str(folder / part))
+
+
 def main() -> int:
     """The program; the exit code."""
     parser = ArgumentParser("experiments.random_base", description=(__doc__ or "").split("\n")[0])
@@ -146,12 +161,16 @@ def main() -> int:
     parser.add_argument("--folder", type=Path, required=True, help="where the diffusers folder is made")
     parser.add_argument("--precision", choices=["float32", "float16"], default="float16", help="of its files")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--configs", action="store_true", help="no weights, for quantbooth-plan")
     options = parser.parse_args()
     if options.folder.exists() and any(options.folder.iterdir()):
         sys.stderr.write(f"random_base: {options.folder} is not empty; choose another --folder\n")
         return 2
     if options.model == "clip":
         write_clip(options.folder)
+        return 0
+    if options.configs:
+        write_configs(options.model, options.folder)
         return 0
     dtype = getattr(torch, options.precision)
     save_base(random_base(options.model, options.seed, dtype), options.folder, dtype)

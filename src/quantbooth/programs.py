@@ -11,6 +11,7 @@ from quantbooth.runtime.cli import Command
 __all__ = ["PROGRAMS", "damage"]
 
 pipeline = Command("quantbooth.commands.pipeline", "quantbooth")
+plan = Command("quantbooth.commands.plan", "quantbooth")
 calibrate = Command("quantbooth.commands.calibrate", "quantbooth")
 tune = Command("quantbooth.commands.tune", "quantbooth")
 sample = Command("quantbooth.commands.sample", "quantbooth")

@@ -38,7 +38,7 @@ TRAINER: dict[str, Field] = {
     **left_out("every loop takes all of its batches", "limit_test_batches", "limit_predict_batches"),
     **left_out("tuning has no validation loop", "limit_val_batches", "val_check_interval"),
     **left_out("tuning has no validation loop", "check_val_every_n_epoch", "num_sanity_val_steps"),
-    **left_out("one process tunes", "strategy", "num_nodes", "sync_batchnorm", "use_distributed_sampler"),
+    **left_out("trainer.devices decides it", "strategy", "num_nodes", "sync_batchnorm", "use_distributed_sampler"),
     **left_out("choose logger=csv, tensorboard, wandb or mlflow", "logger"),
     **left_out("quantbooth adds its own", "callbacks", "plugins"),
     **left_out("its report is not written", "profiler"),

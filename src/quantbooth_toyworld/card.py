@@ -28,8 +28,8 @@ It is a normal diffusers pipeline folder (`StableDiffusionPipeline.from_pretrain
 - noise schedule: scaled linear, T = 1000, predicts epsilon, trained with every tenth caption empty""",
     "transformer": """# Toy flow base
 
-A Stable-Diffusion-3-shaped model of a rendered 32x32 world, made by `quantbooth-pretrain model=flow` of this project:
-transformer and text encoders from nothing, the autoencoder is the toy base's. It is a diffusers folder without T5,
+A Stable-Diffusion-3-shaped model of a rendered 32x32 world: `quantbooth-pretrain model=toy_flow` of this project made
+transformer and text encoders from nothing; the autoencoder is the toy base's. It is a diffusers folder without T5,
 `StableDiffusion3Pipeline.from_pretrained(FOLDER, text_encoder_3=None, tokenizer_3=None)` reads it. Licence: Apache-2.0.
 
 - denoiser: {denoiser:,} parameters, latents 24 x 8 x 8; text encoders: {text:,}; autoencoder: {autoencoder:,}; float16

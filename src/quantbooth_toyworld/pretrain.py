@@ -2,7 +2,7 @@
 
 quantbooth-pretrain                         # everything (hours on 2 cores)
 quantbooth-pretrain 'parts=[judges]'        # scorer, locator and oracle only
-quantbooth-pretrain model=flow              # the flow base, with the shipped autoencoder and judges
+quantbooth-pretrain model=toy_flow              # the flow base, with the shipped autoencoder and judges
 """
 
 from collections.abc import Callable
@@ -52,8 +52,8 @@ def job(cfg: DictConfig) -> Path:
     """Train the requested parts; return the folder of the shipped files."""
     settings = plain(cfg)
     torch.set_flush_denormal(True)
-    if settings["start"] is not None and settings["model"] != "flow":
-        raise UserError(f"start is of model=flow, got start={settings['start']} with model={settings['model']}")
+    if settings["start"] is not None and settings["model"] != "toy_flow":
+        raise UserError(f"start is of model=toy_flow, got start={settings['start']} with model={settings['model']}")
     work, assets = Path(settings["work"]), Path(settings["assets"])
     model = settings["models"][settings["model"]]
     sampler = Sampler(**model["sampler"])
@@ -94,25 +94,25 @@ def train_base(settings: dict[str, Any], pool: Pool, work: Path, sampler: Sample
     return base
 
 
-def begin_unet(settings: dict[str, Any], pool: Pool, work: Path) -> Base:
+def begin_toy(settings: dict[str, Any], pool: Pool, work: Path) -> Base:
     """Return the untrained toy base; its encoder is fitted by PCA, its decoder is trained."""
     base = untrained_base(words(), settings["seed"])
     kept = fit_encoder_(base.autoencoder, pool.images[:4000].float() / 255)
     (work / "variance_kept.txt").write_text(f"{kept:.4f}\n")
-    decoder = Recipe(seed=settings["seed"], **settings["models"]["unet"]["decoder"])
+    decoder = Recipe(seed=settings["seed"], **settings["models"]["toy"]["decoder"])
     fit_resumably(DecoderTraining(base, pool, decoder), decoder.steps, work / "decoder", AVERAGE_FROM)
     return base
 
 
-def begin_flow(settings: dict[str, Any], pool: Pool, work: Path) -> Base:
+def begin_toy_flow(settings: dict[str, Any], pool: Pool, work: Path) -> Base:
     """Return the flow base to train: untrained with the toy base's autoencoder, or the folder `start`."""
     if settings["start"] is not None:
         return load_base(Path(settings["start"]), "toy_flow")
     return untrained_flow_base(words(), settings["seed"], load_base(base_folder(), "toy").autoencoder)
 
 
-BEGINNINGS = {"unet": begin_unet, "flow": begin_flow}
-FOLDERS = {"unet": "base", "flow": "flow"}
+BEGINNINGS = {"toy": begin_toy, "toy_flow": begin_toy_flow}
+FOLDERS = {"toy": "base", "toy_flow": "flow"}
 
 
 def watched() -> list[Request]:

@@ -253,7 +253,8 @@ class BaseTraining(_Training):
         anywhere = torch.randint(self.schedule.timesteps, (count,), generator=draw)
         if not self.weighting.focus:
             return anywhere
-        decisive = torch.randint(*self.weighting.decisive, (count,), generator=draw)
+        first, end = self.weighting.decisive
+        decisive = torch.randint(first, end, (count,), generator=draw)
         return torch.where(torch.rand(count, generator=draw) < self.weighting.focus, decisive, anywhere)
 
     def captions(self, rows: Tensor) -> list[str]:

@@ -28,9 +28,11 @@ def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pretrain:
     monkeypatch.setattr(pretrain, "AVERAGE_FROM", 0)
 
     def run(*options: str) -> Path:
-        quick = [f"models.flow.rounds.{name}.{key}" for name in ("first", "second") for key in ("steps=2", "batch=2")]
-        sampler = ["models.flow.sampler.steps=2", "models.flow.card.pictures=2", "validation_steps=2"]
-        place = ["model=flow", "scenes=12", f"paths.outputs={tmp_path}"]
+        quick = [
+            f"models.toy_flow.rounds.{name}.{key}" for name in ("first", "second") for key in ("steps=2", "batch=2")
+        ]
+        sampler = ["models.toy_flow.sampler.steps=2", "models.toy_flow.card.pictures=2", "validation_steps=2"]
+        place = ["model=toy_flow", "scenes=12", f"paths.outputs={tmp_path}"]
         return pretrain.job(composed(*place, *quick, *sampler, *options, name="pretrain"))
 
     return run
@@ -47,7 +49,7 @@ def test_a_flow_base_is_trained_written_and_measured(program: Pretrain, tmp_path
 
 
 def test_a_start_is_of_the_flow_base(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="^start is of model=flow, got start=x with model=unet"):
+    with pytest.raises(UserError, match="^start is of model=toy_flow, got start=x with model=toy"):
         pretrain.job(composed("start=x", f"paths.outputs={tmp_path}", name="pretrain"))
     assert not list(tmp_path.iterdir())
 

@@ -12,7 +12,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.demos.boring_classes import BoringModel
 
 from quantbooth.runtime.errors import UserError
-from quantbooth.runtime.lightning import Bar, trainer
+from quantbooth.runtime.lightning import Bar, _divided, trainer
+from quantbooth.runtime.processes import Share
 
 
 def test_settings_reach_lightning() -> None:
@@ -82,10 +83,30 @@ def test_several_processes_share_only_work_that_may_be_divided() -> None:
     assert trainer(shared=True, devices=1, **quiet).world_size == 1
 
 
-def test_sharing_is_offered_on_cpus_only() -> None:
-    told = r"^trainer\.devices must be 1 .*got 2"
-    with pytest.raises(UserError, match=told):
-        trainer(shared=True, accelerator="gpu", devices=2)
+def test_more_gpus_than_there_are_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    for shared in (True, False):
+        with pytest.raises(UserError, match=r"^trainer\.devices=2 needs .* found 1;"):
+            trainer(shared=shared, accelerator="gpu", devices=2)
+
+
+def test_one_of_several_gpus_draws_and_a_line_says_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert [_divided({"accelerator": "gpu", "devices": 2}, shared, None) for shared in (True, True, False)] == [
+        {"devices": 1}
+    ] * 3
+    assert capsys.readouterr().err.count("trainer.devices=2") == 1
+
+
+def test_processes_of_one_training_are_not_started_by_lightning() -> None:
+    quiet: dict[str, Any] = {"logger": False, "enable_checkpointing": False, "accelerator": "cpu"}
+    for rank in (1, 0):  # the last one is that of this process from now on
+        made = trainer(share=Share(rank, 2, "file:///nowhere", 1), devices=1, **quiet)
+        assert (made.world_size, made.global_rank, made.local_rank) == (2, rank, rank)
+        assert made.strategy.cluster_environment.creates_processes_externally  # type: ignore[attr-defined]
+        assert not made._accelerator_connector.use_distributed_sampler
 
 
 SLURM = {"SLURM_JOB_ID": "4711", "SLURM_JOB_NAME": "sweep", "SLURM_NTASKS": "4", "SLURM_PROCID": "3"}

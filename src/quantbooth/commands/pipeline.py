@@ -91,6 +91,7 @@ def _require(chain: Run) -> None:
         "steps",
         "tuner",
         "stopping",
+        "processes",
         "loras",
         "subjects",
         "quantized_base",

@@ -5,7 +5,7 @@ quantbooth-tune subjects=[toy_mug,toy_duck] strategy=s2
 """
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -18,16 +18,20 @@ from omegaconf import DictConfig
 from quantbooth.diffusion.base import Base
 from quantbooth.diffusion.router import SubjectsRoute, route_
 from quantbooth.quant.selection import SetSelection
-from quantbooth.run.examples import encode_examples, preview_requests
+from quantbooth.run.examples import encode_examples
 from quantbooth.run.experts import few_samples, unused
 from quantbooth.run.gradients import make_gradients
 from quantbooth.run.models import untuned_base, whole_base, with_untuned_denoiser
 from quantbooth.run.overfitting import overfitting
+from quantbooth.run.previews import previews
+from quantbooth.run.processes import following
 from quantbooth.run.prompts import require_read
 from quantbooth.run.run import Run
 from quantbooth.run.stopping import measured_of, require_guard, stops_of
 from quantbooth.run.subject_run import SubjectRun
 from quantbooth.run.tracking import about, tracker_name
+from quantbooth.runtime.lightning import root_device
+from quantbooth.runtime.processes import Share, together
 from quantbooth.runtime.profiling import Cost, profile
 from quantbooth.runtime.progress import say
 from quantbooth.sampling.generation import collect, generate_missing
@@ -35,7 +39,7 @@ from quantbooth.sampling.image_set import Request, prompts_of, write_requests
 from quantbooth.sampling.module import SamplingModule, image_jobs
 from quantbooth.store.store import joined_label, make_all
 from quantbooth.timesteps.zones import Zones
-from quantbooth.tuning.callbacks import Checkpoints, SampleGrids, Snapshots
+from quantbooth.tuning.callbacks import Checkpoints, Follows, Snapshots
 from quantbooth.tuning.checkpoints import Checkpoint, Part, Unfinished
 from quantbooth.tuning.curves import Curves
 from quantbooth.tuning.encoding import TrainablePrompt
@@ -65,7 +69,7 @@ def tune(run: Run) -> list[Path]:
 
 def _require(run: Run) -> None:
     """Refuse what tuning cannot do, before any work."""
-    run.check("plan", "timestep_sampler", "sampler", "recipe", "steps", "tuner", "stopping")
+    run.check("plan", "timestep_sampler", "sampler", "recipe", "steps", "tuner", "stopping", "processes")
     require_read(run)
     require_guard(run)
 
@@ -91,8 +95,8 @@ def tune_experts(run: Run, optimizer: OptimizerFactory, missing: Sequence[int]) 
         unfinished = Unfinished(drafts)
         with profile() as cost:
             learned = [
-                learn_once(run, subjects, zones, optimizer, unfinished.part(number))
-                for number, zones in enumerate(run.strategy.runs)
+                learn_once(run, subjects, number, optimizer, unfinished.part(number))
+                for number in range(len(run.strategy.runs))
             ]
             unfinished.collect(run.tuner, len(run.strategy.runs), run.steps[1:], save_precision(run))
         cost.seconds = unfinished.seconds
@@ -127,6 +131,7 @@ def costs_of(run: Run, folder: Path, cost: Cost, subjects: int, seen: Sequence[i
         "samples_per_expert": list(seen),
         "file_bytes": snapshot_path(folder, steps).stat().st_size,
         **({"subjects_together": subjects} if subjects > 1 else {}),
+        **({"processes": run.processes} if run.processes > 1 else {}),
     }
 
 
@@ -155,13 +160,15 @@ def save_precision(run: Run) -> torch.dtype:
 
 
 def learn_once(
-    run: Run, subjects: Sequence[SubjectRun], zones: Zones, optimizer: OptimizerFactory, part: Part
+    run: Run, subjects: Sequence[SubjectRun], number: int, optimizer: OptimizerFactory, part: Part
 ) -> dict[str, Any]:
     """Run one training to its end, from its last checkpoint if there is one; return what was seen, and why it ended."""
     found = part.latest()
     if found is not None and found.step >= run.recipe.steps:
         return found.numbers
-    module, stops = learn(run, subjects, zones, optimizer, part, found)
+    given = (run.settings, [one.settings for one in subjects], number, found)
+    with together(run.processes, follow, *given) as share:
+        module, stops = learn(run, subjects, number, optimizer, part, found, share)
     numbers = {"seen": module.seen.tolist(), "stopped": [one.ended for one in stops]}
     part.write(run.recipe.steps, {}, numbers)
     return numbers
@@ -170,14 +177,44 @@ def learn_once(
 def learn(
     run: Run,
     subjects: Sequence[SubjectRun],
-    zones: Zones,
+    number: int,
     optimizer: OptimizerFactory,
     part: Part,
     found: Checkpoint | None,
+    share: Share | None,
 ) -> tuple[TuningModule, list[Stops]]:
     """Run one training and write its snapshots, one per subject; return its module, and what may have stopped it."""
-    resources = run.settings["resources"]
-    names = [curve_name(run, zones, draft.destination.name) for draft in part.whole.drafts]
+    names = [curve_name(run, run.strategy.runs[number], draft.destination.name) for draft in part.whole.drafts]
+    base, module, graphs = prepared(run, subjects, number, optimizer, share)
+    snapshots = Snapshots(run.tuner, base, run.steps[1:], partial(keep, run, part), module.kept)
+    stops = stops_of(subjects[0], partial(whole_base, run, base), module, snapshots, found)
+    every = run.settings["resources"]["checkpoint_every"]
+    checkpoints = Checkpoints(part, module, every, found, {one.name: one for one in stops})
+    grids = previews(run, base, module, subjects, names)
+    if found is not None:
+        say(f"{joined_label(names)} goes on from step {found.step}")
+    callbacks = [*graphs, checkpoints, snapshots, Curves(module), *stops, *grids]
+    fit(run, module, names, callbacks, 0 if found is None else found.step)
+    return module, stops
+
+
+def follow(
+    share: Share, settings: Mapping[str, Any], subjects: Sequence[Any], number: int, found: Checkpoint | None
+) -> None:
+    """Run the same training in a further process, which computes its rows of each batch and writes nothing."""
+    run = following(share, settings, subjects)
+    base, module, graphs = prepared(run, run.subjects, number, optimizer_factory(run.settings["optimizer"]), share)
+    snapshots = Snapshots(run.tuner, base, run.steps[1:], lambda *_: None, module.kept)
+    stops = stops_of(run.only, partial(whole_base, run, base), module, snapshots, found) if run.stopping else []
+    callbacks: list[Callback] = [*graphs, Follows(module, found), *stops]
+    trained(run, module, "", False, callbacks)
+
+
+def prepared(
+    run: Run, subjects: Sequence[SubjectRun], number: int, optimizer: OptimizerFactory, share: Share | None
+) -> tuple[Base, TuningModule, list[ReplayGraphs]]:
+    """Return the base with what learns, its training module, and what replays its steps as graphs."""
+    resources, zones = run.settings["resources"], run.strategy.runs[number]
     seed_everything(run.recipe.seed, verbose=False)
     base, examples = encode_examples(run, subjects)
     base, selection = with_untuned_denoiser(run, base), SetSelection()
@@ -195,37 +232,9 @@ def learn(
     if run.recipe.needs_teacher:
         teacher = Teacher(base, route) if untuned is None else Teacher(untuned, None)
     parts = (base, learning, examples, zones, run.recipe, optimizer, sentences, route, teacher, distance)
-    module = TuningModule(*parts, run.strategy.shared_steps, run.strategy.wide, run.timestep_sampler)
-    snapshots = Snapshots(run.tuner, base, run.steps[1:], partial(keep, run, part), module.kept)
-    stops = stops_of(subjects[0], partial(whole_base, run, base), module, snapshots, found)
-    checkpoints = Checkpoints(part, module, resources["checkpoint_every"], found, {one.name: one for one in stops})
-    grids = previews(run, base, module, subjects, names)
+    module = TuningModule(*parts, run.strategy.shared_steps, run.strategy.wide, run.timestep_sampler, share)
     graphs = [ReplayGraphs(base.denoiser, selection)] if resources["cuda_graphs"] else []  # before what draws
-    if found is not None:
-        say(f"{joined_label(names)} goes on from step {found.step}")
-    callbacks = [*graphs, checkpoints, snapshots, Curves(module), *stops, *grids]
-    fit(run, module, names, callbacks, 0 if found is None else found.step)
-    return module, stops
-
-
-def previews(
-    run: Run, base: Base, module: TuningModule, subjects: Sequence[SubjectRun], names: Sequence[str]
-) -> list[SampleGrids]:
-    """Return what generates the preview grids of each subject."""
-    return [
-        SampleGrids(
-            partial(whole_base, run, base),
-            run.sampler,
-            preview_requests(one.subject),
-            run.settings["preview"]["validation_steps"],
-            Path(run.settings["paths"]["logs"]) / "samples" / name,
-            module.kept,
-            "samples" if len(subjects) == 1 else f"samples/{one.name}",
-            module.route,
-            place,
-        )
-        for place, (one, name) in enumerate(zip(subjects, names, strict=True))
-    ]
+    return base, module, graphs
 
 
 def keep(run: Run, part: Part, step: int, state: State) -> None:
@@ -242,13 +251,19 @@ def fit(run: Run, module: TuningModule, names: Sequence[str], callbacks: list[Ca
     """Train from a step to the last one and log the curves."""
     name = joined_label(names)
     trackers = run.trackers(tracker_name(names), partial(about, run), step)
-    trainer: Trainer = run.trainer(
-        f"tuning {name}", tuning=True, logger=trackers, max_steps=run.recipe.steps, callbacks=callbacks
-    )
     try:
-        trainer.fit(module)
+        trained(run, module, f"tuning {name}", trackers, callbacks)
     finally:
         run.release(trackers)
+
+
+def trained(run: Run, module: TuningModule, what: str, trackers: Any, callbacks: list[Callback]) -> None:
+    """Train to the last step, in step with other processes if there are any."""
+    given = {"logger": trackers, "max_steps": run.recipe.steps, "callbacks": callbacks, "share": module.share}
+    trainer: Trainer = run.trainer(what, tuning=True, **given)
+    if module.share is not None:
+        module.share.meet(root_device(trainer))
+    trainer.fit(module)
 
 
 def check_job(cfg: DictConfig) -> None:

@@ -26,7 +26,16 @@ from quantbooth.diffusion.weights import require_finite
 from quantbooth.evaluation.folders import digest, model_type, read_network, read_processor
 from quantbooth.runtime.errors import UserError
 
-__all__ = ["DinoEncoder", "Encoder", "ImageEncoder", "OpenClipEncoder", "check_pictures", "in_bytes"]
+__all__ = [
+    "FOLDER",
+    "DinoEncoder",
+    "Encoder",
+    "ImageEncoder",
+    "OpenClipEncoder",
+    "check_pictures",
+    "empty_clip",
+    "in_bytes",
+]
 
 FOLDER = "local-dir:"
 """How open_clip marks a model in a folder."""
@@ -135,6 +144,21 @@ class OpenClipEncoder(Encoder):
         clean = getattr(ours, "clean_fn", str)(sentence)
         tokens = ours.encode(clean) if inner is None else inner.encode(clean, add_special_tokens=False)
         require_room(sentence, tokens, ours.context_length - added, (inner or ours).decode, "the scorer")
+
+
+def empty_clip(model: str) -> tuple[Any, int]:
+    """Return a CLIP of open_clip without weights, on the meta device, and the side of the pictures that it reads.
+
+    Raises:
+        UserError: for a name that open_clip does not have.
+    """
+    import open_clip  # noqa: PLC0415  # optional: the extra [clip]
+
+    if model not in open_clip.list_models():
+        raise UserError(f"scorer.encoder.model must be a model of open_clip, got {model!r}")
+    with torch.device("meta"):
+        network = open_clip.create_model(model, pretrained=None)
+    return network.requires_grad_(False).eval(), int(network.visual.image_size[0])
 
 
 def _refusal(model: str, pretrained: str | None, error: BaseException, silent: str | None) -> str:

@@ -163,11 +163,11 @@ def _pack_part(codes: UInt8[Tensor, "out n"], start: int, part: int) -> UInt8[Te
 
 
 def _unpack_part(held: UInt8[Tensor, "out m"], part: int, n: int) -> UInt8[Tensor, "out n"]:
-    places = _places(part, held.device)
+    places = unpacking_offsets(part, held.device)
     return (held[:, None] >> places).bitwise_and_(2**part - 1).flatten(1)[:, :n]
 
 
 @cache
-def _places(part: int, device: torch.device) -> UInt8[Tensor, "places 1"]:
+def unpacking_offsets(part: int, device: torch.device) -> UInt8[Tensor, "places 1"]:
     """Return the bit offsets in a byte at which codes of this width start."""
     return torch.arange(0, 8, part, dtype=torch.uint8, device=device)[:, None]

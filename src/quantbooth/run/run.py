@@ -150,6 +150,16 @@ class Run:
         """What stops tuning before its last step; None where nothing does."""
         return stopping_of(self.settings)
 
+    @property
+    def processes(self) -> int:
+        """How many processes share a training.
+
+        Raises:
+            UserError: when they cannot divide a batch.
+        """
+        devices = self.settings["trainer"]["devices"]
+        return self.recipe.divided(devices) if isinstance(devices, int) else 1
+
     @cached_property
     def strength(self) -> Strength:
         return strength_of(self.settings)

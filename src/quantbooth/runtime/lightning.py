@@ -3,7 +3,7 @@
 import math
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -13,11 +13,13 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.plugins.precision import Precision
+from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.trainer.connectors.checkpoint_connector import _CheckpointConnector
 from torch import nn
 
 from quantbooth.runtime.errors import UserError
-from quantbooth.runtime.progress import LoopBar, progress
+from quantbooth.runtime.processes import Meeting, Share
+from quantbooth.runtime.progress import LoopBar, progress, say_once
 
 __all__ = ["Bar", "Loop", "root_device", "trainer"]
 
@@ -132,11 +134,12 @@ class NoForeignCheckpoints(_CheckpointConnector):
         return None
 
 
-def trainer(shared: bool = False, **settings: Any) -> Trainer:
+def trainer(shared: bool = False, share: Share | None = None, **settings: Any) -> Trainer:
     """Return a Lightning trainer.
 
-    `shared` work is divided among `devices` processes, forked for it. Other work is done by one process, also as a task
-    of a Slurm job: Lightning's requeueing there would take any `hpc_ckpt_*.ckpt` in the working directory for its own.
+    `shared` work is divided among `devices` processes, forked for it on CPUs. A training of several processes has a
+    `share` in each. Other work is done by one process, also as a task of a Slurm job: Lightning's requeueing there
+    would take any `hpc_ckpt_*.ckpt` in the working directory for its own.
 
     Raises:
         UserError: when this machine or this Lightning does not support the options, or the environment has others.
@@ -145,16 +148,11 @@ def trainer(shared: bool = False, **settings: Any) -> Trainer:
         raise UserError(
             f"{unseen[0]} in the environment would change the trainer unseen; unset it, use trainer.* options"
         )
-    devices = settings.get("devices", 1)
-    many = isinstance(devices, int) and devices > 1
-    if many and shared and settings.get("accelerator") != "cpu":
-        raise UserError(f"trainer.devices must be 1 with this accelerator, got {devices}; only CPUs share work")
-    if many:
-        settings |= {"strategy": "ddp_fork"} if shared else {"devices": 1}
+    settings |= _divided(settings, shared, share)
     if not settings.get("enable_progress_bar", True):
         settings["callbacks"] = [one for one in settings.get("callbacks", []) if not isinstance(one, ProgressBar)]
-    here = LightningEnvironment()
-    here.set_global_rank(0)
+    here = LightningEnvironment() if share is None else Meeting(share)
+    here.set_global_rank(0 if share is None else share.rank)
     try:
         made = Trainer(**settings, plugins=[here])
         made._checkpoint_connector = NoForeignCheckpoints(made)
@@ -170,6 +168,27 @@ def trainer(shared: bool = False, **settings: Any) -> Trainer:
     if made.precision != (asked := settings.get("precision", made.precision)):
         raise UserError(f"trainer.precision={asked} is {made.precision} on this device; choose that, or trainer=gpu")
     return made
+
+
+def _divided(settings: Mapping[str, Any], shared: bool, share: Share | None) -> dict[str, Any]:
+    """Return how work is divided among processes.
+
+    Raises:
+        UserError: for more GPUs than there are.
+    """
+    if share is not None:  # module.py: every process draws the joint batch, and takes its rows
+        strategy = DDPStrategy(broadcast_buffers=False, init_sync=False)
+        return {"strategy": strategy, "devices": share.count, "use_distributed_sampler": False}
+    devices = settings.get("devices", 1)
+    if not isinstance(devices, int) or devices == 1:
+        return {}
+    if settings.get("accelerator") == "cpu":
+        return {"strategy": "ddp_fork"} if shared else {"devices": 1}
+    if devices > (found := torch.cuda.device_count()):
+        raise UserError(f"trainer.devices={devices} needs as many CUDA devices, found {found}; choose fewer")
+    if shared:
+        say_once(f"trainer.devices={devices}: several GPUs share tuning alone; one draws pictures and scores them")
+    return {"devices": 1}
 
 
 def _require_bfloat16() -> None:

@@ -21,7 +21,7 @@ from rich.text import Text
 
 from quantbooth.runtime.sweeps import in_sweep, known_jobs
 
-__all__ = ["LoopBar", "label", "progress", "say", "say_found", "shortened"]
+__all__ = ["LoopBar", "label", "progress", "say", "say_found", "say_once", "shortened"]
 
 Item = TypeVar("Item")
 FIGURES = "figures"
@@ -97,12 +97,13 @@ def say(line: str) -> None:
 def say_found(artifact: Path | None) -> Path | None:
     """Print one line if the artifact was found finished, once per process; return its folder."""
     if artifact is not None:
-        _say_once(f"found: {artifact.parent.name.replace('_', ' ')} {artifact.name}")
+        say_once(f"found: {artifact.parent.name.replace('_', ' ')} {artifact.name}")
     return artifact
 
 
 @cache
-def _say_once(line: str) -> None:
+def say_once(line: str) -> None:
+    """Print a line once per process."""
     sys.stderr.write(f"{line}\n")
 
 

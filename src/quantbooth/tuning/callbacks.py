@@ -16,6 +16,7 @@ from quantbooth.diffusion.base import Base
 from quantbooth.diffusion.router import SubjectsRoute
 from quantbooth.diffusion.sampler import Sampler
 from quantbooth.runtime.loggers import log_grid
+from quantbooth.runtime.processes import ignore_signals
 from quantbooth.runtime.signals import Deferred
 from quantbooth.sampling.image_set import Request
 from quantbooth.sampling.module import SamplingModule, image_jobs
@@ -24,7 +25,7 @@ from quantbooth.tuning.module import TuningModule
 from quantbooth.tuning.state import read_state, restore_
 from quantbooth.tuning.tuner import State, Tuner
 
-__all__ = ["Checkpoints", "Keep", "SampleGrids", "Snapshots"]
+__all__ = ["Checkpoints", "Follows", "Keep", "SampleGrids", "Snapshots"]
 
 SHARE = 20
 """The least time between checkpoints, in times that writing one takes; every=0 writes one at every step."""
@@ -108,6 +109,20 @@ class Checkpoints(Callback):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         self._deferred.__exit__()
+
+
+class Follows(Callback):
+    """Goes on from where the first process does, in a further process, which writes nothing and gets no signals."""
+
+    def __init__(self, module: TuningModule, found: Checkpoint | None) -> None:
+        self.module, self.found = module, found
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.found is not None:
+            restore_(self.found, trainer, self.module)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        ignore_signals()  # Lightning has handlers of its own
 
 
 class SampleGrids(Callback):

@@ -17,6 +17,7 @@ from quantbooth.diffusion.objective import consistency_loss, denoising_error, me
 from quantbooth.diffusion.router import SubjectsRoute
 from quantbooth.runtime.draws import generator_for, step_loader
 from quantbooth.runtime.errors import UserError
+from quantbooth.runtime.processes import Share
 from quantbooth.timesteps.samplers import TimestepSampler, Uniform
 from quantbooth.timesteps.zones import Zone, Zones
 from quantbooth.tuning.averaging import Average
@@ -47,6 +48,10 @@ class Rows:
     noise: Float[Tensor, "b c h w"]
     t: Int[Tensor, " b"]
     is_prior: Float[Tensor, " b"]
+
+    def __getitem__(self, rows: slice) -> "Rows":
+        """Return some rows."""
+        return Rows(self.x_0[rows], self.conditioning[rows], self.noise[rows], self.t[rows], self.is_prior[rows])
 
 
 @dataclass(frozen=True)
@@ -79,6 +84,7 @@ class TuningModule(LightningModule):
         shared_steps: the first steps, in which all experts of a subject are one set; they must start equal.
         wide: the timesteps of a set before those of the zones, if there is one.
         timesteps: draws timesteps in the zones.
+        share: the part of this process in a training of several; each draws the joint batch and computes its rows.
 
     Raises:
         UserError: when the loss is not a finite number.
@@ -99,6 +105,7 @@ class TuningModule(LightningModule):
         shared_steps: int = 0,
         wide: Zone | None = None,
         timesteps: TimestepSampler = UNIFORM,
+        share: Share | None = None,
     ) -> None:
         super().__init__()
         self.base, self.denoiser = base, base.denoiser
@@ -113,7 +120,7 @@ class TuningModule(LightningModule):
         self.route = route
         self.teacher, self.distance = teacher, distance
         self.untuned = None if teacher is None else teacher.base.denoiser  # a copy moves along
-        self.shared_steps, self.wide, self.timesteps = shared_steps, wide, timesteps
+        self.shared_steps, self.wide, self.timesteps, self.share = shared_steps, wide, timesteps, share
         self.average: Average | None = None
         self.last: Errors | None = None
         """Of the last batch."""
@@ -139,6 +146,11 @@ class TuningModule(LightningModule):
         return self.global_step < self.shared_steps
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        if self.share is not None and any(numbers.grad is None for numbers in self.numbers):
+            raise UserError(
+                f"trainer.devices={self.share.count} needs a gradient of every trained parameter, and some here "
+                "have none; choose trainer.devices=1"
+            )
         if self.shares:
             share_gradients_(self.denoiser.parameters(), len(self.zones))
 
@@ -154,7 +166,7 @@ class TuningModule(LightningModule):
         number = self.global_step * each + number % each  # of the batch in the run, also in one that goes on
         rows = self.drawn(number)
         self._count(rows.t)
-        losses = self.loss_of(rows)
+        losses = self.loss_of(rows, self.share)
         self._show(losses)
         if self.distance is None:
             return losses.sum()
@@ -169,12 +181,16 @@ class TuningModule(LightningModule):
         x_0, noise, t, is_prior = (torch.cat(parts) for parts in tensors)
         return Rows(x_0, conditioning, noise, t, is_prior)
 
-    def loss_of(self, rows: Rows) -> Float[Tensor, " subjects"]:
-        """Return the loss of each subject's rows."""
+    def loss_of(self, rows: Rows, share: Share | None = None) -> Float[Tensor, " subjects"]:
+        """Return the loss of each subject's rows, of which this process computes its share."""
+        mine = slice(None) if share is None else share.rows
         if self.route is not None:
-            self.route.choose(torch.arange(len(self.examples)).repeat_interleave(self.recipe.batch))
-        t = rows.t.to(rows.x_0.device)
-        errors = self.errors(rows.x_0, rows.noise, t, rows.conditioning, rows.is_prior.bool())
+            subjects = torch.arange(len(self.examples))[:, None]  # fake tensors refuse repeat_interleave
+            self.route.choose(subjects.expand(-1, self.recipe.batch).flatten()[mine])
+        own = rows[mine]
+        t = own.t.to(own.x_0.device)
+        errors = self.errors(own.x_0, own.noise, t, own.conditioning, own.is_prior.bool(), mine)
+        errors = errors if share is None else share.joined(errors)
         shares = zip(errors.split(self.recipe.batch), rows.is_prior.split(self.recipe.batch), strict=True)
         losses = torch.stack([with_prior_preservation(*share, self.recipe.prior_loss_weight) for share in shares])
         self.last = Errors(errors.detach(), rows.t, losses.detach())
@@ -187,16 +203,20 @@ class TuningModule(LightningModule):
         t: Int[Tensor, " b"],
         conditioning: Conditioning,
         prior: Bool[Tensor, " b"],
+        mine: slice = slice(None),
     ) -> Float[Tensor, " b"]:
-        """Return the weighted error of each row, by the recipe's target of class pictures and its loss on photos."""
+        """Return the weighted error of each row, by the recipe's target of class pictures and its loss on photos.
+
+        `mine` are the places of these rows in the batch of all subjects.
+        """
         recipe, photos = self.recipe, ~prior
         target = self.schedule.target(x_0, noise, t).float()
         before = torch.zeros(len(t), device=t.device)
-        if self.teacher is not None and recipe.dco_beta is not None:
-            texts = Conditioning.cat([one.prior_text.expand(recipe.train_batch_size) for one in self.examples])
-            predicted = self.teacher(x_0[photos], noise[photos], t[photos], texts.to(self.device))
+        if self.teacher is not None and recipe.dco_beta is not None and photos.any():
+            texts = Conditioning.cat([one.prior_text.expand(recipe.batch) for one in self.examples])[mine]
+            predicted = self.teacher(x_0[photos], noise[photos], t[photos], texts.to(self.device)[photos])
             before[photos] = mean_square(predicted, target[photos])
-        if self.teacher is not None and recipe.distills:
+        if self.teacher is not None and recipe.distills and prior.any():
             target = target.clone()
             target[prior] = self.teacher(x_0[prior], noise[prior], t[prior], conditioning[prior])
         errors = denoising_error(self.base, self.schedule, x_0, noise, t, conditioning, target)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from quantbooth.diffusion.conditioning import Conditioning
+from quantbooth.runtime.errors import UserError
 from quantbooth.tuning.encoding import Latents
 from quantbooth.tuning.rates import Rates
 
@@ -111,6 +112,19 @@ class Recipe:
     @property
     def batches(self) -> int:
         return self.steps * self.accumulate_grad_batches
+
+    def divided(self, devices: int) -> int:
+        """Return the number of processes that share a training.
+
+        Raises:
+            UserError: when they cannot divide a batch.
+        """
+        if self.batch % devices:
+            raise UserError(
+                f"trainer.devices={devices} must divide the {self.batch} rows of a batch, tuner.train_batch_size="
+                f"{self.train_batch_size} and prior.class_batch_size={self.class_batch_size}; change one of them"
+            )
+        return devices
 
     def rate_at(self, step: int) -> float:
         """Return the factor of the learning rate at a step."""

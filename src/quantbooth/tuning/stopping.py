@@ -109,18 +109,24 @@ class Stops(Callback):
         if not ends or step % self.stopping.every or step >= self.at:
             return
         self._look(trainer)
-        if (found := self._reason()) is not None:
+        found = trainer.strategy.broadcast(self._reason() if trainer.is_global_zero else None)
+        if found is not None:
             self.at, (self.by, self.why) = step, found
-            say(f"stopped at step {step} of {self.module.recipe.steps}: {self.why}")
             trainer.should_stop = True
+            if trainer.is_global_zero:
+                say(f"stopped at step {step} of {self.module.recipe.steps}: {self.why}")
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not trainer.is_global_zero:
+            return
         with self.snapshots.kept():
             for step in sorted(step for step in self.snapshots.steps if step > self.at):
                 self.snapshots.keep(step, self.snapshots.tuner.state(self.snapshots.base))
 
     @torch.no_grad()
     def _look(self, trainer: Trainer) -> None:
+        if not trainer.is_global_zero:
+            return  # the first process decides for all
         with self.snapshots.kept(), trainer.precision_plugin.forward_context():
             self.losses.append(self.loss())
             if self.fidelity is not None:

@@ -1,0 +1,111 @@
+"""Live bytes: a count by hand, fake tensors as real ones, and the memory that a process really takes."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from quantbooth.planning.live_bytes import LiveBytes, emptied_, fake
+from quantbooth.quant.format import pack, unpack
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_a_hand_computed_sequence() -> None:
+    with LiveBytes() as counter:
+        one = torch.zeros(1000)  # 4000
+        two = one + 1  # 8000
+        assert (counter.live, counter.peak) == (8000, 8000)
+        three = two.double()  # 4000
+        view = three[:10].view(2, 5)  # no memory of its own
+        del two, three
+        assert (counter.live, counter.peak) == (12_000, 16_000)
+        one.add_(1)
+        counter.restart()
+        assert counter.peak == 12_000
+        del view
+        assert (counter.live, counter.peak) == (4000, 12_000)
+
+
+def test_tensors_of_before_are_counted_once_they_are_held() -> None:
+    before = torch.zeros(10, dtype=torch.float64)
+    view = before.view(2, 5)
+    with LiveBytes() as counter:
+        assert counter.hold([before, view]) == 80
+        assert counter.hold([before]) == 0
+
+
+def step(dtype: torch.dtype) -> tuple[int, int]:
+    """Return live bytes and peak of two training steps of AdamW."""
+    with torch.device("meta"):
+        layers = nn.Conv2d(3, 8, 3, dtype=dtype), nn.GroupNorm(2, 8, dtype=dtype), nn.Conv2d(8, 4, 1, dtype=dtype)
+        network = nn.Sequential(*layers[:2], nn.SiLU(), layers[2])
+    with LiveBytes() as counter:
+        emptied_(network, torch.device("cpu"))
+        optimizer = torch.optim.AdamW(network.parameters())
+        for _ in range(2):
+            network(torch.ones(16, 3, 32, 32, dtype=dtype)).square().mean().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    return counter.live, counter.peak
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_step_of_fake_tensors_takes_what_one_of_real_tensors_takes(dtype: torch.dtype) -> None:
+    real = step(dtype)
+    with fake():
+        assert step(dtype) == real
+
+
+MEASURED = """
+import psutil, torch
+from quantbooth.planning.live_bytes import LiveBytes
+from quantbooth.runtime.profiling import profile
+layers = torch.nn.Sequential(*(m for _ in range(6) for m in (torch.nn.Linear(512, 512), torch.nn.GELU()))).double()
+x = torch.ones(4000, 512, dtype=torch.float64)
+with LiveBytes():  # what it imports comes before
+    layers(x[:64]).mean().backward()
+before = psutil.Process().memory_info().rss
+with profile() as cost, LiveBytes() as counter:
+    layers(x).mean().backward()
+print(counter.peak, cost.peak_memory_bytes - before)
+"""
+
+
+def test_a_float64_step_takes_the_memory_that_was_counted() -> None:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": "65536"}
+    done = subprocess.run([sys.executable, "-c", MEASURED], capture_output=True, text=True, env=environment, cwd=ROOT)
+    counted, measured = map(int, done.stdout.split())
+    assert counted > 13 * 4_000 * 512 * 8  # inputs and outputs of layers
+    assert measured == pytest.approx(counted, rel=0.1)
+
+
+def test_checks_of_values_pass_and_a_mask_selects_what_it_is_said_to() -> None:
+    with fake(), LiveBytes() as counter:
+        numbers = torch.empty(5, 3)
+        assert numbers.isfinite().all() and not (numbers < 0).any()
+        assert numbers.sum().item() == 1.0
+        mask = counter.mark(torch.empty(5), 2).bool()
+        assert (numbers[mask].shape, numbers[~mask].shape) == ((2, 3), (3, 3))
+        numbers[mask] = torch.empty(2, 3)
+
+
+def test_real_codes_are_unpacked_after_fake_ones() -> None:
+    codes = torch.arange(12, dtype=torch.uint8).view(2, 6)
+    with fake():
+        assert unpack(torch.empty(2, 3, dtype=torch.uint8), 4, 6).shape == (2, 6)
+    assert unpack(pack(codes, 4), 4, 6).equal(codes)
+
+
+def test_networks_without_weights_get_memory_and_keep_what_is_tied() -> None:
+    with torch.device("meta"):
+        network = nn.Sequential(nn.Embedding(4, 3), nn.Linear(3, 4, bias=False), nn.BatchNorm1d(4))
+    network[1].weight = network[0].weight
+    with fake(), LiveBytes() as counter:
+        emptied_(network, torch.device("cpu"))
+        assert counter.live == 4 * (12 + 4 * 4) + 8
+    assert network[1].weight is network[0].weight

@@ -1,0 +1,102 @@
+"""The plan of a run: its figures are those of the finished work, and options that do not fit end it."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from omegaconf import DictConfig
+
+from quantbooth.commands import plan
+from quantbooth.commands.calibrate import calibrate
+from quantbooth.commands.tune import tune
+from quantbooth.planning.stages import Peak
+from quantbooth.run.planned import peaks, uncounted
+from quantbooth.run.run import Run
+from quantbooth.runtime.errors import UserError
+from quantbooth.tuning.files import snapshot_path
+
+Compose = Callable[..., DictConfig]
+BASE = ("base=folder", "base.resolution=32")
+SMALL = (*BASE, "prior=none", "tuner.train_batch_size=1", "protocol.batch=1")
+
+
+def planned(cfg: DictConfig) -> dict[str, Peak]:
+    return {one.stage: one for one in peaks(Run(cfg))}
+
+
+@pytest.fixture(scope="module")
+def default(compose: Compose, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Peak]:
+    return planned(compose(tmp_path_factory.mktemp("outputs"), *SMALL))
+
+
+def test_every_stage_has_a_peak_that_holds_its_parts(default: dict[str, Peak]) -> None:
+    assert list(default) == ["calibration", "encoding", "tuning", "sampling"]
+    assert all(0 < sum(one.parts.values()) <= one.peak for one in default.values())
+
+
+def test_a_step_needs_what_its_options_say(default: dict[str, Peak], compose: Compose, tmp_path: Path) -> None:
+    two = planned(compose(tmp_path, *SMALL, "tuner.train_batch_size=2", "resources.cache_latents=false", "quant=w8"))
+    kept = [each["tuning"].parts["kept activations"] for each in (default, two)]
+    assert kept[1] == pytest.approx(2 * kept[0], rel=0.05)
+    assert two["tuning"].parts["denoiser"] > default["tuning"].parts["denoiser"]
+    assert {"autoencoder", "text encoders"} <= two["tuning"].parts.keys()
+
+
+def test_checkpointing_keeps_less_on_a_card_that_is_not_here(compose: Compose, tmp_path: Path) -> None:
+    one, other = (
+        planned(compose(tmp_path, *SMALL, "trainer=gpu", f"resources.gradient_checkpointing={word}"))["tuning"]
+        for word in ("false", "true")
+    )
+    assert other.parts["kept activations"] < one.parts["kept activations"]
+
+
+@pytest.mark.chain
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("strategy=s2", "prior=prompted"),
+        ("strategy=s1s2", "tuner.ema_decay=0.9"),
+        ("tuner=full", "quant=fp", "prior=distilled"),
+        ("tuner=qlora", "tuner.dco_beta=1000", "prior=generated"),
+        ("tuner.identifier=true",),
+        ("subjects=[toy_mug,toy_duck]", "calibration=minmax", "quant.split_skips=true"),
+    ],
+    ids=str,
+)
+def test_every_kind_of_run_has_a_plan(words: tuple[str, ...], compose: Compose, tmp_path: Path) -> None:
+    assert planned(compose(tmp_path, *BASE, *words))["tuning"].peak > 0
+
+
+def test_files_are_those_of_the_finished_work(default: dict[str, Peak], compose: Compose, tmp_path: Path) -> None:
+    run = Run(compose(tmp_path, *SMALL, "tuner.steps=1", "preview.validation_steps=0", "calibration=minmax"))
+    calibrate(run)
+    (folder,) = tune(run)
+    assert run.quantized_base is not None
+    base = run.quantized_base.require() / "denoiser.safetensors"
+    for file, planned_bytes in (
+        (base, default["calibration"].files["quantized base"]),
+        (snapshot_path(folder, 1), default["tuning"].files["what is tuned"]),
+    ):
+        assert 0 <= file.stat().st_size - planned_bytes < 40_000  # names and shapes at the beginning
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (("tuner=lora",), "quant=fp"),
+        (("prior.num_class_images=0", "prior.target=noise"), "prior.num_class_images"),
+        (("base.resolution=64",), "base.resolution"),
+        (("base.path=nowhere",), "base.path"),
+    ],
+)
+def test_options_that_do_not_fit_are_refused(
+    words: tuple[str, ...], named: str, compose: Compose, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=named):
+        plan.check_job(compose(tmp_path, *BASE, *words))
+
+
+def test_what_is_not_counted_is_named(compose: Compose, tmp_path: Path) -> None:
+    run = Run(compose(tmp_path, *BASE, "calibration=qdiffusion", "locator=clipseg", "strategy=adaptive"))
+    said = "\n".join(uncounted(run))
+    assert all(word in said for word in ("learned rounding", "scorer.encoder", "locator", "gradients"))

@@ -1,0 +1,53 @@
+"""Presets: each composes with every base to legal options, changes nothing unless it is asked for, and gives way."""
+
+import itertools
+
+import hydra
+import pytest
+from omegaconf import OmegaConf
+
+from composing import composed
+from quantbooth.runtime.config import choices, conf_dir, plain
+from quantbooth.runtime.hydra_versions import BASE
+from quantbooth.runtime.options import require_valid
+
+PRESETS = choices(conf_dir() / "preset")
+BASES = choices(conf_dir() / "base")
+
+
+def test_the_presets_are_those_of_the_page() -> None:
+    assert sorted(PRESETS) == ["12gb", "16gb", "24gb", "8gb", "cpu"]
+
+
+@pytest.mark.parametrize(("preset", "base"), [*itertools.product(PRESETS, BASES)])
+def test_a_preset_is_legal_on_every_base(preset: str, base: str) -> None:
+    cfg = composed(f"preset={preset}", f"base={base}")
+    require_valid(cfg, "quantbooth")
+    assert cfg.trainer.accelerator == ("cpu" if preset == "cpu" else "gpu")
+    assert cfg.resources.gradient_checkpointing
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_preset_changes_resources_and_no_method(preset: str) -> None:
+    without, chosen = plain(composed()), plain(composed(f"preset={preset}"))
+    changed = {key for key in chosen if chosen[key] != without[key]}
+    assert changed <= {"trainer", "resources", "protocol", "tuner"}
+    rows = [
+        each["tuner"]["train_batch_size"] * each["trainer"].get("accumulate_grad_batches", 1)
+        for each in (without, chosen)
+    ]
+    assert rows[0] == rows[1]
+    assert {key for key in chosen["tuner"] if chosen["tuner"][key] != without["tuner"][key]} <= {"train_batch_size"}
+    assert {key for key in chosen["protocol"] if chosen["protocol"][key] != without["protocol"][key]} <= {"batch"}
+
+
+def test_an_option_that_is_typed_wins() -> None:
+    cfg = composed("preset=8gb", "trainer=cpu", "resources.gradient_checkpointing=false", "protocol.batch=7")
+    assert (cfg.trainer.accelerator, cfg.resources.gradient_checkpointing, cfg.protocol.batch) == ("cpu", False, 7)
+    assert composed("preset=8gb", "method=float").quant.bits is None
+
+
+def test_no_preset_is_the_configuration_of_before() -> None:
+    with hydra.initialize_config_dir(str(conf_dir()), **BASE):
+        made = hydra.compose("quantbooth", ["~preset"])
+    assert OmegaConf.to_container(made) == OmegaConf.to_container(composed())
