@@ -8,6 +8,7 @@ from torch import Tensor
 
 from quantbooth.diffusion.model import Family
 from quantbooth.diffusion.schedule import Schedule
+from quantbooth.diffusion.scheduler_config import own_default
 
 __all__ = ["DDPM_SCHEDULERS", "DdpmFamily"]
 
@@ -30,3 +31,7 @@ class DdpmFamily(Family):
 
     def training_timestep(self, network_time: Tensor) -> Tensor:
         return network_time
+
+    def sampler_config(self, scheduler_config: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the configuration with the base's own `clip_sample`: DDIM would take true where it is absent."""
+        return {"clip_sample": bool(own_default(scheduler_config, "clip_sample")), **scheduler_config}

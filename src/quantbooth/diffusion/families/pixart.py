@@ -130,7 +130,8 @@ class PixArtSigma(DdpmFamily, TransformerFamily):
         return Shape(latents, latents[-1] * factor, self.schedule(read_scheduler_config(folder)).timesteps)
 
     def pipeline(self, parts: Mapping[str, Any], scheduler_config: Mapping[str, Any]) -> PixArtSigmaPipeline:
-        return PixArtSigmaPipeline(**parts, scheduler=self.schedulers["dpm"].from_config(dict(scheduler_config)))
+        scheduler = self.schedulers["ddim"].from_config(self.sampler_config(scheduler_config))
+        return PixArtSigmaPipeline(**parts, scheduler=scheduler)
 
 
 def _lower(prompt: str) -> str:
