@@ -10,10 +10,10 @@ PYTHONS := python3.11 python3.12 python3.13 python3.14 python3 python
 export OMP_NUM_THREADS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-chains test-all check style docs pretrain bench bench-gpu clean
+.PHONY: help install demo test test-chains test-all check style docs pretrain pretrain-flow bench bench-gpu clean
 
 help:  ## show the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: $(INSTALLED)  ## set up .venv (done by every other target when needed)
 
@@ -44,6 +44,9 @@ docs: $(SITE)  ## build the documentation site, site/index.html
 
 pretrain: $(INSTALLED)  ## train the toy base and its judges from random weights (hours)
 	$(BIN)/quantbooth-pretrain
+
+pretrain-flow: $(INSTALLED)  ## train the toy flow base (hours; PRETRAIN="start=FOLDER" goes on from its weights)
+	$(BIN)/quantbooth-pretrain model=toy_flow $(PRETRAIN)
 
 bench: $(PEERS)  ## measure memory and speed against other methods (hours; BENCH="--model sd15 --latents 32" for less)
 	$(BIN)/python -m experiments.bench.run $(BENCH)

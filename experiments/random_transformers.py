@@ -1,4 +1,4 @@
-"""Flow-matching bases of true architecture with random weights, for `experiments.random_base`.
+"""Bases with a transformer of true architecture with random weights, for `experiments.random_base`.
 
 The numbers are those of the published configuration files; the counts of weights are asserted. No package brings
 the tokenizers of T5 and Qwen: small ones of letters stand in for them, which read prompts, but not in the same tokens.
@@ -14,6 +14,7 @@ from diffusers import (
     AutoencoderKLFlux2,
     FlowMatchEulerDiscreteScheduler,
     Flux2Transformer2DModel,
+    PixArtTransformer2DModel,
     SD3Transformer2DModel,
 )
 from tokenizers.pre_tokenizers import ByteLevel
@@ -31,7 +32,8 @@ from transformers import (
 
 from quantbooth.diffusion.base import Base
 from quantbooth.diffusion.families.flux2 import Flux2Klein
-from quantbooth.diffusion.families.sd3 import StableDiffusion3
+from quantbooth.diffusion.families.pixart import PixArtSigma
+from quantbooth.diffusion.families.sd3 import StableDiffusion3, StableDiffusion3WithoutT5
 from quantbooth.diffusion.model import TextEncoder
 
 __all__ = ["TRANSFORMERS", "Transformer", "random_transformer_base"]
@@ -74,8 +76,12 @@ def random_transformer_base(name: str, clip_tokenizer: Callable[..., CLIPTokeniz
     Raises:
         RuntimeError: when diffusers makes another number of weights than the published one.
     """
-    numbers = TRANSFORMERS[name]
-    base = numbers.build(numbers, name, clip_tokenizer, dtype)
+    numbers, usual = TRANSFORMERS[name], torch.get_default_dtype()
+    torch.set_default_dtype(dtype)  # so that a large one is never in memory in float32
+    try:
+        base = numbers.build(numbers, name, clip_tokenizer, dtype)
+    finally:
+        torch.set_default_dtype(usual)
     weights = sum(parameter.numel() for parameter in base.denoiser.parameters())
     if weights != numbers.weights:
         raise RuntimeError(f"the denoiser of {name} must have {numbers.weights} weights, diffusers makes {weights}")
@@ -83,21 +89,20 @@ def random_transformer_base(name: str, clip_tokenizer: Callable[..., CLIPTokeniz
 
 
 def _sd3(numbers: Transformer, name: str, clip_tokenizer: Callable[..., CLIPTokenizer], dtype: torch.dtype) -> Base:
-    *clips, t5 = numbers.texts
     encoders = []
-    for number, (config, padding) in enumerate(zip(clips, ({}, {"pad_token": "!"}), strict=True)):
+    for number, (config, padding) in enumerate(zip(numbers.texts[:2], ({}, {"pad_token": "!"}), strict=True)):
         tokenizer = clip_tokenizer(**padding)
         special = {key: getattr(tokenizer, key) for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
         act = {"hidden_act": ("quick_gelu", "gelu")[number]}
         network = CLIPTextModelWithProjection(CLIPTextConfig(**config, **special, **act)).to(dtype)
         encoders.append(TextEncoder(network, tokenizer))
-    encoders.append(TextEncoder(T5EncoderModel(T5Config(**t5)).to(dtype), t5_tokenizer()))
+    t5 = [TextEncoder(T5EncoderModel(T5Config(**config)).to(dtype), t5_tokenizer()) for config in numbers.texts[2:]]
     return Base(
         name=name,
-        family=StableDiffusion3(),
+        family=StableDiffusion3() if t5 else StableDiffusion3WithoutT5(),
         denoiser=SD3Transformer2DModel.from_config(numbers.denoiser).to(dtype),
         autoencoder=AutoencoderKL.from_config(numbers.vae).to(dtype),
-        encoders=tuple(encoders),
+        encoders=(*encoders, *t5),
         scheduler_config=dict(FlowMatchEulerDiscreteScheduler.from_config(numbers.scheduler).config),
     )
 
@@ -127,6 +132,18 @@ def _klein(numbers: Transformer, name: str, _clip: Callable[..., CLIPTokenizer],
         autoencoder=autoencoder.to(dtype),
         encoders=(TextEncoder(Qwen3ForCausalLM(Qwen3Config(**text)).to(dtype), qwen_tokenizer()),),
         scheduler_config=dict(FlowMatchEulerDiscreteScheduler.from_config(numbers.scheduler).config),
+    )
+
+
+def _pixart(numbers: Transformer, name: str, _clip: Callable[..., CLIPTokenizer], dtype: torch.dtype) -> Base:
+    (text,) = numbers.texts
+    return Base(
+        name=name,
+        family=PixArtSigma(),
+        denoiser=PixArtTransformer2DModel.from_config(numbers.denoiser).to(dtype),
+        autoencoder=AutoencoderKL.from_config(numbers.vae).to(dtype),
+        encoders=(TextEncoder(T5EncoderModel(T5Config(**text)).to(dtype), t5_tokenizer()),),
+        scheduler_config=dict(numbers.scheduler),
     )
 
 
@@ -192,10 +209,34 @@ TINY_KLEIN: Numbers = {
     **{"num_attention_heads": 2, "joint_attention_dim": 48, "guidance_embeds": False},
     **{"axes_dims_rope": [4, 4, 4, 4]},
 }
+PIXART_SIGMA: Numbers = {
+    **{"sample_size": 128, "num_layers": 28, "attention_head_dim": 72, "num_attention_heads": 16},
+    **{"cross_attention_dim": 1152, "caption_channels": 4096, "interpolation_scale": 2},
+    **{"in_channels": 4, "out_channels": 8, "use_additional_conditions": False},
+}
+TINY_PIXART: Numbers = {
+    **{"sample_size": 8, "num_layers": 2, "attention_head_dim": 8, "num_attention_heads": 4},
+    **{"cross_attention_dim": 32, "caption_channels": 56, "in_channels": 4, "out_channels": 8},
+    **{"use_additional_conditions": False},
+}
+FOUR_CHANNELS: Numbers = {
+    **{"latent_channels": 4, "scaling_factor": 0.13025, "shift_factor": None},
+    **{"use_quant_conv": True, "use_post_quant_conv": True},
+}
+LINEAR: Numbers = {
+    **{"_class_name": "DPMSolverMultistepScheduler", "num_train_timesteps": 1000, "prediction_type": "epsilon"},
+    **{"beta_schedule": "linear", "beta_start": 0.0001, "beta_end": 0.02},
+}
 BY_TOKENS: Numbers = {**SHIFT_3, "use_dynamic_shifting": True}
 TRANSFORMERS: dict[str, Transformer] = {
     "sd35-medium": Transformer(_sd3, SD35_MEDIUM, 2_243_171_520, (CLIP_L, CLIP_G, T5_XXL), VAE, SHIFT_3),
+    "sd35-medium-without-t5": Transformer(_sd3, SD35_MEDIUM, 2_243_171_520, (CLIP_L, CLIP_G), VAE, SHIFT_3),
     "klein-4b": Transformer(_klein, KLEIN_4B, 3_875_544_576, (QWEN3_4B,), FLUX2_VAE, BY_TOKENS),
+    "pixart-sigma": Transformer(
+        _pixart, PIXART_SIGMA, 610_856_096, (T5_XXL,), {**VAE, **FOUR_CHANNELS, "sample_size": 1024}, LINEAR
+    ),
+    "tiny-pixart": Transformer(_pixart, TINY_PIXART, 54_144, (SMALL_T5,), {**SMALL_VAE, **FOUR_CHANNELS}, LINEAR),
     "tiny-klein": Transformer(_klein, TINY_KLEIN, 69_216, (SMALL_QWEN,), SMALL_FLUX2_VAE, BY_TOKENS),
+    "tiny-sd3-without-t5": Transformer(_sd3, TINY_SD3, 89_008, (SMALL_CLIP, SMALL_CLIP), SMALL_VAE, SHIFT_3),
     "tiny-sd3": Transformer(_sd3, TINY_SD3, 89_008, (SMALL_CLIP, SMALL_CLIP, SMALL_T5), SMALL_VAE, SHIFT_3),
 }

@@ -16,6 +16,7 @@ from PIL import Image
 from transformers import ViTConfig, ViTImageProcessor, ViTModel
 
 from composing import composed
+from experiments.random_transformers import LINEAR
 from quantbooth.data.dreambooth import NAMES
 from quantbooth.data.photos import photo_subject
 from quantbooth.data.prompts import prompts_for
@@ -204,11 +205,12 @@ def test_borders_of_a_base_are_legal_zones_that_leave_no_timestep_out(name: str)
 
 
 FLOWS = ("klein_4b", "sd35_large", "sd35_medium")
+SCHEDULES = {"pixart_sigma": LINEAR}
 
 
-@pytest.mark.parametrize("name", [option for option in OPTIONS["base"] if option not in ("toy", *FLOWS)])
-def test_borders_of_stable_diffusion_lie_at_its_signal_to_noise_of_1_and_a_hundredth(name: str) -> None:
-    schedule, zones = Schedule(SCHEDULE), with_option("base", name).base.zones
+@pytest.mark.parametrize("name", [option for option in OPTIONS["base"] if option not in ("toy", "toy_flow", *FLOWS)])
+def test_borders_of_a_base_lie_at_its_signal_to_noise_of_1_and_a_hundredth(name: str) -> None:
+    schedule, zones = Schedule(SCHEDULES.get(name, SCHEDULE)), with_option("base", name).base.zones
     borders = [schedule.first_timestep_below(snr) for snr in (1.0, 0.01)]
     assert [list(zones[zone]) for zone in ("clean_up", "content", "coarse")] == [
         [0, borders[0]],
@@ -232,17 +234,19 @@ def test_keys_that_scripts_rely_on_are_there() -> None:
     assert composed("strategy=s1").strategy.interval == [200, 750]
 
 
-def test_pretraining_composes() -> None:
-    settings = plain(composed(name="pretrain"))
-    assert set(settings["parts"]) == {"judges", "base", "card"}
-    assert all(isinstance(note, str) for note in settings["card"]["notes"])
+@pytest.mark.parametrize(("model", "parts"), [("toy", {"judges", "base", "card"}), ("toy_flow", {"base", "card"})])
+def test_pretraining_composes(model: str, parts: set[str]) -> None:
+    settings = plain(composed(f"model={model}", name="pretrain"))
+    assert set(settings["parts"]) == parts
+    assert settings["assets"].endswith("pretrain/assets" if model == "toy" else "pretrain/assets/flow")
+    assert all(isinstance(note, str) for note in settings["models"][model]["card"]["notes"])
 
 
 @pytest.mark.parametrize("name", OPTIONS["base"])
 def test_every_base_has_questions_to_be_measured_on(name: str) -> None:
     questions = build(with_option("base", name).base.held_out, Questions, count=3, seed=2)
     assert len(questions.each) == 3
-    assert (questions.pictures is not None) == (name == "toy")
+    assert (questions.pictures is not None) == name.startswith("toy")
 
 
 def test_damage_is_measured_with_every_option_of_the_other_commands() -> None:

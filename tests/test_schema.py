@@ -88,7 +88,7 @@ def written() -> Iterator[tuple[str, str, Any]]:
         node = yaml.safe_load(file.read_text())
         if len(place.parts) == 1:
             yield from leaves(file.stem, node, "")
-        elif place.parts[0] in ("method", "experiment", "search"):
+        elif place.parts[0] in ("method", "experiment", "search", "preset"):
             yield from leaves("quantbooth", node, "")
         elif place.parts[0] == "lr_scheduler":
             yield from leaves("quantbooth", node, "tuner.")
@@ -275,6 +275,7 @@ def test_former_names_are_answered_at_their_place() -> None:
         *(("quantbooth", (f"method={file.stem}",)) for file in sorted((conf_dir() / "method").glob("*.yaml"))),
         *(("quantbooth", (f"experiment={file.stem}",)) for file in sorted((conf_dir() / "experiment").glob("*.yaml"))),
         *((name, ()) for name in ("degradation", "probe", "data", "pretrain")),
+        ("pretrain", ("model=toy_flow",)),
         ("quantbooth", ("base=sd15", "subject=folder", "strategy=s2_snr", "locator=attention", "scorer=clip_b32")),
         ("quantbooth", ("locator=owlv2", "dino=dinov2_b", "calibration=qdiffusion", "quant=w4a8", "tag=0.1")),
         ("quantbooth", ("subjects=[toy_mug,toy_duck]", "prompt=[a dog,a cat]", "lora=[x.safetensors:0.5]")),

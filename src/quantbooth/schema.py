@@ -29,7 +29,7 @@ from quantbooth.kinds import (
     optional,
     whole,
 )
-from quantbooth.schema_trainer import TRAINER
+from quantbooth.schema_trainer import CALLBACK_GROUPS, TRAINER
 from quantbooth.schema_tuner import TUNER_GROUPS, WEIGHT
 
 __all__ = ["COMMANDS", "FIELDS", "OBJECTIVES", "OPEN", "TRAINING_ONLY", "content", "trainer_content"]
@@ -51,7 +51,7 @@ OBJECTIVES = (
 """The scores of a report, which a search may maximize."""
 GROUPS = (
     *("base", "quant", "calibration", "tuner", "strategy", "timesteps", "subject", "prior", "optimizer", "sampler"),
-    "locator",
+    *("locator", "callbacks"),
     *("scorer", "trainer", "logger", "paths", "protocol", "resources", "preview", "report", "export", "probe"),
     *("degradation", "method_style"),
 )
@@ -59,12 +59,9 @@ GROUPS = (
 FIELDS: dict[str, dict[str, Field]] = {
     "": {
         **checked(seed=SEED, tag=optional(either(TEXT, number())), pictures=PATH, lora=TEXTS),
-        **checked(
-            strength=either(STRENGTH, MAPPING),
-            unconditional_strength=optional(STRENGTH),
-            negative_prompt=optional(TEXT),
-        ),
-        **checked(prompt=optional(either(TEXT, list_of(TEXT, 1))), scale_sets=optional(PATH)),
+        **checked(strength=either(STRENGTH, MAPPING), unconditional_strength=optional(STRENGTH)),
+        **checked(negative_prompt=optional(TEXT), scale_sets=optional(PATH)),
+        **checked(prompt=optional(either(TEXT, list_of(TEXT, 1)))),
         **checked(subjects=optional(list_of(TEXT, 1, distinct=True)), dino=optional(MAPPING)),
         **dict.fromkeys(("dry_run", "fail_fast"), ignored(FLAG)),
         "objectives": ignored(list_of(one_of(*OBJECTIVES), distinct=True)),
@@ -171,8 +168,8 @@ FIELDS: dict[str, dict[str, Field]] = {
     ),
     "scorer.encoder": checked(model=TEXT, pretrained=TEXT, folder=MAPPING),
     "scorer.encoder.folder": {},
-    "scorer.oracle": checked(folder=MAPPING),
-    "scorer.oracle.folder": {},
+    **{"scorer.oracle": checked(folder=MAPPING), "scorer.oracle.folder": {}},
+    **CALLBACK_GROUPS,
     "logger": checked(**{ANY: MAPPING}),
     f"logger.{ANY}": checked(folder=PATH, project=TEXT, artifacts=one_of("references", "files", "none")),
     "paths": checked(outputs=PATH, store=PATH, logs=PATH, dreambooth=PATH),
@@ -210,10 +207,8 @@ FIELDS: dict[str, dict[str, Field]] = {
 }
 """The fields of each config group."""
 
-ROUND = {
-    **checked(steps=whole(1), batch=whole(1), learning_rate=number(), warmup=whole(0), hold=number(below=1)),
-    **checked(focus=number()),
-}
+PRETRAINING = ("32-true", "bf16-mixed")
+RECIPE = checked(steps=whole(1), batch=whole(1), learning_rate=number(), warmup=whole(0), hold=number(below=1))
 COMMANDS: dict[str, dict[str, dict[str, Field]]] = {
     "data": {
         "": checked(action=optional(TEXT), folder=PATH, source=MAPPING, paths=MAPPING),
@@ -223,14 +218,23 @@ COMMANDS: dict[str, dict[str, dict[str, Field]]] = {
     "pretrain": {
         "": {
             **checked(parts=list_of(one_of("judges", "base", "card")), seed=SEED, scenes=whole(1), work=PATH),
-            **checked(assets=PATH, validation_steps=whole(0), decoder=MAPPING, base=MAPPING, judges=MAPPING),
-            **checked(card=MAPPING, paths=MAPPING),
+            **checked(assets=PATH, validation_steps=whole(0), start=optional(PATH), judges=MAPPING),
+            **checked(model=one_of("toy", "toy_flow"), models=MAPPING, paths=MAPPING),
         },
-        "decoder": ROUND,
-        "base": checked(**{ANY: MAPPING}),
-        f"base.{ANY}": ROUND,
         "judges": checked(scorer=SEED, locator=SEED, oracle=SEED),
-        "card": checked(pictures=whole(1), seed=SEED, notes=TEXTS),
+        "models": checked(**{ANY: MAPPING}),
+        f"models.{ANY}": {
+            **checked(parts=list_of(one_of("judges", "base", "card")), assets=PATH),
+            **checked(sampler=MAPPING, decoder=MAPPING, rounds=MAPPING, card=MAPPING),
+        },
+        f"models.{ANY}.sampler": FIELDS["sampler"],
+        f"models.{ANY}.decoder": RECIPE,
+        f"models.{ANY}.rounds": checked(**{ANY: MAPPING}),
+        f"models.{ANY}.rounds.{ANY}": {**RECIPE, **checked(precision=one_of(*PRETRAINING), weighting=MAPPING)},
+        f"models.{ANY}.rounds.{ANY}.weighting": checked(
+            focus=number(), decisive=INTERVAL, loss_weight_max=number(positive=True)
+        ),
+        f"models.{ANY}.card": checked(pictures=whole(1), seed=SEED, notes=TEXTS),
         "paths": FIELDS["paths"],
     },
 }

@@ -1,4 +1,4 @@
-"""The model card of the toy base: its training, and the oracle's accuracy on its pictures of held-out captions."""
+"""The model cards of the toy bases: their training, and the oracle's accuracy on their pictures of captions."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from quantbooth.diffusion.base import Base
 from quantbooth.diffusion.pretrained import load_base
 from quantbooth.diffusion.sampler import Sampler, initial_noise
 from quantbooth.runtime.progress import progress
@@ -16,49 +17,69 @@ from quantbooth_toyworld.scenes import render
 __all__ = ["measure", "write_card"]
 
 BATCH = 25
-SAMPLER = Sampler("ddim", 25, 4.0)
 
-TEXT = """# Toy base
+ABOUT = {
+    "unet": """# Toy base
 
 A Stable-Diffusion-shaped model of a rendered 32x32 world, made by `quantbooth-pretrain` of this project from nothing.
 It is a normal diffusers pipeline folder (`StableDiffusionPipeline.from_pretrained` reads it). Licence: Apache-2.0.
 
 - denoiser: {denoiser:,} parameters, latents 24 x 8 x 8; text encoder: {text:,}; autoencoder: {autoencoder:,}; float16
-- noise schedule: scaled linear, T = 1000, predicts epsilon, trained with every tenth caption empty
+- noise schedule: scaled linear, T = 1000, predicts epsilon, trained with every tenth caption empty""",
+    "transformer": """# Toy flow base
+
+A Stable-Diffusion-3-shaped model of a rendered 32x32 world: `quantbooth-pretrain model=toy_flow` of this project made
+transformer and text encoders from nothing; the autoencoder is the toy base's. It is a diffusers folder without T5,
+`StableDiffusion3Pipeline.from_pretrained(FOLDER, text_encoder_3=None, tokenizer_3=None)` reads it. Licence: Apache-2.0.
+
+- denoiser: {denoiser:,} parameters, latents 24 x 8 x 8; text encoders: {text:,}; autoencoder: {autoencoder:,}; float16
+- flow matching, T = 1000, no shift, predicts noise - x_0, trained with every tenth caption empty""",
+}
+TEXT = """{about}
 - training data: rendered scenes only; the twelve personal subjects' combinations of class with emblem or layout are
   left out
 {notes}
 
 ## Held-out figures
 
-{pictures} captions of scenes that no training drew (seed {seed}), DDIM, 25 steps, guidance 4; the share of pictures in
-which the oracle's first guess is what the caption asked for. "Rendered" is the same oracle on the true pictures.
+{pictures} captions of scenes that no training drew (seed {seed}), {sampler}, {steps} steps, guidance {guidance:g}; the
+share of pictures in which the oracle's first guess is what the caption asked for. "Rendered" is the same oracle on the
+true pictures.
 
 | | {header} |
 |---|{rule}|
-| toy base | {drawn} |
+| {name} | {drawn} |
 | rendered | {rendered} |
 
 {judges}
 """
+SAMPLERS = {"ddim": "DDIM", "flow_euler": "Euler"}
 
 
-def write_card(assets: Path, pictures: int, seed: int, notes: Sequence[str] = ()) -> dict[str, dict[str, float]]:
+def write_card(
+    assets: Path, sampler: Sampler, judges: Path, pictures: int, seed: int, notes: Sequence[str] = ()
+) -> dict[str, dict[str, float]]:
     """Measure the shipped base, write ``README.md`` and ``figures.json`` next to its folder; return the figures."""
-    figures = measure(assets, pictures, seed)
-    base, names = load_base(assets / "base", "toy"), list(figures["rendered"])
+    base = load_base(assets / "base", "toy")
+    figures = measure(base, sampler, judges, pictures, seed)
+    names = list(figures["rendered"])
+    about = ABOUT[base.component].format(
+        denoiser=_size(base.denoiser), text=sum(map(_size, base.text_encoders)), autoencoder=_size(base.autoencoder)
+    )
     text = TEXT.format(
-        denoiser=_size(base.denoiser),
-        text=_size(base.text_encoder),
-        autoencoder=_size(base.autoencoder),
+        about=about,
+        name=about.partition("\n")[0].removeprefix("# ").lower(),
         notes="\n".join(f"- {note}" for note in notes),
         pictures=pictures,
         seed=seed,
+        sampler=SAMPLERS[sampler.scheduler],
+        steps=sampler.steps,
+        guidance=sampler.guidance,
         header=" | ".join(names),
         rule="---|" * (len(names) - 1) + "---",
         drawn=" | ".join(f"{figures['drawn'][name]:.3f}" for name in names),
         rendered=" | ".join(f"{figures['rendered'][name]:.3f}" for name in names),
-        judges=_judges(assets / "judges"),
+        judges=_judges(judges),
     )
     # Not in base/: a file more in the base's folder would change its fingerprint, and the name of every artifact.
     (assets / "README.md").write_text(text)
@@ -66,25 +87,24 @@ def write_card(assets: Path, pictures: int, seed: int, notes: Sequence[str] = ()
     return figures
 
 
-def measure(assets: Path, pictures: int, seed: int) -> dict[str, dict[str, float]]:
+def measure(base: Base, sampler: Sampler, judges: Path, pictures: int, seed: int) -> dict[str, dict[str, float]]:
     """Return the accuracy per attribute on pictures of the base, and on the rendered scenes."""
-    oracle, held = load_oracle(assets / "judges"), held_out_captions(pictures, seed)
+    oracle, held = load_oracle(judges), held_out_captions(pictures, seed)
     asked = [caption.asked for caption in held]
     truth = torch.stack([torch.from_numpy(render(caption.scene).image.copy()) for caption in held])
     rendered = truth.permute(0, 3, 1, 2).float() / 255
     return {
-        "drawn": _judged(oracle, _drawn(assets, held), asked),
+        "drawn": _judged(oracle, _drawn(base, sampler, held), asked),
         "rendered": _judged(oracle, rendered, asked),
     }
 
 
-def _drawn(assets: Path, held: list[HeldOut]) -> torch.Tensor:
-    base = load_base(assets / "base", "toy")
+def _drawn(base: Base, sampler: Sampler, held: list[HeldOut]) -> torch.Tensor:
     texts = [caption.text for caption in held]
     starts = range(0, len(texts), BATCH)
     return torch.cat(
         [
-            SAMPLER.sample(base, part, initial_noise(part, [0] * len(part), base.latent_shape))
+            sampler.sample(base, part, initial_noise(part, [0] * len(part), base.latent_shape))
             for part in (texts[i : i + BATCH] for i in progress(starts, "drawing held-out captions"))
         ]
     )

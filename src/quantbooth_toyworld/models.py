@@ -1,4 +1,7 @@
-"""The configuration and untrained parts of the toy base: tokenizer, text encoder, denoiser, autoencoder."""
+"""The configuration and untrained parts of the toy bases: tokenizer, text encoders, denoiser, autoencoder.
+
+The flow base has the autoencoder of the toy base, a transformer, and two text encoders half as wide.
+"""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -7,14 +10,18 @@ import torch
 from jaxtyping import Float
 from open_clip.tokenizer import SimpleTokenizer
 from torch import Tensor
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from quantbooth.diffusion.base import Base
+from quantbooth.diffusion.families.sd3 import StableDiffusion3WithoutT5
 from quantbooth.diffusion.families.stable_diffusion import StableDiffusion
 from quantbooth.diffusion.model import TextEncoder
 from quantbooth.diffusion.pretrained import new_autoencoder
 
-__all__ = ["DENOISER", "SCHEDULE", "TEXT_LENGTH", "fit_encoder_", "new_denoiser", "reduced_tokenizer", "untrained_base"]
+__all__ = [
+    *("DENOISER", "SCHEDULE", "TEXT_LENGTH", "TRANSFORMER", "fit_encoder_", "new_denoiser", "reduced_tokenizer"),
+    *("untrained_base", "untrained_flow_base"),
+]
 
 TEXT_LENGTH = 26
 TEXT_WIDTH = 128
@@ -47,6 +54,23 @@ DENOISER: dict[str, Any] = {
     "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
 }
 
+FLOW: dict[str, Any] = {"_class_name": "FlowMatchEulerDiscreteScheduler", "num_train_timesteps": 1000, "shift": 1.0}
+
+TRANSFORMER: dict[str, Any] = {
+    "sample_size": 8,
+    "patch_size": 2,
+    "in_channels": LATENT_CHANNELS,
+    "out_channels": LATENT_CHANNELS,
+    "num_layers": 4,
+    "attention_head_dim": 32,
+    "num_attention_heads": 6,
+    "caption_projection_dim": 192,
+    "joint_attention_dim": TEXT_WIDTH,
+    "pooled_projection_dim": TEXT_WIDTH,
+    "pos_embed_max_size": 4,
+    "qk_norm": "rms_norm",
+}
+
 AUTOENCODER: dict[str, Any] = {
     "latent_channels": LATENT_CHANNELS,
     "encoder_block_out_channels": (PATCH_CHANNELS,) * 3,
@@ -69,21 +93,19 @@ def reduced_tokenizer(words: Iterable[str]) -> CLIPTokenizer:
     return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=TEXT_LENGTH)
 
 
-def text_encoder_for(tokenizer: CLIPTokenizer) -> CLIPTextModel:
-    """Return a two-layer CLIP text encoder with the reduced vocabulary."""
-    return CLIPTextModel(
-        CLIPTextConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=TEXT_WIDTH,
-            projection_dim=TEXT_WIDTH,
-            intermediate_size=384,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            max_position_embeddings=TEXT_LENGTH,
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-        )
+def text_config(tokenizer: CLIPTokenizer, width: int, layers: int) -> CLIPTextConfig:
+    """Return the configuration of a CLIP text encoder with the reduced vocabulary."""
+    return CLIPTextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=width,
+        projection_dim=width,
+        intermediate_size=3 * width,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        max_position_embeddings=TEXT_LENGTH,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
     )
 
 
@@ -101,8 +123,24 @@ def untrained_base(words: Iterable[str], seed: int) -> Base:
         family=StableDiffusion(),
         denoiser=new_denoiser(DENOISER),
         autoencoder=new_autoencoder(AUTOENCODER),
-        encoders=(TextEncoder(text_encoder_for(tokenizer), tokenizer),),
+        encoders=(TextEncoder(CLIPTextModel(text_config(tokenizer, TEXT_WIDTH, 2)), tokenizer),),
         scheduler_config=dict(SCHEDULE),
+    )
+
+
+def untrained_flow_base(words: Iterable[str], seed: int, autoencoder: Any) -> Base:
+    """Return all parts of the flow base, with random weights from the seed except those of the autoencoder."""
+    torch.manual_seed(seed)
+    tokenizer = reduced_tokenizer(words)
+    networks = [CLIPTextModelWithProjection(text_config(tokenizer, TEXT_WIDTH // 2, 3)) for _ in range(2)]
+    family = StableDiffusion3WithoutT5()
+    return Base(
+        name="toy_flow",
+        family=family,
+        denoiser=family.new_denoiser(TRANSFORMER),
+        autoencoder=autoencoder,
+        encoders=tuple(TextEncoder(network, tokenizer) for network in networks),
+        scheduler_config=dict(FLOW),
     )
 
 

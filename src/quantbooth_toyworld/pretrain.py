@@ -1,7 +1,8 @@
-"""quantbooth-pretrain: train the toy base and its judges from scratch, resuming from the newest checkpoint.
+"""quantbooth-pretrain: train a toy base and its judges from scratch, resuming from the newest checkpoint.
 
 quantbooth-pretrain                         # everything (hours on 2 cores)
 quantbooth-pretrain 'parts=[judges]'        # scorer, locator and oracle only
+quantbooth-pretrain model=toy_flow              # the flow base, with the shipped autoencoder and judges
 """
 
 from collections.abc import Callable
@@ -13,19 +14,28 @@ from omegaconf import DictConfig
 from torch import nn
 
 from quantbooth.diffusion.base import Base
-from quantbooth.diffusion.pretrained import save_base
+from quantbooth.diffusion.pretrained import load_base, save_base
 from quantbooth.diffusion.sampler import Sampler
 from quantbooth.runtime.cli import Command
 from quantbooth.runtime.config import plain
+from quantbooth.runtime.errors import UserError
 from quantbooth.sampling.image_set import Request
 from quantbooth.tuning.callbacks import SampleGrids
 from quantbooth_toyworld.captions import words
 from quantbooth_toyworld.card import write_card
 from quantbooth_toyworld.judge_recipes import train_locator, train_oracle, train_scorer
-from quantbooth_toyworld.models import fit_encoder_, untrained_base
-from quantbooth_toyworld.pretraining import BaseTraining, DecoderTraining, Pool, Recipe, fit_resumably, render_pool
+from quantbooth_toyworld.models import fit_encoder_, untrained_base, untrained_flow_base
+from quantbooth_toyworld.pretraining import (
+    BaseTraining,
+    DecoderTraining,
+    Pool,
+    Recipe,
+    Weighting,
+    fit_resumably,
+    render_pool,
+)
 from quantbooth_toyworld.questions import held_out_captions
-from quantbooth_toyworld.shipped import save_judge
+from quantbooth_toyworld.shipped import base_folder, judges_folder, save_judge
 
 __all__ = ["job", "main"]
 
@@ -35,7 +45,6 @@ JUDGES: dict[str, Callable[[int], tuple[nn.Module, dict[str, float]]]] = {
     "oracle": train_oracle,
 }
 AVERAGE_FROM = 200
-SAMPLER = Sampler("ddim", 25, 4.0)
 WATCHED = 16
 
 
@@ -43,14 +52,19 @@ def job(cfg: DictConfig) -> Path:
     """Train the requested parts; return the folder of the shipped files."""
     settings = plain(cfg)
     torch.set_flush_denormal(True)
+    if settings["start"] is not None and settings["model"] != "toy_flow":
+        raise UserError(f"start is of model=toy_flow, got start={settings['start']} with model={settings['model']}")
     work, assets = Path(settings["work"]), Path(settings["assets"])
+    model = settings["models"][settings["model"]]
+    sampler = Sampler(**model["sampler"])
     if "judges" in settings["parts"]:
         train_judges(assets / "judges", settings["judges"])
     if "base" in settings["parts"]:
         pool = render_pool(settings["scenes"], settings["seed"], work / "pool.safetensors")
-        save_base(train_base(settings, pool, work), assets / "base", torch.float16)
+        save_base(train_base(settings, pool, work, sampler), assets / "base", torch.float16)
     if "card" in settings["parts"]:
-        write_card(assets, **settings["card"])
+        judges = trained if (trained := assets / "judges").is_dir() else judges_folder()
+        write_card(assets, sampler, judges, **model["card"])
     return assets
 
 
@@ -62,23 +76,43 @@ def train_judges(folder: Path, seeds: dict[str, int]) -> None:
             save_judge(judge, folder, figures)
 
 
-def train_base(settings: dict[str, Any], pool: Pool, work: Path) -> Base:
-    """Fit the encoder by PCA, train the decoder, then train denoiser and text encoder jointly in several rounds.
+def train_base(settings: dict[str, Any], pool: Pool, work: Path, sampler: Sampler) -> Base:
+    """Train denoiser and text encoders jointly in several rounds.
 
     Each round starts from the averaged weights of the previous one, with another seed.
     """
+    kind = settings["model"]
+    base = BEGINNINGS[kind](settings, pool, work)
+    latents = torch.cat([base.encode_images(part.float() / 255).half() for part in pool.images.split(1000)])
+    for place, (name, values) in enumerate(settings["models"][kind]["rounds"].items()):
+        folder = work / FOLDERS[kind] / name
+        weighting, precision = Weighting(**values.pop("weighting")), values.pop("precision")
+        recipe = Recipe(seed=settings["seed"] + place, **values)
+        grids = SampleGrids(lambda: base, sampler, watched(), settings["validation_steps"], folder / "samples")
+        training = BaseTraining(base, latents, pool, recipe, weighting)
+        fit_resumably(training, recipe.steps, folder, AVERAGE_FROM, [grids], precision)
+    return base
+
+
+def begin_toy(settings: dict[str, Any], pool: Pool, work: Path) -> Base:
+    """Return the untrained toy base; its encoder is fitted by PCA, its decoder is trained."""
     base = untrained_base(words(), settings["seed"])
     kept = fit_encoder_(base.autoencoder, pool.images[:4000].float() / 255)
     (work / "variance_kept.txt").write_text(f"{kept:.4f}\n")
-    decoder = Recipe(seed=settings["seed"], **settings["decoder"])
+    decoder = Recipe(seed=settings["seed"], **settings["models"]["toy"]["decoder"])
     fit_resumably(DecoderTraining(base, pool, decoder), decoder.steps, work / "decoder", AVERAGE_FROM)
-    latents = torch.cat([base.encode_images(part.float() / 255).half() for part in pool.images.split(1000)])
-    for place, (name, values) in enumerate(settings["base"].items()):
-        focus, folder = values.pop("focus"), work / "base" / name
-        recipe = Recipe(seed=settings["seed"] + place, **values)
-        grids = SampleGrids(lambda: base, SAMPLER, watched(), settings["validation_steps"], folder / "samples")
-        fit_resumably(BaseTraining(base, latents, pool, recipe, focus), recipe.steps, folder, AVERAGE_FROM, [grids])
     return base
+
+
+def begin_toy_flow(settings: dict[str, Any], pool: Pool, work: Path) -> Base:
+    """Return the flow base to train: untrained with the toy base's autoencoder, or the folder `start`."""
+    if settings["start"] is not None:
+        return load_base(Path(settings["start"]), "toy_flow")
+    return untrained_flow_base(words(), settings["seed"], load_base(base_folder(), "toy").autoencoder)
+
+
+BEGINNINGS = {"toy": begin_toy, "toy_flow": begin_toy_flow}
+FOLDERS = {"toy": "base", "toy_flow": "flow"}
 
 
 def watched() -> list[Request]:

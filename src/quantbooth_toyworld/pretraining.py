@@ -1,10 +1,11 @@
-"""Pre-training of the toy base: a pool of scenes, the autoencoder's decoder, then unet and text encoder jointly.
+"""Pre-training of the toy bases: a pool of scenes, the autoencoder's decoder, then denoiser and text encoders jointly.
 
 Picture i of a pool depends on (seed, i) only, and a finished pool is cached on disk. Training runs save a checkpoint
 every few minutes and resume from it; they end on averaged weights.
 """
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -17,9 +18,11 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.data import DataLoader, Dataset
 
 from quantbooth.diffusion.base import Base
+from quantbooth.diffusion.diffusers_folder import text_encoder_names
 from quantbooth.diffusion.objective import denoising_error
 from quantbooth.runtime.draws import generator_for, step_loader
 from quantbooth.runtime.lightning import Bar
@@ -28,7 +31,7 @@ from quantbooth_toyworld.captions import caption
 from quantbooth_toyworld.scenes import random_scene, render
 from quantbooth_toyworld.world import Scene
 
-__all__ = ["BaseTraining", "DecoderTraining", "Pool", "Recipe", "fit_resumably", "render_pool"]
+__all__ = ["BaseTraining", "DecoderTraining", "Pool", "Recipe", "Weighting", "fit_resumably", "render_pool"]
 
 WITNESSES = 64
 
@@ -93,7 +96,12 @@ LAST = "last.ckpt"
 
 
 def fit_resumably(
-    module: LightningModule, steps: int, folder: Path, average_from: int, callbacks: Sequence[Callback] = ()
+    module: LightningModule,
+    steps: int,
+    folder: Path,
+    average_from: int,
+    callbacks: Sequence[Callback] = (),
+    precision: Any = "32-true",
 ) -> None:
     """Train to the given step, from the newest checkpoint in the folder, if any; end on averaged weights.
 
@@ -106,6 +114,7 @@ def fit_resumably(
         max_epochs=-1,
         accelerator="auto",
         devices=1,
+        precision=precision,
         logger=False,
         gradient_clip_val=1.0,
         enable_model_summary=False,
@@ -153,7 +162,7 @@ class _Training(LightningModule):
 
     def configure_optimizers(self) -> Any:
         optimizer = torch.optim.AdamW(self.trained.parameters(), lr=self.recipe.learning_rate, weight_decay=1e-3)
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, self.recipe.rate_at)
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self.recipe.rate_at(step))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def train_dataloader(self) -> object:
@@ -183,27 +192,42 @@ class DecoderTraining(_Training):
         return difference.abs().mean() + difference.square().mean()
 
 
+@dataclass(frozen=True)
+class Weighting:
+    """Which timesteps are drawn, and the weight of each sample's error.
+
+    Attributes:
+        focus: share of the timesteps drawn uniformly from ``decisive``; the others are uniform over all timesteps.
+        decisive: interval where the content is decided.
+        loss_weight_max: B of the weight min(1 / signal power, B): 1 / alpha_bar, or 1 / (1 - sigma)^2 of a flow.
+    """
+
+    focus: float = 0.0
+    decisive: Sequence[int] = (150, 750)
+    loss_weight_max: float = 8.0
+
+
 class BaseTraining(_Training):
-    """Training of denoiser and text encoder on captioned latents with the noise-prediction loss (LDM, eq. 2).
+    """Training of denoiser and text encoders on captioned latents with the denoising loss (LDM, eq. 2; flow matching).
 
-    Each sample's error is weighted by min(1 / alpha_bar, 8), and every tenth caption is emptied for guidance.
-
-    Args:
-        focus: share of the timesteps drawn uniformly from [150, 750), where the content is decided; the others are
-            uniform over all timesteps.
+    Every tenth caption is emptied for guidance.
     """
 
     empty_share = 0.1
-    loss_weight_max = 8.0
-    decisive = (150, 750)
 
     def __init__(
-        self, base: Base, latents: Float[Tensor, "n c h w"], pool: Pool, recipe: Recipe, focus: float = 0.0
+        self,
+        base: Base,
+        latents: Float[Tensor, "n c h w"],
+        pool: Pool,
+        recipe: Recipe,
+        weighting: Weighting = Weighting(),
     ) -> None:
         super().__init__()
-        self.focus = focus
+        self.weighting = weighting
         self.recipe = recipe
-        self.trained = torch.nn.ModuleDict({"denoiser": base.denoiser, "text_encoder": base.text_encoder})
+        encoders = dict(zip(text_encoder_names(len(base.encoders)), base.text_encoders, strict=True))
+        self.trained = torch.nn.ModuleDict({"denoiser": base.denoiser, **encoders})
         self.base = base
         self.latents = latents
         self.scenes = pool.scenes
@@ -218,21 +242,28 @@ class BaseTraining(_Training):
         t = self.timesteps(count, draw)
         x_0 = self.latents[rows].to(self.device).float()
         noise = torch.randn(x_0.shape, generator=draw).to(x_0)
-        conditioning = self.base.encode_prompts(self.captions(rows))
-        errors = denoising_error(self.base, self.schedule, x_0, noise, t.to(self.device), conditioning)
-        weight = self.schedule.bounded_inverse_weight(t, self.loss_weight_max).to(errors)
+        with _fast_attention():
+            conditioning = self.base.encode_prompts(self.captions(rows))
+            errors = denoising_error(self.base, self.schedule, x_0, noise, t.to(self.device), conditioning)
+        weight = self.schedule.bounded_inverse_weight(t, self.weighting.loss_weight_max).to(errors)
         self.log("pretrain/error", errors.detach().mean(), prog_bar=True)
         return (weight * errors).mean()
 
     def timesteps(self, count: int, draw: torch.Generator) -> Int[Tensor, " count"]:
         anywhere = torch.randint(self.schedule.timesteps, (count,), generator=draw)
-        if not self.focus:
+        if not self.weighting.focus:
             return anywhere
-        decisive = torch.randint(*self.decisive, (count,), generator=draw)
-        return torch.where(torch.rand(count, generator=draw) < self.focus, decisive, anywhere)
+        first, end = self.weighting.decisive
+        decisive = torch.randint(first, end, (count,), generator=draw)
+        return torch.where(torch.rand(count, generator=draw) < self.weighting.focus, decisive, anywhere)
 
     def captions(self, rows: Tensor) -> list[str]:
         """Draw a caption for each picture, by (seed, step)."""
         rng = np.random.default_rng([self.recipe.seed, self.global_step])
         texts = [caption(self.scenes[int(row)], rng) for row in rows]
         return ["" if rng.random() < self.empty_share else text for text in texts]
+
+
+def _fast_attention() -> AbstractContextManager[Any]:
+    """Avoid the CPU's fused attention in mixed precision, whose backward pass took half of a step in bfloat16."""
+    return sdpa_kernel(SDPBackend.MATH) if torch.is_autocast_enabled("cpu") else nullcontext()

@@ -10,8 +10,8 @@ import torch
 
 from quantbooth.diffusion.base import Base
 from quantbooth_toyworld.captions import words
-from quantbooth_toyworld.models import untrained_base
-from quantbooth_toyworld.pretraining import BaseTraining, DecoderTraining, Pool, Recipe, render_pool
+from quantbooth_toyworld.models import untrained_base, untrained_flow_base
+from quantbooth_toyworld.pretraining import BaseTraining, DecoderTraining, Pool, Recipe, Weighting, render_pool
 
 RECIPE = Recipe(steps=100, batch=4, learning_rate=1e-3, warmup=10, hold=0.5, seed=5)
 
@@ -83,6 +83,53 @@ def test_the_loss_is_the_weighted_mean_error(training: BaseTraining) -> None:
     assert float(loss.detach()) == pytest.approx(total, rel=1e-4)
 
 
+@pytest.fixture
+def flow(small_base: Base, pool: Pool, monkeypatch: pytest.MonkeyPatch) -> BaseTraining:
+    """On an untrained flow base, without a trainer."""
+    base = untrained_flow_base(words(), 0, small_base.autoencoder)
+    latents = torch.randn(12, 24, 8, 8, generator=torch.Generator().manual_seed(0))
+    weighting = Weighting(0.5, (330, 800), 1.0)
+    made = BaseTraining(base, latents, pool, RECIPE, weighting)
+    monkeypatch.setattr(made, "log", lambda *_, **__: None)
+    made.on_train_start()
+    return made
+
+
+def test_the_transformer_and_both_text_encoders_learn(flow: BaseTraining) -> None:
+    flow.training_step(0).backward()
+    silent = [name for name, parameter in flow.trained.named_parameters() if parameter.grad is None]
+    assert silent == []
+    assert {name for name, _ in flow.trained.named_children()} == {"denoiser", "text_encoder", "text_encoder_2"}
+
+
+def test_the_loss_of_a_flow_is_the_plain_mean_error_of_the_velocity(flow: BaseTraining) -> None:
+    """Against a plain loop over samples; diffusers' transformer reads all 256 tokens of zeros."""
+    loss = flow.training_step(0)
+    draw = flow.draw("base")
+    rows = torch.randint(12, (4,), generator=draw)
+    t = flow.timesteps(4, draw)
+    noise = torch.randn(4, 24, 8, 8, generator=draw)
+    captions = flow.captions(rows)
+    total = 0.0
+    for i, sigma in enumerate(((t + 1) / 1000).tolist()):
+        x_0, found = flow.latents[rows[i]], flow.base.encode_prompts([captions[i]])
+        tokens = torch.nn.functional.pad(found.tokens, (0, 0, 0, 256))
+        x_t = (1 - sigma) * x_0 + sigma * noise[i]
+        guess = flow.base.denoiser(x_t[None], tokens, found.extra["pooled"], torch.tensor([1000 * sigma])).sample[0]
+        total += float((guess - (noise[i] - x_0)).square().mean().detach()) / 4
+    assert float(loss.detach()) == pytest.approx(total, rel=1e-4)
+
+
+def test_a_step_in_mixed_precision_is_near_one_in_float(flow: BaseTraining) -> None:
+    whole = flow.training_step(0)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        half = flow.training_step(0)
+    half.backward()
+    assert half.dtype == torch.float32
+    assert float(half.detach()) == pytest.approx(float(whole.detach()), rel=0.02)
+    assert float(half.detach()) != float(whole.detach())
+
+
 def test_about_every_tenth_caption_is_empty_and_no_two_steps_speak_alike(
     training: BaseTraining, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -118,7 +165,7 @@ def test_a_further_round_falls_from_its_hold_on() -> None:
 def test_focus_draws_its_share_from_where_pictures_are_decided(small_base: Base, pool: Pool) -> None:
     """With focus f the share inside [150, 750) is f + 0.6 (1 - f), and both ends are drawn still."""
     for focus in (0.0, 0.5, 1.0):
-        stage = BaseTraining(small_base, torch.zeros(12, 24, 8, 8), pool, RECIPE, focus)
+        stage = BaseTraining(small_base, torch.zeros(12, 24, 8, 8), pool, RECIPE, Weighting(focus))
         t = stage.timesteps(20_000, torch.Generator().manual_seed(1))
         inside = ((t >= 150) & (t < 750)).float().mean()
         assert float(inside) == pytest.approx(focus + 0.6 * (1 - focus), abs=0.015)

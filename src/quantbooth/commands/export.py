@@ -38,7 +38,7 @@ USUAL_FORMAT = "diffusers"
 USUAL_PRECISION = "float32"
 OF_TUNING = ("method", "strategy", "tuner", "prior", "optimizer", "seed", "tag")
 UNUSED = (
-    *("sampler", "scorer", "locator", "dino", "logger", "preview"),
+    *("sampler", "scorer", "locator", "dino", "logger", "callbacks", "preview"),
     *("protocol.seeds", "protocol.prompt_stride", "protocol.prior_prompts", "protocol.batch"),
 )
 """Options of drawing and scoring, which a command with the options of a run may be given too."""
@@ -82,7 +82,7 @@ def export(run: Run) -> Path:
             write_integers(base.denoiser, next(iter(merging.shares)), _quantized_folder(run), folder)
         else:
             write_weights(denoisers[main](), main, folder, precision_of(options.precision))
-        (folder / "README.md").write_text(model_card(**_facts(run, step, merging, options, main), errors=errors))
+        (folder / "README.md").write_text(model_card(**_facts(run, step, merging, options, base), errors=errors))
     print(f"exported: {destination}")  # noqa: T201  # what a person looks for next
     return destination
 
@@ -192,12 +192,14 @@ def _errors(run: Run, base: Base, denoisers: Denoisers) -> dict[str, tuple[float
     return prediction_errors(base, merged, run.only.subject, run.strategy.sampling_zones, run.loop)
 
 
-def _facts(run: Run, step: int, merging: Merging, options: Options, main: str) -> dict[str, Any]:
+def _facts(run: Run, step: int, merging: Merging, options: Options, base: Base) -> dict[str, Any]:
     """Return the facts for the model card."""
+    main = base.component
     rows = [(0, merging.timesteps, main)] if options.merged else merging.rows(main)
     return {
         "base": run.base_name,
         "component": main,
+        "absent": "".join(f", {part}=None" for part in base.family.absent_parts),
         "licence": run.settings["base"]["licence"],
         "subject": run.only.subject,
         "method": run.served_method if step else "the base as quantized, not tuned",

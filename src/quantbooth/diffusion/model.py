@@ -84,10 +84,14 @@ class TextEncoder:
         Raises:
             UserError: for a prompt that is longer.
         """
+        return self.read(prompts, length).input_ids
+
+    def read(self, prompts: Sequence[str], length: int | None = None) -> Any:
+        """Return `input_ids` and `attention_mask` [b, length], 1 at the tokens of the prompt; otherwise as `ids`."""
         require_whole([self.tokenizer], prompts, [length])
         length = length or self.tokenizer.model_max_length
         found = self.tokenizer(list(prompts), padding="max_length", max_length=length, return_tensors="pt")
-        return found.input_ids.to(self.network.device)
+        return found.to(self.network.device)
 
 
 @dataclass(frozen=True)
@@ -120,6 +124,7 @@ class Family(ABC):
             `text_encoder_2`, ...
         text_lengths: tokens that each text encoder reads; None is `model_max_length`, as all are by default.
         large_texts: classes of text encoders that stay in the precision of their files, as the others do not.
+        absent_parts: parts that are null in `model_index.json`; diffusers' `from_pretrained` wants them as None.
         pipeline_class: diffusers' class of the pipeline.
         autoencoders: diffusers' classes of the autoencoder by their names.
         schedulers: schedulers by our names, called as diffusers', whose timesteps are training timesteps.
@@ -134,6 +139,7 @@ class Family(ABC):
     text_classes: ClassVar[tuple[tuple[Any, Any], ...]]
     text_lengths: ClassVar[tuple[int | None, ...] | None] = None
     large_texts: ClassVar[tuple[Any, ...]] = ()
+    absent_parts: ClassVar[tuple[str, ...]] = ()
     pipeline_class: ClassVar[Any]
     autoencoders: ClassVar[Mapping[str, Any]] = AUTOENCODERS
     schedulers: ClassVar[Mapping[str, Any]]

@@ -36,9 +36,16 @@ def load(folder: str, **options: Any) -> Any:
     component, rows = about["component"], about["zones"]
     denoisers = {name: _denoiser(folder, name, options) for name in sorted({name for _, _, name in rows})}
     first, *_ = denoisers
-    pipeline = diffusers.DiffusionPipeline.from_pretrained(folder, **{component: denoisers[first]}, **options)
+    given = {component: denoisers[first], **dict.fromkeys(_absent(folder)), **options}
+    pipeline = diffusers.DiffusionPipeline.from_pretrained(folder, **given)
     by_zone_(denoisers.pop(first), first, denoisers, rows)
     return pipeline
+
+
+def _absent(folder: str) -> list[str]:
+    """Return the text encoders and tokenizers that the pipeline does not have; diffusers wants them as None."""
+    index = json.loads((Path(folder) / "model_index.json").read_text(encoding="utf-8"))
+    return [part for part, value in index.items() if part.startswith(("text", "token")) and value == [None, None]]
 
 
 def _denoiser(folder: str, name: str, options: Mapping[str, Any]) -> Any:

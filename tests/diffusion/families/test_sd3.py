@@ -49,6 +49,37 @@ def test_a_prediction_is_what_the_transformer_of_diffusers_gives(folder: Path, s
         assert torch.equal(sd3.predict(noise, t, conditioning), found)
 
 
+def test_a_token_counted_256_times_is_256_tokens(tmp_path: Path) -> None:
+    """Without T5, against diffusers' transformer on all 77 + 256 tokens; the first block has a second attention."""
+    save_base(random_base("tiny-sd3-without-t5"), tmp_path, torch.float32)
+    base, t = load_base(tmp_path, "base"), torch.tensor([3, 900])
+    transformer = SD3Transformer2DModel.from_pretrained(str(tmp_path), subfolder="transformer")
+    states, _, pooled, _ = as_pipeline(base).encode_prompt(TEXTS, TEXTS, TEXTS, do_classifier_free_guidance=False)
+    conditioning = base.encode_prompts(TEXTS)
+    assert (states.shape[1:], conditioning.tokens.shape[1:]) == ((77 + 256, 56), (77, 48))
+    with torch.no_grad():
+        wanted = transformer(noise_of(base), states, pooled, t + 1).sample
+        once = transformer(noise_of(base), states[:, :78], pooled, t + 1).sample
+    for _ in range(2):
+        base.enable_gradient_checkpointing_()
+        found = base.predict(noise_of(base), t, conditioning)
+        torch.testing.assert_close(found, wanted, rtol=0, atol=1e-5)
+    assert (once - wanted).abs().max() > 1e-3
+    ours = base.denoiser(noise_of(base), states, pooled, t + 1).sample  # as a pipeline calls it
+    torch.testing.assert_close(ours, wanted, rtol=0, atol=1e-6)
+
+
+def test_without_t5_both_its_parts_are_null_and_the_width_fits(folder: Path, tmp_path: Path) -> None:
+    save_base(random_base("tiny-sd3-without-t5"), tmp_path, torch.float32)
+    index = json.loads((tmp_path / INDEX).read_text())
+    assert index["text_encoder_3"] == index["tokenizer_3"] == [None, None]
+    check_base(tmp_path, 64, T)
+    config = json.loads((tmp_path / MAIN).read_text())
+    (tmp_path / MAIN).write_text(json.dumps({**config, "joint_attention_dim": 40}))
+    with pytest.raises(UserError, match="joint_attention_dim must be 48 or more, the width of both CLIPs, found 40"):
+        check_base(tmp_path, 64, T)
+
+
 @pytest.mark.parametrize("name", ["tokens", "pooled"])
 def test_each_condition_changes_what_is_predicted(sd3: Base, name: str) -> None:
     with torch.no_grad():
