@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 
 from quantbooth.commands.calibrate import calibrate
 from quantbooth.commands.tune import tune
+from quantbooth.run.reopened import reopened
 from quantbooth.run.run import Run
 from quantbooth.runtime.errors import UserError
 from quantbooth.tuning.files import snapshot_path
@@ -51,8 +52,26 @@ def test_a_callback_of_another_package_is_part_of_what_is_tuned(
 ) -> None:
     cfg, alone = compose(tmp_path, *QUICK), identity(Run(compose(tmp_path, *QUICK)))
     with open_dict(cfg):
-        cfg.callbacks = {"mine": {"_target_": "lightning.pytorch.callbacks.Timer", "duration": "1:0:0:0"}}
+        cfg.callbacks = {"mine": {"_target_": "lightning.pytorch.callbacks.Timer", "duration": "01:00:00:00"}}
     with pytest.raises(UserError, match=r"^callbacks\.mine\._target_ must be a class that the configs of quantbooth"):
         tune(Run(cfg))
     monkeypatch.setenv("QUANTBOOTH_TRUST", "lightning.pytorch.callbacks")
     assert identity(Run(cfg)) != alone
+    cfg.trainer.devices = 2
+    with pytest.raises(
+        UserError, match=r"^callbacks\.mine may change what is learned, and would do so in one process of"
+    ):
+        tune(Run(cfg))
+
+
+def test_work_that_was_tuned_with_a_callback_is_opened_by_its_name(
+    compose: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("QUANTBOOTH_TRUST", "lightning.pytorch.callbacks")
+    cfg = compose(tmp_path, *QUICK)
+    with open_dict(cfg):
+        cfg.callbacks = {"mine": {"_target_": "lightning.pytorch.callbacks.Timer", "duration": "01:00:00:00"}}
+    calibrate(Run(cfg))
+    (tuned,) = tune(Run(cfg))
+    again = reopened(compose(tmp_path, *QUICK, f"scale_sets={tuned}"), [f"scale_sets={tuned}"])[0]
+    assert again.only.tuned.require() == tuned

@@ -4,8 +4,9 @@ import pytest
 from hydra.errors import MissingConfigException
 from omegaconf import OmegaConf
 
+from quantbooth.runtime.errors import UserError
 from quantbooth.runtime.explain import explain
-from quantbooth.runtime.searching import name_directions, require_search
+from quantbooth.runtime.searching import name_directions, require_comparable, require_search
 
 
 @pytest.mark.parametrize(
@@ -24,6 +25,13 @@ def test_every_objective_is_maximized(objectives: list[str]) -> None:
     name_directions()
     cfg = OmegaConf.create({"objectives": objectives, "direction": "${maximized:${objectives}}"})
     assert list(cfg.direction) == ["maximize"] * len(objectives)
+
+
+@pytest.mark.parametrize("key", ["subject", "subjects", "seed", "protocol.seeds", "scorer"])
+def test_a_search_does_not_choose_what_its_trials_are_compared_on(key: str) -> None:
+    require_comparable(["tuner.learning_rate", "strategy.interval"])
+    with pytest.raises(UserError, match=f"^a search must not choose {key}: scores of several do not compare; give one"):
+        require_comparable(["tuner.learning_rate", key])
 
 
 def test_a_search_with_objectives_is_allowed() -> None:

@@ -52,9 +52,13 @@ class Base:
         return self.family.predict(self.denoiser, x_t, t, conditioning)
 
     def encode_prompts(self, prompts: Sequence[str]) -> Conditioning:
-        """Return the conditioning of prompts, a row each; with gradient where part of an encoder is trainable."""
+        """Return the conditioning of prompts, a row each; with gradient where part of an encoder is trainable.
+
+        Autocast is off: text encoders compute in the precision of their weights, whenever they encode.
+        """
         if self.encoders:
-            return self.family.encode_prompts(self.encoders, prompts, self.side)
+            with full_precision(self.text_encoder.device):
+                return self.family.encode_prompts(self.encoders, prompts, self.side)
         rows = Conditioning.cat([self.encoded[prompt] for prompt in prompts])
         return rows.to(self.autoencoder.device).to(self.autoencoder.dtype)
 

@@ -170,6 +170,7 @@ def tuning(made: Made, plan: Tuned) -> Peak:
         whole = plan.identifier or not plan.cached
         if whole:
             parts["autoencoder"] = _held(counter, base.autoencoder)
+        if plan.identifier:
             parts["text encoders"] = _held(counter, *base.text_encoders)
         before = counter.live
         untuned = frozen_copy(base.denoiser_alone) if plan.recipe.needs_teacher and not plan.tuner.has_base else None

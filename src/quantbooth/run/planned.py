@@ -109,6 +109,12 @@ def uncounted(run: Run) -> Iterator[str]:
     judges = {"locator": run.settings["locator"], "dino": run.settings.get("dino")}
     if named := [name for name, node in judges.items() if node and "folder" in node]:
         yield f"the networks of {' and '.join(named)}"
+    if run.processes > 1:
+        yield f"the other processes of trainer.devices={run.processes}, each with a part of every batch"
+    if run.recipe.accumulate_grad_batches > 1:
+        yield "gradients of earlier batches of a step (trainer.accumulate_grad_batches)"
+    if run.stopping is not None and run.stopping.prompt_drop is not None:
+        yield "the pictures of the prompt guard (tuner.stopping.prompt_drop)"
     if run.plan.undecided is not None:
         yield "the measurement of gradients that decides the borders of zones"
 

@@ -1,5 +1,7 @@
 """A search: Optuna chooses the options of a trial by the objectives of earlier ones; its jobs are not known before."""
 
+from collections.abc import Sequence
+
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.types import IntervalSweep, Override
 from omegaconf import DictConfig
@@ -8,9 +10,11 @@ from quantbooth.runtime.errors import UserError
 from quantbooth.runtime.hydra_versions import register
 from quantbooth.runtime.sweeps import overrides_of_sweep
 
-__all__ = ["ends_of_search", "name_directions", "require_search"]
+__all__ = ["ends_of_search", "name_directions", "require_comparable", "require_search"]
 
 SWEEPER = "OptunaSweeper"
+COMPARED = ("subject", "subjects", "seed", "scorer", "protocol")
+"""Options that a search may not choose: it would choose the easiest."""
 
 
 def name_directions() -> None:
@@ -22,7 +26,7 @@ def ends_of_search() -> list[list[str]]:
     """Return the overrides of the two trials at the ends of all values that are searched; none for another sweeper.
 
     Raises:
-        UserError: where no option has several values.
+        UserError: where no option has several values, or one of them would change what is compared.
     """
     sweeper = HydraConfig.get().sweeper
     if not str(sweeper.get("_target_")).endswith(SWEEPER):
@@ -33,7 +37,22 @@ def ends_of_search() -> list[list[str]]:
             "a search needs an option with several values, got none; add one such as "
             "'tuner.learning_rate=tag(log,interval(0.005,0.05))'"
         )
+    require_comparable([one.get_key_element() for one in given if one.is_sweep_override()])
     return [[_word(one, place) for one in given] for place in (0, -1)]
+
+
+def require_comparable(searched: Sequence[str]) -> None:
+    """Refuse a search over what its trials are compared on.
+
+    Raises:
+        UserError: naming the option.
+    """
+    for key in searched:
+        if key.partition(".")[0] in COMPARED:
+            raise UserError(
+                f"a search must not choose {key}: scores of several do not compare; give one, or for several subjects "
+                "in every trial subjects=[toy_mug,toy_duck]"
+            )
 
 
 def _word(one: Override, place: int) -> str:

@@ -56,7 +56,10 @@ def mask_attention_(denoiser: Any) -> None:
 
 
 def counted(length: int, count: int) -> Float[Tensor, "1 1 1 length"]:
-    """Return the mask of `length` tokens of which the last stands for `count` equal ones."""
+    """Return the mask of `length` tokens of which the last stands for `count` equal ones: log count added to its score.
+
+    In bfloat16 log 256 is rounded, and the token counts 252.5 times.
+    """
     mask = torch.zeros(1, 1, 1, length)
     mask[..., -1] = torch.tensor(float(count)).log()
     return mask
