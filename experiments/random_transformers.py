@@ -74,8 +74,12 @@ def random_transformer_base(name: str, clip_tokenizer: Callable[..., CLIPTokeniz
     Raises:
         RuntimeError: when diffusers makes another number of weights than the published one.
     """
-    numbers = TRANSFORMERS[name]
-    base = numbers.build(numbers, name, clip_tokenizer, dtype)
+    numbers, usual = TRANSFORMERS[name], torch.get_default_dtype()
+    torch.set_default_dtype(dtype)  # so that a large one is never in memory in float32
+    try:
+        base = numbers.build(numbers, name, clip_tokenizer, dtype)
+    finally:
+        torch.set_default_dtype(usual)
     weights = sum(parameter.numel() for parameter in base.denoiser.parameters())
     if weights != numbers.weights:
         raise RuntimeError(f"the denoiser of {name} must have {numbers.weights} weights, diffusers makes {weights}")
@@ -194,6 +198,7 @@ TINY_KLEIN: Numbers = {
 BY_TOKENS: Numbers = {**SHIFT_3, "use_dynamic_shifting": True}
 TRANSFORMERS: dict[str, Transformer] = {
     "sd35-medium": Transformer(_sd3, SD35_MEDIUM, 2_243_171_520, (CLIP_L, CLIP_G, T5_XXL), VAE, SHIFT_3),
+    "sd35-medium-without-t5": Transformer(_sd3, SD35_MEDIUM, 2_243_171_520, (CLIP_L, CLIP_G), VAE, SHIFT_3),
     "klein-4b": Transformer(_klein, KLEIN_4B, 3_875_544_576, (QWEN3_4B,), FLUX2_VAE, BY_TOKENS),
     "tiny-klein": Transformer(_klein, TINY_KLEIN, 69_216, (SMALL_QWEN,), SMALL_FLUX2_VAE, BY_TOKENS),
     "tiny-sd3-without-t5": Transformer(_sd3, TINY_SD3, 89_008, (SMALL_CLIP, SMALL_CLIP), SMALL_VAE, SHIFT_3),

@@ -88,7 +88,7 @@ def written() -> Iterator[tuple[str, str, Any]]:
         node = yaml.safe_load(file.read_text())
         if len(place.parts) == 1:
             yield from leaves(file.stem, node, "")
-        elif place.parts[0] in ("method", "experiment", "search"):
+        elif place.parts[0] in ("method", "experiment", "search", "preset"):
             yield from leaves("quantbooth", node, "")
         elif place.parts[0] == "lr_scheduler":
             yield from leaves("quantbooth", node, "tuner.")

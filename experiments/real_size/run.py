@@ -20,8 +20,9 @@ from quantbooth.reporting.tables import markdown
 __all__ = ["document", "main", "timed"]
 
 FOLDER = Path(__file__).parent
-RESOLUTION = {"sd15": 512, "sdxl": 1024, "tiny": 64, "tiny-xl": 64}
-BASES = {"tiny": "sd15", "tiny-xl": "sdxl"}
+RESOLUTION = {"sd15": 512, "sdxl": 1024, "sd35-medium-without-t5": 1024, "tiny": 64, "tiny-xl": 64}
+BASES = {"tiny": "sd15", "tiny-xl": "sdxl", "sd35-medium-without-t5": "sd35_medium"}
+FLOW = {"sd35-medium-without-t5": ["sampler=flow_euler"]}
 VERBS = ["calibrate", "tune", "sample", "evaluate"]
 USUAL = (
     *(
@@ -129,6 +130,7 @@ def _places(options: Namespace) -> list[str]:
     work, side = options.work, RESOLUTION[options.model]
     return [
         *(f"base={BASES.get(options.model, options.model)}", f"base.path={work / options.model}"),
+        *FLOW.get(options.model, []),
         *(f"base.resolution={side}", f"subject={options.subject}", f"paths.dreambooth={options.photos}"),
         *(f"scorer.encoder.model='local-dir:{work / 'clip'}'", f"paths.outputs={work / ('out-' + options.model)}"),
     ]

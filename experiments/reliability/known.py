@@ -59,7 +59,7 @@ KNOWN = (
     ),
     Known(
         "prompts of subject and class are swapped",
-        "commands/tune.py",
+        "run/examples.py",
         "encode",
         "return Examples(kept[0], texts[:1], kept[1], texts[1:], subject.name, several, rows)",
         "return Examples(kept[0], texts[1:], kept[1], texts[:1], subject.name, several, rows)",
@@ -67,7 +67,7 @@ KNOWN = (
     ),
     Known(
         "photos replace class pictures under flip",
-        "commands/tune.py",
+        "run/examples.py",
         "encode",
         "for pictures in (photos, prior))\n        rows",
         "for pictures in (photos, photos))\n        rows",
@@ -75,7 +75,7 @@ KNOWN = (
     ),
     Known(
         "pictures are not mirrored",
-        "commands/tune.py",
+        "run/examples.py",
         "encode",
         "torch.cat([pictures, pictures.flip(-1)])",
         "torch.cat([pictures, pictures.flip(-2)])",

@@ -29,7 +29,7 @@ from quantbooth.kinds import (
     optional,
     whole,
 )
-from quantbooth.schema_trainer import TRAINER
+from quantbooth.schema_trainer import CALLBACK_GROUPS, TRAINER
 from quantbooth.schema_tuner import TUNER_GROUPS, WEIGHT
 
 __all__ = ["COMMANDS", "FIELDS", "OBJECTIVES", "OPEN", "TRAINING_ONLY", "content", "trainer_content"]
@@ -51,7 +51,7 @@ OBJECTIVES = (
 """The scores of a report, which a search may maximize."""
 GROUPS = (
     *("base", "quant", "calibration", "tuner", "strategy", "timesteps", "subject", "prior", "optimizer", "sampler"),
-    "locator",
+    *("locator", "callbacks"),
     *("scorer", "trainer", "logger", "paths", "protocol", "resources", "preview", "report", "export", "probe"),
     *("degradation", "method_style"),
 )
@@ -59,12 +59,9 @@ GROUPS = (
 FIELDS: dict[str, dict[str, Field]] = {
     "": {
         **checked(seed=SEED, tag=optional(either(TEXT, number())), pictures=PATH, lora=TEXTS),
-        **checked(
-            strength=either(STRENGTH, MAPPING),
-            unconditional_strength=optional(STRENGTH),
-            negative_prompt=optional(TEXT),
-        ),
-        **checked(prompt=optional(either(TEXT, list_of(TEXT, 1))), scale_sets=optional(PATH)),
+        **checked(strength=either(STRENGTH, MAPPING), unconditional_strength=optional(STRENGTH)),
+        **checked(negative_prompt=optional(TEXT), scale_sets=optional(PATH)),
+        **checked(prompt=optional(either(TEXT, list_of(TEXT, 1)))),
         **checked(subjects=optional(list_of(TEXT, 1, distinct=True)), dino=optional(MAPPING)),
         **dict.fromkeys(("dry_run", "fail_fast"), ignored(FLAG)),
         "objectives": ignored(list_of(one_of(*OBJECTIVES), distinct=True)),
@@ -170,8 +167,8 @@ FIELDS: dict[str, dict[str, Field]] = {
     ),
     "scorer.encoder": checked(model=TEXT, pretrained=TEXT, folder=MAPPING),
     "scorer.encoder.folder": {},
-    "scorer.oracle": checked(folder=MAPPING),
-    "scorer.oracle.folder": {},
+    **{"scorer.oracle": checked(folder=MAPPING), "scorer.oracle.folder": {}},
+    **CALLBACK_GROUPS,
     "logger": checked(**{ANY: MAPPING}),
     f"logger.{ANY}": checked(folder=PATH, project=TEXT, artifacts=one_of("references", "files", "none")),
     "paths": checked(outputs=PATH, store=PATH, logs=PATH, dreambooth=PATH),

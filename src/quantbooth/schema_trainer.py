@@ -2,9 +2,11 @@
 
 from quantbooth.kinds import (
     FLAG,
+    MAPPING,
     TEXT,
     Field,
     Kind,
+    checked,
     either,
     ignored,
     left_out,
@@ -15,7 +17,7 @@ from quantbooth.kinds import (
     whole,
 )
 
-__all__ = ["TRAINER"]
+__all__ = ["CALLBACK_GROUPS", "TRAINER"]
 
 ONE_INDEX = Kind("[i], the index of one GPU", lambda value: list_of(whole(0), 1, 1).holds(value))
 
@@ -40,10 +42,19 @@ TRAINER: dict[str, Field] = {
     **left_out("tuning has no validation loop", "check_val_every_n_epoch", "num_sanity_val_steps"),
     **left_out("trainer.devices decides it", "strategy", "num_nodes", "sync_batchnorm", "use_distributed_sampler"),
     **left_out("choose logger=csv, tensorboard, wandb or mlflow", "logger"),
-    **left_out("quantbooth adds its own", "callbacks", "plugins"),
+    **left_out("choose callbacks=device_stats or learning_rate", "callbacks"),
+    **left_out("quantbooth adds its own", "plugins"),
     **left_out("its report is not written", "profiler"),
     **left_out("it removes curves and progress bars", "barebones"),
     **left_out("it chooses kernels by their speed, so a seed does not repeat its artifact", "benchmark"),
     **left_out("it has no effect here", "default_root_dir", "reload_dataloaders_every_n_epochs", "model_registry"),
     **left_out("it has no effect here", "enable_autolog_hparams", "inference_mode"),
 }
+
+CALLBACK_GROUPS: dict[str, dict[str, Field]] = {
+    "callbacks": checked(**{"*": MAPPING}),
+    "callbacks.*": checked(
+        cpu_stats=optional(FLAG), logging_interval=optional(one_of("step", "epoch")), log_momentum=FLAG
+    ),
+}
+"""The options of Lightning's callbacks that the package's configs name."""

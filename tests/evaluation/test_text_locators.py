@@ -38,7 +38,7 @@ def test_clipseg_likelihoods_equal_those_of_transformers_called_by_hand(network:
         expected.append(torch.nn.functional.interpolate(likelihood, (48, 48), mode="bilinear")[0, 0])
     locator = ClipSegLocator(folder)
     found = locator.likelihoods(pictures(3), "dog")
-    torch.testing.assert_close(found, torch.stack(expected), atol=1e-6, rtol=0)
+    torch.testing.assert_close(found, torch.stack(expected), atol=1e-5, rtol=0)
     assert found.std() > 1e-3
     assert (found - locator.likelihoods(pictures(3), "duck")).abs().max() > 1e-4  # the word counts
 

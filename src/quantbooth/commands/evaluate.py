@@ -22,7 +22,7 @@ from quantbooth.sampling.image_set import read_requests
 
 __all__ = ["check_job", "evaluate", "job"]
 
-UNUSED = ("logger", "preview")
+UNUSED = ("logger", "callbacks", "preview")
 """Options of tuning that decide nothing of the pictures."""
 
 

@@ -17,7 +17,7 @@ from quantbooth.run.run import Run
 
 __all__ = ["check_job", "job", "lines"]
 
-UNUSED = ("logger", "preview", "report", "strength", "unconditional_strength", "lora")
+UNUSED = ("logger", "callbacks", "preview", "report", "strength", "unconditional_strength", "lora")
 """Options that decide no memory, or that are not counted."""
 UNITS = ("B", "kB", "MB", "GB")
 

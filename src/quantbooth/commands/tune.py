@@ -69,7 +69,7 @@ def tune(run: Run) -> list[Path]:
 
 def _require(run: Run) -> None:
     """Refuse what tuning cannot do, before any work."""
-    run.check("plan", "timestep_sampler", "sampler", "recipe", "steps", "tuner", "stopping", "processes")
+    run.check("plan", "timestep_sampler", "sampler", "recipe", "steps", "tuner", "stopping", "callbacks", "processes")
     require_read(run)
     require_guard(run)
 
@@ -252,7 +252,7 @@ def fit(run: Run, module: TuningModule, names: Sequence[str], callbacks: list[Ca
     name = joined_label(names)
     trackers = run.trackers(tracker_name(names), partial(about, run), step)
     try:
-        trained(run, module, f"tuning {name}", trackers, callbacks)
+        trained(run, module, f"tuning {name}", trackers, [*callbacks, *run.callbacks])
     finally:
         run.release(trackers)
 

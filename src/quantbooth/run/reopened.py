@@ -28,7 +28,7 @@ __all__ = ["reopened", "run_of"]
 
 COMMAND = (
     *("prompt", "scale_sets", "strength", "unconditional_strength", "negative_prompt", "lora", "pictures", "dry_run"),
-    *("paths", "logger", "report", "export", "preview", "probe", "degradation"),
+    *("paths", "logger", "callbacks", "report", "export", "preview", "probe", "degradation"),
 )
 """Options of the command that runs, never those of the tuning."""
 FREE = ("sampler", "protocol", "scorer", "locator", "dino", "trainer", "resources")

@@ -24,6 +24,7 @@ from quantbooth.diffusion.sampler import Sampler
 from quantbooth.evaluation.scorer import Scorer
 from quantbooth.quant.kernels import choice as kernels
 from quantbooth.run.calibration import PRECISIONS, Calibration
+from quantbooth.run.callbacks import callbacks_of
 from quantbooth.run.experts import require_decidable, sampled_timesteps
 from quantbooth.run.options import (
     base_folder_of,
@@ -249,6 +250,11 @@ class Run:
         return {} if self.origin is None or own == trainer_content(self.origin.settings) else {"drawn_with": own}
 
     # Work.
+
+    @property
+    def callbacks(self) -> list[Callback]:
+        """Lightning's callbacks that a tuning is given besides its own."""
+        return callbacks_of(self.cfg)
 
     def trainer(self, what: str, *, callbacks: Sequence[Callback] = (), tuning: bool = False, **more: Any) -> Trainer:
         """Return a trainer whose progress bar is labelled `what`; only `tuning` accumulates and clips gradients."""

@@ -8,6 +8,7 @@ from omegaconf import DictConfig
 
 from quantbooth.data.questions import Questions
 from quantbooth.data.subjects import Subject
+from quantbooth.run.callbacks import deciding
 from quantbooth.run.class_prompts import class_prompts_of, prompted
 from quantbooth.run.stopping import guard_identity
 from quantbooth.runtime.config import build, plain
@@ -158,6 +159,7 @@ class SubjectRun:
             **({} if run.recipe.makes_class_pictures else prompted(settings, self.class_prompts)),
             **{group: content(settings, group) for group in ("optimizer", "prior", "resources")},
             **guard_identity(self),
+            **({"callbacks": others} if (others := deciding(run.cfg)) else {}),
             "seed": settings["seed"],
             **trainer_content(settings, training=True),
         }

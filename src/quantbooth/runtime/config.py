@@ -20,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from quantbooth.runtime.errors import UserError
 from quantbooth.runtime.hydra_versions import BASE, allowing, key_of
 
-__all__ = ["build", "choices", "composed", "conf_dir", "plain", "save"]
+__all__ = ["build", "choices", "composed", "conf_dir", "is_own", "plain", "save"]
 
 Kind = TypeVar("Kind")
 MISTAKES = (UserError, TypeError, ValueError, OSError, ImportError)
@@ -120,8 +120,13 @@ def _targets(node: Any, where: str) -> Iterator[tuple[str, str]]:
         yield from _targets(child, f"{where}.{key}")
 
 
+def is_own(target: str) -> bool:
+    """Return whether the package's configs name a class or function."""
+    return target in _own_targets()
+
+
 def _is_trusted(target: str) -> bool:
-    if target in _own_targets():
+    if is_own(target):
         return True
     packages = (TRACKERS, *filter(None, os.environ.get(TRUST, "").replace(" ", "").split(",")))
     package = next((one for one in packages if target.startswith(f"{one}.")), None)

@@ -23,7 +23,7 @@ def test_the_same_seed_draws_the_same_cases() -> None:
 
 @pytest.mark.parametrize("part", range(4))
 def test_random_options_are_accepted_or_refused(part: int, base_folder: Path, tmp_path: Path) -> None:
-    assert wrong(list(Fuzzer(100 + part).cases(75)), base_folder, tmp_path) == {}
+    assert wrong(list(Fuzzer(100 + part).cases(30)), base_folder, tmp_path) == {}
 
 
 def test_what_was_found_is_mended(base_folder: Path, tmp_path: Path) -> None:

@@ -1,0 +1,30 @@
+"""Lightning's callbacks of a tuning, by config group: callbacks=device_stats, or [device_stats,learning_rate].
+
+Those that the package's configs name watch and change nothing. A class of a package of yours (`QUANTBOOTH_TRUST`) may
+change what is learned, so its node enters the identity of what is tuned.
+"""
+
+from typing import Any
+
+from lightning.pytorch import Callback
+from omegaconf import DictConfig, OmegaConf
+
+from quantbooth.runtime.config import build, is_own
+
+__all__ = ["callbacks_of", "deciding"]
+
+
+def callbacks_of(cfg: DictConfig) -> list[Callback]:
+    """Return the callbacks that a configuration names.
+
+    Raises:
+        UserError: when one cannot be made.
+    """
+    return [build(node, Callback) for node in (cfg.get("callbacks") or {}).values()]
+
+
+def deciding(cfg: DictConfig) -> dict[str, Any]:
+    """Return the nodes of callbacks of other packages, by name."""
+    found = OmegaConf.to_container(cfg.get("callbacks") or OmegaConf.create({}), resolve=True)
+    assert isinstance(found, dict)
+    return {str(name): node for name, node in found.items() if not is_own(str(node.get("_target_")))}
