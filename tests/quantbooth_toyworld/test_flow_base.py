@@ -1,5 +1,6 @@
 """The shipped flow base: plain diffusers draws its pictures, they show what captions ask for, all steps run on it."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,15 @@ def test_it_is_small_and_has_the_autoencoder_of_the_toy_base(flow: Base) -> None
     card = (flow_folder().parent / "README.md").read_text()
     weights = sum(parameter.numel() for parameter in flow.denoiser.parameters())
     assert f"denoiser: {weights:,} parameters" in card
+
+
+def test_its_zones_are_those_that_the_probe_measured(repository: Path) -> None:
+    document = (repository / "experiments" / "zones_of_the_flow_base.md").read_text()
+    measured = re.search(r"\*\*Zones that follow: (.*?)\.\*\*", document)
+    assert measured is not None
+    zones = composed("base=toy_flow").base.zones
+    assert measured[1] == ", ".join(f"{name} [{first}, {end})" for name, (first, end) in zones.items())
+    assert zones.clean_up[0] == 0 and zones.coarse[1] == 1000
 
 
 @pytest.mark.chain
