@@ -1,4 +1,4 @@
-"""Flow-matching bases of true architecture with random weights, for `experiments.random_base`.
+"""Bases with a transformer of true architecture with random weights, for `experiments.random_base`.
 
 The numbers are those of the published configuration files; the counts of weights are asserted. No package brings
 the tokenizers of T5 and Qwen: small ones of letters stand in for them, which read prompts, but not in the same tokens.
@@ -14,6 +14,7 @@ from diffusers import (
     AutoencoderKLFlux2,
     FlowMatchEulerDiscreteScheduler,
     Flux2Transformer2DModel,
+    PixArtTransformer2DModel,
     SD3Transformer2DModel,
 )
 from tokenizers.pre_tokenizers import ByteLevel
@@ -31,6 +32,7 @@ from transformers import (
 
 from quantbooth.diffusion.base import Base
 from quantbooth.diffusion.families.flux2 import Flux2Klein
+from quantbooth.diffusion.families.pixart import PixArtSigma
 from quantbooth.diffusion.families.sd3 import StableDiffusion3, StableDiffusion3WithoutT5
 from quantbooth.diffusion.model import TextEncoder
 
@@ -133,6 +135,18 @@ def _klein(numbers: Transformer, name: str, _clip: Callable[..., CLIPTokenizer],
     )
 
 
+def _pixart(numbers: Transformer, name: str, _clip: Callable[..., CLIPTokenizer], dtype: torch.dtype) -> Base:
+    (text,) = numbers.texts
+    return Base(
+        name=name,
+        family=PixArtSigma(),
+        denoiser=PixArtTransformer2DModel.from_config(numbers.denoiser).to(dtype),
+        autoencoder=AutoencoderKL.from_config(numbers.vae).to(dtype),
+        encoders=(TextEncoder(T5EncoderModel(T5Config(**text)).to(dtype), t5_tokenizer()),),
+        scheduler_config=dict(numbers.scheduler),
+    )
+
+
 TEXT: Numbers = {"vocab_size": 49_408, "max_position_embeddings": 77}
 CLIP_L: Numbers = {
     **{"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12, **TEXT},
@@ -195,11 +209,33 @@ TINY_KLEIN: Numbers = {
     **{"num_attention_heads": 2, "joint_attention_dim": 48, "guidance_embeds": False},
     **{"axes_dims_rope": [4, 4, 4, 4]},
 }
+PIXART_SIGMA: Numbers = {
+    **{"sample_size": 128, "num_layers": 28, "attention_head_dim": 72, "num_attention_heads": 16},
+    **{"cross_attention_dim": 1152, "caption_channels": 4096, "interpolation_scale": 2},
+    **{"in_channels": 4, "out_channels": 8, "use_additional_conditions": False},
+}
+TINY_PIXART: Numbers = {
+    **{"sample_size": 8, "num_layers": 2, "attention_head_dim": 8, "num_attention_heads": 4},
+    **{"cross_attention_dim": 32, "caption_channels": 56, "in_channels": 4, "out_channels": 8},
+    **{"use_additional_conditions": False},
+}
+FOUR_CHANNELS: Numbers = {
+    **{"latent_channels": 4, "scaling_factor": 0.13025, "shift_factor": None},
+    **{"use_quant_conv": True, "use_post_quant_conv": True},
+}
+LINEAR: Numbers = {
+    **{"_class_name": "DPMSolverMultistepScheduler", "num_train_timesteps": 1000, "prediction_type": "epsilon"},
+    **{"beta_schedule": "linear", "beta_start": 0.0001, "beta_end": 0.02},
+}
 BY_TOKENS: Numbers = {**SHIFT_3, "use_dynamic_shifting": True}
 TRANSFORMERS: dict[str, Transformer] = {
     "sd35-medium": Transformer(_sd3, SD35_MEDIUM, 2_243_171_520, (CLIP_L, CLIP_G, T5_XXL), VAE, SHIFT_3),
     "sd35-medium-without-t5": Transformer(_sd3, SD35_MEDIUM, 2_243_171_520, (CLIP_L, CLIP_G), VAE, SHIFT_3),
     "klein-4b": Transformer(_klein, KLEIN_4B, 3_875_544_576, (QWEN3_4B,), FLUX2_VAE, BY_TOKENS),
+    "pixart-sigma": Transformer(
+        _pixart, PIXART_SIGMA, 610_856_096, (T5_XXL,), {**VAE, **FOUR_CHANNELS, "sample_size": 1024}, LINEAR
+    ),
+    "tiny-pixart": Transformer(_pixart, TINY_PIXART, 54_144, (SMALL_T5,), {**SMALL_VAE, **FOUR_CHANNELS}, LINEAR),
     "tiny-klein": Transformer(_klein, TINY_KLEIN, 69_216, (SMALL_QWEN,), SMALL_FLUX2_VAE, BY_TOKENS),
     "tiny-sd3-without-t5": Transformer(_sd3, TINY_SD3, 89_008, (SMALL_CLIP, SMALL_CLIP), SMALL_VAE, SHIFT_3),
     "tiny-sd3": Transformer(_sd3, TINY_SD3, 89_008, (SMALL_CLIP, SMALL_CLIP, SMALL_T5), SMALL_VAE, SHIFT_3),

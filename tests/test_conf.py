@@ -16,6 +16,7 @@ from PIL import Image
 from transformers import ViTConfig, ViTImageProcessor, ViTModel
 
 from composing import composed
+from experiments.random_transformers import LINEAR
 from quantbooth.data.dreambooth import NAMES
 from quantbooth.data.photos import photo_subject
 from quantbooth.data.prompts import prompts_for
@@ -204,11 +205,12 @@ def test_borders_of_a_base_are_legal_zones_that_leave_no_timestep_out(name: str)
 
 
 FLOWS = ("klein_4b", "sd35_large", "sd35_medium")
+SCHEDULES = {"pixart_sigma": LINEAR}
 
 
 @pytest.mark.parametrize("name", [option for option in OPTIONS["base"] if option not in ("toy", "toy_flow", *FLOWS)])
-def test_borders_of_stable_diffusion_lie_at_its_signal_to_noise_of_1_and_a_hundredth(name: str) -> None:
-    schedule, zones = Schedule(SCHEDULE), with_option("base", name).base.zones
+def test_borders_of_a_base_lie_at_its_signal_to_noise_of_1_and_a_hundredth(name: str) -> None:
+    schedule, zones = Schedule(SCHEDULES.get(name, SCHEDULE)), with_option("base", name).base.zones
     borders = [schedule.first_timestep_below(snr) for snr in (1.0, 0.01)]
     assert [list(zones[zone]) for zone in ("clean_up", "content", "coarse")] == [
         [0, borders[0]],

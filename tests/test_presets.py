@@ -10,6 +10,7 @@ from composing import composed
 from quantbooth.runtime.config import choices, conf_dir, plain
 from quantbooth.runtime.hydra_versions import BASE
 from quantbooth.runtime.options import require_valid
+from quantbooth.runtime.presets import contradicted
 
 PRESETS = choices(conf_dir() / "preset")
 BASES = choices(conf_dir() / "base")
@@ -45,6 +46,25 @@ def test_an_option_that_is_typed_wins() -> None:
     cfg = composed("preset=8gb", "trainer=cpu", "resources.gradient_checkpointing=false", "protocol.batch=7")
     assert (cfg.trainer.accelerator, cfg.resources.gradient_checkpointing, cfg.protocol.batch) == ("cpu", False, 7)
     assert composed("preset=8gb", "method=float").quant.bits is None
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["preset=8gb", "protocol.batch=4"], ["protocol.batch=1", "protocol.batch=4"]),
+        (["preset=8gb", "trainer=cpu"], ["trainer=gpu", "trainer=cpu"]),
+        (["preset=cpu", "+trainer.accumulate_grad_batches=1"], ["trainer.accumulate_grad_batches=2"]),
+        (["-m", "preset=8gb,24gb", "protocol.batch=1"], ["preset=24gb", "protocol.batch=auto"]),
+    ],
+)
+def test_a_typed_option_that_contradicts_a_preset_is_named(words: list[str], named: list[str]) -> None:
+    (line,) = contradicted(words, conf_dir())
+    assert all(word in line for word in named)
+
+
+def test_options_that_agree_with_a_preset_are_not_named() -> None:
+    assert not [*contradicted(["preset=8gb", "protocol.batch=1", "resources.cuda_graphs=False"], conf_dir())]
+    assert not [*contradicted(["protocol.batch=4", "preset=null"], conf_dir())]
 
 
 def test_no_preset_is_the_configuration_of_before() -> None:

@@ -141,6 +141,7 @@ FIELDS: dict[str, dict[str, Field]] = {
         "cuda_graphs": ignored(FLAG),
         "kernels": ignored(one_of("auto", "eager", "fused")),
         "checkpoint_every": ignored(whole(0)),
+        "memory_gb": ignored(optional(number(positive=True))),
         "save_dtype": Field(DTYPE),
     },
     "preview": {"validation_steps": ignored(whole(0))},

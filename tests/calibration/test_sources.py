@@ -9,7 +9,7 @@ from torch import Tensor
 
 from quantbooth.calibration.sources import SOURCES, PromptBatch, batches, kept_steps, source_of
 from quantbooth.diffusion.base import Base
-from quantbooth.diffusion.families.unet import DDPM_SCHEDULERS
+from quantbooth.diffusion.families.ddpm import DDPM_SCHEDULERS
 from quantbooth.diffusion.sampler import Sampler, initial_noise
 from quantbooth.runtime.errors import UserError
 

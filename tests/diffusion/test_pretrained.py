@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from quantbooth.diffusion.base import Base, frozen
-from quantbooth.diffusion.families.unet import DDPM_SCHEDULERS
+from quantbooth.diffusion.families.ddpm import DDPM_SCHEDULERS
 from quantbooth.diffusion.outline import outline
 from quantbooth.diffusion.pretrained import empty_denoiser, float_bytes, load_base, read_tokenizers, save_base
 from quantbooth.diffusion.sampler import Sampler, initial_noise

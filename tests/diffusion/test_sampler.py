@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from quantbooth.diffusion.base import Base
-from quantbooth.diffusion.families.unet import DDPM_SCHEDULERS
+from quantbooth.diffusion.families.ddpm import DDPM_SCHEDULERS
 from quantbooth.diffusion.router import route_
 from quantbooth.diffusion.sampler import Sampler, initial_noise
 from quantbooth.quant.selection import SetSelection

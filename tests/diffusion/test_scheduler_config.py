@@ -10,7 +10,7 @@ import torch
 
 from experiments.random_base import random_base
 from quantbooth.diffusion.base import Base
-from quantbooth.diffusion.families.unet import DDPM_SCHEDULERS
+from quantbooth.diffusion.families.ddpm import DDPM_SCHEDULERS
 from quantbooth.diffusion.pretrained import as_pipeline
 from quantbooth.diffusion.sampler import Sampler, initial_noise
 from quantbooth.diffusion.schedule import Schedule

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from quantbooth.diffusion.base import Base
-from quantbooth.diffusion.families.unet import DDPM_SCHEDULERS
+from quantbooth.diffusion.families.ddpm import DDPM_SCHEDULERS
 from quantbooth.diffusion.sampler import Sampler, initial_noise
 from quantbooth.diffusion.schedule import Schedule
 from quantbooth.probe.probing import prompt_swap, text_gain, x0_predictions

@@ -10,18 +10,19 @@ from quantbooth.commands import plan
 from quantbooth.commands.calibrate import calibrate
 from quantbooth.commands.tune import tune
 from quantbooth.planning.stages import Peak
-from quantbooth.run.planned import peaks, uncounted
+from quantbooth.run.planned import advice, stages, uncounted
 from quantbooth.run.run import Run
 from quantbooth.runtime.errors import UserError
 from quantbooth.tuning.files import snapshot_path
 
 Compose = Callable[..., DictConfig]
 BASE = ("base=folder", "base.resolution=32")
+STAGES = ("calibration", "encoding", "tuning", "sampling")
 SMALL = (*BASE, "prior=none", "tuner.train_batch_size=1", "protocol.batch=1")
 
 
 def planned(cfg: DictConfig) -> dict[str, Peak]:
-    return {one.stage: one for one in peaks(Run(cfg))}
+    return {name: count() for name, count in stages(Run(cfg)).items()}
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +31,7 @@ def default(compose: Compose, tmp_path_factory: pytest.TempPathFactory) -> dict[
 
 
 def test_every_stage_has_a_peak_that_holds_its_parts(default: dict[str, Peak]) -> None:
-    assert list(default) == ["calibration", "encoding", "tuning", "sampling"]
+    assert tuple(default) == STAGES
     assert all(0 < sum(one.parts.values()) <= one.peak for one in default.values())
 
 
@@ -94,6 +95,29 @@ def test_options_that_do_not_fit_are_refused(
 ) -> None:
     with pytest.raises(UserError, match=named):
         plan.check_job(compose(tmp_path, *BASE, *words))
+
+
+def said(cfg: DictConfig, machine: int = 10**12) -> str:
+    return "\n".join(plan.lines(Run(cfg), 10**9, machine))
+
+
+def test_a_plan_ends_with_whether_the_run_fits(compose: Compose, tmp_path: Path) -> None:
+    assert said(compose(tmp_path, *SMALL)).endswith("fits in 1000.00 GB")
+    assert "fits" not in said(compose(tmp_path, *SMALL, "trainer=gpu"))
+    assert said(compose(tmp_path, *SMALL, "preset=8gb")).endswith("fits in 8.00 GB")
+    small = said(compose(tmp_path, *SMALL), 10**9).splitlines()
+    assert [line.split()[0] for line in small if "does not fit in 1.00 GB" in line] == list(STAGES)
+
+
+def test_advice_was_tried(compose: Compose, tmp_path: Path) -> None:
+    words = (*BASE, "prior=none", "trainer=gpu", "trainer.precision=32-true", "protocol.batch=8")
+    cfg = compose(tmp_path, *words)
+    found = planned(cfg)
+    for stage, wanted in (("tuning", "resources.gradient_checkpointing=true"), ("sampling", "protocol.batch=1")):
+        taken, least = advice(Run(cfg), found[stage], found[stage].peak - 1)
+        assert taken == (wanted,)
+        assert planned(compose(tmp_path, *words, *taken))[stage].peak == least < found[stage].peak
+    assert advice(Run(cfg), found["encoding"], 0) == ((), found["encoding"].peak)
 
 
 def test_what_is_not_counted_is_named(compose: Compose, tmp_path: Path) -> None:

@@ -5,14 +5,14 @@ quantbooth-plan base=sdxl base.path=DIR preset=12gb tuner=lora quant=fp
 quantbooth-plan -m base=toy quant=w4,w8    # as many options as quantbooth takes, or a sweep
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import psutil
 from omegaconf import DictConfig
 
 from quantbooth.data.protocol import AUTO
 from quantbooth.planning.stages import Peak
-from quantbooth.run.planned import on_card, peaks, require_planned, uncounted
+from quantbooth.run.planned import advice, on_card, require_planned, stages, uncounted
 from quantbooth.run.run import Run
 
 __all__ = ["check_job", "job", "lines"]
@@ -22,25 +22,27 @@ UNUSED = ("logger", "callbacks", "preview", "report", "strength", "unconditional
 UNITS = ("B", "kB", "MB", "GB")
 
 
-def lines(run: Run, found: Sequence[Peak], libraries: int) -> Iterator[str]:
-    """Yield the lines about a plan.
+def lines(run: Run, libraries: int, machine: int) -> Iterator[str]:
+    """Yield the lines about a plan, each as soon as it is counted.
 
     Args:
         run: whose it is.
-        found: the peak of each stage.
         libraries: bytes of this process, which a run on the CPU has beside its tensors.
+        machine: bytes of memory that the machine has, which bound a run on the CPU.
     """
-    card = on_card(run)
-    where = "of the card's memory" if card else f"with {_size(libraries)} of libraries"
+    card, gigabytes = on_card(run), run.settings["resources"]["memory_gb"]
+    beside = 0 if card else libraries
     yield f"{run.base_name} {run.plan.name} {run.weights_name}, {run.settings['trainer']['precision']}"
-    for one in found:
+    found: list[Peak] = []
+    for count in stages(run).values():
+        found.append(one := count())
         parts = ", ".join(f"{name} {_size(size)}" for name, size in one.parts.items())
-        yield f"  {one.stage:<12}{_size(one.peak + (0 if card else libraries)):>9}  {parts}"
+        yield f"  {one.stage:<12}{_size(one.peak + beside):>9}  {parts}"
     highest = max(found, key=lambda one: one.peak)
-    yield f"peak: {_size(highest.peak + (0 if card else libraries))} {where}, in {highest.stage}"
+    where = "of the card's memory" if card else f"with {_size(libraries)} of libraries"
+    yield f"peak: {_size(highest.peak + beside)} {where}, in {highest.stage}"
     files = {name: size for one in found for name, size in one.files.items()}
     yield "files: " + ", ".join(f"{name} {_size(size)}" for name, size in files.items())
-    yield "seconds: not estimated, since no measured row is of this machine"
     if card:
         yield "not counted: the context of CUDA, kernels' workspaces, and what graphs keep for themselves"
     else:
@@ -48,6 +50,30 @@ def lines(run: Run, found: Sequence[Peak], libraries: int) -> Iterator[str]:
     if run.protocol.batch == AUTO:
         yield "protocol.batch=auto takes as many pictures at a time as fit; sampling is that of one"
     yield from (f"not counted: {what}" for what in uncounted(run))
+    if gigabytes is not None or not card:
+        room = machine if gigabytes is None else gigabytes * 10**9
+        yield from verdict(run, found, room, beside)
+
+
+def verdict(run: Run, found: list[Peak], room: float, beside: int) -> Iterator[str]:
+    """Yield whether each stage fits into memory; for one that does not, options with which it does.
+
+    Args:
+        run: whose stages they are.
+        found: their peaks.
+        room: bytes of memory.
+        beside: bytes that are taken by others.
+    """
+    large = [one for one in found if one.peak + beside > room]
+    if not large:
+        yield f"fits in {_size(room)}"
+    for one in large:
+        parts = {**one.parts, "work": one.peak - sum(one.parts.values())}
+        part = max(parts, key=lambda name: parts[name])
+        said = f"{one.stage} does not fit in {_size(room)}: needs {_size(one.peak + beside)}, most of it {part}"
+        taken, least = advice(run, one, room - beside)
+        with_them = f"with {' '.join(taken)} it needs {_size(least + beside)}"
+        yield said + (f"; {with_them}" if taken else "; no other option of memory lowers it")
 
 
 def _size(size: float) -> str:
@@ -66,5 +92,5 @@ def check_job(cfg: DictConfig) -> None:
 def job(cfg: DictConfig) -> None:
     """Print the plan of one configuration."""
     run, libraries = Run(cfg), psutil.Process().memory_info().rss
-    found = list(peaks(run))
-    print("\n".join(lines(run, found, libraries)))  # noqa: T201
+    for line in lines(run, libraries, psutil.virtual_memory().total):
+        print(line, flush=True)  # noqa: T201

@@ -84,10 +84,14 @@ class TextEncoder:
         Raises:
             UserError: for a prompt that is longer.
         """
+        return self.read(prompts, length).input_ids
+
+    def read(self, prompts: Sequence[str], length: int | None = None) -> Any:
+        """Return `input_ids` and `attention_mask` [b, length], 1 at the tokens of the prompt; otherwise as `ids`."""
         require_whole([self.tokenizer], prompts, [length])
         length = length or self.tokenizer.model_max_length
         found = self.tokenizer(list(prompts), padding="max_length", max_length=length, return_tensors="pt")
-        return found.input_ids.to(self.network.device)
+        return found.to(self.network.device, non_blocking=True)
 
 
 @dataclass(frozen=True)

@@ -239,7 +239,7 @@ def as_pipeline(base: Base) -> Any:
     Where text encoders keep a precision of their own, the denoiser gets their embeddings in that of its other input.
     """
     if any(encoder.dtype != base.autoencoder.dtype for encoder in base.text_encoders):
-        base.denoiser.register_forward_pre_hook(_embeddings_like_latents, with_kwargs=True)
+        base.denoiser.register_forward_pre_hook(partial(_embeddings_like_latents, base.family), with_kwargs=True)
     count = len(base.encoders)
     parts: Mapping[str, Any] = {
         "vae": base.autoencoder,
@@ -250,8 +250,10 @@ def as_pipeline(base: Base) -> Any:
     return base.family.pipeline(parts, base.scheduler_config)
 
 
-def _embeddings_like_latents(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-    """Return the arguments of a denoiser's call, which pipelines name, with embeddings in the latents' precision."""
-    dtype = kwargs["hidden_states"].dtype
+def _embeddings_like_latents(
+    family: Family, _: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[Any, dict[str, Any]]:
+    """Return the arguments of a denoiser's call, with embeddings, which pipelines name, in the latents' precision."""
+    dtype = family.call_of(args, kwargs)[0].dtype
     embeddings = {"encoder_hidden_states", "pooled_projections"} & kwargs.keys()
     return args, kwargs | {name: kwargs[name].to(dtype) for name in embeddings}

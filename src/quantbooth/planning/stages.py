@@ -1,6 +1,6 @@
 """The peak of each stage of a run, and what it consists of: the stage's real modules on fake tensors."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -14,6 +14,7 @@ from quantbooth.diffusion.conditioning import Conditioning
 from quantbooth.diffusion.router import SubjectsRoute, route_
 from quantbooth.planning.autocast import as_on_card, half_precision
 from quantbooth.planning.live_bytes import LiveBytes, emptied_, fake
+from quantbooth.planning.memo import Memo
 from quantbooth.quant.kernels.choice import EAGER, use
 from quantbooth.quant.observers import ScaleSearch
 from quantbooth.quant.selection import SetSelection
@@ -26,7 +27,9 @@ from quantbooth.tuning.recipe import Examples, OptimizerFactory, Recipe
 from quantbooth.tuning.teacher import Teacher, frozen_copy
 from quantbooth.tuning.tuner import Tuner
 
-__all__ = ["Peak", "Quantized", "Tuned", "calibrating", "encoding", "sampling", "scoring", "tuning"]
+__all__ = [
+    *("Peak", "Quantized", "Tuned", "calibrating", "counted", "encoding", "sampling", "scoring", "tuning", "warm_"),
+]
 
 CPU = torch.device("cpu")
 PROMPT = "a photo"
@@ -74,9 +77,9 @@ class Quantized:
 
 
 @contextmanager
-def _counted() -> Any:
+def counted() -> Iterator[LiveBytes]:
     """Yield what counts inside the block, on fake tensors and by PyTorch's kernels."""
-    with fake(), LiveBytes() as counter, use(EAGER):
+    with fake() as mode, LiveBytes(Memo(mode)) as counter, use(EAGER):
         yield counter
 
 
@@ -98,12 +101,12 @@ def calibrating(base: Base, quantized: Quantized, search: ScaleSearch) -> Peak:
     denoiser = base.denoiser
     names = sorted(quantized.names, key=lambda name: -denoiser.get_submodule(name).get_parameter("weight").numel())
     largest = denoiser.get_submodule(names[0])
-    with _counted() as counter:
+    with counted() as counter:
         emptied_(largest, CPU)
         counter.restart()
         KINDS[type(largest)].from_float(largest, search, tuple(quantized.splits.get(names[0], ())))
         working = counter.peak
-    with _counted() as counter:
+    with counted() as counter:
         quantized.apply_(denoiser)
         codes = _held(counter, denoiser)
     written = sum(tensor.nbytes for tensor in denoiser.state_dict().values())
@@ -113,7 +116,7 @@ def calibrating(base: Base, quantized: Quantized, search: ScaleSearch) -> Peak:
 
 def encoding(base: Base) -> Peak:
     """Return the peak of encoding one photo and the prompts, before the denoiser is read."""
-    with _counted() as counter, torch.no_grad():
+    with counted() as counter, torch.no_grad():
         parts = {
             "autoencoder": _held(counter, base.autoencoder),
             "text encoders": _held(counter, *base.text_encoders),
@@ -161,7 +164,7 @@ def tuning(made: Made, plan: Tuned) -> Peak:
     selection, sets = SetSelection(), len(zones) + wide
     route = SubjectsRoute(partial(plan.strategy.chosen, zones), sets, plan.subjects)
     base = made()
-    with _counted() as counter:
+    with counted() as counter:
         parts = {"denoiser": _held(counter, base.denoiser)}
         text = _encoded(made())
         whole = plan.identifier or not plan.cached
@@ -183,7 +186,7 @@ def tuning(made: Made, plan: Tuned) -> Peak:
         module = TuningModule(*parts_of, own if plan.recipe.needs_teacher else None)
         optimizer, before = plan.optimizer(plan.recipe.groups(learning)), counter.live
         parts["trained"] = before - sum(parts.values())
-        _warm_(optimizer, module.numbers)
+        warm_(optimizer, module.numbers)
         if plan.recipe.ema_decay is not None:
             module.average = Average(module.numbers, plan.recipe.ema_decay)
         parts["optimizer"] = counter.live - before
@@ -207,7 +210,7 @@ def _step(
     return Peak("tuning", counter.peak, parts, {"what is tuned": written})
 
 
-def _warm_(optimizer: torch.optim.Optimizer, numbers: Sequence[nn.Parameter]) -> None:
+def warm_(optimizer: torch.optim.Optimizer, numbers: Sequence[nn.Parameter]) -> None:
     """Let the optimizer make its state."""
     for one in numbers:
         one.grad = torch.empty_like(one)
@@ -249,7 +252,7 @@ def _rows(counter: LiveBytes, module: TuningModule) -> Rows:
 def sampling(made: Made, plan: Tuned, batch: int) -> Peak:
     """Return the peak of generating a batch of pictures, after the text encoders left memory."""
     base, selection = made(), SetSelection()
-    with _counted() as counter, torch.no_grad():
+    with counted() as counter, torch.no_grad():
         parts = {
             "denoiser": _held(counter, base.denoiser),
             "autoencoder": _held(counter, base.autoencoder),
@@ -270,7 +273,7 @@ def sampling(made: Made, plan: Tuned, batch: int) -> Peak:
 
 def scoring(encoder: Any, side: int, batch: int) -> Peak:
     """Return the peak of an image encoder on a batch of pictures of its size, in float32."""
-    with _counted() as counter, torch.no_grad():
+    with counted() as counter, torch.no_grad():
         parts = {"encoder": _held(counter, encoder)}
         counter.restart()
         encoder.encode_image(torch.empty(batch, 3, side, side))

@@ -1,9 +1,12 @@
 """The plan of a run: its options to the peak of each stage, without its data, its weights or its device."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import partial
+from typing import cast
 
 import torch
+from omegaconf import DictConfig, OmegaConf
 
 from quantbooth.data.protocol import AUTO
 from quantbooth.diffusion.base import Base, frozen
@@ -13,12 +16,22 @@ from quantbooth.planning.stages import Peak, Quantized, Tuned, calibrating, enco
 from quantbooth.quant.surgery import NO_SPLITS, matching
 from quantbooth.run.run import Run
 from quantbooth.runtime.config import build
+from quantbooth.runtime.errors import UserError
 from quantbooth.tuning.files import precision_of
 from quantbooth.tuning.optimizers import optimizer_factory
 from quantbooth.tuning.tuner import Tuner
 from quantbooth.tuning.tuners import IdentifierTuner
 
-__all__ = ["on_card", "peaks", "require_planned", "uncounted"]
+__all__ = ["advice", "on_card", "require_planned", "stages", "uncounted"]
+
+ADVICE = {
+    "tuning": (
+        *("resources.gradient_checkpointing=true", "resources.cache_latents=true", "tuner.train_batch_size=1"),
+        *("trainer.precision=bf16-mixed", "prior.class_batch_size=1"),
+    ),
+    "sampling": ("protocol.batch=1", "trainer.precision=bf16-mixed"),
+}
+"""Options that lower the peak of a stage and leave the method as it is, the cheapest first."""
 
 
 def on_card(run: Run) -> bool:
@@ -26,8 +39,8 @@ def on_card(run: Run) -> bool:
     return bool(run.settings["trainer"]["accelerator"] not in ("cpu", "auto"))
 
 
-def peaks(run: Run) -> Iterator[Peak]:
-    """Yield the peak of each stage of a run.
+def stages(run: Run) -> dict[str, Callable[[], Peak]]:
+    """Return what counts the peak of each stage of a run, by the stage's name.
 
     Raises:
         UserError: for options that do not fit together, and for a base that is not there.
@@ -35,14 +48,44 @@ def peaks(run: Run) -> Iterator[Peak]:
     require_planned(run)
     quantized, plan = _quantized(run), _tuned(run)
     made = partial(_made, run, quantized)
+    batch = 1 if run.protocol.batch == AUTO else int(run.protocol.batch)
+    found: dict[str, Callable[[], Peak]] = {}
     if quantized.names:
-        yield calibrating(outline(run.base_folder, run.base_name), quantized, run.calibration.search)
-    yield encoding(made())
-    yield tuning(made, plan)
-    yield sampling(made, plan, 1 if run.protocol.batch == AUTO else int(run.protocol.batch))
+        found["calibration"] = lambda: calibrating(
+            outline(run.base_folder, run.base_name), quantized, run.calibration.search
+        )
+    found["encoding"] = lambda: encoding(made())
+    found["tuning"] = lambda: tuning(made, plan)
+    found["sampling"] = lambda: sampling(made, plan, batch)
     if (model := _clip(run)) is not None:
-        network, side = empty_clip(model)
-        yield scoring(network, side, run.protocol.scored)
+        found["scoring"] = lambda: scoring(*empty_clip(model), run.protocol.scored)
+    return found
+
+
+def advice(run: Run, peak: Peak, room: float) -> tuple[tuple[str, ...], int]:
+    """Return options with which a stage needs less, each tried, and its peak with them.
+
+    They are added one after the other until the stage fits, or none is left.
+
+    Args:
+        run: whose options are changed.
+        peak: of the stage without them.
+        room: bytes that it may take.
+    """
+    taken: tuple[str, ...] = ()
+    lowest = peak.peak
+    for word in ADVICE.get(peak.stage, ()):
+        option, _, value = word.partition("=")
+        if lowest <= room:
+            break
+        if str(OmegaConf.select(run.cfg, option)).lower() == value:
+            continue
+        changed = OmegaConf.merge(run.cfg, OmegaConf.from_dotlist([*taken, word]))
+        with suppress(UserError):  # it contradicts another option
+            tried = stages(Run(cast(DictConfig, changed)))[peak.stage]().peak
+            if tried < lowest:
+                taken, lowest = (*taken, word), tried
+    return taken, lowest
 
 
 def require_planned(run: Run) -> None:

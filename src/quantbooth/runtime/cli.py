@@ -28,6 +28,7 @@ from quantbooth.runtime.jobs import Job, line_of, quiet_libraries, show_tracebac
 from quantbooth.runtime.launching import begin_sweep, show_failures
 from quantbooth.runtime.options import require_valid_sweep
 from quantbooth.runtime.outcomes import DONE, Sweep
+from quantbooth.runtime.presets import contradicted
 from quantbooth.runtime.records import name_records
 from quantbooth.runtime.retrying import retried
 from quantbooth.runtime.searching import name_directions
@@ -85,6 +86,8 @@ def _run(command: Command) -> int:
         sys.argv[1:] = with_mode(command.words(sys.argv[1:]), conf_dir())
         require_own(sys.argv[1:], command.module.rpartition(".")[2])
         require_valid_sweep(sys.argv[1:], command.config_name)
+        for line in contradicted(sys.argv[1:], conf_dir()):
+            said(line)
         job = Job(command.module, command.config_name, sys.argv[1:], again=again)
         launcher_error = _launch(command, job, flags)
         if job.sweep is not None:

@@ -1,28 +1,17 @@
-"""The base class of families with a transformer and a flow schedule: time, sampler, blocks, and its folder's files.
+"""The base class of families with a transformer and a flow schedule: time and sampler.
 
 The network gets its time as `network_timesteps` times sigma, so t = T network time / network_timesteps - 1.
 """
 
-import inspect
 import math
-from collections.abc import Mapping
-from functools import cache
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from quantbooth.diffusion.families.folder_config import (
-    CONFIG,
-    Parts,
-    levels,
-    network_config,
-    number_above_0,
-    require_index,
-    whole,
-)
+from quantbooth.diffusion.families.transformer import TransformerFamily
 from quantbooth.diffusion.flow_schedule import KIND, FlowEuler, FlowSchedule, timestep_of
-from quantbooth.diffusion.model import Family
 from quantbooth.diffusion.scheduler_config import SCHEDULER_FILE, read_scheduler_config
 from quantbooth.runtime.errors import UserError
 
@@ -32,40 +21,19 @@ EULER = "flow_euler"
 T = 1000
 
 
-@cache
-def _parameters(kind: Any) -> inspect.Signature:
-    return inspect.signature(kind.forward)
-
-
-class FlowFamily(Family):
+class FlowFamily(TransformerFamily):
     """A transformer trained by flow matching.
 
     Attributes:
-        block_classes: diffusers' classes of its repeated blocks.
         network_timesteps: the network time at sigma = 1.
-        denoiser_values: the supported values of keys of the transformer.
-        autoencoder_values: the supported values of keys of the autoencoder.
-        switches: the supported values of keys of the index that are no parts.
     """
 
-    component = "transformer"
     schedulers: ClassVar[Mapping[str, Any]] = {EULER: FlowEuler}
-    block_classes: ClassVar[tuple[type, ...]]
+    scheduler_kinds: ClassVar[Collection[str]] = (KIND,)
     network_timesteps: ClassVar[int] = 1000
-    denoiser_values: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
-    autoencoder_values: ClassVar[Mapping[str, tuple[Any, ...]]] = {"in_channels": (3,), "out_channels": (3,)}
-    switches: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
-
-    def blocks(self, denoiser: nn.Module) -> list[str]:
-        return [name for name, module in denoiser.named_modules() if isinstance(module, self.block_classes)]
 
     def schedule(self, scheduler_config: Mapping[str, Any]) -> FlowSchedule:
         return FlowSchedule(scheduler_config)
-
-    def call_of(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Tensor, Any]:
-        """Return `hidden_states` and `timestep`, given by position or by keyword."""
-        given = _parameters(self.denoiser_class).bind_partial(None, *args, **kwargs).arguments
-        return given["hidden_states"], given["timestep"]
 
     def network_time(self, t: Tensor, rows: int) -> Tensor:
         """Return the network's time of t, one number a row; the inverse of `training_timestep`."""
@@ -106,26 +74,3 @@ class FlowFamily(Family):
         if found != T:
             raise UserError(f"{folder}/{SCHEDULER_FILE}: num_train_timesteps must be {T}, found {found}")
         return found
-
-    def parts_config(self, folder: Path) -> tuple[dict[str, Any], dict[str, Any], int]:
-        """Return the configurations of transformer and autoencoder, and the autoencoder's downsampling factor.
-
-        Raises:
-            UserError: naming the file, the key and its value that are not supported.
-        """
-        parts = Parts(
-            self.pipeline_class,
-            self.component,
-            self.denoiser_class,
-            self.autoencoders,
-            self.text_classes,
-            (KIND,),
-            self.switches,
-        )
-        autoencoder = require_index(folder, parts)
-        transformer = network_config(folder, self.component, self.denoiser_class, self.denoiser_values)
-        vae = network_config(folder, "vae", autoencoder, self.autoencoder_values)
-        if "scaling_factor" in vae:
-            number_above_0(folder / "vae" / CONFIG, vae, "scaling_factor")
-        whole(folder / "vae" / CONFIG, vae, "latent_channels")
-        return transformer, vae, 2 ** (levels(folder, vae) - 1)

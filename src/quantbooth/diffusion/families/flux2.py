@@ -30,7 +30,7 @@ from transformers import Qwen2Tokenizer, Qwen3ForCausalLM
 from quantbooth.diffusion.conditioning import Conditioning
 from quantbooth.diffusion.diffusers_folder import part_of, read_json
 from quantbooth.diffusion.families.flow import FlowFamily
-from quantbooth.diffusion.families.folder_config import CONFIG, text_configs, whole
+from quantbooth.diffusion.families.folder_config import CONFIG, require_numbers, text_configs, whole
 from quantbooth.diffusion.model import Shape, TextEncoder
 from quantbooth.diffusion.prompt_length import require_room
 from quantbooth.runtime.errors import UserError
@@ -144,10 +144,7 @@ class Flux2Klein(FlowFamily):
             "in_channels": (vae["latent_channels"] * PATCH**2, "4 x latent_channels of vae/"),
             "joint_attention_dim": (len(LAYERS) * width, "3 x hidden_size of text_encoder/"),
         }
-        for key, (number, source) in wanted.items():
-            if transformer[key] != number:
-                file = folder / self.component / CONFIG
-                raise UserError(f"{file}: {key} must be {number} as {source}, found {transformer[key]}")
+        require_numbers(folder / self.component / CONFIG, transformer, wanted)
         if layers < LAYERS[-1]:
             raise UserError(f"{text_file}: num_hidden_layers must be {LAYERS[-1]} or more, found {layers}")
         if self.side % (PATCH * factor):

@@ -9,6 +9,7 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from quantbooth.diffusion.diffusers_folder import (
@@ -25,7 +26,7 @@ from quantbooth.runtime.errors import UserError
 
 __all__ = [
     *("CONFIG", "Parts", "clip_config", "latent_shape", "levels", "network_config", "number_above_0"),
-    *("require_index", "text_configs", "whole"),
+    *("require_index", "require_numbers", "text_configs", "whole"),
 ]
 
 INDEX = "model_index.json"
@@ -45,7 +46,7 @@ class Parts:
     Attributes:
         pipeline: diffusers' class.
         component: name of the denoiser's part.
-        denoiser: diffusers' class of it.
+        denoisers: names of diffusers' classes of it.
         autoencoders: diffusers' classes of its autoencoder by their names.
         texts: transformers' classes of each text encoder and its tokenizer.
         schedulers: names of diffusers' classes that its scheduler configuration may be of.
@@ -54,7 +55,7 @@ class Parts:
 
     pipeline: Any
     component: str
-    denoiser: Any
+    denoisers: Collection[str]
     autoencoders: Mapping[str, Any]
     texts: Sequence[tuple[Any, Any]]
     schedulers: Collection[str]
@@ -74,7 +75,7 @@ def require_index(folder: Path, parts: Parts) -> Any:
     names = zip(text_encoder_names(len(parts.texts)), tokenizer_names(len(parts.texts)), strict=True)
     expected: dict[str, Sequence[str]] = {
         "vae": list(parts.autoencoders),
-        parts.component: [parts.denoiser.__name__],
+        parts.component: list(parts.denoisers),
         "scheduler": list(parts.schedulers),
     }
     for (network, tokenizer), named in zip(parts.texts, names, strict=True):
@@ -87,16 +88,29 @@ def require_index(folder: Path, parts: Parts) -> Any:
     return parts.autoencoders[str(class_in(index, "vae"))]
 
 
-def network_config(folder: Path, part: str, kind: Any, allowed: Mapping[str, tuple[Any, ...]]) -> dict[str, Any]:
+def network_config(
+    folder: Path,
+    part: str,
+    kind: Any,
+    allowed: Mapping[str, tuple[Any, ...]],
+    former: Mapping[str, tuple[Any, ...]] = MappingProxyType({}),
+) -> dict[str, Any]:
     """Return the configuration of a network of diffusers, with its defaults.
+
+    Args:
+        folder: of the base.
+        part: name of the network.
+        kind: diffusers' class of it.
+        allowed: supported values of its keys.
+        former: those of `_class_name` and of further keys, where files of an older class are supported too.
 
     Raises:
         UserError: for a key that the class does not have, or a value that is not among those allowed.
     """
     file = part_of(folder, part) / CONFIG
     found = read_json(file)
-    require_known(file, found, kind, MADE)
-    require_values(file, found, {"_class_name": (kind.__name__,)})
+    require_known(file, found, kind, (*MADE, *former))
+    require_values(file, found, {"_class_name": (kind.__name__,), **former})
     defaults = {name: parameter.default for name, parameter in inspect.signature(kind.__init__).parameters.items()}
     filled = {**defaults, **found}
     require_values(file, filled, allowed)
@@ -163,6 +177,22 @@ def latent_shape(config: Mapping[str, Any], part: str) -> tuple[int, int, int]:
     if not isinstance(height, int) or isinstance(height, bool) or height != width or height < 1:
         raise UserError(f"{part}/{CONFIG}: sample_size must be the side of a square, found {shortened(found)}")
     return config["in_channels"], height, width
+
+
+def require_numbers(file: Path, config: Mapping[str, Any], wanted: Mapping[str, tuple[int, str]]) -> None:
+    """Compare numbers of a network with those of the other parts.
+
+    Args:
+        file: of the network's configuration.
+        config: what it says.
+        wanted: the number that each key must have, and where it is from.
+
+    Raises:
+        UserError: for the first that differs.
+    """
+    for key, (number, source) in wanted.items():
+        if config[key] != number:
+            raise UserError(f"{file}: {key} must be {number} as {source}, found {shortened(config[key])}")
 
 
 def whole(file: Path, config: Mapping[str, Any], key: str) -> int:

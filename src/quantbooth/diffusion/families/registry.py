@@ -6,6 +6,7 @@ from typing import Any
 
 from quantbooth.diffusion.diffusers_folder import read_json, text_encoder_names
 from quantbooth.diffusion.families.flux2 import Flux2Klein
+from quantbooth.diffusion.families.pixart import PixArtSigma
 from quantbooth.diffusion.families.sd3 import StableDiffusion3
 from quantbooth.diffusion.families.sdxl import StableDiffusionXL
 from quantbooth.diffusion.families.stable_diffusion import StableDiffusion
@@ -19,6 +20,7 @@ FAMILIES: dict[str, type[Family]] = {
     "StableDiffusionXLPipeline": StableDiffusionXL,
     "StableDiffusion3Pipeline": StableDiffusion3,
     "Flux2KleinPipeline": Flux2Klein,
+    "PixArtSigmaPipeline": PixArtSigma,
 }
 
 

@@ -29,7 +29,14 @@ from transformers import CLIPTextModelWithProjection, CLIPTokenizer, T5EncoderMo
 from quantbooth.diffusion.conditioning import Conditioning
 from quantbooth.diffusion.diffusers_folder import text_encoder_names, tokenizer_names
 from quantbooth.diffusion.families.flow import FlowFamily
-from quantbooth.diffusion.families.folder_config import CONFIG, clip_config, latent_shape, text_configs, whole
+from quantbooth.diffusion.families.folder_config import (
+    CONFIG,
+    clip_config,
+    latent_shape,
+    require_numbers,
+    text_configs,
+    whole,
+)
 from quantbooth.diffusion.families.joint_attention import counted, mask_attention_
 from quantbooth.diffusion.model import Family, Shape, TextEncoder
 from quantbooth.runtime.errors import UserError
@@ -87,9 +94,7 @@ class _StableDiffusion3(FlowFamily):
             "out_channels": (vae["latent_channels"], "latent_channels of vae/"),
             "pooled_projection_dim": (sum(clip["projection_dim"] for clip in clips), "the projections of both CLIPs"),
         }
-        for key, (number, source) in wanted.items():
-            if transformer[key] != number:
-                raise UserError(f"{file}: {key} must be {number} as {source}, found {transformer[key]}")
+        require_numbers(file, transformer, wanted)
         self.require_width(folder, transformer["joint_attention_dim"], sum(clip["hidden_size"] for clip in clips))
         if transformer["patch_size"] != 2 or latents[1] % 2 or latents[1] // 2 > transformer["pos_embed_max_size"]:
             raise UserError(
@@ -144,11 +149,8 @@ class StableDiffusion3(_StableDiffusion3):
 
     def require_width(self, folder: Path, found: int, clips: int) -> None:
         file, t5, *_ = text_configs(folder, *THIRD)
-        if found != (number := whole(file, t5, "d_model")):
-            raise UserError(
-                f"{folder / self.component / CONFIG}: joint_attention_dim must be {number} as d_model of "
-                f"text_encoder_3/, found {found}"
-            )
+        wanted = {"joint_attention_dim": (whole(file, t5, "d_model"), "d_model of text_encoder_3/")}
+        require_numbers(folder / self.component / CONFIG, {"joint_attention_dim": found}, wanted)
 
 
 @dataclass(frozen=True)

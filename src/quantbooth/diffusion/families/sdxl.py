@@ -21,7 +21,6 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokeniz
 from quantbooth.diffusion.conditioning import Conditioning
 from quantbooth.diffusion.families.unet import UnetFamily
 from quantbooth.diffusion.model import TextEncoder
-from quantbooth.diffusion.scheduler_config import own_default
 
 __all__ = ["POOLED", "SIZES", "StableDiffusionXL"]
 
@@ -49,10 +48,6 @@ class StableDiffusionXL(UnetFamily):
         "ss_base_model_version": ("sdxl",),
     }
     denoiser_values: ClassVar[Mapping[str, tuple[Any, ...]]] = {"addition_embed_type": ("text_time",)}
-
-    def sampler_config(self, scheduler_config: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the configuration with the base's own `clip_sample`: DDIM would take true where it is absent."""
-        return {"clip_sample": bool(own_default(scheduler_config, "clip_sample")), **scheduler_config}
 
     @classmethod
     def from_folder(cls, folder: Path, index: Mapping[str, Any]) -> "StableDiffusionXL":

@@ -1,4 +1,4 @@
-"""The base class of families with diffusers' UNet2DConditionModel: blocks, skip splits, time, schedulers, LoRA names.
+"""The base class of families with diffusers' UNet2DConditionModel: blocks, skip splits, LoRA names.
 
 Every ResNet block of the decoder reads torch.cat([hidden, skip]): `hidden` comes from the previous block, `skip` from
 the encoder, and their ranges differ. Two convolutions read both: `conv_shortcut` directly, `conv1` after a
@@ -9,26 +9,20 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-from diffusers import (
-    DDIMScheduler,
-    DPMSolverMultistepScheduler,
-    EulerDiscreteScheduler,
-    PNDMScheduler,
-    UNet2DConditionModel,
-)
+from diffusers import UNet2DConditionModel
 from diffusers.models.attention import BasicTransformerBlock
 from diffusers.models.resnet import ResnetBlock2D
 from torch import Tensor, nn
 
+from quantbooth.diffusion.families.ddpm import DdpmFamily
 from quantbooth.diffusion.families.folder_config import latent_shape
 from quantbooth.diffusion.families.unet_config import require_supported
 from quantbooth.diffusion.lora_names import original_name
-from quantbooth.diffusion.model import Family, Shape
-from quantbooth.diffusion.schedule import Schedule
+from quantbooth.diffusion.model import Shape
 from quantbooth.diffusion.scheduler_config import read_scheduler_config
 from quantbooth.runtime.errors import UserError
 
-__all__ = ["DDPM_SCHEDULERS", "UnetFamily", "concatenations"]
+__all__ = ["UnetFamily", "concatenations"]
 
 LAYERS = ("conv1", "conv_shortcut")
 
@@ -57,17 +51,9 @@ def concatenations(unet: UNet2DConditionModel) -> dict[str, tuple[int, int]]:
 
 BLOCKS = (ResnetBlock2D, BasicTransformerBlock)
 
-DDPM_SCHEDULERS: dict[str, Any] = {  # none draws noise (ancestral, SDE): an image is decided by its prompt and seed
-    "ddim": DDIMScheduler,
-    "dpm": DPMSolverMultistepScheduler,
-    "euler": EulerDiscreteScheduler,
-    "pndm": PNDMScheduler,
-}
-"""Schedulers that pass timesteps in [0, T) to the network."""
 
-
-class UnetFamily(Family):
-    """A unet trained on a DDPM schedule; network time is the training timestep.
+class UnetFamily(DdpmFamily):
+    """A unet trained on a DDPM schedule.
 
     Attributes:
         denoiser_values: the supported values of keys of the unet that the family itself reads.
@@ -75,7 +61,6 @@ class UnetFamily(Family):
 
     component = "unet"
     denoiser_class = UNet2DConditionModel
-    schedulers: ClassVar[Mapping[str, Any]] = DDPM_SCHEDULERS
     float_layers = ("conv_in", "conv_out")
     lora_prefixes = ("lora_unet_",)
     first_weight = "model.diffusion_model.input_blocks.0.0.weight"
@@ -97,16 +82,10 @@ class UnetFamily(Family):
     def skip_splits(self, denoiser: Any) -> dict[str, tuple[int, int]]:
         return concatenations(denoiser)
 
-    def schedule(self, scheduler_config: Mapping[str, Any]) -> Schedule:
-        return Schedule(scheduler_config)
-
     def call_of(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Tensor, Any]:
         """Return `sample` and `timestep`, given by position or by keyword."""
         sample = args[0] if args else kwargs["sample"]
         return sample, args[1] if len(args) > 1 else kwargs["timestep"]
-
-    def training_timestep(self, network_time: Tensor) -> Tensor:
-        return network_time
 
     def original_names(self, denoiser: nn.Module) -> Iterator[str]:
         return filter(None, (original_name(denoiser, name) for name in denoiser.state_dict()))

@@ -61,7 +61,7 @@ def require_supported(
         UserError: naming the file, the key and its value that are not supported, or do not agree.
     """
     named = zip(text_encoder_names(len(texts)), tokenizer_names(len(texts)), strict=True)
-    kinds = Parts(pipeline, "unet", UNet2DConditionModel, AUTOENCODERS, texts, DDPM_KINDS, SWITCHES)
+    kinds = Parts(pipeline, "unet", (UNet2DConditionModel.__name__,), AUTOENCODERS, texts, DDPM_KINDS, SWITCHES)
     autoencoder = require_index(folder, kinds)
     unet = network_config(folder, "unet", UNet2DConditionModel, {**UNET, **denoiser})
     vae = network_config(folder, "vae", autoencoder, VAE)

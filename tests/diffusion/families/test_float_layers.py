@@ -1,0 +1,28 @@
+"""Layers that are quantized by default are those of the repeated blocks; of published architectures, on no device."""
+
+import pytest
+import torch
+from torch import nn
+
+from experiments.random_transformers import TRANSFORMERS
+from quantbooth.diffusion.families.pixart import PixArtSigma
+from quantbooth.diffusion.model import Family
+from quantbooth.quant.surgery import matching
+
+
+@pytest.mark.parametrize(
+    ("name", "family", "quantized", "outside", "gigabytes"),
+    [("pixart-sigma", PixArtSigma, 280, 7, 0.297)],
+)
+def test_layers_of_the_blocks_are_quantized(
+    name: str, family: type[Family], quantized: int, outside: int, gigabytes: float
+) -> None:
+    with torch.device("meta"):
+        denoiser = family().new_denoiser(TRANSFORMERS[name].denoiser)
+    layers = {key: one for key, one in denoiser.named_modules() if isinstance(one, nn.Linear | nn.Conv2d)}
+    blocks = tuple(f"{block}." for block in family().blocks(denoiser))
+    chosen = matching(denoiser, ["*"], family.float_layers)
+    assert sorted(chosen) == sorted(key for key in layers if key.startswith(blocks))
+    assert (len(chosen), len(layers) - len(chosen)) == (quantized, outside)
+    assert sum(layers[key].weight.numel() for key in chosen) / 2 / 1e9 == pytest.approx(gigabytes, abs=5e-4)
+    assert sum(parameter.numel() for parameter in denoiser.parameters()) == TRANSFORMERS[name].weights
