@@ -45,7 +45,7 @@ docs: $(SITE)  ## build the documentation site, site/index.html
 pretrain: $(INSTALLED)  ## train the toy base and its judges from random weights (hours)
 	$(BIN)/quantbooth-pretrain
 
-pretrain-flow: $(INSTALLED)  ## train the toy flow base (hours; PRETRAIN="start=FOLDER" goes on from its weights)
+pretrain-flow: $(INSTALLED)  ## train the toy flow base (hours; PRETRAIN="start=FOLDER begin_with=third" goes on)
 	$(BIN)/quantbooth-pretrain model=toy_flow $(PRETRAIN)
 
 bench: $(PEERS)  ## measure memory and speed against other methods (hours; BENCH="--model sd15 --latents 32" for less)

@@ -219,6 +219,7 @@ COMMANDS: dict[str, dict[str, dict[str, Field]]] = {
         "": {
             **checked(parts=list_of(one_of("judges", "base", "card")), seed=SEED, scenes=whole(1), work=PATH),
             **checked(assets=PATH, validation_steps=whole(0), start=optional(PATH), judges=MAPPING),
+            **checked(begin_with=optional(TEXT)),
             **checked(model=one_of("toy", "toy_flow"), models=MAPPING, paths=MAPPING),
         },
         "judges": checked(scorer=SEED, locator=SEED, oracle=SEED),

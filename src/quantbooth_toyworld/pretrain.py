@@ -52,8 +52,7 @@ def job(cfg: DictConfig) -> Path:
     """Train the requested parts; return the folder of the shipped files."""
     settings = plain(cfg)
     torch.set_flush_denormal(True)
-    if settings["start"] is not None and settings["model"] != "toy_flow":
-        raise UserError(f"start is of model=toy_flow, got start={settings['start']} with model={settings['model']}")
+    require_start(settings)
     work, assets = Path(settings["work"]), Path(settings["assets"])
     model = settings["models"][settings["model"]]
     sampler = Sampler(**model["sampler"])
@@ -66,6 +65,17 @@ def job(cfg: DictConfig) -> Path:
         judges = trained if (trained := assets / "judges").is_dir() else judges_folder()
         write_card(assets, sampler, judges, **model["card"])
     return assets
+
+
+def require_start(settings: dict[str, Any]) -> None:
+    """Refuse a start that has no effect, and rounds that begin nowhere."""
+    start, first, rounds = settings["start"], settings["begin_with"], settings["models"][settings["model"]]["rounds"]
+    if start is not None and settings["model"] != "toy_flow":
+        raise UserError(f"start is of model=toy_flow, got start={start} with model={settings['model']}")
+    if first is not None and start is None:
+        raise UserError(f"begin_with leaves out rounds, and needs start=FOLDER, whose weights had them; got {first}")
+    if first is not None and first not in rounds:
+        raise UserError(f"begin_with must be one of {', '.join(rounds)}, got {first}")
 
 
 def train_judges(folder: Path, seeds: dict[str, int]) -> None:
@@ -84,7 +94,9 @@ def train_base(settings: dict[str, Any], pool: Pool, work: Path, sampler: Sample
     kind = settings["model"]
     base = BEGINNINGS[kind](settings, pool, work)
     latents = torch.cat([base.encode_images(part.float() / 255).half() for part in pool.images.split(1000)])
-    for place, (name, values) in enumerate(settings["models"][kind]["rounds"].items()):
+    rounds = list(settings["models"][kind]["rounds"].items())
+    first = [name for name, _ in rounds].index(settings["begin_with"] or rounds[0][0])
+    for place, (name, values) in list(enumerate(rounds))[first:]:
         folder = work / FOLDERS[kind] / name
         weighting, precision = Weighting(**values.pop("weighting")), values.pop("precision")
         recipe = Recipe(seed=settings["seed"] + place, **values)

@@ -1,4 +1,4 @@
-"""The shipped toy base and judges: their folders in the package, and reading and writing of judges.
+"""The shipped toy bases and judges: their folders in the package, and reading and writing of judges.
 
 A judge is two files: weights in half precision (`scorer.safetensors`) and its constructor arguments (`scorer.json`).
 """
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from quantbooth.runtime.errors import UserError
 from quantbooth.store.files import halved
 
-__all__ = ["base_folder", "halve_", "judges_folder", "read_judge", "save_judge"]
+__all__ = ["base_folder", "flow_folder", "halve_", "judges_folder", "read_judge", "save_judge"]
 
 ASSETS = Path(__file__).parent / "assets"
 
@@ -24,6 +24,11 @@ ASSETS = Path(__file__).parent / "assets"
 def base_folder() -> Path:
     """Return the diffusers folder of the toy base."""
     return ASSETS / "base"
+
+
+def flow_folder() -> Path:
+    """Return the diffusers folder of the toy flow base."""
+    return ASSETS / "flow" / "base"
 
 
 def judges_folder() -> Path:
