@@ -14,12 +14,14 @@ from diffusers import (
     AutoencoderKLFlux2,
     FlowMatchEulerDiscreteScheduler,
     Flux2Transformer2DModel,
+    FluxTransformer2DModel,
     PixArtTransformer2DModel,
     SD3Transformer2DModel,
 )
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import (
     CLIPTextConfig,
+    CLIPTextModel,
     CLIPTextModelWithProjection,
     CLIPTokenizer,
     Qwen2Tokenizer,
@@ -31,6 +33,7 @@ from transformers import (
 )
 
 from quantbooth.diffusion.base import Base
+from quantbooth.diffusion.families.flux1 import Flux1
 from quantbooth.diffusion.families.flux2 import Flux2Klein
 from quantbooth.diffusion.families.pixart import PixArtSigma
 from quantbooth.diffusion.families.sd3 import StableDiffusion3, StableDiffusion3WithoutT5
@@ -135,6 +138,23 @@ def _klein(numbers: Transformer, name: str, _clip: Callable[..., CLIPTokenizer],
     )
 
 
+def _flux1(numbers: Transformer, name: str, clip_tokenizer: Callable[..., CLIPTokenizer], dtype: torch.dtype) -> Base:
+    clip, t5 = numbers.texts
+    tokenizer = clip_tokenizer()
+    special = {key: getattr(tokenizer, key) for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    return Base(
+        name=name,
+        family=Flux1(numbers.vae["sample_size"]),
+        denoiser=FluxTransformer2DModel.from_config(numbers.denoiser).to(dtype),
+        autoencoder=AutoencoderKL.from_config(numbers.vae).to(dtype),
+        encoders=(
+            TextEncoder(CLIPTextModel(CLIPTextConfig(**clip, **special)).to(dtype), tokenizer),
+            TextEncoder(T5EncoderModel(T5Config(**t5)).to(dtype), t5_tokenizer()),
+        ),
+        scheduler_config=dict(FlowMatchEulerDiscreteScheduler.from_config(numbers.scheduler).config),
+    )
+
+
 def _pixart(numbers: Transformer, name: str, _clip: Callable[..., CLIPTokenizer], dtype: torch.dtype) -> Base:
     (text,) = numbers.texts
     return Base(
@@ -209,6 +229,16 @@ TINY_KLEIN: Numbers = {
     **{"num_attention_heads": 2, "joint_attention_dim": 48, "guidance_embeds": False},
     **{"axes_dims_rope": [4, 4, 4, 4]},
 }
+FLUX1_DEV: Numbers = {
+    **{"in_channels": 64, "num_layers": 19, "num_single_layers": 38, "attention_head_dim": 128},
+    **{"num_attention_heads": 24, "joint_attention_dim": 4096, "pooled_projection_dim": 768, "guidance_embeds": True},
+}
+TINY_FLUX1: Numbers = {
+    **{"in_channels": 64, "num_layers": 1, "num_single_layers": 1, "attention_head_dim": 16},
+    **{"num_attention_heads": 2, "joint_attention_dim": 56, "pooled_projection_dim": 24, "guidance_embeds": True},
+    "axes_dims_rope": [4, 4, 8],
+}
+FLUX1_VAE: Numbers = {"scaling_factor": 0.3611, "shift_factor": 0.1159}
 PIXART_SIGMA: Numbers = {
     **{"sample_size": 128, "num_layers": 28, "attention_head_dim": 72, "num_attention_heads": 16},
     **{"cross_attention_dim": 1152, "caption_channels": 4096, "interpolation_scale": 2},
@@ -232,6 +262,12 @@ TRANSFORMERS: dict[str, Transformer] = {
     "sd35-medium": Transformer(_sd3, SD35_MEDIUM, 2_243_171_520, (CLIP_L, CLIP_G, T5_XXL), VAE, SHIFT_3),
     "sd35-medium-without-t5": Transformer(_sd3, SD35_MEDIUM, 2_243_171_520, (CLIP_L, CLIP_G), VAE, SHIFT_3),
     "klein-4b": Transformer(_klein, KLEIN_4B, 3_875_544_576, (QWEN3_4B,), FLUX2_VAE, BY_TOKENS),
+    "flux1-dev": Transformer(
+        _flux1, FLUX1_DEV, 11_901_408_320, (CLIP_L, T5_XXL), {**VAE, **FLUX1_VAE, "sample_size": 1024}, BY_TOKENS
+    ),
+    "tiny-flux1": Transformer(
+        _flux1, TINY_FLUX1, 82_176, (SMALL_CLIP, SMALL_T5), {**SMALL_VAE, **FLUX1_VAE, "sample_size": 64}, BY_TOKENS
+    ),
     "pixart-sigma": Transformer(
         _pixart, PIXART_SIGMA, 610_856_096, (T5_XXL,), {**VAE, **FOUR_CHANNELS, "sample_size": 1024}, LINEAR
     ),

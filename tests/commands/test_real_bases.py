@@ -1,4 +1,4 @@
-"""The whole chain on bases with the structure of Stable Diffusion 1.5, XL, 3.5, FLUX.2 klein and PixArt-Sigma."""
+"""The whole chain on bases with the structure of Stable Diffusion 1.5, XL, 3.5, FLUX and PixArt-Sigma."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -46,7 +46,8 @@ QUICK = (
 
 
 @pytest.fixture(
-    scope="module", params=["tiny", "tiny-xl", "tiny-sd3", "tiny-sd3-without-t5", "tiny-klein", "tiny-pixart"]
+    scope="module",
+    params=["tiny", "tiny-xl", "tiny-sd3", "tiny-sd3-without-t5", "tiny-klein", "tiny-flux1", "tiny-pixart"],
 )
 def configure(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Configure:
     """Makes a configuration of one of the bases and a folder with photos of odd sizes."""
@@ -62,6 +63,7 @@ def configure(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
         "tiny-xl": ["base=sdxl"],
         "tiny-sd3": ["base=sd35_medium", "sampler=flow_euler"],
         "tiny-sd3-without-t5": ["base=sd35_medium", "sampler=flow_euler"],
+        "tiny-flux1": ["base=flux1_dev", "sampler=flow_euler", "sampler.guidance=1"],
         "tiny-pixart": ["base=pixart_sigma"],
         "tiny-klein": ["base=klein_4b", "sampler=flow_euler", "timesteps=shifted"],
     }[request.param]
@@ -87,7 +89,10 @@ def test_everything_runs_and_leaves_as_a_folder_that_draws_the_same(configure: C
     noise = quantbooth.initial_noise([request.prompt], [request.seed], base.latent_shape)
     pipeline.set_progress_bar_config(disable=True)
     options = {"num_inference_steps": 2, "guidance_scale": plan.sampler.guidance, "height": 64, "width": 64}
-    options |= {"use_resolution_binning": False} if plan.cfg.base.name == "pixart_sigma" else {}
+    if plan.cfg.base.name == "pixart_sigma":
+        options["use_resolution_binning"] = False
+    if plan.cfg.base.name == "flux1_dev":
+        noise, options["guidance_scale"] = pipeline._pack_latents(noise, *noise.shape), 3.5
     image = pipeline(prompt=request.text, latents=noise, **options).images[0]
     drawn = np.asarray(Image.open(folder / request.file), dtype=int)
     assert np.abs(np.asarray(image, dtype=int) - drawn).max() <= 1
@@ -102,7 +107,7 @@ def test_everything_runs_and_leaves_as_a_folder_that_draws_the_same(configure: C
 def test_rounding_is_learned_and_activations_are_quantized(configure: Configure) -> None:
     words = ("calibration=qdiffusion", "calibration.set.count=2", "calibration.set.timesteps=2")
     fast = ("calibration.rounding.iterations=2", "calibration.rounding.batch=2", "tuner.steps=1")
-    if configure().base.name in ("sd35_medium", "klein_4b"):
+    if configure().base.name in ("sd35_medium", "klein_4b", "flux1_dev"):
         with pytest.raises(UserError, match="^activations can be quantized where AttnProcessor"):
             job(configure(*words, *fast, "quant=w4a8"))
         assert len(job(configure(*words, *fast))) == 2

@@ -99,3 +99,12 @@ def test_under_autocast_guidance_steps_and_pictures_stay_in_float32(base: Base, 
         pictures = base.decode_latents(latents)
     assert {latents.dtype, *seen} == {torch.float32}
     assert torch.equal(pictures, base.decode_latents(latents))
+
+
+def test_without_guidance_there_is_no_unconditional_prediction(base: Base) -> None:
+    noise, rows = initial_noise(["a", "b"], [0, 1], base.latent_shape), list[int]()
+    handle = base.denoiser.register_forward_pre_hook(lambda _module, args: rows.append(len(args[0])))
+    found = [Sampler("ddim", 2, guidance).sample(base, ["a", "b"], noise) for guidance in (1.0, 1.0 + 1e-6)]
+    handle.remove()
+    assert rows == [2, 2, 4, 4]
+    torch.testing.assert_close(*found, rtol=0, atol=1e-4)

@@ -128,6 +128,7 @@ class Family(ABC):
         pipeline_class: diffusers' class of the pipeline.
         autoencoders: diffusers' classes of the autoencoder by their names.
         schedulers: schedulers by our names, called as diffusers', whose timesteps are training timesteps.
+        guided: whether samplers guide with an unconditional prediction; not where guidance was distilled into it.
         float_layers: patterns of the denoiser's layers that stay float by default.
         lora_prefixes: prefixes of the denoiser's layers in kohya's LoRA files.
         first_weight: a tensor name that every single-file checkpoint of the family has; None without such files.
@@ -143,6 +144,7 @@ class Family(ABC):
     pipeline_class: ClassVar[Any]
     autoencoders: ClassVar[Mapping[str, Any]] = AUTOENCODERS
     schedulers: ClassVar[Mapping[str, Any]]
+    guided: ClassVar[bool] = True
     float_layers: ClassVar[tuple[str, ...]] = ()
     lora_prefixes: ClassVar[tuple[str, ...]] = ()
     first_weight: ClassVar[str | None] = None

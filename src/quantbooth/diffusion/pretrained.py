@@ -236,10 +236,11 @@ def save_base(base: Base, folder: Path, dtype: torch.dtype, option: str = "expor
 def as_pipeline(base: Base) -> Any:
     """Return the base as a diffusers pipeline, without a safety checker.
 
-    Where text encoders keep a precision of their own, the denoiser gets their embeddings in that of its other input.
+    Where text encoders keep a precision of their own, the denoiser gets their embeddings, and latents that the pipeline
+    made like them, in its own.
     """
     if any(encoder.dtype != base.autoencoder.dtype for encoder in base.text_encoders):
-        base.denoiser.register_forward_pre_hook(partial(_embeddings_like_latents, base.family), with_kwargs=True)
+        base.denoiser.register_forward_pre_hook(_inputs_like_weights, with_kwargs=True)
     count = len(base.encoders)
     parts: Mapping[str, Any] = {
         "vae": base.autoencoder,
@@ -250,10 +251,7 @@ def as_pipeline(base: Base) -> Any:
     return base.family.pipeline(parts, base.scheduler_config)
 
 
-def _embeddings_like_latents(
-    family: Family, _: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> tuple[Any, dict[str, Any]]:
-    """Return the arguments of a denoiser's call, with embeddings, which pipelines name, in the latents' precision."""
-    dtype = family.call_of(args, kwargs)[0].dtype
-    embeddings = {"encoder_hidden_states", "pooled_projections"} & kwargs.keys()
-    return args, kwargs | {name: kwargs[name].to(dtype) for name in embeddings}
+def _inputs_like_weights(denoiser: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """Return the arguments of a denoiser's call, with inputs that pipelines name and that follow a text encoder."""
+    named = {"hidden_states", "encoder_hidden_states", "pooled_projections"} & kwargs.keys()
+    return args, kwargs | {name: kwargs[name].to(denoiser.dtype) for name in named}

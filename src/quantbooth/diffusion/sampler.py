@@ -42,7 +42,7 @@ class Sampler:
     Attributes:
         scheduler: a scheduler of the base's family.
         steps: number of inference steps.
-        guidance: w in e = e_uncond + w (e_cond - e_uncond); 1 is no guidance.
+        guidance: w in e = e_uncond + w (e_cond - e_uncond); 1 is no guidance, and no unconditional prediction.
 
     Raises:
         UserError: for a scheduler of no family.
@@ -85,14 +85,17 @@ class Sampler:
         `watch` is called at each step with t, x_t as the denoiser reads it, and the guided prediction.
         """
         scheduler = self.new_scheduler(base)
-        empty = base.encode_prompts([negative_prompt] * len(noise))
-        x = noise.to(empty.device, empty.dtype) * scheduler.init_noise_sigma
+        empty = [] if self.guidance == 1 else [base.encode_prompts([negative_prompt] * len(noise))]
+        like = (empty or [conditioning_at(scheduler.timesteps[0])])[0]
+        x = noise.to(like.device, like.dtype) * scheduler.init_noise_sigma
         for t, there in zip(scheduler.timesteps, sent(scheduler.timesteps, x.device), strict=True):
             x_t = scheduler.scale_model_input(x, t)
-            conditioning = Conditioning.cat([empty, conditioning_at(t)])
-            both = base.predict(torch.cat([x_t, x_t]), there, conditioning).to(x.dtype)  # guidance and steps in float32
-            unconditional, conditional = both.chunk(2)
-            predicted = unconditional + self.guidance * (conditional - unconditional)
+            conditioning = Conditioning.cat([*empty, conditioning_at(t)])
+            rows = torch.cat([x_t] * (len(empty) + 1))
+            both = base.predict(rows, there, conditioning).to(x.dtype)  # guidance and steps in float32
+            *unconditional, predicted = both.split(len(x))
+            for other in unconditional:
+                predicted = other + self.guidance * (predicted - other)
             if watch is not None:
                 watch(t, x_t, predicted)
             x = scheduler.step(predicted, t, x).prev_sample

@@ -9,6 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from quantbooth.data.subjects import Subject
+from quantbooth.diffusion.families.registry import family_in
 from quantbooth.diffusion.pretrained import check_base, check_sampler
 from quantbooth.diffusion.sampler import Sampler
 from quantbooth.diffusion.sources import config_folder
@@ -240,10 +241,15 @@ def sampler_of(cfg: DictConfig, base_folder: Path) -> Sampler:
     """Return the sampler.
 
     Raises:
-        UserError: when it has more steps than the base has timesteps, cannot honour the base's scheduler, or has no use
-            for an option of the unconditional prediction.
+        UserError: when it has more steps than the base has timesteps, cannot honour the base's scheduler, guides a base
+            into which guidance was distilled, or has no use for an option of the unconditional prediction.
     """
     sampler, most = build(cfg.sampler, Sampler), cfg.base.timesteps
+    if sampler.guidance != 1 and not family_in(base_folder).guided:
+        raise UserError(
+            f"sampler.guidance must be 1 for this base, into which guidance was distilled, got {sampler.guidance:g}; "
+            "its own weight of guidance is the default of diffusers' pipeline"
+        )
     for option in ("negative_prompt", "unconditional_strength"):
         if sampler.guidance == 1 and cfg[option] not in (None, ""):
             raise UserError(

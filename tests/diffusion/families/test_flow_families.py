@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler
+from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler, FluxPipeline
 
 from experiments.random_base import random_base
 from quantbooth.diffusion.base import Base
@@ -19,7 +19,7 @@ from quantbooth.quant.surgery import quantize_
 from quantbooth.runtime.errors import UserError
 from quantbooth.timesteps.zones import zones_from_borders
 
-NAMES = ["tiny-sd3", "tiny-sd3-without-t5", "tiny-klein"]
+NAMES = ["tiny-sd3", "tiny-sd3-without-t5", "tiny-klein", "tiny-flux1"]
 TEXTS = ["a red mug", "a duck on the beach"]
 T = 1000
 
@@ -41,13 +41,17 @@ def noise_of(base: Base) -> torch.Tensor:
 
 
 def ours(base: Base) -> torch.Tensor:
-    return Sampler("flow_euler", 3, 4.0).sample(base, TEXTS, noise_of(base))
+    return Sampler("flow_euler", 3, 4.0 if base.family.guided else 1.0).sample(base, TEXTS, noise_of(base))
 
 
 def theirs(pipeline: Any, noise: torch.Tensor, side: int) -> torch.Tensor:
     pipeline.set_progress_bar_config(disable=True)
     size = {"height": side, "width": side, "output_type": "pt"}
-    found = pipeline(prompt=TEXTS, latents=noise, num_inference_steps=3, guidance_scale=4.0, **size).images
+    if isinstance(pipeline, FluxPipeline):  # its own weight of guidance is its default
+        noise = pipeline._pack_latents(noise, *noise.shape)
+    else:
+        size["guidance_scale"] = 4.0
+    found = pipeline(prompt=TEXTS, latents=noise, num_inference_steps=3, **size).images
     assert isinstance(found, torch.Tensor)
     return found
 
@@ -99,7 +103,7 @@ def test_network_time_comes_back_as_the_training_timestep(base: Base) -> None:
         for some in t.split(100):
             base.predict(torch.zeros(100, *base.latent_shape), some, words.expand(100))
     hook.remove()
-    unit = {"Flux2Klein": 1000}.get(type(base.family).__name__, 1)
+    unit = {"Flux2Klein": 1000, "Flux1": 1000}.get(type(base.family).__name__, 1)
     torch.testing.assert_close(torch.cat(times), (t + 1) / unit, rtol=0, atol=1e-7)
     assert torch.equal(base.family.training_timestep(torch.cat(times)), t.float())
     half = base.family.training_timestep(torch.tensor(0.0004 if unit == 1000 else 0.4))

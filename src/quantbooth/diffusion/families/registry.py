@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from quantbooth.diffusion.diffusers_folder import read_json, text_encoder_names
+from quantbooth.diffusion.families.flux1 import Flux1
 from quantbooth.diffusion.families.flux2 import Flux2Klein
 from quantbooth.diffusion.families.pixart import PixArtSigma
 from quantbooth.diffusion.families.sd3 import StableDiffusion3
@@ -20,6 +21,7 @@ FAMILIES: dict[str, type[Family]] = {
     "StableDiffusionXLPipeline": StableDiffusionXL,
     "StableDiffusion3Pipeline": StableDiffusion3,
     "Flux2KleinPipeline": Flux2Klein,
+    "FluxPipeline": Flux1,
     "PixArtSigmaPipeline": PixArtSigma,
 }
 
