@@ -141,7 +141,7 @@ class JudgeTraining(LightningModule, ABC):
     def training_step(self, step: int) -> Tensor:
         generator = generator_for(self.seed, step, type(self).__name__)
         loss = self.loss(self.rows(generator), generator)
-        self.log("loss", loss, prog_bar=True)
+        self.log("loss", loss)
         return loss
 
     def configure_optimizers(self) -> Any:

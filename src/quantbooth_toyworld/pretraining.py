@@ -188,7 +188,7 @@ class DecoderTraining(_Training):
         with torch.no_grad():
             latents = self.autoencoder.encode(images).latents
         difference = self.autoencoder.decode(latents).sample - images
-        self.log("pretrain/psnr_db", 10 * torch.log10(4 / difference.detach().square().mean()), prog_bar=True)
+        self.log("pretrain/psnr_db", 10 * torch.log10(4 / difference.detach().square().mean()))
         return difference.abs().mean() + difference.square().mean()
 
 
@@ -246,7 +246,7 @@ class BaseTraining(_Training):
             conditioning = self.base.encode_prompts(self.captions(rows))
             errors = denoising_error(self.base, self.schedule, x_0, noise, t.to(self.device), conditioning)
         weight = self.schedule.bounded_inverse_weight(t, self.weighting.loss_weight_max).to(errors)
-        self.log("pretrain/error", errors.detach().mean(), prog_bar=True)
+        self.log("pretrain/error", errors.detach().mean())
         return (weight * errors).mean()
 
     def timesteps(self, count: int, draw: torch.Generator) -> Int[Tensor, " count"]:

@@ -90,7 +90,7 @@ class BlockTraining(LightningModule):
         draw = generator_for(self.config.seed, self.global_step, f"{self.learned.purpose} {self.block_name}")
         indices = torch.randint(self.cache.items, (self.config.batch,), generator=draw).tolist()
         loss = self.error(self.learned.tensors(), indices)
-        self.log("error", loss, prog_bar=True)
+        self.log("error", loss)
         penalty = self.learned.penalty(self.global_step)
         return loss if penalty is None else loss + penalty
 

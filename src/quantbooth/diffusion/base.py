@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from quantbooth.diffusion.conditioning import Conditioning
 from quantbooth.diffusion.model import Family, NoiseSchedule, TextEncoder
 from quantbooth.diffusion.weights import is_finite
+from quantbooth.runtime.devices import sent
 from quantbooth.runtime.errors import UserError
 from quantbooth.runtime.precision import full_precision
 
@@ -62,7 +63,7 @@ class Base:
         """Return latents, scaled to about unit variance, of images in [0, 1]; autocast is off, as for decoding."""
         device = self.autoencoder.device
         with full_precision(device):
-            latents = self.family.encode_images(self.autoencoder, images.to(device))
+            latents = self.family.encode_images(self.autoencoder, sent(images, device))
         return _finite(latents, f"the autoencoder of {self.name} encodes pictures to")
 
     @torch.no_grad()

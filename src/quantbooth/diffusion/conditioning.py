@@ -14,6 +14,8 @@ import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
+from quantbooth.runtime.devices import sent
+
 __all__ = ["Conditioning"]
 
 TOKENS = "tokens"
@@ -53,6 +55,8 @@ class Conditioning:
         if isinstance(rows, int):
             raise TypeError(f"rows must be a slice, a list or a tensor of numbers, got {rows!r}")
         chosen = rows if isinstance(rows, slice | Tensor) else list(rows)
+        if isinstance(chosen, Tensor):
+            chosen = sent(chosen, self.device)
         return self._made({name: tensor[chosen] for name, tensor in self.tensors.items()})
 
     @property
@@ -117,7 +121,7 @@ class Conditioning:
     def to(self, target: torch.device | torch.dtype | str) -> "Conditioning":
         """Return a copy on a device, or in a dtype, which applies to floating tensors only."""
         if not isinstance(target, torch.dtype):
-            return self._made({name: tensor.to(target) for name, tensor in self.tensors.items()})
+            return self._made({name: sent(tensor, target) for name, tensor in self.tensors.items()})
         floats = {name: tensor.to(target) for name, tensor in self.tensors.items() if tensor.is_floating_point()}
         return self._made({**self.tensors, **floats})
 

@@ -91,7 +91,7 @@ class TextEncoder:
         require_whole([self.tokenizer], prompts, [length])
         length = length or self.tokenizer.model_max_length
         found = self.tokenizer(list(prompts), padding="max_length", max_length=length, return_tensors="pt")
-        return found.to(self.network.device)
+        return found.to(self.network.device, non_blocking=True)
 
 
 @dataclass(frozen=True)

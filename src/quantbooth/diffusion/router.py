@@ -11,6 +11,7 @@ from torch.utils.hooks import RemovableHandle
 
 from quantbooth.diffusion.base import Base
 from quantbooth.quant.selection import SetSelection
+from quantbooth.runtime.devices import sent
 
 __all__ = ["Route", "SubjectsRoute", "route_"]
 
@@ -66,7 +67,7 @@ class SubjectsRoute:
         if self._subjects is None or len(t) % len(self._subjects):
             chosen = "nothing" if self._subjects is None else f"{len(self._subjects)} rows"
             raise RuntimeError(f"a subject must be chosen for each of {len(t)} rows, got {chosen}")
-        subjects = self._subjects.to(t.device).repeat(len(t) // len(self._subjects))
+        subjects = sent(self._subjects, t.device).repeat(len(t) // len(self._subjects))
         own = self.route(t)
         if own.is_floating_point():
             shares = own.new_zeros(len(t), self._blocks, self.sets)

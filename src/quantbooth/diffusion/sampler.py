@@ -12,6 +12,7 @@ from torch import Tensor
 from quantbooth.diffusion.base import Base
 from quantbooth.diffusion.conditioning import Conditioning
 from quantbooth.diffusion.families.registry import all_schedulers
+from quantbooth.runtime.devices import sent
 from quantbooth.runtime.errors import UserError
 
 __all__ = ["Sampler", "ConditioningAt", "Watch", "initial_noise"]
@@ -86,10 +87,10 @@ class Sampler:
         scheduler = self.new_scheduler(base)
         empty = base.encode_prompts([negative_prompt] * len(noise))
         x = noise.to(empty.device, empty.dtype) * scheduler.init_noise_sigma
-        for t in scheduler.timesteps:
+        for t, there in zip(scheduler.timesteps, sent(scheduler.timesteps, x.device), strict=True):
             x_t = scheduler.scale_model_input(x, t)
             conditioning = Conditioning.cat([empty, conditioning_at(t)])
-            both = base.predict(torch.cat([x_t, x_t]), t, conditioning).to(x.dtype)  # guidance and steps in float32
+            both = base.predict(torch.cat([x_t, x_t]), there, conditioning).to(x.dtype)  # guidance and steps in float32
             unconditional, conditional = both.chunk(2)
             predicted = unconditional + self.guidance * (conditional - unconditional)
             if watch is not None:

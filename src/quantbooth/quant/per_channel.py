@@ -86,7 +86,7 @@ def keeps_output(gain: Float[Tensor, "b c"] | None, dtype: torch.dtype) -> bool:
         gain is not None
         and gain.requires_grad
         and dtype in FULL
-        and not gain.is_cuda
+        and gain.device.type == "cpu"
         and bool(gain.detach().abs().min() >= SAFE_GAIN)
     )
 

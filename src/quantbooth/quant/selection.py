@@ -18,6 +18,7 @@ A module with scale sets has a `selection` and these parameters, None for those 
 Row k - 1 is set k. Set 0 is the base, with the initial values, and is not stored.
 """
 
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -28,10 +29,12 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from quantbooth.quant.kernels.choice import fused_for
+from quantbooth.runtime.devices import holds
 
 __all__ = ["INITIAL_VALUES", "SetSelection", "selected_rows", "registered_sets", "register_sets_", "unregister_sets_"]
 
 
+NOTHING = math.inf
 Choice = Int64[Tensor, " b"] | Float[Tensor, "b sets"]
 """The set of every sample, or the share of every set in every sample."""
 
@@ -47,7 +50,7 @@ class SetSelection:
         self._choice: Tensor | None = None
         self._forward: Tensor | None = None
         self._again: Tensor | None = None
-        self._largest = 0
+        self._fits = NOTHING
         self._sets: int | None = None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "SetSelection":
@@ -62,25 +65,23 @@ class SetSelection:
         """
         got = f"got {choice.dtype} of shape {tuple(choice.shape)}"
         if choice.is_floating_point():
-            if choice.ndim != 2 or choice.numel() == 0 or not bool(choice.isfinite().all()):
-                raise ValueError(f"shares must be a non-empty matrix of finite numbers, {got}")
-            largest = 0
+            rule = "shares must be a non-empty matrix of finite numbers"
+            if choice.ndim != 2 or choice.numel() == 0 or not holds(choice.isfinite().all(), rule):
+                raise ValueError(f"{rule}, {got}")
         elif choice.dtype != torch.int64 or choice.ndim != 1 or choice.numel() == 0:
             raise ValueError(f"index must be a non-empty int64 vector, {got}")
-        else:
-            smallest, largest = torch.stack(choice.aminmax()).tolist()  # at once: a GPU is waited for
-            if smallest < 0:
-                raise ValueError(f"index must be >= 0 (0 = base), got {smallest}")
-        self._choice, self._again, self._largest = choice.detach().clone(), None, largest
+        elif not holds((choice >= 0).all(), rule := "index must be >= 0 (0 = base)"):
+            raise ValueError(f"{rule}, got {int(choice.min())}")
+        self._choice, self._again, self._fits = choice.detach().clone(), None, NOTHING
 
     @contextmanager
     def fixed(self, choice: Choice) -> Iterator[None]:
         """Use this tensor itself inside the block, without looking at it: a CUDA graph reads what it holds later."""
-        before, self._choice = self._choice, choice
+        before, self._choice, self._fits = (self._choice, self._fits), choice, 0
         try:
             yield
         finally:
-            self._choice = before
+            self._choice, self._fits = before
 
     @property
     def sets(self) -> int | None:
@@ -114,10 +115,13 @@ class SetSelection:
         choice, self._sets = self.choice, sets
         if len(choice) != batch:
             raise RuntimeError(f"the selection must cover the batch: chosen for {len(choice)} samples, got {batch}")
-        if self._largest > sets:
-            raise RuntimeError(f"the selection must name sets in [0, {sets}], got {self._largest}")
-        if choice.ndim == 2 and choice.shape[1] != sets:
-            raise RuntimeError(f"the selection must have shares of {sets} sets, got {choice.shape[1]}")
+        if choice.ndim == 2:
+            if choice.shape[1] != sets:
+                raise RuntimeError(f"the selection must have shares of {sets} sets, got {choice.shape[1]}")
+        elif sets < self._fits:  # not looked at again for the other layers
+            if not holds((choice <= sets).all(), rule := f"the selection must name sets in [0, {sets}]"):
+                raise RuntimeError(f"{rule}, got {int(choice.max())}")
+            self._fits = sets
         return choice
 
     def guarded(self, made: Shaped[Tensor, "..."]) -> Shaped[Tensor, "..."]:

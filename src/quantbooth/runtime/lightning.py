@@ -64,7 +64,10 @@ class Loop:
 
 
 class Bar(ProgressBar):
-    """The bar of `runtime.progress` for a trainer, labelled `what`, with the values logged with prog_bar=True."""
+    """The bar of `runtime.progress` for a trainer, labelled `what`, with the values that its module logs.
+
+    `log(..., prog_bar=True)` is not needed: Lightning reads such a value at every step, and waits for a GPU.
+    """
 
     def __init__(self, what: str) -> None:
         super().__init__()
@@ -116,9 +119,8 @@ class Bar(ProgressBar):
         self._shown.advance()
         if self._shown.terminal and time.monotonic() - self._looked > PAUSE:
             self._looked = time.monotonic()
-            figures = {k: v for k, v in self.get_metrics(trainer, pl_module).items() if k != "v_num"}
-            shown = [f"{k.rsplit('/', 1)[-1]} {v:.3g}" for k, v in figures.items() if isinstance(v, float)]
-            self._shown.show(" ".join(shown))
+            figures = trainer.callback_metrics.items()
+            self._shown.show(" ".join(f"{name.rsplit('/', 1)[-1]} {float(value):.3g}" for name, value in figures))
 
     def _stop(self) -> None:
         if self._shown is not None:

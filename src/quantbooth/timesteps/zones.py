@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Int, Shaped
 from torch import Tensor
 
+from quantbooth.runtime.devices import holds
 from quantbooth.runtime.errors import UserError
 
 __all__ = ["Zone", "Zones", "equal_zones", "zones_from_borders"]
@@ -68,8 +69,9 @@ class Zones:
         Raises:
             ValueError: when a timestep is outside [0, timesteps).
         """
-        if bool(((t < 0) | (t >= self.timesteps)).any()):
-            raise ValueError(f"timesteps must be in [0, {self.timesteps}), got {t.tolist()}")
+        rule = f"timesteps must be in [0, {self.timesteps})"
+        if not holds(((t >= 0) & (t < self.timesteps)).all(), rule):
+            raise ValueError(f"{rule}, got {t.tolist()}")
         index = torch.zeros(t.shape, dtype=torch.long, device=t.device)
         for zone in self.zones:
             index[(t >= zone.start) & (t < zone.stop)] = self.names.index(zone.name) + 1

@@ -41,8 +41,8 @@ class LazyLatents:
 
 
 def cache_latents(latents: LazyLatents) -> Float[Tensor, "n c hl wl"]:
-    """Encode all latents, to cache them."""
-    return latents[torch.arange(len(latents))] if len(latents) else torch.empty(0, 0, 0, 0)
+    """Encode all latents, to cache them on the CPU: a step takes some of them."""
+    return latents[torch.arange(len(latents))].cpu() if len(latents) else torch.empty(0, 0, 0, 0)
 
 
 class CachedPrompt(nn.Module):

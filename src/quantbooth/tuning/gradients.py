@@ -72,14 +72,14 @@ def measure_gradients(
     parameters = [one for one in base.denoiser.parameters() if one.requires_grad]
     noises = [torch.randn(photos[:1].shape, generator=generator_for(seed, j, PURPOSE)) for j in range(draws)]
     rows = [(photos[j % len(photos)][None].to(loop.device), noise.to(loop.device)) for j, noise in enumerate(noises)]
-    text = text.to(loop.device)
+    text, schedule = text.to(loop.device), base.schedule
 
     def of_bin(zone: Zone) -> tuple[Tensor, float]:
         t = spread_timesteps(zone, draws, generator_for(seed, 0, f"timesteps of {PURPOSE}")).to(loop.device)
         loss = 0.0
         with torch.enable_grad():
             for j, (x_0, noise) in enumerate(rows):
-                error = denoising_error(base, base.schedule, x_0, noise, t[j : j + 1], text).mean() / draws
+                error = denoising_error(base, schedule, x_0, noise, t[j : j + 1], text).mean() / draws
                 error.backward()
                 loss += float(error.detach())
         return _direction_(parameters, zone), loss

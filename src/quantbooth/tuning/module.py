@@ -1,5 +1,6 @@
 """The training module: DreamBooth's objective on the timesteps of a strategy, for the parameters of any tuner."""
 
+import math
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from quantbooth.diffusion.base import Base
 from quantbooth.diffusion.conditioning import Conditioning
 from quantbooth.diffusion.objective import consistency_loss, denoising_error, mean_square, with_prior_preservation
 from quantbooth.diffusion.router import SubjectsRoute
+from quantbooth.runtime.devices import sent
 from quantbooth.runtime.draws import generator_for, step_loader
 from quantbooth.runtime.errors import UserError
 from quantbooth.runtime.processes import Share
@@ -188,7 +190,7 @@ class TuningModule(LightningModule):
             subjects = torch.arange(len(self.examples))[:, None]  # fake tensors refuse repeat_interleave
             self.route.choose(subjects.expand(-1, self.recipe.batch).flatten()[mine])
         own = rows[mine]
-        t = own.t.to(own.x_0.device)
+        t = sent(own.t, own.x_0.device)
         errors = self.errors(own.x_0, own.noise, t, own.conditioning, own.is_prior.bool(), mine)
         errors = errors if share is None else share.joined(errors)
         shares = zip(errors.split(self.recipe.batch), rows.is_prior.split(self.recipe.batch), strict=True)
@@ -209,16 +211,18 @@ class TuningModule(LightningModule):
 
         `mine` are the places of these rows in the batch of all subjects.
         """
-        recipe, photos = self.recipe, ~prior
+        recipe, places = self.recipe, range(self.recipe.batch * len(self.examples))[mine]
+        count = sum(place % recipe.batch < recipe.train_batch_size for place in places)
+        photos, others = prior.int().argsort(stable=True).tensor_split([count])  # no mask: a GPU would be waited for
         target = self.schedule.target(x_0, noise, t).float()
         before = torch.zeros(len(t), device=t.device)
-        if self.teacher is not None and recipe.dco_beta is not None and photos.any():
+        if self.teacher is not None and recipe.dco_beta is not None and len(photos):
             texts = Conditioning.cat([one.prior_text.expand(recipe.batch) for one in self.examples])[mine]
             predicted = self.teacher(x_0[photos], noise[photos], t[photos], texts.to(self.device)[photos])
             before[photos] = mean_square(predicted, target[photos])
-        if self.teacher is not None and recipe.distills and prior.any():
+        if self.teacher is not None and recipe.distills and len(others):
             target = target.clone()
-            target[prior] = self.teacher(x_0[prior], noise[prior], t[prior], conditioning[prior])
+            target[others] = self.teacher(x_0[others], noise[others], t[others], conditioning[others])
         errors = denoising_error(self.base, self.schedule, x_0, noise, t, conditioning, target)
         if recipe.loss_weight_max is not None:
             weight = self.schedule.bounded_inverse_weight(t, recipe.loss_weight_max)
@@ -231,7 +235,7 @@ class TuningModule(LightningModule):
         """Return a subject's rows of the run's batch of this number, which do not depend on other subjects."""
         draw = generator_for(self.recipe.seed, number, "tune")
         x_0, conditioning, is_prior = self.batch(draw, subject)
-        noise = torch.randn(x_0.shape, generator=draw).to(x_0)
+        noise = sent(torch.randn(x_0.shape, generator=draw).to(x_0.dtype), x_0.device)
         return Rows(x_0, conditioning, noise, self.timesteps.draw(self.zones, len(x_0), draw), is_prior)
 
     def batch(self, draw: torch.Generator, subject: int = 0) -> tuple[Tensor, Conditioning, Tensor]:
@@ -245,7 +249,7 @@ class TuningModule(LightningModule):
             texts.append(examples.class_prompts(others, draw))
         is_prior = torch.arange(recipe.batch) >= recipe.train_batch_size
         conditioning = Conditioning.cat([text.to(self.device) for text in texts])
-        return torch.cat(parts).to(self.device), conditioning, is_prior.float().to(self.device)
+        return sent(torch.cat(parts), self.device), conditioning, sent(is_prior.float(), self.device)
 
     def _count(self, t: Int[Tensor, " b"]) -> None:
         """Count the samples of a batch, the rows of one subject after those of another."""
@@ -257,10 +261,9 @@ class TuningModule(LightningModule):
 
     def _show(self, losses: Tensor) -> None:
         """Show the mean loss; refuse a loss that is not finite. Trackers get it from `tuning.curves`."""
-        for examples, loss in zip(self.examples, losses, strict=True):
-            if not torch.isfinite(loss):
-                whose = f" of {examples.name}" if len(losses) > 1 else ""
-                raise UserError(
-                    f"the loss{whose} became {loss.item()} in step {self.global_step + 1}; lower tuner.learning_rate"
-                )
-        self.log("tune/loss", losses.mean(), prog_bar=True, logger=False)
+        if not losses.isfinite().all():  # the only value of a step that a GPU is waited for
+            found = zip(self.examples, losses.tolist(), strict=True)
+            one, loss = next((one, loss) for one, loss in found if not math.isfinite(loss))
+            whose = f" of {one.name}" if len(losses) > 1 else ""
+            raise UserError(f"the loss{whose} became {loss} in step {self.global_step + 1}; lower tuner.learning_rate")
+        self.log("tune/loss", losses.mean(), logger=False)

@@ -42,12 +42,12 @@ def errors_by_bin(
     """
     x_0 = photos[torch.arange(DRAWS) % len(photos)].to(loop.device)
     noise = torch.cat([torch.randn(photos[:1].shape, generator=generator_for(0, j, PURPOSE)) for j in range(DRAWS)])
-    noise, text = noise.to(loop.device), text.to(loop.device)
+    noise, text, schedule = noise.to(loop.device), text.to(loop.device), base.schedule
 
     def of_bin(zone: Zone) -> float:
         t = spread_timesteps(zone, DRAWS, generator_for(0, 0, f"timesteps of {PURPOSE}")).to(loop.device)
         parts = [
-            denoising_error(base, base.schedule, x_0[rows], noise[rows], t[rows], text.expand(len(rows)))
+            denoising_error(base, schedule, x_0[rows], noise[rows], t[rows], text.expand(len(rows)))
             for rows in batches(DRAWS, batch)
         ]
         return float(torch.cat(parts).double().mean())

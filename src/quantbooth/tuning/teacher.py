@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from jaxtyping import Float, Int
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from quantbooth.diffusion.base import Base
 from quantbooth.diffusion.conditioning import Conditioning
+from quantbooth.diffusion.model import NoiseSchedule
 from quantbooth.diffusion.objective import predict
 from quantbooth.diffusion.router import SubjectsRoute
 
@@ -31,6 +33,11 @@ class Teacher:
     base: Base
     route: SubjectsRoute | None
 
+    @cached_property
+    def schedule(self) -> NoiseSchedule:
+        """The noise schedule; its numbers stay on the device."""
+        return self.base.schedule
+
     @torch.no_grad()
     def __call__(
         self,
@@ -41,9 +48,9 @@ class Teacher:
     ) -> Float[Tensor, "b c h w"]:
         """Return the prediction at x_t = add_noise(x_0, noise, t)."""
         if self.route is None:
-            return predict(self.base, self.base.schedule, x_0, noise, t, conditioning)
+            return predict(self.base, self.schedule, x_0, noise, t, conditioning)
         with self.route.untuned():
-            return predict(self.base, self.base.schedule, x_0, noise, t, conditioning)
+            return predict(self.base, self.schedule, x_0, noise, t, conditioning)
 
 
 def frozen_copy(base: Base) -> Base:
