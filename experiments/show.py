@@ -9,7 +9,10 @@ A document says where a table goes, and this fills what lies between:
 import re
 from pathlib import Path
 
-__all__ = ["BLOCK", "filled"]
+__all__ = ["BLOCK", "ROOMS", "filled"]
+
+ROOMS = ("experiments", "docs/how-to")
+"""Folders whose documents show tables."""
 
 BLOCK = re.compile(r"(<!-- shows (\S+?)[ ,].*?-->\n)(.*?)(<!-- end -->)", re.DOTALL)
 
@@ -20,9 +23,9 @@ def filled(text: str, top: Path) -> str:
 
 
 def main() -> None:
-    """Fill README.md and every document of experiments."""
+    """Fill README.md, every document of experiments and every how-to page."""
     top = Path(__file__).parents[1]
-    for document in (top / "README.md", *sorted((top / "experiments").glob("*.md"))):
+    for document in (top / "README.md", *(file for room in ROOMS for file in sorted((top / room).glob("*.md")))):
         document.write_text(filled(document.read_text(), top))
 
 

@@ -11,12 +11,16 @@ import torch
 from diffusers import UNet2DConditionModel
 from nbclient import NotebookClient
 
+from experiments.show import ROOMS
 from quantbooth.quant import scale_sets
 from quantbooth.runtime.help import Group, options_of, read_groups, with_inherited
 
 TOP = Path(__file__).parents[1]
 
-DOCUMENTS = [Path("README.md"), *sorted(Path("experiments") / file.name for file in (TOP / "experiments").glob("*.md"))]
+DOCUMENTS = [
+    Path("README.md"),
+    *(file.relative_to(TOP) for room in ROOMS for file in sorted((TOP / room).glob("*.md"))),
+]
 PAGES = [file.relative_to(TOP) for file in sorted((TOP / "docs").rglob("*.md"))]
 MADE_BY_THE_SITE = re.compile(r"(\.\./)?(images/\w+\.(png|svg)|reference/(commands|options)\.md)")
 SHOWN = re.compile(r"<!-- shows (\S+?)[ ,].*?-->\n(.*?)\n<!-- end -->", re.DOTALL)
@@ -35,7 +39,7 @@ def test_the_readme_shows_a_table() -> None:
     assert "experiments/main_table/table.md" in [file for file, _ in SHOWN.findall((TOP / "README.md").read_text())]
 
 
-@pytest.mark.parametrize("name", ["CONTRIBUTING.md", "CHANGELOG.md", *map(str, DOCUMENTS), *map(str, PAGES)])
+@pytest.mark.parametrize("name", ["CONTRIBUTING.md", "CHANGELOG.md", *dict.fromkeys(map(str, (*DOCUMENTS, *PAGES)))])
 def test_links_to_files_lead_somewhere(repository: Path, name: str) -> None:
     file = repository / name
     links = re.findall(r"\]\(([^)#]+)", file.read_text())
