@@ -22,12 +22,13 @@ demo: $(INSTALLED)  ## personalize the toy base by four methods, print the table
 
 test: $(INSTALLED)  ## run the tests of mathematics and short chains (under 5 minutes)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "device and not chain" tests/device
 
 test-chains: $(INSTALLED)  ## run the tests of long chains: learned rounding, exports, sweeps
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "chain and not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "chain and not slow and not device"
 
 test-all: $(INSTALLED)  ## run all tests, the slow ones too
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m ""
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not device"
 
 check: $(INSTALLED)  ## lint, format check, types, import contracts
 	$(BIN)/ruff check .

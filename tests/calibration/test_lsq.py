@@ -128,7 +128,7 @@ def test_every_step_draws_other_items(made: tuple[nn.Module, BlockCache], monkey
     assert len(seen) == len(set(seen)) == 4
     draws = [generator_for(3, step, "steps of block") for step in range(4)]  # these names decide what a run repeats
     assert seen == [tuple(torch.randint(ITEMS, (8,), generator=draw).tolist()) for draw in draws]
-    assert ours.trainer.progress_bar_metrics["error"] > 0
+    assert ours.trainer.callback_metrics["error"] > 0
 
 
 def test_rows_are_in_the_file_itself(tmp_path: Path) -> None:

@@ -8,6 +8,8 @@ from torch import Tensor, nn
 
 from pretend import DEVICE, MASK, READ, SENT, TO_CPU, TO_DEVICE, Looks
 
+pytestmark = pytest.mark.device
+
 ONES = torch.ones(3)
 
 

@@ -15,6 +15,8 @@ from quantbooth.commands.tune import tune
 from quantbooth.run.run import Run
 from quantbooth.tuning.files import last_step, read_snapshot
 
+pytestmark = pytest.mark.device
+
 Configure = Callable[..., DictConfig]
 LOSS = "quantbooth/tuning/module.py"
 FINITE = "quantbooth/diffusion/weights.py"

@@ -96,13 +96,7 @@ class TextEncoder:
 
 @dataclass(frozen=True)
 class Shape:
-    """What the configuration files of a base say of its pictures and its time.
-
-    Attributes:
-        latents: (channels, height, width).
-        side: of the pictures, in pixels.
-        timesteps: T, the number of training timesteps.
-    """
+    """What a base's configuration files say: (channels, height, width) of latents, side in pixels, T timesteps."""
 
     latents: tuple[int, int, int]
     side: int
