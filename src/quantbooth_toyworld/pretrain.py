@@ -5,6 +5,7 @@ quantbooth-pretrain 'parts=[judges]'        # scorer, locator and oracle only
 quantbooth-pretrain model=toy_flow              # the flow base, with the shipped autoencoder and judges
 """
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from quantbooth.runtime.cli import Command
 from quantbooth.runtime.config import plain
 from quantbooth.runtime.errors import UserError
 from quantbooth.sampling.image_set import Request
+from quantbooth.store.files import folder_fingerprint
 from quantbooth.tuning.callbacks import SampleGrids
 from quantbooth_toyworld.captions import words
 from quantbooth_toyworld.card import write_card
@@ -92,6 +94,7 @@ def train_base(settings: dict[str, Any], pool: Pool, work: Path, sampler: Sample
     Each round starts from the averaged weights of the previous one, with another seed.
     """
     kind = settings["model"]
+    _require_same_training(settings, work / FOLDERS[kind])
     base = BEGINNINGS[kind](settings, pool, work)
     latents = torch.cat([base.encode_images(part.float() / 255).half() for part in pool.images.split(1000)])
     rounds = list(settings["models"][kind]["rounds"].items())
@@ -104,6 +107,20 @@ def train_base(settings: dict[str, Any], pool: Pool, work: Path, sampler: Sample
         training = BaseTraining(base, latents, pool, recipe, weighting)
         fit_resumably(training, recipe.steps, folder, AVERAGE_FROM, [grids], precision)
     return base
+
+
+def _require_same_training(settings: dict[str, Any], folder: Path) -> None:
+    """Note what a training begins with beside its checkpoints, so that another one does not take them for its own.
+
+    Raises:
+        UserError: when the folder has checkpoints of another beginning.
+    """
+    start = None if settings["start"] is None else folder_fingerprint(Path(settings["start"]))
+    own, noted = {"start": start, "seed": settings["seed"]}, folder / "begun_with.json"
+    if noted.is_file() and json.loads(noted.read_text()) != own:
+        raise UserError(f"{folder} has checkpoints of a training with another start or seed; choose another work=DIR")
+    folder.mkdir(parents=True, exist_ok=True)
+    noted.write_text(json.dumps(own))
 
 
 def begin_toy(settings: dict[str, Any], pool: Pool, work: Path) -> Base:

@@ -72,7 +72,9 @@ def test_a_finished_run_writes_the_same_again_and_a_start_is_another(program: Pr
     begun = load_base(assets / "base", "begun").denoiser.state_dict()
     places = [f"start={assets}/base", f"work={tmp_path}/more", f"assets={tmp_path}/further"]
     further = program("parts=[base]", "begin_with=third", *places)
-    assert [path.name for path in (tmp_path / "more" / "flow").iterdir()] == ["third"]
+    assert [path.name for path in (tmp_path / "more" / "flow").iterdir() if path.is_dir()] == ["third"]
+    with pytest.raises(UserError, match=r"/flow has checkpoints of a training with another start or seed; choose an"):
+        program("parts=[base]", f"start={assets}/base")
     changed = load_base(further / "base", "more").denoiser.state_dict()
     difference = max(float((changed[name] - tensor).abs().max()) for name, tensor in begun.items())
     assert 0 < difference < 0.05  # two warm-up steps
