@@ -18,6 +18,7 @@ from quantbooth.commands.pipeline import job
 from quantbooth.diffusion.outline import outline
 from quantbooth.diffusion.pretrained import save_base
 from quantbooth.evaluation.files import read_rows
+from quantbooth.export.by_zone import load as load_by_zone
 from quantbooth.run.run import Run
 from quantbooth.runtime.errors import UserError
 from quantbooth.sampling.image_set import read_requests
@@ -97,6 +98,11 @@ def test_everything_runs_and_leaves_as_a_folder_that_draws_the_same(configure: C
     drawn = np.asarray(Image.open(folder / request.file), dtype=int)
     assert np.abs(np.asarray(image, dtype=int) - drawn).max() <= 1
     exported = export(Run(cfg))
+    if base.component == "transformer":  # experts by zone, with unets tried in test_export.py
+        zones = load_by_zone(str(export(Run(configure(f"export.folder={tmp_path}/zones")))))
+        zones.set_progress_bar_config(disable=True)
+        again = zones(prompt=request.text, latents=noise, **options).images[0]
+        assert np.abs(np.asarray(again, dtype=int) - drawn).max() <= 1
     plain = DiffusionPipeline.from_pretrained(str(exported), **dict.fromkeys(base.family.absent_parts))
     assert all(f"{part}=None" in (exported / "README.md").read_text() for part in base.family.absent_parts)
     config = dict(getattr(plain, base.component).config)

@@ -2,6 +2,7 @@
 
 import importlib.util
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -13,9 +14,13 @@ from diffusers import AutoPipelineForText2Image, DiffusionPipeline, StableDiffus
 from safetensors.torch import load_file
 
 from quantbooth.diffusion.base import Base
+from quantbooth.diffusion.families.flux2 import Flux2Klein
+from quantbooth.diffusion.families.sd3 import StableDiffusion3
+from quantbooth.diffusion.families.stable_diffusion import StableDiffusion
+from quantbooth.diffusion.model import Family
 from quantbooth.diffusion.pretrained import load_base
 from quantbooth.export.by_zone import by_zone_
-from quantbooth.export.files import Denoisers, float_denoiser, write_pipeline, write_weights
+from quantbooth.export.files import Denoisers, _time, float_denoiser, write_pipeline, write_weights
 from quantbooth.runtime.errors import UserError
 from quantbooth.tuning.identifier import attach_rows_
 
@@ -122,6 +127,30 @@ def test_a_single_file_holds_the_weights_in_the_precision_asked_for(base: Base, 
     assert all(torch.equal(tensor, state[name].half()) for name, tensor in kept.items())
 
 
+@pytest.mark.parametrize(
+    ("family", "network_time", "t"),
+    [
+        (StableDiffusion, 250.5, 250.5),
+        (StableDiffusion3, 251.0, 250.0),
+        (StableDiffusion3, 0.4, 0.0),
+        (Flux2Klein, 0.251, 250.0),
+    ],
+)
+def test_zones_are_of_training_timesteps_whatever_a_network_is_given(
+    base: Base, tmp_path: Path, denoisers: Denoisers, family: type[Family], network_time: float, t: float
+) -> None:
+    made = family(64) if family is Flux2Klein else family()
+    scale, offset = _time(replace(base, family=made))
+    assert max(0.0, round(scale * network_time, 2) - offset) == pytest.approx(t, abs=0.01)
+    called: list[str] = []
+    first, other = torch.nn.Identity(), torch.nn.Identity()
+    for name, one in (("first", first), ("other", other)):
+        setattr(one, "forward", lambda name=name, **_: called.append(name))  # noqa: B010  # a method, to mypy
+    by_zone_(first, "first", {"other": other}, [(0, 250, "first"), (250, 1000, "other")], (scale, offset))
+    first(timestep=torch.tensor([network_time, network_time]), hidden_states=None)
+    assert called == ["first" if t < 250 else "other"]
+
+
 def test_zones_hand_over_every_argument() -> None:
     calls: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = []
 
@@ -137,4 +166,4 @@ def test_zones_hand_over_every_argument() -> None:
     denoiser = Noted("unet")
     by_zone_(denoiser, "unet", {"other": Noted("other")}, [(0, 5, "other"), (5, 10, "unet")])
     assert [denoiser("x", 4.9, "text", return_dict=False).sample, denoiser("x", timestep=5).sample] == ["other", "unet"]
-    assert calls == [("other", ("x", 4.9, "text"), {"return_dict": False}), ("unet", ("x", 5), {})]
+    assert calls == [("other", ("x", 4.9, "text"), {"return_dict": False}), ("unet", ("x",), {"timestep": 5})]

@@ -21,8 +21,8 @@ import diffusers
 __all__ = ["ZONES", "by_zone_", "load"]
 
 ZONES = "by_zone.json"
-"""The denoiser's component of the pipeline, and a list of [first timestep, timestep after the last, folder]; together
-these cover all timesteps."""
+"""The denoiser's component of the pipeline; a list of [first timestep, timestep after the last, folder], which together
+cover all timesteps; and [scale, offset] of t = scale * (what the denoiser is given as timestep) - offset."""
 
 
 def load(folder: str, **options: Any) -> Any:
@@ -33,12 +33,12 @@ def load(folder: str, **options: Any) -> Any:
         options: of `from_pretrained`, such as torch_dtype.
     """
     about = json.loads((Path(folder) / ZONES).read_text(encoding="utf-8"))
-    component, rows = about["component"], about["zones"]
+    component, rows = about["component"], [(first, end, name) for first, end, name in about["zones"]]
     denoisers = {name: _denoiser(folder, name, options) for name in sorted({name for _, _, name in rows})}
     first, *_ = denoisers
     given = {component: denoisers[first], **dict.fromkeys(_absent(folder)), **options}
     pipeline = diffusers.DiffusionPipeline.from_pretrained(folder, **given)
-    by_zone_(denoisers.pop(first), first, denoisers, rows)
+    by_zone_(denoisers.pop(first), first, denoisers, rows, tuple(about.get("time", (1.0, 0.0))))
     return pipeline
 
 
@@ -53,29 +53,34 @@ def _denoiser(folder: str, name: str, options: Mapping[str, Any]) -> Any:
     return getattr(diffusers, config["_class_name"]).from_pretrained(folder, subfolder=name, **options)
 
 
-def by_zone_(denoiser: Any, main: str, others: Mapping[str, Any], rows: list[tuple[int, int, str]]) -> None:
+def by_zone_(
+    denoiser: Any,
+    main: str,
+    others: Mapping[str, Any],
+    rows: list[tuple[int, int, str]],
+    time: tuple[float, ...] = (1.0, 0.0),
+) -> None:
     """Route each call of the denoiser `main` to the one of the timestep's zone; the others move along with it.
 
-    The timestep is one number for the whole batch, as in samplers; it may be fractional.
+    The timestep is the same for the whole batch, as in samplers; it may be fractional. `time` has its scale and offset.
     """
     for name, other in others.items():
         denoiser.add_module(name, other)
     forwards: dict[str, Callable[..., Any]] = {name: other.forward for name, other in others.items()}
-    denoiser.forward = partial(
-        _forward, {main: denoiser.forward, **forwards}, [(first, end, name) for first, end, name in rows]
-    )
+    denoiser.forward = partial(_forward, {main: denoiser.forward, **forwards}, rows, time)
 
 
 def _forward(
     forwards: Mapping[str, Callable[..., Any]],
     rows: list[tuple[int, int, str]],
-    sample: Any,
-    timestep: Any,
+    time: tuple[float, ...],
     *args: Any,
     **kwargs: Any,
 ) -> Any:
-    t = float(timestep)
+    given = kwargs["timestep"] if "timestep" in kwargs else args[1]
+    scale, offset = time
+    t = max(0.0, round(scale * float(given if isinstance(given, int | float) else given.flatten()[0]), 2) - offset)
     for first, end, name in rows:
         if first <= t < end:
-            return forwards[name](sample, timestep, *args, **kwargs)
+            return forwards[name](*args, **kwargs)
     raise ValueError(f"no zone of {ZONES} contains the timestep {t}")

@@ -68,9 +68,16 @@ def write_pipeline(
         (folder / component).rename(folder / first)
         index = read_json(folder / INDEX)
         (folder / INDEX).write_text(json.dumps({k: v for k, v in index.items() if k != component}, indent=2))
-        about = {"component": component, "zones": [list(row) for row in zones]}
+        about = {"component": component, "zones": [list(row) for row in zones], "time": _time(base)}
         (folder / by_zone.ZONES).write_text(json.dumps(about), encoding="utf-8")
         shutil.copyfile(by_zone.__file__, folder / Path(by_zone.__file__).name)
+
+
+def _time(base: Base) -> list[float]:
+    """Return scale and offset of t = scale * network time - offset, which is so in every family."""
+    low, high = (float(base.family.training_timestep(torch.tensor(time))) for time in (600.0, 900.0))
+    scale = (high - low) / 300
+    return [scale, 600 * scale - low]
 
 
 def write_weights(state: Mapping[str, Tensor], component: str, folder: Path, dtype: torch.dtype) -> None:
