@@ -40,7 +40,7 @@ def test_a_step_needs_what_its_options_say(default: dict[str, Peak], compose: Co
     kept = [each["tuning"].parts["kept activations"] for each in (default, two)]
     assert kept[1] == pytest.approx(2 * kept[0], rel=0.05)
     assert two["tuning"].parts["denoiser"] > default["tuning"].parts["denoiser"]
-    assert {"autoencoder", "text encoders"} <= two["tuning"].parts.keys()
+    assert "autoencoder" in two["tuning"].parts and "text encoders" not in two["tuning"].parts
 
 
 def test_checkpointing_keeps_less_on_a_card_that_is_not_here(compose: Compose, tmp_path: Path) -> None:

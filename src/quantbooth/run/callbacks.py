@@ -10,16 +10,22 @@ from lightning.pytorch import Callback
 from omegaconf import DictConfig, OmegaConf
 
 from quantbooth.runtime.config import build, is_own
+from quantbooth.runtime.errors import UserError
 
 __all__ = ["callbacks_of", "deciding"]
 
 
-def callbacks_of(cfg: DictConfig) -> list[Callback]:
-    """Return the callbacks that a configuration names.
+def callbacks_of(cfg: DictConfig, processes: int) -> list[Callback]:
+    """Return the callbacks that a configuration names, for the first process of those that share a tuning.
 
     Raises:
-        UserError: when one cannot be made.
+        UserError: when one cannot be made, and for one of another package where several processes tune.
     """
+    if (others := deciding(cfg)) and processes > 1:
+        raise UserError(
+            f"callbacks.{next(iter(others))} may change what is learned, and would do so in one process of "
+            f"{processes}; choose trainer.devices=1, or leave it out"
+        )
     return [build(node, Callback) for node in (cfg.get("callbacks") or {}).values()]
 
 

@@ -24,7 +24,7 @@ from quantbooth.diffusion.sampler import Sampler
 from quantbooth.evaluation.scorer import Scorer
 from quantbooth.quant.kernels import choice as kernels
 from quantbooth.run.calibration import PRECISIONS, Calibration
-from quantbooth.run.callbacks import callbacks_of, deciding
+from quantbooth.run.callbacks import callbacks_of
 from quantbooth.run.experts import require_decidable, sampled_timesteps
 from quantbooth.run.options import (
     base_folder_of,
@@ -253,17 +253,8 @@ class Run:
 
     @property
     def callbacks(self) -> list[Callback]:
-        """Lightning's callbacks that a tuning is given besides its own.
-
-        Raises:
-            UserError: for one of another package where several processes tune: it would act in the first alone.
-        """
-        if (others := deciding(self.cfg)) and self.processes > 1:
-            raise UserError(
-                f"callbacks.{next(iter(others))} may change what is learned, and would do so in one process of "
-                f"{self.processes}; choose trainer.devices=1, or leave it out"
-            )
-        return callbacks_of(self.cfg)
+        """Lightning's callbacks that a tuning is given besides its own."""
+        return callbacks_of(self.cfg, self.processes)
 
     def trainer(self, what: str, *, callbacks: Sequence[Callback] = (), tuning: bool = False, **more: Any) -> Trainer:
         """Return a trainer whose progress bar is labelled `what`; only `tuning` accumulates and clips gradients."""

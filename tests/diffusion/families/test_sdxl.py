@@ -143,8 +143,10 @@ def test_no_row_of_two_encoders_is_learned(folders: dict[str, Path]) -> None:
 
 
 def test_another_kind_of_pipeline_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "model_index.json").write_text('{"_class_name": "FluxPipeline", "vae": ["diffusers", "AutoencoderKL"]}')
-    with pytest.raises(UserError, match=r"the pipeline must be a text-to-image one of .*, found 'FluxPipeline'$"):
+    (tmp_path / "model_index.json").write_text(
+        '{"_class_name": "KolorsPipeline", "vae": ["diffusers", "AutoencoderKL"]}'
+    )
+    with pytest.raises(UserError, match=r"the pipeline must be a text-to-image one of .*, found 'KolorsPipeline'$"):
         load_base(tmp_path, "x")
 
 
