@@ -72,8 +72,8 @@ class Packed:
         ones = [1] * (len(self.shape) - 2)
         if not self.split:
             return values.view(-1, 1, *ones)
-        inputs = torch.tensor(self.split, device=values.device)
-        return values.repeat_interleave(inputs, dim=0).t().reshape(*self.shape[:2], *ones)
+        rows = [row.expand(inputs, -1) for row, inputs in zip(values, self.split, strict=True)]
+        return torch.cat(rows).t().reshape(*self.shape[:2], *ones)
 
     def store(self, codes: UInt8[Tensor, "out in *rest"]) -> UInt8[Tensor, "out width"]:
         """Pack the codes part by part."""
