@@ -1,6 +1,7 @@
 """The parent's end of a worker: start it, ask it, end it. It computes only while it is asked."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +9,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from experiments.bench.cases import Case
+from quantbooth.runtime.malloc import VARIABLE, settings
 
 __all__ = ["WorkerProcess", "WorkerFailed"]
 
@@ -25,7 +27,8 @@ class WorkerProcess:
         self.case = case
         command = [sys.executable, "-m", "experiments.bench.worker", json.dumps(case.key)]
         pipe = subprocess.PIPE
-        self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, cwd=ROOT)
+        environment = {VARIABLE: settings(), **os.environ}  # as a command of quantbooth starts, for peers too
+        self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, cwd=ROOT, env=environment)
 
     def __enter__(self) -> Self:
         return self

@@ -109,3 +109,25 @@ def test_networks_without_weights_get_memory_and_keep_what_is_tied() -> None:
         emptied_(network, torch.device("cpu"))
         assert counter.live == 4 * (12 + 4 * 4) + 8
     assert network[1].weight is network[0].weight
+
+
+def test_products_convolutions_and_attentions_are_counted_as_by_hand() -> None:
+    linear, convolution = nn.Linear(5, 7), nn.Conv2d(3, 4, 3)
+    with fake(), LiveBytes() as counter:
+        emptied_(linear.to("meta"), torch.device("cpu"))
+        emptied_(convolution.to("meta"), torch.device("cpu"))
+        counter.restart()
+        linear(torch.empty(2, 5))
+        assert counter.flops == 2 * 2 * 5 * 7
+        counter.restart()
+        convolution(torch.empty(2, 3, 6, 6))
+        assert counter.flops == 2 * (2 * 4 * 4 * 4) * (3 * 3 * 3)
+        counter.restart()
+        query = torch.empty(2, 3, 16, 8, requires_grad=True)
+        key, value = (torch.empty(2, 3, 10, 8, requires_grad=True) for _ in range(2))
+        found = nn.functional.scaled_dot_product_attention(query, key, value)
+        pairs = 2 * 3 * 16 * 10
+        assert counter.flops == 2 * pairs * (8 + 8)
+        counter.restart()
+        found.sum().backward()
+        assert counter.flops == 2 * pairs * 5 * 8

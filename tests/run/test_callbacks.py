@@ -75,3 +75,28 @@ def test_work_that_was_tuned_with_a_callback_is_opened_by_its_name(
     (tuned,) = tune(Run(cfg))
     again = reopened(compose(tmp_path, *QUICK, f"scale_sets={tuned}"), [f"scale_sets={tuned}"])[0]
     assert again.only.tuned.require() == tuned
+
+
+def test_a_callback_that_ends_a_tuning_is_told_in_a_line(
+    compose: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("QUANTBOOTH_TRUST", "lightning.pytorch.callbacks")
+    cfg = compose(tmp_path, *QUICK)
+    with open_dict(cfg):
+        cfg.callbacks = {"mine": {"_target_": "lightning.pytorch.callbacks.Timer", "duration": "00:00:00:00"}}
+    calibrate(Run(cfg))
+    with pytest.raises(UserError, match=r"^a callback ended the tuning after step 0 of 3; leave it out, and"):
+        tune(Run(cfg))
+
+
+def test_a_callback_that_lightning_refuses_is_told_in_a_line(
+    compose: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("QUANTBOOTH_TRUST", "lightning.pytorch.callbacks")
+    cfg = compose(tmp_path, *QUICK, "+trainer.accumulate_grad_batches=2")
+    with open_dict(cfg):
+        node = {"_target_": "lightning.pytorch.callbacks.GradientAccumulationScheduler", "scheduling": {0: 2}}
+        cfg.callbacks = {"mine": node}
+    calibrate(Run(cfg))
+    with pytest.raises(UserError, match=r"^Lightning refuses the tuning: .*accumulate_grad_batches"):
+        tune(Run(cfg))

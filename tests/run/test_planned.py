@@ -1,6 +1,8 @@
 """The plan of a run: its figures are those of the finished work, and options that do not fit end it."""
 
+import math
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -97,8 +99,8 @@ def test_options_that_do_not_fit_are_refused(
         plan.check_job(compose(tmp_path, *BASE, *words))
 
 
-def said(cfg: DictConfig, machine: int = 10**12) -> str:
-    return "\n".join(plan.lines(Run(cfg), 10**9, machine))
+def said(cfg: DictConfig, machine: int = 10**12, speed: float | None = None) -> str:
+    return "\n".join(plan.lines(Run(cfg), 10**9, machine, speed))
 
 
 def test_a_plan_ends_with_whether_the_run_fits(compose: Compose, tmp_path: Path) -> None:
@@ -107,6 +109,23 @@ def test_a_plan_ends_with_whether_the_run_fits(compose: Compose, tmp_path: Path)
     assert said(compose(tmp_path, *SMALL, "preset=8gb")).endswith("fits in 8.00 GB")
     small = said(compose(tmp_path, *SMALL), 10**9).splitlines()
     assert [line.split()[0] for line in small if "does not fit in 1.00 GB" in line] == list(STAGES)
+
+
+def test_work_grows_with_what_is_asked_and_time_is_work_over_speed(
+    default: dict[str, Peak], compose: Compose, tmp_path: Path
+) -> None:
+    more = planned(compose(tmp_path, *SMALL, "tuner.train_batch_size=3", "sampler.steps=24"))
+    fewer = planned(compose(tmp_path, *SMALL, "sampler.steps=12", "protocol.batch=2"))
+    assert more["tuning"].flops == pytest.approx(3 * default["tuning"].flops, rel=0.01)
+    at = {25: default["sampling"].flops, 24: more["sampling"].flops, 12: fewer["sampling"].flops}
+    assert at[24] - at[12] == pytest.approx(12 * (at[25] - at[24]), rel=0.01)  # decoding is done once
+    cfg = compose(tmp_path, *SMALL, "tuner.steps=50", "strategy=s2", "strategy.apart=true")
+    text = said(cfg, speed=1e9).splitlines()
+    (work,), (time,) = ([line for line in text if line.startswith(word)] for word in ("work:", "time:"))
+    assert "150 batches of" in work
+    seconds = 150 * planned(cfg)["tuning"].flops / 1e9
+    assert f"tuning {timedelta(seconds=math.ceil(seconds))}," in time
+    assert "time: not estimated, since the run's device is not here" in said(cfg)
 
 
 def test_advice_was_tried(compose: Compose, tmp_path: Path) -> None:

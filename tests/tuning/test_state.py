@@ -11,6 +11,7 @@ from lightning.pytorch import Callback, Trainer
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from quantbooth.runtime.errors import UserError
 from quantbooth.store.store import Draft
 from quantbooth.tuning.callbacks import Checkpoints
 from quantbooth.tuning.checkpoints import Unfinished
@@ -103,6 +104,45 @@ def test_a_run_that_was_ended_goes_on_to_the_same_bits_its_average_too(
     assert any(name.startswith("average.") for name in found.tensors)
     fit(resumed, [Checkpoints(part, resumed, 3600, found)])
     assert all(torch.equal(one, other) for one, other in zip(learned(resumed), learned(through), strict=True))
+
+
+class Counts(Callback):
+    """Counts the steps that it saw, and keeps what it is given."""
+
+    def __init__(self, more: object = None) -> None:
+        self.state: dict[str, Any] = {"steps": torch.zeros(1), "more": more}
+
+    def on_train_batch_end(self, *_: object) -> None:
+        self.state["steps"] = self.state["steps"] + 1
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.state
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.state = state_dict
+
+
+def test_a_callback_goes_on_with_its_state(
+    new_stage: Callable[..., TuningModule], fit: Callable[..., None], tmp_path: Path
+) -> None:
+    part = Unfinished([Draft(tmp_path / "draft", tmp_path / "sets" / "mug-1", "1")]).part(0)
+    ended, resumed, counts = new_stage(steps=5), new_stage(steps=5), Counts()
+    with pytest.raises(Killed):
+        fit(ended, [Counts(("a", 1)), Checkpoints(part, ended, 0), Kill()])
+    fit(resumed, [counts, Checkpoints(part, resumed, 3600, part.latest())])
+    assert counts.state == {"steps": torch.tensor([5.0]), "more": ("a", 1)}
+
+
+def test_a_callback_whose_state_no_checkpoint_can_hold_is_refused_before_the_first_step(
+    new_stage: Callable[..., TuningModule], fit: Callable[..., None], tmp_path: Path
+) -> None:
+    stage, counts = new_stage(steps=1), Counts(more=Path("x"))
+    part = Unfinished([Draft(tmp_path / "draft", tmp_path / "sets" / "mug-1", "1")]).part(0)
+    with pytest.raises(
+        UserError, match=r"^a callback's state cannot be in a checkpoint: callbacks\.Counts\.more must be"
+    ):
+        fit(stage, [counts, Checkpoints(part, stage, 0)])
+    assert not counts.state["steps"].any()
 
 
 def test_the_scale_of_the_loss_is_restored(

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer, seed_everything
 from omegaconf import DictConfig
 
@@ -30,6 +31,7 @@ from quantbooth.run.run import Run
 from quantbooth.run.stopping import measured_of, require_guard, stops_of
 from quantbooth.run.subject_run import SubjectRun
 from quantbooth.run.tracking import about, tracker_name
+from quantbooth.runtime.errors import UserError
 from quantbooth.runtime.lightning import root_device
 from quantbooth.runtime.processes import Share, together
 from quantbooth.runtime.profiling import Cost, profile
@@ -258,12 +260,26 @@ def fit(run: Run, module: TuningModule, names: Sequence[str], callbacks: list[Ca
 
 
 def trained(run: Run, module: TuningModule, what: str, trackers: Any, callbacks: list[Callback]) -> None:
-    """Train to the last step, in step with other processes if there are any."""
+    """Train to the last step, in step with other processes if there are any.
+
+    Raises:
+        UserError: when Lightning refuses a callback or an option, and when a callback ended the training.
+    """
     given = {"logger": trackers, "max_steps": run.recipe.steps, "callbacks": callbacks, "share": module.share}
     trainer: Trainer = run.trainer(what, tuning=True, **given)
     if module.share is not None:
         module.share.meet(root_device(trainer))
-    trainer.fit(module)
+    try:
+        trainer.fit(module)
+    except MisconfigurationException as error:
+        reason = str(error).rstrip(".!")
+        raise UserError(f"Lightning refuses the tuning: {reason}; change callbacks or trainer.* options") from error
+    last = min([run.recipe.steps, *(one.at for one in callbacks if isinstance(one, Stops))])
+    if trainer.global_step < last:
+        raise UserError(
+            f"a callback ended the tuning after step {trainer.global_step} of {last}; leave it out, and choose "
+            "tuner.steps or tuner.stopping.* options"
+        )
 
 
 def check_job(cfg: DictConfig) -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["as_on_card", "half_precision"]
+__all__ = ["DTYPES", "as_on_card", "half_precision"]
 
 DTYPES = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 FULL = ("group_norm", "layer_norm", "softmax")

@@ -1,7 +1,8 @@
-"""Live bytes: the memory of all storages that exist at the same time, counted operation by operation.
+"""Live bytes: the memory of all storages that exist at the same time, counted operation by operation, and arithmetic.
 
     live(i) = sum of bytes of the storages that operations 1 .. i made and that are still referenced
     peak    = max over i of live(i)
+    flops   = sum over products of matrices, convolutions and attentions of 2 x their multiplications
 
 On fake tensors (`fake`) operations compute shapes alone, so a step of any size is counted in seconds and in no memory.
 What an operation uses inside of itself, such as the workspace of a convolution, is not seen.
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry
 
 from quantbooth.quant.format import unpacking_offsets
 
@@ -41,18 +43,19 @@ class LiveBytes(TorchDispatchMode):
     Attributes:
         live: bytes now.
         peak: the most since the block began or `restart` was called.
+        flops: floating-point operations of products since then.
     """
 
     def __init__(self, call: Callable[[Callable[..., Any], Sequence[Any], dict[str, Any]], Any] = _call) -> None:
         super().__init__()
         self._call = call
-        self.live = self.peak = 0
+        self.live = self.peak = self.flops = 0
         self._sizes: dict[int, int] = {}
         self._true: dict[int, int] = {}
 
     def restart(self) -> None:
-        """Let the peak begin here."""
-        self.peak = self.live
+        """Let the peak and the arithmetic begin here."""
+        self.peak, self.flops = self.live, 0
 
     def hold(self, tensors: Iterable[Tensor]) -> int:
         """Count tensors that exist already; return the bytes that were not counted yet."""
@@ -80,6 +83,8 @@ class LiveBytes(TorchDispatchMode):
                 rows = torch.empty(self._true.get(_key(args[1][0]), 0), dtype=torch.int64, device=args[0].device)
                 args = (args[0], [rows, *args[1][1:]], *args[2:])
         made = self._call(func, args, kwargs or {})
+        if (formula := FLOPS.get(getattr(func, "overloadpacket", None))) is not None:
+            self.flops += formula(*args, **(kwargs or {}), out_val=made)
         for leaf in tree_leaves(made):
             if isinstance(leaf, Tensor):
                 self._count(leaf)
@@ -119,6 +124,22 @@ def _key(tensor: Tensor) -> int:
     return tensor.untyped_storage()._cdata
 
 
+def _attention(query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) -> int:
+    """Return the operations of softmax(Q K^T) V: two products; Q [b h n d], K [b h m d], V [b h m e]."""
+    return 2 * query.shape[:3].numel() * key.shape[2] * (query.shape[3] + value.shape[3])
+
+
+def _attention_backward(_: Tensor, query: Tensor, key: Tensor, value: Tensor, *__: Any, **___: Any) -> int:
+    """Return those of its gradient: Q K^T again, three products of d and two of e numbers a pair."""
+    return 2 * query.shape[:3].numel() * key.shape[2] * (3 * query.shape[3] + 2 * value.shape[3])
+
+
+FLOPS: dict[Any, Callable[..., int]] = {
+    **flop_registry,
+    aten._scaled_dot_product_flash_attention_for_cpu: _attention,
+    aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
+}
+"""PyTorch's own formulas, and those of attention on a CPU, which it has none for."""
 MASKED = (aten.index.Tensor, aten.index_put_.default)
 NONE_TRUE = (aten.any.default, aten.any.dim)
 KEEP_TRUE = (aten._to_copy.default, aten.bitwise_not.default)

@@ -47,12 +47,14 @@ class Peak:
         peak: bytes, without libraries.
         parts: bytes by name; what is left of the peak is the stage's own working memory.
         files: bytes of the files it writes, by name.
+        flops: floating-point operations of products, of a batch in tuning and of a picture in sampling; 0: not counted.
     """
 
     stage: str
     peak: int
     parts: Mapping[str, int]
     files: Mapping[str, int] = field(default_factory=dict)
+    flops: int = 0
 
 
 @dataclass(frozen=True)
@@ -208,7 +210,7 @@ def _step(
         loss.backward()
     optimizer.step()
     written = sum(one.numel() for one in module.numbers) * plan.save_dtype.itemsize
-    return Peak("tuning", counter.peak, parts, {"what is tuned": written})
+    return Peak("tuning", counter.peak, parts, {"what is tuned": written}, counter.flops)
 
 
 def warm_(optimizer: torch.optim.Optimizer, numbers: Sequence[nn.Parameter]) -> None:
@@ -250,8 +252,8 @@ def _rows(counter: LiveBytes, module: TuningModule) -> Rows:
     )
 
 
-def sampling(made: Made, plan: Tuned, batch: int) -> Peak:
-    """Return the peak of generating a batch of pictures, after the text encoders left memory."""
+def sampling(made: Made, plan: Tuned, batch: int, steps: int) -> Peak:
+    """Return the peak of generating a batch of pictures in this many steps, after the text encoders left memory."""
     base, selection = made(), SetSelection()
     with counted() as counter, torch.no_grad():
         parts = {
@@ -268,8 +270,10 @@ def sampling(made: Made, plan: Tuned, batch: int) -> Peak:
         counter.restart()
         with as_on_card(plan.card), half_precision(plan.precision):
             base.predict(torch.cat([noise, noise]), torch.empty(2 * batch), text)
+        predicted = counter.flops
         base.family.decode_latents(base.autoencoder, noise)
-    return Peak("sampling", counter.peak, parts)
+    flops = (steps * predicted + counter.flops - predicted) // batch
+    return Peak("sampling", counter.peak, parts, flops=flops)
 
 
 def scoring(encoder: Any, side: int, batch: int) -> Peak:

@@ -56,7 +56,7 @@ def stages(run: Run) -> dict[str, Callable[[], Peak]]:
         )
     found["encoding"] = lambda: encoding(made())
     found["tuning"] = lambda: tuning(made, plan)
-    found["sampling"] = lambda: sampling(made, plan, batch)
+    found["sampling"] = lambda: sampling(made, plan, batch, run.sampler.steps)
     if (model := _clip(run)) is not None:
         found["scoring"] = lambda: scoring(*empty_clip(model), run.protocol.scored)
     return found

@@ -26,6 +26,7 @@ from quantbooth.runtime.help import help_text
 from quantbooth.runtime.hydra_versions import BASE, with_mode
 from quantbooth.runtime.jobs import Job, line_of, quiet_libraries, show_traceback
 from quantbooth.runtime.launching import begin_sweep, show_failures
+from quantbooth.runtime.malloc import restart_with_settings
 from quantbooth.runtime.options import require_valid_sweep
 from quantbooth.runtime.outcomes import DONE, Sweep
 from quantbooth.runtime.presets import contradicted
@@ -86,6 +87,7 @@ def _run(command: Command) -> int:
         sys.argv[1:] = with_mode(command.words(sys.argv[1:]), conf_dir())
         require_own(sys.argv[1:], command.module.rpartition(".")[2])
         require_valid_sweep(sys.argv[1:], command.config_name)
+        restart_with_settings()
         for line in contradicted(sys.argv[1:], conf_dir()):
             said(line)
         job = Job(command.module, command.config_name, sys.argv[1:], again=again)

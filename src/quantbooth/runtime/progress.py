@@ -21,7 +21,7 @@ from rich.text import Text
 
 from quantbooth.runtime.sweeps import in_sweep, known_jobs
 
-__all__ = ["LoopBar", "label", "progress", "say", "say_found", "say_once", "shortened"]
+__all__ = ["LoopBar", "duration", "label", "progress", "say", "say_found", "say_once", "shortened"]
 
 Item = TypeVar("Item")
 FIGURES = "figures"
@@ -62,7 +62,7 @@ class LoopBar:
         if not self.terminal:
             task = self.bar.tasks[self.task]
             count = f"{task.completed:.0f}" + ("" if task.total is None else f"/{task.total:.0f}")
-            sys.stderr.write(f"{self.what}: {count} in {_duration(time.monotonic() - self.started)}\n")
+            sys.stderr.write(f"{self.what}: {count} in {duration(time.monotonic() - self.started)}\n")
 
     def advance(self, steps: int = 1) -> None:
         """Count steps."""
@@ -122,7 +122,8 @@ def _columns() -> list[ProgressColumn]:
     ]
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Return seconds as h:mm:ss, rounded up."""
     return str(timedelta(seconds=math.ceil(seconds)))
 
 
@@ -148,7 +149,7 @@ class _TimeLeft(ProgressColumn):
     max_refresh = 0.5
 
     def render(self, task: Task) -> Text:
-        left = "-:--:--" if task.time_remaining is None else _duration(task.time_remaining)
+        left = "-:--:--" if task.time_remaining is None else duration(task.time_remaining)
         return Text(f"{left} left", style="progress.remaining")
 
 

@@ -22,7 +22,7 @@ from quantbooth.sampling.image_set import Request
 from quantbooth.sampling.module import SamplingModule, image_jobs
 from quantbooth.tuning.checkpoints import Checkpoint, Part
 from quantbooth.tuning.module import TuningModule
-from quantbooth.tuning.state import read_state, restore_
+from quantbooth.tuning.state import callbacks_state, read_state, restore_
 from quantbooth.tuning.tuner import State, Tuner
 
 __all__ = ["Checkpoints", "Follows", "Keep", "SampleGrids", "Snapshots"]
@@ -81,6 +81,7 @@ class Checkpoints(Callback):
         self._due = math.inf
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        callbacks_state(trainer, {})  # refused now, not at the first checkpoint
         if self.found is not None:
             restore_(self.found, trainer, self.module)
 

@@ -33,7 +33,7 @@ from quantbooth.tuning.tuner import State, Tuner
 
 __all__ = ["Checkpoint", "Part", "Unfinished"]
 
-FORMAT = 2
+FORMAT = 3
 STALE = 600
 """Seconds after which a partial file belongs to a killed process."""
 

@@ -1,29 +1,35 @@
-"""The state of a training run as tensors and JSON: parameters, EMA, optimizer, learning rate, loss scale, counts."""
+"""The state of a training run as tensors and JSON: parameters, EMA, optimizer, rate, loss scale, counts, callbacks."""
 
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from jaxtyping import Shaped
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
 from torch import Tensor
 
+from quantbooth.runtime.errors import UserError
 from quantbooth.tuning.checkpoints import Checkpoint
 from quantbooth.tuning.module import TuningModule
 
-__all__ = ["pack", "read_state", "restore_", "unpack"]
+__all__ = ["callbacks_state", "pack", "read_state", "restore_", "unpack"]
 
 Tensors = dict[str, Shaped[Tensor, "..."]]
 
 
 def read_state(trainer: Trainer, module: TuningModule) -> tuple[Tensors, dict[str, Any]]:
-    """Return all that decides the later steps: tensors by name, and numbers as JSON-compatible data."""
+    """Return all that decides the later steps: tensors by name, and numbers as JSON-compatible data.
+
+    Raises:
+        UserError: when a callback's state is more than tensors, numbers and strings.
+    """
     tensors = _learned(module)
     numbers = {
         "optimizers": pack([one.state_dict() for one in trainer.optimizers], "optimizers", tensors),
         "schedulers": [_numbers_of(config.scheduler) for config in trainer.lr_scheduler_configs],
         "seen": module.seen.tolist(),
         "precision": pack(trainer.precision_plugin.state_dict(), "precision", tensors),
+        "callbacks": callbacks_state(trainer, tensors),
     }
     return tensors, numbers
 
@@ -47,10 +53,33 @@ def restore_(found: Checkpoint, trainer: Trainer, module: TuningModule) -> None:
         config.scheduler.load_state_dict({**state, "lr_lambdas": [None] * len(state["base_lrs"])})
     module.seen.copy_(torch.tensor(found.numbers["seen"]))
     trainer.precision_plugin.load_state_dict(unpack(found.numbers["precision"], found.tensors))
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    for one in callbacks:
+        if one.state_key in found.numbers["callbacks"]:
+            one.load_state_dict(unpack(found.numbers["callbacks"][one.state_key], found.tensors))
     loop = trainer.fit_loop.epoch_loop
     done = loop.automatic_optimization.optim_progress.optimizer.step.total
     done.ready = done.completed = found.step
     loop.on_load_checkpoint({"_batches_that_stepped": found.step})  # the step of the curves
+
+
+def callbacks_state(trainer: Trainer, tensors: Tensors) -> dict[str, Any]:
+    """Return the state of each callback that has one, by its key; tensors are added to `tensors`.
+
+    Raises:
+        UserError: when it is more than tensors, numbers and strings.
+    """
+    found = {}
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    for one in callbacks:
+        if state := one.state_dict():
+            try:
+                found[one.state_key] = pack(state, f"callbacks.{one.state_key}", tensors)
+            except TypeError as error:
+                raise UserError(
+                    f"a callback's state cannot be in a checkpoint: {error}; change its state_dict, or leave it out"
+                ) from error
+    return found
 
 
 def pack(node: Any, name: str, tensors: Tensors) -> Any:
