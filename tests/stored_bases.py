@@ -12,12 +12,13 @@ from typing import Any
 import pytest
 import torch
 from accelerate import init_empty_weights
-from diffusers import BitsAndBytesConfig, TorchAoConfig, UNet2DConditionModel
+from diffusers import BitsAndBytesConfig, TorchAoConfig
 from diffusers.models.model_loading_utils import load_model_dict_into_meta
 from diffusers.quantizers.auto import DiffusersAutoQuantizer
 from torch import Tensor
 
 from experiments.reliability.tiny import TINY
+from quantbooth.diffusion.base import Base
 from quantbooth.diffusion.pretrained import save_base
 from quantbooth_toyworld.captions import words
 from quantbooth_toyworld.models import new_denoiser, untrained_base
@@ -38,31 +39,32 @@ WITHOUT_GRADIENT = {"torchao_dynamic": "torchao", "sdnq_matmul": "sdnq"}
 """Formats whose layers give their inputs no gradient: products of whole numbers."""
 
 
-def write_stored(folder: Path, kind: str) -> Path:
-    """Write the base in a format; skip the test where its package is not installed."""
+def write_stored(folder: Path, kind: str, base: Base | None = None) -> Path:
+    """Write a base, by default the tiny one, in a format; skip the test where its package is not installed."""
     package = {**FORMATS, **WITHOUT_GRADIENT}[kind]
     pytest.importorskip(package, reason=f"{package} is not installed")
-    base = untrained_base(words(), seed=0)
-    torch.manual_seed(0)
-    save_base(replace(base, denoiser=new_denoiser(WIDE)), folder, torch.float32)
-    unet = folder / "unet"
+    if base is None:
+        torch.manual_seed(0)
+        base = replace(untrained_base(words(), seed=0), denoiser=new_denoiser(WIDE))
+    save_base(base, folder, torch.float32)
+    network, part = base.family.denoiser_class, folder / base.component
     if kind == "gguf":
-        _write_gguf(unet)
+        _write_gguf(network, part)
         return folder
-    made = _by_bitsandbytes(unet, kind) if package == "bitsandbytes" else _by_diffusers(unet, kind)
-    shutil.rmtree(unet)
-    made.save_pretrained(unet)
+    made = (_by_bitsandbytes if package == "bitsandbytes" else _by_diffusers)(network, part, kind)
+    shutil.rmtree(part)
+    made.save_pretrained(part)
     return folder
 
 
-def _by_bitsandbytes(unet: Path, kind: str) -> Any:
+def _by_bitsandbytes(network: Any, part: Path, kind: str) -> Any:
     """Quantize as `from_pretrained` does, which wants a GPU to begin with."""
     four = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True}
     config = BitsAndBytesConfig(**(four if kind == "nf4" else {"load_in_8bit": True}))
     quantizer: Any = DiffusersAutoQuantizer.from_config(config, pre_quantized=False)
-    state = UNet2DConditionModel.from_pretrained(unet).state_dict()
+    state = network.from_pretrained(part).state_dict()
     with init_empty_weights():
-        made = UNet2DConditionModel.from_config(UNet2DConditionModel.load_config(unet))
+        made = network.from_config(network.load_config(part))
     quantizer.preprocess_model(made, device_map=None, keep_in_fp32_modules=[])
     cpu = {"": torch.device("cpu")}
     load_model_dict_into_meta(made, state, dtype=torch.float32, hf_quantizer=quantizer, device_map=cpu)
@@ -72,14 +74,14 @@ def _by_bitsandbytes(unet: Path, kind: str) -> Any:
     return made
 
 
-def _by_diffusers(unet: Path, kind: str) -> Any:
+def _by_diffusers(network: Any, part: Path, kind: str) -> Any:
     """Quantize by `from_pretrained`, in the precision in which each package's models are published."""
     if kind.startswith("sdnq"):
         of_sdnq = {"weights_dtype": "uint4", "quant_conv": True, "minimum_allowed_numel": 0}
         if kind == "sdnq_matmul":
             of_sdnq |= {"weights_dtype": "int8", "use_quantized_matmul": True, "quant_conv": False}
         config = pytest.importorskip("sdnq").SDNQConfig(**of_sdnq)
-        return UNet2DConditionModel.from_pretrained(unet, quantization_config=config, torch_dtype=torch.float32)
+        return network.from_pretrained(part, quantization_config=config, torch_dtype=torch.float32)
     ao, four = pytest.importorskip("torchao.quantization"), torch.int4  # type: ignore[attr-defined]
     weights = {
         "torchao_int8": lambda: ao.Int8WeightOnlyConfig(version=2),
@@ -87,15 +89,15 @@ def _by_diffusers(unet: Path, kind: str) -> Any:
         "torchao_dynamic": lambda: ao.Int8DynamicActivationInt8WeightConfig(version=2),
     }
     config = TorchAoConfig(weights[kind]())
-    return UNet2DConditionModel.from_pretrained(unet, quantization_config=config, torch_dtype=torch.bfloat16)
+    return network.from_pretrained(part, quantization_config=config, torch_dtype=torch.bfloat16)
 
 
-def _write_gguf(unet: Path) -> None:
+def _write_gguf(network: Any, part: Path) -> None:
     """Write Linear weights in Q4_0 or Q8_0, in turn, and the others in float32."""
     gguf = pytest.importorskip("gguf")
-    state = UNet2DConditionModel.from_pretrained(unet).state_dict()
-    (unet / "diffusion_pytorch_model.safetensors").unlink()
-    writer = gguf.GGUFWriter(str(unet / "unet.gguf"), "sd1")
+    state = network.from_pretrained(part).state_dict()
+    (part / "diffusion_pytorch_model.safetensors").unlink()
+    writer = gguf.GGUFWriter(str(part / "denoiser.gguf"), "sd1")
     kinds = (gguf.GGMLQuantizationType.Q4_0, gguf.GGMLQuantizationType.Q8_0)
     for number, (name, tensor) in enumerate(state.items()):
         numbers, kind = tensor.numpy(), kinds[number % 2]

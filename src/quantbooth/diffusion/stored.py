@@ -104,6 +104,8 @@ def read_stored(kind: Any, folder: Path, package: str) -> Any:
 
 def _gguf(kind: Any, folder: Path) -> Any:
     (file,) = folder.glob(f"*.{GGUF}")
+    if not hasattr(kind, "from_single_file"):
+        raise UserError(f"{file}: diffusers reads no GGUF of a {kind.__name__}; choose a base of another package")
     state = load_gguf_checkpoint(str(file), return_tensors=True)
     require_finite({name: tensor for name, tensor in state.items() if type(tensor) is Tensor}, str(file))
     given = sum(prod(getattr(tensor, "quant_shape", tensor.shape)) for tensor in state.values())
