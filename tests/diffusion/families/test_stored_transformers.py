@@ -1,4 +1,4 @@
-"""Transformers that another package quantized, of each family: gains around their layers, some of the network's root."""
+"""Transformers that another package quantized, of each family: gains around their layers, all of which learn."""
 
 from pathlib import Path
 
