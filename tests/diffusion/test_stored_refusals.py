@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from quantbooth.diffusion import stored
@@ -65,8 +65,11 @@ def test_a_package_that_is_not_installed_is_named(
     edited: Callable[[object], Path], monkeypatch: pytest.MonkeyPatch, package: str, name: str
 ) -> None:
     monkeypatch.setattr(stored, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match=re.escape(f"package {package}; pip install {name}")):
-        check_base(edited({"quant_method": package}), 32, 1000, as_stored=True)
+    folder, refusal = edited({"quant_method": package}), re.escape(f"package {package}; pip install {name}")
+    with pytest.raises(UserError, match=refusal):
+        check_base(folder, 32, 1000, as_stored=True)
+    with pytest.raises(UserError, match=refusal):
+        read_denoiser(folder)
 
 
 @pytest.mark.parametrize("more", ["other.gguf", "diffusion_pytorch_model.safetensors", "config.json"])
@@ -137,4 +140,14 @@ def test_pickles_are_not_read(folder: Path, tmp_path: Path) -> None:
     (file,) = (other / "unet").glob("*.safetensors")
     file.rename(file.with_suffix(".bin"))
     with pytest.raises(UserError, match="must have its weights in safetensors"):
+        read_denoiser(other)
+
+
+@pytest.mark.parametrize("folder", ["torchao_int8"], indirect=True)
+def test_tensors_of_torchao_without_their_names_are_refused(folder: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(folder, other)
+    (file,) = (other / "unet").glob("*.safetensors")
+    save_file(load_file(file), file)
+    with pytest.raises(UserError, match=r"unet must say .*torchao"):
         read_denoiser(other)

@@ -74,7 +74,12 @@ def require_stored(folder: Path, as_stored: bool) -> None:
             f"the weights of {folder} are quantized by {package} already; choose quant=as_stored, or the base before "
             "it was quantized"
         )
-    if package is not None and find_spec(package) is None:
+    if package is not None:
+        _require_installed(folder, package)
+
+
+def _require_installed(folder: Path, package: str) -> None:
+    if find_spec(package) is None:
         name = package if package == SDNQ else "'quantbooth[stored]'"
         raise UserError(f"{folder} needs the package {package}; pip install {name}")
 
@@ -88,8 +93,10 @@ def read_stored(kind: Any, folder: Path, package: str) -> Any:
         package: as `stored_by` gives it.
 
     Raises:
-        UserError: when weights are missing, unknown, of another shape, or not finite, or the package refuses them.
+        UserError: when weights are missing, unknown, of another shape, or not finite, or the package refuses them or is
+            not there.
     """
+    _require_installed(folder, package)
     with readable(folder):
         if package == GGUF:
             network = _gguf(kind, folder)
@@ -156,7 +163,9 @@ def _torchao(kind: Any, folder: Path) -> Any:
     from torchao.prototype.safetensors.safetensors_support import unflatten_tensor_state_dict  # noqa: PLC0415
 
     state, metadata = _read(folder)
-    names = json.loads(metadata["tensor_names"]) if "tensor_names" in metadata else []
+    if "tensor_names" not in metadata:
+        raise UserError(f"{folder} must say in its safetensors which tensors are torchao's; save it by torchao 0.16")
+    names = json.loads(metadata["tensor_names"])
     of_modules = json.dumps([name for name in names if "." in name])  # it reads no names of the network itself
     root = {name: tensor for name, tensor in state.items() if "." not in name}
     inner = {name: tensor for name, tensor in state.items() if "." in name}
