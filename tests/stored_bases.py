@@ -4,7 +4,7 @@
 """
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -49,7 +49,8 @@ def write_stored(folder: Path, kind: str, base: Base | None = None) -> Path:
     save_base(base, folder, torch.float32)
     network, part = base.family.denoiser_class, folder / base.component
     if kind == "gguf":
-        _write_gguf(network, part)
+        (part / "diffusion_pytorch_model.safetensors").unlink()
+        write_gguf(part / "denoiser.gguf", base.denoiser.state_dict())
         return folder
     made = (_by_bitsandbytes if package == "bitsandbytes" else _by_diffusers)(network, part, kind)
     shutil.rmtree(part)
@@ -92,12 +93,10 @@ def _by_diffusers(network: Any, part: Path, kind: str) -> Any:
     return network.from_pretrained(part, quantization_config=config, torch_dtype=torch.bfloat16)
 
 
-def _write_gguf(network: Any, part: Path) -> None:
-    """Write Linear weights in Q4_0 or Q8_0, in turn, and the others in float32."""
-    gguf = pytest.importorskip("gguf")
-    state = network.from_pretrained(part).state_dict()
-    (part / "diffusion_pytorch_model.safetensors").unlink()
-    writer = gguf.GGUFWriter(str(part / "denoiser.gguf"), "sd1")
+def write_gguf(file: Path, state: Mapping[str, Tensor]) -> None:
+    """Write weights with 32 inputs or more in Q4_0 or Q8_0, in turn, and the others in float32."""
+    gguf = pytest.importorskip("gguf", reason="gguf is not installed")
+    writer = gguf.GGUFWriter(str(file), "any")
     kinds = (gguf.GGMLQuantizationType.Q4_0, gguf.GGMLQuantizationType.Q8_0)
     for number, (name, tensor) in enumerate(state.items()):
         numbers, kind = tensor.numpy(), kinds[number % 2]

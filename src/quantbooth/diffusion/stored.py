@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from accelerate import init_empty_weights
 from diffusers import GGUFQuantizationConfig
+from diffusers.loaders.single_file_utils import SingleFileComponentError
 from diffusers.models.model_loading_utils import load_gguf_checkpoint, load_model_dict_into_meta
 from diffusers.quantizers.auto import DiffusersAutoQuantizer
 from safetensors import safe_open
@@ -25,7 +26,7 @@ from torch import Tensor, nn
 
 from quantbooth.diffusion.diffusers_folder import read_json, shortened
 from quantbooth.diffusion.streamed import weight_files
-from quantbooth.diffusion.weights import readable, require_finite
+from quantbooth.diffusion.weights import first_line, readable, require_finite
 from quantbooth.quant.stored import stored_layers
 from quantbooth.runtime.errors import UserError
 from quantbooth.runtime.progress import say
@@ -118,7 +119,10 @@ def _gguf(kind: Any, folder: Path) -> Any:
     given = sum(prod(getattr(tensor, "quant_shape", tensor.shape)) for tensor in state.values())
     place = {"config": str(folder.parent), "subfolder": folder.name, "local_files_only": True}
     quantization = GGUFQuantizationConfig(compute_dtype=torch.float32)
-    network = kind.from_single_file(state, quantization_config=quantization, torch_dtype=torch.float32, **place)
+    try:
+        network = kind.from_single_file(state, quantization_config=quantization, torch_dtype=torch.float32, **place)
+    except SingleFileComponentError as error:
+        raise UserError(f"{file} is no {kind.__name__}: {first_line(error)}; choose another file") from error
     taken = sum(prod(getattr(tensor, "quant_shape", tensor.shape)) for tensor in network.state_dict().values())
     if given > taken:
         say(f"{file} has {given} numbers, {given - taken} more than the {type(network).__name__} in config.json")
