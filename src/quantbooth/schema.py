@@ -81,6 +81,7 @@ FIELDS: dict[str, dict[str, Field]] = {
     "quant": {
         "name": ignored(TEXT),
         "bits": Field(BITS),
+        "stored": Field(FLAG, neutral=False),
         "symmetric": Field(FLAG),
         "include": Field(TEXTS),
         "exclude": Field(optional(TEXTS)),

@@ -165,7 +165,7 @@ def test_earlier_measurements_are_shown_beside(configure: Configure, tmp_path: P
             "degradation.compare_with=[nowhere]",
             "nowhere must hold a measurement of degradation, found nothing; make it with quantbooth-degradation",
         ),
-        ("quant=w5", "'quant' has no option 'w5'; choose from fp, w2, w3, w4, w4a8, w8"),
+        ("quant=w5", "'quant' has no option 'w5'; choose from as_stored, fp, w2, w3, w4, w4a8, w8"),
         ("quant.bits=5", "quant.bits must be one of 2, 3, 4, 8, null, got 5"),
         ("~base.zones", "option 'base.zones' cannot be removed, got '~base.zones'"),
         (

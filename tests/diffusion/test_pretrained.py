@@ -18,7 +18,7 @@ from torch import Tensor
 from quantbooth.diffusion.base import Base, frozen
 from quantbooth.diffusion.families.ddpm import DDPM_SCHEDULERS
 from quantbooth.diffusion.outline import outline
-from quantbooth.diffusion.pretrained import empty_denoiser, float_bytes, load_base, read_tokenizers, save_base
+from quantbooth.diffusion.pretrained import empty_denoiser, file_bytes, load_base, read_tokenizers, save_base
 from quantbooth.diffusion.sampler import Sampler, initial_noise
 from quantbooth.runtime.errors import UserError
 
@@ -53,7 +53,7 @@ def test_bytes_are_those_of_32_bits_whatever_files_the_folder_has(base: Base, fo
     save_base(base, tmp_path, torch.float16)
     (file,) = (tmp_path / "unet").glob("*.safetensors")
     shutil.copy(file, file.with_name("diffusion_pytorch_model.non_ema.safetensors"))
-    assert float_bytes(tmp_path) == float_bytes(folder) == whole
+    assert file_bytes(tmp_path) == file_bytes(folder) == whole
 
 
 def test_a_frozen_base_neither_learns_nor_drops_out(base: Base) -> None:

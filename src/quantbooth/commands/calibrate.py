@@ -22,6 +22,7 @@ from quantbooth.calibration.quantized_base import WEIGHTS, write_blocks, write_q
 from quantbooth.diffusion.base import Base
 from quantbooth.diffusion.pretrained import denoiser_by_layers
 from quantbooth.quant.surgery import NO_SPLITS, Replaced, matching, with_inputs
+from quantbooth.run.as_stored import require_own_layers
 from quantbooth.run.calibration import CalibrationSetSpec
 from quantbooth.run.models import base_with
 from quantbooth.run.prompts import require_read
@@ -54,6 +55,7 @@ def calibrate(run: Run) -> Path:
 
 def _required(run: Run) -> Artifact:
     """Return the quantized base as an artifact, which can be made."""
+    require_own_layers(run.settings, "quantbooth-calibrate")
     run.check("quantized_base")
     artifact = run.quantized_base
     if artifact is None:

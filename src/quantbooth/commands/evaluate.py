@@ -9,7 +9,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from quantbooth.diffusion.pretrained import float_bytes
+from quantbooth.diffusion.pretrained import file_bytes
 from quantbooth.evaluation.files import Record, write_scores
 from quantbooth.evaluation.module import EvaluationModule
 from quantbooth.run.judges import require_judged
@@ -62,7 +62,7 @@ def record_of(one: SubjectRun, step: int, images: Path) -> Record:
     tuned = one.tuned.manifest() if step else None
     quantized = run.quantized_base.manifest() if run.quantized_base else None
     costs = {key: value for key, value in (tuned.measured if tuned else {}).items() if key != WHY}
-    costs["base_file_bytes"] = quantized.measured["file_bytes"] if quantized else float_bytes(run.base_folder)
+    costs["base_file_bytes"] = quantized.measured["file_bytes"] if quantized else file_bytes(run.base_folder)
     return Record(
         method=run.served_method if step else "base",
         subject=one.name,
@@ -74,7 +74,9 @@ def record_of(one: SubjectRun, step: int, images: Path) -> Record:
         protocol=str(run.protocol),
         costs=costs,
         images=str(images.relative_to(run.store.root)),
-        run=tuned.name if tuned else (quantized.name if quantized else "float base"),
+        run=tuned.name
+        if tuned
+        else (quantized.name if quantized else f"{'stored' if run.calibration.stored else 'float'} base"),
     )
 
 

@@ -23,6 +23,7 @@ from quantbooth.export.integers import write_integers
 from quantbooth.export.merging import Merging, prediction_errors
 from quantbooth.quant import adapters
 from quantbooth.quant.merging import average, merged_state, require_mergeable
+from quantbooth.run.as_stored import require_own_layers
 from quantbooth.run.models import tuned_base
 from quantbooth.run.reopened import run_of
 from quantbooth.run.run import Run
@@ -93,6 +94,7 @@ def _required(run: Run) -> tuple[Options, int]:
     Raises:
         UserError: for an option of generated pictures, and for a format that cannot store what is asked for.
     """
+    require_own_layers(run.settings, "quantbooth-export")
     for option in ("lora", "unconditional_strength", "negative_prompt", "prompt"):
         if run.settings[option] not in (None, "", []):
             raise UserError(f"{option} is for quantbooth-sample; leave it out of an export")

@@ -38,7 +38,7 @@ class Probing:
     def __init__(self, run: Run) -> None:
         self.run = run
         self.options: dict[str, Any] = dict(run.settings["probe"])
-        if run.calibration.bits is not None:
+        if run.calibration.quantized:
             raise UserError("quantbooth-probe needs a float base, quant=fp")
         run.check("sampler", "scorer")
         self._require_timesteps(run.settings["base"]["timesteps"])

@@ -235,7 +235,8 @@ def prepared(
         teacher = Teacher(base, route) if untuned is None else Teacher(untuned, None)
     parts = (base, learning, examples, zones, run.recipe, optimizer, sentences, route, teacher, distance)
     module = TuningModule(*parts, run.strategy.shared_steps, run.strategy.wide, run.timestep_sampler, share)
-    graphs = [ReplayGraphs(base.denoiser, selection)] if resources["cuda_graphs"] else []  # before what draws
+    recorded = resources["cuda_graphs"] and not run.calibration.stored  # kernels of other packages are not known to be
+    graphs = [ReplayGraphs(base.denoiser, selection)] if recorded else []  # before what draws
     return base, module, graphs
 
 

@@ -19,6 +19,7 @@ from quantbooth.diffusion.families.registry import family_in
 from quantbooth.diffusion.model import Family, TextEncoder
 from quantbooth.diffusion.prompt_length import require_whole
 from quantbooth.diffusion.scheduler_config import read_scheduler_config
+from quantbooth.diffusion.stored import read_stored, require_stored, stored_by
 from quantbooth.diffusion.streamed import streamed_network
 from quantbooth.diffusion.weights import cast_module, first_line, read_network, readable
 from quantbooth.runtime.errors import UserError
@@ -30,13 +31,15 @@ __all__ = [
     "check_sampler",
     "denoiser_by_layers",
     "empty_denoiser",
-    "float_bytes",
+    "file_bytes",
     "load_base",
     "new_autoencoder",
     "read_denoiser",
     "read_tokenizers",
     "save_base",
 ]
+
+WEIGHTS = (".safetensors", ".gguf")
 
 
 def new_autoencoder(config: dict[str, Any]) -> AutoencoderTiny:
@@ -56,22 +59,25 @@ def empty_denoiser(folder: Path) -> Any:
         return family.new_denoiser(family.denoiser_class.load_config(str(part)))
 
 
-def check_base(folder: Path, resolution: int, timesteps: int) -> None:
+def check_base(folder: Path, resolution: int, timesteps: int, as_stored: bool = False) -> None:
     """Compare a base with its options by its configuration files alone.
 
     Args:
         folder: of the base.
         resolution: base.resolution, the side of pictures.
         timesteps: base.timesteps.
+        as_stored: whether it is quantized already, quant=as_stored.
 
     Raises:
-        UserError: when it is no base that is supported, or of another side or number of timesteps.
+        UserError: when it is no base that is supported, of another side or number of timesteps, or not so quantized.
     """
-    found = family_in(folder).examine(folder)
+    family = family_in(folder)
+    found = family.examine(folder)
+    require_stored(part_of(folder, family.component), as_stored)
     if found.side != resolution:
         raise UserError(
             f"base.resolution must be {found.side}, the side of the pictures of {folder} (sample_size = "
-            f"{found.latents[-1]} latents of its {family_in(folder).component}), got {resolution}"
+            f"{found.latents[-1]} latents of its {family.component}), got {resolution}"
         )
     if found.timesteps != timesteps:
         raise UserError(f"base.timesteps must be {found.timesteps}, got {timesteps}")
@@ -87,8 +93,14 @@ def check_sampler(folder: Path, name: str, steps: int) -> None:
     family.new_scheduler(name, read_scheduler_config(folder), steps, family.examine(folder).latents)
 
 
-def float_bytes(folder: Path) -> int:
-    """Return the bytes of a base's float denoiser at 32 bits, for any precision and number of its files."""
+def file_bytes(folder: Path) -> int:
+    """Return the bytes of a base's float denoiser at 32 bits, for any precision and number of its files.
+
+    Of a denoiser that another package quantized, return those of its files.
+    """
+    part = part_of(folder, family_in(folder).component)
+    if stored_by(part) is not None:
+        return sum(file.stat().st_size for file in part.iterdir() if file.suffix in WEIGHTS)
     return 4 * sum(weight.numel() for weight in empty_denoiser(folder).state_dict().values())
 
 
@@ -154,13 +166,16 @@ def autoencoder_class(folder: Path) -> Any:
 
 
 def read_denoiser(folder: Path) -> Any:
-    """Return the float denoiser of a base.
+    """Return the denoiser of a base, in float32, or as another package quantized it.
 
     Raises:
         UserError: when it is missing or damaged.
     """
     family = family_in(folder)
-    return read_network(family.denoiser_class, part_of(folder, family.component))
+    part = part_of(folder, family.component)
+    if (package := stored_by(part)) is not None:
+        return read_stored(family.denoiser_class, part, package)
+    return read_network(family.denoiser_class, part)
 
 
 def _assemble(

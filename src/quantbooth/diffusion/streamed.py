@@ -16,7 +16,7 @@ from quantbooth.diffusion.diffusers_folder import read_json
 from quantbooth.diffusion.weights import FLOATS, require_finite
 from quantbooth.store.files import require_name
 
-__all__ = ["StreamedWeights", "streamed_network"]
+__all__ = ["StreamedWeights", "streamed_network", "weight_files"]
 
 INDEX = "diffusion_pytorch_model.safetensors.index.json"
 FILE = "diffusion_pytorch_model.safetensors"
@@ -71,7 +71,7 @@ def streamed_network(kind: Any, folder: Path) -> tuple[Any, StreamedWeights] | N
         network = kind.from_config(config)
     expected = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
     found, files = dict[str, tuple[int, ...]](), dict[str, Path]()
-    for file in _files(folder):
+    for file in weight_files(folder):
         with safe_open(file, framework="pt") as opened:
             for name in opened.keys():  # noqa: SIM118  # a safetensors handle is not a mapping
                 tensor = opened.get_slice(name)
@@ -90,7 +90,7 @@ def _set_(network: nn.Module, name: str, tensor: Tensor) -> None:
         module.register_buffer(own, tensor)
 
 
-def _files(folder: Path) -> list[Path]:
+def weight_files(folder: Path) -> list[Path]:
     """Return the files that diffusers reads, none where they are not there."""
     if (folder / INDEX).is_file():
         names = sorted(set(map(str, read_json(folder / INDEX).get("weight_map", {}).values())))

@@ -19,6 +19,7 @@ from quantbooth.quant.layers import QuantizedLayer, quantized_layers
 from quantbooth.quant.low_rank import LEARNED, delta
 from quantbooth.quant.per_channel import normalizations
 from quantbooth.quant.selection import INITIAL_VALUES, registered_sets
+from quantbooth.quant.stored import stored_layers
 from quantbooth.runtime.errors import UserError
 
 __all__ = ["average", "merged_state", "require_mergeable"]
@@ -53,8 +54,14 @@ def require_mergeable(model: nn.Module) -> None:
     """Check that a float model can be equivalent to this one.
 
     Raises:
-        UserError: when activations are quantized: float weights cannot represent their quantizers.
+        UserError: when activations are quantized: float weights cannot represent their quantizers; or when layers are
+            another package's, whose codes are not read.
     """
+    for name, other in stored_layers(model):
+        raise UserError(
+            f"layer {name!r} is a {type(other).__name__} with the codes of another package, which are not merged; save "
+            "the scale sets instead"
+        )
     for name, layer in quantized_layers(model):
         if layer.input_quantizer is not None:
             raise UserError(

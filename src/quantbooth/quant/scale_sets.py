@@ -1,5 +1,7 @@
 """Scale sets of a whole model: attach, detach, read and load the trainable gains of quantized layers.
 
+Quantized layers are those of `layers`, and those that another package quantized (see `stored`).
+
 A scale set is what personalization trains: one gain per output channel of every quantized layer, and the `Parts` added
 to it. K sets are stacked: `<layer>.gain_out` is [K, out], set k (k >= 1) in row k - 1. Set 0 is the base, which is not
 stored. `selection` lists the parameters and their initial values.
@@ -12,7 +14,7 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
-from quantbooth.quant import per_channel
+from quantbooth.quant import per_channel, stored
 from quantbooth.quant.group_gains import groups_of, require_groups
 from quantbooth.quant.layers import QuantizedLayer, quantized_layers
 from quantbooth.quant.selection import INITIAL_VALUES, SetSelection, register_sets_, registered_sets, unregister_sets_
@@ -62,6 +64,7 @@ def require_fit(
 
 
 Sets = dict[str, Float[Tensor, "sets _n"]]
+Layer = QuantizedLayer | stored.Layer
 
 
 @dataclass(frozen=True)
@@ -87,7 +90,7 @@ OUTPUTS = Parts()
 
 def parts_of(model: nn.Module, names: Iterable[str]) -> Parts:
     """Return the parts of sets with these tensor names, for a model without attached sets."""
-    layers, found = dict(quantized_layers(model)), set(names)
+    layers, found = _with_codes(model), set(names)
     held_by = {name.rpartition(".")[2] for name in found if name.rpartition(".")[0] in layers}
     norm_names = (f"{name}.gain_out" for name, _ in per_channel.normalizations(model))
     return Parts("gain_in" in held_by, "shift" in held_by, any(name in found for name in norm_names))
@@ -103,13 +106,15 @@ def attach_(
 
     Raises:
         ValueError: when count is below 1, or the model has no quantized layer, or no normalization for `parts.norms`.
-        UserError: when no layer has two groups of inputs of `parts.group_size`.
+        UserError: when no layer has two groups of inputs of `parts.group_size`, or codes are not our own for them.
         RuntimeError: when sets are attached already.
     """
     if count < 1:
         raise ValueError(f"count of scale sets must be at least 1, got {count}")
     layers, selection = _layers(model), selection or SetSelection()
     if parts.group_size is not None:
+        if any(not isinstance(layer, QuantizedLayer) for layer in layers.values()):
+            raise stored.without_groups(parts.group_size)
         require_groups(layers.items(), parts.group_size)
     normalizations = dict(per_channel.normalizations(model)) if parts.norms else {}
     if parts.norms and not normalizations:
@@ -117,7 +122,10 @@ def attach_(
     for name in _numbers(model):
         raise RuntimeError(f"scale sets must be attached once, got {name!r} already: call detach_ first")
     for layer in layers.values():
-        register_sets_(layer, _sizes(layer, parts), count, selection, layer.codes.device)
+        if isinstance(layer, QuantizedLayer):
+            register_sets_(layer, _sizes(layer, parts), count, selection, layer.codes.device)
+        else:
+            stored.attach_(layer, _sizes(layer, parts), count, selection)
     for norm in normalizations.values():
         per_channel.attach_(norm, count, selection)
     return selection
@@ -129,7 +137,10 @@ def detach_(model: nn.Module) -> None:
         if registered_sets(norm):
             per_channel.detach_(norm)
     for layer in _layers(model).values():
-        unregister_sets_(layer)
+        if isinstance(layer, QuantizedLayer):
+            unregister_sets_(layer)
+        else:
+            stored.detach_(layer)
 
 
 def parameters(model: nn.Module) -> dict[str, list[nn.Parameter]]:
@@ -211,26 +222,34 @@ def unstack(sets: Mapping[str, Float[Tensor, "_sets ..."]], parts: int) -> list[
     return [{name: rows[part].clone() for name, rows in split.items()} for part in range(parts)]
 
 
-def _layers(model: nn.Module) -> dict[str, QuantizedLayer]:
-    layers = dict(quantized_layers(model))
+def _with_codes(model: nn.Module) -> dict[str, Layer]:
+    return {**dict(quantized_layers(model)), **dict(stored.stored_layers(model))}
+
+
+def _layers(model: nn.Module) -> dict[str, Layer]:
+    layers = _with_codes(model)
     if not layers:
         raise ValueError(f"the model must have quantized layers, got none in {type(model).__name__}")
     return layers
 
 
-def _sizes(layer: QuantizedLayer, parts: Parts) -> dict[str, int]:
+def _sizes(layer: Layer, parts: Parts) -> dict[str, int]:
     """Return the sizes of a set's parameters for a layer, by name."""
+    if isinstance(layer, QuantizedLayer):
+        outputs, inputs = layer.shape[0], layer.inputs
+    else:
+        outputs, inputs = stored.channels_of(layer)
     groups = groups_of(layer, parts.group_size)
-    sizes = {"gain_out": layer.shape[0]} if groups == 1 else {"gain_groups": groups * layer.shape[0]}
+    sizes = {"gain_out": outputs} if groups == 1 else {"gain_groups": groups * outputs}
     if parts.inputs:
-        sizes["gain_in"] = layer.inputs
+        sizes["gain_in"] = inputs
     if parts.biases and layer.bias is not None:
-        sizes["shift"] = layer.shape[0]
+        sizes["shift"] = outputs
     return sizes
 
 
 def _numbers(model: nn.Module) -> dict[str, nn.Parameter]:
-    holders = {**dict(quantized_layers(model)), **dict(per_channel.normalizations(model))}
+    holders: dict[str, nn.Module] = {**_with_codes(model), **dict(per_channel.normalizations(model))}
     order = [name for name, _ in model.named_modules() if name in holders]
     return {f"{name}.{key}": numbers for name in order for key, numbers in registered_sets(holders[name]).items()}
 

@@ -17,6 +17,7 @@ from quantbooth.diffusion.families.registry import family_in
 from quantbooth.diffusion.pretrained import empty_denoiser
 from quantbooth.quant.activations import ActivationBits
 from quantbooth.quant.observers import ScaleSearch
+from quantbooth.run.as_stored import is_stored
 from quantbooth.run.options import sampler_of
 from quantbooth.runtime.config import build, plain
 from quantbooth.runtime.errors import UserError
@@ -63,9 +64,23 @@ class Calibration:
 
     @cached_property
     def bits(self) -> int | None:
-        """Bits of a weight, None for float."""
+        """Bits of a weight, None for float and as_stored."""
         bits: int | None = self.settings["quant"]["bits"]
         return bits
+
+    @cached_property
+    def stored(self) -> bool:
+        """Whether layers are those of another package, with the codes that it stored.
+
+        Raises:
+            UserError: for options of quantization or calibration, which would have no effect.
+        """
+        return is_stored(self.settings)
+
+    @property
+    def quantized(self) -> bool:
+        """Whether layers have codes, our own or as they are stored."""
+        return self.bits is not None or self.stored
 
     @cached_property
     def name(self) -> str:
@@ -157,7 +172,9 @@ class Calibration:
 
     @cached_property
     def quantized_base(self) -> Artifact | None:
-        """The quantized base as an artifact; None for quant=fp."""
+        """The quantized base as an artifact; None for quant=fp and as_stored, which have none."""
+        if self.stored:
+            return None
         _ = self.activations  # validates the options, also for float weights
         if self.bits is None:
             return None

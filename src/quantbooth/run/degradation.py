@@ -11,6 +11,7 @@ from quantbooth.degradation.measurement import Measurement
 from quantbooth.diffusion.base import Base
 from quantbooth.quant.layers import quantized_layers
 from quantbooth.quant.surgery import KINDS
+from quantbooth.run.as_stored import require_own_layers
 from quantbooth.run.run import Run
 from quantbooth.runtime.config import build
 from quantbooth.runtime.errors import UserError
@@ -28,6 +29,7 @@ class Degradation:
     def __init__(self, run: Run) -> None:
         self.run = run
         self.options: dict[str, Any] = dict(run.settings["degradation"])
+        require_own_layers(run.settings, "quantbooth-degradation")
         run.check("quantized_base", "sampler", "scorer")
         self.measurement = Measurement(
             questions=_questions(run),

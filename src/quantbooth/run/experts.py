@@ -47,9 +47,9 @@ def sampled_timesteps(base: Base, sampler: Sampler) -> Shaped[Tensor, " steps"]:
     return found
 
 
-def require_decidable(bits: int | None, subjects: Sequence[str] | None) -> None:
+def require_decidable(quantized: bool, subjects: Sequence[str] | None) -> None:
     """Refuse borders by gradients for float weights, and for several subjects, which share the zones of a run."""
-    if bits is None:
+    if not quantized:
         raise UserError(
             "strategy=adaptive compares gradients of a quantized base, got quant=fp; choose quant=w8, w4, w3 or w2"
         )

@@ -221,11 +221,12 @@ def base_folder_of(cfg: DictConfig) -> Path:
             would be written into the folder.
     """
     base = cfg.base
+    said = base.resolution, base.timesteps, bool(cfg.quant.get("stored"))
     if "path" in base.folder:
         given = {key: base.folder.get(key) for key in ("path", "revision", "config")}
-        check_base(config_folder(**given), base.resolution, base.timesteps)
+        check_base(config_folder(**given), *said)
     folder = build(base.folder, Path)
-    check_base(folder, base.resolution, base.timesteps)
+    check_base(folder, *said)
     places = {option: OmegaConf.select(cfg, option) for option in WRITTEN}
     if HydraConfig.initialized():
         places["the folder of hydra.run.dir or hydra.sweep.dir"] = HydraConfig.get().runtime.output_dir
@@ -285,7 +286,7 @@ def require_places(settings: Mapping[str, Any], group: str) -> None:
     require_place(page, f"{group}.document")
 
 
-def method_name(tuner: Tuner, strategy: Strategy, bits: int | None, settings: Mapping[str, Any]) -> str:
+def method_name(tuner: Tuner, strategy: Strategy, quantized: bool, settings: Mapping[str, Any]) -> str:
     """Return a name for tables: float or the strategy, the tuner's name where it is not its class's, and the tag.
 
     Adapters have the tuner's name alone (lora, qlora), after the strategy (s2-qlora) where that is not the baseline.
@@ -294,6 +295,6 @@ def method_name(tuner: Tuner, strategy: Strategy, bits: int | None, settings: Ma
     if tuner.kind == "adapters":
         parts = [None if strategy.name == BASELINE else strategy.name, slugify(name)]
     else:
-        first = "float" if bits is None else strategy.name
+        first = strategy.name if quantized else "float"
         parts = [first, None if name == tuner.name else slugify(name)]
     return "-".join(part for part in (*parts, None if tag is None else slugify(str(tag))) if part is not None)

@@ -14,6 +14,7 @@ from quantbooth.diffusion.outline import outline
 from quantbooth.evaluation.encoders import FOLDER, empty_clip
 from quantbooth.planning.stages import Peak, Quantized, Tuned, calibrating, encoding, sampling, scoring, tuning
 from quantbooth.quant.surgery import NO_SPLITS, matching
+from quantbooth.run.as_stored import require_own_layers
 from quantbooth.run.run import Run
 from quantbooth.runtime.config import build
 from quantbooth.runtime.errors import UserError
@@ -94,6 +95,7 @@ def require_planned(run: Run) -> None:
     Raises:
         UserError: for the first.
     """
+    require_own_layers(run.settings, "quantbooth-plan")
     for part in ("outline", "plan", "recipe", "timestep_sampler", "protocol", "sampler"):
         getattr(run, part)
     _tuned(run)

@@ -23,6 +23,7 @@ from quantbooth.diffusion.outline import outline
 from quantbooth.diffusion.sampler import Sampler
 from quantbooth.evaluation.scorer import Scorer
 from quantbooth.quant.kernels import choice as kernels
+from quantbooth.run.as_stored import require_own_layers
 from quantbooth.run.calibration import PRECISIONS, Calibration
 from quantbooth.run.callbacks import callbacks_of
 from quantbooth.run.experts import require_decidable, sampled_timesteps
@@ -92,7 +93,7 @@ class Run:
 
     @cached_property
     def calibration(self) -> Calibration:
-        """The calibration of the base; its bits are None for quant=fp."""
+        """The calibration of the base; its bits are None for quant=fp and as_stored."""
         return self.origin.calibration if self.origin else Calibration(self.cfg, lambda: self.base_folder, self.store)
 
     @cached_property
@@ -104,7 +105,7 @@ class Run:
         """
         plan = strategy_of(self.cfg, self.recipe)
         if plan.undecided is not None:
-            require_decidable(self.calibration.bits, self.settings["subjects"])
+            require_decidable(self.calibration.quantized, self.settings["subjects"])
         return plan
 
     @cached_property
@@ -170,6 +171,7 @@ class Run:
         """The added LoRA files, tried on the base without its weights."""
         found = lora_files(self.settings["lora"])
         if found:
+            require_own_layers(self.settings, f"lora={self.settings['lora']}")
             add_loras_(outline(self.base_folder, self.base_name), found)
         return found
 
@@ -177,7 +179,7 @@ class Run:
     def tuner(self) -> Tuner:
         """The tuner, checked against strategy, bits and number of subjects."""
         tuner = tuner_of(self.cfg, [one.subject for one in self.subjects], self.recipe)
-        tuner.check(self.plan, self.calibration.bits)
+        tuner.check(self.plan, self.calibration.bits, self.calibration.stored)
         if (size := self.settings["tuner"].get("group_size")) is not None:
             require_group_size(self.outline.denoiser, tuner.kind, self.settings, self.calibration.layers, size)
         return tuner
@@ -218,7 +220,7 @@ class Run:
     @property
     def method(self) -> str:
         """The name of the method (see `method_name`)."""
-        return method_name(self.tuner, self.plan, self.calibration.bits, self.settings)
+        return method_name(self.tuner, self.plan, self.calibration.quantized, self.settings)
 
     @property
     def served_method(self) -> str:
@@ -229,7 +231,7 @@ class Run:
 
     @property
     def quantized_base(self) -> Artifact | None:
-        """The quantized base as an artifact; None for quant=fp."""
+        """The quantized base as an artifact; None for quant=fp and as_stored."""
         return self.calibration.quantized_base
 
     @property

@@ -15,6 +15,7 @@ from quantbooth.diffusion.base import Base
 from quantbooth.quant import adapters, scale_sets
 from quantbooth.quant.low_rank import LEARNED
 from quantbooth.quant.selection import SetSelection
+from quantbooth.quant.stored import without
 from quantbooth.runtime.errors import UserError
 from quantbooth.timesteps.strategies import Strategy
 from quantbooth.tuning.teacher import Distance
@@ -60,7 +61,9 @@ class StackedTuner(Tuner):
         found = {**self.scales.describe(), **self.adapters.describe(), "name": self.name}
         return {key: value for key, value in found.items() if key != "quantized"}
 
-    def check(self, strategy: Strategy, bits: int | None) -> None:
+    def check(self, strategy: Strategy, bits: int | None, stored: bool = False) -> None:
+        if stored:
+            raise without("scales_lora")
         if bits is None:
             raise UserError("tuner=scales_lora tunes packed codes; choose quant=w8, w4, w3 or w2, or tuner=lora")
 

@@ -37,8 +37,8 @@ class Tuner(ABC):
     has_base: bool = True
 
     @abstractmethod
-    def check(self, strategy: Strategy, bits: int | None) -> None:
-        """Raise UserError when this tuner does not support the strategy or the bit-width."""
+    def check(self, strategy: Strategy, bits: int | None, stored: bool = False) -> None:
+        """Raise UserError when this tuner does not support the strategy, the bit-width, or codes as they are stored."""
 
     @abstractmethod
     def describe(self) -> dict[str, Any]:

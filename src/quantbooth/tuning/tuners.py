@@ -22,6 +22,7 @@ from quantbooth.quant.group_gains import require_groups
 from quantbooth.quant.layers import quantized_layers
 from quantbooth.quant.scale_sets import Parts, require_fit
 from quantbooth.quant.selection import SetSelection
+from quantbooth.quant.stored import without, without_groups
 from quantbooth.runtime.errors import UserError
 from quantbooth.runtime.progress import say
 from quantbooth.timesteps.strategies import Strategy
@@ -51,8 +52,10 @@ class ScaleTuner(Tuner):
         groups = {} if parts.group_size is None else {"group_size": parts.group_size}
         return {"name": self.name, "inputs": parts.inputs, "biases": parts.biases, "norms": parts.norms, **groups}
 
-    def check(self, strategy: Strategy, bits: int | None) -> None:
-        if bits is None:
+    def check(self, strategy: Strategy, bits: int | None, stored: bool = False) -> None:
+        if stored and self.parts.group_size is not None:
+            raise without_groups(self.parts.group_size)
+        if bits is None and not stored:
             raise UserError("tuner=scales tunes quantization scales; choose quant=w8, w4, w3 or w2, or tuner=full")
 
     def prepare_(self, base: Base, sets: int, selection: SetSelection, subjects: int = 1) -> Learning:
@@ -89,7 +92,9 @@ class FullTuner(Tuner):
     def describe(self) -> dict[str, Any]:
         return {"name": self.name}
 
-    def check(self, strategy: Strategy, bits: int | None) -> None:
+    def check(self, strategy: Strategy, bits: int | None, stored: bool = False) -> None:
+        if stored:
+            raise without(self.name)
         if bits is not None:
             raise UserError("tuner=full tunes float weights; choose quant=fp with it, or tuner=scales")
         served = sum(zone.stop - zone.start for zone in strategy.sampling_zones.zones)
@@ -136,8 +141,8 @@ class IdentifierTuner(Tuner):
     def describe(self) -> dict[str, Any]:
         return {**self.inner.describe(), "identifier": {"sentence": self.sentence, "without": self.without}}
 
-    def check(self, strategy: Strategy, bits: int | None) -> None:
-        self.inner.check(strategy, bits)
+    def check(self, strategy: Strategy, bits: int | None, stored: bool = False) -> None:
+        self.inner.check(strategy, bits, stored)
         if len(strategy.runs) > 1:
             raise UserError(
                 f"tuner.identifier=true learns one identifier for all timesteps, but strategy {strategy.name} trains "
@@ -236,7 +241,9 @@ class LoraTuner(Tuner):
             **({} if self.group_size is None else {"group_size": self.group_size}),
         }
 
-    def check(self, strategy: Strategy, bits: int | None) -> None:
+    def check(self, strategy: Strategy, bits: int | None, stored: bool = False) -> None:
+        if stored:
+            raise without("qlora" if self.quantized else self.name)
         if self.group_size is not None and not self.quantized:
             raise UserError(f"tuner.group_size={self.group_size} needs packed codes; choose tuner=qa_lora and quant=w4")
         if self.quantized and bits is None:

@@ -63,7 +63,6 @@ REFUSED: list[tuple[str, str, dict[str, Any]]] = [
     *(("toy", UNET, {"sample_size": side}) for side in (None, 0, -8, "8", 8.5, [8, 16], [8], [], True, {"a": 8})),
     *(("xl", UNET, {"sample_size": side}) for side in (None, [8, 16])),
     ("toy", UNET, {"_class_name": "UNet2DModel"}),
-    ("toy", UNET, {"quantization_config": {"quant_method": "bitsandbytes"}}),
     ("toy", UNET, {"auto_map": {"AutoModel": "x.Y"}}),
     ("toy", VAE, {"latents_mean": [0.0] * 4}),
     ("xl", VAE, {"latents_mean": [0.0] * 4}),

@@ -33,6 +33,8 @@ INDEX = "model_index.json"
 CONFIG = "config.json"
 MADE = ("block_out_channels",)
 """Of an AutoencoderTiny: those of its decoder."""
+STORED = "quantization_config"
+"""Of a denoiser; see `diffusion.stored`."""
 NONE = (None,)
 TEXT: dict[str, tuple[Any, ...]] = {"use_attention_mask": (False, None), "auto_map": NONE, "quantization_config": NONE}
 CLIP = {"hidden_size": 512, "max_position_embeddings": 77, "projection_dim": 512}
@@ -109,7 +111,7 @@ def network_config(
     """
     file = part_of(folder, part) / CONFIG
     found = read_json(file)
-    require_known(file, found, kind, (*MADE, *former))
+    require_known(file, found, kind, (*MADE, *former, *(() if part == "vae" else (STORED,))))
     require_values(file, found, {"_class_name": (kind.__name__,), **former})
     defaults = {name: parameter.default for name, parameter in inspect.signature(kind.__init__).parameters.items()}
     filled = {**defaults, **found}
