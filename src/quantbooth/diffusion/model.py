@@ -15,7 +15,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar
 
 from diffusers import AutoencoderKL, AutoencoderTiny
 from jaxtyping import Float, Int
@@ -23,47 +23,15 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from quantbooth.diffusion.conditioning import Conditioning
+from quantbooth.diffusion.noise_schedule import NoiseSchedule
 from quantbooth.diffusion.prompt_length import require_whole
 from quantbooth.diffusion.scheduler_config import new_scheduler
 from quantbooth.runtime.errors import UserError
 
-__all__ = ["AUTOENCODERS", "Family", "NoiseSchedule", "Shape", "TextEncoder"]
+__all__ = ["AUTOENCODERS", "Family", "Shape", "TextEncoder"]
 
 AUTOENCODERS: Mapping[str, Any] = {"AutoencoderKL": AutoencoderKL, "AutoencoderTiny": AutoencoderTiny}
 """Diffusers' classes of autoencoders that most families have, by their names."""
-
-
-@runtime_checkable
-class NoiseSchedule(Protocol):
-    """The forward process of a family and the prediction target of its denoiser; t is a training timestep."""
-
-    @property
-    def timesteps(self) -> int:
-        """T, the number of training timesteps."""
-
-    def snr(self) -> Float[Tensor, " timesteps"]:
-        """Return the signal-to-noise ratio of each training timestep, decreasing in t."""
-
-    def add_noise(
-        self, x_0: Float[Tensor, "b ..."], noise: Float[Tensor, "b ..."], t: Int[Tensor, " b"]
-    ) -> Float[Tensor, "b ..."]:
-        """Return x_t."""
-
-    def target(
-        self, x_0: Float[Tensor, "b ..."], noise: Float[Tensor, "b ..."], t: Int[Tensor, " b"]
-    ) -> Float[Tensor, "b ..."]:
-        """Return the prediction target at x_t."""
-
-    def origin(
-        self, x_t: Float[Tensor, "b ..."], predicted: Float[Tensor, "b ..."], t: Tensor
-    ) -> Float[Tensor, "b ..."]:
-        """Return the x_0 that a prediction implies; t is one timestep for the whole batch."""
-
-    def bounded_inverse_weight(self, t: Int[Tensor, " b"], bound: float) -> Float[Tensor, " b"]:
-        """Return the loss weight min(1 / signal power of x_t, bound) of each sample."""
-
-    def first_timestep_below(self, snr: float) -> int:
-        """Return the first t whose signal-to-noise ratio is below the given one, T where there is none."""
 
 
 @dataclass(frozen=True)
@@ -163,6 +131,12 @@ class Family(ABC):
             conditioning: from `encode_prompts`, a row per sample.
         """
 
+    def guide(
+        self, unconditional: Float[Tensor, "b c h w"], conditional: Float[Tensor, "b c h w"], guidance: float
+    ) -> Float[Tensor, "b c h w"]:
+        """Return the prediction e_uncond + w (e_cond - e_uncond) of classifier-free guidance (arXiv 2207.12598)."""
+        return unconditional + guidance * (conditional - unconditional)
+
     @abstractmethod
     def latent_shape(self, denoiser: nn.Module) -> tuple[int, int, int]:
         """Return (channels, height, width) of the latents at the denoiser's training resolution."""
@@ -201,9 +175,13 @@ class Family(ABC):
     def call_of(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Tensor, Any]:
         """Return two arguments of a call of the network: a tensor with a row per sample, and the network time."""
 
+    def network_time(self, t: Tensor, rows: int) -> Tensor:
+        """Return the network's time of t, one number a row; the inverse of `training_timestep`, linear in t."""
+        return t.expand(rows)
+
     @abstractmethod
     def training_timestep(self, network_time: Tensor) -> Tensor:
-        """Convert network time to t; the inverse of the conversion in `predict`."""
+        """Convert network time to t; the inverse of `network_time`."""
 
     def new_scheduler(
         self, name: str, scheduler_config: Mapping[str, Any], steps: int, latent_shape: tuple[int, int, int]

@@ -212,7 +212,7 @@ def _tokenizer(kind: Any, folder: Path) -> Any:
 
 def _encoder(folder: Path, network: Any, tokenizer: Any, dtype: torch.dtype | str) -> TextEncoder:
     encoder = TextEncoder(read_network(network, folder, dtype=dtype), tokenizer)
-    if len(tokenizer) > (most := encoder.network.config.vocab_size):
+    if len(tokenizer) > (most := encoder.network.config.get_text_config().vocab_size):
         raise UserError(
             f"the tokenizer of {folder.parent} has {len(tokenizer)} tokens, more than vocab_size = {most} beside it"
         )

@@ -7,13 +7,18 @@ from torch import nn
 from experiments.random_transformers import TRANSFORMERS
 from quantbooth.diffusion.families.flux1 import Flux1
 from quantbooth.diffusion.families.pixart import PixArtSigma
+from quantbooth.diffusion.families.qwen_image import QwenImage
 from quantbooth.diffusion.model import Family
 from quantbooth.quant.surgery import matching
 
 
 @pytest.mark.parametrize(
     ("name", "family", "quantized", "outside", "gigabytes"),
-    [("pixart-sigma", PixArtSigma, 280, 7, 0.297), ("flux1-dev", Flux1, 494, 10, 5.917)],
+    [
+        ("pixart-sigma", PixArtSigma, 280, 7, 0.297),
+        ("flux1-dev", Flux1, 494, 10, 5.917),
+        ("qwen-image", QwenImage, 840, 6, 10.192),
+    ],
 )
 def test_layers_of_the_blocks_are_quantized(
     name: str, family: type[Family], quantized: int, outside: int, gigabytes: float

@@ -8,6 +8,8 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
+from diffusers import FlowMatchEulerDiscreteScheduler
+from diffusers.pipelines.flux.pipeline_flux import calculate_shift
 from torch import Tensor
 
 from quantbooth.diffusion.families.transformer import TransformerFamily
@@ -15,10 +17,22 @@ from quantbooth.diffusion.flow_schedule import KIND, FlowEuler, FlowSchedule, ti
 from quantbooth.diffusion.scheduler_config import SCHEDULER_FILE, read_scheduler_config
 from quantbooth.runtime.errors import UserError
 
-__all__ = ["FlowFamily"]
+__all__ = ["FlowFamily", "mu_by_patches"]
 
 EULER = "flow_euler"
 T = 1000
+PATCH = 2
+SHIFT_RANGE = {"base_image_seq_len": 256, "max_image_seq_len": 4096, "base_shift": 0.5, "max_shift": 1.15}
+"""Keys of the scheduler's configuration that decide mu, with the defaults of diffusers' pipelines."""
+
+
+def mu_by_patches(
+    scheduler_config: Mapping[str, Any], latent_shape: tuple[int, int, int], max_shift: float = SHIFT_RANGE["max_shift"]
+) -> float:
+    """Return mu of the shift by the number of 2 x 2 patches; `max_shift` where the configuration does not say it."""
+    said = {**SHIFT_RANGE, "max_shift": max_shift, **scheduler_config}
+    patches = (latent_shape[1] // PATCH) * (latent_shape[2] // PATCH)
+    return float(calculate_shift(patches, *(said[key] for key in SHIFT_RANGE)))
 
 
 class FlowFamily(TransformerFamily):
@@ -36,7 +50,6 @@ class FlowFamily(TransformerFamily):
         return FlowSchedule(scheduler_config)
 
     def network_time(self, t: Tensor, rows: int) -> Tensor:
-        """Return the network's time of t, one number a row; the inverse of `training_timestep`."""
         return ((t.float() + 1) / (T / self.network_timesteps)).expand(rows)
 
     def training_timestep(self, network_time: Tensor) -> Tensor:
@@ -63,6 +76,10 @@ class FlowFamily(TransformerFamily):
             return float(scheduler_config.get("shift", 1.0))
         mu = float(self.scheduler_options(scheduler_config, steps, latent_shape)["mu"])
         return mu if scheduler_config.get("time_shift_type") == "linear" else math.exp(mu)
+
+    def pipeline(self, parts: Mapping[str, Any], scheduler_config: Mapping[str, Any]) -> Any:
+        scheduler = FlowMatchEulerDiscreteScheduler.from_config(dict(scheduler_config))
+        return self.pipeline_class(**parts, **dict.fromkeys(self.absent_parts), scheduler=scheduler)
 
     def timesteps(self, folder: Path) -> int:
         """Return T of a folder's scheduler.

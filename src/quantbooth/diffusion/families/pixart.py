@@ -75,7 +75,7 @@ class PixArtSigma(DdpmFamily, TransformerFamily):
         """Return the noise of transformer(x_t, t, tokens, mask)."""
         found: Tensor = denoiser(
             hidden_states=x_t,
-            timestep=t.expand(len(x_t)).to(x_t.device),
+            timestep=self.network_time(t, len(x_t)).to(x_t.device),
             encoder_hidden_states=conditioning.tokens,
             encoder_attention_mask=conditioning.extra[MASK],
         ).sample

@@ -8,6 +8,7 @@ from quantbooth.diffusion.diffusers_folder import read_json, text_encoder_names
 from quantbooth.diffusion.families.flux1 import Flux1
 from quantbooth.diffusion.families.flux2 import Flux2Klein
 from quantbooth.diffusion.families.pixart import PixArtSigma
+from quantbooth.diffusion.families.qwen_image import QwenImage
 from quantbooth.diffusion.families.sd3 import StableDiffusion3
 from quantbooth.diffusion.families.sdxl import StableDiffusionXL
 from quantbooth.diffusion.families.stable_diffusion import StableDiffusion
@@ -23,6 +24,7 @@ FAMILIES: dict[str, type[Family]] = {
     "Flux2KleinPipeline": Flux2Klein,
     "FluxPipeline": Flux1,
     "PixArtSigmaPipeline": PixArtSigma,
+    "QwenImagePipeline": QwenImage,
 }
 
 

@@ -36,6 +36,8 @@ class TransformerFamily(Family):
         denoiser_values: the supported values of keys of the transformer.
         former_values: the supported `_class_name` of the transformer and keys that only an older class has.
         autoencoder_values: the supported values of keys of the autoencoder.
+        autoencoder_keys: further keys of it, which its class does not have and the family reads.
+        latent_channels: the key of its number of channels.
         switches: the supported values of keys of the index that are no parts.
     """
 
@@ -45,6 +47,8 @@ class TransformerFamily(Family):
     denoiser_values: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
     former_values: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
     autoencoder_values: ClassVar[Mapping[str, tuple[Any, ...]]] = {"in_channels": (3,), "out_channels": (3,)}
+    autoencoder_keys: ClassVar[Collection[str]] = ()
+    latent_channels: ClassVar[str] = "latent_channels"
     switches: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
 
     def blocks(self, denoiser: nn.Module) -> list[str]:
@@ -73,8 +77,8 @@ class TransformerFamily(Family):
         autoencoder = require_index(folder, parts)
         values, former = self.denoiser_values, self.former_values
         transformer = network_config(folder, self.component, self.denoiser_class, values, former)
-        vae = network_config(folder, "vae", autoencoder, self.autoencoder_values)
+        vae = network_config(folder, "vae", autoencoder, self.autoencoder_values, further=self.autoencoder_keys)
         if "scaling_factor" in vae:
             number_above_0(folder / "vae" / CONFIG, vae, "scaling_factor")
-        whole(folder / "vae" / CONFIG, vae, "latent_channels")
+        whole(folder / "vae" / CONFIG, vae, self.latent_channels)
         return transformer, vae, 2 ** (levels(folder, vae) - 1)
