@@ -15,6 +15,7 @@ from transformers import CLIPTokenizer, Qwen2Tokenizer, T5Tokenizer
 
 from experiments import transformer_numbers as n
 from quantbooth.diffusion.base import Base
+from quantbooth.diffusion.families.chroma import Chroma
 from quantbooth.diffusion.families.flux1 import Flux1
 from quantbooth.diffusion.families.flux2 import Flux2Klein
 from quantbooth.diffusion.families.pixart import PixArtSigma
@@ -143,4 +144,6 @@ TRANSFORMERS: dict[str, Transformer] = {
     "tiny-qwen-image": Transformer(
         QwenImage(64), n.TINY_QWEN_IMAGE, 195_376, (n.SMALL_QWEN_VL,), n.SMALL_QWEN_VAE, n.QWEN_SHIFT
     ),
+    "chroma": Transformer(Chroma(), n.CHROMA, 8_899_983_424, (n.T5_XXL,), n.FLUX1_VAE, n.BY_TOKENS),
+    "tiny-chroma": Transformer(Chroma(64), n.TINY_CHROMA, 47_296, (n.SMALL_T5,), n.SMALL_FLUX1_VAE, n.BY_TOKENS),
 }

@@ -136,3 +136,12 @@ QWEN_SHIFT: Numbers = {
     **{**BY_TOKENS, "shift": 1.0, "base_image_seq_len": 256, "max_image_seq_len": 8192},
     **{"base_shift": 0.5, "max_shift": 0.9, "shift_terminal": 0.02},
 }
+CHROMA: Numbers = {
+    **{"in_channels": 64, "num_layers": 19, "num_single_layers": 38, "attention_head_dim": 128},
+    **{"num_attention_heads": 24, "joint_attention_dim": 4096},
+}
+TINY_CHROMA: Numbers = {
+    **{"in_channels": 64, "num_layers": 1, "num_single_layers": 1, "attention_head_dim": 16},
+    **{"num_attention_heads": 2, "joint_attention_dim": 56, "axes_dims_rope": [4, 4, 8]},
+    **{"approximator_num_channels": 8, "approximator_hidden_dim": 32, "approximator_layers": 1},
+}

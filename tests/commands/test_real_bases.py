@@ -1,4 +1,4 @@
-"""The whole chain on bases with the structure of Stable Diffusion 1.5, XL, 3.5, FLUX, PixArt-Sigma and Qwen-Image."""
+"""The whole chain on a base with the structure of each family's own: unets, transformers, DDPM and flows."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusers import DiffusionPipeline, FluxPipeline, QwenImagePipeline
+from diffusers import ChromaPipeline, DiffusionPipeline, FluxPipeline, QwenImagePipeline
 from omegaconf import DictConfig
 from PIL import Image
 
@@ -50,14 +50,8 @@ QUICK = (
 @pytest.fixture(
     scope="module",
     params=[
-        "tiny",
-        "tiny-xl",
-        "tiny-sd3",
-        "tiny-sd3-without-t5",
-        "tiny-klein",
-        "tiny-flux1",
-        "tiny-pixart",
-        "tiny-qwen-image",
+        *("tiny", "tiny-xl", "tiny-sd3", "tiny-sd3-without-t5", "tiny-klein", "tiny-flux1", "tiny-pixart"),
+        *("tiny-qwen-image", "tiny-chroma"),
     ],
 )
 def configure(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Configure:
@@ -77,6 +71,7 @@ def configure(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
         "tiny-flux1": ["base=flux1_dev", "sampler=flow_euler", "sampler.guidance=1"],
         "tiny-pixart": ["base=pixart_sigma"],
         "tiny-qwen-image": ["base=qwen_image", "sampler=flow_euler"],
+        "tiny-chroma": ["base=chroma", "sampler=flow_euler"],
         "tiny-klein": ["base=klein_4b", "sampler=flow_euler", "timesteps=shifted"],
     }[request.param]
 
@@ -108,7 +103,7 @@ def test_everything_runs_and_leaves_as_a_folder_that_draws_the_same(configure: C
     }
     if plan.cfg.base.name == "pixart_sigma":
         options["use_resolution_binning"] = False
-    if isinstance(pipeline, FluxPipeline | QwenImagePipeline):
+    if isinstance(pipeline, FluxPipeline | QwenImagePipeline | ChromaPipeline):
         noise = pipeline._pack_latents(noise, *noise.shape)
     if plan.cfg.base.name == "flux1_dev":
         options["guidance_scale"] = 3.5
@@ -133,7 +128,7 @@ def test_everything_runs_and_leaves_as_a_folder_that_draws_the_same(configure: C
 def test_rounding_is_learned_and_activations_are_quantized(configure: Configure) -> None:
     words = ("calibration=qdiffusion", "calibration.set.count=2", "calibration.set.timesteps=2")
     fast = ("calibration.rounding.iterations=2", "calibration.rounding.batch=2", "tuner.steps=1")
-    if configure().base.name in ("sd35_medium", "klein_4b", "flux1_dev", "qwen_image"):
+    if configure().base.name in ("sd35_medium", "klein_4b", "flux1_dev", "qwen_image", "chroma"):
         with pytest.raises(UserError, match="^activations can be quantized where AttnProcessor"):
             job(configure(*words, *fast, "quant=w4a8"))
         assert len(job(configure(*words, *fast))) == 2

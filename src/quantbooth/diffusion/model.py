@@ -28,7 +28,7 @@ from quantbooth.diffusion.prompt_length import require_whole
 from quantbooth.diffusion.scheduler_config import new_scheduler
 from quantbooth.runtime.errors import UserError
 
-__all__ = ["AUTOENCODERS", "Family", "Shape", "TextEncoder"]
+__all__ = ["AUTOENCODERS", "Family", "Shape", "TextEncoder", "recomputed"]
 
 AUTOENCODERS: Mapping[str, Any] = {"AutoencoderKL": AutoencoderKL, "AutoencoderTiny": AutoencoderTiny}
 """Diffusers' classes of autoencoders that most families have, by their names."""
@@ -71,7 +71,7 @@ class Shape:
     timesteps: int
 
 
-def _recomputed(module: nn.Module, *inputs: Any) -> Any:
+def recomputed(module: nn.Module, *inputs: Any) -> Any:
     """Call a block whose activations are computed again; nothing in a denoiser draws numbers, so no state is kept."""
     return checkpoint(module.__call__, *inputs, use_reentrant=False, preserve_rng_state=False)
 
@@ -155,7 +155,7 @@ class Family(ABC):
 
     def enable_gradient_checkpointing_(self, denoiser: Any) -> None:
         """Recompute the activations of blocks in the backward pass instead of saving them."""
-        denoiser.enable_gradient_checkpointing(_recomputed)
+        denoiser.enable_gradient_checkpointing(recomputed)
 
     def new_denoiser(self, config: Mapping[str, Any]) -> Any:
         """Return a denoiser of this architecture with random weights, or without weights on the meta device."""

@@ -10,7 +10,7 @@ import torch
 from diffusers import AutoencoderTiny
 from diffusers.utils import logging as diffusers_logging
 from safetensors import SafetensorError
-from torch import nn
+from torch import Tensor, nn
 from transformers.utils import logging as transformers_logging
 
 from quantbooth.diffusion.base import Base, frozen
@@ -252,6 +252,12 @@ def as_pipeline(base: Base) -> Any:
 
 
 def _inputs_like_weights(denoiser: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-    """Return the arguments of a denoiser's call, with inputs that pipelines name and that follow a text encoder."""
-    named = {"hidden_states", "encoder_hidden_states", "pooled_projections"} & kwargs.keys()
-    return args, kwargs | {name: kwargs[name].to(denoiser.dtype) for name in named}
+    """Return the arguments of a denoiser's call, with tensors of floats, and lists of them, in its precision."""
+
+    def like(given: Any) -> Any:
+        if isinstance(given, list):
+            return [like(one) for one in given]
+        return given.to(denoiser.dtype) if isinstance(given, Tensor) and given.is_floating_point() else given
+
+    named = {name: value if name == "timestep" else like(value) for name, value in kwargs.items()}
+    return tuple(map(like, args)), named

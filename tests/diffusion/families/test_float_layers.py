@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from experiments.random_transformers import TRANSFORMERS
+from quantbooth.diffusion.families.chroma import Chroma
 from quantbooth.diffusion.families.flux1 import Flux1
 from quantbooth.diffusion.families.pixart import PixArtSigma
 from quantbooth.diffusion.families.qwen_image import QwenImage
@@ -18,6 +19,7 @@ from quantbooth.quant.surgery import matching
         ("pixart-sigma", PixArtSigma, 280, 7, 0.297),
         ("flux1-dev", Flux1, 494, 10, 5.917),
         ("qwen-image", QwenImage, 840, 6, 10.192),
+        ("chroma", Chroma, 418, 15, 4.303),
     ],
 )
 def test_layers_of_the_blocks_are_quantized(

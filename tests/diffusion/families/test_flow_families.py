@@ -6,7 +6,13 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler, FluxPipeline, QwenImagePipeline
+from diffusers import (
+    ChromaPipeline,
+    DiffusionPipeline,
+    FlowMatchEulerDiscreteScheduler,
+    FluxPipeline,
+    QwenImagePipeline,
+)
 
 from experiments.random_base import random_base
 from quantbooth.calibration.blocks import blocks_of
@@ -24,7 +30,7 @@ from quantbooth.quant.surgery import matching, quantize_
 from quantbooth.runtime.errors import UserError
 from quantbooth.timesteps.zones import zones_from_borders
 
-NAMES = ["tiny-sd3", "tiny-sd3-without-t5", "tiny-klein", "tiny-flux1", "tiny-qwen-image"]
+NAMES = ["tiny-sd3", "tiny-sd3-without-t5", "tiny-klein", "tiny-flux1", "tiny-qwen-image", "tiny-chroma"]
 TEXTS = ["a red mug", "a duck on the beach"]
 T = 1000
 
@@ -52,7 +58,7 @@ def ours(base: Base) -> torch.Tensor:
 def theirs(pipeline: Any, noise: torch.Tensor, side: int) -> torch.Tensor:
     pipeline.set_progress_bar_config(disable=True)
     size: dict[str, Any] = {"height": side, "width": side, "output_type": "pt"}
-    if isinstance(pipeline, FluxPipeline | QwenImagePipeline):
+    if isinstance(pipeline, FluxPipeline | QwenImagePipeline | ChromaPipeline):
         noise = pipeline._pack_latents(noise, *noise.shape)
     if isinstance(pipeline, QwenImagePipeline):
         size |= {"true_cfg_scale": 4.0, "negative_prompt": [""] * len(TEXTS)}

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from quantbooth.diffusion.diffusers_folder import read_json, text_encoder_names
+from quantbooth.diffusion.families.chroma import Chroma
 from quantbooth.diffusion.families.flux1 import Flux1
 from quantbooth.diffusion.families.flux2 import Flux2Klein
 from quantbooth.diffusion.families.pixart import PixArtSigma
@@ -25,6 +26,7 @@ FAMILIES: dict[str, type[Family]] = {
     "FluxPipeline": Flux1,
     "PixArtSigmaPipeline": PixArtSigma,
     "QwenImagePipeline": QwenImage,
+    "ChromaPipeline": Chroma,
 }
 
 
