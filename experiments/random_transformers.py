@@ -21,6 +21,7 @@ from quantbooth.diffusion.families.flux2 import Flux2Klein
 from quantbooth.diffusion.families.pixart import PixArtSigma
 from quantbooth.diffusion.families.qwen_image import QwenImage
 from quantbooth.diffusion.families.sd3 import StableDiffusion3, StableDiffusion3WithoutT5
+from quantbooth.diffusion.families.zimage import ZImage
 from quantbooth.diffusion.model import Family, TextEncoder
 
 __all__ = ["TRANSFORMERS", "Transformer", "random_transformer_base"]
@@ -146,4 +147,6 @@ TRANSFORMERS: dict[str, Transformer] = {
     ),
     "chroma": Transformer(Chroma(), n.CHROMA, 8_899_983_424, (n.T5_XXL,), n.FLUX1_VAE, n.BY_TOKENS),
     "tiny-chroma": Transformer(Chroma(64), n.TINY_CHROMA, 47_296, (n.SMALL_T5,), n.SMALL_FLUX1_VAE, n.BY_TOKENS),
+    "zimage": Transformer(ZImage(), n.ZIMAGE, 6_154_908_736, (n.QWEN3_4B,), n.FLUX1_VAE, n.SHIFT_3),
+    "tiny-zimage": Transformer(ZImage(64), n.TINY_ZIMAGE, 364_176, (n.SMALL_QWEN,), n.SMALL_FLUX1_VAE, n.SHIFT_3),
 }

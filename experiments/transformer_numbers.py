@@ -145,3 +145,15 @@ TINY_CHROMA: Numbers = {
     **{"num_attention_heads": 2, "joint_attention_dim": 56, "axes_dims_rope": [4, 4, 8]},
     **{"approximator_num_channels": 8, "approximator_hidden_dim": 32, "approximator_layers": 1},
 }
+ZIMAGE: Numbers = {
+    "in_channels": 16,
+    "dim": 3840,
+    "n_layers": 30,
+    "n_heads": 30,
+    "n_kv_heads": 30,
+    "cap_feat_dim": 2560,
+}
+TINY_ZIMAGE: Numbers = {
+    **{"in_channels": 16, "dim": 32, "n_layers": 2, "n_refiner_layers": 1, "n_heads": 2, "n_kv_heads": 2},
+    **{"cap_feat_dim": 16, "axes_dims": [8, 4, 4], "axes_lens": [1024, 64, 64]},
+}

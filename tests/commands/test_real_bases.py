@@ -51,7 +51,7 @@ QUICK = (
     scope="module",
     params=[
         *("tiny", "tiny-xl", "tiny-sd3", "tiny-sd3-without-t5", "tiny-klein", "tiny-flux1", "tiny-pixart"),
-        *("tiny-qwen-image", "tiny-chroma"),
+        *("tiny-qwen-image", "tiny-chroma", "tiny-zimage"),
     ],
 )
 def configure(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Configure:
@@ -72,6 +72,7 @@ def configure(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
         "tiny-pixart": ["base=pixart_sigma"],
         "tiny-qwen-image": ["base=qwen_image", "sampler=flow_euler"],
         "tiny-chroma": ["base=chroma", "sampler=flow_euler"],
+        "tiny-zimage": ["base=zimage", "sampler=flow_euler"],
         "tiny-klein": ["base=klein_4b", "sampler=flow_euler", "timesteps=shifted"],
     }[request.param]
 
@@ -107,6 +108,8 @@ def test_everything_runs_and_leaves_as_a_folder_that_draws_the_same(configure: C
         noise = pipeline._pack_latents(noise, *noise.shape)
     if plan.cfg.base.name == "flux1_dev":
         options["guidance_scale"] = 3.5
+    if plan.cfg.base.name == "zimage":  # cond + s (cond - uncond)
+        options["guidance_scale"] -= 1
     if plan.cfg.base.name == "qwen_image":
         options |= {"true_cfg_scale": options.pop("guidance_scale"), "negative_prompt": ""}
     image = pipeline(prompt=request.text, latents=noise, **options).images[0]
@@ -128,7 +131,12 @@ def test_everything_runs_and_leaves_as_a_folder_that_draws_the_same(configure: C
 def test_rounding_is_learned_and_activations_are_quantized(configure: Configure) -> None:
     words = ("calibration=qdiffusion", "calibration.set.count=2", "calibration.set.timesteps=2")
     fast = ("calibration.rounding.iterations=2", "calibration.rounding.batch=2", "tuner.steps=1")
-    if configure().base.name in ("sd35_medium", "klein_4b", "flux1_dev", "qwen_image", "chroma"):
+    if configure().base.name == "zimage":
+        with pytest.raises(
+            UserError, match=r"^calibration\.rounding must be null for this base, .* choose calibration=mse"
+        ):
+            job(configure(*words, *fast))
+    elif configure().base.name in ("sd35_medium", "klein_4b", "flux1_dev", "qwen_image", "chroma"):
         with pytest.raises(UserError, match="^activations can be quantized where AttnProcessor"):
             job(configure(*words, *fast, "quant=w4a8"))
         assert len(job(configure(*words, *fast))) == 2

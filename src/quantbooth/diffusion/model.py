@@ -14,6 +14,7 @@ the arguments of the network's call. A family is one file in `diffusion/families
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -92,6 +93,9 @@ class Family(ABC):
         schedulers: schedulers by our names, called as diffusers', whose timesteps are training timesteps.
         guided: whether samplers guide with an unconditional prediction; not where guidance was distilled into it.
         float_layers: patterns of the denoiser's layers that stay float by default.
+        rowless_layers: patterns of those that can be neither quantized nor adapted: their inputs have no row per
+            sample, or the denoiser reads their weight itself.
+        same_shapes: whether blocks get tensors of the same shapes for all prompts, as learned rounding needs.
         lora_prefixes: prefixes of the denoiser's layers in kohya's LoRA files.
         first_weight: a tensor name that every single-file checkpoint of the family has; None without such files.
         architectures: keys of such a file's header, and how their values begin for this family.
@@ -108,6 +112,8 @@ class Family(ABC):
     schedulers: ClassVar[Mapping[str, Any]]
     guided: ClassVar[bool] = True
     float_layers: ClassVar[tuple[str, ...]] = ()
+    rowless_layers: ClassVar[tuple[str, ...]] = ()
+    same_shapes: ClassVar[bool] = True
     lora_prefixes: ClassVar[tuple[str, ...]] = ()
     first_weight: ClassVar[str | None] = None
     architectures: ClassVar[Mapping[str, tuple[str, ...]]] = {}
@@ -144,6 +150,20 @@ class Family(ABC):
     @abstractmethod
     def blocks(self, denoiser: nn.Module) -> list[str]:
         """Return the names of the blocks that calibration reconstructs one at a time (BRECQ); they do not nest."""
+
+    def require_rows(self, layers: Iterable[str], option: str) -> None:
+        """Check that layers to quantize or to adapt have a row per sample.
+
+        Raises:
+            UserError: for the first that has not, with the option that chooses layers.
+        """
+        for layer in layers:
+            for pattern in self.rowless_layers:
+                if fnmatchcase(layer, pattern):
+                    raise UserError(
+                        f"{option} must leave out {pattern} for this base, where the layer {layer} mixes samples into "
+                        "rows, or its weight is read directly"
+                    )
 
     def skip_splits(self, denoiser: nn.Module) -> dict[str, tuple[int, int]]:
         """Return the layers that read a concatenation: name -> (inputs from the previous block, from the encoder).

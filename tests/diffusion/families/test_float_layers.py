@@ -9,6 +9,7 @@ from quantbooth.diffusion.families.chroma import Chroma
 from quantbooth.diffusion.families.flux1 import Flux1
 from quantbooth.diffusion.families.pixart import PixArtSigma
 from quantbooth.diffusion.families.qwen_image import QwenImage
+from quantbooth.diffusion.families.zimage import ZImage
 from quantbooth.diffusion.model import Family
 from quantbooth.quant.surgery import matching
 
@@ -20,6 +21,7 @@ from quantbooth.quant.surgery import matching
         ("flux1-dev", Flux1, 494, 10, 5.917),
         ("qwen-image", QwenImage, 840, 6, 10.192),
         ("chroma", Chroma, 418, 15, 4.303),
+        ("zimage", ZImage, 270, 6, 3.071),
     ],
 )
 def test_layers_of_the_blocks_are_quantized(

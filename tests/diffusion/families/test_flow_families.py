@@ -12,12 +12,14 @@ from diffusers import (
     FlowMatchEulerDiscreteScheduler,
     FluxPipeline,
     QwenImagePipeline,
+    ZImagePipeline,
 )
 
 from experiments.random_base import random_base
 from quantbooth.calibration.blocks import blocks_of
 from quantbooth.diffusion.base import Base
 from quantbooth.diffusion.conditioning import Conditioning
+from quantbooth.diffusion.families.zimage import ZImage
 from quantbooth.diffusion.outline import outline
 from quantbooth.diffusion.pretrained import as_pipeline, empty_denoiser, load_base, save_base
 from quantbooth.diffusion.router import route_
@@ -30,7 +32,7 @@ from quantbooth.quant.surgery import matching, quantize_
 from quantbooth.runtime.errors import UserError
 from quantbooth.timesteps.zones import zones_from_borders
 
-NAMES = ["tiny-sd3", "tiny-sd3-without-t5", "tiny-klein", "tiny-flux1", "tiny-qwen-image", "tiny-chroma"]
+NAMES = ["tiny-sd3", "tiny-sd3-without-t5", "tiny-klein", "tiny-flux1", "tiny-qwen-image", "tiny-chroma", "tiny-zimage"]
 TEXTS = ["a red mug", "a duck on the beach"]
 T = 1000
 
@@ -62,9 +64,11 @@ def theirs(pipeline: Any, noise: torch.Tensor, side: int) -> torch.Tensor:
         noise = pipeline._pack_latents(noise, *noise.shape)
     if isinstance(pipeline, QwenImagePipeline):
         size |= {"true_cfg_scale": 4.0, "negative_prompt": [""] * len(TEXTS)}
+    elif isinstance(pipeline, ZImagePipeline):  # cond + s (cond - uncond)
+        size["guidance_scale"] = 3.0
     elif not isinstance(pipeline, FluxPipeline):  # its own weight of guidance is its default
         size["guidance_scale"] = 4.0
-    found = pipeline(prompt=TEXTS, latents=noise, num_inference_steps=3, **size).images
+    found = pipeline(prompt=[*TEXTS], latents=noise, num_inference_steps=3, **size).images
     assert isinstance(found, torch.Tensor)
     return found
 
@@ -109,7 +113,7 @@ def test_large_text_encoders_stay_in_the_precision_of_their_files(folder: Path, 
 def test_network_time_comes_back_as_the_training_timestep(base: Base) -> None:
     times: list[torch.Tensor] = []
     hook = base.denoiser.register_forward_pre_hook(
-        lambda _m, _a, kwargs: times.append(kwargs["timestep"]), with_kwargs=True
+        lambda _m, args, kwargs: times.append(base.family.call_of(args, kwargs)[1]), with_kwargs=True
     )
     t, words = torch.arange(T), base.encode_prompts(["a"])
     with torch.no_grad():
@@ -117,10 +121,10 @@ def test_network_time_comes_back_as_the_training_timestep(base: Base) -> None:
             base.predict(torch.zeros(100, *base.latent_shape), some, words.expand(100))
     hook.remove()
     unit = {"StableDiffusion3": 1, "StableDiffusion3WithoutT5": 1}.get(type(base.family).__name__, 1000)
-    torch.testing.assert_close(torch.cat(times), (t + 1) / unit, rtol=0, atol=1e-7)
+    zero, sign = (1, -1) if isinstance(base.family, ZImage) else (0, 1)
+    torch.testing.assert_close(torch.cat(times), zero + sign * (t + 1) / unit, rtol=0, atol=1e-7)
     assert torch.equal(base.family.training_timestep(torch.cat(times)), t.float())
-    half = base.family.training_timestep(torch.tensor(0.0004 if unit == 1000 else 0.4))
-    assert half == 0
+    assert base.family.training_timestep(torch.tensor(zero + sign * 0.4 / unit)) == 0
 
 
 def test_sets_are_routed_in_our_loop_and_in_a_plain_pipeline(folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""The base class of flow families whose network gets latents as a row of 2 x 2 patches.
+"""The base class of flow families whose scheduler shifts by the number of 2 x 2 patches, and latents as a row of these.
 
 Their files say the side of pictures as `sample_size` of the autoencoder, by default 1024.
 """

@@ -20,14 +20,13 @@ from diffusers import AutoencoderKLQwenImage, QwenImagePipeline, QwenImageTransf
 from diffusers.models.transformers.transformer_qwenimage import QwenImageTransformerBlock
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.nn.functional import pad
 from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2Tokenizer
 
 from quantbooth.diffusion.conditioning import Conditioning
 from quantbooth.diffusion.families.flow import PATCH
 from quantbooth.diffusion.families.folder_config import CONFIG, require_numbers, text_configs, whole
 from quantbooth.diffusion.families.packed import SIDE, PackedFlow, packed, unpacked
-from quantbooth.diffusion.families.templates import require_room_in
+from quantbooth.diffusion.families.templates import hidden_states, require_room_in
 from quantbooth.diffusion.model import Shape, TextEncoder
 
 __all__ = ["QwenImage"]
@@ -101,14 +100,8 @@ class QwenImage(PackedFlow):
         (encoder,) = encoders
         self.require_whole([encoder.tokenizer], prompts)
         template, dropped = _template()
-        texts, padding = [*map(template.format, prompts)], {"padding": True, "padding_side": "right"}
-        read = encoder.tokenizer(texts, **padding, return_tensors="pt").to(encoder.network.device)
-        options = {"output_hidden_states": True, "use_cache": False, "logits_to_keep": 1}
-        states = encoder.network(input_ids=read.input_ids, attention_mask=read.attention_mask, **options).hidden_states
-        mask = read.attention_mask[:, dropped:].bool()
-        more = WORDS - mask.shape[1]
-        tokens = (states[-1][:, dropped:] * mask[..., None]).float()
-        return Conditioning(pad(tokens, (0, 0, 0, more)), {MASK: pad(mask, (0, more))})
+        tokens, mask = hidden_states(encoder, [*map(template.format, prompts)], -1, dropped, WORDS, logits_to_keep=1)
+        return Conditioning(tokens, {MASK: mask})
 
     def pixels_per_latent(self, autoencoder: Any) -> int:
         return int(autoencoder.spatial_compression_ratio)

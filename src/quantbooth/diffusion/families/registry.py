@@ -13,6 +13,7 @@ from quantbooth.diffusion.families.qwen_image import QwenImage
 from quantbooth.diffusion.families.sd3 import StableDiffusion3
 from quantbooth.diffusion.families.sdxl import StableDiffusionXL
 from quantbooth.diffusion.families.stable_diffusion import StableDiffusion
+from quantbooth.diffusion.families.zimage import ZImage
 from quantbooth.diffusion.model import Family
 from quantbooth.runtime.errors import UserError
 
@@ -27,6 +28,7 @@ FAMILIES: dict[str, type[Family]] = {
     "PixArtSigmaPipeline": PixArtSigma,
     "QwenImagePipeline": QwenImage,
     "ChromaPipeline": Chroma,
+    "ZImagePipeline": ZImage,
 }
 
 

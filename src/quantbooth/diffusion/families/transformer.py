@@ -28,9 +28,10 @@ def _parameters(kind: Any) -> inspect.Signature:
 
 
 class TransformerFamily(Family):
-    """A denoiser that is called with `hidden_states` and `timestep`.
+    """A denoiser that is a transformer.
 
     Attributes:
+        call_names: of two arguments of its call: a tensor with a row per sample, and the network time.
         block_classes: diffusers' classes of its repeated blocks.
         scheduler_kinds: names of diffusers' classes that its scheduler configuration may be of.
         denoiser_values: the supported values of keys of the transformer.
@@ -42,6 +43,7 @@ class TransformerFamily(Family):
     """
 
     component = "transformer"
+    call_names: ClassVar[tuple[str, str]] = ("hidden_states", "timestep")
     block_classes: ClassVar[tuple[type, ...]]
     scheduler_kinds: ClassVar[Collection[str]]
     denoiser_values: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
@@ -55,9 +57,10 @@ class TransformerFamily(Family):
         return [name for name, module in denoiser.named_modules() if isinstance(module, self.block_classes)]
 
     def call_of(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Tensor, Any]:
-        """Return `hidden_states` and `timestep`, given by position or by keyword."""
+        """Return the arguments of `call_names`, given by position or by keyword."""
         given = _parameters(self.denoiser_class).bind_partial(None, *args, **kwargs).arguments
-        return given["hidden_states"], given["timestep"]
+        rows, time = self.call_names
+        return given[rows], given[time]
 
     def parts_config(self, folder: Path) -> tuple[dict[str, Any], dict[str, Any], int]:
         """Return the configurations of transformer and autoencoder, and the autoencoder's downsampling factor.
