@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from diffusers import AutoencoderKLFlux2, FlowMatchEulerDiscreteScheduler
 from tokenizers.pre_tokenizers import ByteLevel
-from transformers import CLIPTokenizer, Qwen2Tokenizer, T5Tokenizer
+from transformers import CLIPTokenizer, GemmaTokenizer, Qwen2Tokenizer, T5Tokenizer
 
 from experiments import transformer_numbers as n
 from quantbooth.diffusion.base import Base
@@ -20,6 +20,7 @@ from quantbooth.diffusion.families.flux1 import Flux1
 from quantbooth.diffusion.families.flux2 import Flux2Klein
 from quantbooth.diffusion.families.pixart import PixArtSigma
 from quantbooth.diffusion.families.qwen_image import QwenImage
+from quantbooth.diffusion.families.sana import Sana
 from quantbooth.diffusion.families.sd3 import StableDiffusion3, StableDiffusion3WithoutT5
 from quantbooth.diffusion.families.zimage import ZImage
 from quantbooth.diffusion.model import Family, TextEncoder
@@ -69,6 +70,14 @@ def qwen_tokenizer() -> Qwen2Tokenizer:
     return tokenizer
 
 
+def gemma_tokenizer() -> GemmaTokenizer:
+    """A tokenizer of Gemma's class whose tokens are bytes."""
+    tokens = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", *(f"<0x{byte:02X}>" for byte in range(256)), "\u2581"]
+    return GemmaTokenizer(
+        vocab={token: number for number, token in enumerate(tokens)}, model_max_length=8192, add_bos_token=True
+    )
+
+
 def random_transformer_base(name: str, clip_tokenizer: Callable[..., CLIPTokenizer], dtype: torch.dtype) -> Base:
     """All parts of an architecture with weights drawn from torch's generator, in `dtype`.
 
@@ -116,10 +125,17 @@ def _encoder(
         words: Any = clip_tokenizer(**({} if padding is None else {"pad_token": padding}))
         config |= {key: getattr(words, key) for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
     else:
-        words = {T5Tokenizer: t5_tokenizer, Qwen2Tokenizer: qwen_tokenizer}[tokenizer]()
+        words = {T5Tokenizer: t5_tokenizer, Qwen2Tokenizer: qwen_tokenizer, GemmaTokenizer: gemma_tokenizer}[
+            tokenizer
+        ]()
     return TextEncoder(network(network.config_class(**config)).to(dtype), words)
 
 
+TOKENIZERS: dict[Any, Callable[[], Any]] = {
+    T5Tokenizer: t5_tokenizer,
+    Qwen2Tokenizer: qwen_tokenizer,
+    GemmaTokenizer: gemma_tokenizer,
+}
 TRANSFORMERS: dict[str, Transformer] = {
     "sd35-medium": Transformer(
         StableDiffusion3(), n.SD35_MEDIUM, 2_243_171_520, (n.CLIP_L, n.CLIP_G, n.T5_XXL), n.VAE, n.SHIFT_3
@@ -149,4 +165,6 @@ TRANSFORMERS: dict[str, Transformer] = {
     "tiny-chroma": Transformer(Chroma(64), n.TINY_CHROMA, 47_296, (n.SMALL_T5,), n.SMALL_FLUX1_VAE, n.BY_TOKENS),
     "zimage": Transformer(ZImage(), n.ZIMAGE, 6_154_908_736, (n.QWEN3_4B,), n.FLUX1_VAE, n.SHIFT_3),
     "tiny-zimage": Transformer(ZImage(64), n.TINY_ZIMAGE, 364_176, (n.SMALL_QWEN,), n.SMALL_FLUX1_VAE, n.SHIFT_3),
+    "sana": Transformer(Sana(), n.SANA, 1_604_462_752, (n.GEMMA2_2B,), n.SANA_VAE, n.DPM_FLOW),
+    "tiny-sana": Transformer(Sana(), n.TINY_SANA, 16_804, (n.SMALL_GEMMA2,), n.SMALL_SANA_VAE, n.SHIFT_3),
 }

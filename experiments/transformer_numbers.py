@@ -157,3 +157,37 @@ TINY_ZIMAGE: Numbers = {
     **{"in_channels": 16, "dim": 32, "n_layers": 2, "n_refiner_layers": 1, "n_heads": 2, "n_kv_heads": 2},
     **{"cap_feat_dim": 16, "axes_dims": [8, 4, 4], "axes_lens": [1024, 64, 64]},
 }
+SANA: Numbers = {
+    **{"in_channels": 32, "out_channels": 32, "num_attention_heads": 70, "attention_head_dim": 32, "num_layers": 20},
+    **{"num_cross_attention_heads": 20, "cross_attention_head_dim": 112, "cross_attention_dim": 2240},
+    **{"caption_channels": 2304, "mlp_ratio": 2.5, "sample_size": 32, "patch_size": 1},
+}
+TINY_SANA: Numbers = {
+    **{"in_channels": 4, "out_channels": 4, "num_attention_heads": 2, "attention_head_dim": 8, "num_layers": 2},
+    **{"num_cross_attention_heads": 2, "cross_attention_head_dim": 8, "cross_attention_dim": 16},
+    **{"caption_channels": 16, "sample_size": 8, "patch_size": 1},
+}
+GEMMA2_2B: Numbers = {
+    **{"vocab_size": 256_000, "hidden_size": 2304, "intermediate_size": 9216, "num_hidden_layers": 26},
+    **{"num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256},
+}
+SMALL_GEMMA2: Numbers = {
+    **{"vocab_size": 300, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2},
+    **{"num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 8},
+}
+SANA_VAE: Numbers = {
+    **{f"{side}_block_types": ["ResBlock"] * 3 + ["EfficientViTBlock"] * 3 for side in ("encoder", "decoder")},
+    **{"upsample_block_type": "interpolate", "downsample_block_type": "Conv", "scaling_factor": 0.41407},
+}
+SMALL_SANA_VAE: Numbers = {
+    **{f"{side}_block_types": ["ResBlock"] * 3 + ["EfficientViTBlock"] for side in ("encoder", "decoder")},
+    **{f"{side}_block_out_channels": [8, 8, 8, 8] for side in ("encoder", "decoder")},
+    **{f"{side}_layers_per_block": [1, 1, 1, 1] for side in ("encoder", "decoder")},
+    **{f"{side}_qkv_multiscales": [[], [], [], [5]] for side in ("encoder", "decoder")},
+    **{"upsample_block_type": "interpolate", "downsample_block_type": "Conv", "scaling_factor": 0.41407},
+    **{"latent_channels": 4, "attention_head_dim": 4},
+}
+DPM_FLOW: Numbers = {
+    **{"_class_name": "DPMSolverMultistepScheduler", "num_train_timesteps": 1000, "flow_shift": 3.0},
+    **{"prediction_type": "flow_prediction", "use_flow_sigmas": True},
+}

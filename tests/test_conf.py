@@ -204,7 +204,7 @@ def test_borders_of_a_base_are_legal_zones_that_leave_no_timestep_out(name: str)
     assert (zones.index(torch.arange(base.timesteps)) > 0).all()
 
 
-FLOWS = ("chroma", "flux1_dev", "klein_4b", "qwen_image", "sd35_large", "sd35_medium", "zimage")
+FLOWS = ("chroma", "flux1_dev", "klein_4b", "qwen_image", "sana", "sd35_large", "sd35_medium", "zimage")
 SCHEDULES = {"pixart_sigma": LINEAR}
 
 

@@ -51,7 +51,7 @@ QUICK = (
     scope="module",
     params=[
         *("tiny", "tiny-xl", "tiny-sd3", "tiny-sd3-without-t5", "tiny-klein", "tiny-flux1", "tiny-pixart"),
-        *("tiny-qwen-image", "tiny-chroma", "tiny-zimage"),
+        *("tiny-qwen-image", "tiny-chroma", "tiny-zimage", "tiny-sana"),
     ],
 )
 def configure(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Configure:
@@ -73,6 +73,7 @@ def configure(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
         "tiny-qwen-image": ["base=qwen_image", "sampler=flow_euler"],
         "tiny-chroma": ["base=chroma", "sampler=flow_euler"],
         "tiny-zimage": ["base=zimage", "sampler=flow_euler"],
+        "tiny-sana": ["base=sana", "sampler=flow_euler"],
         "tiny-klein": ["base=klein_4b", "sampler=flow_euler", "timesteps=shifted"],
     }[request.param]
 
@@ -102,7 +103,7 @@ def test_everything_runs_and_leaves_as_a_folder_that_draws_the_same(configure: C
         "height": 64,
         "width": 64,
     }
-    if plan.cfg.base.name == "pixart_sigma":
+    if plan.cfg.base.name in ("pixart_sigma", "sana"):
         options["use_resolution_binning"] = False
     if isinstance(pipeline, FluxPipeline | QwenImagePipeline | ChromaPipeline):
         noise = pipeline._pack_latents(noise, *noise.shape)
@@ -136,7 +137,7 @@ def test_rounding_is_learned_and_activations_are_quantized(configure: Configure)
             UserError, match=r"^calibration\.rounding must be null for this base, .* choose calibration=mse"
         ):
             job(configure(*words, *fast))
-    elif configure().base.name in ("sd35_medium", "klein_4b", "flux1_dev", "qwen_image", "chroma"):
+    elif configure().base.name in ("sd35_medium", "klein_4b", "flux1_dev", "qwen_image", "chroma", "sana"):
         with pytest.raises(UserError, match="^activations can be quantized where AttnProcessor"):
             job(configure(*words, *fast, "quant=w4a8"))
         assert len(job(configure(*words, *fast))) == 2

@@ -92,6 +92,7 @@ class Family(ABC):
         autoencoders: diffusers' classes of the autoencoder by their names.
         schedulers: schedulers by our names, called as diffusers', whose timesteps are training timesteps.
         guided: whether samplers guide with an unconditional prediction; not where guidance was distilled into it.
+        negative_prompts: whether that of another prompt than the empty one is supported.
         float_layers: patterns of the denoiser's layers that stay float by default.
         rowless_layers: patterns of those that can be neither quantized nor adapted: their inputs have no row per
             sample, or the denoiser reads their weight itself.
@@ -111,6 +112,7 @@ class Family(ABC):
     autoencoders: ClassVar[Mapping[str, Any]] = AUTOENCODERS
     schedulers: ClassVar[Mapping[str, Any]]
     guided: ClassVar[bool] = True
+    negative_prompts: ClassVar[bool] = True
     float_layers: ClassVar[tuple[str, ...]] = ()
     rowless_layers: ClassVar[tuple[str, ...]] = ()
     same_shapes: ClassVar[bool] = True

@@ -46,8 +46,12 @@ class FlowFamily(TransformerFamily):
     scheduler_kinds: ClassVar[Collection[str]] = (KIND,)
     network_timesteps: ClassVar[int] = 1000
 
+    def flow_config(self, scheduler_config: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the configuration of diffusers' flow-matching scheduler with the noise schedule of a base's own."""
+        return dict(scheduler_config)
+
     def schedule(self, scheduler_config: Mapping[str, Any]) -> FlowSchedule:
-        return FlowSchedule(scheduler_config)
+        return FlowSchedule(self.flow_config(scheduler_config))
 
     def network_time(self, t: Tensor, rows: int) -> Tensor:
         return ((t.float() + 1) / (T / self.network_timesteps)).expand(rows)
@@ -60,7 +64,8 @@ class FlowFamily(TransformerFamily):
     ) -> FlowEuler:
         if name not in self.schedulers:
             raise UserError(f"sampler.scheduler must be {EULER} for this base, got {name!r}; choose sampler={EULER}")
-        return FlowEuler(scheduler_config, steps, self.scheduler_options(scheduler_config, steps, latent_shape))
+        config = self.flow_config(scheduler_config)
+        return FlowEuler(config, steps, self.scheduler_options(config, steps, latent_shape))
 
     def scheduler_options(
         self, scheduler_config: Mapping[str, Any], steps: int, latent_shape: tuple[int, int, int]
@@ -72,13 +77,14 @@ class FlowFamily(TransformerFamily):
         self, scheduler_config: Mapping[str, Any], steps: int, latent_shape: tuple[int, int, int]
     ) -> float:
         """Return s of the sampler's sigma = s u / (1 + (s - 1) u): exp(mu), mu of a linear shift, or the base's own."""
-        if not scheduler_config.get("use_dynamic_shifting"):
-            return float(scheduler_config.get("shift", 1.0))
-        mu = float(self.scheduler_options(scheduler_config, steps, latent_shape)["mu"])
-        return mu if scheduler_config.get("time_shift_type") == "linear" else math.exp(mu)
+        config = self.flow_config(scheduler_config)
+        if not config.get("use_dynamic_shifting"):
+            return float(config.get("shift", 1.0))
+        mu = float(self.scheduler_options(config, steps, latent_shape)["mu"])
+        return mu if config.get("time_shift_type") == "linear" else math.exp(mu)
 
     def pipeline(self, parts: Mapping[str, Any], scheduler_config: Mapping[str, Any]) -> Any:
-        scheduler = FlowMatchEulerDiscreteScheduler.from_config(dict(scheduler_config))
+        scheduler = FlowMatchEulerDiscreteScheduler.from_config(self.flow_config(scheduler_config))
         return self.pipeline_class(**parts, **dict.fromkeys(self.absent_parts), scheduler=scheduler)
 
     def timesteps(self, folder: Path) -> int:

@@ -10,6 +10,7 @@ from quantbooth.diffusion.families.flux1 import Flux1
 from quantbooth.diffusion.families.flux2 import Flux2Klein
 from quantbooth.diffusion.families.pixart import PixArtSigma
 from quantbooth.diffusion.families.qwen_image import QwenImage
+from quantbooth.diffusion.families.sana import Sana
 from quantbooth.diffusion.families.sd3 import StableDiffusion3
 from quantbooth.diffusion.families.sdxl import StableDiffusionXL
 from quantbooth.diffusion.families.stable_diffusion import StableDiffusion
@@ -29,6 +30,7 @@ FAMILIES: dict[str, type[Family]] = {
     "QwenImagePipeline": QwenImage,
     "ChromaPipeline": Chroma,
     "ZImagePipeline": ZImage,
+    "SanaPipeline": Sana,
 }
 
 
