@@ -97,12 +97,8 @@ def test_everything_runs_and_leaves_as_a_folder_that_draws_the_same(configure: C
     pipeline = quantbooth.load_pipeline(plan.base_folder, plan.only.tuned.require())
     noise = quantbooth.initial_noise([request.prompt], [request.seed], base.latent_shape)
     pipeline.set_progress_bar_config(disable=True)
-    options: dict[str, Any] = {
-        "num_inference_steps": 2,
-        "guidance_scale": plan.sampler.guidance,
-        "height": 64,
-        "width": 64,
-    }
+    options: dict[str, Any] = {"num_inference_steps": 2, "height": 64, "width": 64, **base.family.call_options}
+    options["guidance_scale"] = plan.sampler.guidance
     if plan.cfg.base.name in ("pixart_sigma", "sana"):
         options["use_resolution_binning"] = False
     if isinstance(pipeline, FluxPipeline | QwenImagePipeline | ChromaPipeline):
@@ -112,7 +108,7 @@ def test_everything_runs_and_leaves_as_a_folder_that_draws_the_same(configure: C
     if plan.cfg.base.name == "zimage":  # cond + s (cond - uncond)
         options["guidance_scale"] -= 1
     if plan.cfg.base.name == "qwen_image":
-        options |= {"true_cfg_scale": options.pop("guidance_scale"), "negative_prompt": ""}
+        options["true_cfg_scale"] = options.pop("guidance_scale")
     image = pipeline(prompt=request.text, latents=noise, **options).images[0]
     drawn = np.asarray(Image.open(folder / request.file), dtype=int)
     assert np.abs(np.asarray(image, dtype=int) - drawn).max() <= 1
@@ -123,7 +119,9 @@ def test_everything_runs_and_leaves_as_a_folder_that_draws_the_same(configure: C
         again = zones(prompt=request.text, latents=noise, **options).images[0]
         assert np.abs(np.asarray(again, dtype=int) - drawn).max() <= 1
     plain = DiffusionPipeline.from_pretrained(str(exported), **dict.fromkeys(base.family.absent_parts))
-    assert all(f"{part}=None" in (exported / "README.md").read_text() for part in base.family.absent_parts)
+    card = (exported / "README.md").read_text()
+    assert all(f", {part}=None" in card for part in base.family.absent_parts)
+    assert all(f", {option}={value!r}" in card for option, value in base.family.call_options.items())
     config = dict(getattr(plain, base.component).config)
     assert config == dict(base.denoiser.config) | {"_name_or_path": config["_name_or_path"]}
 

@@ -89,6 +89,7 @@ class Family(ABC):
         large_texts: classes of text encoders that stay in the precision of their files, as the others do not.
         absent_parts: parts that are null in `model_index.json`; diffusers' `from_pretrained` wants them as None.
         pipeline_class: diffusers' class of the pipeline.
+        call_options: of the pipeline's call, without which it draws otherwise than samplers.
         autoencoders: diffusers' classes of the autoencoder by their names.
         schedulers: schedulers by our names, called as diffusers', whose timesteps are training timesteps.
         guided: whether samplers guide with an unconditional prediction; not where guidance was distilled into it.
@@ -109,6 +110,7 @@ class Family(ABC):
     large_texts: ClassVar[tuple[Any, ...]] = ()
     absent_parts: ClassVar[tuple[str, ...]] = ()
     pipeline_class: ClassVar[Any]
+    call_options: ClassVar[Mapping[str, Any]] = {}
     autoencoders: ClassVar[Mapping[str, Any]] = AUTOENCODERS
     schedulers: ClassVar[Mapping[str, Any]]
     guided: ClassVar[bool] = True

@@ -47,6 +47,7 @@ class PixArtSigma(DdpmFamily, TransformerFamily):
     text_lengths = (WORDS,)
     large_texts = (T5EncoderModel,)
     pipeline_class: ClassVar[Any] = PixArtSigmaPipeline
+    call_options: ClassVar[Mapping[str, Any]] = {"clean_caption": False}
     autoencoders: ClassVar[Mapping[str, Any]] = {"AutoencoderKL": AutoencoderKL}
     float_layers = ("pos_embed.*", "adaln_single.*", "caption_projection.*", "proj_out")
     block_classes: ClassVar[tuple[type, ...]] = (BasicTransformerBlock,)

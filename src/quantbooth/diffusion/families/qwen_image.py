@@ -44,6 +44,7 @@ class QwenImage(PackedFlow):
     text_classes: ClassVar[tuple[tuple[Any, Any], ...]] = ((Qwen2_5_VLForConditionalGeneration, Qwen2Tokenizer),)
     large_texts = (Qwen2_5_VLForConditionalGeneration,)
     pipeline_class: ClassVar[Any] = QwenImagePipeline
+    call_options: ClassVar[Mapping[str, Any]] = {"negative_prompt": ""}  # without one it does not guide
     autoencoders: ClassVar[Mapping[str, Any]] = {"AutoencoderKLQwenImage": AutoencoderKLQwenImage}
     autoencoder_values: ClassVar[Mapping[str, tuple[Any, ...]]] = {"input_channels": (3,)}
     autoencoder_keys = (SIDE,)
