@@ -1,6 +1,7 @@
 """Families with a flow schedule: pictures, time, sets and files are those of diffusers' own pipelines."""
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from diffusers import (
 )
 
 from experiments.random_base import random_base
+from quantbooth.calibration.block_cache import capture_inputs
 from quantbooth.calibration.blocks import blocks_of
 from quantbooth.diffusion.base import Base
 from quantbooth.diffusion.conditioning import Conditioning
@@ -128,14 +130,10 @@ def test_large_text_encoders_stay_in_the_precision_of_their_files(folder: Path, 
 
 def test_network_time_comes_back_as_the_training_timestep(base: Base) -> None:
     times: list[torch.Tensor] = []
-    hook = base.denoiser.register_forward_pre_hook(
-        lambda _m, args, kwargs: times.append(base.family.call_of(args, kwargs)[1]), with_kwargs=True
-    )
-    t, words = torch.arange(T), base.encode_prompts(["a"])
-    with torch.no_grad():
-        for some in t.split(100):
-            base.predict(torch.zeros(100, *base.latent_shape), some, words.expand(100))
-    hook.remove()
+    t, words = torch.arange(T), base.encode_prompts(["a"]).expand(100)
+    for some in t.split(100):
+        call = capture_inputs(base.denoiser, partial(base.predict, torch.zeros(100, *base.latent_shape), some, words))
+        times.append(base.family.call_of(call.args, call.kwargs)[1])
     unit = {"StableDiffusion3": 1, "StableDiffusion3WithoutT5": 1, "Sana": 1}.get(type(base.family).__name__, 1000)
     zero, sign = (1, -1) if isinstance(base.family, ZImage) else (0, 1)
     torch.testing.assert_close(torch.cat(times), zero + sign * (t + 1) / unit, rtol=0, atol=1e-7)
