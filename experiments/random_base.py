@@ -2,9 +2,8 @@
 
 They draw noise, but load, calibrate, tune, sample and export as real ones do: to try a whole path before a download,
 or where there is none. The numbers are those of the published configuration files; the counts of weights are asserted.
-The tokenizer is CLIP's own, whose merges open_clip carries. `tiny`, `tiny-xl`, `tiny-sd3` (`tiny-sd3-without-t5`),
-`tiny-klein`, `tiny-pixart` and `tiny-flux1` have the structure of sd15, sdxl, sd35-medium, klein-4b, pixart-sigma and
-flux1-dev; `clip` is a small open_clip folder.
+The tokenizer is CLIP's own, whose merges open_clip carries. `tiny`, `tiny-xl` and `tiny-NAME` of the bases in
+`experiments.random_transformers` have the structure of the published ones; `clip` is a small open_clip folder.
 """
 
 import json

@@ -16,7 +16,7 @@ from PIL import Image
 from transformers import ViTConfig, ViTImageProcessor, ViTModel
 
 from composing import composed
-from experiments.random_transformers import LINEAR
+from experiments.transformer_numbers import LINEAR
 from quantbooth.data.dreambooth import NAMES
 from quantbooth.data.photos import photo_subject
 from quantbooth.data.prompts import prompts_for
@@ -204,7 +204,7 @@ def test_borders_of_a_base_are_legal_zones_that_leave_no_timestep_out(name: str)
     assert (zones.index(torch.arange(base.timesteps)) > 0).all()
 
 
-FLOWS = ("flux1_dev", "klein_4b", "sd35_large", "sd35_medium")
+FLOWS = ("chroma", "flux1_dev", "klein_4b", "qwen_image", "sana", "sd35_large", "sd35_medium", "zimage")
 SCHEDULES = {"pixart_sigma": LINEAR}
 
 

@@ -1,12 +1,13 @@
-"""The whole chain on bases with the structure of Stable Diffusion 1.5, XL, 3.5, FLUX and PixArt-Sigma."""
+"""The whole chain on a base with the structure of each family's own: unets, transformers, DDPM and flows."""
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from diffusers import DiffusionPipeline
+from diffusers import ChromaPipeline, DiffusionPipeline, FluxPipeline, QwenImagePipeline
 from omegaconf import DictConfig
 from PIL import Image
 
@@ -48,7 +49,10 @@ QUICK = (
 
 @pytest.fixture(
     scope="module",
-    params=["tiny", "tiny-xl", "tiny-sd3", "tiny-sd3-without-t5", "tiny-klein", "tiny-flux1", "tiny-pixart"],
+    params=[
+        *("tiny", "tiny-xl", "tiny-sd3", "tiny-sd3-without-t5", "tiny-klein", "tiny-flux1", "tiny-pixart"),
+        *("tiny-qwen-image", "tiny-chroma", "tiny-zimage", "tiny-sana"),
+    ],
 )
 def configure(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Configure:
     """Makes a configuration of one of the bases and a folder with photos of odd sizes."""
@@ -66,6 +70,10 @@ def configure(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
         "tiny-sd3-without-t5": ["base=sd35_medium", "sampler=flow_euler"],
         "tiny-flux1": ["base=flux1_dev", "sampler=flow_euler", "sampler.guidance=1"],
         "tiny-pixart": ["base=pixart_sigma"],
+        "tiny-qwen-image": ["base=qwen_image", "sampler=flow_euler"],
+        "tiny-chroma": ["base=chroma", "sampler=flow_euler"],
+        "tiny-zimage": ["base=zimage", "sampler=flow_euler"],
+        "tiny-sana": ["base=sana", "sampler=flow_euler"],
         "tiny-klein": ["base=klein_4b", "sampler=flow_euler", "timesteps=shifted"],
     }[request.param]
 
@@ -89,11 +97,18 @@ def test_everything_runs_and_leaves_as_a_folder_that_draws_the_same(configure: C
     pipeline = quantbooth.load_pipeline(plan.base_folder, plan.only.tuned.require())
     noise = quantbooth.initial_noise([request.prompt], [request.seed], base.latent_shape)
     pipeline.set_progress_bar_config(disable=True)
-    options = {"num_inference_steps": 2, "guidance_scale": plan.sampler.guidance, "height": 64, "width": 64}
-    if plan.cfg.base.name == "pixart_sigma":
+    options: dict[str, Any] = {"num_inference_steps": 2, "height": 64, "width": 64, **base.family.call_options}
+    options["guidance_scale"] = plan.sampler.guidance
+    if plan.cfg.base.name in ("pixart_sigma", "sana"):
         options["use_resolution_binning"] = False
+    if isinstance(pipeline, FluxPipeline | QwenImagePipeline | ChromaPipeline):
+        noise = pipeline._pack_latents(noise, *noise.shape)
     if plan.cfg.base.name == "flux1_dev":
-        noise, options["guidance_scale"] = pipeline._pack_latents(noise, *noise.shape), 3.5
+        options["guidance_scale"] = 3.5
+    if plan.cfg.base.name == "zimage":  # cond + s (cond - uncond)
+        options["guidance_scale"] -= 1
+    if plan.cfg.base.name == "qwen_image":
+        options["true_cfg_scale"] = options.pop("guidance_scale")
     image = pipeline(prompt=request.text, latents=noise, **options).images[0]
     drawn = np.asarray(Image.open(folder / request.file), dtype=int)
     assert np.abs(np.asarray(image, dtype=int) - drawn).max() <= 1
@@ -104,7 +119,9 @@ def test_everything_runs_and_leaves_as_a_folder_that_draws_the_same(configure: C
         again = zones(prompt=request.text, latents=noise, **options).images[0]
         assert np.abs(np.asarray(again, dtype=int) - drawn).max() <= 1
     plain = DiffusionPipeline.from_pretrained(str(exported), **dict.fromkeys(base.family.absent_parts))
-    assert all(f"{part}=None" in (exported / "README.md").read_text() for part in base.family.absent_parts)
+    card = (exported / "README.md").read_text()
+    assert all(f", {part}=None" in card for part in base.family.absent_parts)
+    assert all(f", {option}={value!r}" in card for option, value in base.family.call_options.items())
     config = dict(getattr(plain, base.component).config)
     assert config == dict(base.denoiser.config) | {"_name_or_path": config["_name_or_path"]}
 
@@ -113,7 +130,12 @@ def test_everything_runs_and_leaves_as_a_folder_that_draws_the_same(configure: C
 def test_rounding_is_learned_and_activations_are_quantized(configure: Configure) -> None:
     words = ("calibration=qdiffusion", "calibration.set.count=2", "calibration.set.timesteps=2")
     fast = ("calibration.rounding.iterations=2", "calibration.rounding.batch=2", "tuner.steps=1")
-    if configure().base.name in ("sd35_medium", "klein_4b", "flux1_dev"):
+    if configure().base.name == "zimage":
+        with pytest.raises(
+            UserError, match=r"^calibration\.rounding must be null for this base, .* choose calibration=mse"
+        ):
+            job(configure(*words, *fast))
+    elif configure().base.name in ("sd35_medium", "klein_4b", "flux1_dev", "qwen_image", "chroma", "sana"):
         with pytest.raises(UserError, match="^activations can be quantized where AttnProcessor"):
             job(configure(*words, *fast, "quant=w4a8"))
         assert len(job(configure(*words, *fast))) == 2

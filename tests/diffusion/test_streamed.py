@@ -20,7 +20,7 @@ from quantbooth.runtime.errors import UserError
 from quantbooth.runtime.lightning import Loop
 
 
-@pytest.fixture(params=["tiny", "tiny-sd3", "tiny-klein"])
+@pytest.fixture(params=["tiny", "tiny-sd3", "tiny-klein", "tiny-qwen-image"])
 def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     save_base(random_base(request.param), tmp_path, torch.float16)
     return tmp_path

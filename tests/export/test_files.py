@@ -17,6 +17,7 @@ from quantbooth.diffusion.base import Base
 from quantbooth.diffusion.families.flux2 import Flux2Klein
 from quantbooth.diffusion.families.sd3 import StableDiffusion3
 from quantbooth.diffusion.families.stable_diffusion import StableDiffusion
+from quantbooth.diffusion.families.zimage import ZImage
 from quantbooth.diffusion.model import Family
 from quantbooth.diffusion.pretrained import load_base
 from quantbooth.export.by_zone import by_zone_
@@ -134,13 +135,14 @@ def test_a_single_file_holds_the_weights_in_the_precision_asked_for(base: Base, 
         (StableDiffusion3, 251.0, 250.0),
         (StableDiffusion3, 0.4, 0.0),
         (Flux2Klein, 0.251, 250.0),
+        (ZImage, 0.749, 250.0),
+        (ZImage, 0.9996, 0.0),
     ],
 )
 def test_zones_are_of_training_timesteps_whatever_a_network_is_given(
     base: Base, tmp_path: Path, denoisers: Denoisers, family: type[Family], network_time: float, t: float
 ) -> None:
-    made = family(64) if family is Flux2Klein else family()
-    scale, offset = _time(replace(base, family=made))
+    scale, offset = _time(replace(base, family=family()))
     assert max(0.0, round(scale * network_time, 2) - offset) == pytest.approx(t, abs=0.01)
     called: list[str] = []
     first, other = torch.nn.Identity(), torch.nn.Identity()

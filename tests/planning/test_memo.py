@@ -30,6 +30,16 @@ def test_a_remembered_operation_makes_the_same() -> None:
             assert work(torch.ones(4, 5)) == plain
 
 
+def test_new_tensors_have_the_default_dtype_of_their_time() -> None:
+    with fake() as mode, LiveBytes(Memo(mode)):
+        for dtype in (torch.float32, torch.float16):
+            torch.set_default_dtype(dtype)
+            try:
+                assert torch.ones(4).dtype == dtype
+            finally:
+                torch.set_default_dtype(torch.float32)
+
+
 def test_memory_is_that_of_operations_that_are_not_remembered() -> None:
     def step() -> Tensor:
         layer = torch.nn.Conv2d(3, 8, 3)

@@ -1,15 +1,11 @@
 """Lightning's callbacks by config group: they watch a tuning, and one of another package is part of what is tuned."""
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 
 import pandas as pd
 import pytest
 import torch
-from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import DeviceStatsMonitor, LearningRateMonitor
 from omegaconf import DictConfig, open_dict
 from safetensors.torch import load_file
@@ -93,19 +89,17 @@ def test_a_callback_that_ends_a_tuning_is_told_in_a_line(
         tune(Run(cfg))
 
 
-class Refused(Callback):
-    """A callback that cannot work with this trainer."""
-
-    def on_fit_start(self, *_: object) -> None:
-        raise MisconfigurationException("needs a validation loop!")
-
-
 def test_a_callback_that_lightning_refuses_is_told_in_a_line(
     compose: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    module = ModuleType("watching")
-    module.Refused = Refused  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "watching", module)
+    (tmp_path / "watching.py").write_text(
+        "from lightning.pytorch import Callback\n"
+        "from lightning.fabric.utilities.exceptions import MisconfigurationException\n\n"
+        "class Refused(Callback):\n"
+        "    def on_fit_start(self, *_):\n"
+        "        raise MisconfigurationException('needs a validation loop!')\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv("QUANTBOOTH_TRUST", "watching")
     cfg = compose(tmp_path, *QUICK)
     with open_dict(cfg):

@@ -272,7 +272,7 @@ def test_defects_are_no_mistakes() -> None:
 @pytest.mark.parametrize(
     ("option", "choice"),
     [
-        ("base.path", "base=flux1_dev or base=folder or base=klein_4b"),
+        ("base.path", "base=chroma or base=flux1_dev or base=folder"),
         ("subject.path", "subject=folder"),
         ("tuner.rank", "tuner=lora or tuner=qa_lora or tuner=qlora"),
         ("strategy.interval", "strategy=s1"),

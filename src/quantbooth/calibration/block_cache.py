@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Shaped
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
@@ -165,7 +165,7 @@ class BlockCache:
         return self._calls.nbytes + self._targets.nbytes
 
 
-def mapped_rows(path: Path, items: int, like: Float[Tensor, "b ..."]) -> Float[Tensor, "items ..."]:
+def mapped_rows(path: Path, items: int, like: Shaped[Tensor, "b ..."]) -> Shaped[Tensor, "items ..."]:
     """Return a new memory-mapped file with a row per item.
 
     The disk space is allocated at once: writing to a mapped file on a full disk would kill the process.

@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from quantbooth.diffusion.base import Base
-from quantbooth.diffusion.model import NoiseSchedule
+from quantbooth.diffusion.noise_schedule import NoiseSchedule
 from quantbooth.diffusion.sampler import Sampler, initial_noise
 from quantbooth.runtime.errors import UserError
 

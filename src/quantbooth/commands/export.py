@@ -202,6 +202,7 @@ def _facts(run: Run, step: int, merging: Merging, options: Options, base: Base) 
         "base": run.base_name,
         "component": main,
         "absent": "".join(f", {part}=None" for part in base.family.absent_parts),
+        "call": "".join(f", {option}={value!r}" for option, value in base.family.call_options.items()),
         "licence": run.settings["base"]["licence"],
         "subject": run.only.subject,
         "method": run.served_method if step else "the base as quantized, not tuned",

@@ -9,7 +9,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from quantbooth.diffusion.conditioning import Conditioning
-from quantbooth.diffusion.model import Family, NoiseSchedule, TextEncoder
+from quantbooth.diffusion.model import Family, TextEncoder
+from quantbooth.diffusion.noise_schedule import NoiseSchedule
 from quantbooth.diffusion.weights import is_finite
 from quantbooth.runtime.devices import sent
 from quantbooth.runtime.errors import UserError

@@ -14,8 +14,9 @@ the arguments of the network's call. A family is one file in `diffusion/families
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar
 
 from diffusers import AutoencoderKL, AutoencoderTiny
 from jaxtyping import Float, Int
@@ -23,47 +24,15 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from quantbooth.diffusion.conditioning import Conditioning
+from quantbooth.diffusion.noise_schedule import NoiseSchedule
 from quantbooth.diffusion.prompt_length import require_whole
 from quantbooth.diffusion.scheduler_config import new_scheduler
 from quantbooth.runtime.errors import UserError
 
-__all__ = ["AUTOENCODERS", "Family", "NoiseSchedule", "Shape", "TextEncoder"]
+__all__ = ["AUTOENCODERS", "Family", "Shape", "TextEncoder", "recomputed"]
 
 AUTOENCODERS: Mapping[str, Any] = {"AutoencoderKL": AutoencoderKL, "AutoencoderTiny": AutoencoderTiny}
 """Diffusers' classes of autoencoders that most families have, by their names."""
-
-
-@runtime_checkable
-class NoiseSchedule(Protocol):
-    """The forward process of a family and the prediction target of its denoiser; t is a training timestep."""
-
-    @property
-    def timesteps(self) -> int:
-        """T, the number of training timesteps."""
-
-    def snr(self) -> Float[Tensor, " timesteps"]:
-        """Return the signal-to-noise ratio of each training timestep, decreasing in t."""
-
-    def add_noise(
-        self, x_0: Float[Tensor, "b ..."], noise: Float[Tensor, "b ..."], t: Int[Tensor, " b"]
-    ) -> Float[Tensor, "b ..."]:
-        """Return x_t."""
-
-    def target(
-        self, x_0: Float[Tensor, "b ..."], noise: Float[Tensor, "b ..."], t: Int[Tensor, " b"]
-    ) -> Float[Tensor, "b ..."]:
-        """Return the prediction target at x_t."""
-
-    def origin(
-        self, x_t: Float[Tensor, "b ..."], predicted: Float[Tensor, "b ..."], t: Tensor
-    ) -> Float[Tensor, "b ..."]:
-        """Return the x_0 that a prediction implies; t is one timestep for the whole batch."""
-
-    def bounded_inverse_weight(self, t: Int[Tensor, " b"], bound: float) -> Float[Tensor, " b"]:
-        """Return the loss weight min(1 / signal power of x_t, bound) of each sample."""
-
-    def first_timestep_below(self, snr: float) -> int:
-        """Return the first t whose signal-to-noise ratio is below the given one, T where there is none."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +72,7 @@ class Shape:
     timesteps: int
 
 
-def _recomputed(module: nn.Module, *inputs: Any) -> Any:
+def recomputed(module: nn.Module, *inputs: Any) -> Any:
     """Call a block whose activations are computed again; nothing in a denoiser draws numbers, so no state is kept."""
     return checkpoint(module.__call__, *inputs, use_reentrant=False, preserve_rng_state=False)
 
@@ -120,10 +89,15 @@ class Family(ABC):
         large_texts: classes of text encoders that stay in the precision of their files, as the others do not.
         absent_parts: parts that are null in `model_index.json`; diffusers' `from_pretrained` wants them as None.
         pipeline_class: diffusers' class of the pipeline.
+        call_options: of the pipeline's call, without which it draws otherwise than samplers.
         autoencoders: diffusers' classes of the autoencoder by their names.
         schedulers: schedulers by our names, called as diffusers', whose timesteps are training timesteps.
         guided: whether samplers guide with an unconditional prediction; not where guidance was distilled into it.
+        negative_prompts: whether that of another prompt than the empty one is supported.
         float_layers: patterns of the denoiser's layers that stay float by default.
+        rowless_layers: patterns of those that can be neither quantized nor adapted: their inputs have no row per
+            sample, or the denoiser reads their weight itself.
+        same_shapes: whether blocks get tensors of the same shapes for all prompts, as learned rounding needs.
         lora_prefixes: prefixes of the denoiser's layers in kohya's LoRA files.
         first_weight: a tensor name that every single-file checkpoint of the family has; None without such files.
         architectures: keys of such a file's header, and how their values begin for this family.
@@ -136,10 +110,14 @@ class Family(ABC):
     large_texts: ClassVar[tuple[Any, ...]] = ()
     absent_parts: ClassVar[tuple[str, ...]] = ()
     pipeline_class: ClassVar[Any]
+    call_options: ClassVar[Mapping[str, Any]] = {}
     autoencoders: ClassVar[Mapping[str, Any]] = AUTOENCODERS
     schedulers: ClassVar[Mapping[str, Any]]
     guided: ClassVar[bool] = True
+    negative_prompts: ClassVar[bool] = True
     float_layers: ClassVar[tuple[str, ...]] = ()
+    rowless_layers: ClassVar[tuple[str, ...]] = ()
+    same_shapes: ClassVar[bool] = True
     lora_prefixes: ClassVar[tuple[str, ...]] = ()
     first_weight: ClassVar[str | None] = None
     architectures: ClassVar[Mapping[str, tuple[str, ...]]] = {}
@@ -163,6 +141,12 @@ class Family(ABC):
             conditioning: from `encode_prompts`, a row per sample.
         """
 
+    def guide(
+        self, unconditional: Float[Tensor, "b c h w"], conditional: Float[Tensor, "b c h w"], guidance: float
+    ) -> Float[Tensor, "b c h w"]:
+        """Return the prediction e_uncond + w (e_cond - e_uncond) of classifier-free guidance (arXiv 2207.12598)."""
+        return unconditional + guidance * (conditional - unconditional)
+
     @abstractmethod
     def latent_shape(self, denoiser: nn.Module) -> tuple[int, int, int]:
         """Return (channels, height, width) of the latents at the denoiser's training resolution."""
@@ -170,6 +154,20 @@ class Family(ABC):
     @abstractmethod
     def blocks(self, denoiser: nn.Module) -> list[str]:
         """Return the names of the blocks that calibration reconstructs one at a time (BRECQ); they do not nest."""
+
+    def require_rows(self, layers: Iterable[str], option: str) -> None:
+        """Check that layers to quantize or to adapt have a row per sample.
+
+        Raises:
+            UserError: for the first that has not, with the option that chooses layers.
+        """
+        for layer in layers:
+            for pattern in self.rowless_layers:
+                if fnmatchcase(layer, pattern):
+                    raise UserError(
+                        f"{option} must leave out {pattern} for this base, where the layer {layer} mixes samples into "
+                        "rows, or its weight is read directly"
+                    )
 
     def skip_splits(self, denoiser: nn.Module) -> dict[str, tuple[int, int]]:
         """Return the layers that read a concatenation: name -> (inputs from the previous block, from the encoder).
@@ -181,7 +179,7 @@ class Family(ABC):
 
     def enable_gradient_checkpointing_(self, denoiser: Any) -> None:
         """Recompute the activations of blocks in the backward pass instead of saving them."""
-        denoiser.enable_gradient_checkpointing(_recomputed)
+        denoiser.enable_gradient_checkpointing(recomputed)
 
     def new_denoiser(self, config: Mapping[str, Any]) -> Any:
         """Return a denoiser of this architecture with random weights, or without weights on the meta device."""
@@ -201,9 +199,13 @@ class Family(ABC):
     def call_of(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Tensor, Any]:
         """Return two arguments of a call of the network: a tensor with a row per sample, and the network time."""
 
+    def network_time(self, t: Tensor, rows: int) -> Tensor:
+        """Return the network's time of t, one number a row; the inverse of `training_timestep`, linear in t."""
+        return t.expand(rows)
+
     @abstractmethod
     def training_timestep(self, network_time: Tensor) -> Tensor:
-        """Convert network time to t; the inverse of the conversion in `predict`."""
+        """Convert network time to t; the inverse of `network_time`."""
 
     def new_scheduler(
         self, name: str, scheduler_config: Mapping[str, Any], steps: int, latent_shape: tuple[int, int, int]

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from quantbooth.diffusion.base import Base
 from quantbooth.diffusion.conditioning import Conditioning
-from quantbooth.diffusion.model import NoiseSchedule
+from quantbooth.diffusion.noise_schedule import NoiseSchedule
 from quantbooth.timesteps.zones import Zone
 
 __all__ = [

@@ -1,5 +1,7 @@
 """A base without weights: what its configurations say of sizes, timesteps, schedulers and layers."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -36,5 +38,20 @@ def _encoders(folder: Path, family: Family) -> tuple[TextEncoder, ...]:
     for part, kind, tokenizer in zip(text_encoder_names(len(networks)), networks, read_tokenizers(folder), strict=True):
         place = part_of(folder, part)
         with readable(place), torch.device("meta"):
-            found.append(TextEncoder(kind(kind.config_class.from_pretrained(str(place))), tokenizer))
+            config = kind.config_class.from_pretrained(str(place))
+            dtype = (config.dtype if kind in family.large_texts else None) or torch.float32  # as `load_base` reads it
+            for one in (config, *(getattr(config, part) for part in config.sub_configs)):
+                one.dtype = dtype
+            with _weights_of(dtype):
+                found.append(TextEncoder(kind(config), tokenizer))
     return tuple(found)
+
+
+@contextmanager
+def _weights_of(dtype: torch.dtype) -> Iterator[None]:
+    usual = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(usual)

@@ -10,7 +10,7 @@ import torch
 from diffusers import AutoencoderTiny
 from diffusers.utils import logging as diffusers_logging
 from safetensors import SafetensorError
-from torch import nn
+from torch import Tensor, nn
 from transformers.utils import logging as transformers_logging
 
 from quantbooth.diffusion.base import Base, frozen
@@ -227,7 +227,7 @@ def _tokenizer(kind: Any, folder: Path) -> Any:
 
 def _encoder(folder: Path, network: Any, tokenizer: Any, dtype: torch.dtype | str) -> TextEncoder:
     encoder = TextEncoder(read_network(network, folder, dtype=dtype), tokenizer)
-    if len(tokenizer) > (most := encoder.network.config.vocab_size):
+    if len(tokenizer) > (most := encoder.network.config.get_text_config().vocab_size):
         raise UserError(
             f"the tokenizer of {folder.parent} has {len(tokenizer)} tokens, more than vocab_size = {most} beside it"
         )
@@ -267,6 +267,12 @@ def as_pipeline(base: Base) -> Any:
 
 
 def _inputs_like_weights(denoiser: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-    """Return the arguments of a denoiser's call, with inputs that pipelines name and that follow a text encoder."""
-    named = {"hidden_states", "encoder_hidden_states", "pooled_projections"} & kwargs.keys()
-    return args, kwargs | {name: kwargs[name].to(denoiser.dtype) for name in named}
+    """Return the arguments of a denoiser's call, with tensors of floats, and lists of them, in its precision."""
+
+    def like(given: Any) -> Any:
+        if isinstance(given, list):
+            return [like(one) for one in given]
+        return given.to(denoiser.dtype) if isinstance(given, Tensor) and given.is_floating_point() else given
+
+    named = {name: value if name == "timestep" else like(value) for name, value in kwargs.items()}
+    return tuple(map(like, args)), named

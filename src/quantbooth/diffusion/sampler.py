@@ -42,7 +42,8 @@ class Sampler:
     Attributes:
         scheduler: a scheduler of the base's family.
         steps: number of inference steps.
-        guidance: w in e = e_uncond + w (e_cond - e_uncond); 1 is no guidance, and no unconditional prediction.
+        guidance: w in e = e_uncond + w (e_cond - e_uncond), which a family may change in its `guide`; 1 is no guidance,
+            and no unconditional prediction.
 
     Raises:
         UserError: for a scheduler of no family.
@@ -95,7 +96,7 @@ class Sampler:
             both = base.predict(rows, there, conditioning).to(x.dtype)  # guidance and steps in float32
             *unconditional, predicted = both.split(len(x))
             for other in unconditional:
-                predicted = other + self.guidance * (predicted - other)
+                predicted = base.family.guide(other, predicted, self.guidance)
             if watch is not None:
                 watch(t, x_t, predicted)
             x = scheduler.step(predicted, t, x).prev_sample

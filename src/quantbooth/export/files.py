@@ -75,9 +75,9 @@ def write_pipeline(
 
 def _time(base: Base) -> list[float]:
     """Return scale and offset of t = scale * network time - offset, which is so in every family."""
-    low, high = (float(base.family.training_timestep(torch.tensor(time))) for time in (600.0, 900.0))
-    scale = (high - low) / 300
-    return [scale, 600 * scale - low]
+    low, high = (float(base.family.network_time(torch.tensor(t), 1)) for t in (249.0, 749.0))
+    scale = 500 / (high - low)
+    return [scale, scale * low - 249]
 
 
 def write_weights(state: Mapping[str, Tensor], component: str, folder: Path, dtype: torch.dtype) -> None:

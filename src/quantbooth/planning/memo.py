@@ -41,7 +41,7 @@ class Memo:
         """Return what the operation makes."""
         inputs: list[Tensor] = []
         try:
-            key = (func, _key(args, inputs), _key(tuple(kwargs.items()), inputs))
+            key = (func, torch.get_default_dtype(), _key(args, inputs), _key(tuple(kwargs.items()), inputs))
             made = self._made[key]
         except KeyError:
             made = None

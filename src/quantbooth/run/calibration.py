@@ -17,6 +17,7 @@ from quantbooth.diffusion.families.registry import family_in
 from quantbooth.diffusion.pretrained import empty_denoiser
 from quantbooth.quant.activations import ActivationBits
 from quantbooth.quant.observers import ScaleSearch
+from quantbooth.quant.surgery import matching
 from quantbooth.run.as_stored import is_stored
 from quantbooth.run.options import sampler_of
 from quantbooth.runtime.config import build, plain
@@ -93,11 +94,16 @@ class Calibration:
         """Patterns of the layers to quantize, of those to leave float, and whether concatenations are split.
 
         Where quant.exclude is null, the family's `float_layers` stay float.
+
+        Raises:
+            UserError: for a layer that cannot be quantized.
         """
-        quant = self.settings["quant"]
+        quant, family = self.settings["quant"], family_in(self.folder())
         exclude = quant["exclude"]
         if exclude is None:
-            exclude = list(family_in(self.folder()).float_layers)
+            exclude = list(family.float_layers)
+        elif family.rowless_layers:
+            family.require_rows(matching(empty_denoiser(self.folder()), quant["include"], exclude), "quant.exclude")
         return quant["include"], exclude, quant["split_skips"]
 
     @cached_property
@@ -131,8 +137,19 @@ class Calibration:
 
     @cached_property
     def rounding(self) -> AdaRoundConfig | None:
-        """The AdaRound options; None for rounding to the nearest code."""
-        return None if self.cfg.calibration.rounding is None else build(self.cfg.calibration.rounding, AdaRoundConfig)
+        """The AdaRound options; None for rounding to the nearest code.
+
+        Raises:
+            UserError: for a base whose blocks are not called alike.
+        """
+        if self.cfg.calibration.rounding is None:
+            return None
+        if not family_in(self.folder()).same_shapes:
+            raise UserError(
+                "calibration.rounding must be null for this base, whose blocks are called with prompts of several "
+                "lengths; choose calibration=mse"
+            )
+        return build(self.cfg.calibration.rounding, AdaRoundConfig)
 
     @cached_property
     def lsq(self) -> LSQConfig | None:
@@ -178,6 +195,7 @@ class Calibration:
         _ = self.activations  # validates the options, also for float weights
         if self.bits is None:
             return None
+        _ = self.rounding
         _, exclude, _ = self.layers
         calibration = content({"calibration": self.effective_options}, "calibration")
         calibration["search"] = {"name": self.search.name, **calibration["search"]}

@@ -242,15 +242,16 @@ def sampler_of(cfg: DictConfig, base_folder: Path) -> Sampler:
     """Return the sampler.
 
     Raises:
-        UserError: when it has more steps than the base has timesteps, cannot honour the base's scheduler, guides a base
-            into which guidance was distilled, or has no use for an option of the unconditional prediction.
+        UserError: when steps, scheduler, guidance or its unconditional prediction are not as the base has them.
     """
-    sampler, most = build(cfg.sampler, Sampler), cfg.base.timesteps
-    if sampler.guidance != 1 and not family_in(base_folder).guided:
+    sampler, most, family = build(cfg.sampler, Sampler), cfg.base.timesteps, family_in(base_folder)
+    if sampler.guidance != 1 and not family.guided:
         raise UserError(
             f"sampler.guidance must be 1 for this base, into which guidance was distilled, got {sampler.guidance:g}; "
             "its own weight of guidance is the default of diffusers' pipeline"
         )
+    if (text := cfg["negative_prompt"]) and not family.negative_prompts:
+        raise UserError(f"negative_prompt has no instruction in this base's pipeline; leave it out, got {text!r}")
     for option in ("negative_prompt", "unconditional_strength"):
         if sampler.guidance == 1 and cfg[option] not in (None, ""):
             raise UserError(

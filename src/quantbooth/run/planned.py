@@ -5,7 +5,6 @@ from contextlib import suppress
 from functools import partial
 from typing import cast
 
-import torch
 from omegaconf import DictConfig, OmegaConf
 
 from quantbooth.data.protocol import AUTO
@@ -129,9 +128,6 @@ def _clip(run: Run) -> str | None:
 
 def _made(run: Run, quantized: Quantized) -> Base:
     base = frozen(outline(run.base_folder, run.base_name))
-    for network in base.text_encoders:  # large ones are read in the precision of their files
-        if isinstance(network, base.family.large_texts):
-            network.to(network.config.dtype or torch.float32)
     quantized.apply_(base.denoiser)
     return base
 

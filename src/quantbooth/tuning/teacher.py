@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from quantbooth.diffusion.base import Base
 from quantbooth.diffusion.conditioning import Conditioning
-from quantbooth.diffusion.model import NoiseSchedule
+from quantbooth.diffusion.noise_schedule import NoiseSchedule
 from quantbooth.diffusion.objective import predict
 from quantbooth.diffusion.router import SubjectsRoute
 

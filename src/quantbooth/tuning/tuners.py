@@ -275,4 +275,6 @@ class LoraTuner(Tuner):
         return scale_sets.stack(states)
 
     def _names(self, base: Base) -> list[str]:
-        return adapters.targets(base.denoiser, self.include, self.exclude)
+        names = adapters.targets(base.denoiser, self.include, self.exclude)
+        base.family.require_rows(names, "tuner.exclude")
+        return names

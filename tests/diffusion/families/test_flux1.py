@@ -10,13 +10,10 @@ import torch
 
 from composing import composed
 from experiments.random_base import random_base
-from quantbooth.calibration.blocks import blocks_of
 from quantbooth.diffusion.base import Base
-from quantbooth.diffusion.conditioning import Conditioning
 from quantbooth.diffusion.families.flux1 import Flux1
 from quantbooth.diffusion.pretrained import as_pipeline, check_base, load_base, save_base
 from quantbooth.diffusion.sampler import Sampler, initial_noise
-from quantbooth.quant.surgery import matching
 from quantbooth.run.run import Run
 from quantbooth.runtime.errors import UserError
 
@@ -60,34 +57,6 @@ def test_the_weight_of_guidance_is_the_default_of_the_pipeline(flux: Base, guida
         ours = Sampler("flow_euler", 2, 1.0).denoise(flux, lambda _t: words, noise)
     difference = (pipeline._unpack_latents(theirs, 64, 64, 8) - ours).abs().max()
     assert difference < 1e-5 if guidance == 3.5 else difference > 1e-4
-
-
-@pytest.mark.parametrize("name", ["tokens", "pooled"])
-def test_each_condition_changes_what_is_predicted(flux: Base, name: str) -> None:
-    with torch.no_grad():
-        one = flux.encode_prompts(TEXTS)
-        other = Conditioning.from_tensors({**one.tensors, name: one.tensors[name] + 1})
-        left, right = (flux.predict(noise_of(flux), torch.tensor(500), each) for each in (one, other))
-    assert not torch.allclose(left, right)
-
-
-def test_rounding_is_learned_block_by_block_and_checkpointed_gradients_are_the_same(folder: Path) -> None:
-    base = load_base(folder, "base")
-    layers = matching(base.denoiser, ["*"], base.float_layers)
-    words, t = base.encode_prompts(TEXTS), torch.tensor([3, 900])
-    units = blocks_of(base.denoiser, base.blocks(), layers, lambda: base.predict(noise_of(base), t, words))
-    assert [(unit.name, len(unit.layers)) for unit in units] == [
-        ("transformer_blocks.0", 14),
-        ("single_transformer_blocks.0", 6),
-    ]
-    weight = base.denoiser.transformer_blocks[0].attn.to_q.weight.requires_grad_()
-    grads = list[torch.Tensor]()
-    for _ in range(2):
-        loss = base.predict(noise_of(base), t, words).square().mean()
-        grads.append(*torch.autograd.grad(loss, weight))
-        base.enable_gradient_checkpointing_()
-    assert torch.equal(*grads)
-    assert grads[0].abs().max() > 0
 
 
 def test_guidance_of_the_sampler_is_refused_as_it_was_distilled(folder: Path) -> None:

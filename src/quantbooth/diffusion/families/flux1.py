@@ -13,22 +13,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
+from diffusers import FluxPipeline, FluxTransformer2DModel
 from diffusers.models.transformers.transformer_flux import FluxSingleTransformerBlock, FluxTransformerBlock
-from diffusers.pipelines.flux.pipeline_flux import calculate_shift
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 from transformers import CLIPTextModel, CLIPTokenizer, T5EncoderModel, T5Tokenizer
 
 from quantbooth.diffusion.conditioning import Conditioning
-from quantbooth.diffusion.diffusers_folder import part_of, read_json
-from quantbooth.diffusion.families.flow import FlowFamily
 from quantbooth.diffusion.families.folder_config import CONFIG, clip_config, require_numbers, text_configs, whole
+from quantbooth.diffusion.families.packed import PackedFlow, packed, places, unpacked
 from quantbooth.diffusion.model import Shape, TextEncoder
-from quantbooth.runtime.errors import UserError
 
 __all__ = ["GUIDANCE", "Flux1"]
 
@@ -36,20 +31,11 @@ POOLED = "pooled"
 GUIDANCE = 3.5
 WORDS = 512
 """Tokens of a prompt that T5 reads."""
-PATCH = 2
-SHIFT_RANGE = {"base_image_seq_len": 256, "max_image_seq_len": 4096, "base_shift": 0.5, "max_shift": 1.15}
-"""Keys of the scheduler's configuration that decide mu, with the pipeline's defaults."""
 
 
 @dataclass(frozen=True)
-class Flux1(FlowFamily):
-    """The family of `FluxPipeline`.
-
-    Attributes:
-        side: of pictures in pixels, the `sample_size` of its autoencoder.
-    """
-
-    side: int = 1024
+class Flux1(PackedFlow):
+    """The family of `FluxPipeline`."""
 
     denoiser_class = FluxTransformer2DModel
     text_classes: ClassVar[tuple[tuple[Any, Any], ...]] = (
@@ -65,12 +51,6 @@ class Flux1(FlowFamily):
     guided = False
     denoiser_values: ClassVar[Mapping[str, tuple[Any, ...]]] = {"guidance_embeds": (True,), "patch_size": (1,)}
 
-    @classmethod
-    def from_folder(cls, folder: Path, index: Mapping[str, Any]) -> "Flux1":
-        """Return the family with the side that the autoencoder's configuration says, by default 1024."""
-        file = part_of(folder, "vae") / CONFIG
-        return cls(whole(file, {"sample_size": cls.side, **read_json(file)}, "sample_size"))
-
     def predict(
         self,
         denoiser: Any,
@@ -79,29 +59,17 @@ class Flux1(FlowFamily):
         conditioning: Conditioning,
     ) -> Float[Tensor, "b c h w"]:
         """Return transformer(patches of x_t, sigma, tokens, pooled, guidance, places)."""
-        patches, tokens = pixel_unshuffle(x_t, PATCH), conditioning.tokens
-        height, width = patches.shape[-2:]
+        tokens = conditioning.tokens
         found = denoiser(
-            hidden_states=patches.flatten(2).transpose(1, 2),
+            hidden_states=packed(x_t),
             timestep=self.network_time(t, len(x_t)).to(x_t.device),
             guidance=torch.full((len(x_t),), GUIDANCE, device=x_t.device),
             encoder_hidden_states=tokens,
             pooled_projections=conditioning.extra[POOLED],
-            img_ids=torch.cartesian_prod(*map(torch.arange, (1, height, width))).to(x_t.device),
+            img_ids=places(x_t),
             txt_ids=torch.zeros(tokens.shape[1], 3, device=x_t.device),
         ).sample
-        return pixel_shuffle(found.transpose(1, 2).unflatten(2, (height, width)), PATCH)
-
-    def latent_shape(self, denoiser: Any) -> tuple[int, int, int]:
-        return denoiser.config.in_channels // PATCH**2, self.side // 8, self.side // 8
-
-    def scheduler_options(
-        self, scheduler_config: Mapping[str, Any], steps: int, latent_shape: tuple[int, int, int]
-    ) -> dict[str, Any]:
-        """Return mu by the number of patches, and evenly spaced sigmas from 1 to 1 / steps."""
-        range_ = (scheduler_config.get(key, default) for key, default in SHIFT_RANGE.items())
-        mu = calculate_shift(latent_shape[1] * latent_shape[2] // PATCH**2, *range_)
-        return {"mu": mu, "sigmas": np.linspace(1.0, 1 / steps, steps)}
+        return unpacked(found, x_t)
 
     def encode_prompts(self, encoders: Sequence[TextEncoder], prompts: Sequence[str], side: int) -> Conditioning:
         """Return the last hidden states of T5 and the pooled embedding of CLIP."""
@@ -116,18 +84,9 @@ class Flux1(FlowFamily):
         clip = clip_config(folder, "text_encoder", "tokenizer")
         text_file, text, *_ = text_configs(folder, "text_encoder_2", "tokenizer_2")
         wanted = {
-            "in_channels": (vae["latent_channels"] * PATCH**2, "4 x latent_channels of vae/"),
+            "in_channels": (4 * vae["latent_channels"], "4 x latent_channels of vae/"),
             "joint_attention_dim": (whole(text_file, text, "d_model"), "d_model of text_encoder_2/"),
             "pooled_projection_dim": (clip["hidden_size"], "hidden_size of text_encoder/"),
         }
         require_numbers(folder / self.component / CONFIG, transformer, wanted)
-        if factor != 8 or self.side % (PATCH * factor):
-            raise UserError(
-                f"{folder}/vae/{CONFIG}: sample_size must be a multiple of 16 with 4 block_out_channels, found "
-                f"{self.side}, and a downsampling by {factor}"
-            )
-        latents = (vae["latent_channels"], self.side // factor, self.side // factor)
-        return Shape(latents, self.side, self.timesteps(folder))
-
-    def pipeline(self, parts: Mapping[str, Any], scheduler_config: Mapping[str, Any]) -> FluxPipeline:
-        return FluxPipeline(**parts, scheduler=FlowMatchEulerDiscreteScheduler.from_config(dict(scheduler_config)))
+        return self.shape(folder, vae["latent_channels"], factor)

@@ -14,12 +14,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from diffusers import (
-    AutoencoderKLFlux2,
-    FlowMatchEulerDiscreteScheduler,
-    Flux2KleinPipeline,
-    Flux2Transformer2DModel,
-)
+from diffusers import AutoencoderKLFlux2, Flux2KleinPipeline, Flux2Transformer2DModel
 from diffusers.models.transformers.transformer_flux2 import Flux2SingleTransformerBlock, Flux2TransformerBlock
 from diffusers.pipelines.flux2.pipeline_flux2 import compute_empirical_mu
 from jaxtyping import Float, Int
@@ -28,11 +23,11 @@ from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 from transformers import Qwen2Tokenizer, Qwen3ForCausalLM
 
 from quantbooth.diffusion.conditioning import Conditioning
-from quantbooth.diffusion.diffusers_folder import part_of, read_json
-from quantbooth.diffusion.families.flow import FlowFamily
+from quantbooth.diffusion.families.flow import PATCH
 from quantbooth.diffusion.families.folder_config import CONFIG, require_numbers, text_configs, whole
+from quantbooth.diffusion.families.packed import PackedFlow
+from quantbooth.diffusion.families.templates import chat_template, require_room_in
 from quantbooth.diffusion.model import Shape, TextEncoder
-from quantbooth.diffusion.prompt_length import require_room
 from quantbooth.runtime.errors import UserError
 
 __all__ = ["Flux2Klein"]
@@ -40,18 +35,11 @@ __all__ = ["Flux2Klein"]
 WORDS = 512
 """Tokens of a prompt in its template."""
 LAYERS = (9, 18, 27)
-PATCH = 2
 
 
 @dataclass(frozen=True)
-class Flux2Klein(FlowFamily):
-    """The family of `Flux2KleinPipeline`.
-
-    Attributes:
-        side: of pictures in pixels, the `sample_size` of its autoencoder.
-    """
-
-    side: int = 1024
+class Flux2Klein(PackedFlow):
+    """The family of `Flux2KleinPipeline`."""
 
     denoiser_class = Flux2Transformer2DModel
     text_classes: ClassVar[tuple[tuple[Any, Any], ...]] = ((Qwen3ForCausalLM, Qwen2Tokenizer),)
@@ -63,16 +51,10 @@ class Flux2Klein(FlowFamily):
     network_timesteps = 1
     denoiser_values: ClassVar[Mapping[str, tuple[Any, ...]]] = {"guidance_embeds": (False,), "patch_size": (1,)}
     autoencoder_values: ClassVar[Mapping[str, tuple[Any, ...]]] = {
-        **FlowFamily.autoencoder_values,
+        **PackedFlow.autoencoder_values,
         "patch_size": ([PATCH, PATCH], (PATCH, PATCH)),
     }
     switches: ClassVar[Mapping[str, tuple[Any, ...]]] = {"is_distilled": (False, None)}
-
-    @classmethod
-    def from_folder(cls, folder: Path, index: Mapping[str, Any]) -> "Flux2Klein":
-        """Return the family with the side that the autoencoder's configuration says, by default 1024."""
-        file = part_of(folder, "vae") / CONFIG
-        return cls(whole(file, {"sample_size": cls.side, **read_json(file)}, "sample_size"))
 
     def predict(
         self,
@@ -110,15 +92,13 @@ class Flux2Klein(FlowFamily):
 
     def require_whole(self, tokenizers: Sequence[Any], prompts: Iterable[str]) -> None:
         (tokenizer,) = tokenizers
-        room = WORDS - len(tokenizer(_in_template(tokenizer, "")).input_ids)
-        for prompt in dict.fromkeys(prompts):
-            require_room(prompt, tokenizer(prompt).input_ids, room, tokenizer.decode, "the text encoder")
+        require_room_in(chat_template(tokenizer, thinking=False), tokenizer, prompts, WORDS)
 
     def encode_prompts(self, encoders: Sequence[TextEncoder], prompts: Sequence[str], side: int) -> Conditioning:
         """Return three layers' hidden states of each prompt in Qwen's chat template, without thinking."""
         (encoder,) = encoders
         self.require_whole([encoder.tokenizer], prompts)
-        texts = [_in_template(encoder.tokenizer, prompt) for prompt in prompts]
+        texts = [*map(chat_template(encoder.tokenizer, thinking=False), prompts)]
         found = encoder.tokenizer(texts, padding="max_length", max_length=WORDS, return_tensors="pt")
         found = found.to(encoder.network.device)
         output = encoder.network(**found, output_hidden_states=True, use_cache=False)
@@ -154,20 +134,10 @@ class Flux2Klein(FlowFamily):
         side = self.side // (PATCH * factor)
         return Shape((transformer["in_channels"], side, side), self.side, self.timesteps(folder))
 
-    def pipeline(self, parts: Mapping[str, Any], scheduler_config: Mapping[str, Any]) -> Flux2KleinPipeline:
-        scheduler = FlowMatchEulerDiscreteScheduler.from_config(dict(scheduler_config))
-        return Flux2KleinPipeline(**parts, scheduler=scheduler, is_distilled=False)
-
 
 def _places(height: int, width: int, words: int) -> Int[Tensor, "1 places 4"]:
     """Return (picture, row, column, word) of each place."""
     return torch.cartesian_prod(*(torch.arange(count) for count in (1, height, width, words)))[None]
-
-
-def _in_template(tokenizer: Any, prompt: str) -> str:
-    messages = [{"role": "user", "content": prompt}]
-    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, enable_thinking=False)
-    return str(text)
 
 
 def _statistics(autoencoder: Any) -> tuple[Tensor, Tensor]:

@@ -96,6 +96,7 @@ def network_config(
     kind: Any,
     allowed: Mapping[str, tuple[Any, ...]],
     former: Mapping[str, tuple[Any, ...]] = MappingProxyType({}),
+    further: Collection[str] = (),
 ) -> dict[str, Any]:
     """Return the configuration of a network of diffusers, with its defaults.
 
@@ -105,13 +106,14 @@ def network_config(
         kind: diffusers' class of it.
         allowed: supported values of its keys.
         former: those of `_class_name` and of further keys, where files of an older class are supported too.
+        further: keys that the class does not have and the caller reads.
 
     Raises:
         UserError: for a key that the class does not have, or a value that is not among those allowed.
     """
     file = part_of(folder, part) / CONFIG
     found = read_json(file)
-    require_known(file, found, kind, (*MADE, *former, *(() if part == "vae" else (STORED,))))
+    require_known(file, found, kind, (*MADE, *former, *further, *(() if part == "vae" else (STORED,))))
     require_values(file, found, {"_class_name": (kind.__name__,), **former})
     defaults = {name: parameter.default for name, parameter in inspect.signature(kind.__init__).parameters.items()}
     filled = {**defaults, **found}
@@ -127,7 +129,7 @@ def levels(folder: Path, vae: Mapping[str, Any]) -> int:
     """
     sides = [key for key in ("encoder_block_out_channels", "decoder_block_out_channels") if vae.get(key) is not None]
     counts = set()
-    for key in sides or ["block_out_channels"]:
+    for key in sides or [key for key in ("block_out_channels", "dim_mult") if key in vae]:
         if not isinstance(found := vae[key], list | tuple) or not found:
             raise UserError(f"{folder}/vae/{CONFIG}: {key} must be a list of numbers, found {shortened(found)}")
         counts.add(len(found))
@@ -137,7 +139,7 @@ def levels(folder: Path, vae: Mapping[str, Any]) -> int:
 
 
 def text_configs(folder: Path, network: str, tokenizer: str) -> tuple[Path, dict[str, Any], Path, dict[str, Any]]:
-    """Return the configuration files of a text encoder and its tokenizer, and what they say.
+    """Return the configuration files of a text encoder and its tokenizer, and what they say of text.
 
     Raises:
         UserError: when one asks for code of its own, or for a quantization.
@@ -146,7 +148,8 @@ def text_configs(folder: Path, network: str, tokenizer: str) -> tuple[Path, dict
     own, about = read_json(file), read_json(words)
     require_values(file, own, TEXT)
     require_values(words, about, {"auto_map": NONE})
-    return file, own, words, about
+    inner = own.get("text_config")
+    return file, inner if isinstance(inner, dict) else own, words, about
 
 
 def clip_config(folder: Path, network: str, tokenizer: str) -> dict[str, int]:
@@ -156,9 +159,7 @@ def clip_config(folder: Path, network: str, tokenizer: str) -> dict[str, int]:
         UserError: when one is not supported, or the tokenizer does not fit.
     """
     file, own, words, about = text_configs(folder, network, tokenizer)
-    inner = own.get("text_config")
-    found = {**CLIP, **(inner if isinstance(inner, dict) else own)}
-    numbers = {key: whole(file, found, key) for key in CLIP}
+    numbers = {key: whole(file, {**CLIP, **own}, key) for key in CLIP}
     length, most = about.get("model_max_length"), numbers["max_position_embeddings"]
     if not isinstance(length, int) or not 3 <= length <= most:
         raise UserError(

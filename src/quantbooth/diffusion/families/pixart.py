@@ -47,6 +47,7 @@ class PixArtSigma(DdpmFamily, TransformerFamily):
     text_lengths = (WORDS,)
     large_texts = (T5EncoderModel,)
     pipeline_class: ClassVar[Any] = PixArtSigmaPipeline
+    call_options: ClassVar[Mapping[str, Any]] = {"clean_caption": False}
     autoencoders: ClassVar[Mapping[str, Any]] = {"AutoencoderKL": AutoencoderKL}
     float_layers = ("pos_embed.*", "adaln_single.*", "caption_projection.*", "proj_out")
     block_classes: ClassVar[tuple[type, ...]] = (BasicTransformerBlock,)
@@ -75,7 +76,7 @@ class PixArtSigma(DdpmFamily, TransformerFamily):
         """Return the noise of transformer(x_t, t, tokens, mask)."""
         found: Tensor = denoiser(
             hidden_states=x_t,
-            timestep=t.expand(len(x_t)).to(x_t.device),
+            timestep=self.network_time(t, len(x_t)).to(x_t.device),
             encoder_hidden_states=conditioning.tokens,
             encoder_attention_mask=conditioning.extra[MASK],
         ).sample

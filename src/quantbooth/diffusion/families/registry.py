@@ -5,12 +5,16 @@ from pathlib import Path
 from typing import Any
 
 from quantbooth.diffusion.diffusers_folder import read_json, text_encoder_names
+from quantbooth.diffusion.families.chroma import Chroma
 from quantbooth.diffusion.families.flux1 import Flux1
 from quantbooth.diffusion.families.flux2 import Flux2Klein
 from quantbooth.diffusion.families.pixart import PixArtSigma
+from quantbooth.diffusion.families.qwen_image import QwenImage
+from quantbooth.diffusion.families.sana import Sana
 from quantbooth.diffusion.families.sd3 import StableDiffusion3
 from quantbooth.diffusion.families.sdxl import StableDiffusionXL
 from quantbooth.diffusion.families.stable_diffusion import StableDiffusion
+from quantbooth.diffusion.families.zimage import ZImage
 from quantbooth.diffusion.model import Family
 from quantbooth.runtime.errors import UserError
 
@@ -23,6 +27,10 @@ FAMILIES: dict[str, type[Family]] = {
     "Flux2KleinPipeline": Flux2Klein,
     "FluxPipeline": Flux1,
     "PixArtSigmaPipeline": PixArtSigma,
+    "QwenImagePipeline": QwenImage,
+    "ChromaPipeline": Chroma,
+    "ZImagePipeline": ZImage,
+    "SanaPipeline": Sana,
 }
 
 
