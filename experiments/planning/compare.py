@@ -2,7 +2,7 @@
 
 Each row of `experiments/bench` that quantbooth's own layers make is counted on fake tensors as a plan counts: the same
 network, sets, batch and optimizer. Counts are kept in estimates.json, and rows that are in it are not counted again;
-`--minutes` ends between two rows. table.md and summary.md are made of it.
+`--minutes` ends between two rows. table.md, summary.md and speeds.md are made of it.
 """
 
 import csv
@@ -13,16 +13,17 @@ from argparse import ArgumentParser
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import torch
 from torch.nn import functional as F
 
+from experiments.bench.cases import Case
 from experiments.bench.results import read
 from experiments.bench.sizes import SIZES, empty_denoiser
 from experiments.bench.training import TIME_IDS, TOKENS
 from experiments.bench.weights import layers_of
+from experiments.planning.measure import FILE
 from quantbooth.planning.autocast import as_on_card, half_precision
 from quantbooth.planning.live_bytes import emptied_
 from quantbooth.planning.stages import Quantized, counted, warm_
@@ -31,7 +32,7 @@ from quantbooth.quant.selection import SetSelection
 from quantbooth.reporting.tables import markdown
 from quantbooth.tuning.optimizers import optimizer_factory
 
-__all__ = ["Count", "Measured", "Step", "count", "measured", "summary", "table"]
+__all__ = ["Count", "Measured", "Step", "count", "measured", "speeds", "summary", "table"]
 
 HERE = Path(__file__).parent
 BENCH = HERE.parent / "bench"
@@ -60,11 +61,12 @@ class Step:
 
 @dataclass(frozen=True)
 class Count:
-    """Bytes: of the network, sets and optimizer; kept between forward and backward; at the most."""
+    """Bytes of the network, sets and optimizer; kept between forward and backward; at the most; and operations."""
 
     held: int
     kept: int
     peak: int
+    flops: int = 0
 
     @property
     def top(self) -> int:
@@ -80,9 +82,11 @@ class Measured:
         where: the machine.
         method: its name there.
         step: what was measured.
-        peak: the most, without libraries and what other rows left.
+        peak: the most, without what other rows left; on the CPU with libraries, as a plan prints it.
         top: of it what the step added to what was there before.
         kept: what autograd keeps; None where it was not measured.
+        libraries: what the process had before, which a plan adds to its count.
+        seconds: of a step; None where other programs ran beside it.
     """
 
     where: str
@@ -91,6 +95,12 @@ class Measured:
     peak: float
     top: float
     kept: float | None
+    libraries: float = 0
+    seconds: float | None = None
+
+    def of_peak(self, counts: Count) -> float:
+        """Return the peak that a plan says."""
+        return counts.peak / GB + self.libraries
 
 
 def count(step: Step) -> Count:
@@ -121,7 +131,7 @@ def count(step: Step) -> Count:
             kept = counter.live - held
             loss.backward()
         optimizer.step()
-    return Count(held, kept, counter.peak)
+    return Count(held, kept, counter.peak, counter.flops)
 
 
 def measured() -> Iterator[Measured]:
@@ -134,11 +144,12 @@ def measured() -> Iterator[Measured]:
                 float(one["built_gb"]) for one in rows if (one["size"], one["method"]) == (row["size"], row["method"])
             ]
             yield _of_card(folder, row, min(same))
-    for row in read(BENCH / "results.json"):
-        if row["method"].startswith("quantbooth") and row["peak_rss_gb"] is not None:
-            names = ("model", "latents", "bits", "batch", "sets", "checkpointing")
-            peak, top = (row["peak_rss_gb"] - row[before] for before in ("import_rss_gb", "build_rss_gb"))
-            yield Measured("CPU", row["method"], Step(**{name: row[name] for name in names}), peak, top, row["kept_gb"])
+    kept = {str(Case.of(row).key): row["kept_gb"] for row in read(BENCH / "results.json")}
+    for row in json.loads(FILE.read_text())["rows"]:
+        names = ("model", "latents", "bits", "batch", "sets", "checkpointing")
+        step, top = Step(**{name: row[name] for name in names}), row["peak_gb"] - row["build_gb"]
+        found = row["peak_gb"], top, kept[str(Case.of(row).key)], row["libraries_gb"]
+        yield Measured("CPU", row["method"], step, *found)
 
 
 def _of_card(folder: str, row: dict[str, str], before: float) -> Measured:
@@ -150,9 +161,9 @@ def _of_card(folder: str, row: dict[str, str], before: float) -> Measured:
     graph = row.get("graph") == "True"
     top = float(row["peak_gb"]) - float(row["built_gb"])
     name = row["method"] + (", graph" if graph else "")
-    return Measured(
-        folder.split("-")[0].upper(), name, step, before + top, top, None if graph else float(row["kept_gb"])
-    )
+    kept = None if graph else float(row["kept_gb"])
+    where = folder.split("-")[0].upper()
+    return Measured(where, name, step, before + top, top, kept, seconds=float(row["ms"]) / 1000)
 
 
 Found = list[tuple[Measured, Count]]
@@ -165,13 +176,11 @@ def table(found: Found) -> str:
     lines = []
     for row, counts in found:
         step = row.step
-        what = f"{step.model} {step.latents}x{step.latents} {step.precision}"
-        what += (", checkpointing" if step.checkpointing else "") + f", {row.method}"
         kept = "-" if row.kept is None else f"{row.kept:.3f}"
-        pairs = (counts.peak / GB, row.peak), (counts.top / GB, row.top)
+        pairs = (row.of_peak(counts), row.peak), (counts.top / GB, row.top)
         peaks = [text for a, b in pairs for text in (f"{a:.3f}", f"{b:.3f}", f"{a / b:.2f}")]
         numbers = map(str, (step.bits, step.batch, step.sets))
-        lines.append((row.where, what, *numbers, *peaks, f"{counts.kept / GB:.3f}", kept))
+        lines.append((row.where, _named(row), *numbers, *peaks, f"{counts.kept / GB:.3f}", kept))
     return markdown([*header, *alone], lines)
 
 
@@ -181,23 +190,35 @@ def summary(found: Found) -> str:
     lines = []
     for where in dict.fromkeys(row.where for row, _ in found):
         here = [(row, counts) for row, counts in found if row.where == where]
-        peaks = [counts.peak / GB / row.peak for row, counts in here]
+        peaks = [row.of_peak(counts) / row.peak for row, counts in here]
         tops = [counts.top / GB / row.top for row, counts in here]
         kept = [counts.kept / GB / row.kept for row, counts in here if row.kept]
         lines.append((where, str(len(here)), _share(peaks), _span(peaks), _share(tops), _span(tops), _span(kept)))
-    return markdown(
-        [*header, "peak with the factor, within 15 %"], [(*line, _judged(found, line[0])) for line in lines]
-    )
+    return markdown(header, lines)
 
 
-def _judged(found: Found, where: str) -> str:
-    """Return the share when the step alone takes a factor: the median of the rows of the other model there."""
-    here = [(row, counts) for row, counts in found if row.where == where]
-    ratios = []
-    for row, counts in here:
-        if others := [GB * other.top / its.top for other, its in here if other.step.model != row.step.model]:
-            ratios.append((counts.held + median(others) * counts.top) / GB / row.peak)
-    return _share(ratios) if ratios else "-"
+def speeds(found: Found) -> str:
+    """Return how many operations of products a second the cards made: a plan's work over the time of a step."""
+    header = ("where", "step", "batch", "work (TFLOP)", "ms a step", "TFLOP/s")
+    work = {_network(row.step): counts.flops / row.step.batch for row, counts in found if counts.flops}
+    lines = []
+    for row, _ in found:
+        if row.seconds is not None and (one := work.get(_network(row.step))):
+            flops = one * row.step.batch / 1e12
+            figures = (f"{flops:.2f}", f"{1000 * row.seconds:.0f}", f"{flops / row.seconds:.0f}")
+            lines.append((row.where, _named(row), str(row.step.batch), *figures))
+    return markdown(header, lines)
+
+
+def _network(step: Step) -> tuple[str, int, bool]:
+    """Return what decides the operations of one sample."""
+    return step.model, step.latents, step.checkpointing
+
+
+def _named(row: Measured) -> str:
+    step = row.step
+    what = f"{step.model} {step.latents}x{step.latents} {step.precision}"
+    return what + (", checkpointing" if step.checkpointing else "") + f", {row.method}"
 
 
 def _share(ratios: Sequence[float]) -> str:
@@ -226,6 +247,7 @@ def main() -> int:
     found = [(row, Count(**known[key])) for row in rows if (key := json.dumps(asdict(row.step))) in known]
     (HERE / "table.md").write_text(table(found))
     (HERE / "summary.md").write_text(summary(found))
+    (HERE / "speeds.md").write_text(speeds(found))
     sys.stdout.write(summary(found) + f"\n{len(found)} of {len(rows)} rows\n")
     return 0
 
