@@ -143,6 +143,9 @@ TRANSFORMERS: dict[str, Transformer] = {
     "sd35-medium-without-t5": Transformer(
         StableDiffusion3WithoutT5(), n.SD35_MEDIUM, 2_243_171_520, (n.CLIP_L, n.CLIP_G), n.VAE, n.SHIFT_3
     ),
+    "sd35-large": Transformer(
+        StableDiffusion3(), n.SD35_LARGE, 8_056_627_520, (n.CLIP_L, n.CLIP_G, n.T5_XXL), n.VAE, n.SHIFT_3
+    ),
     "tiny-sd3": Transformer(
         StableDiffusion3(), n.TINY_SD3, 89_008, (n.SMALL_CLIP, n.SMALL_CLIP_G, n.SMALL_T5), n.SMALL_VAE, n.SHIFT_3
     ),

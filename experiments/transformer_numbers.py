@@ -44,6 +44,11 @@ SD35_MEDIUM: Numbers = {
     **{"joint_attention_dim": 4096, "caption_projection_dim": 1536, "pooled_projection_dim": 2048},
     **{"pos_embed_max_size": 384, "dual_attention_layers": list(range(13)), "qk_norm": "rms_norm"},
 }
+SD35_LARGE: Numbers = {
+    **{"sample_size": 128, "num_layers": 38, "attention_head_dim": 64, "num_attention_heads": 38},
+    **{"joint_attention_dim": 4096, "caption_projection_dim": 2432, "pooled_projection_dim": 2048},
+    **{"pos_embed_max_size": 192, "dual_attention_layers": [], "qk_norm": "rms_norm"},
+}
 TINY_SD3: Numbers = {
     **{"sample_size": 8, "num_layers": 2, "attention_head_dim": 8, "num_attention_heads": 4},
     **{"joint_attention_dim": 56, "caption_projection_dim": 32, "pooled_projection_dim": 32},

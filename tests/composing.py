@@ -4,12 +4,15 @@ from copy import deepcopy
 from functools import lru_cache
 
 import hydra
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from quantbooth.runtime.config import conf_dir
 from quantbooth.runtime.hydra_versions import BASE
 
-__all__ = ["composed"]
+__all__ = ["GIVEN", "composed", "filled"]
+
+GIVEN = ("base.path", "subject.path", "subject.class_word", "timesteps.path")
+"""Options that a person must give where they have no value."""
 
 
 def composed(*overrides: str, name: str = "quantbooth") -> DictConfig:
@@ -21,3 +24,12 @@ def composed(*overrides: str, name: str = "quantbooth") -> DictConfig:
 def _composed(name: str, overrides: tuple[str, ...]) -> DictConfig:
     with hydra.initialize_config_dir(str(conf_dir()), **BASE):
         return hydra.compose(name, list(overrides))
+
+
+def filled(cfg: DictConfig) -> DictConfig:
+    """Give a word to each option of GIVEN that misses its value."""
+    for missing in GIVEN:
+        group, _, name = missing.partition(".")
+        if OmegaConf.is_missing(cfg[group], name):
+            OmegaConf.update(cfg, missing, "given")
+    return cfg

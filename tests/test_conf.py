@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 from transformers import ViTConfig, ViTImageProcessor, ViTModel
 
-from composing import composed
+from composing import composed, filled
 from experiments.transformer_numbers import LINEAR
 from quantbooth.data.dreambooth import NAMES
 from quantbooth.data.photos import photo_subject
@@ -66,11 +66,7 @@ def options(group: str, *left_out: str) -> list[DictConfig]:
 
 @pytest.mark.parametrize("row", ROWS, ids=str)
 def test_every_option_of_every_group_composes_and_resolves(row: tuple[str, ...]) -> None:
-    cfg = with_option(*row[0].split("="))
-    for missing in ("base.path", "subject.path", "subject.class_word", "timesteps.path"):
-        if OmegaConf.is_missing(cfg[missing.partition(".")[0]], missing.partition(".")[2]):
-            OmegaConf.update(cfg, missing, "given")
-    assert plain(cfg)["seed"] == 0
+    assert plain(filled(with_option(*row[0].split("="))))["seed"] == 0
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.relative_to(conf_dir()).as_posix())

@@ -9,7 +9,7 @@ import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
-from composing import composed
+from composing import composed, filled
 from quantbooth.run.run import Run
 from quantbooth.runtime.config import conf_dir
 
@@ -67,8 +67,8 @@ def test_a_method_is_the_same_in_every_experiment(experiment: str) -> None:
 def test_every_job_of_an_experiment_can_be_planned(experiment: str) -> None:
     with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
         sweep = hydra.compose("quantbooth", [f"experiment={experiment}"], return_hydra_config=True).hydra.sweeper.params
-    assert Run(composed(f"experiment={experiment}")).steps[-1] > 0
+    assert Run(filled(composed(f"experiment={experiment}"))).steps[-1] > 0
     for key, values in (sweep or {}).items():
         swept = OverridesParser.create().parse_override(f"{key}={values}")
         for value in swept.sweep_string_iterator() if swept.is_sweep_override() else [values]:
-            assert Run(composed(f"experiment={experiment}", f"{key}={value}")).steps[-1] > 0
+            assert Run(filled(composed(f"experiment={experiment}", f"{key}={value}"))).steps[-1] > 0

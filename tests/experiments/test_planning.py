@@ -5,9 +5,10 @@ from dataclasses import asdict, replace
 
 import pytest
 
+from experiments.planning.cards import tables
 from experiments.planning.compare import HERE, Count, Measured, Step, count, measured, speeds, summary, table
 from experiments.planning.measure import FILE
-from experiments.planning.where import table as where
+from experiments.planning.where import complete
 
 ONE = Measured("CPU", "quantbooth", Step("sd15", 32, 4, 1, 1, False), 2.0, 1.0, 0.5)
 OTHER = Measured("CPU", "quantbooth", Step("sdxl", 32, 4, 1, 1, False), 4.0, 2.0, 0.5)
@@ -57,4 +58,5 @@ def test_the_tables_are_made_of_the_counts() -> None:
     assert (HERE / "table.md").read_text() == table(rows)
     assert (HERE / "summary.md").read_text() == summary(rows)
     assert (HERE / "speeds.md").read_text() == speeds(rows)
-    assert (HERE / "where.md").read_text() == where(json.loads((HERE / "where.json").read_text()))
+    plans = tables(complete(json.loads((HERE / "where.json").read_text())))
+    assert {name: (HERE / name).read_text() for name in plans} == plans

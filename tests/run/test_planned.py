@@ -53,6 +53,12 @@ def test_checkpointing_keeps_less_on_a_card_that_is_not_here(compose: Compose, t
     assert other.parts["kept activations"] < one.parts["kept activations"]
 
 
+def test_a_published_clip_is_counted(compose: Compose, tmp_path: Path) -> None:
+    pytest.importorskip("open_clip")
+    found = stages(Run(compose(tmp_path, *SMALL, "scorer=clip_b32", "locator=whole")))["scoring"]()
+    assert found.parts["encoder"] == 4 * (151_277_313 + 77 * 77) < found.peak  # weights of ViT-B/32 and its mask
+
+
 @pytest.mark.chain
 @pytest.mark.parametrize(
     "words",

@@ -157,7 +157,7 @@ def empty_clip(model: str) -> tuple[Any, int]:
     if model not in open_clip.list_models():
         raise UserError(f"scorer.encoder.model must be a model of open_clip, got {model!r}")
     with torch.device("meta"):
-        network = open_clip.create_model(model, pretrained=None)
+        network = open_clip.create_model(model, pretrained=None, device="meta")
     return network.requires_grad_(False).eval(), int(network.visual.image_size[0])
 
 
