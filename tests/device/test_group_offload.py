@@ -1,14 +1,17 @@
 """Group offloading: the bits of a denoiser that is on the device whole, and each block sent once in each direction."""
 
+from collections.abc import Callable
 from copy import deepcopy
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
-from pretend import DEVICE, SENT, Looks
+from pretend import DEVICE, SENT, Looks, Pretend
 from quantbooth.quant.group_offload import GroupOffload
 from quantbooth.quant.scale_sets import Parts, attach_
 from quantbooth.quant.selection import SetSelection
@@ -147,3 +150,55 @@ def test_teachers_and_other_calls_between_steps_change_nothing(network: Network,
 def test_too_few_blocks_with_codes_are_refused(network: Network) -> None:
     with pytest.raises(UserError, match="resources.group_offload=true needs 3 or more .* found 2"):
         GroupOffload(network, NAMES[:2])
+
+
+class Stream:
+    """A CUDA stream of which every copy comes as late as it may: when another stream waits for it."""
+
+    def __init__(self, _: Any = None) -> None:
+        self.queued: list[Callable[[], Any]] = []
+        self.waited = False
+
+    def wait_stream(self, other: "Stream") -> None:
+        self.waited = True
+        while other.queued:
+            other.queued.pop(0)()
+
+
+class Late(TorchDispatchMode):
+    """Queues copies in a stream that waited for the computing one before each; what they replace is gone at once."""
+
+    def __init__(self, stream: Stream) -> None:
+        super().__init__()
+        self.stream = stream
+
+    def __torch_dispatch__(self, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if operation is not torch.ops.aten.copy_.default:
+            return operation(*args, **(kwargs or {}))
+        assert self.stream.waited
+        self.stream.waited = False
+        args[0].fill_(255)
+        self.stream.queued.append(partial(operation, *args))
+        return args[0]
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_streams_wait_for_each_other(
+    network: Network, looks: Looks, monkeypatch: pytest.MonkeyPatch, checkpointing: bool
+) -> None:
+    """The protocol of two CUDA streams and pinned memory, without CUDA."""
+    network.checkpointing, x, pinned, used = checkpointing, torch.randn(3, 6), [], []
+    whole, computing = deepcopy(network).to(DEVICE), Stream()
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda one: pinned.append(one.clone()) or pinned[-1])
+    monkeypatch.setattr(Pretend, "record_stream", lambda _, stream: used.append(stream), raising=False)
+    monkeypatch.setattr("quantbooth.quant.group_offload.CUDA", torch.device(DEVICE).type)
+    monkeypatch.setattr(torch.cuda, "Stream", Stream)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda _: computing)
+    monkeypatch.setattr(torch.cuda, "stream", Late)
+    offload = GroupOffload(network, NAMES, pinned=True)
+    network.to(DEVICE)
+    for _ in range(3):
+        assert all(map(torch.equal, step(network, x.to(DEVICE)), step(whole, x.to(DEVICE))))
+    assert [id(group.stored) for group in offload.groups] == [id(one) for one in pinned]
+    assert len(used) == sum(count for (_, line), count in looks.items() if OWN in line) > 0
+    assert set(used) == {offload._stream}

@@ -29,6 +29,8 @@ from quantbooth.runtime.errors import UserError
 
 __all__ = ["GroupOffload"]
 
+CUDA = "cuda"
+"""The kind of device that has streams."""
 LEAST = 3
 """Blocks of a denoiser that two on the device are fewer than."""
 
@@ -95,7 +97,7 @@ class GroupOffload:
         for group in self.groups:
             group.use_(group.stored)
         self._device, self._places, self._there, self._here = device, [], [None, None], None
-        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self._stream = torch.cuda.Stream(device) if device.type == CUDA else None
         if device != self.groups[0].stored.device:
             size = max(len(group.stored) for group in self.groups)
             with torch.inference_mode(False):  # sampling may be first, and training reads them too
