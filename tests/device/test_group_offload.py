@@ -187,9 +187,14 @@ def test_streams_wait_for_each_other(
     network: Network, looks: Looks, monkeypatch: pytest.MonkeyPatch, checkpointing: bool
 ) -> None:
     """The protocol of two CUDA streams and pinned memory, without CUDA."""
-    network.checkpointing, x, pinned, used = checkpointing, torch.randn(3, 6), [], []
+    network.checkpointing, x, pinned, used = checkpointing, torch.randn(3, 6), list[Tensor](), list[Any]()
     whole, computing = deepcopy(network).to(DEVICE), Stream()
-    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda one: pinned.append(one.clone()) or pinned[-1])
+
+    def pin(one: Tensor) -> Tensor:
+        pinned.append(one.clone())
+        return pinned[-1]
+
+    monkeypatch.setattr(torch.Tensor, "pin_memory", pin)
     monkeypatch.setattr(Pretend, "record_stream", lambda _, stream: used.append(stream), raising=False)
     monkeypatch.setattr("quantbooth.quant.group_offload.CUDA", torch.device(DEVICE).type)
     monkeypatch.setattr(torch.cuda, "Stream", Stream)
