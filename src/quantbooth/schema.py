@@ -139,7 +139,7 @@ FIELDS: dict[str, dict[str, Field]] = {
     "resources": {
         "gradient_checkpointing": ignored(FLAG),
         "cache_latents": ignored(FLAG),
-        "cuda_graphs": ignored(FLAG),
+        **dict.fromkeys(("cuda_graphs", "group_offload"), ignored(FLAG)),
         "kernels": ignored(one_of("auto", "eager", "fused")),
         "checkpoint_every": ignored(whole(0)),
         "memory_gb": ignored(optional(number(positive=True))),

@@ -35,6 +35,9 @@ from quantbooth.store.store import Artifact
 
 __all__ = ["calibrate", "check_job", "job", "layers"]
 
+UNUSED = ("resources.group_offload",)
+"""Of tuning and drawing."""
+
 
 @dataclass(frozen=True)
 class CalibrationResult:

@@ -32,6 +32,7 @@ from quantbooth.degradation.files import (
 )
 from quantbooth.run.degradation import Degradation
 from quantbooth.run.models import base_with
+from quantbooth.run.offloading import offload_, require_offload
 from quantbooth.run.options import require_places, require_untouched
 from quantbooth.run.prompts import require_read
 from quantbooth.run.run import Run
@@ -55,6 +56,7 @@ def _plan(run: Run) -> Degradation:
     plan = Degradation(run)
     require_read(run, [question.text for question in plan.measurement.questions.each])
     if run.quantized_base is not None:
+        require_offload(run)
         layers(run, run.outline)  # patterns that leave none are refused before any work
     return plan
 
@@ -84,6 +86,7 @@ def measure_quantized(plan: Degradation, quantized: Path) -> None:
     with plan.artifact.writing(plan.run.settings) as draft:
         with profile() as cost:
             base, pictures = base_with(plan.run, quantized), draft.path / PICTURES
+            offload_(plan.run, base)
             reference, what = read_reference(compared), plan.artifact.label
             measurement.generate(base, pictures, measurement.pictures, what)
             errors, _ = measurement.predict(base, reference.latents, reference, what)

@@ -22,8 +22,8 @@ from quantbooth.sampling.image_set import read_requests
 
 __all__ = ["check_job", "evaluate", "job"]
 
-UNUSED = ("logger", "preview")
-"""Options of tuning that decide nothing of the pictures."""
+UNUSED = ("logger", "preview", "resources.group_offload")
+"""Options of tuning and drawing that decide nothing of scores."""
 
 
 def evaluate(run: Run) -> list[Path]:

@@ -39,7 +39,7 @@ USUAL_FORMAT = "diffusers"
 USUAL_PRECISION = "float32"
 OF_TUNING = ("method", "strategy", "tuner", "prior", "optimizer", "seed", "tag")
 UNUSED = (
-    *("sampler", "scorer", "locator", "dino", "logger", "preview"),
+    *("sampler", "scorer", "locator", "dino", "logger", "preview", "resources.group_offload"),
     *("protocol.seeds", "protocol.prompt_stride", "protocol.prior_prompts", "protocol.batch"),
 )
 """Options of drawing and scoring, which a command with the options of a run may be given too."""

@@ -23,6 +23,7 @@ from quantbooth.diffusion.router import SubjectsRoute
 from quantbooth.reporting.images import contact_sheet
 from quantbooth.run.load import load
 from quantbooth.run.models import tuned_base
+from quantbooth.run.offloading import offload_, require_offload
 from quantbooth.run.prompts import require_read
 from quantbooth.run.reopened import run_of
 from quantbooth.run.run import Run
@@ -60,6 +61,7 @@ def _require(run: Run) -> None:
     """
     tuned, own = run.settings["scale_sets"], run.settings["prompt"] is not None
     run.check("sampler", "protocol", "loras", *([] if own else ["steps", "tuner"]))
+    require_offload(run)
     if tuned is None:
         run.strength.of(run.plan, run.tuner)
     if not own:
@@ -154,6 +156,7 @@ def _generate(
 ) -> list[bool]:
     """Generate missing pictures, with added LoRA files; return for each job whether its picture existed."""
     add_loras_(base, run.loras)
+    offload_(run, base)
     jobs = [one for of_subject in wanted for one in of_subject]
     module = SamplingModule(base, run.sampler, jobs, route, run.settings["negative_prompt"] or "")
     return generate_missing(module, run.trainer(f"generating {what}", shared=True), run.protocol.batch)

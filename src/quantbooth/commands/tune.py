@@ -23,6 +23,7 @@ from quantbooth.run.examples import encode_examples
 from quantbooth.run.experts import few_samples, unused
 from quantbooth.run.gradients import make_gradients
 from quantbooth.run.models import untuned_base, whole_base, with_untuned_denoiser
+from quantbooth.run.offloading import offload_, offloads, require_offload
 from quantbooth.run.overfitting import overfitting
 from quantbooth.run.previews import previews
 from quantbooth.run.processes import following
@@ -72,6 +73,7 @@ def tune(run: Run) -> list[Path]:
 def _require(run: Run) -> None:
     """Refuse what tuning cannot do, before any work."""
     run.check("plan", "timestep_sampler", "sampler", "recipe", "steps", "tuner", "stopping", "callbacks", "processes")
+    require_offload(run)
     require_read(run)
     require_guard(run)
 
@@ -149,6 +151,7 @@ def generate_prior(one: SubjectRun) -> None:
     trainer = run.trainer(f"generating {artifact.label}", shared=True)
     with artifact.writing(one.settings) as draft:
         base = untuned_base(run, prompts_of(requests))
+        offload_(run, base)
         module = SamplingModule(base, run.sampler, image_jobs(requests, draft.unfinished))
         found = generate_missing(module, trainer, run.protocol.batch)
         collect(requests, draft.unfinished, draft.path)
@@ -230,12 +233,14 @@ def prepared(
     route_(base, route, selection)
     if resources["gradient_checkpointing"]:
         base.enable_gradient_checkpointing_()
+    for one in filter(None, (base, untuned)):
+        offload_(run, one)
     teacher = None
     if run.recipe.needs_teacher:
         teacher = Teacher(base, route) if untuned is None else Teacher(untuned, None)
     parts = (base, learning, examples, zones, run.recipe, optimizer, sentences, route, teacher, distance)
     module = TuningModule(*parts, run.strategy.shared_steps, run.strategy.wide, run.timestep_sampler, share)
-    recorded = resources["cuda_graphs"] and not run.calibration.stored  # kernels of other packages are not known to be
+    recorded = resources["cuda_graphs"] and not (run.calibration.stored or offloads(run))  # others' kernels may not be
     graphs = [ReplayGraphs(base.denoiser, selection)] if recorded else []  # before what draws
     return base, module, graphs
 

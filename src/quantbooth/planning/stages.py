@@ -15,6 +15,7 @@ from quantbooth.diffusion.router import SubjectsRoute, route_
 from quantbooth.planning.autocast import as_on_card, half_precision
 from quantbooth.planning.live_bytes import LiveBytes, emptied_, fake
 from quantbooth.planning.memo import Memo
+from quantbooth.quant.group_offload import GroupOffload
 from quantbooth.quant.kernels.choice import EAGER, use
 from quantbooth.quant.observers import ScaleSearch
 from quantbooth.quant.selection import SetSelection
@@ -98,6 +99,16 @@ def _held(counter: LiveBytes, *modules: nn.Module | None) -> int:
     return counter.live - before
 
 
+def _denoiser(counter: LiveBytes, base: Base, offloaded: bool) -> dict[str, int]:
+    """Give the denoiser memory, or what group offloading leaves on the device; return the bytes of its parts."""
+    if not offloaded:
+        return {"denoiser": _held(counter, base.denoiser)}
+    offload = GroupOffload(base.denoiser, base.blocks())  # whose codes stay on the meta device
+    rest, before = _held(counter, base.denoiser), counter.live
+    offload.place_(CPU)
+    return {"denoiser outside of blocks": rest, "two blocks": counter.live - before}
+
+
 def calibrating(base: Base, quantized: Quantized, search: ScaleSearch) -> Peak:
     """Return the peak of rounding to the nearest code layer by layer: codes of all, and the largest layer at work."""
     denoiser = base.denoiser
@@ -139,7 +150,8 @@ class Tuned:
         recipe: batch, teacher, EMA.
         optimizer: makes the optimizer.
         subjects: how many share the batch.
-            checkpointing: of activations.
+        checkpointing: of activations.
+        offloaded: whether the device has the codes of two blocks alone.
         cached: whether latents and prompts are; else autoencoder and text encoders stay.
         identifier: whether its embedding learns.
         precision: `trainer.precision`.
@@ -153,6 +165,7 @@ class Tuned:
     optimizer: OptimizerFactory
     subjects: int
     checkpointing: bool
+    offloaded: bool
     cached: bool
     identifier: bool
     precision: str
@@ -167,7 +180,7 @@ def tuning(made: Made, plan: Tuned) -> Peak:
     route = SubjectsRoute(partial(plan.strategy.chosen, zones), sets, plan.subjects)
     base = made()
     with counted() as counter:
-        parts = {"denoiser": _held(counter, base.denoiser)}
+        parts = _denoiser(counter, base, plan.offloaded)
         text = _encoded(made())
         whole = plan.identifier or not plan.cached
         if whole:
@@ -256,10 +269,7 @@ def sampling(made: Made, plan: Tuned, batch: int, steps: int) -> Peak:
     """Return the peak of generating a batch of pictures in this many steps, after the text encoders left memory."""
     base, selection = made(), SetSelection()
     with counted() as counter, torch.no_grad():
-        parts = {
-            "denoiser": _held(counter, base.denoiser),
-            "autoencoder": _held(counter, base.autoencoder),
-        }
+        parts = {**_denoiser(counter, base, plan.offloaded), "autoencoder": _held(counter, base.autoencoder)}
         one, before = _encoded(made()), counter.live
         if plan.tuner.has_base:
             plan.tuner.prepare_(base, plan.strategy.sets, selection, plan.subjects)

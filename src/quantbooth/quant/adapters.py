@@ -260,4 +260,4 @@ def require_shapes(
 
 
 def _device(layer: nn.Module) -> torch.device:
-    return (layer.codes if isinstance(layer, QuantizedLayer) else layer.get_parameter("weight")).device
+    return (layer.scale if isinstance(layer, QuantizedLayer) else layer.get_parameter("weight")).device

@@ -123,7 +123,7 @@ def attach_(
         raise RuntimeError(f"scale sets must be attached once, got {name!r} already: call detach_ first")
     for layer in layers.values():
         if isinstance(layer, QuantizedLayer):
-            register_sets_(layer, _sizes(layer, parts), count, selection, layer.codes.device)
+            register_sets_(layer, _sizes(layer, parts), count, selection, layer.scale.device)
         else:
             stored.attach_(layer, _sizes(layer, parts), count, selection)
     for norm in normalizations.values():

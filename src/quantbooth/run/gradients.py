@@ -8,6 +8,7 @@ import torch
 from quantbooth.diffusion.router import route_
 from quantbooth.quant.selection import SetSelection
 from quantbooth.run.models import untuned_base
+from quantbooth.run.offloading import offload_
 from quantbooth.run.subject_run import SubjectRun
 from quantbooth.runtime.profiling import profile
 from quantbooth.store.store import Artifact
@@ -39,6 +40,7 @@ def _measured(one: SubjectRun, asked: Undecided, what: str) -> Gradients:
         text = base.encode_prompts([one.subject.tuning_text])
     photos = cache_latents(LazyLatents(base.encode_images, one.subject.photos))
     run.tuner.prepare_(base, 1, selection)
+    offload_(run, base)
     base = base.denoiser_alone
     route_(base, equal_zones(1, base.timesteps).index, selection)
     if run.settings["resources"]["gradient_checkpointing"]:

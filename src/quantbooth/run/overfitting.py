@@ -10,6 +10,7 @@ from quantbooth.diffusion.base import Base
 from quantbooth.diffusion.router import SubjectsRoute, route_
 from quantbooth.quant.selection import SetSelection
 from quantbooth.run.models import untuned_base
+from quantbooth.run.offloading import offload_
 from quantbooth.run.run import Run
 from quantbooth.run.subject_run import SubjectRun
 from quantbooth.runtime.progress import say
@@ -23,6 +24,7 @@ __all__ = ["overfitting"]
 def overfitting(run: Run, subjects: Sequence[SubjectRun], folders: Sequence[Path]) -> list[dict[str, list[float]]]:
     """Return what the manifest of each subject says about its last step: errors by timestep bin, and the indicator."""
     base, selection, strategy = _base(run, subjects), SetSelection(), run.strategy
+    offload_(run, base)
     states = [read_snapshot(folder, run.recipe.steps) for folder in folders]
     run.loop.place(base.networks)
     photos = [cache_latents(LazyLatents(base.encode_images, one.subject.photos)) for one in subjects]

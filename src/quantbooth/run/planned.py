@@ -14,6 +14,7 @@ from quantbooth.evaluation.encoders import FOLDER, empty_clip
 from quantbooth.planning.stages import Peak, Quantized, Tuned, calibrating, encoding, sampling, scoring, tuning
 from quantbooth.quant.surgery import NO_SPLITS, matching
 from quantbooth.run.as_stored import require_own_layers
+from quantbooth.run.offloading import require_offload
 from quantbooth.run.run import Run
 from quantbooth.runtime.config import build
 from quantbooth.runtime.errors import UserError
@@ -27,9 +28,9 @@ __all__ = ["advice", "on_card", "require_planned", "stages", "uncounted"]
 ADVICE = {
     "tuning": (
         *("resources.gradient_checkpointing=true", "resources.cache_latents=true", "tuner.train_batch_size=1"),
-        *("trainer.precision=bf16-mixed", "prior.class_batch_size=1"),
+        *("trainer.precision=bf16-mixed", "prior.class_batch_size=1", "resources.group_offload=true"),
     ),
-    "sampling": ("protocol.batch=1", "trainer.precision=bf16-mixed"),
+    "sampling": ("protocol.batch=1", "trainer.precision=bf16-mixed", "resources.group_offload=true"),
 }
 """Options that lower the peak of a stage and leave the method as it is, the cheapest first."""
 
@@ -97,6 +98,7 @@ def require_planned(run: Run) -> None:
     require_own_layers(run.settings, "quantbooth-plan")
     for part in ("outline", "plan", "recipe", "timestep_sampler", "protocol", "sampler"):
         getattr(run, part)
+    require_offload(run, run.settings["trainer"]["accelerator"] if on_card(run) else "cpu")
     _tuned(run)
 
 
@@ -153,6 +155,7 @@ def _tuned(run: Run) -> Tuned:
         optimizer=optimizer_factory(settings["optimizer"]),
         subjects=len(settings["subjects"] or [None]),
         checkpointing=resources["gradient_checkpointing"],
+        offloaded=resources["group_offload"],
         cached=resources["cache_latents"],
         identifier=settings["tuner"]["identifier"],
         precision=settings["trainer"]["precision"],

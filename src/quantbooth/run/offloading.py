@@ -1,0 +1,51 @@
+"""Group offloading as the options of a run say: in tuning and in drawing, on a device with a memory of its own."""
+
+from quantbooth.diffusion.base import Base
+from quantbooth.quant.group_offload import GroupOffload
+from quantbooth.run.run import Run
+from quantbooth.runtime.errors import UserError
+from quantbooth.runtime.progress import say_once
+
+__all__ = ["offload_", "offloads", "require_offload"]
+
+SHARED = ("cpu", "mps")
+"""Kinds of devices that compute in the memory of the CPU."""
+
+
+def offloads(run: Run) -> bool:
+    """Return whether the codes of blocks stay in the CPU's memory."""
+    return bool(run.settings["resources"]["group_offload"])
+
+
+def require_offload(run: Run, kind: str | None = None) -> None:
+    """Refuse offloading that has no effect, and name the option that has none beside it.
+
+    Args:
+        run: whose options they are.
+        kind: of its device, for a plan; None asks its trainer.
+
+    Raises:
+        UserError: for weights that are no packed codes, and for a device without a memory of its own.
+    """
+    if not offloads(run):
+        return
+    leave = "or leave out resources.group_offload=true"
+    if run.calibration.bits is None:
+        name = run.settings["quant"]["name"]
+        raise UserError(
+            f"resources.group_offload=true has no effect on quant={name}, which has no packed codes to send; choose "
+            f"another quant, {leave}"
+        )
+    if (found := kind or run.loop.device.type) in SHARED:
+        raise UserError(
+            f"resources.group_offload=true has no effect on trainer.accelerator={found}, which computes in the memory "
+            f"of the CPU; choose trainer=gpu, {leave}"
+        )
+    if kind is None and run.settings["resources"]["cuda_graphs"]:
+        say_once("resources.group_offload=true: steps are not CUDA graphs (resources.cuda_graphs)")
+
+
+def offload_(run: Run, base: Base) -> None:
+    """Keep the codes of a quantized base's blocks on the CPU, if the options say so; once for each denoiser."""
+    if offloads(run):
+        GroupOffload(base.denoiser, base.blocks(), pinned=run.loop.device.type == "cuda")
