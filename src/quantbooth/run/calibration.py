@@ -19,7 +19,7 @@ from quantbooth.quant.activations import ActivationBits
 from quantbooth.quant.observers import ScaleSearch
 from quantbooth.quant.surgery import matching
 from quantbooth.run.as_stored import is_stored
-from quantbooth.run.options import sampler_of
+from quantbooth.run.base_options import sampler_of
 from quantbooth.runtime.config import build, plain
 from quantbooth.runtime.errors import UserError
 from quantbooth.schema import content, trainer_content

@@ -24,15 +24,14 @@ from quantbooth.diffusion.sampler import Sampler
 from quantbooth.evaluation.scorer import Scorer
 from quantbooth.quant.kernels import choice as kernels
 from quantbooth.run.as_stored import require_own_layers
+from quantbooth.run.base_options import base_folder_of, sampler_of
 from quantbooth.run.calibration import PRECISIONS, Calibration
 from quantbooth.run.callbacks import callbacks_of
 from quantbooth.run.experts import require_decidable, sampled_timesteps
 from quantbooth.run.options import (
-    base_folder_of,
     method_name,
     recipe_of,
     require_group_size,
-    sampler_of,
     strategy_of,
     timestep_sampler_of,
     tuner_of,
