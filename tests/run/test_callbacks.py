@@ -107,3 +107,14 @@ def test_a_callback_that_lightning_refuses_is_told_in_a_line(
     calibrate(Run(cfg))
     with pytest.raises(UserError, match=r"^Lightning refuses the tuning: needs a validation loop; change callbacks or"):
         tune(Run(cfg))
+
+
+def test_two_callbacks_whose_states_have_one_name_are_refused(
+    compose: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("QUANTBOOTH_TRUST", "lightning.pytorch.callbacks")
+    cfg, timer = compose(tmp_path, *QUICK), {"_target_": "lightning.pytorch.callbacks.Timer"}
+    with open_dict(cfg):
+        cfg.callbacks = {"one": {**timer, "interval": "step"}, "other": {**timer, "interval": "epoch"}}
+    with pytest.raises(UserError, match=r"^callbacks\.other and callbacks\.one both have the state_key Timer; leave"):
+        tune(Run(cfg))

@@ -53,6 +53,24 @@ def test_other_programs_and_set_variables_are_left_alone(monkeypatch: pytest.Mon
     assert run(PROGRAM, **{VARIABLE: "glibc.malloc.perturb=0"}) == "begun []\nglibc.malloc.perturb=0\n"
 
 
+@pytest.mark.parametrize(
+    "watching",
+    [
+        "import sys; sys.settrace(lambda *_: None)",
+        "import sys; sys.setprofile(lambda *_: None)",
+        "import threading, time; threading.Thread(target=time.sleep, args=(1,), daemon=True).start()",
+    ],
+)
+def test_a_command_that_another_program_runs_is_not_started_again(tmp_path: Path, watching: str) -> None:
+    script = tmp_path / "quantbooth-something"
+    script.write_text(watching + PROGRAM)
+    environment = {name: value for name, value in os.environ.items() if name != VARIABLE}
+    found = subprocess.run(
+        [sys.executable, str(script)], env=environment, check=True, capture_output=True, text=True, cwd=tmp_path
+    )
+    assert found.stdout == "begun []\nNone\n"
+
+
 def test_settings_are_those_that_glibc_knows() -> None:
     assert all(name.startswith("glibc.malloc.") for name in SETTINGS)
     assert settings().count("=") == len(SETTINGS)

@@ -1,6 +1,7 @@
 """The state of a run as tensors and JSON: nothing of any optimizer is lost, and what cannot be stored is refused."""
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from quantbooth.runtime.errors import UserError
+from quantbooth.store.documents import parsed_json
 from quantbooth.store.store import Draft
 from quantbooth.tuning.callbacks import Checkpoints
 from quantbooth.tuning.checkpoints import Unfinished
@@ -51,8 +53,10 @@ def test_every_optimizer_goes_on_to_the_same_bits(name: str) -> None:
 
 def test_what_is_packed_comes_back_with_its_types() -> None:
     tensors: dict[str, Tensor] = {}
-    state = {0: {"a": (1, 2.5, None), "b": [True, "x"], "lr": 1e-300}, "inf": float("inf")}
-    assert unpack(json.loads(json.dumps(pack(state, "s", tensors))), tensors) == state
+    state = {0: {"a": (1, 2.5, None), "b": [True, "x"], "lr": 1e-300}, "inf": float("inf"), "-inf": float("-inf")}
+    record = json.dumps(pack(state, "s", tensors))
+    assert unpack(parsed_json(record, "a record"), tensors) == state
+    assert unpack(parsed_json(json.dumps(pack(float("nan"), "s", tensors)), "a record"), tensors) != state
     assert not tensors
 
 
@@ -69,6 +73,18 @@ def test_what_two_entries_share_is_stored_for_each_as_it_is_now(tmp_path: Path) 
 def test_what_is_neither_tensor_nor_number_is_refused_by_name() -> None:
     with pytest.raises(TypeError, match=r"^s\.0 must be a tensor, a number or a string, got Generator$"):
         pack([torch.Generator()], "s", {})
+
+
+def test_tensors_whose_names_are_alike_stay_two() -> None:
+    tensors: dict[str, Tensor] = {}
+    state = {"a": {"b": torch.zeros(1)}, "a.b": torch.ones(1), 1: torch.full((1,), 2.0), "1": torch.full((1,), 3.0)}
+    found = unpack(pack(state, "s", tensors), tensors)
+    assert [found["a"]["b"].item(), found["a.b"].item(), found[1].item(), found["1"].item()] == [0, 1, 2, 3]
+
+
+def test_a_key_that_json_does_not_have_is_refused() -> None:
+    with pytest.raises(TypeError, match=r"^a key of s\.a must be a number or a string, got tuple$"):
+        pack({"a": {(1, 2): 3}}, "s", {})
 
 
 def test_an_unknown_kind_is_refused() -> None:
@@ -128,9 +144,9 @@ def test_a_callback_goes_on_with_its_state(
     part = Unfinished([Draft(tmp_path / "draft", tmp_path / "sets" / "mug-1", "1")]).part(0)
     ended, resumed, counts = new_stage(steps=5), new_stage(steps=5), Counts()
     with pytest.raises(Killed):
-        fit(ended, [Counts(("a", 1)), Checkpoints(part, ended, 0), Kill()])
+        fit(ended, [Counts(("a", math.inf)), Checkpoints(part, ended, 0), Kill()])
     fit(resumed, [counts, Checkpoints(part, resumed, 3600, part.latest())])
-    assert counts.state == {"steps": torch.tensor([5.0]), "more": ("a", 1)}
+    assert counts.state == {"steps": torch.tensor([5.0]), "more": ("a", math.inf)}
 
 
 def test_a_callback_whose_state_no_checkpoint_can_hold_is_refused_before_the_first_step(
@@ -143,6 +159,17 @@ def test_a_callback_whose_state_no_checkpoint_can_hold_is_refused_before_the_fir
     ):
         fit(stage, [counts, Checkpoints(part, stage, 0)])
     assert not counts.state["steps"].any()
+
+
+@pytest.mark.parametrize("hook", ["on_save_checkpoint", "on_load_checkpoint"])
+def test_a_callback_that_keeps_its_state_in_lightnings_checkpoints_is_refused(
+    new_stage: Callable[..., TuningModule], fit: Callable[..., None], tmp_path: Path, hook: str
+) -> None:
+    stage = new_stage(steps=1)
+    keeps = type("Keeps", (Callback,), {hook: lambda self, trainer, module, checkpoint: None})
+    part = Unfinished([Draft(tmp_path / "draft", tmp_path / "sets" / "mug-1", "1")]).part(0)
+    with pytest.raises(UserError, match=rf"^callbacks\.Keeps\.{hook} is never called: .*leave it out$"):
+        fit(stage, [keeps(), Checkpoints(part, stage, 0)])
 
 
 def test_the_scale_of_the_loss_is_restored(

@@ -7,6 +7,7 @@ change what is learned, so its node enters the identity of what is tuned.
 from typing import Any
 
 from lightning.pytorch import Callback
+from lightning.pytorch.utilities.model_helpers import is_overridden
 from omegaconf import DictConfig, OmegaConf
 
 from quantbooth.runtime.config import build, is_own
@@ -19,14 +20,23 @@ def callbacks_of(cfg: DictConfig, processes: int) -> list[Callback]:
     """Return the callbacks that a configuration names, for the first process of those that share a tuning.
 
     Raises:
-        UserError: when one cannot be made, and for one of another package where several processes tune.
+        UserError: when one cannot be made, for one of another package where several processes tune, and for two whose
+            states have one name.
     """
     if (others := deciding(cfg)) and processes > 1:
         raise UserError(
             f"callbacks.{next(iter(others))} may change what is learned, and would do so in one process of "
             f"{processes}; choose trainer.devices=1, or leave it out"
         )
-    return [build(node, Callback) for node in (cfg.get("callbacks") or {}).values()]
+    made = {name: build(node, Callback) for name, node in (cfg.get("callbacks") or {}).items()}
+    first = dict[str, str]()
+    for name, one in made.items():
+        if is_overridden("state_dict", instance=one, parent=Callback) and first.setdefault(one.state_key, name) != name:
+            raise UserError(
+                f"callbacks.{name} and callbacks.{first[one.state_key]} both have the state_key {one.state_key}; leave "
+                "one out, or let state_key differ"
+            )
+    return list(made.values())
 
 
 def deciding(cfg: DictConfig) -> dict[str, Any]:

@@ -7,6 +7,7 @@ tensor of the same size takes new memory. experiments/planning.md has what train
 
 import os
 import sys
+import threading
 from pathlib import Path
 
 __all__ = ["SETTINGS", "VARIABLE", "restart_with_settings", "settings"]
@@ -22,9 +23,10 @@ SETTINGS = {
 def restart_with_settings() -> None:
     """Start this command again in its own place with SETTINGS, where that has not been done.
 
-    Nothing is done without glibc, where VARIABLE is set already, and in a process of another program, such as a test.
+    Nothing is done without glibc, where VARIABLE is set already, and in a process of another program: a test, a
+    notebook, which has threads, a debugger or a coverage tool, which would lose what it knows.
     """
-    if VARIABLE in os.environ or not _has_glibc() or not _is_command():
+    if VARIABLE in os.environ or not _has_glibc() or not _is_command() or _is_watched():
         return
     sys.stdout.flush()
     sys.stderr.flush()
@@ -42,6 +44,10 @@ def _has_glibc() -> bool:
         return sys.platform == "linux" and bool(os.confstr("CS_GNU_LIBC_VERSION"))
     except (OSError, ValueError):
         return False
+
+
+def _is_watched() -> bool:
+    return sys.gettrace() is not None or sys.getprofile() is not None or threading.active_count() > 1
 
 
 def _is_command() -> bool:

@@ -1,11 +1,13 @@
 """The state of a training run as tensors and JSON: parameters, EMA, optimizer, rate, loss scale, counts, callbacks."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from jaxtyping import Shaped
 from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor
 
 from quantbooth.runtime.errors import UserError
@@ -67,11 +69,17 @@ def callbacks_state(trainer: Trainer, tensors: Tensors) -> dict[str, Any]:
     """Return the state of each callback that has one, by its key; tensors are added to `tensors`.
 
     Raises:
-        UserError: when it is more than tensors, numbers and strings.
+        UserError: when it is more than tensors, numbers and strings, or part of a checkpoint of Lightning.
     """
     found = {}
     callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
     for one in callbacks:
+        for name in ("on_save_checkpoint", "on_load_checkpoint"):
+            if is_overridden(name, instance=one, parent=Callback):
+                raise UserError(
+                    f"callbacks.{type(one).__qualname__}.{name} is never called: checkpoints are not Lightning's; "
+                    "keep its state in state_dict and load_state_dict, or leave it out"
+                )
         if state := one.state_dict():
             try:
                 found[one.state_key] = pack(state, f"callbacks.{one.state_key}", tensors)
@@ -89,9 +97,15 @@ def pack(node: Any, name: str, tensors: Tensors) -> Any:
         TypeError: for anything else than mappings, sequences, tensors, numbers, strings and None.
     """
     if isinstance(node, Tensor):
+        while name in tensors:  # {"a": {"b": x}, "a.b": y}
+            name += "'"
         tensors[name] = node.clone()  # parts of one storage are no tensors of a file
         return {"tensor": name}
+    if isinstance(node, float) and not math.isfinite(node):
+        return {"float": str(node)}  # which JSON does not have
     if isinstance(node, Mapping):
+        if wrong := [key for key in node if not isinstance(key, bool | int | float | str | None)]:
+            raise TypeError(f"a key of {name} must be a number or a string, got {type(wrong[0]).__name__}")
         return {"items": [[key, pack(value, f"{name}.{key}", tensors)] for key, value in node.items()]}
     if isinstance(node, list | tuple):
         kind = "list" if isinstance(node, list) else "tuple"
@@ -109,6 +123,8 @@ def unpack(node: Any, tensors: Mapping[str, Shaped[Tensor, "..."]]) -> Any:
     match kind:
         case "tensor":
             return tensors[value]
+        case "float":
+            return float(value)
         case "items":
             return {key: unpack(each, tensors) for key, each in value}
         case "list":
