@@ -63,8 +63,8 @@ def test_options_in_the_documents_exist(repository: Path) -> None:
         code = "\n".join(re.findall(r"```.*?```|`[^`\n]+`", text, re.DOTALL))
         wrong += [(name, key) for key in re.findall(r"(?<![\w.])([a-z]\w*(?:\.\w+)+)=", code) if key not in options]
         wrong = [
-            (name, key) for name, key in wrong if not key.startswith(("hydra.launcher.", "hydra.sweeper."))
-        ]  # of Hydra's plugins
+            (name, key) for name, key in wrong if not key.startswith(("hydra.launcher.", "hydra.sweeper.", "glibc."))
+        ]  # of Hydra's plugins, and of malloc
         for key, values in re.findall(r"(?<![\w./])([a-z]\w*)=([\w,-]+)", code):
             if key in groups:
                 wrong += [(name, f"{key}={value}") for value in values.split(",") if not _offered(value, groups[key])]

@@ -77,17 +77,16 @@ class Command:
 def _run(command: Command) -> int:
     name_records()
     name_directions()
+    if {"--help", "-h"} & {*sys.argv[1:]}:
+        sys.stdout.write(command.help())
+        return 0
+    restart_with_settings()
     with _hydra_raises(command.config_name):
-        words = sys.argv[1:]
-        if "--help" in words or "-h" in words:
-            sys.stdout.write(command.help())
-            return 0
-        sys.argv[1:], again = retried(words, command.module)
+        sys.argv[1:], again = retried(sys.argv[1:], command.module)
         flags = checked_flags(sys.argv[1:], command.config_name)
         sys.argv[1:] = with_mode(command.words(sys.argv[1:]), conf_dir())
         require_own(sys.argv[1:], command.module.rpartition(".")[2])
         require_valid_sweep(sys.argv[1:], command.config_name)
-        restart_with_settings()
         for line in contradicted(sys.argv[1:], conf_dir()):
             said(line)
         job = Job(command.module, command.config_name, sys.argv[1:], again=again)
