@@ -1,7 +1,8 @@
 """LoRA on the float denoiser: peft adapters of rank 4 on attention's linear layers, as diffusers' DreamBooth LoRA."""
 
+from typing import Any
+
 import torch
-from diffusers import UNet2DConditionModel
 from peft import LoraConfig
 
 from experiments.bench.cases import Case
@@ -10,10 +11,11 @@ from experiments.bench.weights import fill_
 __all__ = ["TARGETS", "build_"]
 
 RANK = 4
-TARGETS = ["to_q", "to_k", "to_v", "to_out.0"]
+TARGETS = ["to_q", "to_k", "to_v", "to_out.0", "to_qkv_mlp_proj"]
+"""The last is of klein's single blocks, where attention's projections are one layer with those of the MLP."""
 
 
-def build_(denoiser: UNet2DConditionModel, case: Case, generator: torch.Generator) -> None:
+def build_(denoiser: Any, case: Case, generator: torch.Generator) -> None:
     """Fill the denoiser, freeze it and add the adapters."""
     fill_(denoiser, case.setting.device, generator)
     denoiser.requires_grad_(False)

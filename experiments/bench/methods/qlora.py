@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from bitsandbytes.nn.modules import LinearNF4, Params4bit
-from diffusers import UNet2DConditionModel
 from peft import LoraConfig
 from torch import nn
 
@@ -20,7 +19,7 @@ __all__ = ["build_"]
 RANK = 2
 
 
-def build_(denoiser: UNet2DConditionModel, case: Case, generator: torch.Generator) -> None:
+def build_(denoiser: Any, case: Case, generator: torch.Generator) -> None:
     """Quantize layer after layer, one float weight being there at a time; then fill the rest and add the adapters."""
     for name, layer in layers_of(denoiser).items():
         if isinstance(layer, nn.Linear):
