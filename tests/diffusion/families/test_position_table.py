@@ -11,7 +11,8 @@ from diffusers import SD3Transformer2DModel
 from safetensors.torch import load_file
 from torch import Tensor
 
-from experiments.random_base import random_base, write_configs
+from composing import composed
+from experiments.random_base import write_configs
 from quantbooth.calibration.quantized_base import WEIGHTS, read_quantized_denoiser, write_quantized_denoiser
 from quantbooth.diffusion.base import Base
 from quantbooth.diffusion.conditioning import Conditioning
@@ -22,15 +23,11 @@ from quantbooth.planning.live_bytes import emptied_
 from quantbooth.planning.stages import counted
 from quantbooth.quant.merging import merged_state
 from quantbooth.quant.surgery import quantize_
+from quantbooth.run.planned import uncounted
+from quantbooth.run.run import Run
 
+NAME = "tiny-sd3"
 TABLE, T = "pos_embed.pos_embed", torch.tensor([3, 900])
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    made = tmp_path_factory.mktemp("sd3")
-    save_base(random_base("tiny-sd3"), made, torch.float32)
-    return made
 
 
 @pytest.fixture
@@ -151,3 +148,10 @@ def test_a_plan_counts_the_crop_alone_and_files_whole(planned: Any) -> None:
     (small, file), (large, larger_file) = planned(8), planned(128)
     assert small == large
     assert larger_file - file == (128**2 - 8**2) * 4 * 32
+
+
+@pytest.mark.parametrize(("trainer", "count"), [("cpu", 1), ("gpu", 0)])
+def test_a_plan_says_that_the_table_is_in_the_memory_of_the_cpu(folder: Path, trainer: str, count: int) -> None:
+    given = ("base=sd35_medium", f"base.path={folder}", "base.resolution=64", "sampler=flow_euler")
+    said = "\n".join(uncounted(Run(composed(*given, f"trainer={trainer}"))))
+    assert said.count(f"{TABLE}, 0.00 GB on the CPU") == count
