@@ -12,9 +12,11 @@ from torch import Tensor, nn
 from experiments.bench.sizes import float_layers
 from quantbooth.quant.layers import QuantizedLayer
 
-__all__ = ["drawn", "fill_", "layers_of", "swap_"]
+__all__ = ["ADAPTED", "drawn", "fill_", "layers_of", "swap_"]
 
 KINDS = (nn.Linear, nn.Conv2d)
+ADAPTED = ["to_q", "to_k", "to_v", "to_out.0", "to_qkv_mlp_proj"]
+"""What methods with adapters adapt; the last is of klein's single blocks: attention's projections and the MLP's."""
 
 
 def drawn(shape: torch.Size, device: str, generator: torch.Generator) -> Tensor:

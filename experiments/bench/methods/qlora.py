@@ -11,8 +11,7 @@ from peft import LoraConfig
 from torch import nn
 
 from experiments.bench.cases import Case
-from experiments.bench.methods.lora import TARGETS
-from experiments.bench.weights import drawn, fill_, layers_of, swap_
+from experiments.bench.weights import ADAPTED, drawn, fill_, layers_of, swap_
 
 __all__ = ["build_"]
 
@@ -27,7 +26,7 @@ def build_(denoiser: Any, case: Case, generator: torch.Generator) -> None:
     fill_(denoiser, case.setting.device, generator)
     denoiser.requires_grad_(False)
     denoiser.is_loaded_in_4bit = True  # peft asks for it, and would take the layers for float ones
-    denoiser.add_adapter(LoraConfig(r=RANK, lora_alpha=RANK, init_lora_weights="gaussian", target_modules=TARGETS))
+    denoiser.add_adapter(LoraConfig(r=RANK, lora_alpha=RANK, init_lora_weights="gaussian", target_modules=ADAPTED))
 
 
 def _quantized(layer: nn.Linear, device: str, generator: torch.Generator) -> nn.Module:

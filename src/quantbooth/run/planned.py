@@ -120,6 +120,11 @@ def uncounted(run: Run) -> Iterator[str]:
         yield "the pictures of the prompt guard (tuner.stopping.prompt_drop)"
     if run.plan.undecided is not None:
         yield "the measurement of gradients that decides the borders of zones"
+    denoiser = run.outline.denoiser
+    moved = {*dict(denoiser.named_parameters()), *dict(denoiser.named_buffers())}
+    for name, tensor in denoiser.state_dict().items():
+        if name not in moved and not on_card(run):
+            yield f"{name}, {tensor.nbytes / 1e9:.2f} GB on the CPU, of which a prediction reads a part"
 
 
 def _clip(run: Run) -> str | None:
