@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from safetensors import safe_open
-from torch import Tensor, nn
+from torch import nn
 
 from quantbooth.diffusion.diffusers_folder import read_json
 from quantbooth.diffusion.weights import FLOATS, require_finite
@@ -49,7 +49,10 @@ class StreamedWeights:
             for name in wanted:
                 read = opened[self.files[name]].get_tensor(name)
                 require_finite({name: read}, str(self.folder))
-                _set_(network, name, read.to(state[name].dtype))
+                parent, _, own = name.rpartition(".")
+                owner = network.get_submodule(parent)
+                given = {**owner.state_dict(keep_vars=True), own: read.to(state[name].dtype)}
+                owner.load_state_dict(given, assign=True)
 
 
 def streamed_weights(network: nn.Module, folder: Path) -> StreamedWeights | None:
@@ -71,15 +74,6 @@ def streamed_weights(network: nn.Module, folder: Path) -> StreamedWeights | None
                 if tensor.get_dtype() not in FLOATS and not name.endswith("num_batches_tracked"):
                     return None
     return StreamedWeights(folder, files) if found == expected else None
-
-
-def _set_(network: nn.Module, name: str, tensor: Tensor) -> None:
-    parent, _, own = name.rpartition(".")
-    module = network.get_submodule(parent)
-    if own in dict(module.named_parameters(recurse=False)):
-        setattr(module, own, nn.Parameter(tensor, requires_grad=False))
-    else:
-        module.register_buffer(own, tensor)
 
 
 def weight_files(folder: Path) -> list[Path]:
