@@ -55,6 +55,8 @@ def test_an_option_that_is_typed_wins() -> None:
         (["preset=8gb", "trainer=cpu"], ["trainer=gpu", "trainer=cpu"]),
         (["preset=cpu", "+trainer.accumulate_grad_batches=1"], ["trainer.accumulate_grad_batches=2"]),
         (["-m", "preset=8gb,24gb", "protocol.batch=1"], ["preset=24gb", "protocol.batch=auto"]),
+        (["experiment=klein_12gb", "protocol.batch=7"], ["preset=12gb has protocol.batch=2", "protocol.batch=7"]),
+        (["experiment=klein_12gb", "preset=8gb", "protocol.batch=2"], ["preset=8gb has protocol.batch=1"]),
     ],
 )
 def test_a_typed_option_that_contradicts_a_preset_is_named(words: list[str], named: list[str]) -> None:
@@ -64,7 +66,13 @@ def test_a_typed_option_that_contradicts_a_preset_is_named(words: list[str], nam
 
 def test_options_that_agree_with_a_preset_are_not_named() -> None:
     assert not [*contradicted(["preset=8gb", "protocol.batch=1", "resources.cuda_graphs=False"], conf_dir())]
-    assert not [*contradicted(["protocol.batch=4", "preset=null"], conf_dir())]
+    assert not [
+        *contradicted(["preset=8gb", "resources.memory_gb=8", "+trainer.accumulate_grad_batches=2"], conf_dir())
+    ]
+    for words in (["protocol.batch=4", "preset=null"], ["experiment=demo", "protocol.batch=4"]):
+        assert not [*contradicted(words, conf_dir())]
+    assert not [*contradicted(["experiment=sdxl_8gb", "protocol.batch=1", "tuner.train_batch_size=1"], conf_dir())]
+    assert not [*contradicted(["experiment=klein_12gb", "preset=null", "protocol.batch=7"], conf_dir())]
 
 
 def test_no_preset_is_the_configuration_of_before() -> None:

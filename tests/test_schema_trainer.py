@@ -6,6 +6,7 @@ import pytest
 from lightning.pytorch import Trainer
 
 from quantbooth.kinds import shown
+from quantbooth.runtime.explain import explain
 from quantbooth.runtime.options import mistakes
 from quantbooth.schema import FIELDS
 
@@ -33,3 +34,13 @@ def test_every_argument_of_lightnings_trainer_is_in_the_schema_and_a_misspelt_on
     assert set(FIELDS["trainer"]) == known
     (line,) = mistakes({"trainer": {"gradient_clip_vall": 1}}).values()
     assert "trainer.gradient_clip_vall" in line and "did you mean 'trainer.gradient_clip_val'?" in line
+
+
+def test_an_option_of_the_trainer_that_no_config_has_is_answered_with_a_plus_or_its_reason() -> None:
+    def line(option: str, config_name: str = "quantbooth") -> str:
+        return explain(ValueError(f"Could not override '{option}'.\nKey is not in struct"), config_name)
+
+    assert "+trainer.gradient_clip_val=" in line("trainer.gradient_clip_val")
+    assert line("trainer.max_steps") == "trainer.max_steps must be left out (tuner.steps ends a run)"
+    assert line("trainer.colour").startswith("unknown option 'trainer.colour'")
+    assert line("trainer.max_steps", "data").startswith("unknown option")

@@ -18,6 +18,7 @@ from quantbooth.runtime.help import with_inherited
 from quantbooth.runtime.hydra_versions import BASE
 from quantbooth.runtime.limits import limit
 from quantbooth.runtime.renamed import RENAMED
+from quantbooth.schema import COMMANDS, FIELDS
 
 __all__ = ["explain", "is_mistake"]
 
@@ -99,6 +100,8 @@ def _by_text(text: str, config_name: str | None, key: str | None = None) -> str:
         unknown = key if key and key.startswith(f"{overridden[1]}.") else overridden[1]
         if now := RENAMED.get(unknown):
             return f"option '{unknown}' has another name: {now}"
+        if config_name not in COMMANDS and (line := _of_trainer(unknown)):
+            return line
         hint = _offered_by(unknown) or _meant(unknown, _known_keys(unknown, config_name))
         return f"unknown option '{unknown}'{hint}; --cfg job shows all options"
     if several := re.match(r"Ambiguous value for argument '([^']+)'", text):
@@ -109,6 +112,17 @@ def _by_text(text: str, config_name: str | None, key: str | None = None) -> str:
         kind = text.rpartition("Got ")[2].strip(". ")
         return f"a config group takes the name of a choice, got {GOT.get(kind, kind)}{_offers()}"
     return flat(text)
+
+
+def _of_trainer(option: str) -> str:
+    """Return a line about an option of Lightning's trainer that no config has; empty for another option."""
+    group, _, key = option.partition(".")
+    field = FIELDS["trainer"].get(key) if group == "trainer" else None
+    if field is None:
+        return ""
+    if field.kind.allowed.startswith("left out"):
+        return f"{option} must be {field.kind.allowed}"
+    return f"option '{option}' is in no config of this choice; write it with a plus: +{option}=..."
 
 
 def _offered_by(option: str) -> str:

@@ -10,19 +10,32 @@ __all__ = ["contradicted"]
 
 
 def contradicted(words: Sequence[str], folder: Path) -> Iterator[str]:
-    """Yield a line for each typed option that has another value than in the preset of the same command line.
+    """Yield a line for each typed option that has another value than in the preset of the command line or its recipe.
 
     Args:
         words: of the command line.
         folder: of the configs.
     """
     typed = dict(word.lstrip("+").split("=", 1) for word in words if "=" in word)
-    for name in typed.get("preset", "").split(","):
-        if (file := folder / "preset" / f"{name}.yaml").is_file():
-            for option, value in _options(yaml.safe_load(file.read_text(encoding="utf-8")), ""):
+    recipe = dict(_read(folder / "experiment" / f"{typed.get('experiment')}.yaml"))
+    for name in typed.get("preset", str(recipe.get("preset", ""))).split(","):
+        for option, value in _read(folder / "preset" / f"{name}.yaml"):
+            if option in typed and option not in recipe and _value(typed[option]) != value:
                 preset = str(value).lower()
-                if option in typed and typed[option].strip("'\"").lower() != preset:
-                    yield f"preset={name} has {option}={preset}; {option}={typed[option]} was typed and is taken"
+                yield f"preset={name} has {option}={preset}; {option}={typed[option]} was typed and is taken"
+
+
+def _read(file: Path) -> Iterator[tuple[str, Any]]:
+    """Yield the options of a config file, if there is one."""
+    return _options(yaml.safe_load(file.read_text(encoding="utf-8")) or {}, "") if file.is_file() else iter(())
+
+
+def _value(typed: str) -> object:
+    """Return a typed value as in a config file: 8 is 8.0, True is true."""
+    try:
+        return yaml.safe_load(typed)
+    except yaml.YAMLError:
+        return typed
 
 
 def _options(node: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
