@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from experiments.random_base import random_base
 from quantbooth.calibration.layerwise import quantize_layers_
 from quantbooth.diffusion.pretrained import denoiser_by_layers, load_base, save_base
-from quantbooth.diffusion.streamed import FILE, INDEX, streamed_network
+from quantbooth.diffusion.streamed import FILE, INDEX, streamed_weights
 from quantbooth.quant.format import Grid
 from quantbooth.quant.observers import MinMaxObserver
 from quantbooth.quant.surgery import NO_SPLITS, matching
@@ -69,6 +69,11 @@ def unet(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def empty(folder: Path) -> UNet2DConditionModel:
+    with torch.device("meta"):
+        return UNet2DConditionModel.from_config(UNet2DConditionModel.load_config(str(folder)))
+
+
 def test_a_network_in_several_files_is_read_too(unet: Path) -> None:
     whole = load_file(unet / FILE)
     (unet / FILE).unlink()
@@ -77,10 +82,11 @@ def test_a_network_in_several_files_is_read_too(unet: Path) -> None:
         save_file(weights, unet / file)
     places = {name: file for file, weights in parts.items() for name in weights}
     (unet / INDEX).write_text(json.dumps({"metadata": {}, "weight_map": places}))
-    found = streamed_network(UNet2DConditionModel, unet)
+    network = empty(unet)
+    found = streamed_weights(network, unet)
     assert found is not None
-    found[1].fill_(found[0])
-    assert all(torch.equal(tensor, whole[name]) for name, tensor in found[0].state_dict().items())
+    found.fill_(network)
+    assert all(torch.equal(tensor, whole[name]) for name, tensor in network.state_dict().items())
 
 
 @pytest.mark.parametrize(
@@ -99,15 +105,16 @@ def test_files_that_need_more_than_reading_are_left_to_diffusers(
     weights = load_file(unet / FILE)
     change(weights)
     save_file(weights, unet / FILE)
-    assert streamed_network(UNet2DConditionModel, unet) is None
+    assert streamed_weights(empty(unet), unet) is None
 
 
 def test_a_weight_that_is_not_finite_is_refused_where_it_is_read(unet: Path) -> None:
     weights = load_file(unet / FILE)
     weights["conv_in.bias"][0] = torch.nan
     save_file(weights, unet / FILE)
-    found = streamed_network(UNet2DConditionModel, unet)
+    network = empty(unet)
+    found = streamed_weights(network, unet)
     assert found is not None
-    found[1].fill_(found[0], "conv_out")
+    found.fill_(network, "conv_out")
     with pytest.raises(UserError, match=r"conv_in\.bias"):
-        found[1].fill_(found[0], "conv_in")
+        found.fill_(network, "conv_in")

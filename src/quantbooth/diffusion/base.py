@@ -41,6 +41,9 @@ class Base:
     scheduler_config: dict[str, Any]
     encoded: Mapping[str, Conditioning] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        self.family.keep_tables_on_cpu_(self.denoiser)
+
     # ---- operations of calibration, tuning, sampling and measurement
 
     def predict(

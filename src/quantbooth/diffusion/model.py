@@ -186,6 +186,9 @@ class Family(ABC):
         """Return a denoiser of this architecture with random weights, or without weights on the meta device."""
         return self.denoiser_class.from_config(dict(config))
 
+    def keep_tables_on_cpu_(self, denoiser: Any) -> None:  # noqa: B027
+        """Let a table of which predictions read a small part stay on the CPU; most families have none."""
+
     # ---- time
 
     @abstractmethod
@@ -284,12 +287,7 @@ class Family(ABC):
 
     @abstractmethod
     def pipeline(self, parts: Mapping[str, Any], scheduler_config: Mapping[str, Any]) -> Any:
-        """Return a diffusers pipeline of these parts, without a safety checker.
-
-        Args:
-            parts: networks and tokenizers by diffusers' component names.
-            scheduler_config: of the base.
-        """
+        """Return a diffusers pipeline of networks and tokenizers by its own names, without a safety checker."""
 
     def original_names(self, denoiser: nn.Module) -> Iterable[str]:
         """Return the names of the denoiser's weights in single-file checkpoints, after its own beginning."""

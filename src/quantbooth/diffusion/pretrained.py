@@ -20,7 +20,7 @@ from quantbooth.diffusion.model import Family, TextEncoder
 from quantbooth.diffusion.prompt_length import require_whole
 from quantbooth.diffusion.scheduler_config import read_scheduler_config
 from quantbooth.diffusion.stored import read_stored, require_stored, stored_by
-from quantbooth.diffusion.streamed import streamed_network
+from quantbooth.diffusion.streamed import streamed_weights
 from quantbooth.diffusion.weights import cast_module, first_line, read_network, readable
 from quantbooth.runtime.errors import UserError
 
@@ -144,10 +144,11 @@ def denoiser_by_layers(folder: Path, name: str) -> tuple[Base, Callable[[str], N
     family = family_in(folder)
     family.examine(folder)
     part = part_of(folder, family.component)
+    empty = empty_denoiser(folder).requires_grad_(False)
     with readable(part):
-        found = streamed_network(family.denoiser_class, part)
-    denoiser = read_network(family.denoiser_class, part) if found is None else found[0]
-    read = (lambda _: None) if found is None else partial(found[1].fill_, denoiser)
+        found = streamed_weights(empty, part)
+    denoiser = read_network(family.denoiser_class, part) if found is None else empty
+    read = (lambda _: None) if found is None else partial(found.fill_, denoiser)
     base = Base(name, family, denoiser.requires_grad_(False).eval(), None, (), read_scheduler_config(folder))
     return base, read
 

@@ -6,17 +6,15 @@ A float denoiser is quantized so without ever being in memory whole, in whatever
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
-from accelerate import init_empty_weights
 from safetensors import safe_open
-from torch import Tensor, nn
+from torch import nn
 
 from quantbooth.diffusion.diffusers_folder import read_json
 from quantbooth.diffusion.weights import FLOATS, require_finite
 from quantbooth.store.files import require_name
 
-__all__ = ["StreamedWeights", "streamed_network", "weight_files"]
+__all__ = ["StreamedWeights", "streamed_weights", "weight_files"]
 
 INDEX = "diffusion_pytorch_model.safetensors.index.json"
 FILE = "diffusion_pytorch_model.safetensors"
@@ -51,24 +49,21 @@ class StreamedWeights:
             for name in wanted:
                 read = opened[self.files[name]].get_tensor(name)
                 require_finite({name: read}, str(self.folder))
-                _set_(network, name, read.to(state[name].dtype))
+                parent, _, own = name.rpartition(".")
+                owner = network.get_submodule(parent)
+                given = {**owner.state_dict(keep_vars=True), own: read.to(state[name].dtype)}
+                owner.load_state_dict(given, assign=True)
 
 
-def streamed_network(kind: Any, folder: Path) -> tuple[Any, StreamedWeights] | None:
-    """Return a network without weights, and what reads them; None where its files need more than reading.
+def streamed_weights(network: nn.Module, folder: Path) -> StreamedWeights | None:
+    """Return what reads the weights of a network; None where its files need more than reading.
 
     That is so of names or shapes that diffusers converts, and of faults, which reading the whole network names.
 
     Args:
-        kind: diffusers' class.
+        network: on the meta device.
         folder: as `save_pretrained` writes it, in safetensors.
-
-    Raises:
-        UserError: when no network can be made of its configuration.
     """
-    config = kind.load_config(str(folder))
-    with init_empty_weights(include_buffers=False):
-        network = kind.from_config(config)
     expected = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
     found, files = dict[str, tuple[int, ...]](), dict[str, Path]()
     for file in weight_files(folder):
@@ -78,16 +73,7 @@ def streamed_network(kind: Any, folder: Path) -> tuple[Any, StreamedWeights] | N
                 found[name], files[name] = tuple(tensor.get_shape()), file
                 if tensor.get_dtype() not in FLOATS and not name.endswith("num_batches_tracked"):
                     return None
-    return (network.requires_grad_(False), StreamedWeights(folder, files)) if found == expected else None
-
-
-def _set_(network: nn.Module, name: str, tensor: Tensor) -> None:
-    parent, _, own = name.rpartition(".")
-    module = network.get_submodule(parent)
-    if own in dict(module.named_parameters(recurse=False)):
-        setattr(module, own, nn.Parameter(tensor, requires_grad=False))
-    else:
-        module.register_buffer(own, tensor)
+    return StreamedWeights(folder, files) if found == expected else None
 
 
 def weight_files(folder: Path) -> list[Path]:

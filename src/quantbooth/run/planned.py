@@ -55,11 +55,11 @@ def stages(run: Run) -> dict[str, Callable[[], Peak]]:
         found["calibration"] = lambda: calibrating(
             outline(run.base_folder, run.base_name), quantized, run.calibration.search
         )
-    found["encoding"] = lambda: encoding(made())
+    found["encoding"] = lambda: encoding(made(), plan.card)
     found["tuning"] = lambda: tuning(made, plan)
     found["sampling"] = lambda: sampling(made, plan, batch, run.sampler.steps)
     if (model := _clip(run)) is not None:
-        found["scoring"] = lambda: scoring(*empty_clip(model), run.protocol.scored)
+        found["scoring"] = lambda: scoring(*empty_clip(model), run.protocol.scored, plan.card)
     return found
 
 
@@ -120,6 +120,11 @@ def uncounted(run: Run) -> Iterator[str]:
         yield "the pictures of the prompt guard (tuner.stopping.prompt_drop)"
     if run.plan.undecided is not None:
         yield "the measurement of gradients that decides the borders of zones"
+    denoiser = run.outline.denoiser
+    moved = {*dict(denoiser.named_parameters()), *dict(denoiser.named_buffers())}
+    for name, tensor in denoiser.state_dict().items():
+        if name not in moved and not on_card(run):
+            yield f"{name}, {tensor.nbytes / 1e9:.2f} GB on the CPU, of which a prediction reads a part"
 
 
 def _clip(run: Run) -> str | None:

@@ -1,5 +1,6 @@
 """Families with a flow schedule: pictures, time, sets and files are those of diffusers' own pipelines."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -17,7 +18,6 @@ from diffusers import (
     ZImagePipeline,
 )
 
-from experiments.random_base import random_base
 from quantbooth.calibration.block_cache import capture_inputs
 from quantbooth.calibration.blocks import blocks_of
 from quantbooth.diffusion.base import Base
@@ -50,10 +50,8 @@ T = 1000
 
 
 @pytest.fixture(scope="module", params=NAMES)
-def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    made = tmp_path_factory.mktemp(request.param)
-    save_base(random_base(request.param), made, torch.float32)
-    return made
+def folder(request: pytest.FixtureRequest, written: Callable[[str], Path]) -> Path:
+    return written(request.param)
 
 
 @pytest.fixture(scope="module")

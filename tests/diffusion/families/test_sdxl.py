@@ -1,5 +1,6 @@
 """SDXL: conditioning and pictures equal those of diffusers' own unet and pipeline."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,12 +8,11 @@ import pytest
 import torch
 from diffusers import DiffusionPipeline, UNet2DConditionModel
 
-from experiments.random_base import random_base
 from quantbooth.calibration.calibration_set import CalibrationSet, sentences, write_states, write_texts
 from quantbooth.diffusion.base import Base
 from quantbooth.diffusion.conditioning import Conditioning
 from quantbooth.diffusion.families.sdxl import StableDiffusionXL
-from quantbooth.diffusion.pretrained import as_pipeline, load_base, save_base
+from quantbooth.diffusion.pretrained import as_pipeline, load_base
 from quantbooth.diffusion.sampler import Sampler, initial_noise
 from quantbooth.export.files import write_pipeline
 from quantbooth.runtime.errors import UserError
@@ -24,11 +24,8 @@ KINDS = pytest.mark.parametrize("name", ["tiny", "tiny-xl"])
 
 
 @pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    made = {name: tmp_path_factory.mktemp(name) for name in ("tiny", "tiny-xl")}
-    for name, folder in made.items():
-        save_base(random_base(name), folder, torch.float32)
-    return made
+def folders(written: Callable[[str], Path]) -> dict[str, Path]:
+    return {name: written(name) for name in ("tiny", "tiny-xl")}
 
 
 def ours(base: Base) -> torch.Tensor:

@@ -7,11 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
-from experiments.random_base import random_base
 from quantbooth.diffusion.families.registry import family_in
-from quantbooth.diffusion.pretrained import check_base, check_sampler, empty_denoiser, load_base, save_base
+from quantbooth.diffusion.pretrained import check_base, check_sampler, empty_denoiser, load_base
 from quantbooth.runtime.errors import UserError
 from quantbooth_toyworld.shipped import base_folder
 
@@ -22,10 +20,8 @@ Edit = Callable[..., Path]
 
 
 @pytest.fixture(scope="module")
-def xl(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("xl")
-    save_base(random_base("tiny-xl"), folder, torch.float32)
-    return folder
+def xl(written: Callable[[str], Path]) -> Path:
+    return written("tiny-xl")
 
 
 @pytest.fixture

@@ -23,12 +23,12 @@ from transformers import T5EncoderModel, T5Tokenizer
 
 from quantbooth.diffusion.conditioning import Conditioning
 from quantbooth.diffusion.families.folder_config import CONFIG, require_numbers, text_configs, whole
+from quantbooth.diffusion.families.masked_prompts import MASK, last_states
 from quantbooth.diffusion.families.packed import PackedFlow, packed, places, unpacked
 from quantbooth.diffusion.model import Shape, TextEncoder, recomputed
 
 __all__ = ["Chroma"]
 
-MASK = "mask"
 WORDS = 512
 """Tokens of a prompt that T5 reads."""
 
@@ -81,9 +81,8 @@ class Chroma(PackedFlow):
     def encode_prompts(self, encoders: Sequence[TextEncoder], prompts: Sequence[str], side: int) -> Conditioning:
         """Return the last hidden states of T5, and which tokens are of the prompts, or the first after them."""
         (t5,) = encoders
-        read = t5.read(prompts, WORDS)
-        states = t5.network(read.input_ids, attention_mask=read.attention_mask)[0]
-        return Conditioning(states.float(), {MASK: pad(read.attention_mask, (1, -1), value=1).bool()})
+        found = last_states(t5, prompts, WORDS)
+        return Conditioning(found.tokens, {MASK: pad(found.extra[MASK], (1, -1), value=True)})
 
     # ---- files
 

@@ -16,13 +16,12 @@ import torch
 from diffusers import AutoencoderKL, PixArtSigmaPipeline, PixArtTransformer2DModel
 from diffusers.models.attention import BasicTransformerBlock
 from diffusers.models.embeddings import PatchEmbed
-from jaxtyping import Float, Int
-from torch import Tensor
 from transformers import T5EncoderModel, T5Tokenizer
 
 from quantbooth.diffusion.conditioning import Conditioning
 from quantbooth.diffusion.families.ddpm import DdpmFamily
 from quantbooth.diffusion.families.folder_config import CONFIG, latent_shape, require_numbers, text_configs, whole
+from quantbooth.diffusion.families.masked_prompts import MaskedPromptFamily, last_states, lower
 from quantbooth.diffusion.families.transformer import TransformerFamily
 from quantbooth.diffusion.model import Shape, TextEncoder
 from quantbooth.diffusion.scheduler_config import DDPM_KINDS, read_scheduler_config
@@ -30,7 +29,6 @@ from quantbooth.runtime.errors import UserError
 
 __all__ = ["PixArtSigma"]
 
-MASK = "mask"
 WORDS = 300
 """Tokens of a prompt."""
 NONE = (None,)
@@ -39,7 +37,7 @@ SIZED = 128
 
 
 @dataclass(frozen=True)
-class PixArtSigma(DdpmFamily, TransformerFamily):
+class PixArtSigma(DdpmFamily, MaskedPromptFamily):
     """The family of `PixArtSigmaPipeline`."""
 
     denoiser_class = PixArtTransformer2DModel
@@ -66,25 +64,6 @@ class PixArtSigma(DdpmFamily, TransformerFamily):
         **{"latents_mean": NONE, "latents_std": NONE, "shift_factor": (None, 0)},
     }
 
-    def predict(
-        self,
-        denoiser: Any,
-        x_t: Float[Tensor, "b c h w"],
-        t: Float[Tensor, "..."] | Int[Tensor, "..."],
-        conditioning: Conditioning,
-    ) -> Float[Tensor, "b c h w"]:
-        """Return the noise of transformer(x_t, t, tokens, mask)."""
-        found: Tensor = denoiser(
-            hidden_states=x_t,
-            timestep=self.network_time(t, len(x_t)).to(x_t.device),
-            encoder_hidden_states=conditioning.tokens,
-            encoder_attention_mask=conditioning.extra[MASK],
-        ).sample
-        return found[:, : x_t.shape[1]]
-
-    def latent_shape(self, denoiser: Any) -> tuple[int, int, int]:
-        return latent_shape(denoiser.config, self.component)
-
     def new_denoiser(self, config: Mapping[str, Any]) -> Any:
         """Return the transformer; its table of places, which is in no file, has numbers on the meta device too."""
         denoiser = super().new_denoiser(config)
@@ -99,14 +78,12 @@ class PixArtSigma(DdpmFamily, TransformerFamily):
     # ---- text
 
     def require_whole(self, tokenizers: Sequence[Any], prompts: Iterable[str]) -> None:
-        super().require_whole(tokenizers, map(_lower, prompts))
+        super().require_whole(tokenizers, map(lower, prompts))
 
     def encode_prompts(self, encoders: Sequence[TextEncoder], prompts: Sequence[str], side: int) -> Conditioning:
         """Return the last hidden states of T5, and which tokens are of the prompts."""
         (t5,) = encoders
-        read = t5.read([_lower(prompt) for prompt in prompts], WORDS)
-        states = t5.network(read.input_ids, attention_mask=read.attention_mask)[0]
-        return Conditioning(states.float(), {MASK: read.attention_mask.bool()})
+        return last_states(t5, [lower(prompt) for prompt in prompts], WORDS)
 
     # ---- files
 
@@ -133,7 +110,3 @@ class PixArtSigma(DdpmFamily, TransformerFamily):
     def pipeline(self, parts: Mapping[str, Any], scheduler_config: Mapping[str, Any]) -> PixArtSigmaPipeline:
         scheduler = self.schedulers["ddim"].from_config(self.sampler_config(scheduler_config))
         return PixArtSigmaPipeline(**parts, scheduler=scheduler)
-
-
-def _lower(prompt: str) -> str:
-    return prompt.lower().strip()

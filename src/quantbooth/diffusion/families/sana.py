@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 
 from diffusers import AutoencoderDC, DPMSolverMultistepScheduler, SanaPipeline, SanaTransformer2DModel
 from diffusers.models.transformers.sana_transformer import SanaTransformerBlock
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 from transformers import Gemma2Model, GemmaTokenizer
 
@@ -26,6 +26,7 @@ from quantbooth.diffusion.conditioning import Conditioning
 from quantbooth.diffusion.diffusers_folder import require_values
 from quantbooth.diffusion.families.flow import FlowFamily
 from quantbooth.diffusion.families.folder_config import CONFIG, latent_shape, require_numbers, text_configs, whole
+from quantbooth.diffusion.families.masked_prompts import MASK, MaskedPromptFamily, lower
 from quantbooth.diffusion.families.templates import hidden_states
 from quantbooth.diffusion.flow_schedule import KIND
 from quantbooth.diffusion.model import Shape, TextEncoder
@@ -34,7 +35,6 @@ from quantbooth.diffusion.scheduler_config import SCHEDULER_FILE
 
 __all__ = ["Sana"]
 
-MASK = "mask"
 WORDS = 300
 """Tokens of a prompt, of which the first, and the last of the instruction, are none of its own."""
 DPM = DPMSolverMultistepScheduler.__name__
@@ -47,7 +47,7 @@ FLOW: dict[str, tuple[Any, ...]] = {
 
 
 @dataclass(frozen=True)
-class Sana(FlowFamily):
+class Sana(MaskedPromptFamily, FlowFamily):
     """The family of `SanaPipeline`."""
 
     denoiser_class = SanaTransformer2DModel
@@ -63,25 +63,6 @@ class Sana(FlowFamily):
     denoiser_values: ClassVar[Mapping[str, tuple[Any, ...]]] = {
         **{"guidance_embeds": (False,), "interpolation_scale": (None,), "timestep_scale": (1.0, 1)},
     }
-
-    def predict(
-        self,
-        denoiser: Any,
-        x_t: Float[Tensor, "b c h w"],
-        t: Float[Tensor, "..."] | Int[Tensor, "..."],
-        conditioning: Conditioning,
-    ) -> Float[Tensor, "b c h w"]:
-        """Return transformer(x_t, 1000 sigma, tokens, mask)."""
-        found: Tensor = denoiser(
-            hidden_states=x_t,
-            timestep=self.network_time(t, len(x_t)).to(x_t.device),
-            encoder_hidden_states=conditioning.tokens,
-            encoder_attention_mask=conditioning.extra[MASK],
-        ).sample
-        return found
-
-    def latent_shape(self, denoiser: Any) -> tuple[int, int, int]:
-        return latent_shape(denoiser.config, self.component)
 
     def flow_config(self, scheduler_config: Mapping[str, Any]) -> dict[str, Any]:
         """Return the flow-matching scheduler's configuration with the shift of a DPM-Solver on flow sigmas.
@@ -99,7 +80,7 @@ class Sana(FlowFamily):
 
     def require_whole(self, tokenizers: Sequence[Any], prompts: Iterable[str]) -> None:
         (tokenizer,) = tokenizers
-        for prompt in dict.fromkeys(map(_lower, prompts)):
+        for prompt in dict.fromkeys(map(lower, prompts)):
             tokens = tokenizer.encode(prompt, add_special_tokens=False)
             require_room(prompt, tokens, WORDS - 2, tokenizer.decode, "the text encoder")
 
@@ -107,7 +88,7 @@ class Sana(FlowFamily):
         """Return the last hidden states of each prompt after the instruction, of the empty one without it."""
         (encoder,) = encoders
         self.require_whole([encoder.tokenizer], prompts)
-        made = {prompt: _encoded(encoder, _lower(prompt)) for prompt in dict.fromkeys(prompts)}
+        made = {prompt: _encoded(encoder, lower(prompt)) for prompt in dict.fromkeys(prompts)}
         return Conditioning.cat([made[prompt] for prompt in prompts])
 
     def pixels_per_latent(self, autoencoder: Any) -> int:
@@ -144,7 +125,3 @@ def _encoded(encoder: TextEncoder, prompt: str) -> Conditioning:
 def _instruction() -> str:
     """Return the instruction that diffusers' pipeline puts before a prompt."""
     return "\n".join(inspect.signature(SanaPipeline.__call__).parameters["complex_human_instruction"].default)
-
-
-def _lower(prompt: str) -> str:
-    return prompt.lower().strip()

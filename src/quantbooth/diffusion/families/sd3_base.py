@@ -16,6 +16,7 @@ from torch import Tensor
 from quantbooth.diffusion.diffusers_folder import text_encoder_names, tokenizer_names
 from quantbooth.diffusion.families.flow import FlowFamily, mu_by_patches
 from quantbooth.diffusion.families.folder_config import CONFIG, clip_config, latent_shape, require_numbers
+from quantbooth.diffusion.families.position_table import keep_table_on_cpu_
 from quantbooth.diffusion.model import Shape
 from quantbooth.runtime.errors import UserError
 
@@ -35,6 +36,9 @@ class StableDiffusion3Family(FlowFamily):
 
     def latent_shape(self, denoiser: Any) -> tuple[int, int, int]:
         return latent_shape(denoiser.config, self.component)
+
+    def keep_tables_on_cpu_(self, denoiser: Any) -> None:
+        keep_table_on_cpu_(denoiser.pos_embed)
 
     def scheduler_options(
         self, scheduler_config: Mapping[str, Any], steps: int, latent_shape: tuple[int, int, int]
