@@ -12,7 +12,7 @@ the CPU. It knows devices, not kernels, memory or speed.
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import pytest
@@ -25,6 +25,8 @@ from lightning.pytorch.strategies import SingleDeviceStrategy
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
+
+from pretend_autocast import register
 
 __all__ = ["DEVICE", "SENT", "Looks", "on_device"]
 
@@ -152,7 +154,13 @@ def _run(operation: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     if target == "cpu":
         return made
     known = {id(one.raw): one for one in ours}
-    return _mapped(made, lambda one: known.get(id(one)) or Pretend(one) if isinstance(one, Tensor) else one)
+
+    def wrapped(one: Any) -> Any:
+        if not isinstance(one, Tensor):
+            return one
+        return known[id(one)] if id(one) in known else Pretend(one)
+
+    return _mapped(made, wrapped)
 
 
 def _require_one_device(operation: Any, args: Any, found: list[Tensor], ours: list[Pretend]) -> None:
@@ -240,7 +248,12 @@ def _trainer(**settings: Any) -> Trainer:
     if str(settings.get("precision", "32-true")).endswith("-mixed"):
         settings["plugins"] = [*settings.get("plugins", []), MixedPrecision(settings.pop("precision"), NAME)]
     strategy = SingleDeviceStrategy(torch.device(DEVICE), accelerator=_Accelerator())
-    return Trainer(**settings, strategy=strategy, inference_mode=False)  # wrapped tensors know no_grad alone
+    return Trainer(**settings, strategy=strategy)
+
+
+def _no_gradient(mode: bool) -> AbstractContextManager[Any]:
+    """Replace inference mode, which tensors that wrap others do not know."""
+    return torch.no_grad() if mode else nullcontext()
 
 
 _state = {"known": False}
@@ -251,12 +264,14 @@ def on_device() -> Iterator[Looks]:
     """Let tensors be on the device, and the trainers of commands run on it; yields what was noted."""
     if not _state["known"]:  # once a process
         _setup_privateuseone_for_python_backend(NAME, backend_module=_Backend())
+        register(NAME)
         _state["known"] = True
     swaps = torch.__future__.get_swap_module_params_on_conversion()
     with pytest.MonkeyPatch.context() as patch, _Created():
         patch.setattr("quantbooth.runtime.lightning.Trainer", _trainer)
         write = files._flatten_as_ptr  # of a GPU's tensors it makes copies
         patch.setattr(files, "_flatten_as_ptr", lambda tensors, *more: write(_copied(tensors), *more))
+        patch.setattr(torch._C, "_InferenceMode", _no_gradient)
         torch.__future__.set_swap_module_params_on_conversion(True)  # modules move in place, as to CUDA
         torch._C._set_only_lift_cpu_tensors(True)  # torch.tensor(..., device=...) is seen
         _looks.clear()

@@ -10,6 +10,9 @@ from omegaconf import DictConfig
 from pretend import Looks, on_device
 from quantbooth.commands.calibrate import calibrate
 from quantbooth.run.run import Run
+from small_networks import network
+
+__all__ = ["configure", "elsewhere", "looks", "network"]
 
 Configure = Callable[..., DictConfig]
 QUICK = (

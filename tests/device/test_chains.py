@@ -19,6 +19,7 @@ CHAINS = {
     "learned": "quant=w4a8 calibration=qdiffusion calibration.set.count=2 calibration.set.timesteps=2 "
     "calibration.rounding.iterations=2 calibration.rounding.batch=2 calibration.activations.iterations=2 "
     "calibration.activations.batch=2 prior=none",
+    "bfloat16": "trainer.precision=bf16-mixed strategy=s2 prior=distilled",
     "stopping": "tuner.stopping.every=1 tuner.stopping.window=2 prior=none",
 }
 

@@ -93,3 +93,13 @@ def test_what_cuda_does_by_itself_is_not(looks: Looks, work: Callable[[Tensor], 
     looks.clear()
     work(there)
     assert not looks
+
+
+def test_autocast_computes_products_in_half_precision_and_norms_in_full(looks: Looks) -> None:
+    layer, norm, x = nn.Linear(3, 3).to(DEVICE), nn.LayerNorm(3).to(DEVICE), ONES.expand(2, 3).to(DEVICE)
+    with torch.autocast(torch.device(DEVICE).type, torch.bfloat16):
+        y = layer(x)
+        z = norm(y)
+    assert (y.dtype, z.dtype, layer(x).dtype) == (torch.bfloat16, torch.float32, torch.float32)
+    z.square().sum().backward()
+    assert layer.weight.grad is not None and layer.weight.grad.dtype == torch.float32

@@ -34,6 +34,7 @@ SETTINGS = {
     "graded, checkpointing": "strategy=graded resources.gradient_checkpointing=true prior=none",
     "s2 from s1, density": "strategy=s2_from_s1 timesteps=logit_normal prior=none",
     "adaptive": "strategy=adaptive strategy.bins=3 strategy.draws=1 strategy.count=2 tuner=scales prior=none",
+    "bfloat16, s2": "trainer.precision=bf16-mixed strategy=s2 prior=distilled",
     "subjects": "subjects=[toy_mug,toy_duck] strategy=s2 prior=distilled",
 }
 
@@ -42,8 +43,10 @@ SETTINGS = {
 def test_a_step_waits_for_its_loss_alone_and_sends_what_it_draws(
     configure: Configure, looks: Looks, words: str
 ) -> None:
-    folders = tune(Run(configure(*words.split())))
-    for folder in folders:
+    run = Run(configure(*words.split()))
+    if run.calibration.quantized:
+        calibrate(run)
+    for folder in tune(run):
         assert all(one.isfinite().all() for one in read_snapshot(folder, last_step(folder)).values())
     (step,) = {frozenset(each.waits.items()) for each in looks.steps[1:]}
     ((kind, line), count) = next(iter(step))

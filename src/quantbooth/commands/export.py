@@ -191,7 +191,9 @@ def _made_by(run: Run, step: int) -> str:
 def _errors(run: Run, base: Base, denoisers: Denoisers) -> dict[str, tuple[float, float]]:
     """Return the error of merging by zone (see `export.merging`)."""
     merged = base.with_denoiser(float_denoiser(base, denoisers[base.component]()))
-    return prediction_errors(base, merged, run.only.subject, run.strategy.sampling_zones, run.loop)
+    found = prediction_errors(base, merged, run.only.subject, run.strategy.sampling_zones, run.loop)
+    base.networks.to("cpu")  # where weights are formed and written: they do not fill a card
+    return found
 
 
 def _facts(run: Run, step: int, merging: Merging, options: Options, base: Base) -> dict[str, Any]:

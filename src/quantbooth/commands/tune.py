@@ -23,7 +23,7 @@ from quantbooth.run.examples import encode_examples
 from quantbooth.run.experts import few_samples, unused
 from quantbooth.run.gradients import make_gradients
 from quantbooth.run.models import untuned_base, whole_base, with_untuned_denoiser
-from quantbooth.run.offloading import offload_, offloads, require_offload
+from quantbooth.run.offloading import offload_, recordable, require_offload
 from quantbooth.run.overfitting import overfitting
 from quantbooth.run.previews import previews
 from quantbooth.run.processes import following
@@ -240,8 +240,7 @@ def prepared(
         teacher = Teacher(base, route) if untuned is None else Teacher(untuned, None)
     parts = (base, learning, examples, zones, run.recipe, optimizer, sentences, route, teacher, distance)
     module = TuningModule(*parts, run.strategy.shared_steps, run.strategy.wide, run.timestep_sampler, share)
-    recorded = resources["cuda_graphs"] and not (run.calibration.stored or offloads(run))  # others' kernels may not be
-    graphs = [ReplayGraphs(base.denoiser, selection)] if recorded else []  # before what draws
+    graphs = [ReplayGraphs(base.denoiser, selection)] if recordable(run, base) else []  # before what draws
     return base, module, graphs
 
 

@@ -55,12 +55,12 @@ def compare_pictures(
             "ssim": ssim(pictures, others),
             "mse": mean_squared_error(pictures, others),
         }
-        answers = _answers(scorer, pictures, chosen)
+        answers, scores = (
+            _answers(scorer, pictures, chosen),
+            {name: values.tolist() for name, values in columns.items()},
+        )
         about = [{"file": one.file, "text": one.text, "noise_seed": one.seed} for one in chosen]
-        return [
-            row | {name: float(values[k]) for name, values in columns.items()} | answers[k]
-            for k, row in enumerate(about)
-        ]
+        return [row | {name: values[k] for name, values in scores.items()} | answers[k] for k, row in enumerate(about)]
 
     loop.place(*(judge for judge in (scorer.encoder, scorer.oracle) if isinstance(judge, nn.Module)))
     return list(chain.from_iterable(loop.map(rows, batches(len(requests), batch), what)))
@@ -84,12 +84,12 @@ def right_answers(
     Raises:
         ValueError: for a requested attribute or value that the oracle does not know.
     """
-    rows = []
+    rows, first = [], {name: values.argmax(dim=1).tolist() for name, values in probabilities.items()}
     for index, wanted in enumerate(asked):
         for name, value in wanted.items():
             if value not in names.get(name, ()):
                 raise ValueError(f"the oracle must know {name}={value!r}, got only {', '.join(names.get(name, names))}")
-        guesses = {name: names[name][int(probabilities[name][index].argmax())] for name in wanted}
+        guesses = {name: names[name][first[name][index]] for name in wanted}
         rows.append({RIGHT + name: float(guesses[name] == value) for name, value in wanted.items()})
     return rows
 

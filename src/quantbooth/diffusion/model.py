@@ -95,9 +95,9 @@ class Family(ABC):
         guided: whether samplers guide with an unconditional prediction; not where guidance was distilled into it.
         negative_prompts: whether that of another prompt than the empty one is supported.
         float_layers: patterns of the denoiser's layers that stay float by default.
-        rowless_layers: patterns of those that can be neither quantized nor adapted: their inputs have no row per
-            sample, or the denoiser reads their weight itself.
+        rowless_layers: patterns of those not to quantize or adapt: inputs without rows, or a weight read elsewhere.
         same_shapes: whether blocks get tensors of the same shapes for all prompts, as learned rounding needs.
+        recordable: whether its denoiser copies nothing from the CPU, which graphs of CUDA refuse.
         lora_prefixes: prefixes of the denoiser's layers in kohya's LoRA files.
         first_weight: a tensor name that every single-file checkpoint of the family has; None without such files.
         architectures: keys of such a file's header, and how their values begin for this family.
@@ -118,6 +118,7 @@ class Family(ABC):
     float_layers: ClassVar[tuple[str, ...]] = ()
     rowless_layers: ClassVar[tuple[str, ...]] = ()
     same_shapes: ClassVar[bool] = True
+    recordable: ClassVar[bool] = True
     lora_prefixes: ClassVar[tuple[str, ...]] = ()
     first_weight: ClassVar[str | None] = None
     architectures: ClassVar[Mapping[str, tuple[str, ...]]] = {}

@@ -138,10 +138,10 @@ class EvaluationModule(LightningModule):
         return torch.stack([self.texts[sentence] for sentence in sentences])
 
     def _note(self, requests: Sequence[Request], columns: Columns) -> list[dict[str, Any]]:
-        made = []
+        made, scores = [], {name: values.tolist() for name, values in columns.items()}  # one wait for a GPU per column
         for index, request in enumerate(requests):
             about = {"prompt": request.prompt, "kind": request.kind, "noise_seed": request.seed, "file": request.file}
-            made.append(about | {name: float(values[index]) for name, values in columns.items()})
+            made.append(about | {name: values[index] for name, values in scores.items()})
         self.rows += made
         return made
 
@@ -152,9 +152,9 @@ class EvaluationModule(LightningModule):
         waiting = self.waiting.setdefault(prompt, [])
         waiting.append((row, feature))
         if len(waiting) == self.of_prompt[prompt]:
-            found = diversity_of_each(torch.stack([feature for _, feature in waiting]))
+            found = diversity_of_each(torch.stack([feature for _, feature in waiting])).tolist()
             for (one, _), value in zip(self.waiting.pop(prompt), found, strict=True):
-                one["diversity"] = float(value)
+                one["diversity"] = value
 
     def oracle_columns(self, pictures: Tensor, requests: Sequence[Request]) -> Columns:
         """Return the oracle's scores of the subject's attributes, the requested ones and the class; NaN for none."""
@@ -175,11 +175,9 @@ class EvaluationModule(LightningModule):
 
 def _each(probabilities: Probabilities, names: dict[str, tuple[str, ...]], rows: Sequence[Mapping[str, str]]) -> Tensor:
     """Return the mean probability of each picture's list of attributes; NaN for an empty list."""
-    device = next(iter(probabilities.values())).device
+    nothing = next(iter(probabilities.values())).new_full((), float("nan"))  # made there, not sent
     values = [
-        subject_score({k: v[i : i + 1] for k, v in probabilities.items()}, names, dict(row))[0]
-        if row
-        else torch.tensor(float("nan"), device=device)
+        subject_score({k: v[i : i + 1] for k, v in probabilities.items()}, names, dict(row))[0] if row else nothing
         for i, row in enumerate(rows)
     ]
     return torch.stack(values)

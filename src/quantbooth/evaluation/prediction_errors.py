@@ -84,13 +84,13 @@ def measure_predictions(
         expected = predicted if reference is None else reference[indices].to(loop.device)
         target = base.schedule.target(x_0, noise, t)
         columns = {
-            "float_error": mean_square(expected, target),
-            "error": mean_square(predicted, target),
-            "deviation": mean_square(predicted, expected),
+            "float_error": mean_square(expected, target).tolist(),
+            "error": mean_square(predicted, target).tolist(),
+            "deviation": mean_square(predicted, expected).tolist(),
         }
         predictions.append(predicted.cpu())
         about = [{"zone": one.zone, "place": one.place, "t": one.t, "text": texts[one.place]} for one in chosen]
-        return [row | {name: float(values[k]) for name, values in columns.items()} for k, row in enumerate(about)]
+        return [row | {name: values[k] for name, values in columns.items()} for k, row in enumerate(about)]
 
     loop.place(base.denoiser, *base.text_encoders)
     found = loop.map(rows, batches(len(triples), batch), what)

@@ -174,10 +174,10 @@ def _seen(scorer: Scorer, pictures: Tensor, pairs: Sequence[Contrast]) -> list[A
         return []
     with full_precision(pictures.device):
         names, found = scorer.oracle.names, scorer.oracle.probabilities(pictures)
-    answers = []
+    answers, best = [], {attribute: values.argmax(dim=1).tolist() for attribute, values in found.items()}
     for index, pair in enumerate(pairs):
         for attribute, (before, after) in pair.attributes.items():
-            guess = names[attribute][int(found[attribute][index].argmax())]
+            guess = names[attribute][best[attribute][index]]
             answers.append((index, attribute, guess == before, guess == after))
     return answers
 

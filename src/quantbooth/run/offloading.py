@@ -1,4 +1,4 @@
-"""Group offloading as the options of a run say: in tuning and in drawing, on a device with a memory of its own."""
+"""Group offloading as the options of a run say, in tuning and in drawing; whether steps are CUDA graphs beside it."""
 
 from quantbooth.diffusion.base import Base
 from quantbooth.quant.group_offload import GroupOffload
@@ -6,7 +6,7 @@ from quantbooth.run.run import Run
 from quantbooth.runtime.errors import UserError
 from quantbooth.runtime.progress import say_once
 
-__all__ = ["offload_", "offloads", "require_offload"]
+__all__ = ["offload_", "offloads", "recordable", "require_offload"]
 
 SHARED = ("cpu", "mps")
 """Kinds of devices that compute in the memory of the CPU."""
@@ -43,6 +43,20 @@ def require_offload(run: Run, kind: str | None = None) -> None:
         )
     if kind is None and run.settings["resources"]["cuda_graphs"]:
         say_once("resources.group_offload=true: steps are not CUDA graphs (resources.cuda_graphs)")
+
+
+def recordable(run: Run, base: Base) -> bool:
+    """Return whether steps are CUDA graphs on a CUDA device; layers that other packages made may not be.
+
+    A denoiser that cannot be one is named.
+    """
+    if not run.settings["resources"]["cuda_graphs"] or run.calibration.stored or offloads(run):
+        return False
+    if not base.family.recordable and run.loop.device.type == "cuda":
+        say_once(
+            f"{run.base_name}: steps are not CUDA graphs (resources.cuda_graphs): its denoiser copies from the CPU"
+        )
+    return base.family.recordable
 
 
 def offload_(run: Run, base: Base) -> None:

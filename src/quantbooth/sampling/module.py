@@ -120,7 +120,7 @@ class SamplingModule(LightningModule):
         if not indices:  # fewer batches than processes
             return 0
         chosen = [self.jobs[index] for index in indices]
-        for job, image in zip(chosen, self.render(chosen), strict=True):
+        for job, image in zip(chosen, self.render(chosen).cpu(), strict=True):
             write_image(job.path, image)
         return len(chosen)
 

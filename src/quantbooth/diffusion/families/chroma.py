@@ -45,6 +45,7 @@ class Chroma(PackedFlow):
     float_layers = ("x_embedder", "context_embedder", "distilled_guidance_layer.*", "proj_out")
     block_classes: ClassVar[tuple[type, ...]] = (ChromaTransformerBlock, ChromaSingleTransformerBlock)
     network_timesteps = 1
+    recordable = False
     denoiser_values: ClassVar[Mapping[str, tuple[Any, ...]]] = {"patch_size": (1,)}
 
     def predict(

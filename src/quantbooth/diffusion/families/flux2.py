@@ -69,8 +69,8 @@ class Flux2Klein(PackedFlow):
             hidden_states=x_t.flatten(2).transpose(1, 2),
             timestep=self.network_time(t, len(x_t)).to(x_t.device),
             encoder_hidden_states=conditioning.tokens,
-            img_ids=_places(height, width, 1).expand(len(x_t), -1, -1).to(x_t.device),
-            txt_ids=_places(1, 1, conditioning.tokens.shape[1]).expand(len(x_t), -1, -1).to(x_t.device),
+            img_ids=_places(height, width, 1, x_t.device).expand(len(x_t), -1, -1),
+            txt_ids=_places(1, 1, conditioning.tokens.shape[1], x_t.device).expand(len(x_t), -1, -1),
         ).sample
         return found.transpose(1, 2).unflatten(2, (height, width))
 
@@ -135,9 +135,9 @@ class Flux2Klein(PackedFlow):
         return Shape((transformer["in_channels"], side, side), self.side, self.timesteps(folder))
 
 
-def _places(height: int, width: int, words: int) -> Int[Tensor, "1 places 4"]:
+def _places(height: int, width: int, words: int, device: torch.device) -> Int[Tensor, "1 places 4"]:
     """Return (picture, row, column, word) of each place."""
-    return torch.cartesian_prod(*(torch.arange(count) for count in (1, height, width, words)))[None]
+    return torch.cartesian_prod(*(torch.arange(count, device=device) for count in (1, height, width, words)))[None]
 
 
 def _statistics(autoencoder: Any) -> tuple[Tensor, Tensor]:

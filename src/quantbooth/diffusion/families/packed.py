@@ -41,7 +41,7 @@ def unpacked(patches: Float[Tensor, "b patches d"], like: Float[Tensor, "b c h w
 def places(x_t: Float[Tensor, "b c h w"]) -> Int[Tensor, "patches 3"]:
     """Return (picture, row, column) of each patch, on the device of the latents."""
     counts = (1, x_t.shape[-2] // PATCH, x_t.shape[-1] // PATCH)
-    return torch.cartesian_prod(*map(torch.arange, counts)).to(x_t.device)
+    return torch.cartesian_prod(*(torch.arange(count, device=x_t.device) for count in counts))
 
 
 @dataclass(frozen=True)

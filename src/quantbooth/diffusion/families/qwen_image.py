@@ -52,6 +52,7 @@ class QwenImage(PackedFlow):
     float_layers = ("img_in", "txt_in", "time_text_embed.*", "norm_out.*", "proj_out")
     block_classes: ClassVar[tuple[type, ...]] = (QwenImageTransformerBlock,)
     network_timesteps = 1
+    recordable = False
     denoiser_values: ClassVar[Mapping[str, tuple[Any, ...]]] = {
         **dict.fromkeys(("guidance_embeds", "zero_cond_t", "use_additional_t_cond", "use_layer3d_rope"), (False,)),
         "patch_size": (PATCH,),
