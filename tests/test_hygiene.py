@@ -4,6 +4,7 @@ import ast
 import re
 import subprocess
 import tomllib
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,7 @@ def named(file: Path) -> str:
     return file.relative_to(ROOT).as_posix()
 
 
+@cache
 def trees() -> list[tuple[str, ast.Module]]:
     return [(named(file), ast.parse(file.read_text(encoding="utf-8"))) for file in PROGRAMS]
 

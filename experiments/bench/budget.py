@@ -22,9 +22,9 @@ LIBRARIES_GB, RESERVE = 1.4, 0.1
 BYTES = {"floor": 4.0, "float": 16.0, "lora": 4.1}
 PLAIN = {False: 9.2, True: 2.0}
 """Bytes per weight of plain PEQA: codes of a byte and two float copies; with checkpointing those of one block."""
-ACTIVATIONS_GB = {"sd15": 0.7, "sdxl": 1.3, "tiny": 0.1}
+ACTIVATIONS_GB = {"sd15": 0.7, "sdxl": 1.3, "sd35-medium": 3.0, "klein-4b": 12.0}
 """Of one sample of 32x32 latents without checkpointing; with it a part remains, that of the largest block."""
-REMAINING = 0.35
+TINY_GB, REMAINING = 0.1, 0.35
 SIDE = 32
 FREE_GB = 1.0
 
@@ -38,7 +38,7 @@ def available_gb(device: str) -> float:
 def need_gb(case: Case) -> float:
     """The estimate for a case."""
     setting, size = case.setting, SIZES[case.setting.model]
-    activations = ACTIVATIONS_GB[setting.model] * case.batch * (setting.latents / SIDE) ** 2
+    activations = ACTIVATIONS_GB.get(setting.model, TINY_GB) * case.batch * (setting.latents / SIDE) ** 2
     if setting.checkpointing:
         activations *= REMAINING
     return (LIBRARIES_GB + _weights_gb(case, size.parameters, size.linear) + activations) * (1 + RESERVE)
@@ -48,6 +48,8 @@ def _weights_gb(case: Case, parameters: int, linear: int) -> float:
     match case.method:
         case "qlora":
             held = 4.1 * (parameters - linear) + 0.6 * linear
+        case "qlora_packed":
+            held = (0.5 + 0.1) * parameters
         case "peqa_plain":
             held = PLAIN[case.setting.checkpointing] * parameters
         case method if case.bits is not None:

@@ -1,6 +1,6 @@
 """What is measured: one case is one method in one setting, and each case runs in a process of its own."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import product
 from typing import Any
@@ -15,13 +15,14 @@ MODULES = {
     "float": "dreambooth",
     "lora": "lora",
     "qlora": "qlora",
+    "qlora_packed": "adapters",
     "peqa_plain": "peqa_plain",
     "quantbooth": "gains",
     "quantbooth_mixed_zones": "gains",
     "quantbooth_many_subjects": "gains",
 }
 """Which module of `methods/` builds a method. It is loaded in the method's own process only."""
-ZONES, SUBJECTS = 3, 8
+ZONES, SUBJECTS, BITS = 3, 8, (8, 4, 2)
 
 
 @dataclass(frozen=True)
@@ -90,8 +91,10 @@ def settings(
         yield Setting(model, side, checkpointed, device)
 
 
-def units(setting: Setting, methods: Iterable[str]) -> list[tuple[Case, ...]]:
+def units(setting: Setting, methods: Iterable[str], bits: Sequence[int] = BITS) -> list[tuple[Case, ...]]:
     """The cases of some methods in a setting; those of one tuple are compared to each other and stay together.
+
+    Ours alone has a case for each number of bits.
 
     Raises:
         UserError: for a method that is not known.
@@ -100,14 +103,14 @@ def units(setting: Setting, methods: Iterable[str]) -> list[tuple[Case, ...]]:
     for method in methods:
         match method:
             case "quantbooth":
-                found += [(Case(setting, method, bits, 1, 1),) for bits in (8, 4, 2)]
+                found += [(Case(setting, method, one, 1, 1),) for one in bits]
             case "quantbooth_mixed_zones":
                 found.append((Case(setting, "quantbooth", 4, ZONES, 1), Case(setting, method, 4, ZONES, ZONES)))
             case "quantbooth_many_subjects":
                 found.append(
                     (Case(setting, "quantbooth", 4, SUBJECTS, 1), Case(setting, method, 4, SUBJECTS, SUBJECTS))
                 )
-            case "qlora" | "peqa_plain":
+            case "qlora" | "qlora_packed" | "peqa_plain":
                 found.append((Case(setting, method, 4),))
             case "floor" | "float" | "lora":
                 found.append((Case(setting, method),))

@@ -15,7 +15,7 @@ import torch
 from rich.console import Console
 
 from experiments.bench.budget import available_gb, groups
-from experiments.bench.cases import MODULES, Case, Setting, settings, units
+from experiments.bench.cases import BITS, MODULES, Case, Setting, settings, units
 from experiments.bench.machine import commit, facts
 from experiments.bench.results import Row, is_done, merged, missing_row, read, row_of, to_json, write
 from experiments.bench.sizes import SIZES
@@ -74,7 +74,7 @@ def run(options: Namespace, console: Console) -> None:
     file, code, machine = options.folder / "results.json", commit(), facts()
     for setting in chosen:
         done = [] if options.again else read(file)
-        asked = units(setting, options.methods)
+        asked = units(setting, options.methods, options.bits)
         todo = [unit for unit in asked if not all(is_done(case, done, code, machine) for case in unit)]
         room = options.memory_gb or available_gb(setting.device)
         found, left_out = groups(todo, room)
@@ -118,6 +118,7 @@ def _parser() -> ArgumentParser:
     parser.add_argument("--latents", nargs="+", type=int, default=[32, 64], help="sides of the latents")
     parser.add_argument("--checkpointing", nargs="+", choices=SWITCH, default=list(SWITCH))
     parser.add_argument("--methods", nargs="+", choices=MODULES, default=list(MODULES))
+    parser.add_argument("--bits", nargs="+", type=int, choices=BITS, default=list(BITS), help="of quantbooth alone")
     parser.add_argument("--steps", type=int, default=3, help="timed steps")
     parser.add_argument("--warm-up", type=int, default=1, help="steps before them")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")

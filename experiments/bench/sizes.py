@@ -10,7 +10,12 @@ from typing import Any
 import torch
 from diffusers import UNet2DConditionModel
 
-__all__ = ["SIZES", "Size", "empty_denoiser"]
+from experiments.transformer_numbers import KLEIN_4B, SD35_MEDIUM, TINY_KLEIN, TINY_SD3
+from quantbooth.diffusion.families.flux2 import Flux2Klein
+from quantbooth.diffusion.families.sd3 import StableDiffusion3
+from quantbooth.diffusion.model import Family
+
+__all__ = ["FLOAT_ENDS", "SIZES", "Size", "empty_denoiser", "float_layers"]
 
 
 @dataclass(frozen=True)
@@ -18,11 +23,14 @@ class Size:
     """One architecture.
 
     Attributes:
-        config: arguments of `UNet2DConditionModel`.
+        config: arguments of the denoiser's class.
         parameters: how many float weights it has.
         linear: how many of them are matrices of linear layers.
-        text: width of the text encoder's output, which is 77 tokens long.
-        pooled: width of SDXL's pooled text embedding; 0 where the denoiser takes none.
+        text: width of the text encoders' output.
+        pooled: width of the pooled text embedding; 0 where the denoiser takes none.
+        channels: of latents, as the denoiser is given them.
+        tokens: how many the text encoders give.
+        family: of a transformer, which calls it; None for a `UNet2DConditionModel`.
     """
 
     config: dict[str, Any]
@@ -30,6 +38,14 @@ class Size:
     linear: int
     text: int
     pooled: int = 0
+    channels: int = 4
+    tokens: int = 77
+    family: Family | None = None
+
+    @property
+    def denoiser_class(self) -> Any:
+        """The class of diffusers."""
+        return UNet2DConditionModel if self.family is None else self.family.denoiser_class
 
 
 SIZES = {
@@ -68,11 +84,22 @@ SIZES = {
         54_528,
         24,
     ),
+    "sd35-medium": Size(SD35_MEDIUM, 2_243_171_520, 2_241_822_720, 4096, 2048, 16, 333, StableDiffusion3()),
+    "klein-4b": Size(KLEIN_4B, 3_875_544_576, 3_875_536_896, 7680, 0, 128, 512, Flux2Klein()),
+    "tiny-sd3": Size(TINY_SD3, 89_008, 84_736, 56, 32, 16, 6, StableDiffusion3()),
+    "tiny-klein": Size(TINY_KLEIN, 69_216, 69_120, 48, 0, 16, 5, Flux2Klein()),
 }
-"""`tiny` is there to test the program, not to be measured."""
+"""Those named tiny are there to test the program, not to be measured."""
+FLOAT_ENDS = ("conv_in", "conv_out")
 
 
-def empty_denoiser(name: str) -> UNet2DConditionModel:
+def float_layers(denoiser: Any) -> tuple[str, ...]:
+    """Patterns of the layers that every quantized method leaves float, as `conf/quant` does."""
+    families = (size.family for size in SIZES.values() if size.family is not None)
+    return next((one.float_layers for one in families if isinstance(denoiser, one.denoiser_class)), FLOAT_ENDS)
+
+
+def empty_denoiser(name: str) -> Any:
     """The denoiser on the meta device: its architecture without a byte of weights.
 
     Raises:
@@ -80,7 +107,7 @@ def empty_denoiser(name: str) -> UNet2DConditionModel:
     """
     size = SIZES[name]
     with torch.device("meta"):
-        denoiser = UNet2DConditionModel.from_config(size.config)
+        denoiser = size.denoiser_class.from_config(size.config)
     found = sum(parameter.numel() for parameter in denoiser.parameters())
     if found != size.parameters:
         raise RuntimeError(f"the denoiser of {name} must have {size.parameters} weights, diffusers makes {found}")

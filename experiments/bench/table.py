@@ -16,7 +16,7 @@ __all__ = ["document"]
 
 NONE = "—"
 METHODS = list(MODULES)
-PEERS = ("float", "lora", "qlora", "peqa_plain")
+PEERS = ("float", "lora", "qlora", "qlora_packed", "peqa_plain")
 FIGURES = {
     "peak GB": ("peak_rss_gb", ".2f"),
     "build GB": ("build_rss_gb", ".2f"),

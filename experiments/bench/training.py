@@ -7,7 +7,9 @@ weights do not run away. No gradient is left for the next step, which is part of
 """
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,21 +18,21 @@ from torch.nn import functional as F
 
 from experiments.bench.cases import Case
 from experiments.bench.sizes import SIZES
+from quantbooth.diffusion.conditioning import Conditioning
+from quantbooth.diffusion.model import Family
 
 __all__ = ["Inputs", "Seconds", "Training", "inputs_of"]
 
 RATE = 1e-6
-TOKENS, TIMESTEPS, TIME_IDS = 77, 1000, 6
+TIMESTEPS, TIME_IDS = 1000, 6
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """What the denoiser is given, and what it should answer."""
+    """What the denoiser is given, how it is called with it, and what it should answer."""
 
     sample: Tensor
-    timestep: Tensor
-    text: Tensor
-    added: dict[str, Tensor]
+    predict: Callable[[Any, Tensor], Tensor]
     target: Tensor
 
 
@@ -50,13 +52,28 @@ def inputs_of(case: Case, generator: torch.Generator) -> Inputs:
     def normal(*shape: int) -> Tensor:
         return torch.randn(case.batch, *shape, generator=generator).to(device)
 
-    added = {}
-    if size.pooled:
-        pixels = 8.0 * side
-        ids = torch.tensor([pixels, pixels, 0, 0, pixels, pixels], device=device)
-        added = {"text_embeds": normal(size.pooled), "time_ids": ids.expand(case.batch, TIME_IDS)}
+    pooled = normal(size.pooled) if size.pooled else None
     t = torch.randint(TIMESTEPS, (case.batch,), generator=generator).to(device)
-    return Inputs(normal(4, side, side), t, normal(TOKENS, size.text), added, normal(4, side, side))
+    latents, text = (size.channels, side, side), normal(size.tokens, size.text)
+    if size.family is not None:
+        predict = partial(_by_transformer, size.family, t, text, pooled)
+    else:
+        pixels = 8.0 * side
+        ids = torch.tensor([pixels, pixels, 0, 0, pixels, pixels], device=device).expand(case.batch, TIME_IDS)
+        predict = partial(_by_unet, t, text, {} if pooled is None else {"text_embeds": pooled, "time_ids": ids})
+    return Inputs(normal(*latents), predict, normal(*latents))
+
+
+def _by_unet(t: Tensor, text: Tensor, added: dict[str, Tensor], denoiser: Any, sample: Tensor) -> Tensor:
+    prediction: Tensor = denoiser(sample, t, text, added_cond_kwargs=added).sample
+    return prediction
+
+
+def _by_transformer(
+    family: Family, t: Tensor, text: Tensor, pooled: Tensor | None, denoiser: Any, sample: Tensor
+) -> Tensor:
+    extra = {} if pooled is None else {"pooled": pooled}
+    return family.predict(denoiser, sample, t, Conditioning(text, extra))
 
 
 class Training:
@@ -70,9 +87,8 @@ class Training:
 
     def loss(self) -> Tensor:
         """L, with its graph."""
-        given: Any = self.inputs
-        prediction = self.denoiser(given.sample, given.timestep, given.text, added_cond_kwargs=given.added).sample
-        return F.mse_loss(prediction, given.target)
+        given = self.inputs
+        return F.mse_loss(given.predict(self.denoiser, given.sample), given.target)
 
     def step(self) -> Seconds:
         """Learn once.

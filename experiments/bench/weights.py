@@ -4,16 +4,19 @@ A weight is uniform in [-a, a] with a = 1 / sqrt(inputs of an output), as torch 
 activations stay finite through a deep network, and no step meets numbers that are slow or special (denormal, infinite).
 """
 
+from fnmatch import fnmatch
+
 import torch
 from torch import Tensor, nn
 
+from experiments.bench.sizes import float_layers
 from quantbooth.quant.layers import QuantizedLayer
 
-__all__ = ["drawn", "fill_", "layers_of", "swap_"]
+__all__ = ["ADAPTED", "drawn", "fill_", "layers_of", "swap_"]
 
 KINDS = (nn.Linear, nn.Conv2d)
-FLOAT_ENDS = ("conv_in", "conv_out")
-"""Left float by every quantized method alike, as `conf/quant` does."""
+ADAPTED = ["to_q", "to_k", "to_v", "to_out.0", "to_qkv_mlp_proj"]
+"""What methods with adapters adapt; the last is of klein's single blocks: attention's projections and the MLP's."""
 
 
 def drawn(shape: torch.Size, device: str, generator: torch.Generator) -> Tensor:
@@ -31,12 +34,18 @@ def fill_(model: nn.Module, device: str, generator: torch.Generator) -> None:
             if parameter.is_meta:
                 value = _value(name, parameter.shape, device, generator)
                 module.register_parameter(name, nn.Parameter(value, requires_grad=parameter.requires_grad))
+        for name, buffer in module.named_buffers(recurse=False):
+            if buffer.is_meta:
+                module.register_buffer(name, _value(name, buffer.shape, device, generator))
 
 
 def layers_of(model: nn.Module) -> dict[str, nn.Module]:
     """The float layers that a quantized method replaces, by name."""
+    ends = float_layers(model)
     return {
-        name: module for name, module in model.named_modules() if isinstance(module, KINDS) and name not in FLOAT_ENDS
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, KINDS) and not any(fnmatch(name, end) for end in ends)
     }
 
 

@@ -23,8 +23,8 @@ from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn, TimeR
 from experiments.bench.machine import facts
 from experiments.bench.memory import peak, reset_peak, resident
 from experiments.bench.results import read, to_json, write
-from experiments.bench.sizes import SIZES
-from experiments.bench.weights import FLOAT_ENDS, fill_
+from experiments.bench.sizes import FLOAT_ENDS, SIZES
+from experiments.bench.weights import fill_
 from experiments.calibration.cost_table import document
 from experiments.calibration.rss import Anonymous
 from quantbooth.calibration.adaround import AdaRoundCalibration, AdaRoundConfig, BlockResult

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from experiments.bench.cases import Case
 from experiments.bench.results import read
 from experiments.bench.sizes import SIZES, empty_denoiser
-from experiments.bench.training import TIME_IDS, TOKENS
+from experiments.bench.training import TIME_IDS
 from experiments.bench.weights import layers_of
 from experiments.planning.measure import FILE
 from quantbooth.planning.autocast import as_on_card, half_precision
@@ -106,7 +106,7 @@ class Measured:
 def count(step: Step) -> Count:
     """Count a step as a plan does."""
     size, half, batch = SIZES[step.model], step.latents, step.batch
-    with counted() as counter:
+    with counted(step.card) as counter:
         denoiser = empty_denoiser(step.model).train()
         Quantized(list(layers_of(denoiser)), step.bits).apply_(denoiser)
         emptied_(denoiser, torch.device("cpu"))
@@ -118,7 +118,7 @@ def count(step: Step) -> Count:
         optimizer = optimizer_factory({"name": "adamw", "lr": 1e-6, "weight_decay": 0})([{"params": learned}])
         warm_(optimizer, learned)
         x, target = torch.empty(batch, 4, half, half), torch.empty(batch, 4, half, half)
-        t, text = torch.empty(batch, dtype=torch.int64), torch.empty(batch, TOKENS, size.text)
+        t, text = torch.empty(batch, dtype=torch.int64), torch.empty(batch, size.tokens, size.text)
         added = {"text_embeds": torch.empty(batch, size.pooled), "time_ids": torch.empty(batch, TIME_IDS)}
         selection.choose(torch.empty(batch, dtype=torch.int64))
         held = counter.live

@@ -174,7 +174,7 @@ FIELDS: dict[str, dict[str, Field]] = {
     "logger": checked(**{ANY: MAPPING}),
     f"logger.{ANY}": checked(folder=PATH, project=TEXT, artifacts=one_of("references", "files", "none")),
     "paths": checked(outputs=PATH, store=PATH, logs=PATH, dreambooth=PATH),
-    "report": checked(scores=TEXTS, folder=optional(PATH), notes=TEXTS),
+    "report": checked(scores=TEXTS, folder=optional(PATH), compare_with=TEXTS, notes=TEXTS),
     "export": {
         **checked(
             format=one_of("diffusers", "safetensors", "lora", "quantized"),

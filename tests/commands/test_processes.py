@@ -52,6 +52,8 @@ SETTINGS = {
     "rows of one kind": ("tuner=scales", *PROMPTED, "prior.class_batch_size=1", "tuner.train_batch_size=1", DCO),
 }
 """In the last, one process has the photo and the other the class picture."""
+SLOW = ("several subjects", "adapters and identifier", "float")
+SLOW_CASES = [pytest.param(name, marks=pytest.mark.slow) for name in SLOW]
 
 
 @pytest.fixture(autouse=True)
@@ -103,7 +105,7 @@ def computed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return counts
 
 
-@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.parametrize("name", [*(name for name in SETTINGS if name not in SLOW), *SLOW_CASES])
 def test_two_processes_learn_what_one_does(
     configure: Configure, tmp_path: Path, computed: list[int], name: str
 ) -> None:
@@ -180,7 +182,7 @@ def hears_interrupts() -> None:
             2,
             r"quantbooth: process 2 of trainer\.devices=2 .* \(SIGKILL\).*",
         ),
-        ("first", signal.SIGKILL, -9, ""),
+        pytest.param("first", signal.SIGKILL, -9, "", marks=pytest.mark.slow),
     ],
 )
 def test_whatever_ends_a_process_ends_all_in_one_line(

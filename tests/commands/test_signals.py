@@ -81,8 +81,8 @@ def through(base_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Work
     ("number", "code", "environment"),
     [
         (signal.SIGTERM, 143, {}),
-        (signal.SIGTERM, 143, SLURM),
-        (signal.SIGUSR1, 143, SLURM),
+        pytest.param(signal.SIGTERM, 143, SLURM, marks=pytest.mark.slow),
+        pytest.param(signal.SIGUSR1, 143, SLURM, marks=pytest.mark.slow),  # in CI: test_ended
         (signal.SIGINT, 130, {}),
         (signal.SIGKILL, -9, {}),
     ],

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from quantbooth import programs
 from quantbooth.commands import status
 from quantbooth.commands.status import find_sweep, of_store, of_sweep, time_left
 from quantbooth.runtime.errors import UserError
@@ -99,3 +100,30 @@ def test_a_sweep_whose_jobs_are_chosen_as_it_goes_is_not_offered_again(tmp_path:
     sweep = replace(recorded(tmp_path), jobs=[])
     lines = of_sweep(sweep, [Outcome(0, ["seed=1"], FAILED, line="x")], now=0.0)
     assert lines[1:] == ["  failed   job 1 (seed=1): x"]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["strategy=s1", "strategy.interval=intervals(0,1000,500)"], ["subject.class_word=dog (old)", "seed=0,1"]],
+)
+def test_a_sweep_is_found_by_the_words_that_were_typed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str]
+) -> None:
+    """A sweep records them as Hydra reads them: grids of intervals written out, texts in quotes."""
+    monkeypatch.chdir(tmp_path)
+    kept = programs.pipeline.words(["-m", *words])[1:]
+    assert kept != words
+    sweep = recorded(tmp_path / "outputs" / "logs" / "sweeps" / "day" / "time", *kept)
+    assert find_sweep(["-m", *words]) == find_sweep(words) == find_sweep(kept) == sweep
+
+
+def test_the_newest_sweep_is_one_that_computes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Somebody asks what a sweep would compute, while it runs elsewhere."""
+    monkeypatch.chdir(tmp_path)
+    sweeps = tmp_path / "outputs" / "logs" / "sweeps" / "day"
+    real = recorded(sweeps / "1", "seed=range(4)", at=1)
+    dry = recorded(sweeps / "2", "seed=range(4)", "dry_run=True", at=2)
+    assert find_sweep([]) == find_sweep(["outputs"]) == real
+    assert find_sweep([str(sweeps / "2")]) == find_sweep(["-m", "seed=range(4)", "dry_run=True"]) == dry
+    assert "dry_run=true computed nothing" in of_sweep(dry, [], now=0.0)[0]
+    assert "dry_run" not in of_sweep(real, [], now=0.0)[0]

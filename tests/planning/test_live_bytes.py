@@ -76,12 +76,51 @@ print(counter.peak, cost.peak_memory_bytes - before)
 """
 
 
-def test_a_float64_step_takes_the_memory_that_was_counted() -> None:
+CONVOLVED = """
+import psutil, torch
+from quantbooth.planning.live_bytes import LiveBytes
+from quantbooth.runtime.profiling import profile
+for sizes in ((4, 96, 96, 64, 3), (1, 8, 320, 96, 3), (1, 320, 8, 96, 3), (1, 512, 512, 16, 3)):
+    batch, inner, outer, side, kernel = sizes
+    x = torch.ones(batch, inner, side, side, requires_grad=True)
+    layer = torch.nn.Conv2d(inner, outer, kernel, padding=kernel // 2, bias=False).requires_grad_(LEARNS)
+    with LiveBytes():  # what it imports comes before
+        layer(x).mean().backward()
+    x.grad = layer.weight.grad = None
+    before = psutil.Process().memory_info().rss
+    with profile() as cost, LiveBytes() as counter:
+        layer(x).mean().backward()
+    print(counter.peak, cost.peak_memory_bytes - before)
+    x.grad = layer.weight.grad = None
+"""
+
+
+def measured(program: str) -> list[tuple[int, int]]:
+    """Return counted and measured bytes of each line of a program; malloc gives back what is freed."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": "65536"}
-    done = subprocess.run([sys.executable, "-c", MEASURED], capture_output=True, text=True, env=environment, cwd=ROOT)
-    counted, measured = map(int, done.stdout.split())
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment, cwd=ROOT)
+    pairs = [line.split() for line in done.stdout.splitlines()]
+    return [(int(counted), int(found)) for counted, found in pairs]
+
+
+def test_a_float64_step_takes_the_memory_that_was_counted() -> None:
+    ((counted, found),) = measured(MEASURED)
     assert counted > 13 * 4_000 * 512 * 8  # inputs and outputs of layers
-    assert measured == pytest.approx(counted, rel=0.1)
+    assert found == pytest.approx(counted, rel=0.1)
+
+
+@pytest.mark.parametrize("learns", [False, True])
+def test_convolutions_take_the_copies_that_were_counted(learns: bool) -> None:
+    pairs = measured(CONVOLVED.replace("LEARNS", str(learns)))
+    assert len(pairs) == 4
+    for counted, found in pairs:
+        assert found == pytest.approx(counted, rel=0.1)
+
+
+def test_a_card_copies_nothing() -> None:
+    with fake(), LiveBytes(copies=False) as counter:
+        nn.functional.conv2d(torch.empty(1, 4, 8, 8), torch.empty(2, 4, 3, 3), padding=1)
+    assert counter.peak == 4 * (4 * 64 + 2 * 36 + 2 * 64)
 
 
 def test_checks_of_values_pass_and_a_mask_selects_what_it_is_said_to() -> None:

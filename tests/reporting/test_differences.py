@@ -8,6 +8,8 @@ from quantbooth.reporting.columns import score_named
 from quantbooth.reporting.differences import as_markdown, difference_table, share_table, steps_table
 from quantbooth.reporting.results import Result
 from quantbooth.reporting.study import Study
+from quantbooth.reporting.summary import headline
+from quantbooth.runtime.errors import UserError
 
 Make = Callable[..., Result]
 SUBJECTS = ("mug", "duck", "fish", "car", "boot", "house")
@@ -45,6 +47,32 @@ def test_each_pair_is_told_once(study: Study) -> None:
     labels = difference_table(study).labels
     assert len(labels) == len(set(labels))
     assert "float − baseline" in labels and "baseline − float" not in labels
+
+
+def _compared(study: Study) -> set[str]:
+    return {label.split(" − ")[1] for label in difference_table(study).labels if "steps" not in label} - {
+        study.label(method) for method in study.methods if method.untuned
+    }
+
+
+def test_others_are_compared_with_the_methods_that_are_named(study: Study) -> None:
+    chosen = Study(study.results, study.styles, ("s2",))
+    assert _compared(study) == {"baseline", "float"} and _compared(chosen) == {"s2"}
+    assert _column(chosen, "baseline − s2")[0].startswith("−0.040")
+    assert "compared with s2" in headline(chosen) and "compared with s2" not in headline(study)
+
+
+@pytest.mark.parametrize("label", ["lora", "untuned base w4", ""])
+def test_a_method_that_the_table_does_not_have_is_refused_with_those_it_has(study: Study, label: str) -> None:
+    with pytest.raises(UserError, match=rf"report\.compare_with .*, found {label}; they are: baseline, float, s2"):
+        Study(study.results, study.styles, (label,))
+
+
+def test_one_set_for_all_timesteps_comes_before_other_tuners(make: Make) -> None:
+    """Adapters of a float base are a baseline too, but the question is about scales."""
+    names = ("lora", "baseline-scales_in_out", "s2-scales_in_out")
+    study = Study(tuple(make(name, subject) for name in names for subject in SUBJECTS))
+    assert _compared(study) == {"baseline-scales_in_out"}
 
 
 def test_late_steps_are_held_against_early_ones(study: Study) -> None:

@@ -14,6 +14,7 @@ from quantbooth.diffusion.pretrained import load_base
 from quantbooth.diffusion.sampler import Sampler
 from quantbooth.run.experts import few_samples, sampled_timesteps, unused
 from quantbooth.runtime.errors import UserError
+from quantbooth.timesteps.samplers import Listed
 from quantbooth.timesteps.strategies import Strategy, baseline, s1, s2, s2_from_s1, tas
 
 SD = {"clean_up": [0, 354], "content": [354, 934], "coarse": [934, 1000]}
@@ -123,3 +124,11 @@ def test_samples_of_shared_steps_are_those_of_every_expert() -> None:
     assert "strategy.shared_steps" in line
     (line,) = few_samples(s2_from_s1(SD, 100, 100, 1000), 3200, 100)
     assert "strategy.shared_steps=100 is all of tuner.steps" in line
+
+
+def test_an_expert_whose_timesteps_have_no_weight_is_not_told_to_take_more_steps() -> None:
+    """Whose set stays the base in any number of steps."""
+    early = Listed(tuple(float(t < 300) for t in range(1000)), "reject")
+    lines = list(few_samples(s2(SD, False, 1000), 3200, 100, early))
+    assert ["content" in line or "coarse" in line for line in lines] == [True, True]
+    assert all("about 0 of 3200" in line and "no weight" in line and "tuner.steps" not in line for line in lines)

@@ -6,6 +6,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +17,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from quantbooth.runtime import loggers, wandb_runs
 from quantbooth.runtime.errors import UserError
 from quantbooth.runtime.explain import explain, is_mistake
-from quantbooth.runtime.loggers import close, csv_logger, log_grid, tensorboard_logger, wandb_logger
+from quantbooth.runtime.loggers import close, csv_logger, log_grid, log_scores, tensorboard_logger, wandb_logger
 from quantbooth.runtime.wandb_runs import OneRun, require_server
-from wandb_files import wandb_steps
+from wandb_files import finished, history, wandb_steps
 
 NAME = "rex,s2=a-w4-seed0-0123456789ab"
 PICTURE = np.zeros((8, 16, 3), dtype=np.uint8)
@@ -217,3 +218,60 @@ def test_closing_begins_no_run_that_never_began(offline: Path) -> None:
     close([logger])
     assert logger._experiment is None
     assert not (offline / "wandb").exists()
+
+
+SCORES = [(0, {"prompt/clip_t": 0.5}), (6, {"prompt/clip_t": 0.75})]
+
+
+def scored_steps(offline: Path) -> list[list[int]]:
+    """Return the steps that have a score, of each offline run."""
+    read = [finished(run) for run in sorted((offline / "wandb").glob("offline-run-*"))]
+    return [[row["trainer/global_step"] for row in history(one) if "prompt/clip_t" in row] for one in read]
+
+
+def test_scores_reach_a_run_whose_tuning_another_process_has_finished(offline: Path) -> None:
+    """Such as quantbooth-tune before quantbooth, or a chain that was ended between tuning and scores."""
+    first = wandb_logger(str(offline), NAME, "quantbooth", 0)
+    log(first, range(6))
+    close([first])
+    for _ in range(2):  # the second time they are there
+        time.sleep(1.1)  # the folder of a run is named by the second
+        logger = wandb_logger(str(offline), NAME, "quantbooth", 7)
+        log_scores([logger], SCORES, [])
+        close([logger])
+    assert scored_steps(offline) == [[0, 6]]
+    (run,) = (offline / "wandb").glob("offline-run-*")
+    assert wandb_steps(run) == list(range(6))
+
+
+def test_scores_are_given_again_where_their_logging_was_interrupted(offline: Path) -> None:
+    for missing in (Path("no.png"), None):
+        time.sleep(1.1)  # the folder of a run is named by the second
+        logger = wandb_logger(str(offline), NAME, "quantbooth", 7)
+        with suppress(FileNotFoundError):
+            log_scores([logger], SCORES, [(missing, {"seed": 0})] if missing else [])
+        close([logger])
+    assert scored_steps(offline) == [[0, 6]]
+
+
+def test_other_scores_of_a_run_that_was_written_offline_are_named(
+    offline: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for scores in (SCORES, [(6, {"prompt/clip_t": 0.25})]):
+        logger = wandb_logger(str(offline), NAME, "quantbooth", 7)
+        log_scores([logger], scores, [])
+        close([logger])
+    assert scored_steps(offline) == [[0, 6]]
+    said = capsys.readouterr().err
+    assert "rex-s2=a-w4-seed0-0123456789ab was written offline with other scores" in said and "logger=csv" in said
+
+
+def test_a_run_that_another_process_has_open_is_left_to_it(offline: Path) -> None:
+    first = wandb_logger(str(offline), NAME, "quantbooth", 0)
+    log(first, range(6))
+    other = wandb_logger(str(offline), NAME, "quantbooth", 7)
+    log_scores([other], SCORES, [])
+    assert other._experiment is None
+    log_scores([first], SCORES, [])
+    close([first])
+    assert scored_steps(offline) == [[0, 6]]

@@ -116,7 +116,8 @@ def test_files_say_the_same_in_every_form(tmp_path: Path) -> None:
     (tmp_path / "list.json").write_text(json.dumps(weights))
     (tmp_path / "keys.json").write_text(json.dumps({str(t): w for t, w in reversed(list(enumerate(weights)))}))
     (tmp_path / "rows.csv").write_text("timestep,weight\n" + "".join(f"{t},{w}\n" for t, w in enumerate(weights)))
-    made = [listed(str(tmp_path / name), "reject") for name in ("list.json", "keys.json", "rows.csv")]
+    (tmp_path / "marked.csv").write_text((tmp_path / "rows.csv").read_text(), encoding="utf-8-sig")
+    made = [listed(str(tmp_path / name), "reject") for name in ("list.json", "keys.json", "rows.csv", "marked.csv")]
     assert {one.listed for one in made} == {tuple(weights)}
     assert len({json.dumps(one.describe()) for one in made}) == 1
     assert made[0].describe() != Listed((0.0, 2.5, 1e-3, 4.1), "reject").describe()

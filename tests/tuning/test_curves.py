@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from quantbooth import programs
 from quantbooth.quant import scale_sets
+from quantbooth.timesteps.zones import Zone, Zones
 from quantbooth.tuning.curves import BINS, Curves
 from quantbooth.tuning.module import Errors, TuningModule
 
@@ -93,6 +94,18 @@ def test_curves_are_means_since_the_last_row(new_stage: MakeStage, accumulate: i
     with torch.no_grad():
         assert last["tune/loss/frozen"] == float(alone.loss_of(alone.drawn(-1)).mean())
     assert all(torch.equal(sets[name], other) for name, other in scale_sets.read(alone.denoiser).items())
+
+
+def test_a_set_of_several_intervals_has_one_loss_and_one_distance(new_stage: MakeStage) -> None:
+    parts = (Zone("selected", 0, 200), Zone("rest", 300, 500), Zone("selected", 600, 800))
+    stage, watcher = new_stage(Zones(parts, 1000), steps=4), Watcher()
+    ((_, row),) = train(stage, 4, watcher, Curves(stage)).rows
+    errors, t = (torch.cat([getattr(one, key)[:2] for one in watcher.seen]) for key in ("errors", "t"))
+    for number, name in enumerate(("selected", "rest"), start=1):
+        expected = float(errors[stage.zones.index(t) == number].double().mean())
+        assert row[f"tune/loss/zone/{name}"] == pytest.approx(expected, rel=1e-12)
+    distances = {key for key in row if key.startswith("gain/")}
+    assert distances == {f"gain/{name}/{what}" for name in ("selected", "rest") for what in ("mean", "max")}
 
 
 class Waits(TorchDispatchMode):

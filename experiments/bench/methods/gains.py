@@ -12,13 +12,21 @@ from quantbooth.quant.scale_sets import attach_
 from quantbooth.quant.selection import SetSelection
 from quantbooth.quant.surgery import Replaced, empty_like_
 
-__all__ = ["build_"]
+__all__ = ["build_", "quantize_"]
 
 
 def build_(denoiser: nn.Module, case: Case, generator: torch.Generator) -> None:
-    """Swap in empty quantized layers, fill them with random codes, attach the sets and choose one for each sample."""
-    assert case.bits is not None
+    """Quantize, attach the sets and choose one for each sample."""
     assert case.sets is not None
+    quantize_(denoiser, case, generator)
+    selection = SetSelection()
+    attach_(denoiser, case.sets, selection)
+    selection.choose(1 + torch.arange(case.batch, device=case.setting.device) % case.sets)
+
+
+def quantize_(denoiser: nn.Module, case: Case, generator: torch.Generator) -> None:
+    """Swap in empty quantized layers, fill them with random codes and the rest with random weights, and freeze all."""
+    assert case.bits is not None
     kinds = {
         name: (type(layer).__name__, layer.get_parameter("weight").shape) for name, layer in layers_of(denoiser).items()
     }
@@ -27,6 +35,3 @@ def build_(denoiser: nn.Module, case: Case, generator: torch.Generator) -> None:
     )
     fill_(denoiser, case.setting.device, generator)
     denoiser.requires_grad_(False)
-    selection = SetSelection()
-    attach_(denoiser, case.sets, selection)
-    selection.choose(1 + torch.arange(case.batch, device=case.setting.device) % case.sets)

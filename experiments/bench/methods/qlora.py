@@ -7,20 +7,18 @@ from typing import Any
 
 import torch
 from bitsandbytes.nn.modules import LinearNF4, Params4bit
-from diffusers import UNet2DConditionModel
 from peft import LoraConfig
 from torch import nn
 
 from experiments.bench.cases import Case
-from experiments.bench.methods.lora import TARGETS
-from experiments.bench.weights import drawn, fill_, layers_of, swap_
+from experiments.bench.weights import ADAPTED, drawn, fill_, layers_of, swap_
 
 __all__ = ["build_"]
 
 RANK = 2
 
 
-def build_(denoiser: UNet2DConditionModel, case: Case, generator: torch.Generator) -> None:
+def build_(denoiser: Any, case: Case, generator: torch.Generator) -> None:
     """Quantize layer after layer, one float weight being there at a time; then fill the rest and add the adapters."""
     for name, layer in layers_of(denoiser).items():
         if isinstance(layer, nn.Linear):
@@ -28,7 +26,7 @@ def build_(denoiser: UNet2DConditionModel, case: Case, generator: torch.Generato
     fill_(denoiser, case.setting.device, generator)
     denoiser.requires_grad_(False)
     denoiser.is_loaded_in_4bit = True  # peft asks for it, and would take the layers for float ones
-    denoiser.add_adapter(LoraConfig(r=RANK, lora_alpha=RANK, init_lora_weights="gaussian", target_modules=TARGETS))
+    denoiser.add_adapter(LoraConfig(r=RANK, lora_alpha=RANK, init_lora_weights="gaussian", target_modules=ADAPTED))
 
 
 def _quantized(layer: nn.Linear, device: str, generator: torch.Generator) -> nn.Module:

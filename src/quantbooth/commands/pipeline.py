@@ -61,7 +61,8 @@ def check_job(cfg: DictConfig) -> dict[str, object]:
     for one in chain.subjects:
         asked = [(request.prompt, request.seed) for request in one.requests()]
         alike[f"choice of prompts and seeds for {one.name}"] = fingerprint({"asked": asked})[:SHORT]
-    return {**alike, "report.folder": cfg.report.folder, "list of report.notes": str(list(cfg.report.notes))}
+    alike |= {f"list of report.{name}": str(list(cfg.report[name])) for name in ("notes", "compare_with")}
+    return {**alike, "report.folder": cfg.report.folder}
 
 
 def _asked(cfg: DictConfig) -> Run:

@@ -63,7 +63,8 @@ def report(cfg: DictConfig, scores: Sequence[Path] = ()) -> Path:
     folders = list(scores) or given or _own(cfg)
     if given:
         name_unused(sys.argv[1:], OF_RUNS, "where report.scores decides what is shown")
-    study = Study(tuple(read_result(folder, Path(cfg.paths.logs)) for folder in folders), method_styles())
+    results = tuple(read_result(folder, Path(cfg.paths.logs)) for folder in folders)
+    study = Study(results, method_styles(), tuple(cfg.report.compare_with))
     missing = unscored([Path(path) for path in cfg.report.scores], study.results)
     commands, objectives = [_typed(), *_alone(folders, study.results)], tuple(cfg.objectives)
     about = About(commands, list(cfg.report.notes), missing, made(), objectives)

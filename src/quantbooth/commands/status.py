@@ -20,6 +20,7 @@ from quantbooth.runtime.errors import UserError
 from quantbooth.runtime.help import fitted
 from quantbooth.runtime.outcomes import DONE, FAILED, NOT_BEGUN, RUNNING, Outcome, Sweep, read_sweep, records
 from quantbooth.runtime.retrying import FLAG
+from quantbooth.runtime.words import quoted
 from quantbooth.store.manifest import KINDS
 from quantbooth.store.ownership import owner_of, owning_if_free
 
@@ -59,9 +60,10 @@ def find_sweep(typed: Sequence[str]) -> Sweep:
     if len(typed) == 1 and "=" not in typed[0] and not typed[0].startswith("-"):
         if not Path(typed[0]).is_dir():
             raise UserError(f"there is no folder {typed[0]}; name the folder of a sweep, or a store")
-        return read_sweep(records(Path(typed[0]))[-1])
+        return _newest([read_sweep(folder) for folder in records(Path(typed[0]))])
     places = [word.partition("=")[2] for word in typed if word.startswith("paths.outputs=")] or ["outputs"]
-    wanted = sorted(word for word in typed if word not in ("-m", "--multirun"))
+    words = [word for word in typed if word not in ("-m", "--multirun")]
+    wanted = sorted(quoted(["-m", *words], "quantbooth")[1:])  # as the sweep recorded them
     found = [read_sweep(folder) for folder in records(Path(places[-1]))]
     same = [one for one in found if not typed or sorted(one.words) == wanted]
     if not same:
@@ -69,7 +71,16 @@ def find_sweep(typed: Sequence[str]) -> Sweep:
             f"none of {len(found)} sweeps in {places[-1]} has this command line; quantbooth with the same words and "
             "dry_run=true shows what it would compute"
         )
-    return same[-1]
+    return same[-1] if typed else _newest(same)
+
+
+def _newest(sweeps: Sequence[Sweep]) -> Sweep:
+    """Return the last one that computed something, if any."""
+    return ([one for one in sweeps if not _is_dry(one)] or sweeps)[-1]
+
+
+def _is_dry(sweep: Sweep) -> bool:
+    return any(re.fullmatch(r"\+*dry_run=true", word, re.IGNORECASE) for word in sweep.words)
 
 
 def _states(sweep: Sweep) -> list[Outcome]:
@@ -96,6 +107,7 @@ def of_sweep(sweep: Sweep, states: Sequence[Outcome], now: float) -> list[str]:
     shown = ", ".join(f"{counts[state]} {state}" for state in (DONE, RUNNING, FAILED, MISSING))
     left = time_left(states, now) if counts[RUNNING] else None
     about = "" if left is None else f"; about {timedelta(seconds=round(left))} left"
+    about += "; dry_run=true computed nothing" if _is_dry(sweep) else ""
     lines = [f"{sweep.folder}: {len(states)} jobs, {shown}{about}"]
     for one in states:
         match one.state:

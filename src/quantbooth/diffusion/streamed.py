@@ -50,8 +50,9 @@ class StreamedWeights:
                 read = opened[self.files[name]].get_tensor(name)
                 require_finite({name: read}, str(self.folder))
                 parent, _, own = name.rpartition(".")
-                given = {own: read.to(state[name].dtype)}
-                network.get_submodule(parent).load_state_dict(given, strict=False, assign=True)
+                owner = network.get_submodule(parent)
+                given = {**owner.state_dict(keep_vars=True), own: read.to(state[name].dtype)}
+                owner.load_state_dict(given, assign=True)
 
 
 def streamed_weights(network: nn.Module, folder: Path) -> StreamedWeights | None:

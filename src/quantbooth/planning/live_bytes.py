@@ -5,7 +5,12 @@
     flops   = sum over products of matrices, convolutions and attentions of 2 x their multiplications
 
 On fake tensors (`fake`) operations compute shapes alone, so a step of any size is counted in seconds and in no memory.
-What an operation uses inside of itself, such as the workspace of a convolution, is not seen.
+On the CPU a convolution of oneDNN works on copies of its tensors in a blocked layout, which the peak counts while it
+computes; whatever else an operation uses inside of itself is not seen.
+
+    forward      max(x + w, y) beside y        x [b c h w], w [d c k l], y [b d h w]
+    to the input max(dy + w, dx) beside dx, dy of the shape of y, dx of x
+    to w         dy + x          beside dw
 """
 
 import weakref
@@ -39,6 +44,7 @@ class LiveBytes(TorchDispatchMode):
 
     Args:
         call: calls an operation; `Memo` does it faster on fake tensors.
+        copies: whether convolutions copy their tensors, as on the CPU.
 
     Attributes:
         live: bytes now.
@@ -46,9 +52,11 @@ class LiveBytes(TorchDispatchMode):
         flops: floating-point operations of products since then.
     """
 
-    def __init__(self, call: Callable[[Callable[..., Any], Sequence[Any], dict[str, Any]], Any] = _call) -> None:
+    def __init__(
+        self, call: Callable[[Callable[..., Any], Sequence[Any], dict[str, Any]], Any] = _call, copies: bool = True
+    ) -> None:
         super().__init__()
-        self._call = call
+        self._call, self._copies = call, copies
         self.live = self.peak = self.flops = 0
         self._sizes: dict[int, int] = {}
         self._true: dict[int, int] = {}
@@ -88,6 +96,8 @@ class LiveBytes(TorchDispatchMode):
         for leaf in tree_leaves(made):
             if isinstance(leaf, Tensor):
                 self._count(leaf)
+        if self._copies and (copied := COPIES.get(func)) is not None:
+            self.peak = max(self.peak, self.live + copied(made, *args))
         if func in NONE_TRUE:
             self.mark(made, 0)
         elif func in KEEP_TRUE and (true := self._true.get(_key(args[0]))) is not None:
@@ -134,6 +144,27 @@ def _attention_backward(_: Tensor, query: Tensor, key: Tensor, value: Tensor, *_
     return 2 * query.shape[:3].numel() * key.shape[2] * (3 * query.shape[3] + 2 * value.shape[3])
 
 
+def _blocked(weight: Tensor) -> bool:
+    """Return whether oneDNN computes in a blocked layout: not kernels of 1 x 1, and not other precisions."""
+    return weight.dtype in (torch.float32, torch.bfloat16) and weight.shape[2:].numel() > 1
+
+
+def _copied(made: Tensor, x: Tensor, weight: Tensor, *_: Any) -> int:
+    return max(x.nbytes + weight.nbytes, made.nbytes) if _blocked(weight) else 0
+
+
+def _copied_backward(made: Sequence[Tensor | None], grad: Tensor, x: Tensor, weight: Tensor, *_: Any) -> int:
+    if not _blocked(weight):
+        return 0
+    to_input, to_weight = made[:2]
+    sizes = [0] if to_input is None else [grad.nbytes + weight.nbytes, to_input.nbytes]
+    return max(*sizes, 0 if to_weight is None else grad.nbytes + x.nbytes)
+
+
+COPIES: dict[Any, Callable[..., int]] = {
+    aten.convolution.default: _copied,
+    aten.convolution_backward.default: _copied_backward,
+}
 FLOPS: dict[Any, Callable[..., int]] = {
     **flop_registry,
     aten._scaled_dot_product_flash_attention_for_cpu: _attention,

@@ -80,9 +80,9 @@ class Quantized:
 
 
 @contextmanager
-def counted() -> Iterator[LiveBytes]:
-    """Yield what counts inside the block, on fake tensors and by PyTorch's kernels."""
-    with fake() as mode, LiveBytes(Memo(mode)) as counter, use(EAGER):
+def counted(card: bool = False) -> Iterator[LiveBytes]:
+    """Yield what counts inside the block, on fake tensors and by PyTorch's kernels, of the CPU or of a card."""
+    with fake() as mode, LiveBytes(Memo(mode), copies=not card) as counter, use(EAGER):
         yield counter
 
 
@@ -127,9 +127,9 @@ def calibrating(base: Base, quantized: Quantized, search: ScaleSearch) -> Peak:
     return Peak("calibration", codes + working, parts, {"quantized base": written})
 
 
-def encoding(base: Base) -> Peak:
+def encoding(base: Base, card: bool) -> Peak:
     """Return the peak of encoding one photo and the prompts, before the denoiser is read."""
-    with counted() as counter, torch.no_grad():
+    with counted(card) as counter, torch.no_grad():
         parts = {
             "autoencoder": _held(counter, base.autoencoder),
             "text encoders": _held(counter, *base.text_encoders),
@@ -179,7 +179,7 @@ def tuning(made: Made, plan: Tuned) -> Peak:
     selection, sets = SetSelection(), len(zones) + wide
     route = SubjectsRoute(partial(plan.strategy.chosen, zones), sets, plan.subjects)
     base = made()
-    with counted() as counter:
+    with counted(plan.card) as counter:
         parts = _denoiser(counter, base, plan.offloaded)
         text = _encoded(made())
         whole = plan.identifier or not plan.cached
@@ -268,7 +268,7 @@ def _rows(counter: LiveBytes, module: TuningModule) -> Rows:
 def sampling(made: Made, plan: Tuned, batch: int, steps: int) -> Peak:
     """Return the peak of generating a batch of pictures in this many steps, after the text encoders left memory."""
     base, selection = made(), SetSelection()
-    with counted() as counter, torch.no_grad():
+    with counted(plan.card) as counter, torch.no_grad():
         parts = {**_denoiser(counter, base, plan.offloaded), "autoencoder": _held(counter, base.autoencoder)}
         one, before = _encoded(made()), counter.live
         if plan.tuner.has_base:
@@ -286,9 +286,9 @@ def sampling(made: Made, plan: Tuned, batch: int, steps: int) -> Peak:
     return Peak("sampling", counter.peak, parts, flops=flops)
 
 
-def scoring(encoder: Any, side: int, batch: int) -> Peak:
+def scoring(encoder: Any, side: int, batch: int, card: bool) -> Peak:
     """Return the peak of an image encoder on a batch of pictures of its size, in float32."""
-    with counted() as counter, torch.no_grad():
+    with counted(card) as counter, torch.no_grad():
         parts = {"encoder": _held(counter, encoder)}
         counter.restart()
         encoder.encode_image(torch.empty(batch, 3, side, side))

@@ -16,7 +16,7 @@ SHARES = "Gain of each method over its untuned base, as a share of float's gain.
 
 
 def difference_table(study: Study) -> Table:
-    """Return rows of tuned against untuned, each method against baseline and float, late against early steps."""
+    """Return rows of tuned against untuned, each method against the references, late against early steps."""
     found = {score.key: all_differences(study, score) for score in _shown(study)}
     rows = [
         Row(

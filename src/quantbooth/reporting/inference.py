@@ -25,7 +25,6 @@ FEWEST = 6
 """Subjects that can settle a sign: of fewer, even all on one side are no rarer than 2 / 2^5 > 5 % by chance.
 
 From so many on the interval covers nearly as often as it says, too."""
-REFERENCES = ("baseline", "float")
 Pair = tuple[Snapshot, Snapshot]
 
 
@@ -131,7 +130,7 @@ def _written(value: float, score: Score) -> float:
 
 
 def pairs(study: Study) -> Iterator[Pair]:
-    """Yield tuned against untuned; each method against baseline and float, or the first; late against early steps.
+    """Yield tuned against untuned; each method against each reference; late against early steps.
 
     Of complete methods only: the others are not compared.
     """
@@ -139,8 +138,7 @@ def pairs(study: Study) -> Iterator[Pair]:
         if start := study.start(method):
             yield study.last(method), (start, 0)
     seen = set()
-    named = [method for name in REFERENCES for method in study.complete if method.name == name]
-    for reference in named or study.complete[:1]:
+    for reference in study.references:
         for method in study.complete:
             if method != reference and (pair := frozenset((method, reference))) not in seen:
                 seen.add(pair)

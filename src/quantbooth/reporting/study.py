@@ -14,6 +14,7 @@ from quantbooth.runtime.errors import UserError
 
 __all__ = ["BASE", "Method", "Snapshot", "Study"]
 
+REFERENCES = ("baseline", "float")
 T = TypeVar("T")
 Snapshot = tuple[Method, int]
 """A method at a step."""
@@ -23,19 +24,24 @@ Snapshot = tuple[Method, int]
 class Study:
     """Results of one base, one scorer and one protocol, and the styles of methods with a config file.
 
+    Attributes:
+        compare_with: labels of the tuned methods that all others are compared with; empty: see `references`.
+
     Raises:
-        UserError: there are none, two of them do not compare (naming both), or one cell is given twice.
+        UserError: there are none, two of them do not compare (naming both), one cell is given twice, or a label of
+            `compare_with` is none of a tuned method.
     """
 
     results: tuple[Result, ...]
     styles: Mapping[str, Style] = field(default_factory=dict)
+    compare_with: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.results:
             raise UserError("a report needs at least one result, got none; run quantbooth-evaluate first")
         _check_same_setting(self.results)
         _check_same_images(self.results)
-        _ = self._by_method
+        _ = self._by_method, self.references
 
     @cached_property
     def subjects(self) -> tuple[str, ...]:
@@ -67,6 +73,24 @@ class Study:
     def complete(self) -> tuple[Method, ...]:
         """The methods whose last snapshot lacks nothing."""
         return tuple(method for method in self.tuned if not self.lacking(method))
+
+    @cached_property
+    def references(self) -> tuple[Method, ...]:
+        """The complete methods that others are compared with.
+
+        Those of `compare_with`; else baseline and float; else the first with one set for all timesteps; else the first.
+        """
+        labels = {self.label(method): method for method in self.tuned}
+        if unknown := [label for label in self.compare_with if label not in labels]:
+            raise UserError(
+                f"report.compare_with must name tuned methods of the table, found {', '.join(unknown)}; they are: "
+                f"{', '.join(labels) or 'none'}"
+            )
+        if self.compare_with:
+            return tuple(labels[label] for label in self.compare_with if labels[label] in self.complete)
+        named = tuple(method for name in REFERENCES for method in self.complete if method.name == name)
+        of_one_set = tuple(method for method in self.complete if method.name.startswith(f"{REFERENCES[0]}-"))
+        return named or of_one_set[:1] or self.complete[:1]
 
     @cached_property
     def _by_method(self) -> dict[Method, dict[int, list[Result]]]:

@@ -21,7 +21,9 @@ def title(study: Study) -> str:
 
 
 def headline(study: Study) -> str:
-    """Return the settled differences of methods to the baseline, or to their untuned base; or that there is none.
+    """Return the settled differences of methods to a reference, or to their untuned base; or that there is none.
+
+    The reference is the first of `compare_with`, or the baseline.
 
     Settled: six subjects or more, an interval clear of zero, and p below 5 % after Holm among all differences of the
     score that the report holds.
@@ -52,7 +54,8 @@ def headline(study: Study) -> str:
 def _compared(study: Study) -> tuple[Method | None, list[Method]]:
     """Return a reference, and what to compare with it: of the same weights if possible."""
     tuned = study.complete
-    for reference in (method for method in tuned if method.name == "baseline"):
+    wanted = study.references if study.compare_with else (m for m in tuned if m.name == "baseline")
+    for reference in wanted:
         if others := [method for method in tuned if method != reference]:
             return reference, [method for method in others if method.quant == reference.quant] or others
     for base in (method for method in study.methods if method.untuned and not study.lacking(method)):

@@ -16,6 +16,8 @@ from quantbooth.timesteps.strategies import Strategy
 __all__ = ["few_samples", "require_decidable", "sampled_timesteps", "unused"]
 
 UNIFORM = Uniform()
+NONE = 1e-12
+"""Share of the samples of a run that is none for any number of steps."""
 
 
 def sampled_timesteps(base: Base, sampler: Sampler) -> Shaped[Tensor, " steps"]:
@@ -86,7 +88,9 @@ def few_samples(strategy: Strategy, samples: int, steps: int, sampler: TimestepS
     for name, share in zip(strategy.training_zones.names, of_experts.tolist(), strict=True):
         if (expected := samples * share) < max(1, even / 2):
             advice = "strategy.apart=true gives each a run of its own"
-            if expected < 1:
+            if share < NONE:
+                advice = "its timesteps have no weight in timesteps, choose another density or other zones"
+            elif expected < 1:
                 advice = "raise tuner.steps"
             elif shared or strategy.wide is not None:  # strategies without the option
                 advice = "raise strategy.shared_steps" if shared else "widen the zone"

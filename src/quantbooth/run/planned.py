@@ -55,11 +55,11 @@ def stages(run: Run) -> dict[str, Callable[[], Peak]]:
         found["calibration"] = lambda: calibrating(
             outline(run.base_folder, run.base_name), quantized, run.calibration.search
         )
-    found["encoding"] = lambda: encoding(made())
+    found["encoding"] = lambda: encoding(made(), plan.card)
     found["tuning"] = lambda: tuning(made, plan)
     found["sampling"] = lambda: sampling(made, plan, batch, run.sampler.steps)
     if (model := _clip(run)) is not None:
-        found["scoring"] = lambda: scoring(*empty_clip(model), run.protocol.scored)
+        found["scoring"] = lambda: scoring(*empty_clip(model), run.protocol.scored, plan.card)
     return found
 
 

@@ -20,7 +20,7 @@ from quantbooth.runtime.config import build
 from quantbooth.runtime.errors import UserError
 from quantbooth.runtime.mlflow_runs import MLflowRun
 from quantbooth.runtime.wandb_artifacts import MODES, Item, log_items, log_page
-from quantbooth.runtime.wandb_runs import RUN_ID, OneRun, require_server
+from quantbooth.runtime.wandb_runs import GIVEN_REPORT, GIVEN_SCORES, RUN_ID, OneRun, require_server
 
 __all__ = [
     *("close", "csv_logger", "log_grid", "log_report", "log_scores", "log_values", "tensorboard_logger"),
@@ -117,6 +117,7 @@ def log_scores(
                 _log_pictures(tracker, pictures)
             if isinstance(tracker, OneRun):
                 log_items(tracker, items, tracker.artifacts)
+                tracker.note(GIVEN_SCORES, repr(scores))
             if isinstance(tracker, TensorBoardLogger):
                 Path(tracker.log_dir, SCORED).write_text(_events(tracker, repr(scores)))
 
@@ -176,6 +177,8 @@ def close(trackers: Iterable[Logger]) -> None:
 
             if wandb.run is not None:
                 wandb.finish(exit_code=int(sys.exc_info()[0] is not None))
+        if isinstance(tracker, OneRun):
+            tracker.release()
 
 
 def _rows(file: Path, end: int) -> list[dict[str, str]]:
@@ -216,6 +219,8 @@ def log_report(trackers: Iterable[Logger], files: Sequence[Path], used: Sequence
                 mode = tracker.artifacts if isinstance(tracker, OneRun) else "none"
                 log_items(tracker, used, mode)
                 log_page(tracker, files, mode)
+                if isinstance(tracker, OneRun):
+                    tracker.note(GIVEN_REPORT, _tables(files))
         finally:
             close([tracker])
 

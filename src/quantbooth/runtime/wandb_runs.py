@@ -10,15 +10,18 @@ import threading
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
 from lightning.pytorch.loggers import WandbLogger
 
 from quantbooth.runtime.errors import UserError
+from quantbooth.runtime.progress import say
 
-__all__ = ["RUN_ID", "OneRun", "require_server"]
+__all__ = ["GIVEN_REPORT", "GIVEN_SCORES", "RUN_ID", "OneRun", "require_server"]
 
 TIMEOUT = 20
 """Seconds that a W&B server may take to answer."""
@@ -28,6 +31,8 @@ STEP = "trainer/global_step"
 LONGEST = 128
 RUN_ID = "WANDB_RUN_ID"
 """Environment variable: the id of the only run of this process."""
+GIVEN_SCORES, GIVEN_REPORT = ".scored", ".reported"
+"""Suffixes of the notes, beside the record of a run's curves, of what else it was given."""
 
 
 class OneRun(WandbLogger):
@@ -50,6 +55,7 @@ class OneRun(WandbLogger):
         super().__init__(name=name or run, id=chosen, **given)
         self.first, self.artifacts = step, artifacts
         self._held: int | None = None
+        self._lock = FileLock(str(self.record.with_suffix(".lock")))
 
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
         if step is None:
@@ -57,7 +63,7 @@ class OneRun(WandbLogger):
             return
         if self._held is None:
             self._held = self._go_on()
-            self.record.with_suffix(".scored").unlink(missing_ok=True)  # of an earlier tuning
+            self.record.with_suffix(GIVEN_SCORES).unlink(missing_ok=True)  # of an earlier tuning
         if numbers := {key: value for key, value in metrics.items() if isinstance(value, int | float)}:
             with self.record.open("a", encoding="utf-8") as file:
                 file.write(json.dumps([step, numbers]) + "\n")
@@ -65,27 +71,49 @@ class OneRun(WandbLogger):
             super().log_metrics(metrics, step)
 
     def has(self, scores: str) -> bool:
-        """Return whether the run was given these scores before; from now on it has them.
+        """Return whether the run was given these scores before, or cannot be given them; else it is open for them.
 
-        Offline, a run that another process has finished is left as it is: opening it again would lose its pictures.
+        A run that another process has open is left to it. Offline, a run with other scores is left as it is: opening it
+        again would lose its pictures.
         """
-        digest, file = hashlib.sha256(scores.encode()).hexdigest(), self.record.with_suffix(".scored")
-        finished = self._held is None and self._offline and self.record.is_file()
-        if finished or (file.is_file() and file.read_text() == digest):
+        if not self._is_own():
+            return True
+        digest, given = _digest(scores), self._noted(GIVEN_SCORES)
+        if digest == given:
+            return True
+        if given is not None and self._held is None and self._offline:
+            say(
+                f"the W&B run {self._id} was written offline with other scores, so it does not get these; log them "
+                "online, or with logger=csv"
+            )
             return True
         if self._held is None:
             self._held = self._go_on()
-        file.write_text(digest)
         return False
 
     def has_report(self, tables: str) -> bool:
-        """Return whether the run was given a report with these tables before; from now on it has it."""
-        digest, file = hashlib.sha256(tables.encode()).hexdigest(), self.record.with_suffix(".reported")
-        if file.is_file() and file.read_text() == digest:
-            return True
+        """Return whether the run was given a report with these tables before."""
+        return self._noted(GIVEN_REPORT) == _digest(tables)
+
+    def note(self, kind: str, text: str) -> None:
+        """Note that the run was given scores (GIVEN_SCORES) or tables of a report (GIVEN_REPORT), once it was."""
         self.record.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(digest)
-        return False
+        self.record.with_suffix(kind).write_text(_digest(text))
+
+    def release(self) -> None:
+        """Let other processes open the run."""
+        self._lock.release()
+
+    def _is_own(self) -> bool:
+        """Return whether this process may open the run: no other one that lives has it open."""
+        self.record.parent.mkdir(parents=True, exist_ok=True)
+        with suppress(Timeout):
+            self._lock.acquire(timeout=0)
+        return self._lock.is_locked
+
+    def _noted(self, kind: str) -> str | None:
+        file = self.record.with_suffix(kind)
+        return file.read_text() if file.is_file() else None
 
     @property
     def record(self) -> Path:
@@ -94,8 +122,8 @@ class OneRun(WandbLogger):
 
     def _go_on(self) -> int:
         """Give W&B the earlier steps that it lacks; return the last step that it has from other processes."""
+        self._is_own()
         earlier = [(step, values) for step, values in self._rows() if step < self.first]
-        self.record.parent.mkdir(parents=True, exist_ok=True)
         partial = self.record.with_suffix(f".{os.getpid()}.partial")
         partial.write_text("".join(json.dumps(row) + "\n" for row in earlier), encoding="utf-8")
         partial.rename(self.record)
@@ -163,3 +191,7 @@ def _failure(url: str) -> str | None:
     asking.start()
     asking.join(TIMEOUT)
     return found[0] if found else f"no answer in {TIMEOUT} seconds"
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -51,7 +51,8 @@ def _of_json(values: Any, file: Path) -> Iterable[tuple[object, object]]:
 
 def _of_csv(file: Path) -> Iterable[tuple[object, object]]:
     try:
-        head, *rows = [row for row in csv.reader(file.read_text(encoding="utf-8").splitlines()) if row] or [[]]
+        text = file.read_text(encoding="utf-8-sig")  # spreadsheets begin a file with a mark
+        head, *rows = [row for row in csv.reader(text.splitlines()) if row] or [[]]
     except (UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{file} must be CSV in UTF-8, found: {error}") from error
     if head != COLUMNS or (wrong := [row for row in rows if len(row) != len(COLUMNS)]):

@@ -15,7 +15,7 @@ from torch import Tensor
 from quantbooth.runtime.loggers import log_values
 from quantbooth.runtime.profiling import peak_memory
 from quantbooth.store.store import slugify
-from quantbooth.timesteps.zones import Zone, equal_zones
+from quantbooth.timesteps.zones import Zones, equal_zones
 from quantbooth.tuning.module import TuningModule
 
 __all__ = ["BINS", "Curves"]
@@ -85,13 +85,14 @@ class Curves(Callback):
         timesteps = torch.stack(self._timesteps).view(-1, len(module.examples), module.recipe.batch)[..., :photos]
         self._errors.clear()
         self._timesteps.clear()
-        timed = equal_zones(min(BINS, module.zones.timesteps), module.zones.timesteps).zones
-        named = [(f"zone/{slugify(zone.name)}", zone) for zone in self._experts()]
-        named += [(f"bin/{zone.start:04d}-{zone.stop:04d}", zone) for zone in timed]
+        count = module.zones.timesteps
+        named = [(f"zone/{slugify(name)}", zones) for name, zones in self._experts()]
+        bins = equal_zones(min(BINS, count), count).zones
+        named += [(f"bin/{one.start:04d}-{one.stop:04d}", Zones((one,), count)) for one in bins]
         for place, start in enumerate(self._starts()):
-            own, t = errors[:, place].double(), timesteps[:, place]
-            for name, zone in named:
-                inside = (t >= zone.start) & (t < zone.stop)
+            own, t = errors[:, place].flatten().double(), timesteps[:, place].flatten()
+            for name, zones in named:
+                inside = zones.index(t) > 0
                 if inside.any():
                     yield f"{start}tune/loss/{name}", float(own[inside].mean())
 
@@ -109,15 +110,16 @@ class Curves(Callback):
         with torch.no_grad():
             away = torch.cat([each.detach().flatten(1) for each in gains], dim=1).sub(1).abs()
             found = torch.stack([away.mean(dim=1), away.amax(dim=1)]).cpu()
-        sets = [f"{start}gain/{slugify(zone.name)}" for start in self._starts() for zone in self._experts()]
+        sets = [f"{start}gain/{slugify(name)}" for start in self._starts() for name, _ in self._experts()]
         for name, mean, largest in zip(sets, *found.tolist(), strict=True):
             yield f"{name}/mean", mean
             yield f"{name}/max", largest
 
-    def _experts(self) -> list[Zone]:
-        """Return the timesteps of each set of a subject."""
-        wide = [] if self.module.wide is None else [self.module.wide]
-        return [*wide, *self.module.zones.zones]
+    def _experts(self) -> list[tuple[str, Zones]]:
+        """Return the name and the timesteps of each set of a subject; one set may have several intervals."""
+        zones, wide = self.module.zones, self.module.wide
+        first = [] if wide is None else [(wide.name, Zones((wide,), zones.timesteps))]
+        return [*first, *((name, zones.named(name)) for name in zones.names)]
 
     def _starts(self) -> list[str]:
         """Return how the names of each subject's values begin."""

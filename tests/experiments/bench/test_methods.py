@@ -1,7 +1,9 @@
 """Methods: what learns, what is there in float, and that plain PEQA and ours are the same training."""
 
 import importlib
+import re
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -10,11 +12,13 @@ from torch import nn
 from experiments.bench.cases import MODULES, Case, Setting, units
 from experiments.bench.files import beside, learned
 from experiments.bench.methods.peqa_plain import Plain
-from experiments.bench.sizes import empty_denoiser
+from experiments.bench.sizes import SIZES, empty_denoiser
 from experiments.bench.training import Training, inputs_of
 from quantbooth.quant.format import unpack
 from quantbooth.quant.layers import quantized_layers
 
+UNUSED = re.compile(r"transformer_blocks\.1\.attn\.(add_q_proj|norm_added_q)\.")
+"""Queries of text in the last block of SD3, whose text goes nowhere."""
 LIBRARIES = {"lora": ["peft"], "qlora": ["peft", "bitsandbytes"]}
 
 
@@ -35,14 +39,15 @@ def training_of(case: Case, seed: int = 0) -> Training:
 
 @pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize("method", MODULES)
-def test_a_step_changes_all_that_learns_and_nothing_else(method: str, checkpointing: bool) -> None:
-    training = training_of(case_of(method, Setting("tiny", 8, checkpointing)))
+@pytest.mark.parametrize("model", ["tiny", "tiny-sd3", "tiny-klein"])
+def test_a_step_changes_all_that_learns_and_nothing_else(model: str, method: str, checkpointing: bool) -> None:
+    training = training_of(case_of(method, Setting(model, 8, checkpointing)))
     assert not any(tensor.is_meta for tensor in (*training.denoiser.parameters(), *training.denoiser.buffers()))
     before = {name: tensor.clone() for name, tensor in training.denoiser.state_dict().items()}
     training.step()
     training.step()  # a B of LoRA begins at 0, and its A has no gradient before B has moved
     changed = {name for name, tensor in training.denoiser.state_dict().items() if not torch.equal(tensor, before[name])}
-    assert changed == set(learned(training.denoiser))
+    assert changed == {name for name in learned(training.denoiser) if not UNUSED.match(name)}
     assert (method == "floor") == (not changed)
 
 
@@ -114,11 +119,15 @@ def test_sets_are_mixed_in_the_batch(tiny: Setting) -> None:
 
 
 def test_sdxl_is_given_what_it_asks_for_beside_the_text() -> None:
-    inputs = inputs_of(Case(Setting("sdxl", 32, False), "quantbooth", 4, 3, 3), torch.Generator().manual_seed(0))
-    assert inputs.text.shape == (3, 77, 2048)
-    assert inputs.added["text_embeds"].shape == (3, 1280)
-    assert inputs.added["time_ids"].tolist() == [[256.0, 256.0, 0.0, 0.0, 256.0, 256.0]] * 3
-    assert inputs.timestep.shape == (3,)
+    case, denoiser = Case(Setting("sdxl", 32, False), "quantbooth", 4, 3, 3), Mock()
+    inputs = inputs_of(case, torch.Generator().manual_seed(0))
+    inputs.predict(denoiser, inputs.sample)
+    (sample, t, text), added = denoiser.call_args.args, denoiser.call_args.kwargs["added_cond_kwargs"]
+    assert sample is inputs.sample
+    assert text.shape == (3, 77, 2048)
+    assert added["text_embeds"].shape == (3, 1280)
+    assert added["time_ids"].tolist() == [[256.0, 256.0, 0.0, 0.0, 256.0, 256.0]] * 3
+    assert t.shape == (3,)
 
 
 def test_a_loss_that_is_not_finite_is_refused(tiny: Setting) -> None:
@@ -126,3 +135,21 @@ def test_a_loss_that_is_not_finite_is_refused(tiny: Setting) -> None:
     training.inputs.target.fill_(torch.inf)
     with pytest.raises(RuntimeError, match="the loss must be finite, got inf"):
         training.step()
+
+
+@pytest.mark.parametrize("model", ["tiny-sd3", "tiny-klein"])
+def test_layers_outside_of_blocks_stay_float_in_a_transformer(model: str) -> None:
+    denoiser = training_of(Case(Setting(model, 8, False), "quantbooth", 4, 1, 1)).denoiser
+    blocks = tuple(f"{name}." for name in SIZES[model].family.blocks(denoiser))  # type: ignore[union-attr]
+    quantized = [name for name, _ in quantized_layers(denoiser)]
+    assert quantized and all(name.startswith(blocks) for name in quantized if "modulation" not in name)
+    floats = [name for name, module in denoiser.named_modules() if type(module) is nn.Linear]
+    assert floats and not any(name.startswith(blocks) for name in floats)
+
+
+@pytest.mark.parametrize("model", ["tiny-sd3", "tiny-klein"])
+def test_our_qlora_and_peft_adapt_the_same_layers(model: str) -> None:
+    case = Case(Setting(model, 8, False), "qlora_packed", 4)
+    ours = {name.rpartition(".")[0] for name in learned(training_of(case).denoiser)}
+    theirs = learned(training_of(Case(case.setting, "lora")).denoiser)
+    assert ours == {name.partition(".lora_")[0] for name in theirs}

@@ -21,7 +21,7 @@ def test_the_same_seed_draws_the_same_cases() -> None:
     assert list(Fuzzer(3).cases(20)) != list(Fuzzer(4).cases(20))
 
 
-@pytest.mark.parametrize("part", range(4))
+@pytest.mark.parametrize("part", [0, *(pytest.param(part, marks=pytest.mark.slow) for part in range(1, 4))])
 def test_random_options_are_accepted_or_refused(part: int, base_folder: Path, tmp_path: Path) -> None:
     assert wrong(list(Fuzzer(100 + part).cases(30)), base_folder, tmp_path) == {}
 
