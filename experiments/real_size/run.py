@@ -4,9 +4,11 @@ A base of true architecture with random weights, real photos, the commands a per
 process of its own whose wall time and peak resident memory are noted. With `--export` the folder for diffusers is
 written too, and another process that knows only diffusers draws a picture from the same noise. What is there already is
 not made again, so a stopped run goes on; a command that found its work done keeps the row of when it did it.
+With `--plan` the table has what `quantbooth-plan` counts for the same options too.
 """
 
 import json
+import re
 import subprocess
 import sys
 import time
@@ -44,6 +46,16 @@ USUAL = (
 )
 """Two steps of everything: what is asked is whether it runs, and what it takes."""
 GB, TICK = 1e9, 0.05
+STEP = "tune, its step"
+STAGES = {
+    "calibrate": ("calibration",),
+    "tune": ("encoding", "tuning"),
+    STEP: ("tuning",),
+    "sample": ("encoding", "sampling"),
+    "evaluate": ("scoring",),
+}
+"""Commands, and the stages of a plan that they go through."""
+PLANNED = re.compile(r"^  (\w+) +([\d.]+) ([MG])B", re.MULTILINE)
 Row = dict[str, Any]
 
 
@@ -66,7 +78,18 @@ def main() -> int:
         if row["code"]:
             print(f"{name} ended with {row['code']}, see {options.work / 'log.txt'}")  # noqa: T201
             return int(row["code"])
+    if options.plan:
+        command = [sys.executable, "-m", "quantbooth.programs", "plan", *words]
+        result["planned"] = planned(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
+        file.write_text(json.dumps(result, indent=1))
+        file.with_suffix(".md").write_text(document(result))
     return 0
+
+
+def planned(lines: str) -> dict[str, float]:
+    """The peaks in GB of what `quantbooth-plan` says, libraries included, by command."""
+    found = {stage: float(size) / (1 if unit == "G" else 1000) for stage, size, unit in PLANNED.findall(lines)}
+    return {name: max(found[stage] for stage in stages) for name, stages in STAGES.items() if found.keys() >= {*stages}}
 
 
 def timed(command: list[str], log: Path) -> Row:
@@ -95,14 +118,18 @@ def _peak(pid: int) -> int:
 
 def document(result: Row) -> str:
     """The table in Markdown."""
+    header, counted = ["command", "seconds", "peak GB"], result.get("planned")
     rows = [
         [name, f"{row['seconds']:.0f}", f"{row['peak_gb']:.1f}"]
         for name, row in result["commands"].items()
         if row["code"] == 0
     ]
+    if counted:
+        header = [*header, "planned GB"]
+        rows = [[*row, f"{counted[row[0]]:.1f}" if row[0] in counted else "-"] for row in rows]
     machine = ", ".join(f"{name} {value}" for name, value in result["machine"].items() if value is not None)
     about = f"{result['model']}, random weights, photos of {result['subject']}: `{' '.join(result['options'])}`"
-    return "\n\n".join([about, markdown(["command", "seconds", "peak GB"], rows), f"Machine: {machine}.\n"])
+    return "\n\n".join([about, markdown(header, rows), f"Machine: {machine}.\n"])
 
 
 def _commands(options: Namespace, words: list[str]) -> dict[str, list[str]]:
@@ -144,6 +171,7 @@ def _options() -> Namespace:
     parser.add_argument("--subject", default="dog")
     parser.add_argument("--verbs", nargs="+", choices=VERBS, default=VERBS)
     parser.add_argument("--export", action="store_true", help="write the folder for diffusers, and draw with it alone")
+    parser.add_argument("--plan", action="store_true", help="add what quantbooth-plan counts for the same options")
     parser.add_argument("--folder", type=Path, default=FOLDER, help="where the table goes")
     parser.add_argument("options", nargs="*", help="more options of all commands")
     options = parser.parse_args()

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from experiments.real_size import run
-from experiments.real_size.run import document, timed
+from experiments.real_size.run import document, planned, timed
 
 
 def test_time_and_memory_of_a_command_are_its_own(tmp_path: Path) -> None:
@@ -32,6 +32,19 @@ def test_the_table_leaves_out_what_failed() -> None:
     assert "sd15, random weights, photos of dog: `a=1`" in text
     assert "| tune | 61 | 2.3 |" in text
     assert "sample" not in text
+
+
+def test_what_a_plan_counts_has_a_column_of_its_own() -> None:
+    stages = ["encoding      3.50 GB  ", "tuning        2.62 GB  denoiser 1.20 GB", "scoring       925 MB  x"]
+    said = "\n  ".join(["sd15 s2 w4", *stages]) + "\npeak: 3 GB"
+    assert planned(said) == {"tune": 3.5, "tune, its step": 2.62, "evaluate": 0.925}
+    commands = {name: {"code": 0, "seconds": 1.0, "peak_gb": 3.0} for name in ("clip", "tune")}
+    about = {"model": "sd15", "subject": "dog", "options": [], "machine": {}}
+    text = document({"commands": commands, "planned": planned(said), **about})
+    assert [line for line in text.splitlines() if line.startswith(("| clip", "| tune"))] == [
+        "| clip | 1 | 3.0 | - |",
+        "| tune | 1 | 3.0 | 3.5 |",
+    ]
 
 
 @pytest.mark.slow
