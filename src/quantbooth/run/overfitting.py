@@ -6,10 +6,9 @@ from pathlib import Path
 
 import torch
 
-from quantbooth.diffusion.base import Base
 from quantbooth.diffusion.router import SubjectsRoute, route_
 from quantbooth.quant.selection import SetSelection
-from quantbooth.run.models import untuned_base
+from quantbooth.run.models import base_for_encoding, with_untuned_denoiser
 from quantbooth.run.offloading import offload_
 from quantbooth.run.run import Run
 from quantbooth.run.subject_run import SubjectRun
@@ -22,17 +21,25 @@ __all__ = ["overfitting"]
 
 
 def overfitting(run: Run, subjects: Sequence[SubjectRun], folders: Sequence[Path]) -> list[dict[str, list[float]]]:
-    """Return what the manifest of each subject says about its last step: errors by timestep bin, and the indicator."""
-    base, selection, strategy = _base(run, subjects), SetSelection(), run.strategy
+    """Return what the manifest of each subject says about its last step: errors by timestep bin, and the indicator.
+
+    Photos and prompts are encoded before the denoiser is read, as in tuning, unless a learned identifier changes them.
+    """
+    learns_words = bool(run.settings["tuner"]["identifier"])
+    prompts = [one.subject.tuning_text for one in subjects]
+    base = base_for_encoding(run, None if learns_words else prompts)
+    photos = [cache_latents(LazyLatents(base.encode_images, one.subject.photos)) for one in subjects]
+    texts = [] if learns_words else [base.encode_prompts([prompt]) for prompt in prompts]
+    base = base if learns_words else base.denoiser_alone
+    base = with_untuned_denoiser(run, base)
     offload_(run, base)
+    selection, strategy, names = SetSelection(), run.strategy, [one.name for one in subjects]
     states = [read_snapshot(folder, run.recipe.steps) for folder in folders]
     run.loop.place(base.networks)
-    photos = [cache_latents(LazyLatents(base.encode_images, one.subject.photos)) for one in subjects]
-    names = [one.name for one in subjects]
 
     def errors(place: int, what: str) -> list[float]:
         with torch.no_grad():
-            text = base.encode_prompts([subjects[place].subject.tuning_text])
+            text = texts[place] if texts else base.encode_prompts([prompts[place]])
         label = f"denoising photos of {names[place]} {what}"
         return errors_by_bin(base, photos[place], text, run.loop, run.recipe.batch, label)
 
@@ -47,12 +54,6 @@ def overfitting(run: Run, subjects: Sequence[SubjectRun], folders: Sequence[Path
         route.choose(torch.tensor([place]))
         found.append(_record(names[place], untuned, errors(place, "tuned")))
     return found
-
-
-def _base(run: Run, subjects: Sequence[SubjectRun]) -> Base:
-    """Return the untuned base, with text encoders only where a learned identifier changes them."""
-    prompts = [one.subject.tuning_text for one in subjects]
-    return untuned_base(run, None if run.settings["tuner"]["identifier"] else prompts)
 
 
 def _record(name: str, untuned: list[float], tuned: list[float]) -> dict[str, list[float]]:
