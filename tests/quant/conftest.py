@@ -1,6 +1,7 @@
 """Frozen weights of every kind of product with random inputs, and a plain float64 twin that computes the same."""
 
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from math import prod
 
 import pytest
@@ -131,3 +132,17 @@ def kept() -> Callable[..., tuple[list[Tensor], Tensor]]:
         return saved, y
 
     return saved_and_value
+
+
+@pytest.fixture(scope="module")
+def interpreted() -> Iterator[None]:
+    """Runs Triton's kernels in its interpreter.
+
+    Triton reads this where a kernel is defined; ours use none of Triton's own, defined before.
+    """
+    pytest.importorskip("triton")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TRITON_INTERPRET", "1")
+        patch.delitem(sys.modules, "quantbooth.quant.kernels.fused", raising=False)
+        yield
+        sys.modules.pop("quantbooth.quant.kernels.fused", None)

@@ -1,7 +1,5 @@
 """Every Triton kernel equals the formula in PyTorch: here in Triton's interpreter, on a GPU in `make bench-gpu`."""
 
-import sys
-from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from threading import Thread
 from types import SimpleNamespace
@@ -20,17 +18,7 @@ from quantbooth.quant.per_channel import affine, gradients
 from quantbooth.quant.scale_sets import Parts, attach_, parameters
 from quantbooth.runtime.errors import UserError
 
-pytest.importorskip("triton")
-
-
-@pytest.fixture(autouse=True, scope="module")
-def interpreted() -> Iterator[None]:
-    """Triton reads this where a kernel is defined; the kernels use none of Triton's own, defined before."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TRITON_INTERPRET", "1")
-        patch.delitem(sys.modules, "quantbooth.quant.kernels.fused", raising=False)
-        yield
-        sys.modules.pop("quantbooth.quant.kernels.fused", None)
+pytestmark = pytest.mark.usefixtures("interpreted")
 
 
 @pytest.mark.parametrize("bits", BITS)

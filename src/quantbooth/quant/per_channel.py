@@ -80,13 +80,14 @@ class _Gained(torch.autograd.Function):
 def keeps_output(gain: Float[Tensor, "b c"] | None, dtype: torch.dtype) -> bool:
     """Return whether y, not u, is saved for dL/dg; False where g is frozen and neither is needed.
 
-    A GPU would be waited for, and a CUDA graph cannot decide by values.
+    A GPU would be waited for, and graphs, of CUDA and of `torch.compile`, cannot decide by values.
     """
     return (
         gain is not None
         and gain.requires_grad
         and dtype in FULL
         and gain.device.type == "cpu"
+        and not torch.compiler.is_compiling()
         and bool(gain.detach().abs().min() >= SAFE_GAIN)
     )
 

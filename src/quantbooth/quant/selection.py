@@ -112,24 +112,31 @@ class SetSelection:
             RuntimeError: when nothing was chosen, for another batch size, a set that the layer does not have, or shares
                 of another number of sets.
         """
-        choice, self._sets = self.choice, sets
+        choice, traced = self.choice, torch.compiler.is_compiling()
+        if not traced:  # a graph changes nothing outside of it
+            self._sets = sets
         if len(choice) != batch:
             raise RuntimeError(f"the selection must cover the batch: chosen for {len(choice)} samples, got {batch}")
         if choice.ndim == 2:
             if choice.shape[1] != sets:
                 raise RuntimeError(f"the selection must have shares of {sets} sets, got {choice.shape[1]}")
-        elif sets < self._fits:  # not looked at again for the other layers
+        elif traced or sets < self._fits:  # not looked at again for the other layers
             if not holds((choice <= sets).all(), rule := f"the selection must name sets in [0, {sets}]"):
                 raise RuntimeError(f"{rule}, got {int(choice.max())}")
-            self._fits = sets
+            if not traced:
+                self._fits = sets
         return choice
 
     def guarded(self, made: Shaped[Tensor, "..."]) -> Shaped[Tensor, "..."]:
         """Return what a forward made by this choice; its backward raises where it was recomputed by another one.
 
+        A graph of `torch.compile` recomputes by the choice that it was given, so nothing is looked at there.
+
         Raises:
             RuntimeError: when it is itself a recomputation, by another choice than the last forward's.
         """
+        if torch.compiler.is_compiling():
+            return made
         choice = self.choice
         if torch._C._current_graph_task_id() == -1:
             self._forward = choice

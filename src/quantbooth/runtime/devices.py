@@ -18,11 +18,13 @@ def sent(tensor: Shaped[Tensor, "..."], device: torch.device | str) -> Shaped[Te
 def holds(condition: Bool[Tensor, ""], rule: str) -> bool:
     """Return whether a condition holds; on a GPU True, and it ends the program by itself where the condition fails.
 
+    So it is in a graph of `torch.compile`, on any device.
+
     Args:
         condition: one truth value.
         rule: in words, for a failure on a GPU.
     """
-    if condition.device.type in LOOKED_AT:
+    if condition.device.type in LOOKED_AT and not torch.compiler.is_compiling():
         return bool(condition)
     torch._assert_async(condition, rule)
     return True

@@ -7,7 +7,8 @@
 
 `packed_weight`, `per_channel` and `selection` have the formulas in PyTorch: the reference, and what a CPU computes. The
 module `fused` has each line above as one Triton kernel, which reads and writes every number once; on a GPU dequantizing
-then moves 2.5 instead of 12 to 20 bytes a weight. Both compute in float32 and round once.
+then moves 2.5 instead of 12 to 20 bytes a weight. Both compute in float32 and round once. `operators` are the same
+kernels for `torch.compile`.
 
 `use` chooses, for all threads of the process; AUTO is fused where tensors are on a CUDA device and Triton runs there.
 Tensors elsewhere are computed by PyTorch, also with FUSED, unless TRITON_INTERPRET=1 asks for Triton's interpreter.
@@ -26,6 +27,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from quantbooth.quant.kernels import operators
 from quantbooth.runtime.errors import UserError
 
 __all__ = ["AUTO", "CHOICES", "EAGER", "FUSED", "choose", "fused_for", "require", "use"]
@@ -76,12 +78,20 @@ def use(choice: str) -> Iterator[None]:
 def fused_for(x: Tensor, dtype: torch.dtype | None = None) -> Any:
     """Return the module `fused` where it is used for a tensor, with results in `dtype` (None: in its own), else None.
 
-    Triton is imported here first: a CPU never needs it.
+    Triton is imported here first: a CPU never needs it. Where `torch.compile` traces, it is the module `operators`,
+    which has the same functions.
     """
-    choice = _chosen.kernels
-    if choice == EAGER or (dtype or x.dtype) not in SUPPORTED or not _runs_on(x.device, choice == FUSED):
+    if not _used(x.device, dtype or x.dtype):
         return None
-    return _fused() if choice == FUSED or _runs(x.device) else None
+    return operators if torch.compiler.is_compiling() else _fused()
+
+
+@torch.compiler.assume_constant_result
+def _used(device: torch.device, dtype: torch.dtype) -> bool:
+    choice = _chosen.kernels
+    if choice == EAGER or dtype not in SUPPORTED or not _runs_on(device, choice == FUSED):
+        return False
+    return choice == FUSED or _runs(device)
 
 
 def _fused() -> Any:

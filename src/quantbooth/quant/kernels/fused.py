@@ -19,6 +19,7 @@ from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
 from quantbooth.quant.format import PARTS, packed_width
+from quantbooth.quant.kernels.operators import dense
 
 __all__ = ["affine", "dequantize", "gradients", "select", "select_gradient"]
 
@@ -145,13 +146,6 @@ class _Axes:
         return cls(b, c, p, (c * p, 1, c), (64, 32))
 
 
-def _dense(x: Tensor, channel: int) -> Tensor:
-    """Return x, or a contiguous copy where it has gaps or another layout than the two."""
-    if x.is_contiguous() or (channel == 1 and x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last)):
-        return x
-    return x.contiguous()
-
-
 def _like(x: Tensor, other: Tensor) -> Tensor:
     """Return x with the strides of another tensor."""
     return x if x.stride() == other.stride() else torch.empty_like(other, dtype=x.dtype).copy_(x)
@@ -162,7 +156,7 @@ def affine(
     u: Float[Tensor, "b ..."], gain: Float[Tensor, "b c"], shift: Float[Tensor, "#b c"] | None, channel: int
 ) -> Float[Tensor, "b ..."]:
     """Return y = g u + b in u's dtype."""
-    u = _dense(u, channel)
+    u = dense(u, channel)
     axes, y = _Axes.of(u, channel), torch.empty_like(u)
     if y.numel() == 0:
         return y
@@ -179,7 +173,7 @@ def gradients(
     dy: Float[Tensor, "b ..."], u: Float[Tensor, "b ..."], gain: Float[Tensor, "b c"], channel: int, need_du: bool
 ) -> tuple[Float[Tensor, "b ..."] | None, Float[Tensor, "b c"]]:
     """Return du = g dy, where asked for, and dg = sum(dy u) in float32."""
-    dy = _dense(dy, channel)
+    dy = dense(dy, channel)
     axes = _Axes.of(dy, channel)
     bc, bp = axes.tile
     blocks = triton.cdiv(axes.c, bc)

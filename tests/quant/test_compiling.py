@@ -1,0 +1,16 @@
+"""Runs `compiled.py`, in a process that does not check annotations."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.chain
+
+
+def test_quantized_layers_compile_to_one_graph() -> None:
+    file = Path(__file__).with_name("compiled.py")
+    words = [sys.executable, "-m", "pytest", "-q", "-o", "addopts=--import-mode=importlib", str(file)]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
