@@ -18,10 +18,10 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from experiments.bench.cases import Case
+from experiments.bench.cases import Case, Setting
 from experiments.bench.results import read
 from experiments.bench.sizes import SIZES, empty_denoiser
-from experiments.bench.training import TIME_IDS
+from experiments.bench.training import inputs_of
 from experiments.bench.weights import layers_of
 from experiments.planning.measure import FILE
 from quantbooth.planning.autocast import as_on_card, half_precision
@@ -105,7 +105,8 @@ class Measured:
 
 def count(step: Step) -> Count:
     """Count a step as a plan does."""
-    size, half, batch = SIZES[step.model], step.latents, step.batch
+    setting = Setting(step.model, step.latents, step.checkpointing)
+    case, draws = Case(setting, "quantbooth", step.bits, step.batch, step.sets), torch.Generator()
     with counted(step.card) as counter:
         denoiser = empty_denoiser(step.model).train()
         Quantized(list(layers_of(denoiser)), step.bits).apply_(denoiser)
@@ -117,16 +118,14 @@ def count(step: Step) -> Count:
         learned = [one for kind in parameters(denoiser).values() for one in kind]
         optimizer = optimizer_factory({"name": "adamw", "lr": 1e-6, "weight_decay": 0})([{"params": learned}])
         warm_(optimizer, learned)
-        x, target = torch.empty(batch, 4, half, half), torch.empty(batch, 4, half, half)
-        t, text = torch.empty(batch, dtype=torch.int64), torch.empty(batch, size.tokens, size.text)
-        added = {"text_embeds": torch.empty(batch, size.pooled), "time_ids": torch.empty(batch, TIME_IDS)}
-        selection.choose(torch.empty(batch, dtype=torch.int64))
+        inputs = inputs_of(case, draws)
+        selection.choose(torch.empty(step.batch, dtype=torch.int64))
         held = counter.live
         counter.restart()
         with as_on_card(step.card):
             with half_precision(step.precision):
-                found = denoiser(x, t, text, added_cond_kwargs=added if size.pooled else {}).sample
-                loss = F.mse_loss(found.float(), target)
+                found = inputs.predict(denoiser, inputs.sample)
+                loss = F.mse_loss(found.float(), inputs.target)
             del found
             kept = counter.live - held
             loss.backward()
@@ -233,7 +232,7 @@ def main() -> int:
     """Count what has no count yet, and write the tables."""
     parser = ArgumentParser("experiments.planning.compare", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--minutes", type=float, default=float("inf"))
-    parser.add_argument("--models", nargs="+", default=["sd15", "sdxl"])
+    parser.add_argument("--models", nargs="+", default=["sd15", "sdxl", "sd35-medium", "klein-4b"])
     options = parser.parse_args()
     until = time.monotonic() + 60 * options.minutes
     file, rows = HERE / "estimates.json", list(measured())

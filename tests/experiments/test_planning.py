@@ -27,8 +27,9 @@ def test_rows_are_those_of_our_layers_and_all_that_are_measured() -> None:
     assert {row.seconds is None for row in rows if row.where == "CPU"} == {True}
 
 
-def test_a_step_is_counted() -> None:
-    one, two = (count(Step("tiny", 8, 4, batch, 1, False)) for batch in (1, 2))
+@pytest.mark.parametrize("model", ["tiny", "tiny-sd3", "tiny-klein"])
+def test_a_step_is_counted(model: str) -> None:
+    one, two = (count(Step(model, 8, 4, batch, 1, False)) for batch in (1, 2))
     assert 0 < one.held < one.held + one.kept <= one.peak
     assert two.kept == pytest.approx(2 * one.kept, rel=0.02)
 
