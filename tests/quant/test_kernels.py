@@ -93,19 +93,20 @@ def test_gains_and_their_gradients_are_the_same(layout: str, shifts: int | str |
         (3, "convolution", Parts(inputs=True, biases=True)),
         (2, "convolution", Parts()),
         (8, "linear", Parts()),
+        (8, "linear without bias", Parts(inputs=True)),
         (4, "linear", Parts(inputs=True, biases=True, group_size=2)),
         (3, "convolution", Parts(biases=True, group_size=2)),
     ],
 )
 def test_a_layer_equals_its_float64_twin(bits: int, kind: str, parts: Parts) -> None:
-    made = nn.Linear(10, 6) if kind == "linear" else nn.Conv2d(4, 6, 3, 2, 1)
-    cls = QuantizedLinear if kind == "linear" else QuantizedConv2d
+    made = nn.Conv2d(4, 6, 3, 2, 1) if kind == "convolution" else nn.Linear(10, 6, bias=kind == "linear")
+    cls = QuantizedConv2d if kind == "convolution" else QuantizedLinear
     model = nn.Sequential(cls.from_float(made, MinMaxObserver(Grid(bits)))).requires_grad_(False)
     selection = attach_(model, 2, parts=parts)
     learned = [one for several in parameters(model).values() for one in several]
     for one in learned:
         one.data.add_(0.2 * torch.randn_like(one))
-    x, dy = torch.randn(4, *((3, 10) if kind == "linear" else (4, 5, 5))), None
+    x, dy = torch.randn(4, *((3, 10) if kind != "convolution" else (4, 5, 5))), None
     selection.choose(torch.tensor([0, 2, 1, 2]))
 
     def run(choice: str, dtype: torch.dtype) -> list[Tensor]:

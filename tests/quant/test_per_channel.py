@@ -80,7 +80,29 @@ def test_one_activation_is_kept(problem: dict[str, Any], kept: Kept, smallest: f
 def test_no_value_on_a_gpu_is_looked_at() -> None:
     """It would be waited for; and a graph's warm-up would run other kernels than its recording."""
     with FakeTensorMode():
-        assert not keeps_output(torch.ones(2, 3, device="cuda", requires_grad=True), torch.float32)
+        gain, shift = torch.ones(2, 3, device="cuda", requires_grad=True), torch.ones(1, 3, device="cuda")
+        for dtype in (torch.float32, torch.bfloat16, torch.float16):
+            assert not keeps_output(gain, shift, dtype)
+            assert keeps_output(gain, None, dtype) == (dtype != torch.float16)
+
+
+@pytest.mark.parametrize(("dtype", "shifted", "which"), [
+    (torch.bfloat16, False, "y"), (torch.bfloat16, True, "u"), (torch.float16, False, "u"),
+])  # fmt: skip
+def test_half_precision_keeps_what_has_the_error_of_u(
+    problem: dict[str, Any], kept: Kept, run: Run, dtype: torch.dtype, shifted: bool, which: str
+) -> None:
+    """Also where gains are near 0; at exactly 0 the gradient of y's gain is 0."""
+    problem["gain"][0] = torch.tensor([1e-4, 0.05, -0.05, 2.0, 0.5])
+    u, gain, shift = (None if one is None else one.clone().requires_grad_() for one in inputs(problem, shifted))
+    assert u is not None and gain is not None
+    saved, y = kept(ours(problem), half := u.detach().to(dtype), gain, shift)
+    assert sum(torch.equal(tensor, {"y": y, "u": half}[which]) for tensor in saved) == 1
+    leaves = [u.detach().to(dtype), gain.detach(), None if shift is None else shift.detach()]
+    for mine, theirs in zip(run(ours(problem), *leaves), run(twin(problem), *leaves), strict=True):
+        assert (mine.double() - theirs.double()).norm() <= 0.02 * theirs.double().norm()
+    leaves[1] = torch.zeros_like(gain)
+    assert all(one.isfinite().all() for one in run(ours(problem), *leaves))
 
 
 def test_half_precision_is_summed_in_full_and_not_trained_in(problem: dict[str, Any], run: Run) -> None:

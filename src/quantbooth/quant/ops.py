@@ -175,7 +175,7 @@ def gained_product(
     kind = x.device.type
     if torch.is_autocast_enabled(kind) and x.dtype != torch.float64:
         x = x.to(torch.get_autocast_dtype(kind))
-    keep_y = keeps_output(gain_out, x.dtype)
+    keep_y = keeps_output(gain_out, bias, x.dtype)
     y: Tensor = _GainedProduct.apply(x, gain_in, gain_out, bias, codes, scale, zero, packed, product, keep_y)
     return y
 

@@ -4,9 +4,10 @@
     dL/dg = sum(dL/dy * u)
     dL/du = g * dL/dy
 
-For dL/dg autograd saves one activation, y, and only where g is trainable: u = (y - b) / g. The division is safe in
-float32 while |g| >= 0.1 (y has an error of eps |y|, which is multiplied by 1 / |g|); below that, in half precision, or
-on a GPU, u itself is saved instead. The next operation often saves y anyway, never u.
+For dL/dg autograd saves one activation, y, and only where g is trainable: u = (y - b) / g. The next operation often
+saves y anyway, never u. With a shift the division is safe in float32 while |g| >= 0.1 (y has an error of eps |y|, which
+is multiplied by 1 / |g|); below that, in half precision, or on a GPU, u itself is saved instead. Without one y has the
+relative error of u, whatever g is, in bfloat16 too.
 
 On a GroupNorm or LayerNorm, y = g * norm(x) + b is computed by a forward hook: the module keeps its class, which
 diffusers checks in places, and its own weight and bias stay frozen.
@@ -50,7 +51,7 @@ def gained(
         RuntimeError: when a trainable parameter has half precision: near 1 it cannot represent small steps.
     """
     require_full(gain, shift)
-    y: Tensor = _Gained.apply(u, gain, shift, channel, keeps_output(gain, u.dtype))
+    y: Tensor = _Gained.apply(u, gain, shift, channel, keeps_output(gain, shift, u.dtype))
     return y
 
 
@@ -77,19 +78,17 @@ class _Gained(torch.autograd.Function):
         return du, dgain, dshift, None, None
 
 
-def keeps_output(gain: Float[Tensor, "b c"] | None, dtype: torch.dtype) -> bool:
+def keeps_output(gain: Float[Tensor, "b c"] | None, shift: Float[Tensor, "#b c"] | None, dtype: torch.dtype) -> bool:
     """Return whether y, not u, is saved for dL/dg; False where g is frozen and neither is needed.
 
-    A GPU would be waited for, and graphs, of CUDA and of `torch.compile`, cannot decide by values.
+    A GPU would be waited for, and graphs, of CUDA and of `torch.compile`, cannot decide by values. There, and in
+    bfloat16, y is saved where nothing is added to it.
     """
-    return (
-        gain is not None
-        and gain.requires_grad
-        and dtype in FULL
-        and gain.device.type == "cpu"
-        and not torch.compiler.is_compiling()
-        and bool(gain.detach().abs().min() >= SAFE_GAIN)
-    )
+    if gain is None or not gain.requires_grad:
+        return False
+    if dtype in FULL and gain.device.type == "cpu" and not torch.compiler.is_compiling():
+        return bool(gain.detach().abs().min() >= SAFE_GAIN)
+    return shift is None and dtype != torch.float16
 
 
 def require_full(*numbers: Tensor | None) -> None:
@@ -135,9 +134,10 @@ def gradients(
         need_du: whether du is wanted.
         need_dg: whether dg is wanted.
     """
-    if kept is not None and need_dg and not kept_is_y and (fused := fused_for(dy)) is not None:
+    as_it_is = not kept_is_y or shift is None
+    if kept is not None and need_dg and as_it_is and (fused := fused_for(dy)) is not None:
         made: tuple[Tensor | None, Tensor] = fused.gradients(dy, kept, gain, channel, need_du)
-        return made
+        return (made[0], made[1] / _divisor(gain, kept)) if kept_is_y else made
     dg = _gain_gradient(dy, kept, kept_is_y, gain, shift, channel) if kept is not None and need_dg else None
     return affine(dy, gain, None, channel) if need_du else None, dg
 
@@ -148,7 +148,13 @@ def _gain_gradient(
     if not kept_is_y:
         return summed(dy, kept, channel)
     gain_times_u = kept if shift is None else kept - along(shift, channel, kept.ndim)
-    return summed(dy, gain_times_u, channel) / gain
+    return summed(dy, gain_times_u, channel) / _divisor(gain, kept)
+
+
+def _divisor(gain: Tensor, kept: Tensor) -> Tensor:
+    """Return g, and 1 for a gain of exactly 0, whose gradient is 0 then, where `keeps_output` did not look at it."""
+    looked_at = kept.dtype in FULL and kept.device.type == "cpu" and not torch.compiler.is_compiling()
+    return gain if looked_at else torch.where(gain == 0, 1.0, gain)
 
 
 def summed(
