@@ -48,7 +48,7 @@ DECIDE = {
     "scoring": ("scorer", "protocol"),
 }
 """Groups of options that decide a stage."""
-NOT = {"resources": {"memory_gb", "cuda_graphs", "kernels", "checkpoint_every"}, "base": {"path", "folder"}}
+NOT = {"resources": {"memory_gb", "cuda_graphs", "checkpoint_every"}, "base": {"path", "folder"}}
 """Options of these groups that decide no memory, or where files lie."""
 
 

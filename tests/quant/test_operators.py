@@ -5,10 +5,13 @@ from typing import Any
 import pytest
 import torch
 
+from quantbooth.planning.live_bytes import LiveBytes, fake
 from quantbooth.quant.format import Grid
 from quantbooth.quant.kernels import operators
+from quantbooth.quant.kernels.choice import EAGER, FAKE, use
 from quantbooth.quant.observers import MinMaxObserver
 from quantbooth.quant.packed_weight import Packed
+from quantbooth.quant.per_channel import gained
 
 
 def _operands() -> dict[str, tuple[Any, tuple[Any, ...]]]:
@@ -26,6 +29,19 @@ def _operands() -> dict[str, tuple[Any, tuple[Any, ...]]]:
         "select": (operators.select, (torch.rand(2, 7), choice, 1.0)),
         "select_gradient": (operators.select_gradient, (torch.rand(2, 7), choice, 2)),
     }
+
+
+def test_on_fake_tensors_a_gain_costs_its_result_alone() -> None:
+    """PyTorch's own kernels compute it in float32."""
+    peaks = []
+    for kernels in (FAKE, EAGER):
+        with fake(), use(kernels), LiveBytes() as counter:
+            u, gain = torch.empty(2, 50, 8, dtype=torch.bfloat16), torch.empty(2, 8)
+            counter.restart()
+            y = gained(u, gain, None, -1)
+            assert (y.shape, y.dtype) == (u.shape, u.dtype)
+            peaks.append(counter.peak - counter.live)
+    assert peaks[0] == 0 < peaks[1]
 
 
 @pytest.mark.usefixtures("interpreted")

@@ -53,6 +53,20 @@ def test_checkpointing_keeps_less_on_a_card_that_is_not_here(compose: Compose, t
     assert other.parts["kept activations"] < one.parts["kept activations"]
 
 
+def test_a_card_needs_less_with_tritons_kernels_than_with_pytorchs(compose: Compose, tmp_path: Path) -> None:
+    fused, eager, cpu, also = (
+        planned(compose(tmp_path, *SMALL, *words))["tuning"]
+        for words in (
+            ("trainer=gpu",),
+            ("trainer=gpu", "resources.kernels=eager"),
+            (),
+            ("resources.kernels=fused",),
+        )
+    )
+    assert fused.peak < eager.peak
+    assert cpu == also
+
+
 def test_a_published_clip_is_counted(compose: Compose, tmp_path: Path) -> None:
     pytest.importorskip("open_clip")
     found = stages(Run(compose(tmp_path, *SMALL, "scorer=clip_b32", "locator=whole")))["scoring"]()

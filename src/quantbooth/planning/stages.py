@@ -16,7 +16,7 @@ from quantbooth.planning.autocast import as_on_card, half_precision
 from quantbooth.planning.live_bytes import LiveBytes, emptied_, fake
 from quantbooth.planning.memo import Memo
 from quantbooth.quant.group_offload import GroupOffload
-from quantbooth.quant.kernels.choice import EAGER, use
+from quantbooth.quant.kernels.choice import EAGER, FAKE, use
 from quantbooth.quant.observers import ScaleSearch
 from quantbooth.quant.selection import SetSelection
 from quantbooth.quant.surgery import KINDS, Replaced, Splits, empty_like_
@@ -80,9 +80,9 @@ class Quantized:
 
 
 @contextmanager
-def counted(card: bool = False) -> Iterator[LiveBytes]:
-    """Yield what counts inside the block, on fake tensors and by PyTorch's kernels, of the CPU or of a card."""
-    with fake() as mode, LiveBytes(Memo(mode), copies=not card) as counter, use(EAGER):
+def counted(card: bool = False, fused: bool = False) -> Iterator[LiveBytes]:
+    """Yield what counts inside the block, on fake tensors: of a CPU or a card, by PyTorch's kernels or Triton's."""
+    with fake() as mode, LiveBytes(Memo(mode), copies=not card) as counter, use(FAKE if fused else EAGER):
         yield counter
 
 
@@ -156,6 +156,7 @@ class Tuned:
         identifier: whether its embedding learns.
         precision: `trainer.precision`.
         card: whether a CUDA device computes.
+        fused: whether Triton's kernels compute there.
         save_dtype: of the saved parameters.
     """
 
@@ -170,6 +171,7 @@ class Tuned:
     identifier: bool
     precision: str
     card: bool
+    fused: bool
     save_dtype: torch.dtype
 
 
@@ -179,7 +181,7 @@ def tuning(made: Made, plan: Tuned) -> Peak:
     selection, sets = SetSelection(), len(zones) + wide
     route = SubjectsRoute(partial(plan.strategy.chosen, zones), sets, plan.subjects)
     base = made()
-    with counted(plan.card) as counter:
+    with counted(plan.card, plan.fused) as counter:
         parts = _denoiser(counter, base, plan.offloaded)
         text = _encoded(made())
         whole = plan.identifier or not plan.cached
@@ -268,7 +270,7 @@ def _rows(counter: LiveBytes, module: TuningModule) -> Rows:
 def sampling(made: Made, plan: Tuned, batch: int, steps: int) -> Peak:
     """Return the peak of generating a batch of pictures in this many steps, after the text encoders left memory."""
     base, selection = made(), SetSelection()
-    with counted(plan.card) as counter, torch.no_grad():
+    with counted(plan.card, plan.fused) as counter, torch.no_grad():
         parts = {**_denoiser(counter, base, plan.offloaded), "autoencoder": _held(counter, base.autoencoder)}
         one, before = _encoded(made()), counter.live
         if plan.tuner.has_base:

@@ -12,6 +12,7 @@ from quantbooth.diffusion.base import Base, frozen
 from quantbooth.diffusion.outline import outline
 from quantbooth.evaluation.encoders import FOLDER, empty_clip
 from quantbooth.planning.stages import Peak, Quantized, Tuned, calibrating, encoding, sampling, scoring, tuning
+from quantbooth.quant.kernels.choice import EAGER
 from quantbooth.quant.surgery import NO_SPLITS, matching
 from quantbooth.run.as_stored import require_own_layers
 from quantbooth.run.offloading import require_offload
@@ -165,5 +166,6 @@ def _tuned(run: Run) -> Tuned:
         identifier=settings["tuner"]["identifier"],
         precision=settings["trainer"]["precision"],
         card=on_card(run),
+        fused=on_card(run) and resources["kernels"] != EAGER,
         save_dtype=precision_of(resources["save_dtype"]),
     )

@@ -30,21 +30,23 @@ from torch import Tensor
 from quantbooth.quant.kernels import operators
 from quantbooth.runtime.errors import UserError
 
-__all__ = ["AUTO", "CHOICES", "EAGER", "FUSED", "choose", "fused_for", "require", "use"]
+__all__ = ["AUTO", "CHOICES", "EAGER", "FAKE", "FUSED", "choose", "fused_for", "require", "use"]
 
 AUTO, EAGER, FUSED = CHOICES = ("auto", "eager", "fused")
+FAKE = "fake"
+"""For `use` on fake tensors, whatever their device: results of `fused` without numbers, so that a plan counts them."""
 SUPPORTED = (torch.float32, torch.bfloat16, torch.float16)
 _chosen = SimpleNamespace(kernels=AUTO)  # no context variable: autograd computes a GPU's backward in its own thread
 
 
 def choose(choice: str) -> None:
-    """Use these kernels from now on: AUTO, EAGER or FUSED.
+    """Use these kernels from now on: AUTO, EAGER, FUSED or FAKE.
 
     Raises:
         ValueError: for another word.
         UserError: for FUSED without Triton.
     """
-    if choice not in CHOICES:
+    if choice not in (*CHOICES, FAKE):
         raise ValueError(f"kernels must be one of {', '.join(CHOICES)}, got {choice!r}")
     if choice == FUSED and not _has_triton():
         raise UserError("fused kernels need Triton; install the package triton, or choose resources.kernels=eager")
@@ -83,12 +85,14 @@ def fused_for(x: Tensor, dtype: torch.dtype | None = None) -> Any:
     """
     if not _used(x.device, dtype or x.dtype):
         return None
-    return operators if torch.compiler.is_compiling() else _fused()
+    return operators if torch.compiler.is_compiling() or _chosen.kernels == FAKE else _fused()
 
 
 @torch.compiler.assume_constant_result
 def _used(device: torch.device, dtype: torch.dtype) -> bool:
     choice = _chosen.kernels
+    if choice == FAKE:
+        return dtype in SUPPORTED
     if choice == EAGER or dtype not in SUPPORTED or not _runs_on(device, choice == FUSED):
         return False
     return choice == FUSED or _runs(device)
