@@ -26,10 +26,11 @@ test: $(INSTALLED)  ## run the tests of mathematics and short chains (about 8 mi
 
 test-chains: $(INSTALLED)  ## run the tests of long chains: learned rounding, exports, sweeps
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "chain and not slow and not device"
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "device and chain" tests/device
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "device and chain and not slow" tests/device
 
 test-all: $(INSTALLED)  ## run all tests, the slow ones too
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not device"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m device tests/device
 
 check: $(INSTALLED)  ## lint, format check, types, import contracts
 	$(BIN)/ruff check .

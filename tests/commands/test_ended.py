@@ -81,6 +81,7 @@ def finish(process: "subprocess.Popen[str]") -> tuple[int, list[str]]:
     return process.returncode, stderr.splitlines()
 
 
+@pytest.mark.slow  # in CI: test_signals, which goes on in its own process
 @pytest.mark.chain
 def test_a_tuning_that_slurm_ends_goes_on_to_the_same_bytes(tunes: list[Tune]) -> None:
     stopped, through = tunes

@@ -82,7 +82,7 @@ def through(base_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Work
     [
         (signal.SIGTERM, 143, {}),
         pytest.param(signal.SIGTERM, 143, SLURM, marks=pytest.mark.slow),
-        pytest.param(signal.SIGUSR1, 143, SLURM, marks=pytest.mark.slow),  # in CI: test_ended
+        (signal.SIGUSR1, 143, SLURM),
         (signal.SIGINT, 130, {}),
         (signal.SIGKILL, -9, {}),
     ],
@@ -116,6 +116,7 @@ def test_a_signal_is_no_success_and_the_same_command_goes_on(
     assert not list(work.folder.glob("outputs/store/unfinished/*"))
 
 
+@pytest.mark.slow
 def test_a_foreign_checkpoint_in_a_slurm_job_is_not_taken(through: Work, base_folder: Path, tmp_path: Path) -> None:
     work = Work(tmp_path / "work", base_folder, through)
     (work.folder / "hpc_ckpt_1.ckpt").write_bytes(b"state of another run")

@@ -30,6 +30,8 @@ FAMILIES = {
     "tiny-sana": "base=sana sampler=flow_euler",
     "tiny-pixart": "base=pixart_sigma",
 }
+QUICKLY = ("tiny-xl", "tiny-klein", "tiny-chroma", "tiny-zimage")
+"""A unet, and a transformer of each kind of STEPS."""
 STEPS = {  # what diffusers copies within a denoiser's call, and how often a step waits beside
     "tiny-chroma": ({TO_DEVICE: 1}, 1),
     "tiny-qwen-image": ({TO_DEVICE: 1}, 1),
@@ -42,7 +44,9 @@ QUICK = (
 )
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[] if name in QUICKLY else pytest.mark.slow) for name in FAMILIES]
+)
 def test_pictures_of_what_was_tuned_are_those_of_the_cpu(tmp_path: Path, name: str) -> None:
     save_base(random_base(name), tmp_path / "base", torch.float16)
     (tmp_path / "rex").mkdir()
