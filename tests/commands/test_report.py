@@ -195,6 +195,15 @@ def test_an_interval_sweep_is_reported_without_a_tag(store: Path, configure: Con
     assert rows == ["| s1 interval=[0,200]", "| s1 interval=[200,750]"]
 
 
+def test_a_row_that_lacks_something_is_named_where_others_should_be_compared_with_it(
+    store: Path, configure: Configure, capsys: pytest.CaptureFixture[str]
+) -> None:
+    steps = [store / "scores" / f"mug-baseline-step{step}" for step in (1, 2)]
+    for given, told in ((steps[:1], True), (steps, False)):
+        report(configure(f"report.scores=[{','.join(map(str, given))}]", "report.compare_with=[baseline]"))
+        assert ("nothing is compared with it: baseline" in capsys.readouterr().out) == told
+
+
 def test_each_report_has_a_folder_of_its_own_and_the_same_report_the_same(store: Path, configure: Configure) -> None:
     one, two = (store / "scores" / f"mug-baseline-step{step}" for step in (1, 2))
     first, second, again = (report(configure(f"report.scores=[{scores}]")) for scores in (one, two, one))

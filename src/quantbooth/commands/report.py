@@ -75,6 +75,9 @@ def report(cfg: DictConfig, scores: Sequence[Path] = ()) -> Path:
     score_table(study).show()
     if objectives and study.tuned:
         trial_table(study, objectives).show()
+    compared = {study.label(method) for method in study.references}
+    if left_out := [label for label in study.compare_with if label not in compared]:
+        print(f"incomplete, so that nothing is compared with it: {', '.join(left_out)}")  # noqa: T201
     if missing:
         print(f"tuned and not scored: {', '.join(missing)}")  # noqa: T201  # what the table cannot tell
     print(f"the page: {folder / 'index.html'}")  # noqa: T201  # what a person looks for next

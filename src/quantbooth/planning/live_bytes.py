@@ -8,9 +8,9 @@ On fake tensors (`fake`) operations compute shapes alone, so a step of any size 
 On the CPU a convolution of oneDNN works on copies of its tensors in a blocked layout, which the peak counts while it
 computes; whatever else an operation uses inside of itself is not seen.
 
-    forward      max(x + w, y) beside y        x [b c h w], w [d c k l], y [b d h w]
-    to the input max(dy + w, dx) beside dx, dy of the shape of y, dx of x
-    to w         dy + x          beside dw
+    forward         max(x + w, y), and y        x [b c h w], w [d c k l], y [b d h w]
+    gradient of x   max(dy + w, dx), and dx     dy of the shape of y, dx of x
+    gradient of w   dy + x, and dw
 """
 
 import weakref
