@@ -35,7 +35,9 @@ __all__ = [
     "tuner_of",
 ]
 
-OF_PICTURES = ("prompt", "scale_sets", "strength", "unconditional_strength", "negative_prompt", "lora")
+OF_PICTURES = (
+    *("prompt", "scale_sets", "strength", "unconditional_strength", "reward_guidance", "negative_prompt", "lora"),
+)
 """Options of generated pictures, which a measurement of the base as it is does not use."""
 RATES = {
     "shifts": "shift_learning_rate",
