@@ -58,7 +58,7 @@ from quantbooth.tuning.tuner import State
 
 __all__ = ["check_job", "job", "tune"]
 
-UNUSED = ("strength", "unconditional_strength", "lora", "scorer", "locator", "dino")
+UNUSED = ("strength", "unconditional_strength", "reward_guidance", "lora", "scorer", "locator", "dino")
 """Options of drawing the protocol's pictures and of scoring them."""
 
 
