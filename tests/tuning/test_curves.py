@@ -150,3 +150,14 @@ def test_trackers_change_no_byte_of_what_is_tuned(
     logs = tmp_path / "out" / "logs"
     assert len(next(logs.rglob("metrics.csv")).read_text().splitlines()) == 1 + 3
     assert len(list(logs.rglob("events.*"))) == len(list(logs.glob("wandb/offline-run-*"))) == 1
+
+
+@pytest.mark.parametrize(("every", "said"), [(3, True), (2, False), (0, False)])
+def test_a_tuning_too_short_for_a_curve_says_so(
+    new_stage: MakeStage, capsys: pytest.CaptureFixture[str], every: int, said: bool
+) -> None:
+    stage = new_stage(steps=2)
+    recorder = train(stage, every, Curves(stage))
+    assert bool(recorder.rows) is (every == 2)
+    found = capsys.readouterr().err
+    assert ("tuner.steps=2 is less than trainer.log_every_n_steps=3: no curves are logged" in found) is said

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from quantbooth.runtime.loggers import log_values
 from quantbooth.runtime.profiling import peak_memory
+from quantbooth.runtime.progress import say
 from quantbooth.store.store import slugify
 from quantbooth.timesteps.zones import Zones, equal_zones
 from quantbooth.tuning.module import TuningModule
@@ -39,6 +40,11 @@ class Curves(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._began = self._logged = time.monotonic()
+        if trainer.loggers and _every(trainer) > trainer.max_steps:
+            say(
+                f"tuner.steps={trainer.max_steps} is less than trainer.log_every_n_steps={_every(trainer)}: no curves "
+                "are logged; lower the latter for some"
+            )
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: object) -> None:
         if _logs(trainer):  # before the scheduler sets the rates of the next step
