@@ -51,6 +51,30 @@ def test_two_options_swept_at_once_are_both_named_and_copies_are_not(make: Make)
     ]
 
 
+def test_a_negative_prompt_names_its_rows_those_of_the_untuned_base_too(make: Make) -> None:
+    results = [
+        make(method, step=step, run=method, settings=_settings([0, 200]) | {"negative_prompt": negative})
+        for method, step in (("base", 0), ("s1", 400))
+        for negative in (None, "red", "a blue rug")
+    ]
+    assert [(method.name, *method.options) for method in Study(tuple(results)).methods] == [
+        (name, *options)
+        for name in ("base", "s1")
+        for options in ((), ("negative_prompt=a blue rug",), ("negative_prompt=red",))
+    ]
+
+
+def test_options_of_tuning_never_name_the_untuned_base(make: Make) -> None:
+    found = [_settings([0, 200], rate=0.2) | {"sampler": {"steps": 4}}, _settings([0, 900]) | {"sampler": {"steps": 8}}]
+    study = Study(tuple(make("base", step=0, run=str(place), settings=one) for place, one in enumerate(found)))
+    assert [method.options for method in study.methods] == [("steps=4",), ("steps=8",)]
+
+
+def test_another_identifier_names_its_row(make: Make) -> None:
+    words = [make("s1", run=word, settings=_settings([0, 1]) | {"base": {"identifier": word}}) for word in ("sks", "x")]
+    assert [method.options for method in Study(tuple(words)).methods] == [("identifier=sks",), ("identifier=x",)]
+
+
 def test_the_same_cell_twice_is_refused_whatever_else_differs(make: Make) -> None:
     one, other = (make("s1", run=name, settings=_settings([0, 200]) | {"paths": {"outputs": name}}) for name in "ab")
     with pytest.raises(UserError, match="s1 w4 on toy_mug, seed 0, step 400 from a and b"):

@@ -103,9 +103,10 @@ def _required(run: Run) -> tuple[Options, int]:
     step = run.recipe.steps if options.step is None else options.step
     denoisers = len(_merging(run.plan, step).shares)
     if options.format != USUAL_FORMAT and denoisers > 1 and not options.merged:
+        mergeable = "export.merged=true, or " if options.format == "safetensors" else ""
         raise UserError(
             f"strategy {run.plan.name} has {denoisers} denoisers, one file holds one; choose "
-            "export.merged=true, or export.format=diffusers"
+            f"{mergeable}export.format=diffusers"
         )
     if options.format != USUAL_FORMAT and step and run.settings["tuner"]["identifier"]:
         raise UserError(

@@ -225,7 +225,8 @@ def prepared(
     base, examples = encode_examples(run, subjects)
     base, selection = with_untuned_denoiser(run, base), SetSelection()
     sets = len(zones) + (run.strategy.wide is not None)
-    route = SubjectsRoute(partial(run.strategy.chosen, zones), sets, len(subjects))
+    served = None if run.strategy.separate_runs else run.strategy.route
+    route = SubjectsRoute(partial(run.strategy.chosen, zones), sets, len(subjects), served=served)
     untuned = frozen_copy(base.denoiser_alone) if run.recipe.needs_teacher and not run.tuner.has_base else None
     different = 1 if run.strategy.shared_steps else sets  # shared sets start equal
     learning = run.tuner.prepare_(base, different, selection, sets // different * len(subjects))

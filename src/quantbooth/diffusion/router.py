@@ -30,10 +30,19 @@ class SubjectsRoute:
         sets: K, the number of sets of one subject.
         subjects: the number of subjects; a single one needs no choice.
         unconditional: whether as many further sets follow, for the unconditional predictions of guidance.
+        served: the route of pictures that are drawn while tuning, where a strategy uses its sets elsewhere than it
+            trains them; None is `route`.
     """
 
-    def __init__(self, route: Route, sets: int, subjects: int = 1, unconditional: bool = False) -> None:
-        self.route, self.sets = route, sets
+    def __init__(
+        self,
+        route: Route,
+        sets: int,
+        subjects: int = 1,
+        unconditional: bool = False,
+        served: Route | None = None,
+    ) -> None:
+        self.route, self.served, self.sets = route, served or route, sets
         self._further = subjects if unconditional else 0
         self._blocks = subjects + self._further
         self._subjects = None if subjects > 1 or unconditional else torch.zeros(1, dtype=torch.int64)
@@ -47,6 +56,15 @@ class SubjectsRoute:
             yield
         finally:
             self._untuned = False
+
+    @contextmanager
+    def drawing(self) -> Iterator[None]:
+        """Use the sets inside the block as finished pictures do."""
+        trained, self.route = self.route, self.served
+        try:
+            yield
+        finally:
+            self.route = trained
 
     def choose(self, subjects: Int[Tensor, " b"]) -> None:
         """Set the subject of each row of the batch from now on (0 is the first subject).

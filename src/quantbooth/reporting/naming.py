@@ -22,6 +22,8 @@ SHORT = 8
 OF_WEIGHTS = ("quant", "calibration")
 GROUPS = (*OF_WEIGHTS, "tuner", "strategy", "timesteps", "prior", "optimizer", "resources", "sampler", "trainer")
 """Groups whose options may name a row; others are about resources or evaluation."""
+OF_UNTUNED = (*OF_WEIGHTS, "sampler", "trainer")
+"""Those that may name a row of the untuned base, whose scores may be found with the tuning options of another run."""
 SILENT = {
     f"{group}.{key}"
     for group in ("tuner", "resources", "trainer")
@@ -29,6 +31,7 @@ SILENT = {
     if not field.decides and key != "name"
 }
 """Options that change no result."""
+NEGATIVE_PROMPT = "negative_prompt"
 Options = Mapping[str, str]
 
 
@@ -132,7 +135,13 @@ def parameters_of(results: Sequence[Result]) -> list[tuple[str, ...]]:
 
 
 def _deciding(result: Result) -> dict[str, str]:
-    return {key: value for key, value in _flat(result.settings, GROUPS) if key not in SILENT}
+    settings = result.settings
+    groups = (
+        *(OF_UNTUNED if result.untuned else GROUPS),
+        *([NEGATIVE_PROMPT] if settings.get(NEGATIVE_PROMPT) else []),
+    )
+    word = dict(_flat({"base": {"identifier": settings.get("base", {}).get("identifier")}}, ()))
+    return {key: value for key, value in [*_flat(settings, groups), *word.items()] if key not in SILENT}
 
 
 def _flat(node: Mapping[str, Any], groups: Sequence[str]) -> Iterator[tuple[str, str]]:
@@ -156,7 +165,9 @@ def _check_once(found: Mapping[Result, Method]) -> None:
     for result, method in found.items():
         twin = cells.setdefault((method, result.subject, result.seed, result.step), result)
         if twin is not result:
+            folders = [(one.run if twin.run != result.run else one.images.name) for one in (twin, result)]
             raise UserError(
                 f"each method, subject, seed and step must be given once, got {result.method} {result.quant} on "
-                f"{result.subject}, seed {result.seed}, step {result.step} from {twin.run} and {result.run}"
+                f"{result.subject}, seed {result.seed}, step {result.step} from {' and '.join(folders)}, which differ "
+                "in no option that names a row; make a report of each"
             )

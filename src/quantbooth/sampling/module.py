@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -154,10 +155,12 @@ class SamplingModule(LightningModule):
         """Return the pictures of some jobs."""
         if self.route is not None:
             self.route.choose(torch.tensor([job.subject for job in image_jobs]))
+        drawing = nullcontext() if self.route is None else self.route.drawing()
         requests = [job.request for job in image_jobs]
         noise = initial_noise([r.prompt for r in requests], [r.seed for r in requests], self.base.latent_shape)
         texts = [r.text for r in requests]
-        return self.sampler.sample(self.base, texts, noise, self.negative_prompt, self._reward(requests))
+        with drawing:
+            return self.sampler.sample(self.base, texts, noise, self.negative_prompt, self._reward(requests))
 
     def _reward(self, requests: Sequence[Request]) -> Reward | None:
         if self.reward_guidance is None or self.route is None:  # an untuned base has no step to take
