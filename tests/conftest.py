@@ -210,9 +210,10 @@ def new_stage(quantized: Callable[[], Any], small_base: Base, examples: Examples
 def fit() -> Callable[..., None]:
     """Trains a stage for as many steps as its recipe says."""
 
-    def run(stage: Any, callbacks: Sequence[Callback] = ()) -> None:
+    def run(stage: Any, callbacks: Sequence[Callback] = (), precision: Any = "32-true") -> None:
         trainer = Trainer(
             accelerator="cpu",
+            precision=precision,
             max_steps=stage.recipe.steps,
             max_epochs=-1,
             logger=False,

@@ -59,8 +59,8 @@ GROUPS = (
 FIELDS: dict[str, dict[str, Field]] = {
     "": {
         **checked(seed=SEED, tag=optional(either(TEXT, number())), pictures=PATH, lora=TEXTS),
-        **checked(strength=either(STRENGTH, MAPPING), unconditional_strength=optional(STRENGTH)),
-        **checked(negative_prompt=optional(TEXT), scale_sets=optional(PATH)),
+        **checked(strength=either(STRENGTH, MAPPING), negative_prompt=optional(TEXT), scale_sets=optional(PATH)),
+        **dict.fromkeys(("unconditional_strength", "reward_guidance"), Field(optional(STRENGTH))),
         **checked(prompt=optional(either(TEXT, list_of(TEXT, 1)))),
         **checked(subjects=optional(list_of(TEXT, 1, distinct=True)), dino=optional(MAPPING)),
         **dict.fromkeys(("dry_run", "fail_fast"), ignored(FLAG)),

@@ -16,12 +16,14 @@ from quantbooth.kinds import (
     whole,
 )
 
-__all__ = ["OFF", "TUNER_GROUPS", "WEIGHT"]
+__all__ = ["LEARNER", "OFF", "TUNER_GROUPS", "UNUSED_RATES", "WEIGHT"]
 
 WEIGHT = number(below=MOST)
 """Of a part of the loss; one beyond float32 would make it nan."""
 OFF = {"every": None, "window": 5, "variance": 0.05, "prompt_drop": None, "prompts": 16, "sampler_steps": 10}
 """The values of `tuner.stopping` without stopping."""
+UNUSED_RATES = {"shift_learning_rate": (0.01, 0.005), "identifier_learning_rate": (0.02,)}
+"""The values of conf/tuner, with which learning rates may be of parameters that do not learn."""
 GROUP_SIZE = Field(optional(whole(1)), neutral=None)
 
 TUNER: dict[str, Field] = {

@@ -164,7 +164,7 @@ def test_every_kernel_is_launched_on_the_device_of_its_tensors(monkeypatch: pyte
     codes, scale, zero = torch.zeros(2, 3, dtype=torch.uint8), torch.ones(2), torch.zeros(2, dtype=torch.uint8)
     fused.dequantize(codes, scale, zero, 8, (3,), (), torch.float32)
     fused.affine(x, gain, None, -1)
-    fused.gradients(x, x, gain, -1, True)
+    fused.gradients(x, x, gain, None, -1, True)
     fused.select(gain, choice, 1.0)
     fused.select_gradient(x, choice, 2)
     assert [id(one) for one in entered] == [id(one) for one in (codes, x, x, gain, x)]

@@ -24,8 +24,8 @@ def _operands() -> dict[str, tuple[Any, tuple[Any, ...]]]:
         "dequantize": (operators.dequantize, (codes, scale, zero.byte(), 3, [3, 5], [1, 1], torch.float16)),
         "affine": (operators.affine, (image, gain, torch.rand(1, 5), 1)),
         "affine with gaps": (operators.affine, (gaps, gain, None, -1)),
-        "gradients": (operators._gradients, (image, image.contiguous(), gain, 1, True)),
-        "gradients of gains alone": (operators._gradients, (gaps, gaps, gain, -1, False)),
+        "gradients": (operators._gradients, (image, image.contiguous(), gain, gain, 1, True)),
+        "gradients of gains alone": (operators._gradients, (gaps, gaps, gain, None, -1, False)),
         "select": (operators.select, (torch.rand(2, 7), choice, 1.0)),
         "select_gradient": (operators.select_gradient, (torch.rand(2, 7), choice, 2)),
     }

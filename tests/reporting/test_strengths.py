@@ -43,11 +43,12 @@ def test_strengths_of_two_runs_are_two_curves_and_one_strength_is_none(make: Mak
 
 
 def test_strengths_by_zone_and_of_guidance_are_on_no_curve(make: Make) -> None:
-    zone, guided = (
+    others = (
         at(make, {"content": 0.5}, method="s2"),
         make("s2-u0", run="one", settings={"strength": 1.0, "unconditional_strength": 0.0}),
+        make("s2-r3", run="one", settings={"strength": 0.5, "reward_guidance": 3.0}),
     )
-    assert strength_curves(Study((at(make, method="s2"), zone, guided)), *XY) == ()
+    assert strength_curves(Study((at(make, method="s2"), *others)), *XY) == ()
 
 
 def test_a_strength_that_lacks_a_subject_is_left_out(make: Make) -> None:

@@ -64,8 +64,6 @@ def differing(one: dict[str, str], other: dict[str, str]) -> set[str]:
         ("tuner.norms=true", "tuned after scores"),
         ("tuner.identifier=true", "tuned after scores"),
         ("tuner.ema_decay=0.9", "tuned after scores"),
-        ("tuner.shift_learning_rate=0.1", "tuned after scores"),
-        ("tuner.identifier_learning_rate=0.1", "tuned after scores"),
         ("tuner.lr_scheduler=constant", "tuned after scores"),
         ("tuner.lr_warmup_steps=5", "tuned after scores"),
         ("tuner.lr_warmup_steps=0", ""),

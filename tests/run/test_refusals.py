@@ -55,6 +55,11 @@ MakePlan = Callable[..., Run]
             r"^tuner.stopping.every=40 with tuner.stopping.window=5 looks too late .* tuner.steps=200; choose",
         ),
         (
+            ["tuner.stopping.every=200", "tuner.stopping.prompt_drop=0.02"],
+            "^tuner.stopping.every=200 looks too late .* tuner.steps=200; choose every < 200",
+        ),
+        (["prior.loss_weight=0"], "^prior.loss_weight=0 leaves prior.class_batch_size=2 class rows .*prior=none"),
+        (
             ["tuner.stopping.every=20", "subjects=[toy_mug,toy_duck]"],
             "^tuner.stopping.every=20 ends the run of one subject, got several in subjects; sweep with -m subject=a,b",
         ),

@@ -11,15 +11,17 @@ from omegaconf import DictConfig
 from quantbooth.commands.calibrate import calibrate
 from quantbooth.commands.export import export
 from quantbooth.commands.pipeline import check
-from quantbooth.commands.sample import sample
+from quantbooth.commands.sample import generate, sample
 from quantbooth.commands.tune import tune
+from quantbooth.diffusion.sampler import initial_noise
 from quantbooth.run.models import tuned_base, untuned_base
 from quantbooth.run.run import Run
 from quantbooth.run.strength import Strength
 from quantbooth.runtime.errors import UserError
-from quantbooth.sampling.image_set import read_images
+from quantbooth.sampling.image_set import Request, read_images
+from quantbooth.sampling.module import SamplingModule, image_jobs
 from quantbooth.timesteps.strategies import baseline, graded, s1s2, s2
-from quantbooth.tuning.tuners import FullTuner, ScaleTuner
+from quantbooth.tuning.tuners import FullTuner, IdentifierTuner, ScaleTuner
 
 Compose = Callable[..., DictConfig]
 Configure = Callable[..., DictConfig]
@@ -111,6 +113,56 @@ def test_pictures_have_names_of_their_own_and_nothing_is_tuned_again(configure: 
     assert [run.served_method for run in runs[:3]] == [runs[0].method + end for end in ("", "-x0", "-u0")]
 
 
+def pictures(run: Run, step: int, texts: list[str], plain: list[str]) -> torch.Tensor:
+    """Return what a run draws from one noise, the latter texts being those without the identifier."""
+    base, route = tuned_base(run, step)
+    requests = [Request("", *both, "one", "own", 0) for both in zip(texts, plain, strict=True)]
+    module = SamplingModule(base, run.sampler, image_jobs(requests, Path()), route, "", run.strength.reward)
+    return module.render(module.jobs)
+
+
+@pytest.mark.chain
+@pytest.mark.parametrize("kind", ["scales", "qlora", "lora"])
+def test_reward_guidance_goes_from_the_untuned_base_to_guidance_by_it(configure: Configure, kind: str) -> None:
+    texts, plain = ["a red sks mug", "a sks mug"], ["a red mug", "a mug"]
+    drawn = {
+        weight: pictures(Run(configure(*KINDS[kind], f"reward_guidance={weight}")), 3, texts, plain)
+        for weight in (0, 2, 4)
+    }
+    untuned = pictures(Run(configure(*KINDS[kind])), 0, plain, plain)
+    guided = pictures(Run(configure(*KINDS[kind], "unconditional_strength=0")), 3, texts, plain)
+    torch.testing.assert_close(drawn[0], untuned, atol=1e-5, rtol=0)
+    torch.testing.assert_close(drawn[4], guided, atol=1e-4, rtol=0)  # 4 is the weight of guidance
+    assert all((drawn[2] - other).abs().max() > 1e-3 for other in (untuned, guided))
+
+
+@pytest.mark.chain
+def test_reward_guidance_needs_the_untuned_base_and_guides_alone(configure: Configure, tmp_path: Path) -> None:
+    run = Run(configure(*KINDS["scales"], "reward_guidance=3"))
+    assert run.served_method.endswith("-r3") and run.only.images(3) != Run(configure(*KINDS["scales"])).only.images(3)
+    Strength(reward=3.0).of(baseline(1000), IdentifierTuner(ScaleTuner(), "a sks mug", "a mug"))
+    for strength, tuner, named in (
+        (Strength(reward=3.0), FullTuner(), "reward_guidance=3 .* full"),
+        (Strength(reward=3.0, unconditional=0.5), ScaleTuner(), "reward_guidance=3 .* unconditional_strength, got 0.5"),
+    ):
+        with pytest.raises(UserError, match=named):
+            strength.of(baseline(1000), tuner)
+    with pytest.raises(UserError, match="reward_guidance"):
+        export(Run(configure(*KINDS["scales"], "reward_guidance=3")))
+
+
+@pytest.mark.chain
+def test_prompts_of_ones_own_are_rewarded_without_the_identifier(configure: Configure, tmp_path: Path) -> None:
+    own = (*KINDS["scales"], "prompt='a {} on a red rug'", f"pictures={tmp_path}")
+    drawn = [generate(Run(configure(*own, *more)))[0] for more in ([], ["reward_guidance=0"])]
+    run = Run(configure(*KINDS["scales"]))
+    noise = initial_noise([f"a {run.only.subject.shown_as} on a red rug"], [0], untuned_base(run).latent_shape)
+    plain = run.sampler.sample(untuned_base(run), [f"a {run.only.subject.class_word} on a red rug"], noise)
+    whole, none = read_images(drawn)
+    torch.testing.assert_close(none, plain[0], atol=1 / 255, rtol=0)
+    assert not torch.equal(whole, none)
+
+
 @pytest.mark.chain
 def test_an_export_has_the_strength_in_it(configure: Configure, tmp_path: Path) -> None:
     made = [
@@ -148,6 +200,7 @@ def test_the_chain_refuses_it_before_any_work(compose: Compose, tmp_path: Path) 
         (Strength(0.8), "-x0.8"),
         (Strength({"content": 0.8}, 0.0), "-content0.8-u0"),
         (Strength(1.0, 1.0), "-u1"),
+        (Strength(0.5, reward=3.0), "-x0.5-r3"),
         (Strength({"content": 1.0, "elsewhere": 0.0}), "-content1-elsewhere0"),
         (Strength({"354-934": 1, "elsewhere": 0}), "-354-934x1-elsewhere0"),
         (Strength({"0-354": 0.5, "elsewhere": 1}), "-0-354x0.5"),

@@ -8,7 +8,7 @@ import torch
 from lightning.pytorch import Trainer
 
 from quantbooth.diffusion.base import Base
-from quantbooth.diffusion.sampler import Sampler
+from quantbooth.diffusion.sampler import Reward, Sampler
 from quantbooth.runtime.draws import index_loader
 from quantbooth.sampling.image_set import Request, read_images
 from quantbooth.sampling.module import SamplingModule, image_jobs
@@ -46,7 +46,12 @@ def test_noise_comes_from_the_template_so_every_method_and_subject_starts_alike(
 
     class Noting(Sampler):
         def sample(
-            self, base: Base, texts: Sequence[str], noise: torch.Tensor, negative_prompt: str = ""
+            self,
+            base: Base,
+            texts: Sequence[str],
+            noise: torch.Tensor,
+            negative_prompt: str = "",
+            reward: Reward | None = None,
         ) -> torch.Tensor:
             seen.append(noise)
             return noise[:, :3]

@@ -95,7 +95,7 @@ def _required(run: Run) -> tuple[Options, int]:
         UserError: for an option of generated pictures, and for a format that cannot store what is asked for.
     """
     require_own_layers(run.settings, "quantbooth-export")
-    for option in ("lora", "unconditional_strength", "negative_prompt", "prompt"):
+    for option in ("lora", "unconditional_strength", "reward_guidance", "negative_prompt", "prompt"):
         if run.settings[option] not in (None, "", []):
             raise UserError(f"{option} is for quantbooth-sample; leave it out of an export")
     options = Options(**run.only.settings["export"])

@@ -21,7 +21,7 @@ from quantbooth.runtime.progress import duration
 
 __all__ = ["check_job", "job", "lines"]
 
-UNUSED = ("logger", "callbacks", "preview", "report", "strength", "unconditional_strength", "lora")
+UNUSED = ("logger", "callbacks", "preview", "report", "strength", "unconditional_strength", "reward_guidance", "lora")
 """Options that decide no memory, or that are not counted."""
 UNITS = ("B", "kB", "MB", "GB")
 

@@ -47,7 +47,7 @@ LOSS = "tune/loss"
 OF_RUNS = (
     *("base", "quant", "calibration", "tuner", "strategy", "subject", "subjects", "prior", "optimizer", "sampler"),
     *("locator", "dino", "scorer", "trainer", "protocol", "method", "seed", "tag", "resources", "preview", "strength"),
-    *("unconditional_strength", "negative_prompt", "lora", "paths.store", "paths.dreambooth"),
+    *("unconditional_strength", "reward_guidance", "negative_prompt", "lora", "paths.store", "paths.dreambooth"),
 )
 """Options that choose the scores of a setting, which given folders need no more."""
 

@@ -138,17 +138,22 @@ def _own_base(run: Run, folders: Sequence[Path], prompts: Sequence[str] | None) 
 
 def _prompts(run: Run, requests: Sequence[Request]) -> list[str] | None:
     """Return all prompts that pictures need, which are encoded first; None where LoRA files change text encoders."""
-    return None if run.loras else prompts_of(requests, run.settings["negative_prompt"] or "")
+    rewarded = run.strength.reward is not None
+    return None if run.loras else prompts_of(requests, run.settings["negative_prompt"] or "", rewarded)
 
 
 def _own_requests(run: Run, one: SubjectRun | None, tuned: str) -> list[Request]:
     sentences = run.settings["prompt"]
-    shown_as = (one or run.only).subject.shown_as if "{}" in str(sentences) else ""
+    named = "{}" in str(sentences) or run.strength.reward is not None
+    shown_as, plain = ((shown := (one or run.only).subject).shown_as, shown.class_word) if named else ("", "")
     more = [*(str(lora.identity) for lora in run.loras), *map(str, trainer_content(run.settings).values())]
     more += [str(value) for value in (run.strength.content, run.settings["negative_prompt"]) if value]
     drawn_by = " ".join([tuned, str(run.sampler), *more])
     drawn = expand_prompts(sentences, run.protocol.seeds, shown_as, drawn_by)
-    return [Request(job.file, job.text, job.text, job.text, "own", job.seed) for job in drawn]
+    judged = [job.text.replace(shown_as, plain) if named else job.text for job in drawn]
+    return [
+        Request(job.file, job.text, text, job.text, "own", job.seed) for job, text in zip(drawn, judged, strict=True)
+    ]
 
 
 def _generate(
@@ -158,7 +163,8 @@ def _generate(
     add_loras_(base, run.loras)
     offload_(run, base)
     jobs = [one for of_subject in wanted for one in of_subject]
-    module = SamplingModule(base, run.sampler, jobs, route, run.settings["negative_prompt"] or "")
+    negative, reward = run.settings["negative_prompt"] or "", run.strength.reward
+    module = SamplingModule(base, run.sampler, jobs, route, negative, reward)
     return generate_missing(module, run.trainer(f"generating {what}", shared=True), run.protocol.batch)
 
 

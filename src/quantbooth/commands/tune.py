@@ -48,6 +48,7 @@ from quantbooth.tuning.curves import Curves
 from quantbooth.tuning.encoding import TrainablePrompt
 from quantbooth.tuning.files import precision_of, read_snapshot, snapshot_path
 from quantbooth.tuning.graphs import ReplayGraphs
+from quantbooth.tuning.kept_outputs import KeptOutputs
 from quantbooth.tuning.module import TuningModule
 from quantbooth.tuning.optimizers import optimizer_factory
 from quantbooth.tuning.recipe import OptimizerFactory
@@ -57,7 +58,7 @@ from quantbooth.tuning.tuner import State
 
 __all__ = ["check_job", "job", "tune"]
 
-UNUSED = ("strength", "unconditional_strength", "lora", "scorer", "locator", "dino")
+UNUSED = ("strength", "unconditional_strength", "reward_guidance", "lora", "scorer", "locator", "dino")
 """Options of drawing the protocol's pictures and of scoring them."""
 
 
@@ -190,7 +191,7 @@ def learn(
 ) -> tuple[TuningModule, list[Stops]]:
     """Run one training and write its snapshots, one per subject; return its module, and what may have stopped it."""
     names = [curve_name(run, run.strategy.runs[number], draft.destination.name) for draft in part.whole.drafts]
-    base, module, graphs = prepared(run, subjects, number, optimizer, share)
+    base, module, first = prepared(run, subjects, number, optimizer, share)
     snapshots = Snapshots(run.tuner, base, run.steps[1:], partial(keep, run, part), module.kept)
     stops = stops_of(subjects[0], partial(whole_base, run, base), module, snapshots, found)
     every = run.settings["resources"]["checkpoint_every"]
@@ -198,7 +199,7 @@ def learn(
     grids = previews(run, base, module, subjects, names)
     if found is not None:
         say(f"{joined_label(names)} goes on from step {found.step}")
-    callbacks = [*graphs, checkpoints, snapshots, Curves(module), *stops, *grids]
+    callbacks = [*first, checkpoints, snapshots, Curves(module), *stops, *grids]
     fit(run, module, names, callbacks, 0 if found is None else found.step)
     return module, stops
 
@@ -208,17 +209,17 @@ def follow(
 ) -> None:
     """Run the same training in a further process, which computes its rows of each batch and writes nothing."""
     run = following(share, settings, subjects)
-    base, module, graphs = prepared(run, run.subjects, number, optimizer_factory(run.settings["optimizer"]), share)
+    base, module, first = prepared(run, run.subjects, number, optimizer_factory(run.settings["optimizer"]), share)
     snapshots = Snapshots(run.tuner, base, run.steps[1:], lambda *_: None, module.kept)
     stops = stops_of(run.only, partial(whole_base, run, base), module, snapshots, found) if run.stopping else []
-    callbacks: list[Callback] = [*graphs, Follows(module, found), *stops]
+    callbacks: list[Callback] = [*first, Follows(module, found), *stops]
     trained(run, module, "", False, callbacks)
 
 
 def prepared(
     run: Run, subjects: Sequence[SubjectRun], number: int, optimizer: OptimizerFactory, share: Share | None
-) -> tuple[Base, TuningModule, list[ReplayGraphs]]:
-    """Return the base with what learns, its training module, and what replays its steps as graphs."""
+) -> tuple[Base, TuningModule, list[Callback]]:
+    """Return the base with what learns, its training module, and the first callbacks, before those that draw."""
     resources, zones = run.settings["resources"], run.strategy.runs[number]
     seed_everything(run.recipe.seed, verbose=False)
     base, examples = encode_examples(run, subjects)
@@ -240,8 +241,8 @@ def prepared(
         teacher = Teacher(base, route) if untuned is None else Teacher(untuned, None)
     parts = (base, learning, examples, zones, run.recipe, optimizer, sentences, route, teacher, distance)
     module = TuningModule(*parts, run.strategy.shared_steps, run.strategy.wide, run.timestep_sampler, share)
-    graphs = [ReplayGraphs(base.denoiser, selection)] if recordable(run, base) else []  # before what draws
-    return base, module, graphs
+    graphs = [ReplayGraphs(base.denoiser, selection)] if recordable(run, base) else []
+    return base, module, [KeptOutputs(), *graphs]
 
 
 def keep(run: Run, part: Part, step: int, state: State) -> None:

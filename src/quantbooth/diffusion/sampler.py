@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +16,7 @@ from quantbooth.diffusion.families.registry import all_schedulers
 from quantbooth.runtime.devices import sent
 from quantbooth.runtime.errors import UserError
 
-__all__ = ["Sampler", "ConditioningAt", "Watch", "initial_noise"]
+__all__ = ["Reward", "Sampler", "ConditioningAt", "Watch", "initial_noise"]
 
 ConditioningAt = Callable[[Tensor], Conditioning]
 """A timestep of the sampler -> the conditioning of each sample."""
@@ -33,6 +34,23 @@ def initial_noise(
         return torch.randn(shape, generator=generator)
 
     return torch.stack([one(prompt, seed) for prompt, seed in zip(prompts, seeds, strict=True)])
+
+
+@dataclass(frozen=True)
+class Reward:
+    """Reward guidance (DCO, arXiv 2402.12004): by the untuned base, plus a weighted step from it to the tuned one.
+
+        e = e_0(uncond) + w (e_0(plain) - e_0(uncond)) + weight (e(cond) - e_0(plain))
+
+    Attributes:
+        weight: of the step.
+        texts: the prompts of the untuned base, without the identifier that it does not know.
+        untuned: a context in which the base is untuned, e_0.
+    """
+
+    weight: float
+    texts: Sequence[str]
+    untuned: Callable[[], AbstractContextManager[None]]
 
 
 @dataclass(frozen=True)
@@ -63,14 +81,19 @@ class Sampler:
 
     @torch.no_grad()
     def sample(
-        self, base: Base, texts: Sequence[str], noise: Float[Tensor, "b c hl wl"], negative_prompt: str = ""
+        self,
+        base: Base,
+        texts: Sequence[str],
+        noise: Float[Tensor, "b c hl wl"],
+        negative_prompt: str = "",
+        reward: Reward | None = None,
     ) -> Float[Tensor, "b 3 h w"]:
         """Generate images in [0, 1]; the router on the base's denoiser, if any, selects scale sets.
 
         The unconditional prediction of guidance is that of `negative_prompt`.
         """
         conditioning = base.encode_prompts(texts)
-        return base.decode_latents(self.denoise(base, lambda _t: conditioning, noise, None, negative_prompt))
+        return base.decode_latents(self.denoise(base, lambda _t: conditioning, noise, None, negative_prompt, reward))
 
     @torch.no_grad()
     def denoise(
@@ -80,6 +103,7 @@ class Sampler:
         noise: Float[Tensor, "b c hl wl"],
         watch: Watch | None = None,
         negative_prompt: str = "",
+        reward: Reward | None = None,
     ) -> Float[Tensor, "b c hl wl"]:
         """Return the latents of finished images; each step is conditioned by `conditioning_at` of its timestep.
 
@@ -87,17 +111,31 @@ class Sampler:
         """
         scheduler = self.new_scheduler(base)
         empty = [] if self.guidance == 1 else [base.encode_prompts([negative_prompt] * len(noise))]
+        plain = None if reward is None else base.encode_prompts(reward.texts)
         like = (empty or [conditioning_at(scheduler.timesteps[0])])[0]
         x = noise.to(like.device, like.dtype) * scheduler.init_noise_sigma
         for t, there in zip(scheduler.timesteps, sent(scheduler.timesteps, x.device), strict=True):
             x_t = scheduler.scale_model_input(x, t)
-            conditioning = Conditioning.cat([*empty, conditioning_at(t)])
-            rows = torch.cat([x_t] * (len(empty) + 1))
-            both = base.predict(rows, there, conditioning).to(x.dtype)  # guidance and steps in float32
-            *unconditional, predicted = both.split(len(x))
-            for other in unconditional:
-                predicted = base.family.guide(other, predicted, self.guidance)
+            if reward is None or plain is None:
+                predicted = self._guided(base, x_t, there, [*empty, conditioning_at(t)])[0]
+            else:
+                tuned = self._guided(base, x_t, there, [conditioning_at(t)])[0]
+                with reward.untuned():
+                    guided, untuned = self._guided(base, x_t, there, [*empty, plain])
+                predicted = guided + reward.weight * (tuned - untuned)
             if watch is not None:
                 watch(t, x_t, predicted)
             x = scheduler.step(predicted, t, x).prev_sample
         return x
+
+    def _guided(
+        self, base: Base, x_t: Float[Tensor, "b c hl wl"], t: Tensor, conditionings: Sequence[Conditioning]
+    ) -> tuple[Float[Tensor, "b c hl wl"], Float[Tensor, "b c hl wl"]]:
+        """Return the guided prediction and that of the last conditioning, guided by those before it, in float32."""
+        rows = torch.cat([x_t] * len(conditionings))
+        both = base.predict(rows, t, Conditioning.cat(conditionings)).to(x_t.dtype)  # guidance and steps in float32
+        *unconditional, predicted = both.split(len(x_t))
+        guided = predicted
+        for other in unconditional:
+            guided = base.family.guide(other, guided, self.guidance)
+        return guided, predicted

@@ -45,6 +45,7 @@ class QuantizedLayer(nn.Module, ABC):
     shift: nn.Parameter | None
     selection: SetSelection | None
     input_quantizer: nn.Module | None
+    small_bias: bool
 
     def __init__(
         self, packed: Packed, inputs: int, product: Product, bias: bool, device: torch.device | str | None
@@ -58,6 +59,7 @@ class QuantizedLayer(nn.Module, ABC):
         self.register_buffer("zero", torch.zeros(packed.affine_shape, dtype=torch.uint8, device=device))
         self.register_buffer("bias", torch.zeros(out, device=device) if bias else None)
         self.register_module("input_quantizer", None)
+        self.small_bias = False  # see `small_biases`
         unregister_sets_(self)
 
     @classmethod
@@ -116,7 +118,7 @@ class QuantizedLayer(nn.Module, ABC):
         weight = (self.codes, self.scale, self.zero, self.form, self.product)
         if (g := selected_rows(self, "gain_groups", batch)) is not None:
             return grouped_product(x, g_in, g, b, *weight)
-        return gained_product(x, g_in, selected_rows(self, "gain_out", batch), b, *weight)
+        return gained_product(x, g_in, selected_rows(self, "gain_out", batch), b, *weight, self.small_bias)
 
     @property
     def channel(self) -> int:

@@ -162,11 +162,13 @@ def gained_product(
     zero: Real[Tensor, "*parts out"],
     packed: Packed,
     product: Product,
+    small_bias: bool = False,
 ) -> Float[Tensor, "b ..."]:
     """Return y = g_out * product(g_in * x, W) + b in x's dtype (autocast's under autocast), sample i with row i.
 
     No gain means 1; a bias may be one row for all samples. Gradients flow to x, the gains and b only. Modifying x or y
-    in place before the backward may raise an error there.
+    in place before the backward may raise an error there. With a `small_bias` y is saved for the backward, not u, also
+    in bfloat16 and on a GPU.
 
     Raises:
         RuntimeError: when a trainable parameter has half precision: near 1 it cannot represent small steps.
@@ -175,7 +177,7 @@ def gained_product(
     kind = x.device.type
     if torch.is_autocast_enabled(kind) and x.dtype != torch.float64:
         x = x.to(torch.get_autocast_dtype(kind))
-    keep_y = keeps_output(gain_out, bias, x.dtype)
+    keep_y = keeps_output(gain_out, bias, x.dtype, small_bias)
     y: Tensor = _GainedProduct.apply(x, gain_in, gain_out, bias, codes, scale, zero, packed, product, keep_y)
     return y
 

@@ -6,8 +6,9 @@
 
 For dL/dg autograd saves one activation, y, and only where g is trainable: u = (y - b) / g. The next operation often
 saves y anyway, never u. With a shift the division is safe in float32 while |g| >= 0.1 (y has an error of eps |y|, which
-is multiplied by 1 / |g|); below that, in half precision, or on a GPU, u itself is saved instead. Without one y has the
-relative error of u, whatever g is, in bfloat16 too.
+is multiplied by 1 / |g|); below that u itself is saved instead. On a GPU and in bfloat16 u is saved too, unless the
+shift was found small beside g * u (see `small_biases`). Without a shift y has the relative error of u, whatever g is,
+in bfloat16 too.
 
 On a GroupNorm or LayerNorm, y = g * norm(x) + b is computed by a forward hook: the module keeps its class, which
 diffusers checks in places, and its own weight and bias stay frozen.
@@ -78,17 +79,19 @@ class _Gained(torch.autograd.Function):
         return du, dgain, dshift, None, None
 
 
-def keeps_output(gain: Float[Tensor, "b c"] | None, shift: Float[Tensor, "#b c"] | None, dtype: torch.dtype) -> bool:
+def keeps_output(
+    gain: Float[Tensor, "b c"] | None, shift: Float[Tensor, "#b c"] | None, dtype: torch.dtype, small: bool = False
+) -> bool:
     """Return whether y, not u, is saved for dL/dg; False where g is frozen and neither is needed.
 
     A GPU would be waited for, and graphs, of CUDA and of `torch.compile`, cannot decide by values. There, and in
-    bfloat16, y is saved where nothing is added to it.
+    bfloat16, y is saved where nothing is added to it, or something `small`.
     """
     if gain is None or not gain.requires_grad:
         return False
     if dtype in FULL and gain.device.type == "cpu" and not torch.compiler.is_compiling():
         return bool(gain.detach().abs().min() >= SAFE_GAIN)
-    return shift is None and dtype != torch.float16
+    return (shift is None or small) and dtype != torch.float16
 
 
 def require_full(*numbers: Tensor | None) -> None:
@@ -134,9 +137,9 @@ def gradients(
         need_du: whether du is wanted.
         need_dg: whether dg is wanted.
     """
-    as_it_is = not kept_is_y or shift is None
-    if kept is not None and need_dg and as_it_is and (fused := fused_for(dy)) is not None:
-        made: tuple[Tensor | None, Tensor] = fused.gradients(dy, kept, gain, channel, need_du)
+    if kept is not None and need_dg and (fused := fused_for(dy)) is not None:
+        added = shift if kept_is_y else None
+        made: tuple[Tensor | None, Tensor] = fused.gradients(dy, kept, gain, added, channel, need_du)
         return (made[0], made[1] / _divisor(gain, kept)) if kept_is_y else made
     dg = _gain_gradient(dy, kept, kept_is_y, gain, shift, channel) if kept is not None and need_dg else None
     return affine(dy, gain, None, channel) if need_du else None, dg

@@ -136,7 +136,8 @@ def maps_left_out(study: Study) -> str:
 
 
 def _strength(settings: Mapping[str, Any]) -> object:
-    return settings.get("strength", 1.0) if settings.get("unconditional_strength") is None else None
+    others = [settings.get(key) for key in ("unconditional_strength", "reward_guidance")]
+    return settings.get("strength", 1.0) if others == [None, None] else None
 
 
 def _draw(

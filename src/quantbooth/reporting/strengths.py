@@ -15,8 +15,8 @@ FEWEST = 2
 def strength_curves(study: Study, x: str, y: str) -> tuple[Curve, ...]:
     """Return a curve for each tuning method whose last snapshot was scored at several strengths, by ascending strength.
 
-    Strengths by zone and strengths of the unconditional prediction alone are not on a curve. Points that lack a subject
-    or a seed are left out. Empty where the study lacks a score.
+    Strengths by zone, those of the unconditional prediction alone and reward guidance are not on a curve. Points that
+    lack a subject or a seed are left out. Empty where the study lacks a score.
     """
     if not {x, y} <= {score.key for score in study.scores}:
         return ()
@@ -41,8 +41,8 @@ def _curve(study: Study, methods: dict[float, Method], x: str, y: str) -> Curve 
 def _strength(result: Result) -> float | None:
     """Return the strength of generated pictures; None where it is no single number."""
     share = result.settings.get("strength", 1.0)
-    single = isinstance(share, int | float) and result.settings.get("unconditional_strength") is None
-    return float(share) if single else None
+    others = [result.settings.get(key) for key in ("unconditional_strength", "reward_guidance")]
+    return float(share) if isinstance(share, int | float) and others == [None, None] else None
 
 
 def _only(values: Iterable[float | None]) -> float | None:

@@ -12,6 +12,7 @@ from quantbooth.kinds import shown
 from quantbooth.quant import adapters
 from quantbooth.quant.group_gains import require_groups
 from quantbooth.quant.surgery import matching
+from quantbooth.run.tuner_options import require_used
 from quantbooth.runtime.config import build
 from quantbooth.runtime.errors import UserError
 from quantbooth.store.files import require_place
@@ -35,7 +36,9 @@ __all__ = [
     "tuner_of",
 ]
 
-OF_PICTURES = ("prompt", "scale_sets", "strength", "unconditional_strength", "negative_prompt", "lora")
+OF_PICTURES = (
+    *("prompt", "scale_sets", "strength", "unconditional_strength", "reward_guidance", "negative_prompt", "lora"),
+)
 """Options of generated pictures, which a measurement of the base as it is does not use."""
 RATES = {
     "shifts": "shift_learning_rate",
@@ -49,11 +52,12 @@ def recipe_of(settings: Mapping[str, Any]) -> Recipe:
     """Return the hyperparameters of a training run.
 
     Raises:
-        UserError: when batches hold class pictures and there are none, the optimizer refuses its options, or gradients
-            are to be clipped to nothing.
+        UserError: when batches hold class pictures and there are none, the optimizer refuses its options, gradients are
+            to be clipped to nothing, or the tuner does not use an option.
     """
     optimizer_factory(settings["optimizer"])  # tests them, before any work
     tuner, prior = settings["tuner"], settings["prior"]
+    require_used(settings)
     _check_prior(prior)
     clipping = {key: settings["trainer"].get(f"gradient_clip_{key}") for key in ("val", "algorithm")}
     if clipping["algorithm"] and not clipping["val"]:
@@ -103,6 +107,11 @@ def _check_prior(prior: Mapping[str, Any]) -> None:
         raise UserError(
             f"prior.num_class_images must be 1 or more with prior.class_batch_size={batch}, got 0; "
             "choose prior=none to do without, or prior.target=base to use the photos"
+        )
+    if batch and not prior["loss_weight"]:
+        raise UserError(
+            f"prior.loss_weight={shown(prior['loss_weight'])} leaves prior.class_batch_size={batch} class rows without "
+            "effect; choose prior=none to do without"
         )
     if prior["seed"] and not prior["num_class_images"]:
         raise UserError(

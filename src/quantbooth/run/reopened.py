@@ -27,7 +27,8 @@ from quantbooth.tuning.files import TUNED, open_tuned
 __all__ = ["reopened", "run_of"]
 
 COMMAND = (
-    *("prompt", "scale_sets", "strength", "unconditional_strength", "negative_prompt", "lora", "pictures", "dry_run"),
+    *("prompt", "scale_sets", "strength", "unconditional_strength", "reward_guidance", "negative_prompt", "lora"),
+    *("pictures", "dry_run"),
     *("paths", "logger", "report", "export", "preview", "probe", "degradation"),
 )
 """Options of the command that runs, never those of the tuning."""

@@ -65,6 +65,10 @@ def stopping_of(settings: Mapping[str, Any]) -> Stopping | None:
         )
     if given["prompt_drop"] is None:
         _require_unused(given, ["prompts", "sampler_steps"], "tuner.stopping.prompt_drop, such as 0.02")
+    if given["prompt_drop"] is not None and every >= steps:
+        raise UserError(
+            f"tuner.stopping.every={every} looks too late to stop before tuner.steps={steps}; choose every < {steps}"
+        )
     if given["prompt_drop"] is None and every * window >= steps:
         raise UserError(
             f"tuner.stopping.every={every} with tuner.stopping.window={window} looks too late to stop before "

@@ -37,10 +37,13 @@ class Strength:
         share: s, for all experts, or by zone or interval.
         unconditional: s of the unconditional prediction of guidance, for all experts; None uses `share`. 0 is
             the untuned base, between 0 and 1 is steering guidance (arXiv 2508.00319).
+        reward: the weight of the step from the untuned base's prediction to the tuned one; None is guidance by the
+            tuned base.
     """
 
     share: float | Mapping[str, float] = 1.0
     unconditional: float | None = None
+    reward: float | None = None
 
     @property
     def name(self) -> str:
@@ -53,13 +56,15 @@ class Strength:
             ]
         else:
             parts = [] if self.share == 1 else [f"-x{self.share:.15g}"]
-        return "".join([*parts, "" if self.unconditional is None else f"-u{self.unconditional:.15g}"])
+        parts += [f"-u{self.unconditional:.15g}"] if self.unconditional is not None else []
+        return "".join([*parts, *([f"-r{self.reward:.15g}"] if self.reward is not None else [])])
 
     @property
     def content(self) -> dict[str, Any]:
         """Return the strength for identities; nothing for all of what was tuned."""
         share = dict(self.share) if isinstance(self.share, Mapping) else self.share
-        return {"strength": {"share": share, "unconditional": self.unconditional}} if self.name else {}
+        reward = {} if self.reward is None else {"reward": self.reward}
+        return {"strength": {"share": share, "unconditional": self.unconditional, **reward}} if self.name else {}
 
     @property
     def by_interval(self) -> bool:
@@ -117,6 +122,16 @@ class Strength:
         """
         shares = self.shares(strategy)
         self.route(strategy)
+        if self.reward is not None and not tuner.has_base:
+            raise UserError(
+                f"reward_guidance={self.reward:g} needs the untuned base beside what was tuned: choose tuner=scales, "
+                f"lora or qlora; {tuner.name} has overwritten it"
+            )
+        if self.reward is not None and self.unconditional is not None:
+            raise UserError(
+                f"reward_guidance={self.reward:g} is guided by the untuned base; leave out unconditional_strength, got "
+                f"{self.unconditional:g}"
+            )
         unconditional = None if self.unconditional is None else torch.full_like(shares, self.unconditional)
         same = unconditional is None or (torch.equal(unconditional, shares) and not self.by_interval)
         if not tuner.by_sample and (self.by_interval or not same):
@@ -149,4 +164,4 @@ def _borders(interval: str) -> list[int]:
 
 def strength_of(settings: Mapping[str, Any]) -> Strength:
     """Return the strength that the options choose."""
-    return Strength(settings["strength"], settings["unconditional_strength"])
+    return Strength(settings["strength"], settings["unconditional_strength"], settings["reward_guidance"])

@@ -100,9 +100,13 @@ def unrelated_requests(questions: Questions, subject: Subject, count: int, seed:
     ]
 
 
-def prompts_of(requests: Sequence[Request], negative_prompt: str = "") -> list[str]:
-    """Return all prompts that the pictures of some requests need, with that of the unconditional prediction."""
-    return [negative_prompt, *(request.text for request in requests)]
+def prompts_of(requests: Sequence[Request], negative_prompt: str = "", rewarded: bool = False) -> list[str]:
+    """Return all prompts that the pictures of some requests need, with that of the unconditional prediction.
+
+    With reward guidance they are also those without the identifier.
+    """
+    plain = [request.judged_text for request in requests] if rewarded else []
+    return [negative_prompt, *(request.text for request in requests), *plain]
 
 
 def write_requests(folder: Path, requests: Sequence[Request]) -> None:

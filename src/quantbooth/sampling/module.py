@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from quantbooth.data.protocol import AUTO
 from quantbooth.diffusion.base import Base
 from quantbooth.diffusion.router import SubjectsRoute
-from quantbooth.diffusion.sampler import Sampler, initial_noise
+from quantbooth.diffusion.sampler import Reward, Sampler, initial_noise
 from quantbooth.runtime.draws import batch_loader, batches
 from quantbooth.runtime.profiling import profile
 from quantbooth.sampling.image_set import Request, write_image
@@ -93,6 +93,7 @@ class SamplingModule(LightningModule):
         image_jobs: of one or several subjects, whose rows are mixed in a batch.
         route: of the base's denoiser, which gets the subject of each row; None for an untuned base.
         negative_prompt: the prompt of the unconditional prediction of guidance.
+        reward_guidance: the weight of reward guidance (see `Reward`); None is guidance by the tuned base alone.
     """
 
     def __init__(
@@ -102,6 +103,7 @@ class SamplingModule(LightningModule):
         image_jobs: Sequence[ImageJob],
         route: SubjectsRoute | None = None,
         negative_prompt: str = "",
+        reward_guidance: float | None = None,
     ) -> None:
         super().__init__()
         self.base = base
@@ -110,6 +112,7 @@ class SamplingModule(LightningModule):
         self.jobs = tuple(image_jobs)
         self.route = route
         self.negative_prompt = negative_prompt
+        self.reward_guidance = reward_guidance
 
     def on_predict_start(self) -> None:
         """Use one thread: a forked process cannot use the threads of its parent."""
@@ -143,9 +146,8 @@ class SamplingModule(LightningModule):
         return batch_loader(wanted + [[]] * (processes - len(wanted) if wanted else 0))
 
     def _one_step(self, count: int) -> None:
-        some = SamplingModule(
-            self.base, replace(self.sampler, steps=1), self.jobs[:count], self.route, self.negative_prompt
-        )
+        shorter, prompt = replace(self.sampler, steps=1), self.negative_prompt
+        some = SamplingModule(self.base, shorter, self.jobs[:count], self.route, prompt, self.reward_guidance)
         some.render(some.jobs)
 
     def render(self, image_jobs: Sequence[ImageJob]) -> Float[Tensor, "b 3 h w"]:
@@ -154,4 +156,10 @@ class SamplingModule(LightningModule):
             self.route.choose(torch.tensor([job.subject for job in image_jobs]))
         requests = [job.request for job in image_jobs]
         noise = initial_noise([r.prompt for r in requests], [r.seed for r in requests], self.base.latent_shape)
-        return self.sampler.sample(self.base, [r.text for r in requests], noise, self.negative_prompt)
+        texts = [r.text for r in requests]
+        return self.sampler.sample(self.base, texts, noise, self.negative_prompt, self._reward(requests))
+
+    def _reward(self, requests: Sequence[Request]) -> Reward | None:
+        if self.reward_guidance is None or self.route is None:  # an untuned base has no step to take
+            return None
+        return Reward(self.reward_guidance, [r.judged_text for r in requests], self.route.untuned)

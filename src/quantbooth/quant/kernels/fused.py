@@ -109,18 +109,24 @@ def _plus(a, b):
 @triton.jit
 @no_type_check
 def _gradients(
-    dy, u, gain, du, sums, c, p, sb, sc, sp, parts, DU: tl.constexpr, BC: tl.constexpr, BP: tl.constexpr
+    dy, u, gain, shift, shift_step, du, sums, c, p, sb, sc, sp, parts,
+    SHIFT: tl.constexpr, DU: tl.constexpr, BC: tl.constexpr, BP: tl.constexpr,
 ):  # fmt: skip
     b, i, part = tl.program_id(2), tl.program_id(0) * BC + tl.arange(0, BC), tl.program_id(1)
     held = i < c
     g = tl.load(gain + b * c + i, mask=held, other=0)[:, None]
+    if SHIFT:
+        added = tl.load(shift + b * shift_step + i, mask=held, other=0)[:, None]
     total = tl.full((BC,), 0.0, tl.float32)
     for start in range(part * BP, p, parts * BP):
         j = start + tl.arange(0, BP)
         at = b.to(tl.int64) * sb + i[:, None] * sc + j[None, :] * sp
         inside = held[:, None] & (j[None, :] < p)
         up = tl.load(dy + at, mask=inside, other=0).to(tl.float32)
-        total += tl.reduce(up * tl.load(u + at, mask=inside, other=0).to(tl.float32), 1, _plus)
+        factor = tl.load(u + at, mask=inside, other=0).to(tl.float32)
+        if SHIFT:
+            factor -= added  # where nothing was read dy is 0
+        total += tl.reduce(up * factor, 1, _plus)
         if DU:
             tl.store(du + at, (g * up).to(du.dtype.element_ty), mask=inside)
     tl.store(sums + (part * tl.num_programs(2) + b) * c + i, total, mask=held)
@@ -161,18 +167,28 @@ def affine(
     if y.numel() == 0:
         return y
     bc, bp = axes.tile
-    step = 0 if shift is None or len(shift) == 1 else shift.stride(0)  # one row may be that of all samples
     _affine[(triton.cdiv(axes.c, bc), triton.cdiv(axes.p, bp), axes.b)](
-        u, y, gain.contiguous(), shift, step, axes.c, axes.p, *axes.strides, SHIFT=shift is not None, BC=bc, BP=bp
+        u, y, gain.contiguous(), shift, _step(shift), axes.c, axes.p, *axes.strides,
+        SHIFT=shift is not None, BC=bc, BP=bp,
     )  # fmt: skip
     return y
 
 
+def _step(shift: Tensor | None) -> int:
+    """Return the numbers from one sample's row to the next; one row may be that of all samples."""
+    return 0 if shift is None or len(shift) == 1 else shift.stride(0)
+
+
 @_there
 def gradients(
-    dy: Float[Tensor, "b ..."], u: Float[Tensor, "b ..."], gain: Float[Tensor, "b c"], channel: int, need_du: bool
+    dy: Float[Tensor, "b ..."],
+    u: Float[Tensor, "b ..."],
+    gain: Float[Tensor, "b c"],
+    shift: Float[Tensor, "#b c"] | None,
+    channel: int,
+    need_du: bool,
 ) -> tuple[Float[Tensor, "b ..."] | None, Float[Tensor, "b c"]]:
-    """Return du = g dy, where asked for, and dg = sum(dy u) in float32."""
+    """Return du = g dy, where asked for, and sum(dy (u - b)) in float32."""
     dy = dense(dy, channel)
     axes = _Axes.of(dy, channel)
     bc, bp = axes.tile
@@ -182,8 +198,8 @@ def gradients(
     sums = torch.zeros((max(1, parts), axes.b, axes.c), dtype=torch.float32, device=dy.device)
     if dy.numel():
         _gradients[(blocks, parts, axes.b)](
-            dy, _like(u, dy), gain.contiguous(), dy if du is None else du, sums, axes.c, axes.p, *axes.strides, parts,
-            DU=need_du, BC=bc, BP=bp,
+            dy, _like(u, dy), gain.contiguous(), shift, _step(shift), dy if du is None else du, sums,
+            axes.c, axes.p, *axes.strides, parts, SHIFT=shift is not None, DU=need_du, BC=bc, BP=bp,
         )  # fmt: skip
     return du, sums[0] if parts <= 1 else sums.sum(0)
 

@@ -55,20 +55,24 @@ def _(u: Tensor, gain: Tensor, shift: Tensor | None, channel: int) -> Tensor:
 
 
 @custom_op("quantbooth::gradients", mutates_args=())
-def _gradients(dy: Tensor, u: Tensor, gain: Tensor, channel: int, need_du: bool) -> tuple[Tensor, Tensor]:
-    du, dg = _fused().gradients(dy, u, gain, channel, need_du)
+def _gradients(
+    dy: Tensor, u: Tensor, gain: Tensor, shift: Tensor | None, channel: int, need_du: bool
+) -> tuple[Tensor, Tensor]:
+    du, dg = _fused().gradients(dy, u, gain, shift, channel, need_du)
     return dy.new_empty(0) if du is None else du, dg
 
 
 @_gradients.register_fake
-def _(dy: Tensor, u: Tensor, gain: Tensor, channel: int, need_du: bool) -> tuple[Tensor, Tensor]:
+def _(dy: Tensor, u: Tensor, gain: Tensor, shift: Tensor | None, channel: int, need_du: bool) -> tuple[Tensor, Tensor]:
     du = torch.empty_like(dense(dy, channel)) if need_du else dy.new_empty(0)
     return du, dy.new_empty((dy.shape[0], dy.shape[channel]), dtype=torch.float32)
 
 
-def gradients(dy: Tensor, u: Tensor, gain: Tensor, channel: int, need_du: bool) -> tuple[Tensor | None, Tensor]:
-    """Return du = g dy, where asked for, and dg = sum(dy u) (see `fused`)."""
-    du, dg = _gradients(dy, u, gain, channel, need_du)
+def gradients(
+    dy: Tensor, u: Tensor, gain: Tensor, shift: Tensor | None, channel: int, need_du: bool
+) -> tuple[Tensor | None, Tensor]:
+    """Return du = g dy, where asked for, and sum(dy (u - b)) (see `fused`)."""
+    du, dg = _gradients(dy, u, gain, shift, channel, need_du)
     return du if need_du else None, dg
 
 
