@@ -6,7 +6,9 @@ from typing import Any
 import hydra
 import pytest
 import yaml
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.types import RunMode
 from omegaconf import OmegaConf
 
 from composing import composed, filled
@@ -70,7 +72,8 @@ def test_a_method_is_the_same_in_every_experiment(experiment: str) -> None:
             continue
         with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
             words = [f"experiment={experiment}", f"method={file.stem}"]
-            chosen = hydra.compose("quantbooth", words, return_hydra_config=True).hydra.runtime.choices
+            loader = GlobalHydra.instance().config_loader()
+            chosen = loader.compute_defaults_list("quantbooth", words, RunMode.RUN).overrides.known_choices
         assert {group: chosen[group] for group in wanted} == wanted
 
 

@@ -5,8 +5,6 @@ import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -20,9 +18,11 @@ import torch
 from omegaconf import DictConfig
 from safetensors.torch import load_file
 
+from forked import Forked, server
 from quantbooth.commands.calibrate import calibrate
 from quantbooth.commands.tune import tune
 from quantbooth.run.run import Run
+from quantbooth.runtime import processes
 from quantbooth.runtime.errors import UserError
 from quantbooth.tuning.files import snapshot_path
 from quantbooth.tuning.module import TuningModule
@@ -92,6 +92,12 @@ def tuned(configure: Configure, folder: Path, devices: int, *words: str) -> tupl
 
 
 @pytest.fixture
+def no_imports(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forks further processes from one that has imported everything; test_whatever_ends_a_process spawns them."""
+    monkeypatch.setattr(processes, "get_context", lambda _: server())
+
+
+@pytest.fixture
 def computed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many rows this process computed in each step."""
     counts, inner = list[int](), TuningModule.errors
@@ -106,6 +112,7 @@ def computed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 @pytest.mark.parametrize("name", [*(name for name in SETTINGS if name not in SLOW), *SLOW_CASES])
+@pytest.mark.usefixtures("no_imports")
 def test_two_processes_learn_what_one_does(
     configure: Configure, tmp_path: Path, computed: list[int], name: str
 ) -> None:
@@ -135,6 +142,7 @@ class KilledError(RuntimeError):
     """Stands for the end of the first process."""
 
 
+@pytest.mark.usefixtures("no_imports")
 def test_a_tuning_of_two_processes_goes_on_and_stops_as_one_process_does(
     configure: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -167,11 +175,6 @@ def test_processes_that_do_not_divide_a_batch_are_refused_before_work(configure:
         tune(Run(configure("trainer.devices=2", "tuner.train_batch_size=3")))
 
 
-def hears_interrupts() -> None:
-    """Set Ctrl-C as a terminal does: a pytest in the background ignores it, and its children would too."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
 @pytest.mark.parametrize(
     ("hit", "number", "code", "line"),
     [
@@ -189,10 +192,8 @@ def test_whatever_ends_a_process_ends_all_in_one_line(
     configure: Configure, tmp_path: Path, base_folder: Path, hit: str, number: signal.Signals, code: int, line: str
 ) -> None:
     options = [*QUICK, "tuner.steps=2000", f"base.path={base_folder}", "trainer=ddp", "resources.checkpoint_every=0"]
-    words = [sys.executable, "-m", "quantbooth.programs", "tune", *options]
     shutil.copytree(Path(configure().paths.store) / "quantized_base", tmp_path / "outputs/store/quantized_base")
-    given = {"cwd": tmp_path, "stderr": subprocess.PIPE, "text": True, "preexec_fn": hears_interrupts}
-    process = subprocess.Popen(words, **given, start_new_session=True)  # type: ignore[call-overload]
+    process = Forked(tmp_path, "tune", *options)
     try:
         while not list(tmp_path.glob("outputs/store/unfinished/*/run-0/checkpoint-*")):
             assert process.poll() is None
@@ -202,7 +203,7 @@ def test_whatever_ends_a_process_ends_all_in_one_line(
             os.killpg(process.pid, number)
         else:
             os.kill(other.pid if hit == "other" else process.pid, number)
-        said = process.communicate()[1]
+        said = process.communicate(SECONDS)[1]
         other.wait(10)
     finally:
         process.kill()

@@ -1,16 +1,14 @@
 """A tuning process that gets a signal saves its state, says so by its exit code, and goes on when run again."""
 
-import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from forked import Forked
 from quantbooth import programs
 
 pytestmark = pytest.mark.chain
@@ -23,11 +21,6 @@ QUANTIZED = "outputs/store/quantized_base"
 SLURM = {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "1", "SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NODEID": "0"}
 
 
-def hears_interrupts() -> None:
-    """Set Ctrl-C as a terminal does: a pytest in the background ignores it, and its children would too."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
 class Work:
     """Commands in a folder, on the same base, quantized already where it was in other work."""
 
@@ -37,12 +30,8 @@ class Work:
         if other is not None:
             shutil.copytree(other.folder / QUANTIZED, folder / QUANTIZED)
 
-    def start(self, command: str, **environment: str) -> subprocess.Popen[str]:
-        words = [sys.executable, "-m", "quantbooth.programs", command, *OPTIONS, f"base.path={self.base}"]
-        given = os.environ | {"OMP_NUM_THREADS": "1"} | environment
-        return subprocess.Popen(
-            words, cwd=self.folder, env=given, stderr=subprocess.PIPE, text=True, preexec_fn=hears_interrupts
-        )
+    def start(self, command: str, **environment: str) -> Forked:
+        return Forked(self.folder, command, *OPTIONS, f"base.path={self.base}", **environment)
 
     def run(self, command: str) -> str:
         process = self.start(command)

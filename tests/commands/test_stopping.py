@@ -12,7 +12,7 @@ from quantbooth.commands.calibrate import calibrate
 from quantbooth.commands.tune import tune
 from quantbooth.data.prompts import as_read
 from quantbooth.run.run import Run
-from quantbooth.run.stopping import held_out
+from quantbooth.run.stopping import held_out, not_guarded
 from quantbooth.runtime.errors import UserError
 from quantbooth.tuning.module import TuningModule
 from quantbooth.tuning.stopping import AT_THE_END, BY_LOSS, BY_PROMPTS
@@ -118,6 +118,31 @@ def test_a_guard_whose_prompts_the_scorer_cannot_read_is_refused_before_work(con
     with pytest.raises(UserError, match="^the toy scorer has no word 'dog' "):
         tune(run)
     assert not list((run.store.root / "unfinished").glob("*"))
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("tuner.stopping.sampler_steps=1001",), "^tuner.stopping.sampler_steps=1001 must be at most base.timesteps"),
+        (("tuner.stopping.sampler_steps=1000", "sampler.scheduler=dpm"), "^tuner.stopping.sampler_steps=1000: .*dpm"),
+    ],
+)
+def test_steps_that_the_guard_cannot_draw_in_are_refused_before_work(
+    configure: Configure, words: tuple[str, ...], told: str
+) -> None:
+    run = Run(configure(*GUARD, *words))
+    with pytest.raises(UserError, match=told):
+        tune(run)
+    assert not list((run.store.root / "unfinished").glob("*"))
+
+
+def test_a_zone_that_the_guard_does_not_see_is_named(configure: Configure) -> None:
+    given = ("strategy=tas", "strategy.count=3", *GUARD)
+    (line,) = not_guarded(Run(configure(*given)))
+    assert "part2 [334, 667)" in line or "part3 [667, 1000)" in line
+    assert "2 timesteps of the prompt guard" in line and "raise tuner.stopping.sampler_steps" in line
+    assert not list(not_guarded(Run(configure(*given, "tuner.stopping.sampler_steps=10"))))
+    assert not list(not_guarded(Run(configure("strategy=tas"))))
 
 
 def test_only_a_run_that_can_stop_has_it_in_its_identity(configure: Configure) -> None:

@@ -93,12 +93,18 @@ def make(tmp_path: Path) -> Make:
     return maker(tmp_path)
 
 
+@pytest.fixture(scope="module")
+def module_make(tmp_path_factory: pytest.TempPathFactory) -> Make:
+    """The same for a module, whose results stay."""
+    return maker(tmp_path_factory.mktemp("results"))
+
+
 @pytest.fixture
 def four(make: Make, styles: dict[str, Style]) -> Study:
     return Study(tuple(base_and_four(make)), styles)
 
 
 @pytest.fixture(scope="module")
-def kept_four(tmp_path_factory: pytest.TempPathFactory, styles: dict[str, Style]) -> Study:
+def kept_four(module_make: Make, styles: dict[str, Style]) -> Study:
     """The same for all tests of a module, which must leave it as it is."""
-    return Study(tuple(base_and_four(maker(tmp_path_factory.mktemp("four")))), styles)
+    return Study(tuple(base_and_four(module_make)), styles)

@@ -29,7 +29,7 @@ def run(program: str, **more: str) -> str:
 
 def test_a_command_starts_once_more_and_keeps_its_words(tmp_path: Path) -> None:
     environment = {name: value for name, value in os.environ.items() if name != VARIABLE}
-    command = [sys.executable, "-m", "quantbooth.programs", "report", "report.scores=[nowhere]"]
+    command = [sys.executable, "-m", "quantbooth.programs", "tune", "seed=nowhere"]
     found = subprocess.run(command, env=environment, check=False, capture_output=True, text=True, cwd=tmp_path)
     assert found.returncode == 2
     assert "nowhere" in found.stderr

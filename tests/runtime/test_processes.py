@@ -8,6 +8,8 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from forked import server
+from quantbooth.runtime import processes
 from quantbooth.runtime.errors import UserError
 from quantbooth.runtime.processes import Share, together
 
@@ -67,7 +69,10 @@ def test_rows_of_all_processes_are_in_their_places() -> None:
         ("killed", UserError, r"^process 2 of trainer\.devices=2 .*\(SIGKILL\)"),
     ],
 )
-def test_an_error_of_another_process_is_raised_here(kind: str, error: type[Exception], line: str) -> None:
+def test_an_error_of_another_process_is_raised_here(
+    kind: str, error: type[Exception], line: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(processes, "get_context", lambda _: server())  # spawned above
     with pytest.raises(error, match=line):
         first(kind)
     assert not dist.is_initialized()

@@ -29,7 +29,7 @@ from quantbooth.run.previews import previews
 from quantbooth.run.processes import following
 from quantbooth.run.prompts import require_read
 from quantbooth.run.run import Run
-from quantbooth.run.stopping import measured_of, require_guard, stops_of
+from quantbooth.run.stopping import measured_of, not_guarded, require_guard, stops_of
 from quantbooth.run.subject_run import SubjectRun
 from quantbooth.run.tracking import about, tracker_name
 from quantbooth.runtime.errors import UserError
@@ -82,9 +82,8 @@ def _require(run: Run) -> None:
 def tune_experts(run: Run, optimizer: OptimizerFactory, missing: Sequence[int]) -> None:
     """Run one training for all experts, or one per expert with separate runs, with all missing subjects in each."""
     decide_borders(run)
-    for line in unused(run.strategy, run.timesteps):
-        say(line)
-    for line in few_samples(run.strategy, run.recipe.samples_seen, run.recipe.steps, run.timestep_sampler):
+    few = few_samples(run.strategy, run.recipe.samples_seen, run.recipe.steps, run.timestep_sampler)
+    for line in (*unused(run.strategy, run.timesteps), *not_guarded(run), *few):
         say(line)
     subjects = [run.subjects[number] for number in missing]
     if run.recipe.makes_class_pictures:

@@ -12,8 +12,9 @@ from quantbooth.runtime.errors import UserError
 from quantbooth.timesteps.samplers import TimestepSampler, Uniform
 from quantbooth.timesteps.shares import seen
 from quantbooth.timesteps.strategies import Strategy
+from quantbooth.timesteps.zones import Zones
 
-__all__ = ["few_samples", "require_decidable", "sampled_timesteps", "unused"]
+__all__ = ["few_samples", "left_out", "require_decidable", "sampled_timesteps", "unused"]
 
 UNIFORM = Uniform()
 NONE = 1e-12
@@ -65,14 +66,17 @@ def require_decidable(quantized: bool, subjects: Sequence[str] | None) -> None:
 
 def unused(strategy: Strategy, timesteps: Shaped[Tensor, " steps"]) -> Iterator[str]:
     """Yield a line for each expert at which a sampler has no timestep."""
-    used = set(strategy.sampling_zones.index(timesteps).tolist())
-    for number, name in enumerate(strategy.sampling_zones.names, start=1):
-        if number not in used:
-            zone = strategy.sampling_zones.named(name)
-            yield (
-                f"warning: none of the {len(timesteps.unique())} timesteps of the sampler is in {zone}, so what the "
-                "expert of this zone learns is never used; raise sampler.steps, or widen the zone"
-            )
+    for zone in left_out(strategy, timesteps):
+        yield (
+            f"warning: none of the {len(timesteps.unique())} timesteps of the sampler is in {zone}, so what the "
+            "expert of this zone learns is never used; raise sampler.steps, or widen the zone"
+        )
+
+
+def left_out(strategy: Strategy, timesteps: Shaped[Tensor, " steps"]) -> list[Zones]:
+    """Return the zones of the experts at which a sampler has no timestep."""
+    used, zones = set(strategy.sampling_zones.index(timesteps).tolist()), strategy.sampling_zones
+    return [zones.named(name) for number, name in enumerate(zones.names, start=1) if number not in used]
 
 
 def few_samples(strategy: Strategy, samples: int, steps: int, sampler: TimestepSampler = UNIFORM) -> Iterator[str]:

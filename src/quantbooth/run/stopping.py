@@ -1,6 +1,6 @@
 """What stops the tuning of a run before its last step, from its options; the guard asks held-out prompts."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -12,7 +12,9 @@ from quantbooth.data.prompts import as_read
 from quantbooth.data.questions import Questions
 from quantbooth.data.subjects import Subject
 from quantbooth.diffusion.base import Base
+from quantbooth.diffusion.sampler import Sampler
 from quantbooth.evaluation.scores import clip_t
+from quantbooth.run.experts import left_out, sampled_timesteps
 from quantbooth.runtime.config import build
 from quantbooth.runtime.errors import UserError
 from quantbooth.runtime.precision import full_precision
@@ -36,6 +38,7 @@ __all__ = [
     "guard_texts",
     "held_out",
     "measured_of",
+    "not_guarded",
     "require_guard",
     "stopping_of",
     "stops_of",
@@ -114,14 +117,39 @@ def guard_texts(one: "SubjectRun") -> list[str]:
 
 
 def require_guard(run: "quantbooth.run.run.Run") -> None:
-    """Check that the scorer's encoder reads the guard's prompts, before any work.
+    """Check that the guard's sampler can draw and that the scorer's encoder reads its prompts, before any work.
 
     Raises:
-        UserError: for one that it cannot read.
+        UserError: for a number of steps that it cannot do, or a prompt that it cannot read.
     """
+    if (sampler := _guard_sampler(run)) is not None:
+        option, most = f"tuner.stopping.sampler_steps={sampler.steps}", run.cfg.base.timesteps
+        if sampler.steps > most:
+            raise UserError(f"{option} must be at most base.timesteps = {most}")
+        try:
+            sampled_timesteps(run.outline, sampler)
+        except UserError as error:
+            raise UserError(f"{option}: {error}") from error
     for one in run.subjects:
         if texts := guard_texts(one):
             run.scorer.encoder.texts(texts)
+
+
+def not_guarded(run: "quantbooth.run.run.Run") -> Iterator[str]:
+    """Yield a line for each expert whose zone has no timestep of the guard's sampler."""
+    if (sampler := _guard_sampler(run)) is not None:
+        for zone in left_out(run.strategy, sampled_timesteps(run.outline, sampler)):
+            yield (
+                f"warning: none of the {sampler.steps} timesteps of the prompt guard is in {zone}, so it does not see "
+                "what the expert of this zone learns; raise tuner.stopping.sampler_steps"
+            )
+
+
+def _guard_sampler(run: "quantbooth.run.run.Run") -> Sampler | None:
+    """Return what draws the guard's pictures; None where there is no guard."""
+    if run.stopping is None or run.stopping.prompt_drop is None:
+        return None
+    return replace(run.sampler, steps=run.settings["tuner"]["stopping"]["sampler_steps"])
 
 
 def guard_identity(one: "SubjectRun") -> dict[str, Any]:
@@ -158,9 +186,8 @@ def stops_of(
 def _fidelity_of(one: "SubjectRun", base: Callable[[], Base], module: TuningModule) -> Callable[[], float] | None:
     """Return what measures the mean CLIP-T of held-out prompts as the parameters are; None without a guard."""
     run = one.run
-    if run.stopping is None or run.stopping.prompt_drop is None:
+    if (sampler := _guard_sampler(run)) is None:
         return None
-    sampler = replace(run.sampler, steps=run.settings["tuner"]["stopping"]["sampler_steps"])
     return partial(_fidelity, run, base, module, sampler, held_out(run, one.subject))
 
 
