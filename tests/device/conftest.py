@@ -17,9 +17,14 @@ __all__ = ["configure", "elsewhere", "looks", "network"]
 Configure = Callable[..., DictConfig]
 QUICK = (
     *("base=folder", "base.resolution=32", "calibration=minmax", "sampler.steps=2", "tuner.steps=3"),
-    *("prior.num_class_images=2", "prior.class_batch_size=1", "preview.validation_steps=0"),
-    *("resources.checkpoint_every=3600", "protocol.prompt_stride=25"),
+    *("preview.validation_steps=0", "resources.checkpoint_every=3600", "protocol.prompt_stride=25"),
 )
+PRIOR = ("prior.num_class_images=2", "prior.class_batch_size=1")
+
+
+def quickly(compose: Configure, outputs: Path, *words: str) -> DictConfig:
+    """Compose with the options of a quick run; those of class pictures contradict prior=none."""
+    return compose(outputs, *QUICK, *(() if "prior=none" in words else PRIOR), *words)
 
 
 @pytest.fixture
@@ -32,7 +37,7 @@ def looks() -> Iterator[Looks]:
 @pytest.fixture(scope="package")
 def configure(compose: Configure, tmp_path_factory: pytest.TempPathFactory) -> Configure:
     """Makes a configuration on a tiny untrained base that was quantized on the device; all share one store."""
-    make = partial(compose, Path(tmp_path_factory.mktemp("device")) / "out", *QUICK)
+    make = partial(quickly, compose, Path(tmp_path_factory.mktemp("device")) / "out")
     with on_device():
         calibrate(Run(make()))
     return make
@@ -41,4 +46,4 @@ def configure(compose: Configure, tmp_path_factory: pytest.TempPathFactory) -> C
 @pytest.fixture
 def elsewhere(compose: Configure, tmp_path: Path) -> Configure:
     """Makes the same configuration with a store of the test's own."""
-    return partial(compose, tmp_path / "out", *QUICK)
+    return partial(quickly, compose, tmp_path / "out")

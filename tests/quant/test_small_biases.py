@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from quantbooth.quant.adapters import add_
 from quantbooth.quant.format import Grid
 from quantbooth.quant.kernels import choice as kernels
 from quantbooth.quant.layers import QuantizedConv2d, QuantizedLayer, QuantizedLinear
@@ -52,6 +53,15 @@ def test_the_largest_ratio_of_several_calls_counts_and_no_hook_stays() -> None:
     with pytest.raises(ZeroDivisionError):
         find_small_biases(model, lambda: 1 / 0)
     assert not model["one"]._forward_hooks
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_bias_is_compared_with_the_layer_alone_and_not_with_a_lora_beside_it(kind: str) -> None:
+    model, x = model_of(kind, one=2 * MOST)
+    attach_(model, 1).choose(torch.tensor([0, 0]))
+    window = model["one"].shape[2:]  # type: ignore[index]
+    add_(model, {"one": [(torch.ones(1, 8, *window), 100 * torch.ones(16, 1))]})
+    assert find_small_biases(model, lambda: model["one"](x)) == []
 
 
 def test_layers_without_a_bias_or_a_gain_and_those_never_called_are_not_listed() -> None:

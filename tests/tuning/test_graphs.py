@@ -12,12 +12,14 @@ import pytest
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.checkpoint import checkpoint
 
 from quantbooth.quant.format import Grid
 from quantbooth.quant.observers import MinMaxObserver
 from quantbooth.quant.scale_sets import Parts, attach_
 from quantbooth.quant.selection import SetSelection
+from quantbooth.quant.small_biases import mark_small_biases_
 from quantbooth.quant.surgery import quantize_
 from quantbooth.runtime.errors import UserError
 from quantbooth.tuning.averaging import Average
@@ -59,6 +61,7 @@ def made(checkpointed: bool = False, accumulates: bool = False) -> Stage:
     denoiser = Denoiser(checkpointed).requires_grad_(False)
     quantize_(denoiser, MinMaxObserver(Grid(4)))
     selection = attach_(denoiser, 2, parts=Parts(inputs=True, biases=True))
+    mark_small_biases_(denoiser, ["one"])  # it keeps y for its backward, the other keeps u
     for one in denoiser.parameters():
         one.data.add_(0.3 * torch.randn_like(one))
     return denoiser, selection, Graphs(denoiser, selection, accumulates)
@@ -90,6 +93,18 @@ def test_a_replay_has_new_inputs_new_sets_and_new_parameters(
         with torch.no_grad():
             gain.add_(0.1)
     assert len(graphs.found) == 1
+
+
+def test_a_graph_keeps_what_layers_keep_on_a_gpu(parts: Stage) -> None:
+    denoiser, selection, _ = parts
+    selection.choose(torch.tensor([1, 2]))
+    keeps_y = []
+    for layer in (denoiser.one, denoiser.two):
+        saved: dict[int, Tensor] = {}
+        with saved_tensors_hooks(lambda one, saved=saved: saved.setdefault(id(one), one), lambda one: one):  # type: ignore[misc]
+            y = layer(torch.randn(2, layer.in_features))
+        keeps_y.append(any(torch.equal(one, y) for one in saved.values()))
+    assert keeps_y == [True, False]
 
 
 def test_every_kind_of_call_has_a_graph_of_its_own(parts: Stage) -> None:

@@ -89,7 +89,7 @@ def keeps_output(
     """
     if gain is None or not gain.requires_grad:
         return False
-    if dtype in FULL and gain.device.type == "cpu" and not torch.compiler.is_compiling():
+    if _looks(gain.device, dtype):
         return bool(gain.detach().abs().min() >= SAFE_GAIN)
     return (shift is None or small) and dtype != torch.float16
 
@@ -156,8 +156,12 @@ def _gain_gradient(
 
 def _divisor(gain: Tensor, kept: Tensor) -> Tensor:
     """Return g, and 1 for a gain of exactly 0, whose gradient is 0 then, where `keeps_output` did not look at it."""
-    looked_at = kept.dtype in FULL and kept.device.type == "cpu" and not torch.compiler.is_compiling()
-    return gain if looked_at else torch.where(gain == 0, 1.0, gain)
+    return gain if _looks(kept.device, kept.dtype) else torch.where(gain == 0, 1.0, gain)
+
+
+def _looks(device: torch.device, dtype: torch.dtype) -> bool:
+    """Return whether values of gains decide what is saved."""
+    return dtype in FULL and device.type == "cpu" and not torch.compiler.is_compiling()
 
 
 def summed(

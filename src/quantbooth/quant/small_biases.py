@@ -37,7 +37,8 @@ def find_small_biases(model: nn.Module, forward: Callable[[], object]) -> list[s
     ]
     if not watched:
         return []
-    hooks = [one.register_forward_hook(partial(_note, ratios, name)) for name, one in watched]
+    # before the hooks of adapters, which add their term to y
+    hooks = [one.register_forward_hook(partial(_note, ratios, name), prepend=True) for name, one in watched]
     try:
         forward()
     finally:

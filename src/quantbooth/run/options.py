@@ -111,7 +111,7 @@ def _check_prior(prior: Mapping[str, Any]) -> None:
     if batch and not prior["loss_weight"]:
         raise UserError(
             f"prior.loss_weight={shown(prior['loss_weight'])} leaves prior.class_batch_size={batch} class rows without "
-            "effect; choose prior=none to do without"
+            "effect; choose prior=none alone to do without"
         )
     if prior["seed"] and not prior["num_class_images"]:
         raise UserError(
