@@ -4,7 +4,8 @@ A base of true architecture with random weights, real photos, the commands a per
 process of its own whose wall time and peak resident memory are noted. With `--export` the folder for diffusers is
 written too, and another process that knows only diffusers draws a picture from the same noise. What is there already is
 not made again, so a stopped run goes on; a command that found its work done keeps the row of when it did it.
-With `--plan` the table has what `quantbooth-plan` counts for the same options too.
+With `--plan` the table has what `quantbooth-plan` counts for the same options too. With `--device cuda` commands
+compute on the GPU; the most memory of it that was in use, by whatever program, is noted too, in a table of its own.
 """
 
 import json
@@ -55,6 +56,7 @@ STAGES = {
     "evaluate": ("scoring",),
 }
 """Commands, and the stages of a plan that they go through."""
+MEMORY = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits"]
 PLANNED = re.compile(r"^  (\w+) +([\d.]+) ([MG])B", re.MULTILINE)
 Row = dict[str, Any]
 
@@ -62,15 +64,16 @@ Row = dict[str, Any]
 def main() -> int:
     """The program; the exit code of the first command that failed, else 0."""
     options = _options()
-    file = options.folder / f"{options.model}.json"
+    file = options.folder / f"{_name(options)}.json"
     result: Row = json.loads(file.read_text()) if file.exists() else {"commands": {}}
-    words = [*USUAL, *_places(options), *options.options]
-    result |= {"model": options.model, "subject": options.subject, "options": [*USUAL, *options.options]}
+    chosen = [*USUAL, *(["trainer=gpu"] if options.device == "cuda" else []), *options.options]
+    words = [*_places(options), *chosen]
+    result |= {"model": options.model, "subject": options.subject, "options": chosen}
     for name, command in _commands(options, words).items():
         if name in result["commands"] and result["commands"][name]["code"] == 0:
             continue
         print(f"{name} ...", flush=True)  # noqa: T201
-        row = timed(command, options.work / "log.txt")
+        row = timed(command, options.work / "log.txt", options.device)
         result["commands"][name] = row
         result["machine"] = facts()
         file.write_text(json.dumps(result, indent=1))
@@ -92,19 +95,28 @@ def planned(lines: str) -> dict[str, float]:
     return {name: max(found[stage] for stage in stages) for name, stages in STAGES.items() if found.keys() >= {*stages}}
 
 
-def timed(command: list[str], log: Path) -> Row:
+def timed(command: list[str], log: Path, device: str = "cpu") -> Row:
     """Run a command: its exit code, wall seconds, and the most memory that was resident, files it maps included.
+
+    With device="cuda" also the most memory of the GPUs that was in use, by whatever program.
 
     Memory is looked at every `TICK` seconds, so what is held for a shorter time at the very end may be missed.
     """
-    begin, peak = time.perf_counter(), 0
+    begin, peak, card = time.perf_counter(), 0, 0.0
     with open(log, "a") as out:
         process = subprocess.Popen(command, stdout=out, stderr=out)
         while process.poll() is None:
             peak = max(peak, _peak(process.pid))
+            card = max(card, _card_gb()) if device == "cuda" else card
             time.sleep(TICK)
     seconds = time.perf_counter() - begin
-    return {"code": process.returncode, "seconds": round(seconds, 1), "peak_gb": round(peak / GB, 2)}
+    found = {"code": process.returncode, "seconds": round(seconds, 1), "peak_gb": round(peak / GB, 2)}
+    return found | ({"card_gb": round(card, 2)} if device == "cuda" else {})
+
+
+def _card_gb() -> float:
+    said = subprocess.run(MEMORY, check=True, capture_output=True, text=True).stdout
+    return sum(map(float, said.split())) * 2**20 / GB
 
 
 def _peak(pid: int) -> int:
@@ -119,11 +131,11 @@ def _peak(pid: int) -> int:
 def document(result: Row) -> str:
     """The table in Markdown."""
     header, counted = ["command", "seconds", "peak GB"], result.get("planned")
-    rows = [
-        [name, f"{row['seconds']:.0f}", f"{row['peak_gb']:.1f}"]
-        for name, row in result["commands"].items()
-        if row["code"] == 0
-    ]
+    done = {name: row for name, row in result["commands"].items() if row["code"] == 0}
+    rows = [[name, f"{row['seconds']:.0f}", f"{row['peak_gb']:.1f}"] for name, row in done.items()]
+    if any("card_gb" in row for row in done.values()):
+        header = [*header, "card's GB"]
+        rows = [[*row, f"{one['card_gb']:.1f}"] for row, one in zip(rows, done.values(), strict=True)]
     if counted:
         header = [*header, "planned GB"]
         rows = [[*row, f"{counted[row[0]]:.1f}" if row[0] in counted else "-"] for row in rows]
@@ -159,8 +171,12 @@ def _places(options: Namespace) -> list[str]:
         *(f"base={BASES.get(options.model, options.model)}", f"base.path={work / options.model}"),
         *FLOW.get(options.model, []),
         *(f"base.resolution={side}", f"subject={options.subject}", f"paths.dreambooth={options.photos}"),
-        *(f"scorer.encoder.model='local-dir:{work / 'clip'}'", f"paths.outputs={work / ('out-' + options.model)}"),
+        *(f"scorer.encoder.model='local-dir:{work / 'clip'}'", f"paths.outputs={work / ('out-' + _name(options))}"),
     ]
+
+
+def _name(options: Namespace) -> str:
+    return str(options.model) + ("-cuda" if options.device == "cuda" else "")
 
 
 def _options() -> Namespace:
@@ -171,6 +187,7 @@ def _options() -> Namespace:
     parser.add_argument("--subject", default="dog")
     parser.add_argument("--verbs", nargs="+", choices=VERBS, default=VERBS)
     parser.add_argument("--export", action="store_true", help="write the folder for diffusers, and draw with it alone")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="where commands compute")
     parser.add_argument("--plan", action="store_true", help="add what quantbooth-plan counts for the same options")
     parser.add_argument("--folder", type=Path, default=FOLDER, help="where the table goes")
     parser.add_argument("options", nargs="*", help="more options of all commands")

@@ -22,6 +22,40 @@ def test_time_and_memory_of_a_command_are_its_own(tmp_path: Path) -> None:
     assert log.read_text() == "said\n"
 
 
+def test_memory_of_a_card_is_the_most_that_was_in_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    count, tool = tmp_path / "count", tmp_path / "nvidia-smi"
+    said = f"#!{sys.executable}\nimport pathlib\nfile = pathlib.Path({str(count)!r})\n"
+    said += "seen = len(file.read_text()) if file.exists() else 0\nfile.write_text('x' * (seen + 1))\n"
+    tool.write_text(said + "print([1000, 4000][seen % 2])\nprint(0)\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    hold = [sys.executable, "-c", f"import os, time\nwhile os.path.getsize({str(count)!r}) < 2: time.sleep(.01)"]
+    count.write_text("")
+    row = timed(hold, tmp_path / "log.txt", "cuda")
+    assert (row["code"], row["card_gb"]) == (0, 4.19)
+    text = document({"commands": {"tune": row}, "model": "sd15", "subject": "dog", "options": [], "machine": {}})
+    assert text.count("| 4.2 |") == 1
+
+
+def test_a_card_has_files_and_a_table_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or rows of the CPU would stay in its table, as those of work that is done."""
+    typed: list[list[str]] = []
+
+    def noted(command: list[str], _: Path, device: str) -> dict[str, float]:
+        typed.append(command)
+        return {"code": 0, "seconds": 1.0, "peak_gb": 1.0} | ({"card_gb": 2.0} if device == "cuda" else {})
+
+    monkeypatch.setattr(run, "timed", noted)
+    for device in ("cpu", "cuda"):
+        words = ["--model", "tiny", "--work", f"{tmp_path}/work", "--photos", "photos", "--verbs", "tune"]
+        monkeypatch.setattr(sys, "argv", ["run", *words, "--device", device, "--folder", str(tmp_path)])
+        assert run.main() == 0
+    tables = [(tmp_path / f"{name}.md").read_text() for name in ("tiny", "tiny-cuda")]
+    assert ["2.0" in one for one in tables] == ["trainer=gpu" in one for one in tables] == [False, True]
+    places = [next(word for word in one if "outputs" in word) for one in typed if "tune" in one]
+    assert places[0] != places[1]
+
+
 def test_the_table_leaves_out_what_failed() -> None:
     commands = {
         "tune": {"code": 0, "seconds": 61.4, "peak_gb": 2.345},

@@ -15,7 +15,9 @@ from quantbooth.quant.scale_sets import OUTPUTS, Parts, attach_, parameters
 from quantbooth.quant.selection import SetSelection
 from quantbooth.quant.surgery import quantize_
 
-__all__ = ["HALF", "METHODS", "UNETS", "Built", "Method", "build"]
+__all__ = ["DEVICE", "HALF", "METHODS", "UNETS", "Built", "Method", "build"]
+
+DEVICE = "cuda"
 
 SD15: dict[str, Any] = {"sample_size": 64, "cross_attention_dim": 768, "attention_head_dim": 8}
 SDXL: dict[str, Any] = {
@@ -81,7 +83,7 @@ class Built:
 def build(size: str, method: Method, dtype: torch.dtype) -> Built:
     """Return a unet on the card."""
     torch.manual_seed(0)
-    with torch.device("cuda"):
+    with torch.device(DEVICE):
         unet: Any = UNet2DConditionModel(**UNETS[size]).eval()
     if method.kind == "float":
         return Built(unet, list(unet.parameters()), None)
@@ -109,7 +111,7 @@ def _lora(unet: Any, method: Method, dtype: torch.dtype) -> Built:
                 new = bnb.nn.Linear4bit(module.in_features, module.out_features, bias, dtype, quant_type="nf4")
                 new.load_state_dict(module.state_dict())
                 parent, _, child = name.rpartition(".")
-                setattr(unet.get_submodule(parent), child, new.to("cuda").requires_grad_(False))
+                setattr(unet.get_submodule(parent), child, new.to(DEVICE).requires_grad_(False))
     unet = inject_adapter_in_model(LoraConfig(r=4, target_modules=ATTENTION), unet)
     learned = [q for n, q in unet.named_parameters() if "lora_" in n]
     for parameter in learned:

@@ -14,10 +14,11 @@ from diffusers import UNet2DConditionModel
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from experiments.bench.gpu.methods import HALF, METHODS, UNETS, Built, build
+from experiments.bench.gpu.methods import DEVICE, HALF, METHODS, UNETS, Built, build
 from quantbooth.quant.format import Grid
 from quantbooth.quant.kernels.choice import use
 from quantbooth.quant.observers import MSEObserver
+from quantbooth.quant.small_biases import find_small_biases, mark_small_biases_
 from quantbooth.quant.surgery import quantize_
 from quantbooth.tuning.graphs import Graphs
 from quantbooth.tuning.optimizers import optimizer_factory
@@ -55,24 +56,26 @@ def training(setting: Setting) -> Iterator[tuple[Callable[[], Tensor], torch.opt
     else:
         unet.disable_gradient_checkpointing()  # type: ignore[operator]
     side, width = config["sample_size"], config["cross_attention_dim"]
-    x, t = torch.randn(batch, 4, side, side, device="cuda"), torch.full((batch,), 500, device="cuda")
-    text, more = torch.randn(batch, 77, width, device="cuda"), {}
+    x, t = torch.randn(batch, 4, side, side, device=DEVICE), torch.full((batch,), 500, device=DEVICE)
+    text, more = torch.randn(batch, 77, width, device=DEVICE), {}
     if setting.size == "sdxl":
-        pooled, sizes = torch.randn(batch, 1280, device="cuda"), torch.randn(batch, 6, device="cuda")
+        pooled, sizes = torch.randn(batch, 1280, device=DEVICE), torch.randn(batch, 6, device=DEVICE)
         more = {"added_cond_kwargs": {"text_embeds": pooled, "time_ids": sizes}}
     optimizer = optimizer_factory({"name": "adamw", "lr": 1e-4, "weight_decay": 0})([{"params": built.learned}])
-    sets = torch.arange(batch, device="cuda") % method.sets + 1
+    sets = torch.arange(batch, device=DEVICE) % method.sets + 1
 
     def forward() -> Tensor:
         if built.selection is not None:
             built.selection.choose(sets)
-        with torch.autocast("cuda", half or torch.bfloat16, enabled=half is not None):
+        with torch.autocast(DEVICE, half or torch.bfloat16, enabled=half is not None):
             loss: Tensor = unet(x, t, encoder_hidden_states=text, **more).sample.float().square().mean()
         return loss
 
     graphs = Graphs(unet, built.selection).replayed() if setting.graph else nullcontext()
-    with use(method.kernels), graphs:
-        yield forward, optimizer
+    with use(method.kernels):
+        mark_small_biases_(unet, find_small_biases(unet, forward))  # as a tuning does before its first step
+        with graphs:
+            yield forward, optimizer
 
 
 _last: dict[tuple[str, str, torch.dtype], Built] = {}
@@ -139,7 +142,7 @@ def search(size: str) -> str:
     _last.clear()
     gc.collect()
     torch.cuda.empty_cache()
-    with torch.device("cuda"):
+    with torch.device(DEVICE):
         unet: Any = UNet2DConditionModel(**UNETS[size]).eval()
     torch.cuda.reset_peak_memory_stats()
     torch.cuda.synchronize()

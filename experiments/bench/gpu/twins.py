@@ -1,12 +1,14 @@
 """Layers on the card against float64 twins on the CPU."""
 
 import json
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from experiments.bench.gpu.methods import DEVICE
 from quantbooth.quant.format import Grid
 from quantbooth.quant.kernels.choice import EAGER, FUSED, use
 from quantbooth.quant.layers import QuantizedConv2d, QuantizedLinear
@@ -16,21 +18,23 @@ from quantbooth.quant.scale_sets import Parts, attach_
 
 __all__ = ["correctness", "same_weights"]
 
+BITS = (2, 3, 4, 8)
+
 
 def correctness(out: Path) -> str:
     """Each layer in float64 on the CPU against the card: y, dx, dg, as relative Frobenius errors."""
     rows = []
     for method in (EAGER, FUSED):
-        for bits in (2, 3, 4, 8):
-            for kind in ("linear", "conv"):
-                rows += _errors(method, bits, kind)
+        for bits, kind in product(BITS, ("linear", "conv")):
+            for kept in ("u", "y"):
+                rows += _errors(method, bits, kind, kept)
     (out / "correctness.json").write_text(json.dumps(rows, indent=1))
     bad = [row for row in rows if not row["ok"]]
     worst = "".join(f"\n  {row}" for row in bad[:12])
     return f"correctness: {len(bad)} of {len(rows)} rows over their bound{worst}"
 
 
-def _errors(method: str, bits: int, kind: str) -> list[dict[str, Any]]:
+def _errors(method: str, bits: int, kind: str, kept: str) -> list[dict[str, Any]]:
     torch.manual_seed(bits)
     cls, made = (
         (QuantizedLinear, nn.Linear(320, 640)) if kind == "linear" else (QuantizedConv2d, nn.Conv2d(64, 96, 3, 2, 1))
@@ -40,6 +44,7 @@ def _errors(method: str, bits: int, kind: str) -> list[dict[str, Any]]:
     with torch.no_grad():
         for one in layer[0].parameters():
             one.add_(0.1 * torch.randn_like(one))
+    layer[0].small_bias = kept == "y"
     x = torch.randn(3, *((77, 320) if kind == "linear" else (64, 17, 17)))
     index = torch.tensor([0, 2, 1])
 
@@ -58,10 +63,10 @@ def _errors(method: str, bits: int, kind: str) -> list[dict[str, Any]]:
     for tf32 in (False, True):
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
         for dtype, most in ((torch.float32, 2e-3 if tf32 else 1e-5), (torch.bfloat16, 1e-2), (torch.float16, 2e-3)):
-            about = {"kernels": method, "bits": bits, "kind": kind, "dtype": str(dtype), "tf32": tf32}
+            about = {"kernels": method, "bits": bits, "kind": kind, "kept": kept, "dtype": str(dtype), "tf32": tf32}
             try:
                 with use(method):
-                    found = run("cuda", dtype)
+                    found = run(DEVICE, dtype)
                 errors = [float((a - b).norm() / b.norm()) for a, b in zip(found, twin, strict=True)]
                 rows.append(
                     about
@@ -76,7 +81,7 @@ def _errors(method: str, bits: int, kind: str) -> list[dict[str, Any]]:
 def same_weights() -> str:
     """Whether the dequantizing kernel gives the library's weight bit for bit."""
     count = different = 0
-    for bits in (2, 3, 4, 8):
+    for bits in BITS:
         for shape, split in (
             ((640, 320), ()),
             ((33, 70, 3, 3), (64, 6)),
@@ -87,7 +92,7 @@ def same_weights() -> str:
             packed = Packed(bits, shape, split)
             scale, zero = packed.fit(torch.randn(shape), MinMaxObserver(Grid(bits)))
             codes = packed.store(torch.randint(0, 2**bits, shape, dtype=torch.uint8))
-            c, s, z = codes.cuda(), scale.cuda(), zero.to(torch.uint8).cuda()
+            c, s, z = (one.to(DEVICE) for one in (codes, scale, zero.to(torch.uint8)))
             for dtype in (torch.float32, torch.bfloat16, torch.float16):
                 count += 1
                 made = []
