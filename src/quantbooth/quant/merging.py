@@ -9,6 +9,7 @@ so W_k x + b_k = g_out_k * (W_0 (g_in_k * x)) + b + shift_k, the same function u
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from quantbooth.quant.adapters import adapted
 from quantbooth.quant.layers import QuantizedLayer, quantized_layers
 from quantbooth.quant.low_rank import LEARNED, delta
-from quantbooth.quant.per_channel import normalizations
+from quantbooth.quant.per_channel import bias_of, normalizations
 from quantbooth.quant.selection import INITIAL_VALUES, registered_sets
 from quantbooth.quant.stored import stored_layers
 from quantbooth.runtime.errors import UserError
@@ -133,10 +134,10 @@ def _of_groups(gains: Float[Tensor, " n_out"], weight: Float[Tensor, "out n ..."
     return spread.view(out, inputs, *[1] * (weight.ndim - 2))
 
 
-def _norm(norm: nn.GroupNorm | nn.LayerNorm, index: int) -> dict[str, Tensor | None]:
+def _norm(norm: Any, index: int) -> dict[str, Tensor | None]:
     gain, shift = _row(norm, "gain_out", index), _row(norm, "shift", index)
     weight: Tensor = norm.weight.detach()
-    bias: Tensor | None = norm.bias
+    bias = bias_of(norm)
     if gain is not None:
         weight, bias = weight * gain, None if bias is None else bias * gain
     return {"weight": weight, "bias": bias if shift is None or bias is None else bias + shift}

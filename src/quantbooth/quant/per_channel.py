@@ -10,8 +10,8 @@ is multiplied by 1 / |g|); below that u itself is saved instead. On a GPU and in
 shift was found small beside g * u (see `small_biases`). Without a shift y has the relative error of u, whatever g is,
 in bfloat16 too.
 
-On a GroupNorm or LayerNorm, y = g * norm(x) + b is computed by a forward hook: the module keeps its class, which
-diffusers checks in places, and its own weight and bias stay frozen.
+On a GroupNorm, LayerNorm or RMSNorm, y = g * norm(x) + b is computed by a forward hook: the module keeps its class,
+which diffusers checks in places, and its own weight and bias stay frozen.
 """
 
 from collections.abc import Iterator
@@ -29,6 +29,7 @@ from quantbooth.quant.selection import INITIAL_VALUES, SetSelection, register_se
 __all__ = [
     "affine",
     "attach_",
+    "bias_of",
     "detach_",
     "gained",
     "gradients",
@@ -197,33 +198,43 @@ def _shape(batch: int, channels: int, channel: int, ndim: int) -> list[int]:
     return shape
 
 
-Norm = nn.GroupNorm | nn.LayerNorm
+RMS = "RMSNorm"
+"""The name of the class, of torch's own and of diffusers', which is no subclass of it."""
 HANDLE = "sets_hook"
 
 
-def normalizations(model: nn.Module) -> Iterator[tuple[str, Norm]]:
-    """Yield every GroupNorm and LayerNorm that has a weight per channel, with its name, in the order of the model."""
+def normalizations(model: nn.Module) -> Iterator[tuple[str, Any]]:
+    """Yield every GroupNorm, LayerNorm and RMSNorm with a weight per channel, with its name, in the model's order."""
     for name, module in model.named_modules():
-        if isinstance(module, Norm) and isinstance(module.weight, Tensor) and module.weight.ndim == 1:
-            yield name, module
+        rms = any(kind.__name__ == RMS for kind in type(module).__mro__)
+        if rms or isinstance(module, nn.GroupNorm | nn.LayerNorm):
+            weight = module.weight
+            if isinstance(weight, Tensor) and weight.ndim == 1:
+                yield name, module
 
 
-def attach_(norm: Norm, count: int, selection: SetSelection) -> None:
+def bias_of(norm: nn.Module) -> Tensor | None:
+    """Return the bias of a normalization; torch's RMSNorm has no such attribute."""
+    found: Tensor | None = getattr(norm, "bias", None)
+    return found
+
+
+def attach_(norm: Any, count: int, selection: SetSelection) -> None:
     """Attach `count` sets to a normalization: a gain per channel, and a shift where it has a bias."""
     channels, channel = len(norm.weight), 1 if isinstance(norm, nn.GroupNorm) else -1
-    sizes = {"gain_out": channels} | ({} if norm.bias is None else {"shift": channels})
+    sizes = {"gain_out": channels} | ({} if bias_of(norm) is None else {"shift": channels})
     register_sets_(norm, sizes, count, selection, norm.weight.device)
     # A hook, not a wrapper: diffusers looks at the class of some normalizations.
     setattr(norm, HANDLE, norm.register_forward_hook(partial(_with_sets, channel)))
 
 
-def detach_(norm: Norm) -> None:
+def detach_(norm: nn.Module) -> None:
     """Undo `attach_` completely."""
     getattr(norm, HANDLE).remove()
     for name in (HANDLE, *INITIAL_VALUES, "selection"):
         delattr(norm, name)
 
 
-def _with_sets(channel: int, norm: Norm, _inputs: tuple[Tensor, ...], y: Tensor) -> Tensor:
+def _with_sets(channel: int, norm: nn.Module, _inputs: tuple[Tensor, ...], y: Tensor) -> Tensor:
     gain = selected_rows(norm, "gain_out", len(y))
     return y if gain is None else gained(y, gain, selected_rows(norm, "shift", len(y)), channel)

@@ -9,6 +9,7 @@ stored. `selection` lists the parameters and their initial values.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 
 import torch
 from jaxtyping import Float, Shaped
@@ -25,6 +26,7 @@ __all__ = [
     "attach_",
     "detach_",
     "load_",
+    "norms_of",
     "parameters",
     "parts_of",
     "read",
@@ -74,7 +76,8 @@ class Parts:
     Attributes:
         inputs: a gain per input channel of every quantized layer (MCSU, arXiv 2401.04339 v2).
         biases: a shift on the bias of every quantized layer that has one.
-        norms: a gain and a shift per channel of every GroupNorm and LayerNorm, on top of its own weight and bias.
+        norms: a gain per channel of every GroupNorm, LayerNorm and RMSNorm on top of its own weight, and a shift where
+            it has a bias.
         group_size: input channels of a group, each of which has gains of output channels of its own; None is one group.
             A layer whose inputs are no groups of this size has one.
     """
@@ -97,16 +100,28 @@ def parts_of(model: nn.Module, names: Iterable[str]) -> Parts:
 
 
 def attach_(
-    model: nn.Module, count: int, selection: SetSelection | None = None, parts: Parts = OUTPUTS
+    model: nn.Module,
+    count: int,
+    selection: SetSelection | None = None,
+    parts: Parts = OUTPUTS,
+    rowless: Sequence[str] = (),
 ) -> SetSelection:
     """Attach `count` scale sets with neutral values to a model (float32, trainable).
+
+    Args:
+        model: has quantized layers.
+        count: of sets.
+        selection: that chooses the set of each sample; None makes one.
+        parts: of a set.
+        rowless: patterns of normalizations that mix samples into rows, which get none.
 
     Returns:
         The selection, given or new, that chooses the set of each sample.
 
     Raises:
-        ValueError: when count is below 1, or the model has no quantized layer, or no normalization for `parts.norms`.
-        UserError: when no layer has two groups of inputs of `parts.group_size`, or codes are not our own for them.
+        ValueError: when count is below 1, or the model has no quantized layer.
+        UserError: when there is no normalization for `parts.norms`, no layer has two groups of inputs of
+            `parts.group_size`, or codes are not our own for them.
         RuntimeError: when sets are attached already.
     """
     if count < 1:
@@ -116,9 +131,7 @@ def attach_(
         if any(not isinstance(layer, QuantizedLayer) for layer in layers.values()):
             raise stored.without_groups(parts.group_size)
         require_groups(layers.items(), parts.group_size)
-    normalizations = dict(per_channel.normalizations(model)) if parts.norms else {}
-    if parts.norms and not normalizations:
-        raise ValueError(f"the model must have normalizations, got none in {type(model).__name__}")
+    normalizations = norms_of(model, rowless) if parts.norms else {}
     for name in _numbers(model):
         raise RuntimeError(f"scale sets must be attached once, got {name!r} already: call detach_ first")
     for layer in layers.values():
@@ -129,6 +142,25 @@ def attach_(
     for norm in normalizations.values():
         per_channel.attach_(norm, count, selection)
     return selection
+
+
+def norms_of(model: nn.Module, rowless: Sequence[str] = ()) -> dict[str, nn.Module]:
+    """Return the normalizations that sets have for `Parts.norms`, by name.
+
+    Raises:
+        UserError: when there is none.
+    """
+    found = {
+        name: norm
+        for name, norm in per_channel.normalizations(model)
+        if not any(fnmatchcase(name, pattern) for pattern in rowless)
+    }
+    if not found:
+        raise UserError(
+            f"tuner.norms=true needs normalizations with weights, and a {type(model).__name__} has none; set "
+            "tuner.norms=false"
+        )
+    return found
 
 
 def detach_(model: nn.Module) -> None:

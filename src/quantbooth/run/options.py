@@ -5,13 +5,15 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
-from torch import nn
 
 from quantbooth.data.subjects import Subject
+from quantbooth.diffusion.base import Base
 from quantbooth.kinds import shown
 from quantbooth.quant import adapters
 from quantbooth.quant.group_gains import require_groups
+from quantbooth.quant.scale_sets import norms_of
 from quantbooth.quant.surgery import matching
+from quantbooth.run.calibration import Calibration
 from quantbooth.run.tuner_options import require_used
 from quantbooth.runtime.config import build
 from quantbooth.runtime.errors import UserError
@@ -28,7 +30,7 @@ from quantbooth.tuning.tuners import IdentifierTuner
 __all__ = [
     "method_name",
     "recipe_of",
-    "require_group_size",
+    "require_parts",
     "require_places",
     "require_untouched",
     "strategy_of",
@@ -148,32 +150,35 @@ def tuner_of(cfg: DictConfig, subjects: Sequence[Subject], recipe: Recipe) -> Tu
     return tuner
 
 
-def require_group_size(
-    network: nn.Module,
-    kind: str,
-    settings: Mapping[str, Any],
-    quantized: tuple[Sequence[str], Sequence[str], bool],
-    group_size: int,
-) -> None:
-    """Check a group size against the layers of the base's denoiser, before its weights are read.
+def require_parts(base: Base, kind: str, settings: Mapping[str, Any], calibration: Calibration) -> None:
+    """Check what a tuner adds to the layers of the base's denoiser, before its weights are read.
 
     Args:
-        network: the denoiser without weights.
+        base: without weights.
         kind: of the tuner's artifacts.
         settings: the options.
-        quantized: patterns of the quantized layers, and of those left out of them.
-        group_size: inputs of a group.
+        calibration: with the patterns of quantized layers.
 
     Raises:
-        UserError: when it divides no layer that gains are of, or not every layer that is adapted.
+        UserError: when `tuner.group_size` divides no layer that gains are of, or not every layer that is adapted; when
+            there is no normalization for `tuner.norms`, or no bias for `tuner.biases`.
     """
-    if kind == "adapters":
-        tuner = settings["tuner"]
-        adapters.require_forms(network, adapters.targets(network, tuner["include"], tuner["exclude"]), group_size)
-    else:
-        include, exclude, _ = quantized
-        names = matching(network, include, exclude)
-        require_groups([(name, network.get_submodule(name)) for name in names], group_size)
+    tuner, network = settings["tuner"], base.denoiser
+    size, norms, biases = (tuner.get(key) for key in ("group_size", "norms", "biases"))
+    if norms:
+        norms_of(network, base.family.rowless_layers)
+    if size is not None and kind == "adapters":
+        adapters.require_forms(network, adapters.targets(network, tuner["include"], tuner["exclude"]), size)
+    elif (size is not None or biases) and not calibration.stored:
+        include, exclude, _ = calibration.layers
+        layers = [(name, network.get_submodule(name)) for name in matching(network, include, exclude)]
+        if size is not None:
+            require_groups(layers, size)
+        if biases and all(layer.bias is None for _, layer in layers):
+            raise UserError(
+                f"tuner.biases=true shifts biases, and no quantized layer of this {type(network).__name__} has one; "
+                "set tuner.biases=false"
+            )
 
 
 def strategy_of(cfg: DictConfig, recipe: Recipe) -> Strategy:

@@ -31,7 +31,7 @@ from quantbooth.run.experts import require_decidable, sampled_timesteps
 from quantbooth.run.options import (
     method_name,
     recipe_of,
-    require_group_size,
+    require_parts,
     strategy_of,
     timestep_sampler_of,
     tuner_of,
@@ -179,8 +179,8 @@ class Run:
         """The tuner, checked against strategy, bits and number of subjects."""
         tuner = tuner_of(self.cfg, [one.subject for one in self.subjects], self.recipe)
         tuner.check(self.plan, self.calibration.bits, self.calibration.stored)
-        if (size := self.settings["tuner"].get("group_size")) is not None:
-            require_group_size(self.outline.denoiser, tuner.kind, self.settings, self.calibration.layers, size)
+        if any(self.settings["tuner"].get(key) for key in ("group_size", "norms", "biases")):
+            require_parts(self.outline, tuner.kind, self.settings, self.calibration)
         return tuner
 
     @property

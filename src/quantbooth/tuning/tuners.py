@@ -59,7 +59,7 @@ class ScaleTuner(Tuner):
             raise UserError("tuner=scales tunes quantization scales; choose quant=w8, w4, w3 or w2, or tuner=full")
 
     def prepare_(self, base: Base, sets: int, selection: SetSelection, subjects: int = 1) -> Learning:
-        scale_sets.attach_(base.denoiser, sets * subjects, selection, self.parts)
+        scale_sets.attach_(base.denoiser, sets * subjects, selection, self.parts, base.family.rowless_layers)
         size = self.parts.group_size
         if size is not None and (whole := require_groups(quantized_layers(base.denoiser), size)):
             say(f"one group of inputs, which tuner.group_size={size} does not divide: {', '.join(whole)}")
@@ -72,7 +72,7 @@ class ScaleTuner(Tuner):
         return scale_sets.read(base.denoiser)
 
     def load_(self, base: Base, state: State, sets: int, selection: SetSelection) -> None:
-        scale_sets.attach_(base.denoiser, sets, selection, self.parts)
+        scale_sets.attach_(base.denoiser, sets, selection, self.parts, base.family.rowless_layers)
         scale_sets.load_(base.denoiser, state)
 
     def scaled(self, base: Base, state: State, shares: Float[Tensor, " sets"]) -> State:
