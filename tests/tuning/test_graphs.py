@@ -229,3 +229,18 @@ def test_a_denoiser_that_looks_at_a_value_is_refused_with_the_option(parts: Stag
     denoiser.block = lambda x: x if bool(x.sum() > 0) else -x  # type: ignore[method-assign]
     with graphs.replayed(), pytest.raises(UserError, match="resources.cuda_graphs=false"):
         call(denoiser, selection, [1], 0)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory."),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling"),
+    ],
+)
+def test_a_full_card_is_told_as_such_and_not_as_a_graph_that_fails(parts: Stage, error: RuntimeError) -> None:
+    denoiser, selection, graphs = parts
+    graphs.capture = Mock(side_effect=error)
+    with graphs.replayed(), pytest.raises(type(error)) as raised:
+        call(denoiser, selection, [1], 0)
+    assert raised.value is error

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-__all__ = ["STORAGE", "limit", "number_of"]
+__all__ = ["STORAGE", "is_out_of_memory", "limit", "number_of"]
 
 STORAGE = {
     errno.ENOSPC: "the disk of {place} is full; free some space, or {elsewhere}",
@@ -56,7 +56,7 @@ def limit(error: BaseException, cfg: DictConfig | None = None, option: str | Non
     text = str(error)
     if isinstance(error, ImportError | OSError) and (library := NOT_LOADED.search(text)):
         return LIBRARIES.format(library=library[1])
-    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and OUT_OF_MEMORY.search(text)):
+    if is_out_of_memory(error):
         wanted = re.search(r"[Tt]ried to allocate ([\d.]+ (?:[KMGT]i?B|bytes))", text)
         what = "the memory of the GPU" if re.search("CUDA|CUBLAS|HIP", text) else "memory"
         return MEMORY.format(what=what, size=f" (tried to allocate {wanted[1]} more)" if wanted else "")
@@ -73,6 +73,13 @@ def limit(error: BaseException, cfg: DictConfig | None = None, option: str | Non
     if number == errno.ENOENT and place and cfg is not None and _option_of(Path(place), cfg) in MADE:
         return f"{place} was removed while the command ran; run the same command again"
     return OTHER[number].format(at=f", {place} is one too many" if place else "") if number in OTHER else None
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether memory was full, of the CPU or of a GPU, whichever library says so."""
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and OUT_OF_MEMORY.search(str(error)) is not None
+    )
 
 
 def number_of(error: BaseException) -> int | None:

@@ -18,6 +18,7 @@ from quantbooth.diffusion.base import Base
 from quantbooth.diffusion.router import SubjectsRoute
 from quantbooth.diffusion.sampler import Reward, Sampler, initial_noise
 from quantbooth.runtime.draws import batch_loader, batches
+from quantbooth.runtime.limits import is_out_of_memory
 from quantbooth.runtime.profiling import profile
 from quantbooth.sampling.image_set import Request, write_image
 
@@ -55,7 +56,9 @@ def batch_that_fits(most: int, draw: Callable[[int], object], free: int) -> int:
         larger = min(2 * size, most)
         try:
             last, peak = peak, _peak(draw, larger)
-        except torch.OutOfMemoryError:
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
             torch.cuda.empty_cache()
             break
         if peak > room:

@@ -18,6 +18,7 @@ from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
 from quantbooth.quant.selection import SetSelection
 from quantbooth.runtime.errors import UserError
+from quantbooth.runtime.limits import is_out_of_memory
 
 __all__ = ["Graphs", "ReplayGraphs"]
 
@@ -127,9 +128,9 @@ class Graphs:
         try:
             with _uncached_autocast(), chosen:
                 replay = self.capture(call, static, num_warmup_iters=WARMUPS, allow_unused_input=True)
-        except torch.OutOfMemoryError:
-            raise
         except RuntimeError as error:
+            if is_out_of_memory(error):
+                raise
             raise UserError(
                 f"this device cannot record the denoiser as a graph ({str(error).splitlines()[0]}); "
                 "choose resources.cuda_graphs=false"
