@@ -16,6 +16,7 @@ from quantbooth.commands.tune import tune
 from quantbooth.run.reopened import reopened
 from quantbooth.run.run import Run
 from quantbooth.runtime.errors import UserError
+from quantbooth.runtime.progress import say_once
 
 Configure = Callable[..., DictConfig]
 Compose = Callable[..., DictConfig]
@@ -49,6 +50,20 @@ def test_sentences_are_drawn_onto_a_sheet_and_never_twice(configure: Configure, 
     assert again == pictures[3]
     assert times == {picture: picture.stat().st_mtime_ns for picture in pictures}
     assert sorted(path.suffix for path in (tmp_path / name).iterdir()) == [".png"] * 6
+
+
+@pytest.mark.parametrize("words", [(), ("prompt='a {}'",)])
+def test_what_no_step_of_another_sampler_uses_is_named(
+    configure: Configure, tmp_path: Path, capsys: pytest.CaptureFixture[str], words: tuple[str, ...]
+) -> None:
+    say_once.cache_clear()
+    generate(Run(configure(*words, "sampler.steps=1", "strength={600-700:0}", f"pictures={tmp_path}")))
+    told = [line for line in capsys.readouterr().err.splitlines() if "none of the 1 timesteps" in line]
+    assert [line.partition(" is in ")[2].partition(",")[0] for line in told] == [
+        *("content [354", "coarse [934", "600-700 of strength")
+    ]
+    generate(Run(configure(*words, "sampler.steps=20", f"pictures={tmp_path}")))
+    assert "none of the" not in capsys.readouterr().err
 
 
 def test_a_folder_of_scale_sets_stands_for_the_setting_and_batches_change_nothing(

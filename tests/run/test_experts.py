@@ -12,7 +12,8 @@ from quantbooth.diffusion.base import Base
 from quantbooth.diffusion.outline import outline
 from quantbooth.diffusion.pretrained import load_base
 from quantbooth.diffusion.sampler import Sampler
-from quantbooth.run.experts import few_samples, sampled_timesteps, unused
+from quantbooth.run.experts import few_samples, not_drawn, sampled_timesteps, unused
+from quantbooth.run.strength import Strength
 from quantbooth.runtime.errors import UserError
 from quantbooth.timesteps.samplers import Listed
 from quantbooth.timesteps.strategies import Strategy, baseline, s1, s2, s2_from_s1, tas
@@ -132,3 +133,20 @@ def test_an_expert_whose_timesteps_have_no_weight_is_not_told_to_take_more_steps
     lines = list(few_samples(s2(SD, False, 1000), 3200, 100, early))
     assert ["content" in line or "coarse" in line for line in lines] == [True, True]
     assert all("about 0 of 3200" in line and "no weight" in line and "tuner.steps" not in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("share", "named"),
+    [
+        (1.0, []),
+        ({"100-110": 0}, ["100-110"]),
+        ({"100-110": 0, "700-800": 2, "elsewhere": 0.5}, ["100-110"]),
+        ({"100-110": 0.5, "elsewhere": 0.5}, []),
+    ],
+)
+def test_an_interval_of_strength_without_a_step_of_the_sampler_is_named(
+    share: float | dict[str, float], named: list[str]
+) -> None:
+    lines = list(not_drawn(s1([0, 500], "base", 1000), Strength(share), torch.tensor([999.0, 750.5, 0.0])))
+    assert len(lines) == len(named)
+    assert all(f"{each} of strength" in line for each, line in zip(named, lines, strict=True))

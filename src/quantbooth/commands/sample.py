@@ -21,6 +21,7 @@ from quantbooth.diffusion.base import Base
 from quantbooth.diffusion.lora_files import add_loras_
 from quantbooth.diffusion.router import SubjectsRoute
 from quantbooth.reporting.images import contact_sheet
+from quantbooth.run.experts import not_drawn
 from quantbooth.run.load import load
 from quantbooth.run.models import tuned_base
 from quantbooth.run.offloading import offload_, require_offload
@@ -29,12 +30,14 @@ from quantbooth.run.reopened import run_of
 from quantbooth.run.run import Run
 from quantbooth.run.subject_run import SubjectRun
 from quantbooth.runtime.profiling import profile
+from quantbooth.runtime.progress import say_once
 from quantbooth.sampling.generation import collect, generate_missing
 from quantbooth.sampling.image_set import Request, prompts_of, write_image, write_requests
 from quantbooth.sampling.module import ImageJob, SamplingModule, image_jobs
 from quantbooth.schema import trainer_content
 from quantbooth.store.files import storage_of, write_whole
 from quantbooth.store.store import joined_label, make_all
+from quantbooth.tuning.files import open_tuned, strategy_of
 
 __all__ = ["check_job", "generate", "generate_own", "job", "sample"]
 
@@ -76,6 +79,8 @@ def render(run: Run, step: int) -> list[Path]:
 
 def _generate_sets(run: Run, subjects: Sequence[SubjectRun], step: int) -> None:
     artifacts = [one.images(step) for one in subjects]
+    if step:
+        _say_not_drawn(run, subjects[0].tuned.require())
     with ExitStack() as stack:
         drafts = [
             stack.enter_context(artifact.writing(one.settings))
@@ -120,6 +125,7 @@ def generate_own(run: Run) -> list[Path]:
         for number, (requests, place) in enumerate(zip(asked, places, strict=True))
     ]
     if any(missing):
+        _say_not_drawn(run, folders[0])
         base, route = _own_base(run, folders, _prompts(run, [each for one in asked for each in one]))
         with ExitStack() as stack:
             for place in places:
@@ -127,6 +133,12 @@ def generate_own(run: Run) -> list[Path]:
                 stack.enter_context(storage_of(place))
             _generate(run, base, route, missing, joined_label([place.name for place in places]))
     return [path for requests, place in zip(asked, places, strict=True) for path in _shown(requests, place)]
+
+
+def _say_not_drawn(run: Run, tuned: Path) -> None:
+    """Name what of the tuning or its strength no timestep of the sampler uses; all subjects have the same."""
+    for line in not_drawn(strategy_of(open_tuned(tuned)), run.strength, run.timesteps):
+        say_once(line)
 
 
 def _own_base(run: Run, folders: Sequence[Path], prompts: Sequence[str] | None) -> tuple[Base, SubjectsRoute | None]:

@@ -36,7 +36,7 @@ from quantbooth.runtime.errors import UserError
 from quantbooth.runtime.lightning import root_device
 from quantbooth.runtime.processes import Share, together
 from quantbooth.runtime.profiling import Cost, profile
-from quantbooth.runtime.progress import say
+from quantbooth.runtime.progress import say, say_once
 from quantbooth.sampling.generation import collect, generate_missing
 from quantbooth.sampling.image_set import Request, prompts_of, write_requests
 from quantbooth.sampling.module import SamplingModule, image_jobs
@@ -84,7 +84,7 @@ def tune_experts(run: Run, optimizer: OptimizerFactory, missing: Sequence[int]) 
     decide_borders(run)
     few = few_samples(run.strategy, run.recipe.samples_seen, run.recipe.steps, run.timestep_sampler)
     for line in (*unused(run.strategy, run.timesteps), *not_guarded(run), *few):
-        say(line)
+        say_once(line)
     subjects = [run.subjects[number] for number in missing]
     if run.recipe.makes_class_pictures:
         for one in subjects:

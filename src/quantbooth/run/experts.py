@@ -8,13 +8,14 @@ from torch import Tensor
 
 from quantbooth.diffusion.base import Base
 from quantbooth.diffusion.sampler import Sampler
+from quantbooth.run.strength import Strength
 from quantbooth.runtime.errors import UserError
 from quantbooth.timesteps.samplers import TimestepSampler, Uniform
 from quantbooth.timesteps.shares import seen
 from quantbooth.timesteps.strategies import Strategy
 from quantbooth.timesteps.zones import Zones
 
-__all__ = ["few_samples", "left_out", "require_decidable", "sampled_timesteps", "unused"]
+__all__ = ["few_samples", "left_out", "not_drawn", "require_decidable", "sampled_timesteps", "unused"]
 
 UNIFORM = Uniform()
 NONE = 1e-12
@@ -70,6 +71,16 @@ def unused(strategy: Strategy, timesteps: Shaped[Tensor, " steps"]) -> Iterator[
         yield (
             f"warning: none of the {len(timesteps.unique())} timesteps of the sampler is in {zone}, so what the "
             "expert of this zone learns is never used; raise sampler.steps, or widen the zone"
+        )
+
+
+def not_drawn(strategy: Strategy, strength: Strength, timesteps: Shaped[Tensor, " steps"]) -> Iterator[str]:
+    """Yield a line for each expert, and each interval of `strength`, at which a sampler has no timestep."""
+    yield from unused(strategy, timesteps)
+    for interval in strength.without_steps(strategy, timesteps):
+        yield (
+            f"warning: none of the {len(timesteps.unique())} timesteps of the sampler is in {interval} of strength, so "
+            "that it changes nothing; raise sampler.steps, or widen the interval"
         )
 
 

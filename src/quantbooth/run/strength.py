@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from quantbooth.runtime.errors import UserError
@@ -113,6 +113,12 @@ class Strength:
             return own * by_zone.to(t.device)[zones.index(t)][:, None]
 
         return route
+
+    def without_steps(self, strategy: Strategy, timesteps: Shaped[Tensor, " steps"]) -> list[str]:
+        """Return the intervals that have a share of their own and none of the timesteps of a sampler."""
+        own = [key for key, share in self._named.items() if self.by_interval and share != self._elsewhere]
+        zones = {key: zones_from_borders({key: _borders(key)}, strategy.sampling_zones.timesteps) for key in own}
+        return [key for key in own if not zones[key].index(timesteps).any()]
 
     def of(self, strategy: Strategy, tuner: Tuner) -> tuple[Shares, Shares | None]:
         """Return s of each expert, and for the unconditional prediction; None where it is that of the other.
