@@ -48,8 +48,11 @@ DECIDE = {
     "scoring": ("scorer", "protocol"),
 }
 """Groups of options that decide a stage."""
-NOT = {"resources": {"memory_gb", "cuda_graphs", "checkpoint_every"}, "base": {"path", "folder"}}
-"""Options of these groups that decide no memory, or where files lie."""
+NOT = {
+    **{"resources": {"memory_gb", "cuda_graphs", "checkpoint_every"}, "base": {"path", "folder"}},
+    **{"quant": {"group_size"}},
+}
+"""Options of these groups that decide no memory, that no plan sets, or where files lie."""
 
 
 @dataclass(frozen=True)

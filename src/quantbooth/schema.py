@@ -86,8 +86,8 @@ FIELDS: dict[str, dict[str, Field]] = {
         "include": Field(TEXTS),
         "exclude": Field(optional(TEXTS)),
         "split_skips": Field(FLAG, neutral=False),
-        "act_bits": Field(ACTIVATION_BITS, neutral=None),
-        "softmax_bits": Field(ACTIVATION_BITS, neutral=None),
+        "group_size": Field(optional(whole(8)), neutral=None),
+        **dict.fromkeys(("act_bits", "softmax_bits"), Field(ACTIVATION_BITS, neutral=None)),
     },
     "calibration": {
         "name": ignored(TEXT),

@@ -72,4 +72,4 @@ def test_settings_that_no_option_tells_apart_have_the_digits_of_their_runs(make_
 
 def test_settings_of_a_quantization_tell_apart(make_degradation: MakeDegradation) -> None:
     found = [make_degradation("w4", options={"quant.symmetric": value}) for value in (True, False)]
-    assert labels(make_degradation("fp"), *found) == ["w4, quant.symmetric=True", "w4, quant.symmetric=False"]
+    assert labels(make_degradation("fp"), *found) == ["w4, quant.symmetric=true", "w4, quant.symmetric=false"]

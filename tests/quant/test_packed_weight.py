@@ -2,18 +2,20 @@
 
 import copy
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from quantbooth.quant.format import BITS, Grid, packed_width
+from quantbooth.quant.kernels import choice as kernels
 from quantbooth.quant.layers import QuantizedConv2d, QuantizedLayer, QuantizedLinear
 from quantbooth.quant.observers import MinMaxObserver, MSEObserver
 from quantbooth.quant.packed_weight import Packed
 from quantbooth.quant.scale_sets import Parts, attach_
 from quantbooth.quant.selection import SetSelection
-from quantbooth.quant.surgery import KINDS
+from quantbooth.quant.surgery import KINDS, group_splits
 from quantbooth.runtime.errors import UserError
 
 SPLIT = (5, 3)
@@ -150,3 +152,68 @@ def test_a_new_layer_is_zero_until_it_is_filled(layer: nn.Module) -> None:
     assert not made.dequantized().any()
     assert not made.bias.any()
     assert not made(torch.ones(2, *([5] if isinstance(layer, nn.Linear) else [4, 5, 5]))).any()
+
+
+@kinds
+@pytest.mark.parametrize("bits", BITS)
+@pytest.mark.parametrize("size", [2, 4])
+def test_groups_of_one_size_are_stored_as_weights_of_their_own_too(
+    make: Callable[[int], nn.Module], bits: int, size: int
+) -> None:
+    """They are read as rows, not part by part."""
+    layer = float_layer(make)
+    weight = layer.get_parameter("weight").detach()
+    made = quantized(layer, bits, (size,) * (8 // size))
+    parts = []
+    for place, part in enumerate(weight.split(size, dim=1)):
+        own = Packed(bits, tuple(part.shape))
+        scale, zero = own.fit(part, MinMaxObserver(Grid(bits)))
+        assert torch.equal(made.scale[place], scale)
+        assert torch.equal(made.zero[place], zero.to(torch.uint8))
+        parts.append(made.form.integers(made.codes).split(size, dim=1)[place] - zero.view(-1, *[1] * (part.ndim - 1)))
+        parts[-1] = parts[-1] * scale.view(-1, *[1] * (part.ndim - 1))
+    assert torch.equal(made.dequantized(), torch.cat(parts, dim=1))
+    assert torch.equal(made.form.store(made.form.integers(made.codes)), made.codes)
+    rows = slice(1, 4)
+    some = made.form.weight(made.codes[rows], made.scale[:, rows], made.zero[:, rows], torch.float32)
+    assert torch.equal(some, made.dequantized()[rows])
+    between = made.form.weight(made.codes, made.scale, made.zero.float() + 0.25, torch.float32)
+    shifted = made.dequantized() - 0.25 * made.form.spread(made.scale)
+    torch.testing.assert_close(between, shifted)
+    assert (made.dequantized() - weight).abs().mean() < (quantized(layer, bits).dequantized() - weight).abs().mean()
+
+
+@pytest.mark.usefixtures("interpreted")
+def test_groups_of_one_size_are_dequantized_by_one_launch(monkeypatch: pytest.MonkeyPatch) -> None:
+    from quantbooth.quant.kernels import fused  # noqa: PLC0415  (in the interpreter)
+
+    made = quantized(nn.Linear(32, 6), 4, (8,) * 4)
+    eager = made.dequantized()
+    launches: list[int] = []
+    real = fused.dequantize
+
+    def counted(codes: Tensor, *others: Any) -> Tensor:
+        launches.append(len(codes))
+        made: Tensor = real(codes, *others)
+        return made
+
+    monkeypatch.setattr(fused, "dequantize", counted)
+    with kernels.use(kernels.FUSED):
+        assert torch.equal(made.dequantized(), eager)
+    assert launches == [24]
+
+
+def test_groups_of_layers_end_with_what_is_left_over() -> None:
+    model = nn.ModuleDict(
+        {
+            "even": nn.Linear(32, 4),
+            "rest": nn.Linear(20, 4),
+            "small": nn.Linear(8, 4),
+            "conv": nn.Conv2d(16, 4, 3),
+            "depthwise": nn.Conv2d(16, 16, 3, groups=16),
+            "grouped": nn.Conv2d(32, 32, 3, groups=2),
+        }
+    )
+    found = group_splits(model, model, 8)
+    assert found == {"even": (8,) * 4, "rest": (8, 8, 4), "conv": (8, 8)}
+    assert group_splits(model, ["small"], 4) == {"small": (4, 4)}

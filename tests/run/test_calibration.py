@@ -65,3 +65,19 @@ def test_true_pictures_serve_forward_where_they_are_known(configure: Configure) 
     toy = configure(*options, toy=True)
     pictures = [asked.pictures for asked in set_spec(toy).prompt_batches]
     assert [None if shown is None else len(shown) for shown in pictures] == [2, 1]
+
+
+@pytest.mark.parametrize(
+    ("words", "refusal"),
+    [
+        (("quant=fp",), r"^quant\.group_size=8 has no effect on quant=fp; choose quant=w4$"),
+        (("quant.split_skips=true",), r"^quant\.group_size=8 does not go with quant\.split_skips=true"),
+        (("quant=w4a8",), r"^quant\.group_size=8 does not go with quant\.act_bits=8"),
+        (("quant=as_stored",), r"^quant\.group_size=8 has no effect on quant=as_stored"),
+    ],
+)
+def test_groups_that_something_else_decides_are_refused(
+    configure: Configure, words: tuple[str, ...], refusal: str
+) -> None:
+    with pytest.raises(UserError, match=refusal):
+        _ = Run(configure(*words, "quant.group_size=8")).calibration.quantized_base

@@ -40,7 +40,7 @@ def test_a_plan_counts_two_blocks_and_the_rest(compose: Compose, tmp_path: Path,
     words = (*BASE, "trainer=gpu", "resources.gradient_checkpointing=true")
     whole, offloaded = (counted(compose(tmp_path, *words, *more), stage) for more in ((), (OFFLOAD,)))
     run = Run(compose(tmp_path, *words))
-    base, (include, exclude, _) = run.outline, run.calibration.layers
+    base, (include, exclude) = run.outline, run.calibration.layers
     Quantized(matching(base.denoiser, include, exclude), 4).apply_(base.denoiser)
     sizes = sorted(
         sum(layer.codes.nbytes for _, layer in quantized_layers(base.denoiser.get_submodule(name)))

@@ -21,7 +21,7 @@ from quantbooth.calibration.quantized_attention import Bits
 from quantbooth.calibration.quantized_base import WEIGHTS, write_blocks, write_quantized_denoiser
 from quantbooth.diffusion.base import Base
 from quantbooth.diffusion.pretrained import denoiser_by_layers
-from quantbooth.quant.surgery import NO_SPLITS, Replaced, matching, with_inputs
+from quantbooth.quant.surgery import Replaced, matching, with_inputs
 from quantbooth.run.as_stored import require_own_layers
 from quantbooth.run.calibration import CalibrationSetSpec
 from quantbooth.run.models import base_with
@@ -101,8 +101,8 @@ def quantize(run: Run, artifact: Artifact) -> None:
 
 def layers(run: Run, base: Base) -> tuple[list[str], Any]:
     """Return the names of the layers to quantize, and the splits of some."""
-    include, exclude, split = run.calibration.layers
-    return matching(base.denoiser, include, exclude), base.skip_splits() if split else NO_SPLITS
+    names = matching(base.denoiser, *run.calibration.layers)
+    return names, run.calibration.splits(base, names)
 
 
 def make_calibration_set(run: Run, set_spec: CalibrationSetSpec) -> None:

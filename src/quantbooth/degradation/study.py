@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from quantbooth.degradation.files import DegradationResult
+from quantbooth.kinds import shown
 from quantbooth.runtime.errors import UserError
 from quantbooth.store.files import SHORT
 
@@ -86,10 +87,14 @@ class DegradationStudy:
         }
         own = {(result.record.calibration, name): value for name, value in result.record.options.items()}
         return [
-            f"{name}={own[calibration, name]}" if (calibration, name) in own else ""
+            f"{name}={_typed(own[calibration, name])}" if (calibration, name) in own else ""
             for calibration, name in names
             if _differs(values[calibration, name])
         ]
+
+
+def _typed(value: object) -> str:
+    return value if isinstance(value, str) else shown(value)
 
 
 def left_float(result: DegradationResult, short: bool = False) -> str:

@@ -2,7 +2,8 @@
 
 s0 and z are [out]. A layer that reads a concatenation of feature maps may have an s0 and a z for each: `split` gives
 the number of inputs of each part, s0 and z are [parts, out], and the codes of a row are packed part by part, one after
-another. So each part is stored like a separate weight, and a weight without a split has a single part.
+another. So each part is stored like a separate weight, and a weight without a split has a single part. Parts of one
+size, such as groups of 64 inputs, are read and written as the rows of a weight with as many times the rows.
 
 A zero point is a code, or a number between codes where an adapter was merged into it (`zero_points`).
 
@@ -63,6 +64,10 @@ class Packed:
 
     def fit(self, weight: Float[Tensor, "out in *rest"], search: ScaleSearch) -> Affine:
         """Return the (s0, z) that `search` finds, for each part separately."""
+        if self._even is not None:
+            of_rows = self._even.fit(weight.reshape(-1, *self._even.shape[1:]), search)
+            scale, zero = (found.view(self.shape[0], -1).t().contiguous() for found in of_rows)
+            return scale, zero
         found = [search(part.flatten(1).float()) for part in weight.split(self._inputs, dim=1)]
         scales, zeros = zip(*found, strict=True)
         return (torch.stack(scales), torch.stack(zeros)) if self.split else found[0]
@@ -77,6 +82,8 @@ class Packed:
 
     def store(self, codes: UInt8[Tensor, "out in *rest"]) -> UInt8[Tensor, "out width"]:
         """Pack the codes part by part."""
+        if self._even is not None:
+            return self._even.store(codes.reshape(-1, *self._even.shape[1:])).view(len(codes), -1)
         parts = codes.split(self._inputs, dim=1)
         return torch.cat([pack(part.flatten(1), self.bits) for part in parts], dim=1)
 
@@ -92,6 +99,9 @@ class Packed:
         Parts are concatenated as integers q - z (a byte or two each) and scaled in place as floats, so no second float
         tensor of the weight's size is allocated.
         """
+        if self._even is not None:
+            rows_of = (codes.reshape(-1, self._even.width), _by_row(scale), _by_row(zero))
+            return self._even.weight(*rows_of, dtype).view(len(codes), *self.shape[1:])
         if zero.is_floating_point():
             return self._between_codes(codes, scale, zero, dtype)
         if (fused := fused_for(codes, dtype)) is not None:
@@ -105,6 +115,8 @@ class Packed:
 
     def integers(self, codes: UInt8[Tensor, "rows width"]) -> UInt8[Tensor, "rows in *rest"]:
         """Return the codes q; the inverse of `store`."""
+        if self._even is not None:
+            return self._even.integers(codes.reshape(-1, self._even.width)).view(len(codes), *self.shape[1:])
         held = zip(self._apart(codes, self._widths), self._lengths, strict=True)
         parts = [unpack(own, self.bits, n) for own, n in held]
         return torch.cat(parts, dim=1).view(len(codes), *self.shape[1:])
@@ -143,6 +155,13 @@ class Packed:
         """Return the columns of each part."""
         return joined.split(sizes, dim=1) if self.split else (joined,)
 
+    @cached_property
+    def _even(self) -> "Packed | None":
+        """Return the layout of the parts as rows, where they have one size."""
+        if len(set(self.split)) != 1:
+            return None
+        return Packed(self.bits, (self.shape[0] * len(self.split), self.split[0], *self.shape[2:]))
+
     @property
     def _inputs(self) -> tuple[int, ...]:
         return self.split or self.shape[1:2]
@@ -156,3 +175,8 @@ class Packed:
     def _widths(self) -> list[int]:
         """Bytes of a row, part by part."""
         return [packed_width(self.bits, n) for n in self._lengths]
+
+
+def _by_row(values: Real[Tensor, "parts rows"]) -> Real[Tensor, " n"]:
+    """Return s0 or z of all parts of a row before those of the next row."""
+    return values.t().reshape(-1)

@@ -72,6 +72,21 @@ def quantize_(
     return [_quantize_one(model, name, search, splits.get(name, ())) for name in names]
 
 
+def group_splits(model: nn.Module, names: Iterable[str], size: int) -> dict[str, tuple[int, ...]]:
+    """Return the groups of `size` inputs of each layer, the last one smaller where `size` does not divide them.
+
+    A layer with no more inputs than that has none, nor has a convolution whose outputs do not see all inputs.
+    """
+    found = {}
+    for name in names:
+        layer = model.get_submodule(name)
+        inputs = layer.get_parameter("weight").shape[1]
+        if inputs > size and getattr(layer, "groups", 1) == 1:
+            whole, rest = divmod(inputs, size)
+            found[name] = (size,) * whole + ((rest,) if rest else ())
+    return found
+
+
 def empty_like_(model: nn.Module, replaced: Iterable[Replaced]) -> None:
     """Replace the recorded layers by empty quantized ones, so that a state dict can be loaded strictly.
 

@@ -13,6 +13,7 @@ __all__ = ["is_stored", "require_own_layers"]
 
 NEUTRAL: Mapping[str, Any] = {
     **{"bits": None, "act_bits": None, "softmax_bits": None, "symmetric": False, "split_skips": False},
+    **{"group_size": None},
     **{"include": ["*"], "exclude": []},
 }
 """The options of quant=as_stored, all of them without effect."""
@@ -28,7 +29,7 @@ def is_stored(settings: Mapping[str, Any]) -> bool:
     if not quant.get("stored"):  # options of earlier versions have none
         return False
     for key, value in NEUTRAL.items():
-        if quant[key] != value:
+        if quant.get(key, value) != value:
             raise UserError(
                 f"quant.{key}={shown(quant[key])} has no effect on quant=as_stored, whose weights are quantized "
                 "already; leave it out"

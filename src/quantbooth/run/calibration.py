@@ -1,6 +1,6 @@
 """The calibration of a run: how its base is quantized, on which calibration set, and the artifacts of both."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,11 +13,12 @@ from quantbooth.calibration.lsq import LSQConfig
 from quantbooth.calibration.quantized_attention import require_attentions
 from quantbooth.calibration.sources import PromptBatch, Source, batches, kept_steps, source_of
 from quantbooth.data.questions import Questions, questions_of, require_all
+from quantbooth.diffusion.base import Base
 from quantbooth.diffusion.families.registry import family_in
 from quantbooth.diffusion.pretrained import empty_denoiser
 from quantbooth.quant.activations import ActivationBits
 from quantbooth.quant.observers import ScaleSearch
-from quantbooth.quant.surgery import matching
+from quantbooth.quant.surgery import NO_SPLITS, Splits, group_splits, matching
 from quantbooth.run.as_stored import is_stored
 from quantbooth.run.base_options import sampler_of
 from quantbooth.runtime.config import build, plain
@@ -90,8 +91,8 @@ class Calibration:
         return "-".join([str(self.settings["quant"]["name"]), *([added] if added else [])])
 
     @cached_property
-    def layers(self) -> tuple[list[str], list[str], bool]:
-        """Patterns of the layers to quantize, of those to leave float, and whether concatenations are split.
+    def layers(self) -> tuple[list[str], list[str]]:
+        """Patterns of the layers to quantize, and of those to leave float.
 
         Where quant.exclude is null, the family's `float_layers` stay float.
 
@@ -104,7 +105,35 @@ class Calibration:
             exclude = list(family.float_layers)
         elif family.rowless_layers:
             family.require_rows(matching(empty_denoiser(self.folder()), quant["include"], exclude), "quant.exclude")
-        return quant["include"], exclude, quant["split_skips"]
+        return quant["include"], exclude
+
+    @cached_property
+    def group_size(self) -> int | None:
+        """Inputs that share a scale; None: all inputs of an output channel.
+
+        Raises:
+            UserError: for float weights, and where something else decides which inputs share a scale.
+        """
+        quant = self.settings["quant"]
+        size: int | None = quant.get("group_size")  # options of earlier versions have none
+        if size is None:
+            return None
+        if quant["bits"] is None:
+            raise UserError(f"quant.group_size={size} has no effect on quant={quant['name']}; choose quant=w4")
+        if quant["split_skips"] or quant["act_bits"] is not None:
+            other = "quant.split_skips=true" if quant["split_skips"] else f"quant.act_bits={quant['act_bits']}"
+            raise UserError(f"quant.group_size={size} does not go with {other}; leave one of them out")
+        return size
+
+    def splits(self, base: Base, names: Sequence[str]) -> Splits:
+        """Return which of these layers have a scale per part of their inputs.
+
+        Raises:
+            UserError: for skip splits of a denoiser without skip connections.
+        """
+        if self.group_size is not None:
+            return group_splits(base.denoiser, names, self.group_size)
+        return base.skip_splits() if self.settings["quant"]["split_skips"] else NO_SPLITS
 
     @cached_property
     def activations(self) -> ActivationBits | None:
@@ -192,11 +221,11 @@ class Calibration:
         """The quantized base as an artifact; None for quant=fp and as_stored, which have none."""
         if self.stored:
             return None
-        _ = self.activations  # validates the options, also for float weights
+        _ = self.activations, self.group_size  # validates the options, also for float weights
         if self.bits is None:
             return None
         _ = self.rounding
-        _, exclude, _ = self.layers
+        _, exclude = self.layers
         calibration = content({"calibration": self.effective_options}, "calibration")
         calibration["search"] = {"name": self.search.name, **calibration["search"]}
         parents = {} if self.set_spec is None else {"calibration_set": self.set_spec.artifact}

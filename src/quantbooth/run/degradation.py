@@ -22,6 +22,9 @@ from quantbooth.timesteps.zones import Zones, zones_from_borders
 
 __all__ = ["Degradation"]
 
+GRID = ("symmetric", "split_skips", "group_size", "act_bits", "softmax_bits")
+"""Options of `quant` that a document shows."""
+
 
 class Degradation:
     """One measurement of a run's base; what does not fit together is refused before heavy work starts."""
@@ -109,8 +112,7 @@ class Degradation:
             "quant": quant["name"],
             "bits": quant["bits"],
             "calibration": str(self.run.settings["calibration"]["name"]),
-            "options": _options(self.run.calibration.effective_options)
-            | {f"quant.{key}": quant[key] for key in ("symmetric", "split_skips", "act_bits", "softmax_bits")},
+            "options": _options(self.run.calibration.effective_options) | {f"quant.{key}": quant[key] for key in GRID},
             "source": quantized.name,
             **self._costs(),
         }

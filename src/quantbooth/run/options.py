@@ -170,7 +170,7 @@ def require_parts(base: Base, kind: str, settings: Mapping[str, Any], calibratio
     if size is not None and kind == "adapters":
         adapters.require_forms(network, adapters.targets(network, tuner["include"], tuner["exclude"]), size)
     elif (size is not None or biases) and not calibration.stored:
-        include, exclude, _ = calibration.layers
+        include, exclude = calibration.layers
         layers = [(name, network.get_submodule(name)) for name in matching(network, include, exclude)]
         if size is not None:
             require_groups(layers, size)

@@ -13,7 +13,7 @@ from quantbooth.diffusion.outline import outline
 from quantbooth.evaluation.encoders import FOLDER, empty_clip
 from quantbooth.planning.stages import Peak, Quantized, Tuned, calibrating, encoding, sampling, scoring, tuning
 from quantbooth.quant.kernels.choice import EAGER
-from quantbooth.quant.surgery import NO_SPLITS, matching
+from quantbooth.quant.surgery import matching
 from quantbooth.run.as_stored import require_own_layers
 from quantbooth.run.offloading import require_offload
 from quantbooth.run.run import Run
@@ -143,9 +143,8 @@ def _made(run: Run, quantized: Quantized) -> Base:
 def _quantized(run: Run) -> Quantized:
     if run.calibration.bits is None:
         return Quantized()
-    include, exclude, split = run.calibration.layers
-    names = matching(run.outline.denoiser, include, exclude)
-    return Quantized(names, run.calibration.bits, run.outline.skip_splits() if split else NO_SPLITS)
+    names = matching(run.outline.denoiser, *run.calibration.layers)
+    return Quantized(names, run.calibration.bits, run.calibration.splits(run.outline, names))
 
 
 def _tuned(run: Run) -> Tuned:
