@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any
 
 import pytest
@@ -185,8 +186,7 @@ def test_groups_of_one_size_are_stored_as_weights_of_their_own_too(
 
 @pytest.mark.usefixtures("interpreted")
 def test_groups_of_one_size_are_dequantized_by_one_launch(monkeypatch: pytest.MonkeyPatch) -> None:
-    from quantbooth.quant.kernels import fused  # noqa: PLC0415  (in the interpreter)
-
+    fused = import_module("quantbooth.quant.kernels.fused")  # in the interpreter
     made = quantized(nn.Linear(32, 6), 4, (8,) * 4)
     eager = made.dequantized()
     launches: list[int] = []

@@ -137,7 +137,7 @@ def test_refuses_to_attach_twice_or_to_nothing_or_no_set() -> None:
         attach_(model, 0, SetSelection())
     with pytest.raises(ValueError, match="must have quantized layers, got none in Linear"):
         attach_(nn.Linear(2, 2), 1, SetSelection())
-    with pytest.raises(ValueError, match="must have normalizations, got none in QuantizedLinear"):
+    with pytest.raises(ValueError, match="needs normalizations with weights, and a QuantizedLinear has none"):
         attach_(QuantizedLinear(2, 2, 4), 1, SetSelection(), Parts(norms=True))
     attach_(model, 1, SetSelection())
     with pytest.raises(RuntimeError, match=r"attached once, got '0\.gain_out' already: call detach_ first"):
