@@ -20,7 +20,7 @@ from quantbooth.diffusion.base import Base
 from quantbooth.diffusion.router import SubjectsRoute, route_
 from quantbooth.quant.selection import SetSelection
 from quantbooth.run.examples import encode_examples
-from quantbooth.run.experts import few_samples, unused
+from quantbooth.run.expected import require_samples, said_of_experts
 from quantbooth.run.gradients import make_gradients
 from quantbooth.run.models import untuned_base, whole_base, with_untuned_denoiser
 from quantbooth.run.offloading import offload_, recordable, require_offload
@@ -29,7 +29,7 @@ from quantbooth.run.previews import previews
 from quantbooth.run.processes import following
 from quantbooth.run.prompts import require_read
 from quantbooth.run.run import Run
-from quantbooth.run.stopping import measured_of, not_guarded, require_guard, stops_of
+from quantbooth.run.stopping import measured_of, require_guard, stops_of
 from quantbooth.run.subject_run import SubjectRun
 from quantbooth.run.tracking import about, tracker_name
 from quantbooth.runtime.errors import UserError
@@ -77,13 +77,13 @@ def _require(run: Run) -> None:
     require_offload(run)
     require_read(run)
     require_guard(run)
+    require_samples(run)
 
 
 def tune_experts(run: Run, optimizer: OptimizerFactory, missing: Sequence[int]) -> None:
     """Run one training for all experts, or one per expert with separate runs, with all missing subjects in each."""
     decide_borders(run)
-    few = few_samples(run.strategy, run.recipe.samples_seen, run.recipe.steps, run.timestep_sampler)
-    for line in (*unused(run.strategy, run.timesteps), *not_guarded(run), *few):
+    for line in said_of_experts(run):
         say_once(line)
     subjects = [run.subjects[number] for number in missing]
     if run.recipe.makes_class_pictures:

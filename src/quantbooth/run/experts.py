@@ -91,9 +91,12 @@ def left_out(strategy: Strategy, timesteps: Shaped[Tensor, " steps"]) -> list[Zo
 
 
 def few_samples(strategy: Strategy, samples: int, steps: int, sampler: TimestepSampler = UNIFORM) -> Iterator[str]:
-    """Yield a line for each expert that expects less than half of an even share of the samples of a run, or none.
+    """Yield a line for each expert that expects less than half of an even share of the samples of a run.
 
     Each sample of a shared step is one of every expert.
+
+    Raises:
+        UserError: for an expert that would see none in any number of steps.
     """
     shared = strategy.shared_steps / steps
     if strategy.sets > 1 and shared == 1:
@@ -102,13 +105,16 @@ def few_samples(strategy: Strategy, samples: int, steps: int, sampler: TimestepS
     of_experts = seen(strategy, sampler, shared)[0 if strategy.wide is None else 1 :].sum(dim=1)
     for name, share in zip(strategy.training_zones.names, of_experts.tolist(), strict=True):
         if (expected := samples * share) < max(1, even / 2):
-            advice = "strategy.apart=true gives each a run of its own"
+            zone = strategy.training_zones.named(name)
             if share < NONE:
-                advice = "its timesteps have no weight in timesteps, choose another density or other zones"
-            elif expected < 1:
+                raise UserError(
+                    f"timesteps has no weight in {zone}, so its expert would see no sample; choose another density or "
+                    "other zones"
+                )
+            advice = "strategy.apart=true gives each a run of its own"
+            if expected < 1:
                 advice = "raise tuner.steps"
             elif shared or strategy.wide is not None:  # strategies without the option
                 advice = "raise strategy.shared_steps" if shared else "widen the zone"
-            zone = strategy.training_zones.named(name)
             about = f"the expert of {zone} will see about {expected:.3g} of {samples} samples"
             yield f"warning: {about}, an even share is {even:.4g}; {advice}"

@@ -1,0 +1,26 @@
+"""What a tuning will do with the experts of its strategy: said, or refused, before it begins."""
+
+from collections.abc import Iterator
+
+from quantbooth.run.experts import few_samples, unused
+from quantbooth.run.run import Run
+from quantbooth.run.stopping import not_guarded
+
+__all__ = ["require_samples", "said_of_experts"]
+
+
+def said_of_experts(run: Run) -> Iterator[str]:
+    """Yield a line for each expert that no sampler uses, that the guard does not see, or that sees few samples."""
+    yield from unused(run.strategy, run.timesteps)
+    yield from not_guarded(run)
+    yield from _few(run)
+
+
+def require_samples(run: Run) -> None:
+    """Refuse an expert that would see no sample, where borders are known before work."""
+    if run.plan.undecided is None:
+        list(_few(run))
+
+
+def _few(run: Run) -> Iterator[str]:
+    return few_samples(run.strategy, run.recipe.samples_seen, run.recipe.steps, run.timestep_sampler)
