@@ -19,7 +19,7 @@ from stderr import complaints
 Command = Callable[..., tuple[int, str]]
 QUICK = (
     *("base=folder", "base.resolution=32", "calibration=minmax", "sampler.steps=1", "prior=none"),
-    *("tuner.steps=2", "preview.validation_steps=0", "protocol.prompt_stride=25"),
+    *("tuner.steps=2", "trainer.log_every_n_steps=0", "preview.validation_steps=0", "protocol.prompt_stride=25"),
 )
 
 

@@ -29,7 +29,13 @@ Typed = Callable[..., tuple[int, str]]
 SUBJECTS = ("toy_mug", "toy_duck", "toy_fish")
 QUICK = (
     *("base=folder", "base.resolution=32", "calibration=minmax", "sampler.steps=2", "prior.num_class_images=3"),
-    *("tuner.steps=4", "preview.validation_steps=2", "protocol.prompt_stride=25", "tuner.learning_rate=0.02"),
+    *(
+        "tuner.steps=4",
+        "trainer.log_every_n_steps=1",
+        "preview.validation_steps=2",
+        "protocol.prompt_stride=25",
+        "tuner.learning_rate=0.02",
+    ),
 )
 KINDS = {
     "experts": ("strategy=s2",),
