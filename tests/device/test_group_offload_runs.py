@@ -14,6 +14,7 @@ from quantbooth.run.offloading import require_offload
 from quantbooth.run.run import Run
 from quantbooth.runtime.progress import say_once
 from quantbooth.tuning.files import last_step, read_snapshot
+from quantbooth.tuning.graphs import ReplayGraphs
 from quantbooth.tuning.optimizers import optimizer_factory
 
 pytestmark = pytest.mark.device
@@ -84,6 +85,7 @@ def test_graphs_are_off_with_it(configure: Configure, looks: Looks, capsys: pyte
         run = Run(configure(*words))
         run.check()
         require_offload(run)
-        recorded.append(len(prepared(run, run.subjects, 0, optimizer_factory(run.settings["optimizer"]), None)[-1]))
+        *_, callbacks = prepared(run, run.subjects, 0, optimizer_factory(run.settings["optimizer"]), None)
+        recorded.append(sum(isinstance(one, ReplayGraphs) for one in callbacks))
         assert (OFFLOAD in words) == ("resources.cuda_graphs" in capsys.readouterr().err)
     assert recorded == [1, 0]
