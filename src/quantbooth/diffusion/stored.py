@@ -128,7 +128,7 @@ def _gguf(kind: Any, folder: Path) -> Any:
     quantization = GGUFQuantizationConfig(compute_dtype=torch.float32)
     try:
         network = kind.from_single_file(state, quantization_config=quantization, torch_dtype=torch.float32, **place)
-    except SingleFileComponentError as error:
+    except (SingleFileComponentError, LookupError) as error:  # its converters look for blocks
         raise UserError(f"{file} is no {kind.__name__}: {first_line(error)}; choose another file") from error
     for module in network.modules():
         for name, one in module.named_parameters(recurse=False):
