@@ -25,7 +25,7 @@ demo: $(INSTALLED)  ## personalize the toy base by four methods, print the table
 test: $(INSTALLED)  ## run the tests of mathematics and short chains (about 8 minutes on 2 cores)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
-test-chains: $(INSTALLED)  ## run the tests of long chains (learned rounding, exports, sweeps) and of the pretended device
+test-chains: $(INSTALLED)  ## run the tests of long chains (learned rounding, exports, sweeps), of hundreds of cases, and of the pretended device
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "chain and not slow and not device"
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "device and not slow" tests/device
 

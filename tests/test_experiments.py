@@ -60,6 +60,7 @@ def overridden(file: Path) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
+@pytest.mark.chain
 def test_a_method_is_the_same_in_every_experiment(experiment: str) -> None:
     """An experiment that chooses a tuner, too, does not silently turn the method that is asked for into another.
 

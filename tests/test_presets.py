@@ -21,6 +21,7 @@ def test_the_presets_are_those_of_the_page() -> None:
 
 
 @pytest.mark.parametrize(("preset", "base"), [*itertools.product(PRESETS, BASES)])
+@pytest.mark.chain
 def test_a_preset_is_legal_on_every_base(preset: str, base: str) -> None:
     cfg = composed(f"preset={preset}", f"base={base}")
     require_valid(cfg, "quantbooth")

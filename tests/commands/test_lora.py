@@ -51,6 +51,7 @@ def pictures(folder: Path) -> list[bytes]:
 
 
 @pytest.mark.parametrize("float_base", [False, True])
+@pytest.mark.chain
 def test_a_file_changes_pictures_of_the_untuned_and_the_tuned_base(
     configure: Configure, style: Path, float_base: bool
 ) -> None:

@@ -91,6 +91,7 @@ def test_an_interrupted_sweep_goes_on_where_it_was_and_then_reports(
         ),
     ],
 )
+@pytest.mark.chain
 def test_a_mistake_ends_in_one_line_and_2_and_leaves_nothing(
     command: Command, tmp_path: Path, given: str, line: str
 ) -> None:
@@ -114,6 +115,7 @@ def test_an_unreadable_photo_is_named_before_any_work(command: Command, tmp_path
     assert not (tmp_path / "out" / "store").exists()
 
 
+@pytest.mark.chain
 def test_what_is_missing_names_the_command_that_makes_it(command: Command, tmp_path: Path) -> None:
     store = tmp_path / "out" / "store"
     for verb, kind, maker in (

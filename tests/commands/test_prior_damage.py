@@ -41,6 +41,7 @@ def scores(configure: Configure) -> list[Path]:
     return pipeline.job(configure())
 
 
+@pytest.mark.chain
 def test_sets_hold_the_subjects_pictures_and_those_of_other_prompts(configure: Configure, scores: list[Path]) -> None:
     plan = Run(configure())
     for step in (0, 2):

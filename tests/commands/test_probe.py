@@ -135,6 +135,7 @@ def test_borders_that_leave_no_three_zones_are_refused() -> None:
         ("scale_sets=x", "scale_sets"),
     ],
 )
+@pytest.mark.chain
 def test_wrong_options_are_refused_before_any_work(
     configure: Configure, wrong: str, named: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -144,6 +145,7 @@ def test_wrong_options_are_refused_before_any_work(
     assert named in str(caught.value)
 
 
+@pytest.mark.chain
 def test_a_probe_whose_document_another_takes_is_told(
     configure: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

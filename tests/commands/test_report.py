@@ -224,6 +224,7 @@ def test_the_page_says_when_by_what_and_how_the_loss_went(store: Path, configure
     assert "a mug on the beach" in page and "a sks mug on the beach" not in page
 
 
+@pytest.mark.chain
 def test_every_method_has_a_look_that_enters_no_identity(configure: Configure) -> None:
     files = sorted((conf_dir() / "method").glob("*.yaml"))
     assert set(method_styles()) == {file.stem for file in files}

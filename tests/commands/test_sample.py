@@ -35,6 +35,7 @@ def configure(compose: Compose, tmp_path_factory: pytest.TempPathFactory) -> Con
     return make
 
 
+@pytest.mark.chain
 def test_sentences_are_drawn_onto_a_sheet_and_never_twice(configure: Configure, tmp_path: Path) -> None:
     words = ('prompt=["a {} on the moon","a dog"]', "protocol.seeds=[0,3]", f"pictures={tmp_path}")
     *pictures, sheet = generate(Run(configure(*words)))
@@ -53,6 +54,7 @@ def test_sentences_are_drawn_onto_a_sheet_and_never_twice(configure: Configure, 
 
 
 @pytest.mark.parametrize("words", [(), ("prompt='a {}'",)])
+@pytest.mark.chain
 def test_what_no_step_of_another_sampler_uses_is_named(
     configure: Configure, tmp_path: Path, capsys: pytest.CaptureFixture[str], words: tuple[str, ...]
 ) -> None:

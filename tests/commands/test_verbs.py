@@ -91,6 +91,7 @@ def scores(configure: Configure) -> dict[str, list[Path]]:
 
 
 @pytest.mark.parametrize("method", ["s2", "float"])
+@pytest.mark.chain
 def test_the_chain_leaves_whole_artifacts_with_their_settings(
     configure: Configure, scores: dict[str, list[Path]], method: str
 ) -> None:
@@ -173,6 +174,7 @@ class Dies:
         return self.work(*args, **options)
 
 
+@pytest.mark.chain
 def test_a_run_that_died_four_times_repeats_nothing_and_ends_as_one_that_never_did(
     configure: Configure, scores: dict[str, list[Path]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -65,6 +65,7 @@ LONG = "a {} on the beach" + " and a duck on the beach" * 5
         (programs.calibrate, ["calibration=qdiffusion", f"calibration.set.prompts=['{LONG.replace('{}', 'mug')}']"]),
     ],
 )
+@pytest.mark.chain
 def test_every_way_in_is_refused_before_any_work(
     typed: Callable[..., tuple[int, str]], tmp_path: Path, program: Callable[[], None], words: list[str]
 ) -> None:

@@ -75,6 +75,7 @@ GRID = [(scheduler, options) for scheduler in DDPM_SCHEDULERS for options in SHA
 
 @pytest.mark.parametrize(("scheduler", "options"), GRID)
 @pytest.mark.parametrize("family", ["sd", "xl"])
+@pytest.mark.chain
 def test_pictures_are_those_of_the_pipeline_of_diffusers(
     small_base: Base, xl: Base, family: str, scheduler: str, options: dict[str, Any]
 ) -> None:

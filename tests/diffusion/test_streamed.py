@@ -42,6 +42,7 @@ def test_every_weight_is_that_of_the_whole_network(folder: Path) -> None:
     assert not base.denoiser.training
 
 
+@pytest.mark.chain
 def test_calibration_is_bit_for_bit_that_of_the_whole_network(folder: Path, loop: Loop) -> None:
     """At every layer, what was read before is gone: of float weights to quantize only one layer's are in memory."""
     base, read = denoiser_by_layers(folder, "base")

@@ -64,6 +64,7 @@ def test_looking_leaves_the_unet_as_it_was(scenes: ScenePool) -> None:
     assert not any(layer._forward_pre_hooks for name, layer in locator._base.denoiser.named_modules() if name)
 
 
+@pytest.mark.chain
 def test_masks_lie_on_drawn_objects(scenes: ScenePool) -> None:
     """On scenes of another seed: 0.66 at this threshold; all pixels together would reach what objects cover, 0.37."""
     shown, locator = pictures(scenes, slice(None)), AttentionLocator(shipped(), [200, 750], 0.35)

@@ -137,6 +137,7 @@ def test_scores_of_one_base_are_compared(monkeypatch: pytest.MonkeyPatch, tmp_pa
         scored([tmp_path / "one", tmp_path / "other"])
 
 
+@pytest.mark.chain
 def test_a_store_is_read_and_its_pictures_scored_with_other_locators(
     base_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

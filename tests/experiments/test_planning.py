@@ -28,6 +28,7 @@ def test_rows_are_those_of_our_layers_and_all_that_are_measured() -> None:
 
 
 @pytest.mark.parametrize("model", ["tiny", "tiny-sd3", "tiny-klein"])
+@pytest.mark.chain
 def test_a_step_is_counted(model: str) -> None:
     one, two = (count(Step(model, 8, 4, batch, 1, False)) for batch in (1, 2))
     assert 0 < one.held < one.held + one.kept <= one.peak

@@ -42,6 +42,7 @@ def test_a_recipe_asks_for_a_base_photos_and_a_class_word_alone(recipe: str) -> 
 
 
 @pytest.mark.parametrize("plan", OF_RECIPES, ids=lambda plan: plan.name)
+@pytest.mark.chain
 def test_a_recipe_takes_a_folder_of_photos_and_a_base_of_its_architecture(
     plan: Plan, photos: Path, tmp_path: Path
 ) -> None:

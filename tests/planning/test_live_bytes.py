@@ -110,6 +110,7 @@ def test_a_float64_step_takes_the_memory_that_was_counted() -> None:
 
 
 @pytest.mark.parametrize("learns", [False, True])
+@pytest.mark.chain
 def test_convolutions_take_the_copies_that_were_counted(learns: bool) -> None:
     pairs = measured(CONVOLVED.replace("LEARNS", str(learns)))
     assert len(pairs) == 4

@@ -13,6 +13,7 @@ FEW = Recipe(scenes=40, steps=3, batch=8, rate=2e-3)
 
 
 @pytest.mark.parametrize("train", [train_scorer, train_locator, train_oracle])
+@pytest.mark.chain
 def test_equal_seeds_train_equal_judges_and_others_do_not(train) -> None:  # type: ignore[no-untyped-def] # noqa: ANN001
     judges = [train(seed, FEW, held_out=100, progress=False) for seed in (0, 0, 1)]
     (one, figures), (again, same_figures), (other, _) = judges

@@ -115,6 +115,7 @@ def test_pictures_that_fit_stay_as_they_are_and_many_become_light_enough(tmp_pat
         assert max(image.size) == encoding.side
 
 
+@pytest.mark.chain
 def test_a_page_says_so_where_its_pictures_are_not_those_judged(tmp_path: Path, make: Make) -> None:
     results = [make("s1"), make("s2")]
     for result in results:

@@ -83,6 +83,7 @@ def plain(module_make: Make, tmp_path_factory: pytest.TempPathFactory) -> set[st
 
 
 @pytest.mark.parametrize("name", NASTY)
+@pytest.mark.chain
 def test_a_nasty_name_is_text_in_every_output(make: Make, tmp_path: Path, plain: set[str], name: str) -> None:
     assert reported(make, name, tmp_path / "nasty") == plain
     figures = list((tmp_path / "nasty").glob("*.svg"))

@@ -63,6 +63,7 @@ def _covered(draw: Callable[[], dict[str, float]], rng: np.random.Generator, tim
 
 
 @pytest.mark.parametrize("count", [6, 8, 20])
+@pytest.mark.chain
 def test_95_percent_intervals_cover_about_95_percent_of_the_time_from_six_subjects_on(count: int) -> None:
     rng = np.random.default_rng(count)
     covered = _covered(lambda: _named(list(rng.normal(0.3, 1.0, size=count))), rng)

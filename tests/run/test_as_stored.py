@@ -117,6 +117,7 @@ def test_a_plan_and_added_loras_are_refused(compose: Compose, stored_folder: Pat
         (programs.probe, (), "quantbooth-probe needs a float base"),
     ],
 )
+@pytest.mark.chain
 def test_commands_refuse_in_one_line(
     typed: Callable[..., tuple[int, str]],
     stored_folder: Path,

@@ -77,7 +77,6 @@ def test_pndm_with_runge_kutta_steps_needs_its_least_number(base_folder: Path, t
         (s2(TOY, False, 1000), 3, ["coarse [750, 1000)"]),
         (s2(SD, True, 1000), 25, []),
         (s2(SD, True, 1000), 10, ["coarse [934, 1000)"]),
-        (s1([900, 1000], "base", 1000), 5, ["selected [900, 1000)"]),
         (s1([900, 1000], "tuned", 1000), 5, []),
         (tas(4, 1000), 2, ["part2 [250, 500)", "part4 [750, 1000)"]),
         (baseline(1000), 1, []),
@@ -91,6 +90,17 @@ def test_an_expert_that_no_step_of_the_sampler_uses_is_named(
     assert all(
         zone in line and f"none of the {steps} timesteps" in line for zone, line in zip(lacking, lines, strict=True)
     )
+
+
+@pytest.mark.parametrize(
+    ("strategy", "steps"), [(s1([900, 1000], "base", 1000), 5), (s1([[603, 799], [810, 990]], "base", 1000), 5)]
+)
+def test_experts_of_which_the_sampler_uses_none_are_refused(toy: Base, strategy: Strategy, steps: int) -> None:
+    """Their pictures would be those of the untuned base, under the name of a tuning."""
+    timesteps = sampled_timesteps(toy, Sampler("ddim", steps, 1.0))
+    for said in (unused(strategy, timesteps), not_drawn(strategy, Strength(1.0), timesteps)):
+        with pytest.raises(UserError, match=r"none of the 5 timesteps .* is in selected.*untuned base alone"):
+            list(said)
 
 
 @pytest.mark.parametrize(

@@ -48,6 +48,7 @@ def beside(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     return found
 
 
+@pytest.mark.chain
 def test_text_encoders_are_gone_when_the_denoiser_is_read_and_in_tuning_the_autoencoder_too(
     compose: Compose, tmp_path: Path, beside: list[tuple[int, int]]
 ) -> None:
@@ -61,6 +62,7 @@ def test_text_encoders_are_gone_when_the_denoiser_is_read_and_in_tuning_the_auto
     assert set(beside) == {(0, 1)}
 
 
+@pytest.mark.chain
 def test_a_learned_identifier_keeps_the_text_encoder_that_it_is_learned_in(
     compose: Compose, tmp_path: Path, beside: list[tuple[int, int]]
 ) -> None:

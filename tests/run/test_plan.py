@@ -117,6 +117,7 @@ def differing(one: dict[str, str], other: dict[str, str]) -> set[str]:
         ("lora=[]", ""),
     ],
 )
+@pytest.mark.chain
 def test_what_a_setting_changes(plan: MakePlan, default: dict[str, str], override: str, changed: str) -> None:
     assert differing(default, names(plan(*override.split()))) == set(changed.split())
 

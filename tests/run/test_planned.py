@@ -127,6 +127,7 @@ def said(cfg: DictConfig, machine: int = 10**12, speed: float | None = None) -> 
     return "\n".join(plan.lines(Run(cfg), 10**9, machine, speed))
 
 
+@pytest.mark.chain
 def test_a_plan_ends_with_whether_the_run_fits(compose: Compose, tmp_path: Path) -> None:
     assert said(compose(tmp_path, *SMALL)).endswith("fits in 1000.00 GB")
     assert "fits" not in said(compose(tmp_path, *SMALL, "trainer=gpu"))
@@ -135,6 +136,7 @@ def test_a_plan_ends_with_whether_the_run_fits(compose: Compose, tmp_path: Path)
     assert [line.split()[0] for line in small if "does not fit in 1.00 GB" in line] == list(STAGES)
 
 
+@pytest.mark.chain
 def test_work_grows_with_what_is_asked_and_time_is_work_over_speed(
     default: dict[str, Peak], compose: Compose, tmp_path: Path
 ) -> None:

@@ -54,6 +54,7 @@ def test_each_artifact_is_to_make_once_and_shared_then(compose: Compose, tmp_pat
 
 
 @pytest.mark.parametrize("words", [(), ("-m", "strategy=baseline,s1")])
+@pytest.mark.chain
 def test_a_dry_run_computes_nothing(
     typed: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
 ) -> None:

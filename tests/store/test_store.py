@@ -113,6 +113,7 @@ def test_whoever_finishes_second_drops_its_own_quietly(store: Store) -> None:
     assert len(list((store.root / "quantized_base").iterdir())) == 1
 
 
+@pytest.mark.chain
 def test_many_processes_make_one_artifact(store: Store) -> None:
     program = (
         "import sys; from pathlib import Path; from quantbooth.store.store import Store\n"

@@ -128,6 +128,7 @@ def test_nothing_is_waited_for_between_the_rows(new_stage: MakeStage) -> None:
     assert counts[0] == counts[1] > 0
 
 
+@pytest.mark.chain
 def test_trackers_change_no_byte_of_what_is_tuned(
     typed: Callable[..., tuple[int, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -46,10 +46,22 @@ def test_options_that_an_optimizer_refuses_are_refused_before_there_is_a_paramet
         optimizer_factory({"name": "adamw", **options})
 
 
-@pytest.mark.parametrize("name", sorted({*OPTIMIZERS} - {"sparseadam", "muon"}))
-def test_every_optimizer_that_takes_a_vector_is_offered(name: str) -> None:
-    made = optimizer_factory({"name": name, "lr": 0.1})([{"params": [torch.zeros(1, requires_grad=True)]}])
-    assert made.defaults["lr"] == 0.1
+@pytest.mark.parametrize("name", sorted(OPTIMIZERS))
+def test_every_optimizer_that_is_offered_trains_groups_of_vectors_at_rates_of_their_own(name: str) -> None:
+    """Gains and shifts are two groups."""
+    gains, shifts = (torch.ones(3, requires_grad=True) for _ in range(2))
+    made = optimizer_factory({"name": name, "lr": 0.1})([{"params": [gains]}, {"params": [shifts], "lr": 0.2}])
+    (gains.sum() + shifts.sum()).backward()
+    made.step()
+    assert [group["lr"] for group in made.param_groups] == [0.1, 0.2]
+    assert all((one < 1).all() for one in (gains, shifts))
+
+
+@pytest.mark.parametrize("name", ["lbfgs", "sparseadam", "muon", "optimizer"])
+def test_one_that_cannot_train_groups_of_vectors_is_not_offered(name: str) -> None:
+    with pytest.raises(UserError, match=rf"must be one of adadelta, .*got '{name}'") as caught:
+        optimizer_factory({"name": name, "lr": 0.1})
+    assert f" {name}," not in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["adamw", "sgd"])

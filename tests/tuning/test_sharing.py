@@ -92,6 +92,7 @@ def test_gradients_are_summed_over_the_experts_of_a_subject_alone() -> None:
 @pytest.mark.parametrize(
     "options", [{}, {"pull": 0.5}, {"each": 2}, {"clip": 1e-4}], ids=["plain", "pull", "accumulated", "clipped"]
 )
+@pytest.mark.chain
 def test_a_shared_run_is_that_of_the_baseline_for_every_expert(new: New, name: str, options: dict[str, Any]) -> None:
     recipe = {"pull": options.get("pull", 0.0), "accumulate_grad_batches": options.get("each", 1)}
     trainer: dict[str, Any] = {"accumulate_grad_batches": recipe["accumulate_grad_batches"]}

@@ -186,6 +186,7 @@ def test_a_state_is_a_copy_that_later_steps_do_not_change(fresh: MakeBase, tuner
     assert all(torch.equal(state[name], before[name]) for name in before)
 
 
+@pytest.mark.chain
 def test_a_fresh_base_with_a_loaded_state_is_the_tuned_one(fresh: MakeBase, tuner: Tuner) -> None:
     tuned, again, untuned, selection = fresh(tuner), fresh(tuner), fresh(tuner), SetSelection()
     shaken(tuner, tuned, selection)

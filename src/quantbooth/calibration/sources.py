@@ -52,7 +52,7 @@ def kept_steps(steps: int, count: int) -> list[int]:
         UserError: when there are fewer.
     """
     if not 1 <= count <= steps:
-        raise UserError(f"calibration.set.timesteps must be in [1, {steps}], the steps of the sampler, got {count}")
+        raise UserError(f"calibration.set.timesteps must be in [1, {steps}] with sampler.steps={steps}, got {count}")
     if count == 1:
         return [steps // 2]
     return [round(index * (steps - 1) / (count - 1)) for index in range(count)]

@@ -20,7 +20,7 @@ from quantbooth.diffusion.base import Base
 from quantbooth.diffusion.router import SubjectsRoute, route_
 from quantbooth.quant.selection import SetSelection
 from quantbooth.run.examples import encode_examples
-from quantbooth.run.expected import require_samples, said_of_experts
+from quantbooth.run.expected import require_experts, said_of_experts
 from quantbooth.run.gradients import make_gradients
 from quantbooth.run.models import untuned_base, whole_base, with_untuned_denoiser
 from quantbooth.run.offloading import offload_, recordable, require_offload
@@ -77,7 +77,7 @@ def _require(run: Run) -> None:
     require_offload(run)
     require_read(run)
     require_guard(run)
-    require_samples(run)
+    require_experts(run)
 
 
 def tune_experts(run: Run, optimizer: OptimizerFactory, missing: Sequence[int]) -> None:

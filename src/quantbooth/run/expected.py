@@ -6,7 +6,7 @@ from quantbooth.run.experts import few_samples, unused
 from quantbooth.run.run import Run
 from quantbooth.run.stopping import not_guarded
 
-__all__ = ["require_samples", "said_of_experts"]
+__all__ = ["require_experts", "said_of_experts"]
 
 
 def said_of_experts(run: Run) -> Iterator[str]:
@@ -16,10 +16,11 @@ def said_of_experts(run: Run) -> Iterator[str]:
     yield from _few(run)
 
 
-def require_samples(run: Run) -> None:
-    """Refuse an expert that would see no sample, where borders are known before work."""
+def require_experts(run: Run) -> None:
+    """Refuse an expert that would see no sample, and experts that no sampler uses, if borders are known before work."""
     if run.plan.undecided is None:
         list(_few(run))
+        list(unused(run.strategy, run.timesteps))
 
 
 def _few(run: Run) -> Iterator[str]:

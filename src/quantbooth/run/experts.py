@@ -66,11 +66,19 @@ def require_decidable(quantized: bool, subjects: Sequence[str] | None) -> None:
 
 
 def unused(strategy: Strategy, timesteps: Shaped[Tensor, " steps"]) -> Iterator[str]:
-    """Yield a line for each expert at which a sampler has no timestep."""
-    for zone in left_out(strategy, timesteps):
+    """Yield a line for each expert at which a sampler has no timestep.
+
+    Raises:
+        UserError: when each timestep is served by the base, so that pictures would be those of the untuned base.
+    """
+    lacking = left_out(strategy, timesteps)
+    told = [f"none of the {len(timesteps.unique())} timesteps of the sampler is in {zone}" for zone in lacking]
+    if not strategy.route(timesteps).any():
+        raise UserError(f"{told[0]}, so the untuned base alone would draw; raise sampler.steps, or widen the zone")
+    for one in told:
         yield (
-            f"warning: none of the {len(timesteps.unique())} timesteps of the sampler is in {zone}, so what the "
-            "expert of this zone learns is never used; raise sampler.steps, or widen the zone"
+            f"warning: {one}, so what the expert of this zone learns is never used; raise sampler.steps, or widen the "
+            "zone"
         )
 
 

@@ -112,12 +112,12 @@ class SubjectRun:
         # labels are for people: many LoRA files, or strengths of many intervals, are cut
         added = "".join(f"-with-{slugify(lora.name)}" for lora in run.loras)
         if step == 0:
-            label = f"{slugify(self.name)}-base-{run.calibration.name}{run.drawn_in}{added}"
-            return Artifact(run.store, "image_set", label[:LONGEST], "quantbooth-sample", run.untuned | shared, run.parents)
+            label = f"{slugify(self.name)}-base-{run.calibration.name}{run.drawn_in}{added}"[:LONGEST]
+            return Artifact(run.store, "image_set", label, "quantbooth-sample", run.untuned | shared, run.parents)
         identity = {"tuned": self._learned, "step": step, **shared, **run.strength.content, **run.drawn_with}
-        label = f"{self.tuned.label}-step{step}{run.strength.name}{run.drawn_in}{added}"
+        label = f"{self.tuned.label}-step{step}{run.strength.name}{run.drawn_in}{added}"[:LONGEST]
         parents = {**run.parents, "tuned": self.tuned}
-        return Artifact(run.store, "image_set", label[:LONGEST], "quantbooth-sample", identity, parents)
+        return Artifact(run.store, "image_set", label, "quantbooth-sample", identity, parents)
 
     def scores(self, step: int) -> Artifact:
         """Return the item of the scores of the pictures after a step."""

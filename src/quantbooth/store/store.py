@@ -149,7 +149,8 @@ class Store:
             raise ValueError(f"the kind of an artifact must be one of {', '.join(KINDS)}, got {kind!r}")
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.+=,-]*", label) or len(label) > LONGEST:
             raise UserError(
-                f"a name must be 1 to {LONGEST} letters, digits and _.+=,- and begin with one of the first two, got {label!r}"
+                f"a name must be 1 to {LONGEST} letters, digits and _.+=,- and begin with one of the first two, got "
+                f"{label!r}"
             )
         full = fingerprint({"kind": kind, "format_version": FORMAT, "identity": dict(identity)})
         return full, self.root / kind / f"{label}-{full[:SHORT]}"

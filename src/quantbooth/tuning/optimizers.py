@@ -14,10 +14,12 @@ from quantbooth.tuning.recipe import OptimizerFactory
 
 __all__ = ["OPTIMIZERS", "optimizer_factory"]
 
+UNFIT = (Optimizer, torch.optim.LBFGS, torch.optim.SparseAdam, torch.optim.Muon)
+"""The base class, and those for one group of parameters, for sparse gradients and for matrices alone."""
 OPTIMIZERS: dict[str, Any] = {
     name.lower(): kind
     for name, kind in vars(torch.optim).items()
-    if isinstance(kind, type) and issubclass(kind, Optimizer) and kind is not Optimizer
+    if isinstance(kind, type) and issubclass(kind, Optimizer) and kind not in UNFIT
 }
 
 
@@ -28,7 +30,7 @@ def optimizer_factory(options: Mapping[str, Any]) -> OptimizerFactory:
         options: `name` and the arguments of the optimizer.
 
     Raises:
-        UserError: for a name that PyTorch does not have, or arguments that the optimizer refuses.
+        UserError: for a name that is not among OPTIMIZERS, or arguments that the optimizer refuses.
     """
     given = dict(options)
     name = given.pop("name", None)

@@ -36,6 +36,7 @@ def gradient(norm: nn.Module) -> Tensor:
 
 
 @pytest.mark.parametrize("name", NAMES)
+@pytest.mark.chain
 def test_each_sample_has_the_norms_of_its_set_as_a_float_network_with_these_weights(
     name: str, written: Callable[[str], Path]
 ) -> None:

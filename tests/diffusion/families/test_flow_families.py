@@ -86,6 +86,7 @@ def theirs(pipeline: Any, noise: torch.Tensor, side: int) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("dynamic", [False, True])
+@pytest.mark.chain
 def test_plain_diffusers_draws_our_pictures(folder: Path, base: Base, dynamic: bool) -> None:
     changed = {"use_dynamic_shifting": dynamic}
     pipeline = DiffusionPipeline.from_pretrained(str(folder), **dict.fromkeys(base.family.absent_parts))
@@ -102,6 +103,7 @@ def test_plain_diffusers_draws_our_pictures(folder: Path, base: Base, dynamic: b
     assert (base.side, base.timesteps) == (64, T)
 
 
+@pytest.mark.chain
 def test_a_base_comes_back_bit_for_bit(base: Base, tmp_path: Path) -> None:
     save_base(base, tmp_path, torch.float32)
     again = load_base(tmp_path, "again")
@@ -112,6 +114,7 @@ def test_a_base_comes_back_bit_for_bit(base: Base, tmp_path: Path) -> None:
     assert (again.scheduler_config, again.family) == (base.scheduler_config, base.family)
 
 
+@pytest.mark.chain
 def test_large_text_encoders_stay_in_the_precision_of_their_files(folder: Path, tmp_path: Path) -> None:
     base = load_base(folder, "base")
     save_base(base, tmp_path, torch.bfloat16)
@@ -138,6 +141,7 @@ def test_network_time_comes_back_as_the_training_timestep(base: Base) -> None:
     assert base.family.training_timestep(torch.tensor(zero + sign * 0.4 / unit)) == 0
 
 
+@pytest.mark.chain
 def test_sets_are_routed_in_our_loop_and_in_a_plain_pipeline(folder: Path) -> None:
     base = load_base(folder, "base")
     quantize_(base.denoiser, 4, exclude=base.float_layers)
@@ -212,6 +216,7 @@ def test_an_empty_denoiser_has_every_tensor_that_is_in_no_file(folder: Path, bas
     assert torch.equal(wanted, found)
 
 
+@pytest.mark.chain
 def test_a_plan_encodes_prompts_in_the_precision_of_the_files(base: Base, tmp_path: Path) -> None:
     save_base(base, tmp_path, torch.bfloat16)
     with counted():

@@ -144,6 +144,7 @@ def planned(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
     return count
 
 
+@pytest.mark.chain
 def test_a_plan_counts_the_crop_alone_and_files_whole(planned: Any) -> None:
     (small, file), (large, larger_file) = planned(8), planned(128)
     assert small == large

@@ -42,6 +42,7 @@ def noise_of(base: Base) -> torch.Tensor:
 
 
 @KINDS
+@pytest.mark.chain
 def test_plain_diffusers_draws_our_pictures(folders: dict[str, Path], name: str) -> None:
     base = load_base(folders[name], name)
     noise = noise_of(base)
@@ -54,6 +55,7 @@ def test_plain_diffusers_draws_our_pictures(folders: dict[str, Path], name: str)
 
 
 @KINDS
+@pytest.mark.chain
 def test_a_base_comes_back_bit_for_bit_also_when_exported(folders: dict[str, Path], name: str, tmp_path: Path) -> None:
     base = load_base(folders[name], name)
     state = base.denoiser.state_dict()

@@ -21,6 +21,7 @@ TEXTS = ["a red mug", "a duck on the beach"]
 
 @pytest.mark.parametrize("kind", ["nf4", "torchao_int8", "sdnq", "gguf"])
 @pytest.mark.parametrize("name", ["tiny-sd3", "tiny-flux1", "tiny-klein", "tiny-pixart"])
+@pytest.mark.chain
 def test_gains_of_1_give_the_stored_transformer_and_all_of_them_learn(name: str, kind: str, tmp_path: Path) -> None:
     folder = write_stored(tmp_path, kind, random_base(name))
     if (name, kind) == ("tiny-pixart", "gguf"):

@@ -36,6 +36,7 @@ def here(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("name", {one.method: None for one in check.ROWS})
+@pytest.mark.chain
 def test_every_method_has_a_row(name: str) -> None:
     if name in ("lora", "lora_half", "qlora"):
         pytest.importorskip("peft")

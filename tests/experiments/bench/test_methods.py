@@ -40,6 +40,7 @@ def training_of(case: Case, seed: int = 0) -> Training:
 @pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize("method", MODULES)
 @pytest.mark.parametrize("model", ["tiny", "tiny-sd3", "tiny-klein"])
+@pytest.mark.chain
 def test_a_step_changes_all_that_learns_and_nothing_else(model: str, method: str, checkpointing: bool) -> None:
     training = training_of(case_of(method, Setting(model, 8, checkpointing)))
     assert not any(tensor.is_meta for tensor in (*training.denoiser.parameters(), *training.denoiser.buffers()))

@@ -16,12 +16,14 @@ def wrong(cases: list[Case], base: Path, folder: Path, runs: bool = False) -> di
     return {case: said for case, (kind, said) in ended.items() if kind not in ("accepted", "refused")}
 
 
+@pytest.mark.chain
 def test_the_same_seed_draws_the_same_cases() -> None:
     assert list(Fuzzer(3).cases(20)) == list(Fuzzer(3).cases(20))
     assert list(Fuzzer(3).cases(20)) != list(Fuzzer(4).cases(20))
 
 
 @pytest.mark.parametrize("part", [0, *(pytest.param(part, marks=pytest.mark.slow) for part in range(1, 4))])
+@pytest.mark.chain
 def test_random_options_are_accepted_or_refused(part: int, base_folder: Path, tmp_path: Path) -> None:
     assert wrong(list(Fuzzer(100 + part).cases(30)), base_folder, tmp_path) == {}
 
