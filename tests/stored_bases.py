@@ -93,8 +93,8 @@ def _by_diffusers(network: Any, part: Path, kind: str) -> Any:
     return network.from_pretrained(part, quantization_config=config, torch_dtype=torch.bfloat16)
 
 
-def write_gguf(file: Path, state: Mapping[str, Tensor]) -> None:
-    """Write weights with 32 inputs or more in Q4_0 or Q8_0, in turn, and the others in float32."""
+def write_gguf(file: Path, state: Mapping[str, Tensor], others: str = "F32") -> None:
+    """Write weights with 32 inputs or more in Q4_0 or Q8_0, in turn, and the others in F32 or BF16."""
     gguf = pytest.importorskip("gguf", reason="gguf is not installed")
     writer = gguf.GGUFWriter(str(file), "any")
     kinds = (gguf.GGMLQuantizationType.Q4_0, gguf.GGMLQuantizationType.Q8_0)
@@ -103,7 +103,8 @@ def write_gguf(file: Path, state: Mapping[str, Tensor]) -> None:
         if numbers.ndim == 2 and numbers.shape[1] % 32 == 0:
             writer.add_tensor(name, gguf.quants.quantize(numbers, kind), raw_dtype=kind)
         else:
-            writer.add_tensor(name, numbers)
+            kind = gguf.GGMLQuantizationType[others]
+            writer.add_tensor(name, gguf.quants.quantize(numbers, kind), raw_dtype=kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

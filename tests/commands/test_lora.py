@@ -16,6 +16,7 @@ from quantbooth.commands.tune import tune
 from quantbooth.run.run import Run
 from quantbooth.runtime.errors import UserError
 from quantbooth.store.files import fingerprint
+from quantbooth.store.store import LONGEST
 
 Configure = Callable[..., DictConfig]
 Compose = Callable[..., DictConfig]
@@ -118,3 +119,12 @@ def test_a_file_that_matches_nothing_is_refused_and_leaves_no_pictures(configure
 def test_what_is_no_file_is_refused_before_anything_is_made(configure: Configure) -> None:
     with pytest.raises(UserError, match=r"^lora: no file or folder at nowhere\.safetensors$"):
         sample(Run(configure("lora=[nowhere.safetensors]")))
+
+
+def test_files_of_long_names_have_a_place(configure: Configure, style: Path, tmp_path: Path) -> None:
+    files = [tmp_path / f"{'a_style_of_somebody_' * 3}{number}.safetensors" for number in range(3)]
+    for file in files:
+        file.write_bytes(style.read_bytes())
+    images = Run(configure(f"lora=[{','.join(map(str, files))}]", "strength={100-200:0.5}")).only.images
+    assert [len(images(step).label) for step in (0, 2)] == [LONGEST] * 2
+    assert images(0).path.parent == images(2).path.parent

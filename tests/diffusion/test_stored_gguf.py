@@ -41,6 +41,28 @@ def test_numbers_that_no_layer_reads_are_named(tmp_path: Path, capsys: pytest.Ca
     assert ", 7 more than the UNet2DConditionModel in config.json" in said
 
 
+def test_numbers_in_bfloat16_are_floats_and_have_no_gains(tmp_path: Path) -> None:
+    base = random_base("tiny")
+    folder = write_stored(tmp_path, "gguf", base)
+    coded = {name for name, _ in stored_layers(read_denoiser(folder))}
+    write_gguf(folder / "unet" / "denoiser.gguf", base.denoiser.state_dict(), "BF16")
+    found = read_denoiser(folder)
+    assert {name for name, _ in stored_layers(found)} == coded
+    for name, tensor in base.denoiser.state_dict().items():
+        if not (name.endswith("weight") and name.rpartition(".")[0] in coded):
+            assert torch.equal(found.state_dict()[name], tensor.bfloat16().float()), name
+
+
+def test_codes_of_what_is_no_layer_are_dequantized(tmp_path: Path) -> None:
+    base, tokens = random_base("tiny-zimage"), ("x_pad_token", "cap_pad_token")
+    for name in tokens:
+        torch.nn.init.normal_(base.denoiser.get_parameter(name))
+    found, state = read_denoiser(write_stored(tmp_path, "gguf", base)), base.denoiser.state_dict()
+    for name in tokens:
+        assert (tensor := found.get_parameter(name)).shape == state[name].shape
+        assert 0 < (tensor - state[name]).abs().max() < 0.2 * state[name].abs().max()
+
+
 @pytest.mark.parametrize("names", [("another",), ("conv_in.weight",)])
 def test_a_file_of_another_network_is_refused(tmp_path: Path, names: tuple[str, ...]) -> None:
     folder = write_stored(tmp_path, "gguf")

@@ -81,6 +81,7 @@ def test_options_of_a_quantization_are_refused(
     [
         ("tuner=lora", "tuner=lora"),
         ("tuner=qlora", "tuner=qlora"),
+        ("tuner=qa_lora", "tuner=qa_lora"),
         ("tuner=full", "tuner=full"),
         ("tuner=scales_lora", "tuner=scales_lora"),
         ("tuner.group_size=4", "tuner.group_size=4"),

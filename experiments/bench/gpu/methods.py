@@ -100,7 +100,7 @@ def build(size: str, method: Method, dtype: torch.dtype) -> Built:
     if method.kind == "packed":
         selection, names = SetSelection(), adapters.targets(unet, [f"*.{name}" for name in ATTENTION], [])
         adapters.attach_(unet, names, 1, RANK, 1.0, selection, torch.Generator().manual_seed(0))
-        return Built(unet, adapters.parameters(unet), selection)
+        return Built(unet, [*adapters.parameters(unet)], selection)
     selection = attach_(unet, method.sets, parts=method.parts)
     return Built(unet, [q for kind in parameters(unet).values() for q in kind], selection)
 

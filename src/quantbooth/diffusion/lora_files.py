@@ -19,6 +19,8 @@ from quantbooth.diffusion.base import Base
 from quantbooth.diffusion.claims import OTHER_KINDS, of_architecture, of_schedule
 from quantbooth.diffusion.lora_config import LoraConfig
 from quantbooth.diffusion.lora_names import Names, Place, parts_of
+from quantbooth.diffusion.lora_translation import translated
+from quantbooth.diffusion.model import Family
 from quantbooth.diffusion.schedule import Schedule
 from quantbooth.diffusion.weights import FLOATS, is_finite
 from quantbooth.quant import adapters
@@ -116,7 +118,7 @@ def _factors(lora: LoraFile, base: Base, parts: Mapping[str, nn.Module]) -> dict
     tensors, header = _read(lora)
     _compare(lora.path, header, base)
     configs = _configs(lora, header, parts)
-    placed = _placed(lora.path, tensors, Names(base.family, parts))
+    placed = _placed(lora.path, tensors, base.family, parts)
     made: dict[Place, Factors] = {}
     for (part, layer), halves in placed.items():
         if not {"A", "B"} <= halves.keys():
@@ -145,19 +147,26 @@ def _compare(path: Path, header: Mapping[str, str], base: Base) -> None:
     for key, said, expected in of_architecture(header, base.family, OTHER_KINDS):
         if said != expected:
             raise UserError(f"{path} says {key} = {said}, this base is {expected}; choose a LoRA of this base")
-    for key, said, expected in of_schedule((), header, Schedule(base.scheduler_config)):
+    schedule = base.schedule
+    claims = of_schedule((), header, schedule) if isinstance(schedule, Schedule) else ()  # trainers say none of flows
+    for key, said, expected in claims:
         if said != expected:
             say(f"warning: {path} says {key} = {said}, this base says {expected}, so it was trained on another base")
 
 
-def _placed(path: Path, tensors: Mapping[str, Tensor], names: Names) -> dict[Place, dict[str, Tensor]]:
-    """Return the tensors of a file by layer of the base.
+def _placed(
+    path: Path, tensors: Mapping[str, Tensor], family: Family, parts: Mapping[str, nn.Module]
+) -> dict[Place, dict[str, Tensor]]:
+    """Return the tensors of a file by layer of the base, translated where it has the original code's layers.
 
     Raises:
         UserError: when no tensor matches, with examples; otherwise naming the first that does not match, or that is
             a factor of a layer which another tensor is already.
     """
+    names = Names(family, parts)
     places = {key: names.find(key) for key in tensors}
+    if not all(places.values()) and (others := translated(tensors, family)) and all(map(names.find, others)):
+        tensors, places = others, {key: names.find(key) for key in others}
     if not any(places.values()):
         own, ours = (" and ".join(map(repr, some)) for some in (list(tensors)[:2], names.examples()))
         raise UserError(f"{path} matches nothing of this base: it holds {own or 'nothing'}, the base {ours}")

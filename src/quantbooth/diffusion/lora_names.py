@@ -16,6 +16,8 @@ with L = layers_per_block of the unet's configuration. LoRA files name the facto
     kohya       lora_unet_<layer>.lora_down.weight, lora_te_<layer>.alpha: dots of <layer> written as underscores
     for SDXL    lora_unet_input_blocks_4_1_<...>: the same with the names of the original code
 
+Files of transformers in names of the original code are translated by diffusers (see `lora_translation`).
+
 Underscores do not show where the dots were, so names are not parsed: every layer of the base is listed under every name
 that a file may use for it.
 """

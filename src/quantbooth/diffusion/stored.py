@@ -111,18 +111,29 @@ def read_stored(kind: Any, folder: Path, package: str) -> Any:
 
 
 def _gguf(kind: Any, folder: Path) -> Any:
+    """Read by diffusers' `from_single_file`, whose layers dequantize weights of Linear alone, and bfloat16 as codes."""
+    from diffusers.quantizers.gguf.utils import dequantize_gguf_tensor  # noqa: PLC0415
+    from gguf import GGMLQuantizationType  # noqa: PLC0415
+
     (file,) = folder.glob(f"*.{GGUF}")
     if not hasattr(kind, "from_single_file"):
         raise UserError(f"{file}: diffusers reads no GGUF of a {kind.__name__}; choose a base of another package")
     state = load_gguf_checkpoint(str(file), return_tensors=True)
+    for name, tensor in state.items():
+        if getattr(tensor, "quant_type", None) == GGMLQuantizationType.BF16:
+            state[name] = dequantize_gguf_tensor(tensor).float()
     require_finite({name: tensor for name, tensor in state.items() if type(tensor) is Tensor}, str(file))
     given = sum(prod(getattr(tensor, "quant_shape", tensor.shape)) for tensor in state.values())
     place = {"config": str(folder.parent), "subfolder": folder.name, "local_files_only": True}
     quantization = GGUFQuantizationConfig(compute_dtype=torch.float32)
     try:
         network = kind.from_single_file(state, quantization_config=quantization, torch_dtype=torch.float32, **place)
-    except SingleFileComponentError as error:
+    except (SingleFileComponentError, LookupError) as error:  # its converters look for blocks
         raise UserError(f"{file} is no {kind.__name__}: {first_line(error)}; choose another file") from error
+    for module in network.modules():
+        for name, one in module.named_parameters(recurse=False):
+            if hasattr(one, "quant_type") and not (isinstance(module, nn.Linear) and name == "weight"):
+                setattr(module, name, nn.Parameter(dequantize_gguf_tensor(one).float()))
     taken = sum(prod(getattr(tensor, "quant_shape", tensor.shape)) for tensor in network.state_dict().values())
     if given > taken:
         say(f"{file} has {given} numbers, {given - taken} more than the {type(network).__name__} in config.json")

@@ -113,7 +113,7 @@ def attach_(
         count: of sets.
         selection: that chooses the set of each sample; None makes one.
         parts: of a set.
-        rowless: patterns of normalizations that mix samples into rows, which get none.
+        rowless: patterns of normalizations and of layers of other packages that mix samples into rows, which get none.
 
     Returns:
         The selection, given or new, that chooses the set of each sample.
@@ -126,7 +126,7 @@ def attach_(
     """
     if count < 1:
         raise ValueError(f"count of scale sets must be at least 1, got {count}")
-    layers, selection = _layers(model), selection or SetSelection()
+    layers, selection = _layers(model, rowless), selection or SetSelection()
     if parts.group_size is not None:
         if any(not isinstance(layer, QuantizedLayer) for layer in layers.values()):
             raise stored.without_groups(parts.group_size)
@@ -150,11 +150,7 @@ def norms_of(model: nn.Module, rowless: Sequence[str] = ()) -> dict[str, nn.Modu
     Raises:
         UserError: when there is none.
     """
-    found = {
-        name: norm
-        for name, norm in per_channel.normalizations(model)
-        if not any(fnmatchcase(name, pattern) for pattern in rowless)
-    }
+    found = {name: norm for name, norm in per_channel.normalizations(model) if not _matches(name, rowless)}
     if not found:
         raise UserError(
             f"tuner.norms=true needs normalizations with weights, and a {type(model).__name__} has none; set "
@@ -258,8 +254,13 @@ def _with_codes(model: nn.Module) -> dict[str, Layer]:
     return {**dict(quantized_layers(model)), **dict(stored.stored_layers(model))}
 
 
-def _layers(model: nn.Module) -> dict[str, Layer]:
-    layers = _with_codes(model)
+def _matches(name: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def _layers(model: nn.Module, rowless: Sequence[str] = ()) -> dict[str, Layer]:
+    """Return the layers with gains; our own are never rowless (see `Family.require_rows`)."""
+    layers = {name: layer for name, layer in _with_codes(model).items() if not _matches(name, rowless)}
     if not layers:
         raise ValueError(f"the model must have quantized layers, got none in {type(model).__name__}")
     return layers
@@ -288,6 +289,6 @@ def _numbers(model: nn.Module) -> dict[str, nn.Parameter]:
 
 def _attached(model: nn.Module) -> dict[str, nn.Parameter]:
     numbers = _numbers(model)
-    if not all(any(f"{name}.{key}" in numbers for key in ("gain_out", "gain_groups")) for name in _layers(model)):
-        raise RuntimeError("scale sets must be attached to every quantized layer: call attach_ first")
+    if not any(f"{name}.{key}" in numbers for key in ("gain_out", "gain_groups") for name in _layers(model)):
+        raise RuntimeError("scale sets must be attached to quantized layers: call attach_ first")
     return numbers

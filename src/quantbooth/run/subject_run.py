@@ -15,7 +15,7 @@ from quantbooth.runtime.config import build, plain
 from quantbooth.runtime.errors import UserError
 from quantbooth.sampling.image_set import Request, requests_for, unrelated_requests
 from quantbooth.schema import content, trainer_content
-from quantbooth.store.store import Artifact, slugify
+from quantbooth.store.store import LONGEST, Artifact, slugify
 
 if TYPE_CHECKING:
     import quantbooth.run.run
@@ -109,12 +109,13 @@ class SubjectRun:
             **({"lora": [lora.identity for lora in run.loras]} if run.loras else {}),
             **({"negative_prompt": run.settings["negative_prompt"]} if run.settings["negative_prompt"] else {}),
         }
+        # labels are for people: many LoRA files, or strengths of many intervals, are cut
         added = "".join(f"-with-{slugify(lora.name)}" for lora in run.loras)
         if step == 0:
-            label = f"{slugify(self.name)}-base-{run.calibration.name}{run.drawn_in}{added}"
+            label = f"{slugify(self.name)}-base-{run.calibration.name}{run.drawn_in}{added}"[:LONGEST]
             return Artifact(run.store, "image_set", label, "quantbooth-sample", run.untuned | shared, run.parents)
         identity = {"tuned": self._learned, "step": step, **shared, **run.strength.content, **run.drawn_with}
-        label = f"{self.tuned.label}-step{step}{run.strength.name}{run.drawn_in}{added}"
+        label = f"{self.tuned.label}-step{step}{run.strength.name}{run.drawn_in}{added}"[:LONGEST]
         parents = {**run.parents, "tuned": self.tuned}
         return Artifact(run.store, "image_set", label, "quantbooth-sample", identity, parents)
 

@@ -23,10 +23,12 @@ from quantbooth.store.files import SHORT, checksums, fingerprint, storage_of
 from quantbooth.store.manifest import FORMAT, KINDS, MANIFEST, TITLES, Manifest, open_artifact
 from quantbooth.store.ownership import owning, owning_if_free
 
-__all__ = ["CONFIG", "Draft", "Artifact", "Store", "make_all", "joined_label", "slugify"]
+__all__ = ["CONFIG", "LONGEST", "Draft", "Artifact", "Store", "make_all", "joined_label", "slugify"]
 
 CONFIG = "config.yaml"
 UNFINISHED = "unfinished"
+LONGEST = 100
+"""Letters of a label."""
 TAKEN = (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR)
 
 
@@ -145,9 +147,10 @@ class Store:
         """
         if kind not in KINDS:
             raise ValueError(f"the kind of an artifact must be one of {', '.join(KINDS)}, got {kind!r}")
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.+=,-]{0,99}", label):
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.+=,-]*", label) or len(label) > LONGEST:
             raise UserError(
-                f"a name must be 1 to 100 letters, digits and _.+=,- and begin with one of the first two, got {label!r}"
+                f"a name must be 1 to {LONGEST} letters, digits and _.+=,- and begin with one of the first two, got "
+                f"{label!r}"
             )
         full = fingerprint({"kind": kind, "format_version": FORMAT, "identity": dict(identity)})
         return full, self.root / kind / f"{label}-{full[:SHORT]}"

@@ -243,7 +243,7 @@ class LoraTuner(Tuner):
 
     def check(self, strategy: Strategy, bits: int | None, stored: bool = False) -> None:
         if stored:
-            raise without("qlora" if self.quantized else self.name)
+            raise without("lora" if not self.quantized else "qlora" if self.group_size is None else "qa_lora")
         if self.group_size is not None and not self.quantized:
             raise UserError(f"tuner.group_size={self.group_size} needs packed codes; choose tuner=qa_lora and quant=w4")
         if self.quantized and bits is None:
