@@ -106,14 +106,14 @@ def gain_error(layer: QuantizedLayer, x: Tensor) -> float:
     return float((found[1] - found[0]).norm() / found[0].norm())
 
 
-@pytest.mark.parametrize("inputs", [None, 8])
+@pytest.mark.parametrize("bits_of_inputs", [0, 8])
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_gradient_of_gains_has_at_most_about_twice_the_error(kind: str, inputs: int | None) -> None:
+def test_the_gradient_of_gains_has_at_most_about_twice_the_error(kind: str, bits_of_inputs: int) -> None:
     model, x = model_of(kind, small=MOST, large=30.0)
-    for _, layer in quantized_layers(model) if inputs else ():
+    for _, layer in quantized_layers(model) if bits_of_inputs else ():
         layer.input_quantizer = observer = MovingAverageMinMaxObserver(0.9, layer.split, layer.channel)
         layer(x)
-        layer.input_quantizer = observer.quantizer(inputs)
+        layer.input_quantizer = observer.quantizer(bits_of_inputs)
     attach_(model, 1, parts=Parts(biases=True)).choose(torch.tensor([1, 1]))
     with_u = {name: gain_error(layer, x) for name, layer in model.items()}  # type: ignore[arg-type]
     mark_small_biases_(model, ["small", "large"])
