@@ -193,6 +193,13 @@ def test_photos_that_were_not_fetched_name_the_command_that_does(tmp_path: Path)
 
 
 @pytest.mark.parametrize("name", OPTIONS["base"])
+def test_bases_of_1024_px_compute_activations_twice_unless_told_otherwise(name: str) -> None:
+    cfg = with_option("base", name)
+    assert cfg.resources.gradient_checkpointing == (cfg.base.resolution >= 1024)
+    assert not composed(f"base={name}", "resources.gradient_checkpointing=false").resources.gradient_checkpointing
+
+
+@pytest.mark.parametrize("name", OPTIONS["base"])
 def test_borders_of_a_base_are_legal_zones_that_leave_no_timestep_out(name: str) -> None:
     base = with_option("base", name).base
     zones = zones_from_borders(OmegaConf.to_container(base.zones), base.timesteps)  # type: ignore[arg-type]

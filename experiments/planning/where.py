@@ -49,8 +49,9 @@ DECIDE = {
 }
 """Groups of options that decide a stage."""
 NOT = {
-    **{"resources": {"memory_gb", "cuda_graphs", "checkpoint_every"}, "base": {"path", "folder"}},
-    **{"quant": {"group_size"}},
+    "resources": {"memory_gb", "cuda_graphs", "checkpoint_every"},
+    "base": {"path", "folder", "gradient_checkpointing"},
+    "quant": {"group_size"},
 }
 """Options of these groups that decide no memory, that no plan sets, or where files lie."""
 

@@ -73,10 +73,10 @@ FIELDS: dict[str, dict[str, Field]] = {
         **checked(timesteps=whole(1), resolution=whole(1), identifier=TEXT),
         **checked(loss_weight_max=optional(number(1)), zones=MAPPING),
         **checked(folder=MAPPING, held_out=MAPPING, contrasts=MAPPING, class_prompts=MAPPING),
+        "gradient_checkpointing": ignored(FLAG),
     },
-    "base.folder": SOURCE,
+    **{"base.folder": SOURCE, "base.held_out": {}, "base.contrasts": {}},
     "base.zones": checked(**{ANY: INTERVAL}),
-    **{"base.held_out": {}, "base.contrasts": {}},
     "base.class_prompts": checked(count=whole(1)),
     "quant": {
         "name": ignored(TEXT),

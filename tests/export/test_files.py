@@ -152,7 +152,7 @@ def test_the_call_on_a_card_is_one_of_the_pipeline(family: type[Family], folders
     card = model_card(subject=subject, zones=zones, options=options, settings=settings, **facts, **more)
     called = [node for node in ast.walk(ast.parse(card.split("```")[1].removeprefix("python"))) if is_call(node)]
     (found,) = called
-    given = {word.arg: ast.literal_eval(word.value) for word in found.keywords}
+    given = {str(word.arg): ast.literal_eval(word.value) for word in found.keywords}
     bound = inspect.signature(family.pipeline_class.__call__).bind(None, *found.args, **given).arguments
     assert bound == {"self": None, "prompt": "a sks dog", **family.call_options}
 

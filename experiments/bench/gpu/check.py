@@ -13,6 +13,7 @@ them. Methods:
     ours_zones      three scale sets mixed in the batch; ours_subjects: eight
     lora            LoRA rank 4 on attention, frozen weights in float32; lora_half: in half precision
     qlora           LoRA on bitsandbytes' nf4 linears, the rest in float32
+    qlora_packed    LoRA on our packed codes; lora_sdnq: on SDNQ's uint4, convolutions too, where `sdnq` is installed
     float           all weights (DreamBooth); peqa: scales as parameters of a fake-quantized weight
 
 `graph` replays forward and backward as CUDA graphs (`quantbooth.tuning.graphs`), for every method alike; the optimizer
@@ -38,12 +39,14 @@ XL4: dict[str, Any] = {"size": "sdxl", "batch": 4, "checkpointing": True}
 ROWS = [
     *[Setting("sd15", method) for method in ("ours", "ours_in_out", "lora_half")],
     *[Setting("sd15", method, graph=False) for method in ("ours", "lora_half", "qlora", "peqa", "float")],
+    *[Setting("sd15", "qlora_packed"), Setting("sd15", "lora_sdnq", graph=False)],
     *[Setting(method="ours", **XL4), Setting(method="ours", graph=False, **XL4), Setting(method="ours_zones", **XL4)],
     *[Setting("sdxl", "ours", checkpointing=True), Setting("sdxl", "ours")],
     *[Setting(method="lora_half", **XL4), Setting(method="lora_half", graph=False, **XL4)],
     *[Setting("sdxl", "lora_half", checkpointing=True), Setting("sdxl", "lora_half")],
     *[Setting(method="qlora", graph=False, **XL4), Setting("sdxl", "qlora", graph=False, checkpointing=True)],
-    Setting(method="peqa", graph=False, **XL4),
+    *[Setting(method=method, graph=False, **XL4) for method in ("peqa", "lora_sdnq")],
+    Setting(method="qlora_packed", **XL4),
     *[Setting("sd15", method, batch=4) for method in ("ours", "ours_zones", "ours_in_out", "lora_half")],
     *[Setting("sd15", method, batch=4, graph=False) for method in ("qlora", "peqa")],
     *[Setting("sd15", "ours_subjects", batch=8), Setting("sd15", "ours", batch=8)],

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 
+from quantbooth.quant import adapters
 from quantbooth.quant.format import Grid
 from quantbooth.quant.kernels.choice import AUTO, EAGER
 from quantbooth.quant.observers import MinMaxObserver
@@ -35,6 +36,7 @@ SDXL: dict[str, Any] = {
 }
 UNETS: dict[str, dict[str, Any]] = {"sd15": SD15, "sdxl": SDXL}
 ATTENTION = ["to_q", "to_k", "to_v", "to_out.0"]
+RANK = 4
 HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -43,7 +45,7 @@ class Method:
     """What is trained, and how.
 
     Attributes:
-        kind: "scales", "lora", "qlora", "float" or "peqa".
+        kind: "scales", "lora", "qlora" (nf4), "packed" (our qlora), "sdnq" (LoRA over SDNQ's uint4), "float" or "peqa".
         parts: of a scale set.
         sets: scale sets, mixed in a batch.
         kernels: of quantized layers.
@@ -66,6 +68,8 @@ METHODS = {
     "lora": Method("lora"),
     "lora_half": Method("lora", half=True),
     "qlora": Method("qlora"),
+    "qlora_packed": Method("packed"),
+    "lora_sdnq": Method("sdnq", half=True),
     "float": Method("float"),
     "peqa": Method("peqa"),
 }
@@ -88,11 +92,15 @@ def build(size: str, method: Method, dtype: torch.dtype) -> Built:
     if method.kind == "float":
         return Built(unet, list(unet.parameters()), None)
     unet.requires_grad_(False)
-    if method.kind in ("lora", "qlora"):
+    if method.kind in ("lora", "qlora", "sdnq"):
         return _lora(unet, method, dtype)
     if method.kind == "peqa":
         return Built(unet, [_fake_quantized(m) for n, m in unet.named_modules() if _quantized(n, m)], None)
     quantize_(unet, MinMaxObserver(Grid(4)), exclude=["conv_in", "conv_out"])
+    if method.kind == "packed":
+        selection, names = SetSelection(), adapters.targets(unet, [f"*.{name}" for name in ATTENTION], [])
+        adapters.attach_(unet, names, 1, RANK, 1.0, selection, torch.Generator().manual_seed(0))
+        return Built(unet, [*adapters.parameters(unet)], selection)
     selection = attach_(unet, method.sets, parts=method.parts)
     return Built(unet, [q for kind in parameters(unet).values() for q in kind], selection)
 
@@ -103,21 +111,29 @@ def _lora(unet: Any, method: Method, dtype: torch.dtype) -> Built:
     if method.half:
         unet.to(dtype)
     if method.kind == "qlora":
-        import bitsandbytes as bnb  # noqa: PLC0415
+        _to_nf4_(unet, dtype)
+    if method.kind == "sdnq":
+        from sdnq import sdnq_post_load_quant  # noqa: PLC0415
 
-        for name, module in list(unet.named_modules()):
-            if type(module) is nn.Linear:
-                bias = module.bias is not None
-                new = bnb.nn.Linear4bit(module.in_features, module.out_features, bias, dtype, quant_type="nf4")
-                new.load_state_dict(module.state_dict())
-                parent, _, child = name.rpartition(".")
-                setattr(unet.get_submodule(parent), child, new.to(DEVICE).requires_grad_(False))
-    unet = inject_adapter_in_model(LoraConfig(r=4, target_modules=ATTENTION), unet)
+        unet = sdnq_post_load_quant(unet, weights_dtype="uint4", quant_conv=True, torch_dtype=dtype)
+    unet = inject_adapter_in_model(LoraConfig(r=RANK, target_modules=ATTENTION), unet)
     learned = [q for n, q in unet.named_parameters() if "lora_" in n]
     for parameter in learned:
         parameter.data = parameter.data.float()
         parameter.requires_grad_(True)
     return Built(unet, learned, None)
+
+
+def _to_nf4_(unet: Any, dtype: torch.dtype) -> None:
+    import bitsandbytes as bnb  # noqa: PLC0415
+
+    for name, module in list(unet.named_modules()):
+        if type(module) is nn.Linear:
+            bias = module.bias is not None
+            new = bnb.nn.Linear4bit(module.in_features, module.out_features, bias, dtype, quant_type="nf4")
+            new.load_state_dict(module.state_dict())
+            parent, _, child = name.rpartition(".")
+            setattr(unet.get_submodule(parent), child, new.to(DEVICE).requires_grad_(False))
 
 
 def _quantized(name: str, module: nn.Module) -> bool:
