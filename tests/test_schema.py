@@ -16,6 +16,7 @@ from omegaconf import OmegaConf
 
 from quantbooth.calibration.sources import SOURCES
 from quantbooth.data.photos import FITS
+from quantbooth.export import files as exported
 from quantbooth.kinds import Kind, one_of, shown
 from quantbooth.quant.format import BITS
 from quantbooth.run import calibration
@@ -293,7 +294,7 @@ def test_choices_in_the_schema_are_those_that_the_code_has() -> None:
         ("calibration.set.source", SOURCES),
         ("trainer.precision", calibration.PRECISIONS),
         ("resources.save_dtype", files.PRECISIONS),
-        ("export.precision", files.PRECISIONS),
+        ("export.precision", exported.PRECISIONS),
         ("subject.fit", FITS),
     ):
         assert declared_text(FIELDS, option) == one_of(*choices).allowed

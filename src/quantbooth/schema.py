@@ -182,7 +182,7 @@ FIELDS: dict[str, dict[str, Field]] = {
             step=optional(whole(0)),
             merged=FLAG,
         ),
-        **checked(precision=DTYPE),
+        **checked(precision=one_of("float32", "float16", "bfloat16")),
     },
     "method_style": checked(label=TEXT, colour=MAPPING, marker=TEXT, order=number()),
     "method_style.colour": checked(light=TEXT, dark=TEXT),

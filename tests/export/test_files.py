@@ -1,12 +1,14 @@
 """Exported folders: plain diffusers reads them, each timestep served by the denoiser of its zone."""
 
+import ast
 import importlib.util
+import inspect
 import sys
 from copy import copy
 from functools import partial
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
-from typing import Any
+from typing import Any, TypeGuard
 
 import pytest
 import torch
@@ -15,13 +17,22 @@ from safetensors.torch import load_file
 
 from quantbooth.diffusion.base import Base
 from quantbooth.diffusion.families.flux2 import Flux2Klein
+from quantbooth.diffusion.families.registry import FAMILIES
 from quantbooth.diffusion.families.sd3 import StableDiffusion3
 from quantbooth.diffusion.families.stable_diffusion import StableDiffusion
 from quantbooth.diffusion.families.zimage import ZImage
 from quantbooth.diffusion.model import Family
 from quantbooth.diffusion.pretrained import load_base
 from quantbooth.export.by_zone import by_zone_
-from quantbooth.export.files import Denoisers, _time, float_denoiser, write_pipeline, write_weights
+from quantbooth.export.files import (
+    PRECISIONS,
+    Denoisers,
+    _time,
+    float_denoiser,
+    model_card,
+    write_pipeline,
+    write_weights,
+)
 from quantbooth.runtime.errors import UserError
 from quantbooth.tuning.identifier import attach_rows_
 
@@ -122,10 +133,32 @@ def test_a_learned_identifier_becomes_a_plain_row(base_folder: Path, tmp_path: P
 
 def test_a_single_file_holds_the_weights_in_the_precision_asked_for(base: Base, tmp_path: Path) -> None:
     state = weights(0, base)
-    write_weights(state, MAIN, tmp_path, torch.float16)
-    kept = load_file(tmp_path / "unet.safetensors")
-    assert kept.keys() == state.keys()
-    assert all(torch.equal(tensor, state[name].half()) for name, tensor in kept.items())
+    for dtype in PRECISIONS.values():
+        write_weights(state, MAIN, tmp_path, dtype)
+        kept = load_file(tmp_path / "unet.safetensors")
+        assert kept.keys() == state.keys()
+        assert all(torch.equal(tensor, state[name].to(dtype)) for name, tensor in kept.items())
+
+
+@pytest.mark.parametrize("family", FAMILIES.values())
+@pytest.mark.parametrize("folders", [1, 2])
+def test_the_call_on_a_card_is_one_of_the_pipeline(family: type[Family], folders: int) -> None:
+    subject = SimpleNamespace(name="rex", class_word="dog", identifier="sks", photos=[1], tuning_text="a sks dog")
+    facts = {"step": 1, "base": "b", "licence": None, "quant": "w4", "method": "s2", "run": "r", "component": "unet"}
+    zones, options = [(0, 9, "unet")] * folders, SimpleNamespace(format="diffusers", precision="float32", merged=False)
+    settings = {"tuner": {"steps": 1}, "seed": 0}
+    call = "".join(f", {option}={value!r}" for option, value in family.call_options.items())
+    more = {"absent": "", "call": call, "sets": folders, "errors": {}}
+    card = model_card(subject=subject, zones=zones, options=options, settings=settings, **facts, **more)
+    called = [node for node in ast.walk(ast.parse(card.split("```")[1].removeprefix("python"))) if is_call(node)]
+    (found,) = called
+    given = {str(word.arg): ast.literal_eval(word.value) for word in found.keywords}
+    bound = inspect.signature(family.pipeline_class.__call__).bind(None, *found.args, **given).arguments
+    assert bound == {"self": None, "prompt": "a sks dog", **family.call_options}
+
+
+def is_call(node: ast.AST) -> TypeGuard[ast.Call]:
+    return isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "pipeline"
 
 
 @pytest.mark.parametrize(

@@ -31,6 +31,15 @@ def test_it_is_refused_without_packed_codes(compose: Compose, tmp_path: Path, co
         command.check_job(compose(tmp_path, *BASE, OFFLOAD, "tuner=lora", "quant=fp"))  # type: ignore[attr-defined]
 
 
+@pytest.mark.parametrize("count", [0, 2])
+def test_too_few_blocks_are_refused_before_work(compose: Compose, tmp_path: Path, count: int) -> None:
+    base = Run(compose(tmp_path, *BASE)).outline
+    words = [f"{name}.*" for name in base.blocks()[:count]] or ["conv_in"]
+    cfg = compose(tmp_path, *BASE, "trainer=gpu", OFFLOAD, f"quant.include=[{','.join(words)}]", "quant.exclude=[]")
+    with pytest.raises(UserError, match=f"{OFFLOAD} needs 3 or more blocks .*, found {count};"):
+        plan.check_job(cfg)
+
+
 def counted(cfg: DictConfig, stage: str) -> Peak:
     return stages(Run(cfg))[stage]()
 

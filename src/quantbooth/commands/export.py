@@ -18,7 +18,15 @@ from typing import Any
 from omegaconf import DictConfig
 
 from quantbooth.diffusion.base import Base
-from quantbooth.export.files import Denoisers, float_denoiser, model_card, write_lora, write_pipeline, write_weights
+from quantbooth.export.files import (
+    PRECISIONS,
+    Denoisers,
+    float_denoiser,
+    model_card,
+    write_lora,
+    write_pipeline,
+    write_weights,
+)
 from quantbooth.export.integers import write_integers
 from quantbooth.export.merging import Merging, prediction_errors
 from quantbooth.quant import adapters
@@ -31,7 +39,6 @@ from quantbooth.runtime.errors import UserError
 from quantbooth.runtime.used import name_unused
 from quantbooth.store.files import atomic_folder, require_free
 from quantbooth.timesteps.strategies import Strategy
-from quantbooth.tuning.files import precision_of
 
 __all__ = ["check_job", "export", "job"]
 
@@ -76,13 +83,13 @@ def export(run: Run) -> Path:
     with atomic_folder(destination, "export.folder") as folder:
         errors = _errors(run, base, denoisers) if options.merged and len(merging.shares) > 1 else {}
         if options.format == "diffusers":
-            write_pipeline(base, denoisers, merging.rows(main), folder, precision_of(options.precision))
+            write_pipeline(base, denoisers, merging.rows(main), folder, PRECISIONS[options.precision])
         elif options.format == "lora":
-            write_lora(adapters.read(base.denoiser), main, folder, precision_of(options.precision))
+            write_lora(adapters.read(base.denoiser), main, folder, PRECISIONS[options.precision])
         elif options.format == "quantized":
             write_integers(base.denoiser, next(iter(merging.shares)), _quantized_folder(run), folder)
         else:
-            write_weights(denoisers[main](), main, folder, precision_of(options.precision))
+            write_weights(denoisers[main](), main, folder, PRECISIONS[options.precision])
         (folder / "README.md").write_text(model_card(**_facts(run, step, merging, options, base), errors=errors))
     print(f"exported: {destination}")  # noqa: T201  # what a person looks for next
     return destination

@@ -19,11 +19,14 @@ from quantbooth.diffusion.lora_names import to_peft
 from quantbooth.diffusion.pretrained import save_base
 from quantbooth.diffusion.weights import cast, cast_module
 from quantbooth.export import by_zone
+from quantbooth.tuning.files import PRECISIONS as SAVED
 from quantbooth.tuning.identifier import LearnedRows
 
-__all__ = ["Denoisers", "float_denoiser", "model_card", "write_lora", "write_pipeline", "write_weights"]
+__all__ = ["PRECISIONS", "Denoisers", "float_denoiser", "model_card", "write_lora", "write_pipeline", "write_weights"]
 
 PRECISION = "export.precision"
+PRECISIONS = {**SAVED, "bfloat16": torch.bfloat16}
+"""In bfloat16 most transformers and their text encoders are published; T5 overflows in float16."""
 INDEX = "model_index.json"
 
 LORA = "pytorch_lora_weights.safetensors"

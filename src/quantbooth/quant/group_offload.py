@@ -27,12 +27,25 @@ from torch.autograd.graph import saved_tensors_hooks
 from quantbooth.quant.layers import QuantizedLayer
 from quantbooth.runtime.errors import UserError
 
-__all__ = ["GroupOffload"]
+__all__ = ["GroupOffload", "require_blocks"]
 
 CUDA = "cuda"
 """The kind of device that has streams."""
 LEAST = 3
 """Blocks of a denoiser that two on the device are fewer than."""
+
+
+def require_blocks(count: int) -> None:
+    """Check how many blocks have packed codes.
+
+    Raises:
+        UserError: when two are not fewer.
+    """
+    if count < LEAST:
+        raise UserError(
+            f"resources.group_offload=true needs {LEAST} or more blocks of a denoiser with packed codes, found "
+            f"{count}; choose another quant, or resources.group_offload=false"
+        )
 
 
 class _Group:
@@ -73,11 +86,7 @@ class GroupOffload:
             [one for one in denoiser.get_submodule(name).modules() if isinstance(one, QuantizedLayer)]
             for name in blocks
         ]
-        if (count := sum(map(bool, found))) < LEAST:
-            raise UserError(
-                f"resources.group_offload=true needs {LEAST} or more blocks of a denoiser with packed codes, found "
-                f"{count}; choose another quant, or resources.group_offload=false"
-            )
+        require_blocks(sum(map(bool, found)))
         self.groups = [_Group(layers, pinned) for layers in found if layers]
         self._of = {layer: group for group in self.groups for layer in group.layers}
         self._after: dict[tuple[_Group, Any], _Group] = {}

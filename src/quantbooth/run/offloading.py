@@ -1,7 +1,8 @@
 """Group offloading as the options of a run say, in tuning and in drawing; whether steps are CUDA graphs beside it."""
 
 from quantbooth.diffusion.base import Base
-from quantbooth.quant.group_offload import GroupOffload
+from quantbooth.quant.group_offload import GroupOffload, require_blocks
+from quantbooth.quant.surgery import matching
 from quantbooth.run.run import Run
 from quantbooth.runtime.errors import UserError
 from quantbooth.runtime.progress import say_once
@@ -25,7 +26,7 @@ def require_offload(run: Run, kind: str | None = None) -> None:
         kind: of its device, for a plan; None asks its trainer.
 
     Raises:
-        UserError: for weights that are no packed codes, and for a device without a memory of its own.
+        UserError: for weights that are no packed codes, a device without a memory of its own, and too few blocks.
     """
     if not offloads(run):
         return
@@ -41,6 +42,8 @@ def require_offload(run: Run, kind: str | None = None) -> None:
             f"resources.group_offload=true has no effect on trainer.accelerator={found}, which computes in the memory "
             f"of the CPU; choose trainer=gpu, {leave}"
         )
+    blocks, layers = run.outline.blocks(), matching(run.outline.denoiser, *run.calibration.layers)
+    require_blocks(sum(any(layer.startswith(f"{block}.") for layer in layers) for block in blocks))
     if kind is None and run.settings["resources"]["cuda_graphs"]:
         say_once("resources.group_offload=true: steps are not CUDA graphs (resources.cuda_graphs)")
 
