@@ -158,6 +158,9 @@ def test_the_weights_of_a_configuration_are_not_fetched(hub: Hub, tmp_path: Path
         (("negative_prompt=blue", "sampler.guidance=1"), "^negative_prompt .*sampler.guidance=1"),
         (("unconditional_strength=0", "sampler.guidance=1"), "^unconditional_strength .*sampler.guidance=1"),
         (("scale_sets=elsewhere",), "^scale_sets is an option of quantbooth-sample"),
+        (("strategy=s1", "strategy.interval=[5,15]"), r"^none of the 2 timesteps .* is in selected \[5, 15\)"),
+        (("resources.group_offload=true",), "^resources.group_offload=true has no effect on trainer.accelerator=cpu"),
+        (("+callbacks.nothing._target_=lightning.pytorch.Nothing",), "Nothing"),
         (
             ("subjects=[toy_mug,toy_duck]", "+trainer.gradient_clip_val=1.0"),
             "^trainer.gradient_clip_val would clip the norm over all subjects",

@@ -15,12 +15,10 @@ from quantbooth.commands.calibrate import calibrate
 from quantbooth.commands.evaluate import evaluate
 from quantbooth.commands.report import report
 from quantbooth.commands.sample import sample
-from quantbooth.commands.tune import tune
+from quantbooth.commands.tune import require_tuning, tune
 from quantbooth.run.judges import require_judged
 from quantbooth.run.objectives import objective_values, require_objectives
-from quantbooth.run.prompts import require_read
 from quantbooth.run.run import Run
-from quantbooth.run.stopping import require_guard
 from quantbooth.run.tracking import track_scores
 from quantbooth.run.work import show_work
 from quantbooth.runtime.errors import UserError
@@ -83,23 +81,9 @@ def check(chain: Run) -> None:
 
 
 def _require(chain: Run) -> None:
-    chain.check(
-        "plan",
-        "timestep_sampler",
-        "protocol",
-        "sampler",
-        "recipe",
-        "steps",
-        "tuner",
-        "stopping",
-        "processes",
-        "loras",
-        "subjects",
-        "quantized_base",
-    )
+    require_tuning(chain)
+    chain.check("protocol", "loras", "subjects", "quantized_base")
     chain.strength.of(chain.plan, chain.tuner)
-    require_read(chain)
-    require_guard(chain)
     require_judged(chain)
     require_objectives(chain)
 

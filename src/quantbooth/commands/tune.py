@@ -56,7 +56,7 @@ from quantbooth.tuning.stopping import Stops
 from quantbooth.tuning.teacher import Teacher, frozen_copy
 from quantbooth.tuning.tuner import State
 
-__all__ = ["check_job", "job", "tune"]
+__all__ = ["check_job", "job", "require_tuning", "tune"]
 
 UNUSED = ("strength", "unconditional_strength", "reward_guidance", "lora", "scorer", "locator", "dino")
 """Options of drawing the protocol's pictures and of scoring them."""
@@ -64,14 +64,14 @@ UNUSED = ("strength", "unconditional_strength", "reward_guidance", "lora", "scor
 
 def tune(run: Run) -> list[Path]:
     """Tune all subjects that are not tuned yet, in one run; return the tuned artifact of each subject."""
-    _require(run)
+    require_tuning(run)
     optimizer = optimizer_factory(run.settings["optimizer"])
     if not all(one.tuned.find() for one in run.subjects):
         run.trackers("")  # one that cannot be reached ends the run before any work
     return make_all([one.tuned for one in run.subjects], partial(tune_experts, run, optimizer))
 
 
-def _require(run: Run) -> None:
+def require_tuning(run: Run) -> None:
     """Refuse what tuning cannot do, before any work."""
     run.check("plan", "timestep_sampler", "sampler", "recipe", "steps", "tuner", "stopping", "callbacks", "processes")
     require_offload(run)
@@ -290,7 +290,7 @@ def trained(run: Run, module: TuningModule, what: str, trackers: Any, callbacks:
 
 def check_job(cfg: DictConfig) -> None:
     """Refuse what the job cannot do, before the first job of a sweep."""
-    _require(Run(cfg))
+    require_tuning(Run(cfg))
 
 
 def job(cfg: DictConfig) -> list[Path]:
