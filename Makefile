@@ -22,7 +22,7 @@ install: $(INSTALLED)  ## set up .venv (done by every other target when needed)
 demo: $(INSTALLED)  ## personalize the toy base by four methods, print the table, write outputs/demo/report/index.html
 	$(BIN)/quantbooth experiment=demo
 
-test: $(INSTALLED)  ## run the tests of mathematics and short chains (about 8 minutes on 2 cores)
+test: $(INSTALLED)  ## run the tests of mathematics and short chains (about 5 minutes on 2 cores)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
 test-chains: $(INSTALLED)  ## run the tests of long chains (learned rounding, exports, sweeps), of hundreds of cases, and of the pretended device

@@ -79,6 +79,7 @@ def test_a_method_is_the_same_in_every_experiment(experiment: str) -> None:
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
+@pytest.mark.chain
 def test_every_job_of_an_experiment_can_be_planned(experiment: str) -> None:
     with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
         sweep = hydra.compose("quantbooth", [f"experiment={experiment}"], return_hydra_config=True).hydra.sweeper.params

@@ -125,6 +125,7 @@ def test_learned_codes_serve_the_output_better_than_the_nearest(block: nn.Module
     assert all(torch.equal(value, before[name]) for name, value in block.state_dict().items())
 
 
+@pytest.mark.chain
 def test_the_penalty_leaves_nothing_between_two_codes(block: nn.Module, cache: BlockCache) -> None:
     def undecided(penalty: float) -> int:
         made = stage(block, cache, iterations=300, penalty=penalty)

@@ -22,6 +22,8 @@ from quantbooth.data.dreambooth import LISTING, NAMES
 from quantbooth.runtime.config import conf_dir
 from quantbooth.runtime.errors import UserError
 
+pytestmark = pytest.mark.chain
+
 Run = Callable[..., None]
 
 
@@ -252,7 +254,6 @@ def test_a_photo_that_was_not_published_is_named(run: Run, tmp_path: Path) -> No
 
 @pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, lambda place: os.symlink("nowhere", place)])
 @pytest.mark.parametrize("name", ["clock/02.jpg", LISTING])
-@pytest.mark.chain
 def test_what_is_no_file_is_named_and_not_waited_for(
     run: Run, tmp_path: Path, name: str, make: Callable[[Path], None]
 ) -> None:
@@ -268,7 +269,6 @@ def test_what_is_no_file_is_named_and_not_waited_for(
 
 
 @pytest.mark.parametrize("typed", [("check", "action=dreambooth"), ("check", "source.version=other")])
-@pytest.mark.chain
 def test_what_a_check_does_not_do_is_refused(typed: tuple[str, ...]) -> None:
     done = command(*typed)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)

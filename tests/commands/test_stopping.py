@@ -17,6 +17,8 @@ from quantbooth.runtime.errors import UserError
 from quantbooth.tuning.module import TuningModule
 from quantbooth.tuning.stopping import AT_THE_END, BY_LOSS, BY_PROMPTS
 
+pytestmark = pytest.mark.chain
+
 Configure = Callable[..., DictConfig]
 QUICK = (
     *("base=folder", "base.resolution=32", "calibration=minmax", "sampler.steps=2", "prior=none", "tuner.steps=6"),

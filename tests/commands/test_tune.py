@@ -29,6 +29,8 @@ from quantbooth.runtime.signals import ENDING, signals_end_the_process
 from quantbooth.store.manifest import FORMAT
 from quantbooth.tuning.module import TuningModule
 
+pytestmark = pytest.mark.chain
+
 Configure = Callable[..., DictConfig]
 Compose = Callable[..., DictConfig]
 QUICK = (

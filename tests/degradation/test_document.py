@@ -18,6 +18,8 @@ from quantbooth.degradation.plots import Swept, curve_plot, error_plot, swept
 from quantbooth.degradation.study import DegradationStudy
 from quantbooth.degradation.tables import numbers, ratio_table
 
+pytestmark = pytest.mark.chain
+
 MakeDegradation = Callable[..., DegradationResult]
 
 

@@ -125,6 +125,7 @@ def test_every_format_adds_what_is_worked_by_hand(
         assert not torch.allclose(ours, before, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.chain
 def test_several_files_add_up_on_packed_codes(base: Base, tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()

@@ -103,6 +103,7 @@ def measured(program: str) -> list[tuple[int, int]]:
     return [(int(counted), int(found)) for counted, found in pairs]
 
 
+@pytest.mark.chain
 def test_a_float64_step_takes_the_memory_that_was_counted() -> None:
     ((counted, found),) = measured(MEASURED)
     assert counted > 13 * 4_000 * 512 * 8  # inputs and outputs of layers

@@ -176,6 +176,7 @@ def test_the_chain_refuses_what_its_last_step_cannot_do(
     assert not (tmp_path / "out" / "store").exists()
 
 
+@pytest.mark.chain
 def test_jobs_of_one_report_need_one_scorer_one_protocol_and_one_folder(compose: Compose, tmp_path: Path) -> None:
     def told(*words: str) -> dict[str, object]:
         return check_job(compose(tmp_path / "out", *QUICK, *words))

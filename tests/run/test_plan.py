@@ -200,6 +200,7 @@ def test_float_and_quantized_start_from_different_pictures(plan: MakePlan) -> No
     assert (quantized.only.tuned.kind, full.only.tuned.kind) == ("scale_sets", "tuned_weights")
 
 
+@pytest.mark.chain
 def test_another_tuner_says_its_name_in_tables(plan: MakePlan) -> None:
     named = {
         "scales_in_out": "baseline-scales_in_out",

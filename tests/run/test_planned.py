@@ -17,6 +17,8 @@ from quantbooth.run.run import Run
 from quantbooth.runtime.errors import UserError
 from quantbooth.tuning.files import snapshot_path
 
+pytestmark = pytest.mark.chain
+
 Compose = Callable[..., DictConfig]
 BASE = ("base=folder", "base.resolution=32")
 STAGES = ("calibration", "encoding", "tuning", "sampling")
@@ -77,7 +79,6 @@ def test_a_published_clip_is_counted(compose: Compose, tmp_path: Path) -> None:
     assert found.parts["encoder"] == 4 * (151_277_313 + 77 * 77) < found.peak  # weights of ViT-B/32 and its mask
 
 
-@pytest.mark.chain
 @pytest.mark.parametrize(
     "words",
     [
@@ -127,7 +128,6 @@ def said(cfg: DictConfig, machine: int = 10**12, speed: float | None = None) -> 
     return "\n".join(plan.lines(Run(cfg), 10**9, machine, speed))
 
 
-@pytest.mark.chain
 def test_a_plan_ends_with_whether_the_run_fits(compose: Compose, tmp_path: Path) -> None:
     assert said(compose(tmp_path, *SMALL)).endswith("fits in 1000.00 GB")
     assert "fits" not in said(compose(tmp_path, *SMALL, "trainer=gpu"))
@@ -136,7 +136,6 @@ def test_a_plan_ends_with_whether_the_run_fits(compose: Compose, tmp_path: Path)
     assert [line.split()[0] for line in small if "does not fit in 1.00 GB" in line] == list(STAGES)
 
 
-@pytest.mark.chain
 def test_work_grows_with_what_is_asked_and_time_is_work_over_speed(
     default: dict[str, Peak], compose: Compose, tmp_path: Path
 ) -> None:

@@ -10,6 +10,8 @@ from quantbooth.runtime.config import conf_dir
 from quantbooth.runtime.errors import UserError
 from quantbooth.schema_tuner import LEARNER, UNUSED_RATES
 
+pytestmark = pytest.mark.chain
+
 MakePlan = Callable[..., Run]
 FLOAT = ("full", "lora")
 VALUES = {

@@ -22,6 +22,8 @@ from quantbooth.runtime.errors import UserError
 from quantbooth.runtime.progress import label
 from quantbooth.runtime.sweeps import swept
 
+pytestmark = pytest.mark.chain
+
 quantbooth.runtime.cli.conf_dir = quantbooth.runtime.explain.conf_dir = lambda: Path(__file__).parent / "conf"
 
 def check_job(cfg):

@@ -21,6 +21,8 @@ from quantbooth.runtime.loggers import close, csv_logger, log_grid, log_scores, 
 from quantbooth.runtime.wandb_runs import OneRun, require_server
 from wandb_files import finished, history, wandb_steps
 
+pytestmark = pytest.mark.chain
+
 NAME = "rex,s2=a-w4-seed0-0123456789ab"
 PICTURE = np.zeros((8, 16, 3), dtype=np.uint8)
 
