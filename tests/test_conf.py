@@ -11,7 +11,7 @@ import yaml
 from hydra.utils import get_object
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import Logger
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from PIL import Image
 from transformers import ViTConfig, ViTImageProcessor, ViTModel
 
@@ -197,6 +197,14 @@ def test_bases_of_1024_px_compute_activations_twice_unless_told_otherwise(name: 
     cfg = with_option("base", name)
     assert cfg.resources.gradient_checkpointing == (cfg.base.resolution >= 1024)
     assert not composed(f"base={name}", "resources.gradient_checkpointing=false").resources.gradient_checkpointing
+
+
+def test_a_base_that_says_nothing_of_checkpointing_has_none() -> None:
+    """Such as one's own in --config-dir, and those of finished work of earlier versions."""
+    cfg = composed("base=sdxl")
+    with open_dict(cfg):
+        del cfg.base.gradient_checkpointing
+    assert cfg.resources.gradient_checkpointing is False
 
 
 @pytest.mark.parametrize("name", OPTIONS["base"])
