@@ -118,9 +118,7 @@ def test_float_weights_with_a_learned_identifier_come_back(configure: Configure)
 
 
 @pytest.mark.parametrize("words", [("method=lora",), ("method=qlora",), ("tuner=qlora", "strategy=s2")], ids=str)
-def test_adapters_are_kept_by_name_and_served_by_setting_and_by_folder(
-    configure: Configure, words: tuple[str, ...]
-) -> None:
+def test_adapters_are_kept_and_served_by_setting_and_by_folder(configure: Configure, words: tuple[str, ...]) -> None:
     cfg = configure(*words, "tuner.learning_rate=0.1", "tuner.rank=2", "tuner.alpha=3", "tuner.identifier=true")
     folder, plan = tune(Run(cfg))[0], Run(cfg)
     state = load_file(folder / "step-000003.safetensors")

@@ -294,8 +294,7 @@ def test_two_alphas_of_a_layer_must_agree(base: Base, fresh: Base, tmp_path: Pat
 
 def test_rank_stabilized_files_are_scaled_by_the_root_of_the_rank(base: Base, fresh: Base, tmp_path: Path) -> None:
     folder = as_peft(factors(base), tmp_path)
-    alpha = 1.5 / 2**0.5
-    (folder / "adapter_config.json").write_text(json.dumps({"lora_alpha": alpha, "use_rslora": True}))
+    (folder / "adapter_config.json").write_text(json.dumps({"lora_alpha": 1.5 / 2**0.5, "use_rslora": True}))
     add_loras_(fresh, [lora_file(str(folder))])
     for ours, expected in zip(outcome(fresh), outcome(by_hand(base, 1.0)), strict=True):
         torch.testing.assert_close(ours, expected, rtol=1e-3, atol=1e-4)

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 
+from quantbooth.diffusion.stored import trainable_
 from quantbooth.quant import adapters
 from quantbooth.quant.format import Grid
 from quantbooth.quant.kernels.choice import AUTO, EAGER
@@ -98,7 +99,7 @@ def build(size: str, method: Method, dtype: torch.dtype) -> Built:
         return Built(unet, [_fake_quantized(m) for n, m in unet.named_modules() if _quantized(n, m)], None)
     quantize_(unet, MinMaxObserver(Grid(4)), exclude=["conv_in", "conv_out"])
     if method.kind == "packed":
-        selection, names = SetSelection(), adapters.targets(unet, [f"*.{name}" for name in ATTENTION], [])
+        selection, names = SetSelection(), adapters.targets(unet, adapters.ATTENTION, [])
         adapters.attach_(unet, names, 1, RANK, 1.0, selection, torch.Generator().manual_seed(0))
         return Built(unet, [*adapters.parameters(unet)], selection)
     selection = attach_(unet, method.sets, parts=method.parts)
@@ -115,7 +116,10 @@ def _lora(unet: Any, method: Method, dtype: torch.dtype) -> Built:
     if method.kind == "sdnq":
         from sdnq import sdnq_post_load_quant  # noqa: PLC0415
 
-        unet = sdnq_post_load_quant(unet, weights_dtype="uint4", quant_conv=True, torch_dtype=dtype)
+        given = {"weights_dtype": "uint4", "quant_conv": True, "minimum_allowed_numel": 0}
+        unet = sdnq_post_load_quant(unet, torch_dtype=dtype, **given)
+        for layer in unet.modules():
+            trainable_(layer)
     unet = inject_adapter_in_model(LoraConfig(r=RANK, target_modules=ATTENTION), unet)
     learned = [q for n, q in unet.named_parameters() if "lora_" in n]
     for parameter in learned:

@@ -122,6 +122,8 @@ def _measured(forward: Callable[[], Tensor], optimizer: torch.optim.Optimizer, b
         events[1].record()
         loss.backward()
         events[2].record()
+        if any(one.grad is None for group in optimizer.param_groups for one in group["params"]):
+            raise RuntimeError("a trained parameter has no gradient, so that this is no step of the method")
         optimizer.step()
         optimizer.zero_grad()
         events[3].record()

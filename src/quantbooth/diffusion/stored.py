@@ -31,7 +31,7 @@ from quantbooth.quant.stored import stored_layers
 from quantbooth.runtime.errors import UserError
 from quantbooth.runtime.progress import say
 
-__all__ = ["read_stored", "require_stored", "stored_by"]
+__all__ = ["read_stored", "require_stored", "stored_by", "trainable_"]
 
 SAYS = "quantization_config"
 SDNQ, GGUF = "sdnq", "gguf"
@@ -157,11 +157,11 @@ def _by_quantizer(kind: Any, folder: Path) -> Any:
     _require_read(folder, unread)
     made = quantizer.postprocess_model(network)
     for _, layer in stored_layers(made):
-        _trainable_(layer)
+        trainable_(layer)
     return made
 
 
-def _trainable_(layer: Any) -> None:
+def trainable_(layer: Any) -> None:
     """Let a layer compute gradients of its input, by the same forward.
 
     bitsandbytes repacks codes of 4 bits at the first call without gradients, for a kernel of some CPUs that has none;
