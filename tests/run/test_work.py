@@ -53,7 +53,7 @@ def test_each_artifact_is_to_make_once_and_shared_then(compose: Compose, tmp_pat
     assert first[:2] == ["1", "toy_mug"] and first[-7:] == ["found", "make", "make", "2", "make", "2", "make"]
 
 
-@pytest.mark.parametrize("words", [(), ("-m", "strategy=baseline,s1")])
+@pytest.mark.parametrize("words", [(), ("-m", "strategy=baseline,s2")])
 @pytest.mark.chain
 def test_a_dry_run_computes_nothing(
     typed: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
