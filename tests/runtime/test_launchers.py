@@ -13,6 +13,8 @@ import pytest
 from pool_launcher import POOL, write_pool_launcher
 from quantbooth.runtime.outcomes import Sweep, begin
 
+pytestmark = pytest.mark.chain
+
 APP = """
 import os, signal, sys
 from pathlib import Path
@@ -21,8 +23,6 @@ from quantbooth.runtime.cli import Command
 from quantbooth.runtime.errors import UserError
 from quantbooth.runtime.progress import label
 from quantbooth.runtime.sweeps import swept
-
-pytestmark = pytest.mark.chain
 
 quantbooth.runtime.cli.conf_dir = quantbooth.runtime.explain.conf_dir = lambda: Path(__file__).parent / "conf"
 
