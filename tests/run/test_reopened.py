@@ -121,6 +121,9 @@ def test_another_sweep_is_refused(named: Callable[..., Run]) -> None:
         UserError, match=r"^experiment=demo has settings of its own, scale_sets=\w+ is of one; leave out"
     ):
         named("experiment=demo")
+    with pytest.raises(UserError, match=r"^preset=cpu has options of tuning too, which scale_sets=\w+ decides; "):
+        named("preset=cpu")
+    assert named("protocol.batch=1", "resources.memory_gb=8")  # those of a preset for drawing
 
 
 def test_drawing_and_scoring_are_free(named: Callable[..., Run], tuned: Path) -> None:

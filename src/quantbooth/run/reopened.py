@@ -121,6 +121,11 @@ def _take(made: DictConfig, cfg: DictConfig, known: Mapping[str, Any], word: str
         return
     if option == "experiment":
         raise UserError(f"{word} has settings of its own, scale_sets={cfg.scale_sets} is of one; leave out one of them")
+    if option == "preset":
+        raise UserError(
+            f"{word} has options of tuning too, which scale_sets={cfg.scale_sets} decides; type its others, such as "
+            "trainer=gpu protocol.batch=1"
+        )
     if option == "method":
         for each in CHOSEN_BY_METHOD:
             _require_same_choice(made, cfg, each, word, of)
