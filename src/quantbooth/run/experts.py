@@ -71,15 +71,12 @@ def unused(strategy: Strategy, timesteps: Shaped[Tensor, " steps"]) -> Iterator[
     Raises:
         UserError: when each timestep is served by the base, so that pictures would be those of the untuned base.
     """
-    lacking = left_out(strategy, timesteps)
-    told = [f"none of the {len(timesteps.unique())} timesteps of the sampler is in {zone}" for zone in lacking]
+    count = len(timesteps.unique())
+    found = [f"none of the {count} timesteps of the sampler is in {zone}" for zone in left_out(strategy, timesteps)]
     if not strategy.route(timesteps).any():
-        raise UserError(f"{told[0]}, so the untuned base alone would draw; raise sampler.steps, or widen the zone")
-    for one in told:
-        yield (
-            f"warning: {one}, so what the expert of this zone learns is never used; raise sampler.steps, or widen the "
-            "zone"
-        )
+        raise UserError(f"{found[0]}, so the untuned base alone would draw; raise sampler.steps, or widen the zone")
+    for one in found:
+        yield f"warning: {one}, so its expert is never used; raise sampler.steps, or widen the zone"
 
 
 def not_drawn(strategy: Strategy, strength: Strength, timesteps: Shaped[Tensor, " steps"]) -> Iterator[str]:
