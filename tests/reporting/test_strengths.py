@@ -42,6 +42,18 @@ def test_strengths_of_two_runs_are_two_curves_and_one_strength_is_none(make: Mak
     assert all(curve.marks == ("×0.5", "×1") for curve in found)
 
 
+@pytest.mark.parametrize("option", ["negative_prompt", "sampler"])
+def test_pictures_with_another_option_are_another_curve(make: Make, option: str) -> None:
+    values: dict[str, list[Any]] = {"negative_prompt": ["a", "b"], "sampler": [{"steps": 5}, {"steps": 9}]}
+    both = [
+        make("s1" if s == 1 else f"s1-x{s}", run="one", settings={"strength": s, option: value}, oracle_subject=subject)
+        for value, subject in zip(values[option], (0.2, 0.6), strict=True)
+        for s in (0.5, 1.0)
+    ]
+    found = strength_curves(Study(tuple(both)), *XY)
+    assert [(curve.y[-1], curve.marks) for curve in found] == [(0.2, ("×0.5", "×1")), (0.6, ("×0.5", "×1"))]
+
+
 def test_strengths_by_zone_and_of_guidance_are_on_no_curve(make: Make) -> None:
     others = (
         at(make, {"content": 0.5}, method="s2"),

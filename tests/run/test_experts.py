@@ -149,7 +149,8 @@ def test_an_expert_whose_timesteps_have_no_weight_is_refused() -> None:
     [
         (1.0, []),
         ({"100-110": 0}, ["100-110"]),
-        ({"100-110": 0, "700-800": 2, "elsewhere": 0.5}, ["100-110"]),
+        ({"700-800": 0}, ["700-800"]),  # the base is used there
+        ({"0-5": 2, "100-110": 0, "700-800": 2, "elsewhere": 0.5}, ["100-110", "700-800"]),
         ({"100-110": 0.5, "elsewhere": 0.5}, []),
     ],
 )
@@ -159,3 +160,10 @@ def test_an_interval_of_strength_without_a_step_of_the_sampler_is_named(
     lines = list(not_drawn(s1([0, 500], "base", 1000), Strength(share), torch.tensor([999.0, 750.5, 0.0])))
     assert len(lines) == len(named)
     assert all(f"{each} of strength" in line for each, line in zip(named, lines, strict=True))
+
+
+@pytest.mark.parametrize("share", [{"700-1000": 0.5, "elsewhere": 0}, {"0-1000": 0}, {"100-110": 1, "elsewhere": 0}])
+def test_a_strength_that_leaves_the_untuned_base_everywhere_is_refused(share: dict[str, float]) -> None:
+    """Its pictures would be those of the untuned base, under the name of a tuning."""
+    with pytest.raises(UserError, match="^strength leaves the untuned base at each of the 3 timesteps .*strength=0$"):
+        list(not_drawn(s1([0, 500], "base", 1000), Strength(share), torch.tensor([999.0, 750.5, 0.0])))

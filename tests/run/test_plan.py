@@ -200,25 +200,6 @@ def test_float_and_quantized_start_from_different_pictures(plan: MakePlan) -> No
     assert (quantized.only.tuned.kind, full.only.tuned.kind) == ("scale_sets", "tuned_weights")
 
 
-@pytest.mark.chain
-def test_another_tuner_says_its_name_in_tables(plan: MakePlan) -> None:
-    named = {
-        "scales_in_out": "baseline-scales_in_out",
-        "scales": "baseline",
-        "in, out + norms": "baseline-in-out-norms",
-    }
-    for name, method in named.items():
-        assert plan(f"tuner.name={name}").method == method
-    assert plan("tuner=scales_in_out", "strategy=s1").method == "s1-scales_in_out"
-    assert plan("method=float", "tuner.name=full_word").method == "float-full_word"
-    adapters = (["tuner=lora", "quant=fp"], ["tuner=qlora"])
-    others: tuple[list[str], ...] = ([], ["strategy=s2"], ["tag=0.1"], ["strategy=s1", "tag=0.1"])
-    assert [plan(*words, *other).method for words in adapters for other in others] == [
-        *("lora", "s2-lora", "lora-0.1", "s1-lora-0.1"),
-        *("qlora", "s2-qlora", "qlora-0.1", "s1-qlora-0.1"),
-    ]
-
-
 @pytest.mark.parametrize("tuner", ["tuner=scales", "tuner=scales_in_out", "tuner=full"])
 def test_options_of_a_tuner_reach_it(plan: MakePlan, tuner: str) -> None:
     words = [tuner, "quant=fp"] if tuner == "tuner=full" else [tuner, "tuner.biases=true", "tuner.norms=true"]

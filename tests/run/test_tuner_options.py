@@ -6,6 +6,7 @@ import pytest
 import yaml
 
 from quantbooth.run.run import Run
+from quantbooth.run.tuner_options import not_read
 from quantbooth.runtime.config import conf_dir
 from quantbooth.runtime.errors import UserError
 from quantbooth.schema_tuner import LEARNER, UNUSED_RATES
@@ -78,3 +79,29 @@ def test_unused_rates_are_those_of_the_shipped_tuners() -> None:
         for rate in UNUSED_RATES:
             found[rate] |= {values[rate]} if rate in values else set()
     assert found == {rate: set(values) for rate, values in UNUSED_RATES.items()}
+
+
+GUARD = ("tuner.stopping.every=2", "tuner.stopping.prompt_drop=0.1")
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    ("words", "read"),
+    [
+        ((), ["sampler"]),
+        (("prior=none",), []),
+        (("prior=distilled",), []),
+        (("prior=none", "calibration=qdiffusion"), ["sampler"]),
+        (("prior=none", *GUARD), ["sampler", "scorer"]),
+        (("scale_sets=NAME",), []),
+    ],
+)
+def test_what_tuning_reads_of_drawing_and_scoring_is_not_called_unused(
+    plan: MakePlan, words: tuple[str, ...], read: list[str]
+) -> None:
+    one, other = plan(*words), plan(*words, "sampler.steps=30")
+    unused = not_read(("sampler", "scorer", "locator"), one.settings)
+    assert unused == tuple(group for group in ("sampler", "scorer", "locator") if group not in read)
+    if words != ("scale_sets=NAME",):
+        found = [(run.only.tuned.identity, run.quantized_base and run.quantized_base.identity) for run in (one, other)]
+        assert (found[0] != found[1]) == ("sampler" in read)

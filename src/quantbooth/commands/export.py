@@ -35,6 +35,7 @@ from quantbooth.run.as_stored import require_own_layers
 from quantbooth.run.models import tuned_base
 from quantbooth.run.reopened import run_of
 from quantbooth.run.run import Run
+from quantbooth.run.tuner_options import not_read
 from quantbooth.runtime.errors import UserError
 from quantbooth.runtime.used import name_unused
 from quantbooth.store.files import atomic_folder, require_free
@@ -50,6 +51,7 @@ UNUSED = (
     *("protocol.seeds", "protocol.prompt_stride", "protocol.prior_prompts", "protocol.batch"),
 )
 """Options of drawing and scoring, which a command with the options of a run may be given too."""
+unused_in = partial(not_read, UNUSED)
 
 
 @dataclass(frozen=True)

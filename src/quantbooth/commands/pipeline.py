@@ -16,6 +16,7 @@ from quantbooth.commands.evaluate import evaluate
 from quantbooth.commands.report import report
 from quantbooth.commands.sample import sample
 from quantbooth.commands.tune import require_tuning, tune
+from quantbooth.run.experts import not_drawn
 from quantbooth.run.judges import require_judged
 from quantbooth.run.objectives import objective_values, require_objectives
 from quantbooth.run.run import Run
@@ -84,6 +85,7 @@ def _require(chain: Run) -> None:
     require_tuning(chain)
     chain.check("protocol", "loras", "subjects", "quantized_base")
     chain.strength.of(chain.plan, chain.tuner)
+    list(not_drawn(chain.plan, chain.strength, chain.timesteps))
     require_judged(chain)
     require_objectives(chain)
 

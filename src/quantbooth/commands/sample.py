@@ -67,6 +67,7 @@ def _require(run: Run) -> None:
     require_offload(run)
     if tuned is None:
         run.strength.of(run.plan, run.tuner)
+        list(not_drawn(run.plan, run.strength, run.timesteps))
     if not own:
         require_read(run)
 

@@ -32,6 +32,7 @@ from quantbooth.run.run import Run
 from quantbooth.run.stopping import measured_of, require_guard, stops_of
 from quantbooth.run.subject_run import SubjectRun
 from quantbooth.run.tracking import about, tracker_name
+from quantbooth.run.tuner_options import not_read
 from quantbooth.runtime.errors import UserError
 from quantbooth.runtime.lightning import root_device
 from quantbooth.runtime.processes import Share, together
@@ -60,6 +61,7 @@ __all__ = ["check_job", "job", "require_tuning", "tune"]
 
 UNUSED = ("strength", "unconditional_strength", "reward_guidance", "lora", "scorer", "locator", "dino")
 """Options of drawing the protocol's pictures and of scoring them."""
+unused_in = partial(not_read, UNUSED)
 
 
 def tune(run: Run) -> list[Path]:

@@ -15,18 +15,19 @@ FEWEST = 2
 def strength_curves(study: Study, x: str, y: str) -> tuple[Curve, ...]:
     """Return a curve for each tuning method whose last snapshot was scored at several strengths, by ascending strength.
 
-    Strengths by zone, those of the unconditional prediction alone and reward guidance are not on a curve. Points that
-    lack a subject or a seed are left out. Empty where the study lacks a score.
+    Pictures with other options, such as another negative prompt, are on another curve. Strengths by zone, those of the
+    unconditional prediction alone and reward guidance are on none. Points that lack a subject or a seed are left out.
+    Empty where the study lacks a score.
     """
     if not {x, y} <= {score.key for score in study.scores}:
         return ()
-    by_runs: dict[frozenset[str], dict[float, Method]] = {}
+    alike: dict[tuple[frozenset[str], tuple[str, ...]], dict[float, Method]] = {}
     for method in study.tuned:
         at = study.at(*study.last(method))
         share = _only(_strength(result) for result in at)
         if share is not None:
-            by_runs.setdefault(frozenset(result.run for result in at), {})[share] = method
-    found = (_curve(study, methods, x, y) for methods in by_runs.values() if len(methods) >= FEWEST)
+            alike.setdefault((frozenset(result.run for result in at), method.options), {})[share] = method
+    found = (_curve(study, methods, x, y) for methods in alike.values() if len(methods) >= FEWEST)
     return tuple(curve for curve in found if curve is not None and len(curve.x) >= FEWEST)
 
 

@@ -80,12 +80,22 @@ def unused(strategy: Strategy, timesteps: Shaped[Tensor, " steps"]) -> Iterator[
 
 
 def not_drawn(strategy: Strategy, strength: Strength, timesteps: Shaped[Tensor, " steps"]) -> Iterator[str]:
-    """Yield a line for each expert, and each interval of `strength`, at which a sampler has no timestep."""
+    """Yield a line for each expert, and each interval of `strength`, that a sampler does not use.
+
+    Raises:
+        UserError: as `unused`, and where the intervals of `strength` leave the untuned base at each timestep.
+    """
     yield from unused(strategy, timesteps)
+    count = len(timesteps.unique())
+    if strength.by_interval and not strength.route(strategy)(timesteps).any():
+        raise UserError(
+            f"strength leaves the untuned base at each of the {count} timesteps of the sampler; name an interval in "
+            f"which {strategy.name} uses a set, or choose strength=0"
+        )
     for interval in strength.without_steps(strategy, timesteps):
         yield (
-            f"warning: none of the {len(timesteps.unique())} timesteps of the sampler is in {interval} of strength, so "
-            "that it changes nothing; raise sampler.steps, or widen the interval"
+            f"warning: none of the {count} timesteps of the sampler is one at which {strategy.name} uses a set in "
+            f"{interval} of strength, so that it changes nothing; raise sampler.steps, or widen the interval"
         )
 
 

@@ -49,6 +49,9 @@ RATES = {
 }
 """Tuner options with the learning rate of one kind of parameter; the other kinds use the optimizer's."""
 
+NAMED = {"scales_shifts": ("biases", "norms")}
+"""What learns beside gains or adapters, where the tuner's name says it."""
+
 
 def recipe_of(settings: Mapping[str, Any]) -> Recipe:
     """Return the hyperparameters of a training run.
@@ -243,6 +246,7 @@ def method_name(tuner: Tuner, strategy: Strategy, quantized: bool, settings: Map
     """Return a name for tables: float or the strategy, the tuner's name where it is not its class's, and the tag.
 
     Adapters have the tuner's name alone (lora, qlora), after the strategy (s2-qlora) where that is not the baseline.
+    What learns beyond the tuner's name follows it (baseline-norms, baseline-scales_in_out-identifier).
     """
     name, tag = settings["tuner"]["name"], settings["tag"]
     if tuner.kind == "adapters":
@@ -250,4 +254,14 @@ def method_name(tuner: Tuner, strategy: Strategy, quantized: bool, settings: Map
     else:
         first = strategy.name if quantized else "float"
         parts = [first, None if name == tuner.name else slugify(name)]
+    parts += _beyond(settings["tuner"], tuner.kind)
     return "-".join(part for part in (*parts, None if tag is None else slugify(str(tag))) if part is not None)
+
+
+def _beyond(tuner: Mapping[str, Any], kind: str) -> list[str]:
+    """Return what learns, or does not, beyond what the tuner's name says."""
+    named = NAMED.get(tuner["name"], ())
+    learns = {key: bool(tuner.get(key)) for key in ("biases", "norms", "identifier")}
+    found = [key if on else f"no-{key}" for key, on in learns.items() if on != (key in named)]
+    grouped = kind == "scale_sets" and tuner.get("group_size") is not None
+    return [*([f"groups{tuner['group_size']}"] if grouped else []), *found]

@@ -115,10 +115,11 @@ class Strength:
         return route
 
     def without_steps(self, strategy: Strategy, timesteps: Shaped[Tensor, " steps"]) -> list[str]:
-        """Return the intervals that have a share of their own and none of the timesteps of a sampler."""
+        """Return the intervals that have a share of their own, and no timestep of a sampler that a set is used at."""
+        used = timesteps[strategy.route(timesteps).reshape(len(timesteps), -1).any(dim=1)]
         own = [key for key, share in self._named.items() if self.by_interval and share != self._elsewhere]
         zones = {key: zones_from_borders({key: _borders(key)}, strategy.sampling_zones.timesteps) for key in own}
-        return [key for key in own if not zones[key].index(timesteps).any()]
+        return [key for key in own if not zones[key].index(used).any()]
 
     def of(self, strategy: Strategy, tuner: Tuner) -> tuple[Shares, Shares | None]:
         """Return s of each expert, and for the unconditional prediction; None where it is that of the other.

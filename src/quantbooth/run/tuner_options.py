@@ -1,13 +1,13 @@
-"""Options of a tuner that would change a run's name and nothing else: each is refused with what it needs."""
+"""Options of a tuner that would change a run's name and nothing else are refused; what tuning reads of other groups."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from quantbooth.kinds import shown
 from quantbooth.runtime.errors import UserError
 from quantbooth.schema_tuner import LEARNER, UNUSED_RATES
 
-__all__ = ["require_used"]
+__all__ = ["not_read", "require_used"]
 
 
 def require_used(settings: Mapping[str, Any]) -> None:
@@ -39,3 +39,17 @@ def require_used(settings: Mapping[str, Any]) -> None:
             f"optimizer.lr={shown(rate)} contradicts tuner.learning_rate={shown(tuner['learning_rate'])}; set "
             "tuner.learning_rate alone"
         )
+
+
+def not_read(unused: Sequence[str], settings: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return those of the options of drawing and scoring that do not decide what is tuned.
+
+    A sampler draws class pictures, calibration items and a prompt guard's pictures, a scorer reads those of the guard.
+    """
+    if settings["scale_sets"] is not None:
+        return tuple(unused)
+    guarded = settings["tuner"]["stopping"]["prompt_drop"] is not None
+    calibrated = settings["calibration"]["rounding"] is not None or settings["quant"].get("act_bits") is not None
+    drawn = guarded or calibrated or settings["prior"]["num_class_images"] > 0
+    read = [group for group, used in (("sampler", drawn), ("scorer", guarded)) if used]
+    return tuple(option for option in unused if option not in read)

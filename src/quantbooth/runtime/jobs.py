@@ -18,6 +18,7 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
+from quantbooth.runtime.config import plain
 from quantbooth.runtime.ending import said
 from quantbooth.runtime.explain import explain, flat, is_mistake
 from quantbooth.runtime.options import require_valid
@@ -120,7 +121,8 @@ class Job:
         quiet_libraries()
         if self.sweep is None or HydraConfig.get().job.num == 0:
             say_store(cfg)
-        if unused := getattr(module, "UNUSED", ()):
+        unused_in = getattr(module, "unused_in", None)
+        if unused := getattr(module, "UNUSED", ()) if unused_in is None else unused_in(plain(cfg)):
             name_unused(self.words, unused, f"by {self.module.rpartition('.')[2]}")
         return module.job(cfg)
 
