@@ -92,7 +92,9 @@ def draw(pipeline: Any, request: Any, noise: torch.Tensor) -> np.ndarray:
     return np.asarray(image, dtype=np.int32)
 
 
-@pytest.mark.parametrize("method", ["s2", "float", "lora", "s2-qlora"])
+@pytest.mark.parametrize(
+    "method", ["s2", "lora", *(pytest.param(one, marks=pytest.mark.slow) for one in ("float", "s2-qlora"))]
+)
 def test_plain_diffusers_in_another_process_draws_our_pictures(
     configure: Configure, method: str, tmp_path: Path
 ) -> None:
