@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from quantbooth.commands.tune import tune
 from quantbooth.diffusion.sampler import initial_noise
 from quantbooth.run.models import tuned_base, untuned_base
 from quantbooth.run.run import Run
-from quantbooth.run.strength import Strength
+from quantbooth.run.strength import Strength, strength_of
 from quantbooth.runtime.errors import UserError
 from quantbooth.sampling.image_set import Request, read_images
 from quantbooth.sampling.module import SamplingModule, image_jobs
@@ -208,6 +209,17 @@ def test_the_chain_refuses_it_before_any_work(compose: Compose, tmp_path: Path) 
 )
 def test_names_and_identities_hold_what_is_not_usual(strength: Strength, name: str) -> None:
     assert strength.name == name and bool(strength.content) == bool(name)
+
+
+@pytest.mark.parametrize(
+    ("options", "name"),
+    [((1, 1, None), ""), ((0.5, 0.5, None), "-x0.5"), ((0.5, 1, None), "-x0.5-u1"), ((1, 1, 3), "-u1-r3")],
+)
+def test_an_unconditional_share_that_says_the_same_of_all_makes_no_other_name(
+    options: tuple[Any, ...], name: str
+) -> None:
+    given = dict(zip(("strength", "unconditional_strength", "reward_guidance"), options, strict=True))
+    assert strength_of(given).name == name
 
 
 @pytest.mark.parametrize(
