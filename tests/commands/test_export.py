@@ -75,9 +75,8 @@ def configure(compose: Compose, tmp_path_factory: pytest.TempPathFactory) -> Con
 def drawn(cfg: DictConfig) -> tuple[np.ndarray, Any, torch.Tensor]:
     """Our own picture of the first request, the request, and the noise it began with."""
     plan = Run(cfg)
-    folder = plan.only.images(plan.recipe.steps).require()
+    folder, denoiser = plan.only.images(plan.recipe.steps).require(), untuned_base(plan).denoiser.config
     request = read_requests(folder)[0]
-    denoiser = untuned_base(plan).denoiser.config
     noise = quantbooth.initial_noise([request.prompt], [request.seed], (denoiser.in_channels, 8, 8))
     return pixels(folder / request.file), request, noise
 
@@ -92,7 +91,9 @@ def draw(pipeline: Any, request: Any, noise: torch.Tensor) -> np.ndarray:
     return np.asarray(image, dtype=np.int32)
 
 
-@pytest.mark.parametrize("method", ["s2", "float", "lora", "s2-qlora"])
+@pytest.mark.parametrize(
+    "method", ["s2", "lora", *(pytest.param(one, marks=pytest.mark.slow) for one in ("float", "s2-qlora"))]
+)
 def test_plain_diffusers_in_another_process_draws_our_pictures(
     configure: Configure, method: str, tmp_path: Path
 ) -> None:

@@ -58,7 +58,9 @@ def basic(base_folder: Path, folder: Path) -> Path:
 
 
 @pytest.mark.chain
-@pytest.mark.parametrize("launcher", LAUNCHERS)
+@pytest.mark.parametrize(
+    "launcher", [pytest.param(one, marks=pytest.mark.slow if "ray" in one else []) for one in LAUNCHERS]
+)
 def test_a_launcher_changes_nothing_in_the_tables(base_folder: Path, folder: Path, basic: Path, launcher: str) -> None:
     if (plugin := LAUNCHERS[launcher]) is not None:
         pytest.importorskip(f"hydra_plugins.{plugin}")

@@ -45,6 +45,10 @@ RUNS = {
 }
 
 
+LONG = ("constant", "halved experts apart", "qlora of experts", "graded", "sgd")
+"""What other RUNS do in other combinations."""
+
+
 class KilledError(RuntimeError):
     """Stands for the end of a process."""
 
@@ -111,7 +115,7 @@ def seen(run: Run) -> list[list[int]]:
     return [one.tuned.manifest().measured["samples_per_expert"] for one in run.subjects]
 
 
-@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow if name in LONG else []) for name in RUNS])
 def test_a_run_that_was_killed_ends_with_the_bytes_of_one_that_was_not(
     stores: Callable[..., list[Run]], killed: Killed, name: str
 ) -> None:
@@ -175,7 +179,9 @@ def test_without_checkpoints_a_run_begins_anew(stores: Callable[..., list[Run]],
     assert killed.steps == [0, 1, 2, 3, 4, 5]
 
 
-@pytest.mark.parametrize("damage", ["flipped", "cut", "emptied", "snapshot"])
+@pytest.mark.parametrize(
+    "damage", ["flipped", *(pytest.param(one, marks=pytest.mark.slow) for one in ("cut", "emptied")), "snapshot"]
+)
 def test_a_damaged_checkpoint_is_named_and_the_run_begins_anew(
     stores: Callable[..., list[Run]], killed: Killed, capsys: pytest.CaptureFixture[str], damage: str
 ) -> None:

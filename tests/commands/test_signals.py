@@ -69,8 +69,7 @@ def through(base_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Work
 @pytest.mark.parametrize(
     ("number", "code", "environment"),
     [
-        (signal.SIGTERM, 143, {}),
-        pytest.param(signal.SIGTERM, 143, SLURM, marks=pytest.mark.slow),
+        *(pytest.param(signal.SIGTERM, 143, given, marks=pytest.mark.slow) for given in ({}, SLURM)),
         (signal.SIGUSR1, 143, SLURM),
         (signal.SIGINT, 130, {}),
         (signal.SIGKILL, -9, {}),

@@ -25,7 +25,10 @@ CHAINS = {
 
 
 @pytest.mark.usefixtures("looks")
-@pytest.mark.parametrize("words", CHAINS.values(), ids=list(CHAINS))
+@pytest.mark.parametrize(
+    "words",
+    [pytest.param(CHAINS[one], marks=pytest.mark.slow if one == "bfloat16" else [], id=one) for one in CHAINS],
+)
 def test_pictures_are_scored(configure: Configure, words: str) -> None:
     rows = [read_rows(folder) for folder in pipeline.job(configure(*words.split()))]
     assert all(np.isfinite(each[["clip_t", "clip_i"]].dropna()).all(axis=None) for each in rows)

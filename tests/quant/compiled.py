@@ -91,7 +91,7 @@ def compiled(network: nn.Module, backend: str = "aot_eager") -> Callable[[Tensor
 @pytest.mark.parametrize(
     ("bits", "parts", "checkpointing", "backend"),
     [
-        *((bits, "all", False, "eager") for bits in BITS),
+        *(pytest.param(bits, "all", False, "eager", marks=pytest.mark.slow) for bits in BITS),
         (4, "all", True, "eager"),
         (4, "all", True, "aot_eager"),
         (4, "outputs", False, "aot_eager"),
@@ -135,7 +135,7 @@ def denoiser_of(kind: str) -> Base:
     return frozen(random_base(kind))
 
 
-@pytest.mark.parametrize("kind", ["unet", "tiny-pixart"])
+@pytest.mark.parametrize("kind", [pytest.param("unet", marks=pytest.mark.slow), "tiny-pixart"])
 def test_a_routed_denoiser_is_one_graph_of_its_checkpointed_forward(kind: str) -> None:
     """The router, which looks at timesteps, stays a hook beside it."""
     base, selection = denoiser_of(kind), SetSelection()

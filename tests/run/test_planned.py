@@ -128,6 +128,11 @@ def said(cfg: DictConfig, machine: int = 10**12, speed: float | None = None) -> 
     return "\n".join(plan.lines(Run(cfg), 10**9, machine, speed))
 
 
+def test_what_cannot_be_planned_is_refused_before_the_first_line(compose: Compose, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="quant=as_stored"):
+        next(plan.lines(Run(compose(tmp_path, *SMALL, "quant=as_stored")), 10**9, 10**9, None))
+
+
 def test_a_plan_ends_with_whether_the_run_fits(compose: Compose, tmp_path: Path) -> None:
     assert said(compose(tmp_path, *SMALL)).endswith("fits in 1000.00 GB")
     assert "fits" not in said(compose(tmp_path, *SMALL, "trainer=gpu"))

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from quantbooth.commands.tune import tune
 from quantbooth.diffusion.sampler import initial_noise
 from quantbooth.run.models import tuned_base, untuned_base
 from quantbooth.run.run import Run
-from quantbooth.run.strength import Strength
+from quantbooth.run.strength import Strength, strength_of
 from quantbooth.runtime.errors import UserError
 from quantbooth.sampling.image_set import Request, read_images
 from quantbooth.sampling.module import SamplingModule, image_jobs
@@ -48,37 +49,37 @@ def configure(compose: Compose, tmp_path_factory: pytest.TempPathFactory) -> Con
     return make
 
 
-def predictions(run: Run, t: int) -> tuple[torch.Tensor, ...]:
-    """Return what the base of a run predicts at a timestep, after the untuned base's."""
-    base, route = tuned_base(run, 3)
+def predictions(run: Run, *at: int) -> torch.Tensor:
+    """Return what the untuned base and that of a run predict at timesteps: [2, timesteps, rows, ...]."""
+    untuned, (base, route) = untuned_base(run), tuned_base(run, 3)
     x = torch.randn(2, *base.latent_shape, generator=torch.Generator().manual_seed(0))
     prompts = base.encode_prompts(["a red mug", "a duck"])
     if route is not None and run.strength.unconditional is not None:
         route.choose(torch.zeros(1, dtype=torch.int64))
     with torch.no_grad():
-        plain = untuned_base(run).predict(x, torch.tensor(t), prompts)
-        return plain, base.predict(x, torch.tensor(t), prompts)
+        return torch.stack(
+            [torch.stack([one.predict(x, torch.tensor(t), prompts) for t in at]) for one in (untuned, base)]
+        )
 
 
 @pytest.mark.chain
 @pytest.mark.parametrize("kind", KINDS)
 def test_none_of_it_is_the_untuned_base_and_one_the_tuned(configure: Configure, kind: str) -> None:
     options = KINDS[kind]
-    for t in (100, 500, 900):
-        plain, none = predictions(Run(configure(*options, "strength=0.0")), t)
-        _, some = predictions(Run(configure(*options, "strength=0.5")), t)
-        _, whole = predictions(Run(configure(*options)), t)
-        torch.testing.assert_close(none, plain, atol=1e-6, rtol=0)
-        near, far = (some - plain).norm(), (whole - plain).norm()
-        assert 0.05 * far < near < 0.95 * far
+    (plain, none), (_, some), (_, whole) = (
+        predictions(Run(configure(*options, *more)), 100, 500, 900) for more in (["strength=0.0"], ["strength=0.5"], [])
+    )
+    torch.testing.assert_close(none, plain, atol=1e-6, rtol=0)
+    near, far = ((each - plain).flatten(1).norm(dim=1) for each in (some, whole))
+    assert ((0.05 * far < near) & (near < 0.95 * far)).all()
 
 
 @pytest.mark.chain
 def test_a_share_of_a_zone_changes_that_zone_alone(configure: Configure) -> None:
-    part, whole = Run(configure(*KINDS["scales"], "strength={content:0.0}")), Run(configure(*KINDS["scales"]))
-    for t in (100, 500, 900):
-        (plain, some), (_, tuned) = predictions(part, t), predictions(whole, t)
-        torch.testing.assert_close(some, plain if t == 500 else tuned, atol=1e-6, rtol=0)
+    (plain, some), (_, tuned) = (
+        predictions(Run(configure(*KINDS["scales"], *more)), 100, 500, 900) for more in (["strength={content:0.0}"], [])
+    )
+    torch.testing.assert_close(some, torch.stack([tuned[0], plain[1], tuned[2]]), atol=1e-6, rtol=0)
 
 
 @pytest.mark.chain
@@ -86,7 +87,7 @@ def test_a_share_of_a_zone_changes_that_zone_alone(configure: Configure) -> None
 def test_the_unconditional_row_has_a_share_of_its_own(configure: Configure, kind: str) -> None:
     guided, whole = (Run(configure(*KINDS[kind], *more)) for more in (["unconditional_strength=0.0"], []))
     (plain, rows), (_, tuned) = predictions(guided, 500), predictions(whole, 500)
-    torch.testing.assert_close(rows, torch.cat([plain[:1], tuned[1:]]), atol=1e-6, rtol=0)
+    torch.testing.assert_close(rows[0], torch.cat([plain[0, :1], tuned[0, 1:]]), atol=1e-6, rtol=0)
 
 
 @pytest.mark.chain
@@ -208,6 +209,17 @@ def test_the_chain_refuses_it_before_any_work(compose: Compose, tmp_path: Path) 
 )
 def test_names_and_identities_hold_what_is_not_usual(strength: Strength, name: str) -> None:
     assert strength.name == name and bool(strength.content) == bool(name)
+
+
+@pytest.mark.parametrize(
+    ("options", "name"),
+    [((1, 1, None), ""), ((0.5, 0.5, None), "-x0.5"), ((0.5, 1, None), "-x0.5-u1"), ((1, 1, 3), "-u1-r3")],
+)
+def test_an_unconditional_share_that_says_the_same_of_all_makes_no_other_name(
+    options: tuple[Any, ...], name: str
+) -> None:
+    given = dict(zip(("strength", "unconditional_strength", "reward_guidance"), options, strict=True))
+    assert strength_of(given).name == name
 
 
 @pytest.mark.parametrize(

@@ -53,6 +53,8 @@ KINDS = {
     "two sets added": ("strategy=s1s2", "strategy.wide=[100,900]"),
     "branching adapters": ("tuner=qlora", "strategy=s2_from_s1"),
 }
+LONG = ("adapters", "graded adapters", "branching")
+"""What adapters, gains and their strategies do in other combinations of KINDS."""
 
 
 @pytest.fixture(scope="module")
@@ -76,15 +78,19 @@ def of_each(configure: Configure, store: str, *overrides: str) -> list[Run]:
     return [Run(configure(store, *overrides, f"subject={subject}")) for subject in SUBJECTS]
 
 
-@pytest.mark.parametrize("options", KINDS.values(), ids=KINDS)
+@pytest.mark.parametrize(
+    "options",
+    [pytest.param(words, marks=pytest.mark.slow if kind in LONG else [], id=kind) for kind, words in KINDS.items()],
+)
 def test_each_subject_learns_what_it_learns_alone(configure: Configure, options: tuple[str, ...]) -> None:
     exact = () if "prior=none" in options else ("prior=generated",)  # see docs/limitations.md on prior.target=base
     options = (*options, *exact, "protocol.eval_steps=[2]")
     together = tune(of_all(configure, "together", *options))
-    alone = [tune(run)[0] for run in of_each(configure, "alone", *options)]
-    assert [folder.name for folder in together] == [folder.name for folder in alone]
+    runs = of_each(configure, "alone", *options)[: None if "strategy=s2" in options else 2]
+    alone = [tune(run)[0] for run in runs]
+    assert [folder.name for folder in together[: len(runs)]] == [folder.name for folder in alone]
     learned = []
-    for one, other in zip(together, alone, strict=True):
+    for one, other in zip(together, alone, strict=False):
         assert {file.name for file in one.iterdir()} == {file.name for file in other.iterdir()}
         assert (one / "config.yaml").read_text() == (other / "config.yaml").read_text().replace("/alone", "/together")
         for step in (2, 4):

@@ -37,9 +37,9 @@ def lines(run: Run, libraries: int, machine: int, speed: float | None) -> Iterat
     """
     card, gigabytes = on_card(run), run.settings["resources"]["memory_gb"]
     beside = 0 if card else libraries
+    counts, found = stages(run), list[Peak]()
     yield f"{run.base_name} {run.plan.name} {run.weights_name}, {run.settings['trainer']['precision']}"
-    found: list[Peak] = []
-    for count in stages(run).values():
+    for count in counts.values():
         found.append(one := count())
         parts = ", ".join(f"{name} {_size(size)}" for name, size in one.parts.items())
         yield f"  {one.stage:<12}{_size(one.peak + beside):>9}  {parts}"

@@ -170,5 +170,6 @@ def _borders(interval: str) -> list[int]:
 
 
 def strength_of(settings: Mapping[str, Any]) -> Strength:
-    """Return the strength that the options choose."""
-    return Strength(settings["strength"], settings["unconditional_strength"], settings["reward_guidance"])
+    """Return the strength that the options choose; an unconditional share that says the same of all is left out."""
+    share, unconditional, reward = (settings[key] for key in ("strength", "unconditional_strength", "reward_guidance"))
+    return Strength(share, None if reward is None and unconditional == share else unconditional, reward)
