@@ -80,6 +80,7 @@ def _work(
         stream = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(stream, 1)
         os.dup2(stream, 2)
+        sys.stdout, sys.stderr = (os.fdopen(number, "w", 1, closefd=False) for number in (1, 2))  # not a test's own
         sys.argv = ["quantbooth", *words]
         hook = _Hook(str(folder), disturbed)
         sys.addaudithook(hook)

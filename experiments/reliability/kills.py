@@ -158,7 +158,9 @@ def main() -> None:
 def counts(finished: list[dict[str, Any]]) -> dict[str, Any]:
     """Return per command and kind how many cases ran, and which were wrong."""
     ran = Counter(f"{one['verb']} {one['kind']}" for one in finished)
-    wrong = [{"name": one["name"], "wrong": one["wrong"]} for one in finished if one["wrong"]]
+    wrong = [
+        {"name": f"{one['verb']} {one['kind']} {one['at']}", "wrong": one["wrong"]} for one in finished if one["wrong"]
+    ]
     faults = sum(one["kind"] in FAULTS for one in finished)
     return {"kills": len(finished) - faults, "faults": faults, "cases": dict(sorted(ran.items())), "wrong": wrong}
 
