@@ -94,7 +94,7 @@ def not_drawn(strategy: Strategy, strength: Strength, timesteps: Shaped[Tensor, 
         )
     for interval in strength.without_steps(strategy, timesteps):
         yield (
-            f"warning: none of the {count} timesteps of the sampler is one at which {strategy.name} uses a set in "
+            f"warning: none of the {count} timesteps of the sampler at which {strategy.name} uses a set is in "
             f"{interval} of strength, so that it changes nothing; raise sampler.steps, or widen the interval"
         )
 
