@@ -1,6 +1,7 @@
 """The report of a store: what it reads beside scores, what it says is missing, what it hands to a tracker."""
 
 import json
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -118,6 +119,23 @@ def test_scores_whose_run_is_gone_are_reported_all_the_same(store: Path) -> None
     (store / "scale_sets").rename(store / "elsewhere")
     found = read_result(store / "scores" / "mug-s1-step1")
     assert found.strategy is None and found.kept_until is None
+
+
+def test_scores_whose_pictures_are_not_kept_have_the_same_table_and_say_so(
+    store: Path, configure: Configure, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def made(name: str) -> tuple[str, str, str]:
+        folder = report(configure(f"report.scores=[{store}/scores]", f"report.folder={store.parent}/{name}"))
+        return (folder / "table.csv").read_text(), (folder / "index.html").read_text(), capsys.readouterr().out
+
+    whole, page, said = made("whole")
+    assert "not kept" not in page + said and "data:image/" in page
+    shutil.rmtree(store / "image_set" / "mug-s1-step1")
+    assert "The pictures of 1 of 4 scores are not kept" in made("part")[2]
+    shutil.rmtree(store / "image_set")
+    table, page, said = made("none")
+    assert table == whole and "data:image/" not in page
+    assert all("The pictures of 4 of 4 scores are not kept" in each for each in (page, said))
 
 
 def test_an_unfinished_store_is_reported_and_says_what_is_missing(

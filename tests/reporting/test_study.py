@@ -83,6 +83,13 @@ def test_missing_subjects_and_seeds_are_named_and_the_base_needs_no_seed(make: M
     assert study.missing(Method("s2", "w4"), 400) == ("toy_mug seed 0", "toy_duck")
 
 
+def test_seeds_that_every_subject_lacks_are_named_once(make: Make) -> None:
+    given = [make(method, subject) for method in ("s1", "s2") for subject in ("toy_mug", "toy_duck")]
+    study = Study((*given, *(make("s2", subject, seed=1) for subject in ("toy_mug", "toy_duck"))))
+    assert study.missing(Method("s1", "w4"), 400) == ("seed 1 of every subject",)
+    assert study.missing(Method("s2", "w4"), 400) == ()
+
+
 def test_means_by_hand_over_images_then_seeds(make: Make) -> None:
     study = Study(
         (

@@ -38,7 +38,7 @@ from quantbooth.store.store import CONFIG, slugify
 from quantbooth.timesteps.samplers import TimestepSampler
 from quantbooth.tuning.files import TUNED, last_step, open_tuned, strategy_of
 
-__all__ = ["job", "method_styles", "read_result", "report", "unscored"]
+__all__ = ["job", "method_styles", "read_result", "report", "unscored", "without_pictures"]
 
 STYLE = "method_style"
 """The node of conf/method/NAME.yaml that says how the method is shown; it enters no identity."""
@@ -67,7 +67,8 @@ def report(cfg: DictConfig, scores: Sequence[Path] = ()) -> Path:
     study = Study(results, method_styles(), tuple(cfg.report.compare_with))
     missing = unscored([Path(path) for path in cfg.report.scores], study.results)
     commands, objectives = [_typed(), *_alone(folders, study.results)], tuple(cfg.objectives)
-    about = About(commands, list(cfg.report.notes), missing, made(), objectives)
+    gone = without_pictures(study.results)
+    about = About(commands, [*cfg.report.notes, *gone], missing, made(), objectives)
     folder = Path(cfg.report.folder or Path(cfg.paths.outputs) / "reports" / _slug(study, folders))
     files = write_report(study, folder, about)
     trackers = trackers_of(cfg, f"report-{folder.name}", _of_sweep)
@@ -80,6 +81,8 @@ def report(cfg: DictConfig, scores: Sequence[Path] = ()) -> Path:
         print(f"incomplete, so that nothing is compared with it: {', '.join(left_out)}")  # noqa: T201
     if missing:
         print(f"tuned and not scored: {', '.join(missing)}")  # noqa: T201  # what the table cannot tell
+    for line in gone:
+        print(line)  # noqa: T201
     print(f"the page: {folder / 'index.html'}")  # noqa: T201  # what a person looks for next
     return folder
 
@@ -100,7 +103,7 @@ def method_styles() -> dict[str, Style]:
 
 
 def read_result(folder: Path, logs: Path | None = None) -> Result:
-    """Return scores for a report; the pictures are in the same store.
+    """Return scores for a report; the pictures are in the same store, where they are kept.
 
     Args:
         folder: of the scores.
@@ -109,7 +112,7 @@ def read_result(folder: Path, logs: Path | None = None) -> Result:
     open_artifact(folder, "scores")
     record, store = read_record(folder), folder.parent.parent
     images, tuned = store / record.images, _tuned(store, record.run) if record.step else None
-    settings, drawn = _settings(folder), open_artifact(images, "image_set")
+    settings, drawn = _settings(folder), open_artifact(images, "image_set") if images.exists() else None
     return Result(
         method=record.method,
         subject=record.subject,
@@ -121,18 +124,25 @@ def read_result(folder: Path, logs: Path | None = None) -> Result:
         rows=read_rows(folder),
         costs=record.costs,
         images=images,
-        references=images / "references",
+        references=images / "references" if drawn else None,
         run=record.run,
         protocol=record.protocol,
         strategy=None if tuned is None else strategy_of(open_tuned(tuned)),
         density=None if tuned is None else _density(settings, open_tuned(tuned)),
-        sampled=tuple(drawn.contents.get("timesteps", ())),
+        sampled=tuple(drawn.contents.get("timesteps", ())) if drawn else (),
         kept_until=None if tuned is None else last_step(tuned),
-        weights=drawn.parents.get("quantized_base", ""),
+        weights=drawn.parents.get("quantized_base", "") if drawn else "",
         settings=settings,
         loss=_loss(record.run, [*([logs] if logs else []), *_logs(settings)]) if record.step else (),
-        texts={one.prompt: one.judged_text for one in read_requests(images)},
+        texts={one.prompt: one.judged_text for one in read_requests(images)} if drawn else {},
     )
+
+
+def without_pictures(results: Sequence[Result]) -> list[str]:
+    """Return a sentence on the scores whose pictures are not kept; none if all are."""
+    gone = sum(not result.images.exists() for result in results)
+    count = f"The pictures of {gone} of {len(results)} scores are not kept"
+    return [f"{count}: none is shown, and whether all are of one quantized base is unknown."] if gone else []
 
 
 def _settings(folder: Path) -> Mapping[str, Any]:

@@ -22,7 +22,7 @@ PHOTO_ENDINGS = (".png", ".jpg", ".jpeg", ".webp")
 
 @dataclass(frozen=True)
 class GridRow:
-    """One method's picture of each prompt; None where the method lacks the subject."""
+    """One method's picture of each prompt; None where the method lacks the subject, or pictures are not kept."""
 
     method: Method
     label: str
@@ -86,10 +86,12 @@ def _row(study: Study, method: Method, subject: str, prompts: list[str], noise: 
     return GridRow(method, study.label(method), files)
 
 
-def _file(result: Result, prompt: str, noise: int) -> Path:
+def _file(result: Result, prompt: str, noise: int) -> Path | None:
     if (prompt, noise) not in result.files:
         raise UserError(f"a grid needs noise seed {noise} of every prompt, {result.run} lacks it of {prompt!r}")
     file = result.files[prompt, noise]
+    if not result.images.exists():
+        return None
     if not file.is_file():
         raise UserError(f"the picture {file.name} of {result.run} is gone from its folder; sample it again")
     return file

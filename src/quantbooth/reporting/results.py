@@ -47,12 +47,12 @@ class Result:
     `method` is "float", "baseline", "s1", "s2", ...; `quant` names the weights ("fp", "w4", ...); `step` counts
     optimizer steps and is 0 for the untuned base, whatever its method is called. `scorer` names encoder, locator and
     oracle, and `protocol` how images were drawn: results that differ in either are never averaged.
-    `rows` has one row per image, its `file` inside `images`; an oracle score is NaN where the prompt asks it nothing,
-    and images of unrelated prompts have no score but their own. `kept_until` is the last step that the tuning run kept,
-    `weights` the fingerprint of the quantized base, and `strategy` says which timesteps were learned in and which set
-    serves which, `density` what the former were drawn by, and `sampled` the timesteps of the sampler, where that is
-    known. `settings` are the resolved options of its run, `loss` the training loss by step,
-    and `texts` the prompts as a reader wants them, the class word in place of `{}`.
+    `rows` has one row per image, its `file` inside `images`, which may not be kept; an oracle score is NaN where
+    the prompt asks it nothing, and images of unrelated prompts have no score but their own. `kept_until` is the
+    last step that the tuning run kept, `weights` the fingerprint of the quantized base, and `strategy` says which
+    timesteps were learned in and which set serves which, `density` what the former were drawn by, and `sampled` the
+    timesteps of the sampler, where that is known. `settings` are the resolved options of its run, `loss` the
+    training loss by step, and `texts` the prompts as a reader wants them, the class word in place of `{}`.
     `costs` may hold samples_seen, samples_per_expert (one number, or one per zone), trainable, peak_memory_bytes,
     seconds, file_bytes, base_file_bytes and overfitting (a number per timestep bin).
 

@@ -144,15 +144,16 @@ class Study:
 
     def missing(self, method: Method, step: int) -> tuple[str, ...]:
         """Return what the method lacks at a snapshot of the study's subjects and seeds, in words."""
-        lacking = []
-        for subject in self.subjects:
-            seeds = {result.seed for result in self.at(method, step, subject)}
-            absent = [] if method.untuned else [seed for seed in self.seeds if seed not in seeds]
-            if not seeds:
-                lacking.append(subject)
-            elif absent:
-                lacking.append(f"{subject} seed {', '.join(map(str, absent))}")
-        return tuple(lacking)
+        seeds = {one: {result.seed for result in self.at(method, step, one)} for one in self.subjects}
+        absent = {one: () if method.untuned else tuple(sorted(set(self.seeds) - has)) for one, has in seeds.items()}
+        if all(seeds.values()) and len(self.subjects) > 1 and len(alike := set(absent.values())) == 1:
+            (same,) = alike
+            return (f"seed {', '.join(map(str, same))} of every subject",) if same else ()
+        return tuple(
+            f"{one} seed {', '.join(map(str, absent[one]))}" if has else one
+            for one, has in seeds.items()
+            if absent[one] or not has
+        )
 
     def lacking(self, method: Method) -> tuple[str, ...]:
         """Return what the method's row lacks: subjects and seeds at its last snapshot, later ones never scored."""
