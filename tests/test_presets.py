@@ -7,6 +7,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from composing import composed
+from quantbooth.run.options import recipe_of
 from quantbooth.runtime.config import choices, conf_dir, plain
 from quantbooth.runtime.hydra_versions import BASE
 from quantbooth.runtime.options import require_valid
@@ -84,6 +85,15 @@ def test_options_that_agree_with_a_preset_are_not_named() -> None:
         assert not [*contradicted(words, conf_dir())]
     assert not [*contradicted(["experiment=sdxl_8gb", "protocol.batch=1", "tuner.train_batch_size=1"], conf_dir())]
     assert not [*contradicted(["experiment=klein_12gb", "preset=null", "protocol.batch=7"], conf_dir())]
+
+
+@pytest.mark.parametrize("recipe", ["klein_12gb", "sd35m_8gb", "sdxl_8gb"])
+@pytest.mark.parametrize("prior", choices(conf_dir() / "prior"))
+def test_a_recipe_gives_way_to_a_prior_that_is_typed(recipe: str, prior: str) -> None:
+    real = ("base.path=DIR", "subject.path=PHOTOS", "subject.class_word=dog")
+    chosen = composed(f"experiment={recipe}", f"prior={prior}", *real)
+    assert chosen.prior == composed(f"prior={prior}", f"base={chosen.base.name}", *real[:1]).prior
+    recipe_of(plain(chosen))  # refuses options that contradict each other
 
 
 def test_no_preset_is_the_configuration_of_before() -> None:

@@ -1,10 +1,14 @@
 """Options of tuners: each one that a tuner takes decides what is learned, any other is refused."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
+from experiments.random_base import random_base
+from quantbooth.diffusion.pretrained import save_base
 from quantbooth.run.run import Run
 from quantbooth.run.tuner_options import not_read
 from quantbooth.runtime.config import conf_dir
@@ -105,3 +109,35 @@ def test_what_tuning_reads_of_drawing_and_scoring_is_not_called_unused(
     if words != ("scale_sets=NAME",):
         found = [(run.only.tuned.identity, run.quantized_base and run.quantized_base.identity) for run in (one, other)]
         assert (found[0] != found[1]) == ("sampler" in read)
+
+
+FLOW = ("base=toy_flow", "sampler=flow_euler", "prior=none")
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    ("words", "unused"),
+    [
+        (FLOW, ("sampler.steps", "sampler.guidance")),
+        ((*FLOW, "sampler.guidance=1"), ("sampler.steps",)),  # as FLUX.1 must have it
+        ((*FLOW, "timesteps=shifted"), ("sampler.guidance",)),
+        ((*FLOW, "timesteps=shifted", "timesteps.shift=3"), ("sampler.steps", "sampler.guidance")),
+        ((*FLOW[:2], "timesteps=shifted"), ()),
+        ((*FLOW, "scale_sets=NAME"), ("sampler",)),
+    ],
+)
+def test_what_a_flow_base_must_have_is_not_called_unused(
+    plan: MakePlan, words: tuple[str, ...], unused: tuple[str, ...]
+) -> None:
+    one = plan(*words)
+    assert not_read(("sampler", "dino"), one.settings) == (*unused, "dino")
+    if "sampler.steps" in unused:
+        assert plan(*words, "sampler.steps=30").only.tuned.identity == one.only.tuned.identity
+
+
+def test_steps_that_decide_the_shift_of_training_are_not_called_unused(plan: MakePlan, tmp_path: Path) -> None:
+    save_base(random_base("tiny-klein"), tmp_path / "base", torch.float16)
+    words = ("base=klein_4b", f"base.path={tmp_path}/base", "base.resolution=64", *FLOW[1:], "timesteps=shifted")
+    one, more = plan(*words), plan(*words, "sampler.steps=30")
+    assert one.timestep_sampler.describe() != more.timestep_sampler.describe()
+    assert not_read(("sampler",), one.settings) == ("sampler.guidance",)

@@ -44,12 +44,19 @@ def require_used(settings: Mapping[str, Any]) -> None:
 def not_read(unused: Sequence[str], settings: Mapping[str, Any]) -> tuple[str, ...]:
     """Return those of the options of drawing and scoring that do not decide what is tuned.
 
-    A sampler draws class pictures, calibration items and a prompt guard's pictures, a scorer reads those of the guard.
+    A sampler draws class pictures, calibration items and a prompt guard's pictures, and its steps may decide a flow's
+    shift; a scorer reads the pictures of the guard. Without its one scheduler, or FLUX.1's guidance of 1, a flow base
+    is refused.
     """
     if settings["scale_sets"] is not None:
         return tuple(unused)
+    sampler = settings["sampler"]
+    if sampler["scheduler"] == "flow_euler" and "sampler" in unused:
+        parts = ("sampler.steps", *(["sampler.guidance"] if sampler["guidance"] != 1 else []))
+        unused = [part for option in unused for part in (parts if option == "sampler" else (option,))]
     guarded = settings["tuner"]["stopping"]["prompt_drop"] is not None
     calibrated = settings["calibration"]["rounding"] is not None or settings["quant"].get("act_bits") is not None
     drawn = guarded or calibrated or settings["prior"]["num_class_images"] > 0
-    read = [group for group, used in (("sampler", drawn), ("scorer", guarded)) if used]
-    return tuple(option for option in unused if option not in read)
+    shifted = settings["timesteps"].get("name") == "shifted" and settings["timesteps"]["shift"] is None
+    read = [group for group, used in (("sampler", drawn), ("sampler.steps", shifted), ("scorer", guarded)) if used]
+    return tuple(option for option in unused if not any(f"{option}.".startswith(f"{group}.") for group in read))
