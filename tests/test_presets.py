@@ -76,6 +76,16 @@ def test_a_typed_option_that_contradicts_a_preset_is_named(words: list[str], nam
     assert all(word in line for word in named)
 
 
+@pytest.mark.parametrize("tuner", ["lora", "qlora"])
+def test_a_value_of_an_experiment_that_a_typed_choice_does_not_change_is_named(tuner: str) -> None:
+    words = ["experiment=klein_12gb", f"tuner={tuner}"]
+    rate, chosen = (composed(*given).tuner.learning_rate for given in (words, words[1:]))
+    (line,) = contradicted(words, conf_dir())
+    assert f"experiment=klein_12gb has tuner.learning_rate={rate}" in line and f"tuner={tuner} has {chosen}" in line
+    assert not [*contradicted([*words, f"tuner.learning_rate={chosen}"], conf_dir())]
+    assert composed(*words, f"tuner.learning_rate={chosen}").tuner.learning_rate == chosen != rate
+
+
 def test_options_that_agree_with_a_preset_are_not_named() -> None:
     assert not [*contradicted(["preset=8gb", "protocol.batch=1", "resources.cuda_graphs=False"], conf_dir())]
     assert not [

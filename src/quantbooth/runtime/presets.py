@@ -1,4 +1,4 @@
-"""Typed options that contradict a preset: the typed one is taken, and a line says so."""
+"""Typed options that contradict a preset or an experiment: a line says which is taken."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -12,6 +12,8 @@ __all__ = ["contradicted"]
 def contradicted(words: Sequence[str], folder: Path) -> Iterator[str]:
     """Yield a line for each typed option that has another value than in the preset of the command line or its recipe.
 
+    And one for each value that an experiment has for a group, where the typed choice of the group has another.
+
     Args:
         words: of the command line.
         folder: of the configs.
@@ -23,11 +25,29 @@ def contradicted(words: Sequence[str], folder: Path) -> Iterator[str]:
             if option in typed and option not in recipe and _value(typed[option]) != value:
                 preset = str(value).lower()
                 yield f"preset={name} has {option}={preset}; {option}={typed[option]} was typed and is taken"
+    for group, choices in typed.items():
+        for choice in choices.split(",") if (folder / group).is_dir() else ():
+            own = {f"{group}.{option}": value for option, value in _choice(folder / group / f"{choice}.yaml")}
+            for option in sorted((own.keys() & recipe.keys()) - typed.keys()):
+                if own[option] != (value := recipe[option]):
+                    yield (
+                        f"experiment={typed['experiment']} has {option}={value}, which is taken; {group}={choice} has "
+                        f"{own[option]}: type {option} to choose"
+                    )
 
 
 def _read(file: Path) -> Iterator[tuple[str, Any]]:
     """Yield the options of a config file, if there is one."""
     return _options(yaml.safe_load(file.read_text(encoding="utf-8")) or {}, "") if file.is_file() else iter(())
+
+
+def _choice(file: Path) -> Iterator[tuple[str, Any]]:
+    """Yield the options of a choice of a group after those of the choices that it builds on; not what all share."""
+    node = yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    for base in (node or {}).get("defaults", ()):
+        if isinstance(base, str) and not base.startswith("_"):
+            yield from _choice(file.with_name(f"{base}.yaml"))
+    yield from _read(file)
 
 
 def _value(typed: str) -> object:
@@ -41,7 +61,7 @@ def _value(typed: str) -> object:
 def _options(node: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
     for key, value in node.items():
         if key == "defaults":
-            for choice in value:
+            for choice in (one for one in value if isinstance(one, Mapping)):
                 yield from ((name.removeprefix("override /"), chosen) for name, chosen in choice.items())
         elif isinstance(value, Mapping):
             yield from _options(value, f"{prefix}{key}.")
