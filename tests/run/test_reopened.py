@@ -150,6 +150,15 @@ def test_a_trainer_of_another_precision_draws_what_was_tuned(named: Callable[...
     assert other.only.scores(2).path != same.only.scores(2).path
 
 
+def test_another_trainer_leaves_the_options_of_training_as_they_were(compose: Compose, tmp_path: Path) -> None:
+    run = Run(compose(tmp_path, *TUNED, "+trainer.accumulate_grad_batches=2"))
+    calibrate(run)
+    (tuned,) = tune(run)
+    given = ["trainer=cpu", f"scale_sets='{digits_of(tuned)[:6]}'"]
+    again, _ = reopened(compose(tmp_path, *given, "base=folder"), given)
+    assert again.only.tuned.require() == tuned and again.only.scores(2).path == run.only.scores(2).path
+
+
 def test_another_sampler_and_precision_look_for_the_same_tuning(compose: Compose, place: Path) -> None:
     words = [word for word in TUNED if word != "prior=none"] + ["prior=generated", "trainer.precision=bf16-mixed"]
     origin = Run(compose(place, *words))

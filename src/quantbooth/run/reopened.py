@@ -92,9 +92,7 @@ def reopened(cfg: DictConfig, words: Sequence[str]) -> tuple[Run, Manifest]:
     require_valid(made)
     say(f"{folder.name} decides subject, base, quant, tuner, strategy and seed")
     if cfg.prompt is None:
-        _require_trainer(
-            made, known, [word for word, option in typed if option.partition(".")[0] == "trainer"], manifest
-        )
+        _keep_training(made, known, {option: word for word, option in typed}, manifest)
     return Run(made, Run(_as_tuned(made, known))), manifest
 
 
@@ -193,12 +191,16 @@ def _leaves(node: Any, prefix: str) -> Iterator[tuple[str, object]]:
         yield prefix.removesuffix("."), node
 
 
-def _require_trainer(made: DictConfig, known: Mapping[str, Any], words: Sequence[str], of: Manifest) -> None:
-    """Refuse options of training alone that are not those of the tuning: drawing has no use for them."""
+def _keep_training(made: DictConfig, known: Mapping[str, Any], typed: Mapping[str, str], of: Manifest) -> None:
+    """Keep the options of training alone, with another trainer too; refuse others, which drawing has no use for."""
     for key, neutral in TRAINING_ONLY.items():
-        was = known["trainer"].get(key, neutral)
-        if made.trainer.get(key, neutral) != was:
-            raise _contradiction(" ".join(words), of, f"trainer.{key}={was if isinstance(was, str) else shown(was)}")
+        was, option = known["trainer"].get(key, neutral), f"trainer.{key}"
+        if made.trainer.get(key, neutral) == was:
+            continue
+        if option not in typed:
+            OmegaConf.update(made, option, was, force_add=True)
+        else:
+            raise _contradiction(typed[option], of, f"{option}={was if isinstance(was, str) else shown(was)}")
 
 
 def _as_tuned(made: DictConfig, known: Mapping[str, Any]) -> DictConfig:
