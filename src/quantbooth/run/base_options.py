@@ -62,9 +62,8 @@ def sampler_of(cfg: DictConfig, base_folder: Path) -> Sampler:
         raise UserError(f"negative_prompt has no instruction in this base's pipeline; leave it out, got {text!r}")
     for option in ("negative_prompt", "unconditional_strength"):
         if sampler.guidance == 1 and cfg[option] not in (None, ""):
-            raise UserError(
-                f"{option} has no effect at sampler.guidance=1, which is no guidance; leave out one of them"
-            )
+            which = "leave out one of them" if family.guided else f"leave out {option}"
+            raise UserError(f"{option} has no effect at sampler.guidance=1, which is no guidance; {which}")
     if sampler.steps > most:
         raise UserError(f"sampler.steps must be at most base.timesteps = {most}, got {sampler.steps}")
     check_sampler(base_folder, sampler.scheduler, sampler.steps)

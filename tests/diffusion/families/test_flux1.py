@@ -48,7 +48,7 @@ def test_guidance_of_the_sampler_is_refused_as_it_was_distilled(folder: Path) ->
     with pytest.raises(UserError, match=r"^sampler\.guidance must be 1 for this base, .* got 4; "):
         _ = Run(composed(*given)).sampler
     assert Run(composed(*given, "sampler.guidance=1")).sampler == Sampler("flow_euler", 25, 1.0)
-    with pytest.raises(UserError, match=r"^negative_prompt has no effect at sampler\.guidance=1"):
+    with pytest.raises(UserError, match=r"^negative_prompt has no effect at .*; leave out negative_prompt$"):
         _ = Run(composed(*given, "sampler.guidance=1", "negative_prompt=blurry")).sampler
 
 
