@@ -155,7 +155,7 @@ def test_the_weights_of_a_configuration_are_not_fetched(hub: Hub, tmp_path: Path
         (("scorer=clip_b32", "scorer.encoder.model=local-dir:nowhere"), "nowhere.* cannot be loaded"),
         (("strength={contents: 1}",), "contents"),
         (("method=float", "unconditional_strength=0"), "^unconditional_strength .* full has one for all$"),
-        (
+        (("negative_prompt=blue", "sampler.guidance=1"), "^negative_prompt .*sampler.guidance=1, .*leave out one of them"),
             ("negative_prompt=blue", "sampler.guidance=1, .*leave out one of them"),
             "^negative_prompt .*sampler.guidance=1",
         ),
