@@ -36,7 +36,9 @@ def scatter(frame: pd.DataFrame, variants: Sequence[Variant]) -> str:
             _panel(axes, frame, variant, styles)
         handles, labels = figure.axes[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="lower center", ncols=len(labels), frameon=False, labelcolor=INK.light)
-        figure.subplots_adjust(left=0.05, right=0.99, bottom=0.9 / (PANEL * down + 0.4), top=0.95, wspace=0.3, hspace=0.45)
+        figure.subplots_adjust(
+            left=0.05, right=0.99, bottom=0.9 / (PANEL * down + 0.4), top=0.95, wspace=0.3, hspace=0.45
+        )
         told = f"{len(variants)} metrics against the truth, a point for each subject and setting: " + "; ".join(
             f"{shortly(variant)} against {variant.truth}" for variant in variants
         )
