@@ -38,16 +38,24 @@ def contradicted(words: Sequence[str], folder: Path) -> Iterator[str]:
 
 def _read(file: Path) -> Iterator[tuple[str, Any]]:
     """Yield the options of a config file, if there is one."""
-    return _options(yaml.safe_load(file.read_text(encoding="utf-8")) or {}, "") if file.is_file() else iter(())
+    return _options(_node(file), "")
 
 
 def _choice(file: Path) -> Iterator[tuple[str, Any]]:
     """Yield the options of a choice of a group after those of the choices that it builds on; not what all share."""
-    node = yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    for base in (node or {}).get("defaults", ()):
+    for base in _node(file).get("defaults", ()):
         if isinstance(base, str) and not base.startswith("_"):
             yield from _choice(file.with_name(f"{base}.yaml"))
     yield from _read(file)
+
+
+def _node(file: Path) -> dict[str, Any]:
+    """Return a config file; empty if there is none, or one that Hydra will refuse by its name."""
+    try:
+        found = yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else None
+    except (yaml.YAMLError, UnicodeDecodeError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _value(typed: str) -> object:
