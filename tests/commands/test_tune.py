@@ -87,7 +87,7 @@ def test_everything_at_once_is_kept_by_name_and_served(configure: Configure) -> 
     assert [torch.equal(before[i], after[i]) for i in range(2)] == [False, True]
     assert all(torch.equal(tensor, states[1][name]) for name, tensor in plan.tuner.state(tuned).items())
     pictures = [folder.name for folder in sample(Run(cfg))]
-    assert pictures[-1].startswith("toy_mug-s2-scales_in_out-w4-seed0-step3")
+    assert pictures[-1].startswith("toy_mug-s2-scales_in_out-biases-norms-identifier-w4-seed0-step3")
 
 
 def test_checkpointing_is_for_memory_only(configure: Configure, monkeypatch: pytest.MonkeyPatch) -> None:
