@@ -78,7 +78,7 @@ def test_what_is_not_known_is_left_out_by_name(drawn: Callable[..., Result]) -> 
         drawn("d", s2({**ZONES, "clean_up": [0, 300]}, False, 1000), subject="duck"),
     )
     assert experts_left_out(Study(results)) == (
-        "Left out: a (with pictures from before steps were recorded). Left out: b (of unknown timesteps of training). "
+        "Left out: a (with pictures whose steps are not known). Left out: b (of unknown timesteps of training). "
         "Left out: c (of a strength by timestep). Left out: d (with other timesteps for each subject)."
     )
     assert experts_plot(Study(results)) is None

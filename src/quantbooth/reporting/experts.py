@@ -120,7 +120,7 @@ def _experts(study: Study, method: Method) -> Experts | str:
     strategy, density, sampled, shared = known[0]
     if strategy is None or density is None or shared is None:
         return "of unknown timesteps of training"
-    return Experts(strategy, density, sampled, shared) if sampled else "with pictures from before steps were recorded"
+    return Experts(strategy, density, sampled, shared) if sampled else "with pictures whose steps are not known"
 
 
 def _shared(result: Result) -> float | None:

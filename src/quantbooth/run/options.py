@@ -50,7 +50,7 @@ RATES = {
 """Tuner options with the learning rate of one kind of parameter; the other kinds use the optimizer's."""
 
 NAMED = {"scales_shifts": ("biases", "norms")}
-"""What learns beside gains or adapters, where the tuner's name says it."""
+"""What learns besides gains or adapters, where the name of the tuner says so."""
 
 
 def recipe_of(settings: Mapping[str, Any]) -> Recipe:
